@@ -1,0 +1,109 @@
+//! The records that the eBPF programs write and the agent reads: plain,
+//! fixed-size and without padding. What they mean is decided elsewhere.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+/// Raised with every change of a record's shape or of a map's type; it becomes
+/// part of the place where maps are pinned.
+pub const ABI_VERSION: u32 = 1;
+
+/// The length of a command name in the kernel, `TASK_COMM_LEN`.
+pub const COMM_LEN: usize = 16;
+
+/// An offset global that has this value is of a field the kernel doesn't have.
+pub const ABSENT: u64 = u64::MAX;
+
+/// [`Record::kind`] of a process that the OOM killer marked as its victim.
+pub const MARK: u32 = 1;
+/// [`Record::kind`] of a process whose last thread has left.
+pub const EXIT: u32 = 2;
+
+/// One event of the ring `EVENTS`. Fields that a kind doesn't know are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// [`MARK`] or [`EXIT`].
+    pub kind: u32,
+    /// The process, as the initial pid namespace numbers it.
+    pub tgid: u32,
+    /// The workload's cgroup id (its directory's inode); 0 if the kernel's
+    /// layout of the event doesn't tell.
+    pub cgroup: u64,
+    /// When it happened, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// When the process started, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub start_ns: u64,
+    /// The wait status (of an exit).
+    pub status: u32,
+    /// The process whose allocation met the limit (of a mark).
+    pub asker_tgid: u32,
+    /// That process's cgroup id.
+    pub asker_cgroup: u64,
+    /// The victim's resident anonymous, file and shared memory, its swap
+    /// entries, all in pages, and its page tables, in bytes (of a mark).
+    pub anon_pages: u64,
+    pub file_pages: u64,
+    pub shmem_pages: u64,
+    pub swap_pages: u64,
+    pub pgtables_bytes: u64,
+    pub comm: [u8; COMM_LEN],
+    pub asker_comm: [u8; COMM_LEN],
+}
+
+const _: () = assert!(size_of::<Record>() == 120);
+const _: () = assert!(
+    align_of::<Record>() == 8,
+    "a ring's entry is aligned to 8 bytes"
+);
+
+impl Record {
+    /// Reads a record from a ring's bytes; `None` if they are of another size.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; size_of::<Self>()] = bytes.try_into().ok()?;
+        let word = |at: usize| u32::from_ne_bytes(field(bytes, at));
+        let long = |at: usize| u64::from_ne_bytes(field(bytes, at));
+        Some(Self {
+            kind: word(0),
+            tgid: word(4),
+            cgroup: long(8),
+            time_ns: long(16),
+            start_ns: long(24),
+            status: word(32),
+            asker_tgid: word(36),
+            asker_cgroup: long(40),
+            anon_pages: long(48),
+            file_pages: long(56),
+            shmem_pages: long(64),
+            swap_pages: long(72),
+            pgtables_bytes: long(80),
+            comm: field(bytes, 88),
+            asker_comm: field(bytes, 104),
+        })
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8; size_of::<Record>()], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_read_from_its_own_bytes() {
+        let bytes: Vec<u8> = (0..120).collect();
+        let record = Record::from_bytes(&bytes).expect("the size is right");
+        assert_eq!(record.kind, u32::from_ne_bytes([0, 1, 2, 3]));
+        assert_eq!(record.status, u32::from_ne_bytes([32, 33, 34, 35]));
+        assert_eq!(
+            record.pgtables_bytes,
+            u64::from_ne_bytes([80, 81, 82, 83, 84, 85, 86, 87])
+        );
+        assert_eq!(record.asker_comm[15], 119);
+        assert_eq!(Record::from_bytes(&bytes[1..]), None);
+    }
+}

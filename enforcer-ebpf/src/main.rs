@@ -1,0 +1,57 @@
+//! The maps that all programs share, and the globals that the agent sets before
+//! it loads them. Each hook has a file of its own.
+#![no_std]
+#![no_main]
+
+mod exit;
+mod mark_victim;
+mod task;
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
+use enforcer_common::Record;
+
+/// OOM marks and exits, and nothing else: no flood of another kind can starve them.
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// Records that found the ring full, by CPU; the agent sums and exports them.
+#[map]
+static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Processes whose exit is told: the workloads' main ones, put here by the
+/// agent, and OOM victims, put here by `mark_victim`. A shell that forks a
+/// thousand times a second costs one look-up each and no event.
+#[map]
+static WATCHED: HashMap<u32, u8> = HashMap::with_max_entries(16_384, 0);
+
+/// The cgroup id of the parent of all workloads.
+#[unsafe(no_mangle)]
+static PARENT_CGROUP: Global<u64> = Global::new(0);
+
+/// Writes a record, or counts it as lost.
+#[inline(always)]
+fn emit(record: &Record) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Record>(0) else {
+        if let Some(lost) = LOST.get_ptr_mut(0) {
+            // SAFETY: a per-CPU slot; programs of this kind don't preempt each other on one CPU.
+            unsafe { *lost += 1 };
+        }
+        return false;
+    };
+    entry.write(*record);
+    entry.submit(0);
+    true
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+/// The kernel's helpers are GPL-only; this is what it reads to allow them.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

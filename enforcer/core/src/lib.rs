@@ -1,0 +1,21 @@
+//! Every decision enforcer makes. What is deliberately not here: files,
+//! sockets, clocks, randomness, async code. Time and noise come in as
+//! arguments, and [`Decision::wake`] says when the core next wants to be asked.
+#![forbid(unsafe_code)]
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod event;
+pub mod limits;
+pub mod manifest;
+pub mod name;
+pub mod oom;
+pub mod plan;
+pub mod recovery;
+pub mod spec;
+pub mod supervisor;
+pub mod units;
+mod workload;
+
+pub use event::{Action, ActionKind, Decision, Event, Transition};
+pub use name::WorkloadName;
+pub use supervisor::Supervisor;

@@ -1,0 +1,299 @@
+//! The cgroup keys of the manifest as values, the kernel files they become, and
+//! whether what the kernel says back is what was asked for.
+
+use crate::units::{Bytes, CpuQuota, CpuWeight, Limit};
+
+/// What a manifest says under `cgroup:`. `None` leaves the kernel's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    pub cpu_weight: Option<CpuWeight>,
+    pub cpu_max: Option<CpuQuota>,
+    /// Microseconds.
+    pub cpu_max_burst: Option<u64>,
+    pub cpuset_cpus: Option<String>,
+    pub memory_min: Option<Limit<Bytes>>,
+    pub memory_low: Option<Limit<Bytes>>,
+    pub memory_high: Option<Limit<Bytes>>,
+    pub memory_max: Option<Limit<Bytes>>,
+    pub memory_swap_max: Option<Limit<Bytes>>,
+    pub memory_oom_group: Option<bool>,
+    pub pids_max: Option<Limit<u64>>,
+    pub io_weight: Option<u16>,
+}
+
+/// One kernel file and the text it should hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileValue {
+    pub file: &'static str,
+    pub value: String,
+    /// False where the manifest is silent and the kernel's default is meant:
+    /// then a missing file is no fault.
+    pub asked: bool,
+}
+
+/// Every file of [`Limits::files`] and the controller that makes it appear.
+pub const CONTROLLERS: &[(&str, &str)] = &[
+    ("cpu.idle", "cpu"),
+    ("cpu.weight", "cpu"),
+    ("cpu.max", "cpu"),
+    ("cpu.max.burst", "cpu"),
+    ("cpuset.cpus", "cpuset"),
+    ("memory.min", "memory"),
+    ("memory.low", "memory"),
+    ("memory.high", "memory"),
+    ("memory.swap.max", "memory"),
+    ("memory.max", "memory"),
+    ("memory.oom.group", "memory"),
+    ("pids.max", "pids"),
+    ("io.weight", "io"),
+];
+
+/// The controller that a file belongs to.
+#[must_use]
+pub fn controller_of(file: &str) -> &'static str {
+    CONTROLLERS
+        .iter()
+        .find(|(name, _)| *name == file)
+        .map_or("", |(_, controller)| controller)
+}
+
+impl Limits {
+    /// The files in the order in which they must be written: swap before memory
+    /// (else a shrink could spill), `cpu.idle` before the weight (an idle group
+    /// refuses one), the quota before its burst (a burst above the quota is
+    /// EINVAL; the writer clears an old burst first).
+    #[must_use]
+    pub fn files(&self) -> Vec<FileValue> {
+        let limit =
+            |limit: Option<Limit<Bytes>>| limit.map(|limit| raw(limit.at().map(|bytes| bytes.0)));
+        let weight = match self.cpu_weight {
+            None => None,
+            // The kernel keeps its own weight for an idle group.
+            Some(CpuWeight::Idle) => Some("100".to_owned()),
+            Some(CpuWeight::Of(weight)) => Some(weight.to_string()),
+        };
+        let idle = self.cpu_weight == Some(CpuWeight::Idle);
+        let mut files = vec![
+            file("cpu.idle", idle.then(|| "1".to_owned()), "0"),
+            file(
+                "cpu.max",
+                self.cpu_max.map(|quota| quota.to_string()),
+                "max 100000",
+            ),
+            file(
+                "cpu.max.burst",
+                self.cpu_max_burst.map(|burst| burst.to_string()),
+                "0",
+            ),
+            file("cpuset.cpus", self.cpuset_cpus.clone(), ""),
+            file("memory.min", limit(self.memory_min), "0"),
+            file("memory.low", limit(self.memory_low), "0"),
+            file("memory.swap.max", limit(self.memory_swap_max), "max"),
+            file("memory.high", limit(self.memory_high), "max"),
+            file("memory.max", limit(self.memory_max), "max"),
+            file(
+                "memory.oom.group",
+                self.memory_oom_group
+                    .map(|group| u8::from(group).to_string()),
+                "0",
+            ),
+            file(
+                "pids.max",
+                self.pids_max.map(|limit| raw(limit.at())),
+                "max",
+            ),
+            file(
+                "io.weight",
+                self.io_weight.map(|weight| format!("default {weight}")),
+                "default 100",
+            ),
+        ];
+        if !idle {
+            files.insert(1, file("cpu.weight", weight, "100"));
+        }
+        files
+    }
+
+    /// The controllers that the asked limits can't do without.
+    pub fn controllers(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.files()
+            .into_iter()
+            .filter(|entry| entry.asked)
+            .map(|entry| (controller_of(entry.file), entry.file))
+    }
+
+    /// The part of these limits that holds the kernel to no more than `ceiling`.
+    #[must_use]
+    pub fn with_memory_ceiling(mut self, memory: Bytes, swap: Option<Bytes>) -> Self {
+        self.memory_max = Some(Limit::At(lower(self.memory_max, memory)));
+        if let Some(swap) = swap {
+            self.memory_swap_max = Some(Limit::At(lower(self.memory_swap_max, swap)));
+        }
+        self
+    }
+}
+
+fn lower(asked: Option<Limit<Bytes>>, ceiling: Bytes) -> Bytes {
+    asked
+        .and_then(Limit::at)
+        .map_or(ceiling, |asked| asked.min(ceiling))
+}
+
+fn raw(value: Option<u64>) -> String {
+    value.map_or_else(|| "max".to_owned(), |value| value.to_string())
+}
+
+fn file(file: &'static str, value: Option<String>, default: &str) -> FileValue {
+    let asked = value.is_some();
+    FileValue {
+        file,
+        value: value.unwrap_or_else(|| default.to_owned()),
+        asked,
+    }
+}
+
+/// Whether the kernel's answer is the request. Page rounding is no drift, and a
+/// list of CPUs may be written in several ways.
+#[must_use]
+pub fn is_in_effect(file: &str, requested: &str, answer: &str) -> bool {
+    let (requested, answer) = (requested.trim(), answer.trim());
+    if requested == answer {
+        return true;
+    }
+    if file == "cpuset.cpus" {
+        return parse_cpu_list(requested) == parse_cpu_list(answer);
+    }
+    let is_size = file.starts_with("memory.") && file != "memory.oom.group";
+    match (is_size, requested.parse(), answer.parse()) {
+        (true, Ok(requested), Ok(answer)) => Bytes(requested).page_rounded() == Bytes(answer),
+        (true | false, _, _) => false,
+    }
+}
+
+/// The CPUs of a list as the kernel writes it: `0-3,8`. `None` where it is none.
+#[must_use]
+pub fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
+    const MOST: u32 = 8192;
+    let mut cpus = Vec::new();
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        if first > last || last >= MOST {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    cpus.sort_unstable();
+    cpus.dedup();
+    Some(cpus)
+}
+
+/// `cpu.weight` for the `cpu.shares` of cgroup v1, by the formula that the
+/// runtimes settled on (runc 1.3.2, crun 1.23): it keeps 1024 at 100, the
+/// default of both. 0 is unset.
+#[must_use]
+pub fn weight_of_shares(shares: u64) -> Option<u16> {
+    match shares {
+        0 => None,
+        1..=2 => Some(1),
+        262_144.. => Some(10_000),
+        3..262_144 => {
+            let log = f64::from(u32::try_from(shares).ok()?).log2();
+            let weight = 10f64
+                .powf((log * log + 125.0 * log) / 612.0 - 7.0 / 34.0)
+                .ceil();
+            (1..=10_000u16)
+                .rev()
+                .find(|candidate| f64::from(*candidate) <= weight)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn check(limits: &Limits, expected: &Expect) {
+        let text: String = limits
+            .files()
+            .iter()
+            .filter(|entry| entry.asked)
+            .map(|entry| format!("{} {}\n", entry.file, entry.value))
+            .collect();
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn files_come_in_the_order_the_kernel_takes_them() {
+        let limits = Limits {
+            cpu_weight: Some(CpuWeight::Of(59)),
+            cpu_max: Some(CpuQuota {
+                quota: Limit::At(150_000),
+                period: 100_000,
+            }),
+            cpu_max_burst: Some(20_000),
+            memory_max: Some(Limit::At(Bytes(1 << 30))),
+            memory_swap_max: Some(Limit::At(Bytes(0))),
+            memory_oom_group: Some(true),
+            pids_max: Some(Limit::Max),
+            io_weight: Some(100),
+            ..Limits::default()
+        };
+        check(
+            &limits,
+            &expect![[r#"
+            cpu.weight 59
+            cpu.max 150000 100000
+            cpu.max.burst 20000
+            memory.swap.max 0
+            memory.max 1073741824
+            memory.oom.group 1
+            pids.max max
+            io.weight default 100
+        "#]],
+        );
+    }
+
+    #[test]
+    fn an_idle_group_is_given_no_weight() {
+        let limits = Limits {
+            cpu_weight: Some(CpuWeight::Idle),
+            ..Limits::default()
+        };
+        check(
+            &limits,
+            &expect![[r#"
+            cpu.idle 1
+        "#]],
+        );
+        assert!(
+            limits
+                .files()
+                .iter()
+                .all(|entry| entry.file != "cpu.weight")
+        );
+    }
+
+    #[test]
+    fn page_rounding_and_spelling_are_no_drift() {
+        assert!(is_in_effect("memory.max", "1000000", "999424\n"));
+        assert!(is_in_effect("cpuset.cpus", "0,1,2", "0-2\n"));
+        assert!(is_in_effect("memory.max", "max", "max\n"));
+        assert!(!is_in_effect("memory.max", "1000000", "max\n"));
+        assert!(!is_in_effect("memory.max", "1000000", "995328\n"));
+        assert!(!is_in_effect("pids.max", "4097", "4096\n"));
+    }
+
+    #[test]
+    fn shares_become_the_weight_that_runtimes_use_today() {
+        let weights: Vec<_> = [0, 2, 512, 1024, 2048, 262_144]
+            .into_iter()
+            .map(weight_of_shares)
+            .collect();
+        assert_eq!(
+            weights,
+            [None, Some(1), Some(59), Some(100), Some(174), Some(10_000)]
+        );
+    }
+}

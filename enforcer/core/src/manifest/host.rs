@@ -1,0 +1,48 @@
+//! The `host` section.
+
+use super::fault::Fault;
+use super::quantity;
+use super::read::Reader;
+use super::yaml::Node;
+use crate::limits::Limits;
+use crate::spec::{Host, Portion, Reserve};
+
+const KEYS: &[&str] = &["reserve", "cgroup", "starts_at_once", "watch"];
+
+impl Reader<'_> {
+    pub(super) fn host(&mut self, node: &Node) -> Host {
+        let fields = self.fields(node, KEYS);
+        let mut host = Host::default();
+        if let Some(node) = fields.get("reserve") {
+            host.reserve = self.reserve(node);
+        }
+        if let Some(node) = fields.get("cgroup") {
+            host.limits = self.limits(node, Limits::default());
+        }
+        if let Some(node) = fields.get("starts_at_once") {
+            self.parsed(node, |text| quantity::integer(text, 1..=10_000));
+            self.fault(Fault::not_yet(node.span.clone(), "host.starts_at_once"));
+        }
+        if let Some(node) = fields.get("watch") {
+            self.host_watch(node);
+        }
+        host
+    }
+
+    fn reserve(&mut self, node: &Node) -> Reserve {
+        let fields = self.fields(node, &["memory", "swap"]);
+        let mut reserve = Reserve::default();
+        self.set_some(&fields, "memory", &mut reserve.memory, portion);
+        self.set_some(&fields, "swap", &mut reserve.swap, portion);
+        reserve
+    }
+}
+
+fn portion(text: &str) -> Result<Portion, String> {
+    if text.ends_with('%') {
+        return quantity::share(text).map(Portion::Share);
+    }
+    quantity::bytes(text)
+        .map(Portion::Amount)
+        .map_err(|expected| format!("{expected}, or a percentage"))
+}

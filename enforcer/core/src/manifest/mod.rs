@@ -1,0 +1,195 @@
+//! Manifest text to [`Manifest`], or to all of its faults at once. This file
+//! reads the top level and the `host` section; a workload has its own.
+
+pub mod fault;
+mod host;
+mod later;
+mod limits;
+mod quantity;
+mod read;
+mod recovery;
+mod workload;
+mod yaml;
+
+pub use fault::{Fault, Severity};
+pub use workload::{capability_number, rlimit_number};
+
+use crate::name::{RULE, WorkloadName};
+use crate::spec::{Host, Manifest, Mode, WorkloadSpec};
+use read::{Reader, one_of};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use yaml::{Node, Value};
+
+/// The manifest version that this program reads.
+pub const VERSION: u64 = 1;
+
+/// What the manifest's checks need to know about the host's accounts.
+pub trait Accounts {
+    fn agent_is_root(&self) -> bool;
+    fn has_user(&self, name: &str) -> bool;
+    fn has_group(&self, name: &str) -> bool;
+}
+
+/// What was read of one file. It may only be used without an error among the
+/// faults; warnings are told.
+#[derive(Debug)]
+pub struct Parsed {
+    /// Whether the file has a `host` section: only one file of a folder may.
+    pub has_host: bool,
+    pub manifest: Manifest,
+    pub faults: Vec<Fault>,
+    /// Where each workload's name stands, for faults that need several files.
+    pub places: BTreeMap<WorkloadName, Range<usize>>,
+}
+
+impl Parsed {
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.faults
+            .iter()
+            .any(|fault| fault.severity == Severity::Error)
+    }
+}
+
+const KEYS: &[&str] = &["version", "mode", "host", "workloads"];
+
+/// Reads one file.
+#[must_use]
+pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
+    let mut parsed = Parsed {
+        has_host: false,
+        manifest: Manifest::default(),
+        faults: Vec::new(),
+        places: BTreeMap::new(),
+    };
+    match yaml::parse(source) {
+        Err(fault) => parsed.faults.push(fault),
+        Ok(root) => {
+            let mut reader = Reader {
+                accounts,
+                faults: Vec::new(),
+            };
+            reader.document(&root, &mut parsed);
+            reader.faults.sort_by_key(|fault| fault.span.start);
+            parsed.faults = reader.faults;
+        }
+    }
+    parsed
+}
+
+const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+
+impl Reader<'_> {
+    fn document(&mut self, root: &Node, parsed: &mut Parsed) {
+        let fields = self.fields(root, KEYS);
+        match fields.get("version") {
+            None => self.fault(
+                Fault::error(0..0, "the manifest has no `version`")
+                    .help("begin the file with `version: 1`"),
+            ),
+            Some(node) => {
+                self.parsed(node, |text| match quantity::integer(text, 0..=u64::MAX) {
+                    Ok(VERSION) => Ok(()),
+                    Ok(_) | Err(_) => Err("1, the only version there is".to_owned()),
+                });
+            }
+        }
+        let mut mode = Mode::default();
+        self.set(&fields, "mode", &mut mode, one_of(&MODES));
+        if let Some(node) = fields.get("host") {
+            parsed.has_host = true;
+            parsed.manifest.host = self.host(node);
+        }
+        let Some(workloads) = fields.get("workloads") else {
+            return;
+        };
+        for (name, node) in self.workload_names(workloads) {
+            parsed.places.insert(name.clone(), node.0);
+            let spec = self.workload(node.1, mode);
+            parsed.manifest.workloads.insert(name, spec);
+        }
+        self.needs_of_all(workloads);
+    }
+
+    /// The workloads whose names are names, with the place of the name.
+    fn workload_names<'n>(
+        &mut self,
+        node: &'n Node,
+    ) -> Vec<(WorkloadName, (Range<usize>, &'n Node))> {
+        self.entries(node);
+        let Value::Mapping(entries) = &node.value else {
+            return Vec::new();
+        };
+        let mut found: Vec<(WorkloadName, (Range<usize>, &Node))> = Vec::new();
+        for (key, value) in entries {
+            let Value::Scalar { text, .. } = &key.value else {
+                continue;
+            };
+            match WorkloadName::parse(text) {
+                Some(name) if found.iter().any(|(other, _)| *other == name) => {}
+                Some(name) => found.push((name, (key.span.clone(), value))),
+                None => self.fault(
+                    Fault::error(
+                        key.span.clone(),
+                        format!("`{}` is not a workload's name", text.escape_debug()),
+                    )
+                    .label(format!("expected {RULE}")),
+                ),
+            }
+        }
+        found
+    }
+}
+
+/// Joins the files of a folder, in the order given. What two files both say is a
+/// fault of the later one, at its place there; the index is the file's.
+#[must_use]
+pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
+    let mut manifest = Manifest::default();
+    let mut faults = Vec::new();
+    let mut host: Option<usize> = None;
+    for (index, file) in files.into_iter().enumerate() {
+        if file.has_host {
+            if host.is_some() {
+                let fault = Fault::error(0..0, "a second file with a `host` section")
+                    .help("keep the host's settings in one file");
+                faults.push((index, fault));
+            } else {
+                host = Some(index);
+                manifest.host = file.manifest.host;
+            }
+        }
+        for (name, spec) in file.manifest.workloads {
+            let place = file.places.get(&name).cloned().unwrap_or(0..0);
+            if manifest.workloads.contains_key(&name) {
+                let fault = Fault::error(
+                    place,
+                    format!("`{name}` is a workload of another file as well"),
+                )
+                .label("the second one");
+                faults.push((index, fault));
+            } else {
+                manifest.workloads.insert(name, spec);
+            }
+        }
+    }
+    (manifest, faults)
+}
+
+impl Default for Parsed {
+    fn default() -> Self {
+        Self {
+            has_host: false,
+            manifest: Manifest {
+                host: Host::default(),
+                workloads: BTreeMap::<_, WorkloadSpec>::new(),
+            },
+            faults: Vec::new(),
+            places: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! One truth out of two tellers. The kernel's counters say how many processes
+//! were killed; eBPF marks say who, and say it at once. A ledger joins them:
+//!
+//! ```text
+//! mark ─────┐
+//!           ├→ episode ──(complete, ended or overdue)──→ Incident [before, after]
+//! counters ─┘      └──(counters never rose)──→ forgotten: marked, not killed
+//! ```
+//!
+//! Every increment is explained by exactly one incident, and the ranges of one
+//! workload join without gaps. What is not here: reading any of it.
+
+use crate::event::CgroupId;
+use crate::units::{Bytes, MonoTime};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a mark may lag behind its counter. The kernel counts, kills, then
+/// marks (`mm/oom_kill.c`, `__oom_kill_process`), microseconds apart, unless the
+/// killer is preempted in between.
+pub const MARK_WAIT: Duration = Duration::from_millis(50);
+/// How long a group kill may take to end its main process before it is told.
+pub const GROUP_WAIT: Duration = Duration::from_secs(1);
+/// An ancestor whose limit was met so recently is taken for the cause.
+const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
+
+/// What the kernel's files said at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// `oom_kill` of the workload's `memory.events`.
+    pub oom_kill: u64,
+    /// `oom_group_kill`, since Linux 5.17; 0 before.
+    pub oom_group_kill: u64,
+    /// `oom` of the workload's `memory.events`: its own limit was met.
+    pub own_oom: u64,
+    /// Every ancestor that the agent can see, nearest first.
+    pub ancestors: Vec<AncestorCounters>,
+    /// `memory.max`; `None` for `max`.
+    pub limit: Option<Bytes>,
+    /// `memory.peak`, since Linux 5.19.
+    pub peak: Option<Bytes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorCounters {
+    pub path: String,
+    /// `oom` of its `memory.events.local`: its own limit was met.
+    pub oom: u64,
+    pub limit: Option<Bytes>,
+}
+
+/// A process that the kernel marked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Victim {
+    pub pid: u32,
+    #[serde(skip)]
+    pub start_ns: u64,
+    pub command: String,
+    pub rss_bytes: Bytes,
+    pub anon_bytes: Bytes,
+    pub file_bytes: Bytes,
+    /// Page tables: what the kernel held for the process itself.
+    pub kernel_bytes: Bytes,
+    pub swap_bytes: Bytes,
+    /// Who asked for the memory that was not there.
+    #[serde(skip)]
+    pub asker: Asker,
+    /// When it was marked, of the boot clock.
+    #[serde(skip)]
+    pub marked_ns: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Asker {
+    pub pid: u32,
+    pub command: String,
+    #[serde(skip)]
+    pub cgroup: CgroupId,
+}
+
+/// Whose limit was met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "scope", content = "cgroup")]
+pub enum Scope {
+    Own,
+    /// A limit further up, by the cgroup's path.
+    Ancestor(String),
+    /// No limit that the agent can see: the host itself ran out.
+    Host,
+}
+
+/// Who told it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    Ebpf,
+    Counters,
+}
+
+/// One kill episode.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Incident {
+    pub victims: Vec<Victim>,
+    pub asked_by: Option<Asker>,
+    #[serde(flatten)]
+    pub scope: Scope,
+    /// Of whoever's limit it was; `None` for the host's.
+    pub limit_bytes: Option<Bytes>,
+    pub peak_bytes: Option<Bytes>,
+    /// Whether the whole workload was killed, by `memory.oom.group`.
+    pub group: bool,
+    pub source: Source,
+    /// Of the first mark, of the boot clock; `None` where only counters told.
+    #[serde(skip)]
+    pub marked_ns: Option<u64>,
+    pub counter_before: u64,
+    pub counter_after: u64,
+}
+
+/// Which ancestors' limits were met lately, over all workloads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ancestors {
+    seen: BTreeMap<String, (u64, Option<MonoTime>)>,
+}
+
+impl Ancestors {
+    pub(crate) fn observe(&mut self, now: MonoTime, counters: &Counters) {
+        for ancestor in &counters.ancestors {
+            let entry = self
+                .seen
+                .entry(ancestor.path.clone())
+                .or_insert((ancestor.oom, None));
+            if ancestor.oom > entry.0 {
+                *entry = (ancestor.oom, Some(now));
+            }
+        }
+    }
+
+    fn culprit<'c>(&self, now: MonoTime, counters: &'c Counters) -> Option<&'c AncestorCounters> {
+        counters.ancestors.iter().find(|ancestor| {
+            let rose = self.seen.get(&ancestor.path).and_then(|(_, rose)| *rose);
+            rose.is_some_and(|rose| now.since(rose) <= ANCESTOR_WINDOW)
+        })
+    }
+}
+
+/// What is known, and not yet told, about one workload's kills.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ledger {
+    cgroup: CgroupId,
+    explained: Counters,
+    latest: Counters,
+    episode: Option<Episode>,
+}
+
+#[derive(Clone, Debug)]
+struct Episode {
+    opened: MonoTime,
+    victims: Vec<Victim>,
+}
+
+/// How an episode may be judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances {
+    /// The main process is gone and the cgroup is empty.
+    pub(crate) ended: bool,
+    /// Marks can be expected.
+    pub(crate) ebpf: bool,
+    /// `memory.oom.group` is set: the first kill is followed by all others.
+    pub(crate) group: bool,
+}
+
+impl Ledger {
+    /// An instance starts in this cgroup; a new cgroup counts from its beginning.
+    pub(crate) fn begin(&mut self, cgroup: CgroupId, counters: Counters) {
+        if self.cgroup != cgroup {
+            *self = Self {
+                cgroup,
+                explained: counters.clone(),
+                latest: counters,
+                episode: None,
+            };
+        } else {
+            self.latest = counters;
+        }
+    }
+
+    pub(crate) fn mark(&mut self, now: MonoTime, victim: Victim) {
+        let episode = self.episode.get_or_insert(Episode {
+            opened: now,
+            victims: Vec::new(),
+        });
+        let same = |known: &Victim| known.pid == victim.pid && known.start_ns == victim.start_ns;
+        if !episode.victims.iter().any(same) {
+            episode.victims.push(victim);
+        }
+    }
+
+    /// Takes a newer reading; an older one that was overtaken changes nothing.
+    pub(crate) fn read(&mut self, now: MonoTime, counters: Counters) {
+        if counters.oom_kill < self.latest.oom_kill {
+            return;
+        }
+        if counters.oom_kill > self.explained.oom_kill && self.episode.is_none() {
+            self.episode = Some(Episode {
+                opened: now,
+                victims: Vec::new(),
+            });
+        }
+        self.latest = counters;
+    }
+
+    /// When to settle again, if nothing comes in before.
+    pub(crate) fn deadline(&self, group: bool, ended: bool) -> Option<MonoTime> {
+        let episode = self.episode.as_ref()?;
+        let wait = if group && !ended && self.delta() > 0 {
+            GROUP_WAIT
+        } else {
+            MARK_WAIT
+        };
+        Some(episode.opened.after(wait))
+    }
+
+    /// Whether there is something that still has to be told.
+    pub(crate) fn is_open(&self) -> bool {
+        self.episode.is_some()
+    }
+
+    fn delta(&self) -> u64 {
+        self.latest.oom_kill.saturating_sub(self.explained.oom_kill)
+    }
+
+    /// Closes the episode if everything about it is known, or waiting is over.
+    pub(crate) fn settle(
+        &mut self,
+        now: MonoTime,
+        circumstances: Circumstances,
+        ancestors: &Ancestors,
+    ) -> Option<Incident> {
+        let episode = self.episode.as_ref()?;
+        let waited = now.since(episode.opened);
+        let delta = self.delta();
+        if delta == 0 {
+            // Marked while it was dying anyway: the kernel counts no kill for that.
+            if waited >= MARK_WAIT {
+                self.episode = None;
+            }
+            return None;
+        }
+        let group_kills = self
+            .latest
+            .oom_group_kill
+            .saturating_sub(self.explained.oom_group_kill);
+        let group = circumstances.group || group_kills > 0;
+        let known = u64::try_from(episode.victims.len()).unwrap_or(u64::MAX);
+        // A group kill counts its first victim twice.
+        let everyone_known = known.saturating_add(u64::from(group)) >= delta && known > 0;
+        let complete = match circumstances {
+            Circumstances {
+                ended: true,
+                ebpf: true,
+                ..
+            } => everyone_known || waited >= MARK_WAIT,
+            Circumstances {
+                ended: true,
+                ebpf: false,
+                ..
+            } => true,
+            Circumstances { .. } if group => waited >= GROUP_WAIT,
+            Circumstances { ebpf: true, .. } => known >= delta || waited >= MARK_WAIT,
+            Circumstances { ebpf: false, .. } => true,
+        };
+        complete.then(|| self.close(now, group_kills > 0, ancestors))
+    }
+
+    fn close(&mut self, now: MonoTime, group: bool, ancestors: &Ancestors) -> Incident {
+        let victims = self
+            .episode
+            .take()
+            .map(|episode| episode.victims)
+            .unwrap_or_default();
+        let (scope, limit_bytes) = if self.latest.own_oom > self.explained.own_oom {
+            (Scope::Own, self.latest.limit)
+        } else if let Some(ancestor) = ancestors.culprit(now, &self.latest) {
+            (Scope::Ancestor(ancestor.path.clone()), ancestor.limit)
+        } else {
+            (Scope::Host, None)
+        };
+        let first = victims.first();
+        let incident = Incident {
+            asked_by: first
+                .map(|victim| victim.asker.clone())
+                .filter(|asker| asker.pid != 0),
+            scope,
+            limit_bytes,
+            peak_bytes: self.latest.peak,
+            group,
+            source: if victims.is_empty() {
+                Source::Counters
+            } else {
+                Source::Ebpf
+            },
+            marked_ns: first.map(|victim| victim.marked_ns),
+            counter_before: self.explained.oom_kill,
+            counter_after: self.latest.oom_kill,
+            victims,
+        };
+        self.explained = self.latest.clone();
+        incident
+    }
+}
+
+#[cfg(test)]
+mod tests;

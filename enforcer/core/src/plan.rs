@@ -1,0 +1,252 @@
+//! The difference between what is and what a manifest wants, setting by
+//! setting, and whether each change needs a restart. Planning an applied plan
+//! yields nothing.
+
+use crate::limits::Limits;
+use crate::name::WorkloadName;
+use crate::spec::{Manifest, Mode, RestartPolicy, WorkloadSpec};
+use crate::units::{Bytes, Limit, human_duration};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a change costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Takes hold while the workload runs.
+    Live,
+    Restart,
+}
+
+/// One setting of one workload, or of the host, with its old and new text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SettingChange {
+    pub setting: String,
+    /// `None` where it was, or will be, the default.
+    pub from: Option<String>,
+    pub to: Option<String>,
+    pub effect: Effect,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    Add,
+    /// It is named no more: it runs on as unmanaged, or goes with `--prune`.
+    Remove,
+    Update(Vec<SettingChange>),
+}
+
+/// What applying a manifest would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    pub host: Vec<SettingChange>,
+    pub workloads: BTreeMap<WorkloadName, Change>,
+}
+
+impl Plan {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.host.is_empty() && self.workloads.is_empty()
+    }
+
+    /// The way from one manifest to another.
+    #[must_use]
+    pub fn between(old: &Manifest, new: &Manifest) -> Self {
+        let mut plan = Self {
+            host: host_changes(old, new),
+            workloads: BTreeMap::new(),
+        };
+        for (name, spec) in &new.workloads {
+            match old.workloads.get(name) {
+                None => drop(plan.workloads.insert(name.clone(), Change::Add)),
+                Some(present) => {
+                    let changes = spec_changes(present, spec);
+                    if !changes.is_empty() {
+                        plan.workloads.insert(name.clone(), Change::Update(changes));
+                    }
+                }
+            }
+        }
+        for name in old.workloads.keys() {
+            if !new.workloads.contains_key(name) {
+                plan.workloads.insert(name.clone(), Change::Remove);
+            }
+        }
+        plan
+    }
+}
+
+/// A limit that is lower than what is in use right now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shrink {
+    pub workload: WorkloadName,
+    pub in_use_bytes: Bytes,
+    pub memory_max_bytes: Bytes,
+}
+
+/// The workloads whose new `memory.max` lies below their use: the kernel would
+/// reclaim, and then kill. The caller says what is in use.
+#[must_use]
+pub fn shrinks_below_use(new: &Manifest, in_use: &BTreeMap<WorkloadName, Bytes>) -> Vec<Shrink> {
+    let mut shrinks = Vec::new();
+    for (name, spec) in &new.workloads {
+        let max = spec.limits.memory_max.and_then(Limit::at);
+        if let (Some(max), Some(used)) = (max, in_use.get(name))
+            && *used > max
+        {
+            shrinks.push(Shrink {
+                workload: name.clone(),
+                in_use_bytes: *used,
+                memory_max_bytes: max,
+            });
+        }
+    }
+    shrinks
+}
+
+/// The changes between two versions of one workload.
+#[must_use]
+pub fn spec_changes(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<SettingChange> {
+    difference(&settings(old), &settings(new))
+}
+
+fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
+    let settings = |manifest: &Manifest| {
+        let mut settings = limit_settings(&manifest.host.limits);
+        let reserve = manifest.host.reserve;
+        for (key, portion) in [
+            ("reserve.memory", reserve.memory),
+            ("reserve.swap", reserve.swap),
+        ] {
+            if let Some(portion) = portion {
+                settings.insert(key.to_owned(), format!("{portion:?}"));
+            }
+        }
+        settings
+    };
+    difference(&settings(old), &settings(new))
+}
+
+type Settings = BTreeMap<String, String>;
+
+fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|key| old.get(*key) != new.get(*key))
+        .map(|key| SettingChange {
+            setting: key.clone(),
+            from: old.get(key).cloned(),
+            to: new.get(key).cloned(),
+            effect: effect(key),
+        })
+        .collect()
+}
+
+fn effect(setting: &str) -> Effect {
+    const LIVE: [&str; 5] = ["cgroup.", "recovery.", "stop.", "reserve.", "logs."];
+    let live = setting == "mode" || LIVE.iter().any(|prefix| setting.starts_with(prefix));
+    if live { Effect::Live } else { Effect::Restart }
+}
+
+fn limit_settings(limits: &Limits) -> Settings {
+    let files = limits.files().into_iter().filter(|entry| entry.asked);
+    files
+        .map(|entry| (format!("cgroup.{}", entry.file), entry.value))
+        .collect()
+}
+
+/// Everything that was set, as a text for each setting.
+fn settings(spec: &WorkloadSpec) -> Settings {
+    let mut settings = limit_settings(&spec.limits);
+    let mut set = |key: &str, value: String| drop(settings.insert(key.to_owned(), value));
+    set(
+        "mode",
+        if spec.mode == Mode::Enforce {
+            "enforce"
+        } else {
+            "observe"
+        }
+        .to_owned(),
+    );
+    set("command", spec.command.join(" "));
+    set("priority", spec.priority.to_string());
+    for (key, value) in [
+        ("user", &spec.user),
+        ("group", &spec.group),
+        ("directory", &spec.directory),
+    ] {
+        if let Some(value) = value {
+            set(key, value.clone());
+        }
+    }
+    if !spec.environment_files.is_empty() {
+        set("environment_files", spec.environment_files.join(" "));
+    }
+    if !spec.capabilities.is_empty() {
+        set("capabilities", spec.capabilities.join(" "));
+    }
+    for (name, limit) in &spec.rlimits {
+        set(&format!("rlimits.{name}"), limit.to_string());
+    }
+    // A value may be a secret; that it differs is enough to know.
+    for (name, value) in &spec.environment {
+        set(
+            &format!("environment.{name}"),
+            format!("({} characters, #{:08x})", value.len(), digest(value)),
+        );
+    }
+    recovery_settings(spec, &mut set);
+    settings
+}
+
+fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
+    let recovery = &spec.recovery;
+    let shown = |duration: Duration| human_duration(duration);
+    let policy = match recovery.restart {
+        RestartPolicy::Always => "always",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Never => "never",
+    };
+    set("recovery.restart", policy.to_owned());
+    let off = || "off".to_owned();
+    let backoff = recovery.backoff.as_ref().map_or_else(off, |backoff| {
+        format!(
+            "{} × {} up to {} ± {}, again after {}",
+            shown(backoff.initial),
+            backoff.factor,
+            shown(backoff.max),
+            backoff.jitter,
+            shown(backoff.reset_after)
+        )
+    });
+    set("recovery.backoff", backoff);
+    let budget = recovery.budget.as_ref();
+    set(
+        "recovery.budget",
+        budget.map_or_else(off, |budget| {
+            format!("{} within {}", budget.restarts, shown(budget.within))
+        }),
+    );
+    let breaker = recovery.breaker.as_ref();
+    set(
+        "recovery.breaker",
+        breaker.map_or_else(off, |breaker| {
+            format!("{} up to {}", shown(breaker.cooldown), shown(breaker.max))
+        }),
+    );
+    set("stop.signal", spec.stop.signal.clone());
+    set("stop.grace", shown(spec.stop.grace));
+    set("logs.max_size", spec.logs.max_size.to_string());
+    set("logs.keep", spec.logs.keep.to_string());
+}
+
+/// FNV-1a, to tell values apart without showing them.
+fn digest(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}

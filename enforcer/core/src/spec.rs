@@ -1,0 +1,262 @@
+//! A manifest after it was understood: every default filled in, every value in
+//! its unit, nothing left to interpret.
+
+use crate::limits::Limits;
+use crate::name::WorkloadName;
+use crate::units::{Bytes, Limit, Percent};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Everything the agent was asked to do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    pub host: Host,
+    pub workloads: BTreeMap<WorkloadName, WorkloadSpec>,
+}
+
+/// What is kept for the host, and the limits of all workloads together.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Host {
+    pub reserve: Reserve,
+    pub limits: Limits,
+}
+
+/// `None` takes the default: 10 % of memory but at most 1 GiB; half of the swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Reserve {
+    pub memory: Option<Portion>,
+    pub swap: Option<Portion>,
+}
+
+/// An amount, or a part of the whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Portion {
+    Amount(Bytes),
+    Share(Percent),
+}
+
+impl Portion {
+    #[must_use]
+    pub fn of(self, whole: Bytes) -> Bytes {
+        match self {
+            Self::Amount(amount) => amount.min(whole),
+            Self::Share(percent) => whole.percent(percent),
+        }
+    }
+}
+
+impl Host {
+    /// The limits of the workloads' parent on a host with this much memory and
+    /// swap: what the manifest says, held below what is left by the reserve.
+    #[must_use]
+    pub fn ceiling(&self, memory: Bytes, swap: Bytes) -> Limits {
+        const MOST: Bytes = Bytes(1 << 30);
+        let tenth = memory.percent(Percent(10));
+        let kept = self
+            .reserve
+            .memory
+            .map_or(tenth.min(MOST), |portion| portion.of(memory));
+        let kept_swap = self
+            .reserve
+            .swap
+            .unwrap_or(Portion::Share(Percent(50)))
+            .of(swap);
+        let left = |whole: Bytes, kept: Bytes| Bytes(whole.0.saturating_sub(kept.0)).page_rounded();
+        let swap_left = (swap.0 > 0).then(|| left(swap, kept_swap));
+        self.limits
+            .clone()
+            .with_memory_ceiling(left(memory, kept), swap_left)
+    }
+}
+
+/// Whether remedies are carried out, or only told. Limits apply in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Enforce,
+    Observe,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkloadSpec {
+    pub mode: Mode,
+    /// The program and its arguments; never empty.
+    pub command: Vec<String>,
+    /// `None` where the agent is not root: then there is no choice.
+    pub user: Option<String>,
+    pub group: Option<String>,
+    pub directory: Option<String>,
+    pub environment: BTreeMap<String, String>,
+    pub environment_files: Vec<String>,
+    /// As in capability(7): `CAP_NET_BIND_SERVICE`.
+    pub capabilities: Vec<String>,
+    /// Soft and hard limit, by the lower-case name of the resource.
+    pub rlimits: BTreeMap<String, Limit<u64>>,
+    pub priority: u8,
+    pub limits: Limits,
+    pub recovery: Recovery,
+    pub stop: Stop,
+    pub logs: Logs,
+}
+
+impl WorkloadSpec {
+    /// From -500 for the most important to 500: who is killed first when the
+    /// host itself runs out of memory.
+    #[must_use]
+    pub fn oom_score_adj(&self) -> i32 {
+        (50 - i32::from(self.priority)) * 10
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recovery {
+    pub restart: RestartPolicy,
+    pub backoff: Option<Backoff>,
+    pub budget: Option<Budget>,
+    pub breaker: Option<Breaker>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backoff {
+    pub initial: Duration,
+    pub factor: f64,
+    pub max: Duration,
+    pub jitter: Percent,
+    pub reset_after: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    pub restarts: u32,
+    pub within: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Breaker {
+    pub cooldown: Duration,
+    pub max: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stop {
+    /// As in signal(7): `SIGTERM`.
+    pub signal: String,
+    pub grace: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logs {
+    pub max_size: Bytes,
+    /// Older files beside the one that is written.
+    pub keep: u32,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            restart: RestartPolicy::Always,
+            backoff: Some(Backoff::default()),
+            budget: Some(Budget::default()),
+            breaker: Some(Breaker::default()),
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(300),
+            jitter: Percent(10),
+            reset_after: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            restarts: 5,
+            within: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            cooldown: Duration::from_secs(60),
+            max: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self {
+            signal: "SIGTERM".to_owned(),
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self {
+            max_size: Bytes(10 << 20),
+            keep: 3,
+        }
+    }
+}
+
+impl Default for WorkloadSpec {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            command: Vec::new(),
+            user: None,
+            group: None,
+            directory: None,
+            environment: BTreeMap::new(),
+            environment_files: Vec::new(),
+            capabilities: Vec::new(),
+            rlimits: BTreeMap::new(),
+            priority: 50,
+            limits: Limits {
+                memory_oom_group: Some(true),
+                ..Limits::default()
+            },
+            recovery: Recovery::default(),
+            stop: Stop::default(),
+            logs: Logs::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_kept_from_all_workloads_together() {
+        let host = Host::default();
+        let limits = host.ceiling(Bytes(8 << 30), Bytes(2 << 30));
+        // 10 % of 8 GiB, rounded to what is left in whole pages; half of the swap.
+        assert_eq!(
+            limits.memory_max,
+            Some(Limit::At(Bytes((8 << 30) - (8 << 30) / 10).page_rounded()))
+        );
+        assert_eq!(limits.memory_swap_max, Some(Limit::At(Bytes(1 << 30))));
+        let large = host.ceiling(Bytes(64 << 30), Bytes(0));
+        assert_eq!(large.memory_max, Some(Limit::At(Bytes(63 << 30))));
+        assert_eq!(large.memory_swap_max, None, "no swap, nothing to keep");
+    }
+}

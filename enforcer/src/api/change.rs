@@ -1,0 +1,186 @@
+//! Requests that change something. Each first asks who is asking.
+
+use super::Api;
+use super::error::Failure;
+use super::peer::Peer;
+use super::views;
+use crate::kernel::usage::memory_current;
+use crate::manifest_files::{self, LoadError, Source};
+use crate::runtime::{Question, RequestError};
+use axum::extract::{ConnectInfo, Path, State};
+use axum::response::Json;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::Request;
+use enforcer_core::plan::{Plan, shrinks_below_use};
+use enforcer_core::spec::Manifest;
+use enforcer_core::units::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub(super) async fn request(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((name, word)): Path<(String, String)>,
+) -> Result<Json<views::Workload>, Failure> {
+    peer.may_change()?;
+    let request = match word.as_str() {
+        "start" => Request::Start,
+        "stop" => Request::Stop,
+        "restart" => Request::Restart,
+        "kill" => Request::Kill,
+        _ => return Err(Failure::not_found("there is no such route")),
+    };
+    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let answer = api
+        .events
+        .ask(|reply| Question::Request(parsed, request, reply))
+        .await;
+    match answer.ok_or_else(Failure::going_down)? {
+        Ok(view) => Ok(Json(views::describe(&api, &view))),
+        Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&name)),
+        Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),
+    }
+}
+
+/// A manifest to plan or to apply.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Proposal {
+    /// Without one, the agent reads its own manifest again.
+    pub(crate) file: Option<ProposedFile>,
+    #[serde(default)]
+    pub(crate) prune: bool,
+    #[serde(default)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ProposedFile {
+    /// Where it lies on the asker's side.
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct PlanAnswer {
+    plan: Plan,
+    warnings: String,
+}
+
+pub(super) async fn plan(
+    State(api): State<Api>,
+    Json(proposal): Json<Proposal>,
+) -> Result<Json<PlanAnswer>, Failure> {
+    let (manifest, warnings) = read(&api, proposal.file.as_ref())?;
+    let plan = api
+        .events
+        .ask(|reply| Question::Plan(Box::new(manifest), reply))
+        .await;
+    Ok(Json(PlanAnswer {
+        plan: plan.ok_or_else(Failure::going_down)?,
+        warnings,
+    }))
+}
+
+pub(super) async fn apply(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(proposal): Json<Proposal>,
+) -> Result<Json<PlanAnswer>, Failure> {
+    peer.may_change()?;
+    let (manifest, warnings) = read(&api, proposal.file.as_ref())?;
+    if !proposal.force {
+        refuse_shrinks(&api, &manifest)?;
+    }
+    if let Some(file) = &proposal.file {
+        install(&api, file).map_err(|error| {
+            Failure::refused(format!(
+                "failed to install {}: {error}",
+                file.path.display()
+            ))
+        })?;
+    }
+    let prune = proposal.prune;
+    let manifest = Box::new(manifest);
+    let plan = api
+        .events
+        .ask(|reply| Question::Apply {
+            manifest,
+            prune,
+            reply,
+        })
+        .await;
+    Ok(Json(PlanAnswer {
+        plan: plan.ok_or_else(Failure::going_down)?,
+        warnings,
+    }))
+}
+
+/// What the manifest would be with this file in its place.
+fn read(api: &Api, file: Option<&ProposedFile>) -> Result<(Manifest, String), Failure> {
+    let failed = |error: LoadError| match error {
+        LoadError::Faults(drawn, _) => Failure::bad_request(drawn),
+        other => Failure::bad_request(format!("failed to {other}")),
+    };
+    let sources = match file {
+        None => manifest_files::read(&api.manifest).map_err(failed)?,
+        Some(file) => {
+            let mut sources = if api.manifest.is_dir() {
+                manifest_files::read(&api.manifest).unwrap_or_default()
+            } else {
+                Vec::new()
+            };
+            let place = place_of(api, file);
+            sources.retain(|source| source.path != place);
+            sources.push(Source {
+                path: place,
+                text: file.text.clone(),
+            });
+            sources.sort_by(|one, other| one.path.cmp(&other.path));
+            sources
+        }
+    };
+    let loaded = manifest_files::parse(&sources, false).map_err(failed)?;
+    Ok((loaded.manifest, loaded.warnings))
+}
+
+fn place_of(api: &Api, file: &ProposedFile) -> PathBuf {
+    match file.path.file_name() {
+        Some(name) if api.manifest.is_dir() => api.manifest.join(name),
+        _ => api.manifest.clone(),
+    }
+}
+
+/// In one step: a reader sees the old file or the new one.
+fn install(api: &Api, file: &ProposedFile) -> std::io::Result<()> {
+    let place = place_of(api, file);
+    let draft = place.with_extension("yaml.new");
+    std::fs::write(&draft, &file.text)?;
+    std::fs::rename(draft, place)
+}
+
+fn refuse_shrinks(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
+    let mut in_use = BTreeMap::new();
+    for (name, entry) in api.executor.registry().iter() {
+        if let Some(bytes) = memory_current(&entry.cgroup) {
+            in_use.insert(name.clone(), Bytes(bytes));
+        }
+    }
+    let told: Vec<String> = shrinks_below_use(manifest, &in_use)
+        .into_iter()
+        .map(|shrink| {
+            format!(
+                "{}: memory.max {} is below the {} in use now; the kernel would reclaim, and kill if that is not enough",
+                shrink.workload, shrink.memory_max_bytes, shrink.in_use_bytes
+            )
+        })
+        .collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{}\nnothing was changed; `--force` applies it all the same",
+        told.join("\n")
+    )))
+}

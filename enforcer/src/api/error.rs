@@ -1,0 +1,71 @@
+//! Failures as JSON: `{"error": {"code": …, "message": …}}` with a fitting status.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    pub(crate) fn no_such_workload(name: &str) -> Self {
+        let shown: String = name
+            .chars()
+            .take(63)
+            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+            .collect();
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no_such_workload",
+            format!("there is no workload `{shown}`"),
+        )
+    }
+
+    pub(crate) fn not_permitted(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "not_permitted", message)
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    /// The request is understood, and what it asks for can't be.
+    pub(crate) fn refused(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "refused", message)
+    }
+
+    /// It was tried, and the workload does not run.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "failed", message)
+    }
+
+    pub(crate) fn going_down() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "going_down",
+            "the agent is going down",
+        )
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = serde_json::json!({ "error": { "code": self.code, "message": self.message } });
+        (self.status, Json(body)).into_response()
+    }
+}

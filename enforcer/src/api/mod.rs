@@ -1,0 +1,96 @@
+//! The HTTP API on the Unix socket: questions to the runtime, as JSON. It
+//! changes nothing itself, and asks who is at the other end before it passes a
+//! change on.
+
+mod change;
+mod error;
+mod peer;
+mod views;
+
+pub(crate) use change::{Proposal, ProposedFile};
+
+use crate::executor::Executor;
+use crate::runtime::Events;
+use crate::store::history::History;
+use axum::Router;
+use axum::extract::State;
+use axum::response::Json;
+use axum::routing::{get, post};
+use error::Failure;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::UnixListener;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) events: Events,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) history: Arc<History>,
+    pub(crate) usage: Arc<views::UsageSamples>,
+    /// Where `apply` reads the manifest, and installs a new one.
+    pub(crate) manifest: PathBuf,
+}
+
+impl Api {
+    pub(crate) fn new(
+        events: Events,
+        executor: Arc<Executor>,
+        history: Arc<History>,
+        manifest: PathBuf,
+    ) -> Self {
+        Self {
+            events,
+            executor,
+            history,
+            usage: Arc::default(),
+            manifest,
+        }
+    }
+}
+
+/// Opens the socket; a dead agent's is replaced, a living one's is not.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another agent answers on this socket",
+        ));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+pub(crate) async fn serve(listener: UnixListener, api: Api) {
+    let router = Router::new()
+        .route(
+            "/health",
+            get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
+        )
+        .route("/v1/workloads", get(views::workloads))
+        .route("/v1/workloads/{name}", get(views::workload))
+        .route("/v1/workloads/{name}/{request}", post(change::request))
+        .route("/v1/events", get(events))
+        .route("/v1/plan", post(change::plan))
+        .route("/v1/apply", post(change::apply))
+        .fallback(|| async { Failure::not_found("there is no such route") })
+        .with_state(api);
+    let service = router.into_make_service_with_connect_info::<peer::Peer>();
+    if let Err(error) = axum::serve(listener, service).await {
+        tracing::error!("the API has stopped: {error}; supervision goes on");
+    }
+}
+
+async fn events(State(api): State<Api>) -> Json<Vec<Arc<crate::store::history::Record>>> {
+    Json(api.history.all())
+}

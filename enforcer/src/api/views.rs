@@ -1,0 +1,225 @@
+//! Workloads as the API shows them: what the core decided, and what the kernel
+//! says about it right now.
+
+use super::Api;
+use super::error::Failure;
+use crate::executor::{Executor, lock};
+use crate::kernel::clock;
+use crate::kernel::usage::{self, LimitState, Usage};
+use crate::runtime::Question;
+use axum::extract::{Path, State};
+use axum::response::Json;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::InstanceId;
+use enforcer_core::supervisor::{LastExit, View};
+use enforcer_core::units::MonoTime;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// `ps --json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Workloads {
+    schema: u32,
+    workloads: Vec<Workload>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Workload {
+    name: WorkloadName,
+    state: &'static str,
+    health: &'static str,
+    ready: bool,
+    throttle: &'static str,
+    pid: Option<u32>,
+    restarts: u64,
+    cgroup: String,
+    memory_bytes: u64,
+    memory_max_bytes: Option<u64>,
+    swap_bytes: u64,
+    swap_max_bytes: Option<u64>,
+    cpu_percent: f64,
+    cpu_throttled_percent: f64,
+    oom_kills: u64,
+    last_exit: Option<LastExit>,
+    since: jiff::Timestamp,
+    reason: String,
+}
+
+/// `inspect`: the same, and everything that stands behind it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Inspection {
+    #[serde(flatten)]
+    workload: Workload,
+    instance: InstanceId,
+    managed: bool,
+    command: Vec<String>,
+    user: Option<String>,
+    directory: Option<String>,
+    /// Names only: a value may be a secret.
+    environment: Vec<String>,
+    oom_score_adj: i32,
+    limits: Vec<LimitState>,
+    log: String,
+    budget_used: u32,
+    next_start_in_seconds: Option<f64>,
+}
+
+/// The reading before, for percentages; kept for at least a second, so that two
+/// askers don't spoil each other's.
+#[derive(Debug, Default)]
+pub(crate) struct UsageSamples(Mutex<HashMap<WorkloadName, (MonoTime, Usage)>>);
+
+impl UsageSamples {
+    fn rates(
+        &self,
+        name: &WorkloadName,
+        running_since: MonoTime,
+        now: MonoTime,
+        usage: &Usage,
+    ) -> (f64, f64) {
+        let mut samples = lock(&self.0);
+        let (since, before) = samples
+            .get(name)
+            .copied()
+            .unwrap_or((running_since, Usage::default()));
+        let elapsed = now.since(since);
+        if elapsed >= Duration::from_secs(1) {
+            samples.insert(name.clone(), (now, *usage));
+        }
+        let ratio = |part: u64, whole: f64| {
+            if whole > 0.0 {
+                rounded(part, whole)
+            } else {
+                0.0
+            }
+        };
+        let cpu = ratio(
+            usage.cpu_usec.saturating_sub(before.cpu_usec),
+            elapsed.as_secs_f64() * 1e6,
+        );
+        let periods = usage.periods.saturating_sub(before.periods);
+        let throttled = usage
+            .throttled_periods
+            .saturating_sub(before.throttled_periods);
+        (cpu, ratio(throttled, as_float(periods)))
+    }
+}
+
+/// In percent, to one decimal.
+fn rounded(part: u64, whole: f64) -> f64 {
+    (as_float(part) / whole * 1000.0).round() / 10.0
+}
+
+fn as_float(number: u64) -> f64 {
+    // Exact below 2^53: 285 years in microseconds.
+    #[expect(clippy::cast_precision_loss)]
+    let float = number as f64;
+    float
+}
+
+pub(super) async fn workloads(State(api): State<Api>) -> Result<Json<Workloads>, Failure> {
+    let views = api
+        .events
+        .ask(Question::Views)
+        .await
+        .ok_or_else(Failure::going_down)?;
+    let shown = tokio::task::spawn_blocking(move || {
+        views
+            .into_iter()
+            .map(|view| describe(&api, &view))
+            .collect()
+    });
+    Ok(Json(Workloads {
+        schema: 1,
+        workloads: shown.await.map_err(|_| Failure::going_down())?,
+    }))
+}
+
+pub(super) async fn workload(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<Inspection>, Failure> {
+    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let view = api
+        .events
+        .ask(|reply| Question::View(parsed, reply))
+        .await
+        .ok_or_else(Failure::going_down)?;
+    let view = view.ok_or_else(|| Failure::no_such_workload(&name))?;
+    let shown = tokio::task::spawn_blocking(move || inspect(&api, &view));
+    Ok(Json(shown.await.map_err(|_| Failure::going_down())?))
+}
+
+pub(super) fn describe(api: &Api, view: &View) -> Workload {
+    let now = clock::now();
+    let cgroup = cgroup_of(&api.executor, &view.name);
+    let usage = cgroup
+        .as_ref()
+        .and_then(|cgroup| usage::read(cgroup).ok())
+        .unwrap_or_default();
+    let (cpu, throttled) = if cgroup.is_some() {
+        api.usage.rates(&view.name, view.since, now, &usage)
+    } else {
+        (0.0, 0.0)
+    };
+    let path = api
+        .executor
+        .tree
+        .workloads()
+        .path()
+        .join(view.name.as_str());
+    Workload {
+        name: view.name.clone(),
+        state: view.state,
+        // Without probes nobody has answered yet, and nobody throttles.
+        health: "unknown",
+        ready: view.state == "running",
+        throttle: "none",
+        pid: view.pid,
+        restarts: view.restarts,
+        cgroup: path.display().to_string(),
+        memory_bytes: usage.working_set,
+        memory_max_bytes: usage.memory_max,
+        swap_bytes: usage.swap,
+        swap_max_bytes: usage.swap_max,
+        cpu_percent: cpu,
+        cpu_throttled_percent: throttled,
+        oom_kills: view.oom_kills,
+        last_exit: view.last_exit,
+        since: clock::wall_time_of(view.since),
+        reason: view.reason.clone(),
+    }
+}
+
+fn inspect(api: &Api, view: &View) -> Inspection {
+    let cgroup = cgroup_of(&api.executor, &view.name);
+    let spec = &view.spec;
+    Inspection {
+        workload: describe(api, view),
+        instance: view.instance,
+        managed: view.managed,
+        command: spec.command.clone(),
+        user: spec.user.clone(),
+        directory: spec.directory.clone(),
+        environment: spec.environment.keys().cloned().collect(),
+        oom_score_adj: spec.oom_score_adj(),
+        limits: usage::limit_states(cgroup.as_deref(), &spec.limits),
+        log: api.executor.log_path(&view.name).display().to_string(),
+        budget_used: view.budget_used,
+        next_start_in_seconds: view
+            .next_start
+            .map(|next| next.since(clock::now()).as_secs_f64()),
+    }
+}
+
+fn cgroup_of(
+    executor: &Executor,
+    name: &WorkloadName,
+) -> Option<std::sync::Arc<crate::kernel::cgroupfs::Cgroup>> {
+    executor
+        .registry()
+        .get(name)
+        .map(|entry| std::sync::Arc::clone(&entry.cgroup))
+}

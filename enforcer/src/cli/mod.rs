@@ -1,0 +1,155 @@
+//! The command line: what each command is called and takes. Each command's work
+//! is in a file of its own, or a question to the agent.
+
+mod client;
+mod events;
+mod fault;
+mod live;
+mod ps;
+mod run;
+mod sentence;
+mod workload;
+
+use crate::settings::{Color, Settings};
+use clap::{Parser, Subcommand};
+pub(crate) use fault::Fault;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Limits, watches and restarts workloads through cgroup v2 and eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "enforcer", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the agent in the foreground with live lines; Ctrl-C stops the workloads
+    Run {
+        #[arg(short, long, value_name = "FILE|FOLDER")]
+        file: PathBuf,
+    },
+    /// Check manifests
+    Validate {
+        #[arg(required = true, value_name = "FILE|FOLDER")]
+        files: Vec<PathBuf>,
+    },
+    /// Show what applying a manifest would do; nothing is touched
+    Plan {
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have the agent read its manifest again and carry out the plan
+    Apply {
+        /// Install this file in the agent's manifest first
+        #[arg(short, long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// Stop and forget workloads that are named no more
+        #[arg(long)]
+        prune: bool,
+        /// Also shrink memory.max below what is in use
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the workloads
+    Ps {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show everything about one workload, limits requested and effective
+    Inspect {
+        workload: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what happened
+    Events {
+        /// Of this workload only
+        #[arg(long)]
+        workload: Option<String>,
+        /// Of this kind only
+        #[arg(long)]
+        kind: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Start a workload
+    Start { workload: String },
+    /// Stop a workload: its signal, its grace, then the whole tree
+    Stop { workload: String },
+    /// Stop and start a workload
+    Restart { workload: String },
+    /// Kill a workload's whole tree at once
+    Kill { workload: String },
+}
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Output {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command line and returns the exit code that scripts rely on.
+pub(crate) fn main() -> ExitCode {
+    // Usage errors exit with 2, which is clap's own code for them.
+    let arguments = Arguments::parse();
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            fault.print();
+            fault.exit_code()
+        }
+    }
+}
+
+fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
+    let stderr_color = use_color(settings.color, std::io::stderr().is_terminal());
+    let stdout_color = use_color(settings.color, std::io::stdout().is_terminal());
+    match command {
+        Command::Run { file } => run::run(&settings, &file, (stdout_color, stderr_color)),
+        Command::Validate { files } => workload::validate(&files, stderr_color),
+        Command::Plan { file, output } => {
+            workload::plan(&settings, &file, output.json, stderr_color)
+        }
+        Command::Apply { file, prune, force } => {
+            workload::apply(&settings, file.as_deref(), prune, force)
+        }
+        Command::Ps { output } => ps::ps(&settings, output.json),
+        Command::Inspect { workload, output } => {
+            workload::inspect(&settings, &workload, output.json)
+        }
+        Command::Events {
+            workload,
+            kind,
+            output,
+        } => events::events(
+            &settings,
+            workload.as_deref(),
+            kind.as_deref(),
+            output.json,
+            stdout_color,
+        ),
+        Command::Start { workload } => workload::request(&settings, &workload, "start"),
+        Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
+        Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
+        Command::Kill { workload } => workload::request(&settings, &workload, "kill"),
+    }
+}
+
+fn use_color(color: Color, terminal: bool) -> bool {
+    match color {
+        Color::Always => true,
+        Color::Never => false,
+        Color::Auto => {
+            terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        }
+    }
+}

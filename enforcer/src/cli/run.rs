@@ -1,0 +1,187 @@
+//! `run`: an agent in the foreground, from a manifest to the last workload's end.
+
+use super::{Fault, live, workload};
+use crate::api::{self, Api};
+use crate::executor::{Executor, error_chain};
+use crate::kernel::hierarchy::{self, Tree};
+use crate::kernel::{bpf, clock};
+use crate::manifest_files;
+use crate::marks;
+use crate::runtime::{Events, Runtime};
+use crate::settings::Settings;
+use crate::store::history::History;
+use crate::store::instances::Instances;
+use enforcer_core::Event;
+use enforcer_core::spec::Manifest;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(super) fn run(
+    settings: &Settings,
+    file: &Path,
+    (stdout_color, stderr_color): (bool, bool),
+) -> Result<(), Fault> {
+    let loaded = manifest_files::load(file, stderr_color).map_err(workload::refused)?;
+    eprint!("{}", loaded.warnings);
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        Fault::Failed(format!("failed to {what}: {}", error_chain(error)))
+    };
+    hierarchy::enter_scope(settings.cgroup_root.as_deref())
+        .map_err(|error| failed("enter a delegated scope", &error))?;
+    let _lock = lock(settings)?;
+    let tree = Tree::prepare(settings.cgroup_root.as_deref(), &asked(&loaded.manifest))
+        .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
+    for note in tree.notes() {
+        eprintln!("note: {note}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| failed("start the runtime", &error))?;
+    let ended = runtime.block_on(supervise(
+        settings,
+        file,
+        loaded.manifest,
+        tree,
+        stdout_color,
+    ));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    ended
+}
+
+/// One agent for a runtime folder.
+fn lock(settings: &Settings) -> Result<nix::fcntl::Flock<File>, Fault> {
+    let folder = settings.runtime_dir();
+    let path = folder.join("lock");
+    let failed =
+        |error: String| Fault::Failed(format!("failed to lock {}: {error}", path.display()));
+    std::fs::create_dir_all(&folder).map_err(|error| failed(error.to_string()))?;
+    let file = File::create(&path).map_err(|error| failed(error.to_string()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
+        failed("another agent holds it; stop that one, or use another --runtime-dir".to_owned())
+    })
+}
+
+/// The controllers that the manifest can't do without, each with a file that
+/// asks for it.
+fn asked(manifest: &Manifest) -> BTreeMap<&'static str, &'static str> {
+    let of_workloads = manifest.workloads.values().map(|spec| &spec.limits);
+    of_workloads
+        .chain([&manifest.host.limits])
+        .flat_map(|limits| limits.controllers().collect::<Vec<_>>())
+        .collect()
+}
+
+async fn supervise(
+    settings: &Settings,
+    file: &Path,
+    manifest: Manifest,
+    tree: Tree,
+    color: bool,
+) -> Result<(), Fault> {
+    let boot_id = clock::boot_id();
+    let instances = Instances::open(settings.runtime_dir().join("instances"), boot_id.clone())
+        .map_err(|error| Fault::Failed(format!("failed to open the runtime folder: {error}")))?;
+    let parent = tree
+        .workloads()
+        .id()
+        .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
+    let (events, messages) = Events::channel();
+    let attached = bpf::attach(settings.ebpf, parent);
+    let ring = attached
+        .as_ref()
+        .ok()
+        .map(|attached| Arc::clone(&attached.ring));
+    let history = Arc::new(History::new(&boot_id));
+    let executor = Executor::new(
+        tree,
+        instances,
+        settings.state_dir().join("logs"),
+        ring,
+        events.clone(),
+    );
+    executor
+        .write_host_limits(&enforcer_core::supervisor::parent_host(&manifest))
+        .map_err(|error| {
+            Fault::Failed(format!("failed to limit all workloads together: {error}"))
+        })?;
+    let socket = settings.socket();
+    let listener = api::listen(&socket).map_err(|error| {
+        Fault::Failed(format!("failed to listen on {}: {error}", socket.display()))
+    })?;
+    let printer = {
+        let history = Arc::clone(&history);
+        tokio::spawn(async move { live::print(&history, color).await })
+    };
+    tokio::task::yield_now().await;
+    let mut logger = None;
+    match attached {
+        Ok(mut attached) => {
+            events.send(Event::EbpfAttached(true));
+            logger = attached.logger.take();
+            tokio::spawn(marks::follow(
+                Arc::clone(&attached.ring),
+                Arc::clone(&executor),
+            ));
+            // Detached only when the process ends.
+            std::mem::forget(attached);
+        }
+        Err(error) => {
+            let why = format!(
+                "{}; OOM kills are seen by the kernel's counters alone",
+                error_chain(&error)
+            );
+            events.send(Event::Degraded {
+                what: "ebpf".to_owned(),
+                why,
+            });
+        }
+    }
+    if let Some(logger) = logger {
+        tokio::spawn(crate::telemetry::relay_ebpf_log(logger));
+    }
+    tokio::spawn(api::serve(
+        listener,
+        Api::new(
+            events.clone(),
+            Arc::clone(&executor),
+            Arc::clone(&history),
+            file.to_owned(),
+        ),
+    ));
+    events.send(Event::Configure {
+        manifest,
+        prune: false,
+    });
+    stop_on_signal(&events)?;
+    Runtime::new(Arc::clone(&executor), Arc::clone(&history))
+        .run(messages)
+        .await;
+    // Removals are the last actions, and wait in their queues.
+    let closing = Arc::clone(&executor);
+    let closed = tokio::task::spawn_blocking(move || closing.close());
+    let _ = closed.await;
+    drop(history);
+    printer.abort();
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+/// Ctrl-C and SIGTERM stop the workloads, each with its grace.
+fn stop_on_signal(events: &Events) -> Result<(), Fault> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut signals = signal(kind)
+            .map_err(|error| Fault::Failed(format!("failed to listen for signals: {error}")))?;
+        let events = events.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                events.send(Event::Shutdown);
+            }
+        });
+    }
+    Ok(())
+}

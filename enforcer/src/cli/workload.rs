@@ -1,0 +1,236 @@
+//! Commands about manifests and single workloads.
+
+use super::{Fault, client, sentence};
+use crate::api::{Proposal, ProposedFile};
+use crate::manifest_files::{self, LoadError};
+use crate::settings::Settings;
+use enforcer_core::plan::Plan;
+use enforcer_core::spec::Manifest;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Faults of a manifest as the command line tells them.
+pub(super) fn refused(error: LoadError) -> Fault {
+    match error {
+        LoadError::Faults(drawn, count) => {
+            let summary = if count == 1 {
+                "one fault".to_owned()
+            } else {
+                format!("{count} faults")
+            };
+            Fault::Drawn {
+                drawn,
+                summary: format!("{summary}; nothing was started"),
+            }
+        }
+        other => Fault::Failed(format!("failed to {other}")),
+    }
+}
+
+pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
+    let mut drawn = String::new();
+    let mut faults = 0;
+    for file in files {
+        match manifest_files::load(file, color) {
+            Ok(loaded) => {
+                eprint!("{}", loaded.warnings);
+                let workloads = loaded.manifest.workloads.len();
+                let of = if loaded.files == 1 {
+                    String::new()
+                } else {
+                    format!(" in {} files", loaded.files)
+                };
+                println!(
+                    "{}: valid, {workloads} workload{}{of}",
+                    file.display(),
+                    if workloads == 1 { "" } else { "s" }
+                );
+            }
+            Err(LoadError::Faults(text, count)) => {
+                drawn.push_str(&text);
+                faults += count;
+            }
+            Err(other) => return Err(refused(other)),
+        }
+    }
+    if faults == 0 {
+        return Ok(());
+    }
+    Err(Fault::Drawn {
+        drawn,
+        summary: if faults == 1 {
+            "one fault".to_owned()
+        } else {
+            format!("{faults} faults")
+        },
+    })
+}
+
+pub(super) fn plan(settings: &Settings, file: &Path, json: bool, color: bool) -> Result<(), Fault> {
+    let loaded = manifest_files::load(file, color).map_err(refused)?;
+    eprint!("{}", loaded.warnings);
+    let proposal = Proposal {
+        file: Some(proposed(file)?),
+        prune: false,
+        force: false,
+    };
+    let answer = client::call(
+        settings,
+        "POST",
+        "/v1/plan",
+        serde_json::to_value(proposal).ok(),
+    );
+    let plan = match answer {
+        Ok(answer) => answer["plan"].clone(),
+        Err(Fault::NoAgent(told)) => {
+            eprintln!("note: {told}; this is the plan of a first start");
+            serde_json::to_value(Plan::between(&Manifest::default(), &loaded.manifest))
+                .unwrap_or_default()
+        }
+        Err(other) => return Err(other),
+    };
+    if json {
+        println!("{plan:#}");
+    } else {
+        print_plan(&plan, Some(&loaded.manifest));
+    }
+    Ok(())
+}
+
+pub(super) fn apply(
+    settings: &Settings,
+    file: Option<&Path>,
+    prune: bool,
+    force: bool,
+) -> Result<(), Fault> {
+    let file = file.map(proposed).transpose()?;
+    let proposal = Proposal { file, prune, force };
+    let answer = client::call(
+        settings,
+        "POST",
+        "/v1/apply",
+        serde_json::to_value(proposal).ok(),
+    )?;
+    eprint!("{}", answer["warnings"].as_str().unwrap_or(""));
+    print_plan(&answer["plan"], None);
+    Ok(())
+}
+
+fn proposed(path: &Path) -> Result<ProposedFile, Fault> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Fault::Failed(format!("failed to read {}: {error}", path.display())))?;
+    Ok(ProposedFile {
+        path: path.to_owned(),
+        text,
+    })
+}
+
+fn print_plan(plan: &Value, manifest: Option<&Manifest>) {
+    let host = plan["host"].as_array().cloned().unwrap_or_default();
+    let workloads = plan["workloads"].as_object().cloned().unwrap_or_default();
+    if host.is_empty() && workloads.is_empty() {
+        println!("nothing to do");
+    }
+    for change in &host {
+        println!("~ host: {}", sentence::setting(change));
+    }
+    for (name, change) in &workloads {
+        match change.as_str() {
+            Some("add") => {
+                println!("+ {name}: start");
+                print_limits(name, manifest);
+            }
+            Some(_) => {
+                println!("- {name}: named no more; it runs on unmanaged, or goes with --prune")
+            }
+            None => {
+                for change in change["update"].as_array().into_iter().flatten() {
+                    println!("~ {name}: {}", sentence::setting(change));
+                }
+            }
+        }
+    }
+}
+
+/// The kernel files that a new workload's limits will be written to.
+fn print_limits(name: &str, manifest: Option<&Manifest>) {
+    let found = manifest.and_then(|manifest| {
+        manifest
+            .workloads
+            .iter()
+            .find(|(known, _)| known.as_str() == name)
+    });
+    for entry in found
+        .into_iter()
+        .flat_map(|(_, spec)| spec.limits.files())
+        .filter(|entry| entry.asked)
+    {
+        println!("    {} = {}", entry.file, entry.value);
+    }
+}
+
+pub(super) fn inspect(settings: &Settings, name: &str, json: bool) -> Result<(), Fault> {
+    let answer = client::call(
+        settings,
+        "GET",
+        &format!("/v1/workloads/{}", escaped(name)),
+        None,
+    )?;
+    if json {
+        println!("{answer:#}");
+        return Ok(());
+    }
+    for (key, value) in answer
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| *key != "limits")
+    {
+        println!(
+            "{key:24} {}",
+            value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned)
+        );
+    }
+    println!("limits");
+    let mut rows = vec![["  FILE", "REQUESTED", "EFFECTIVE"].map(str::to_owned)];
+    for limit in answer["limits"].as_array().into_iter().flatten() {
+        let text = |key: &str| limit[key].as_str().unwrap_or("-").to_owned();
+        rows.push([
+            format!("  {}", text("file")),
+            text("requested"),
+            text("effective"),
+        ]);
+    }
+    print!("{}", super::ps::table(&rows));
+    Ok(())
+}
+
+pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<(), Fault> {
+    let answer = client::call(
+        settings,
+        "POST",
+        &format!("/v1/workloads/{}/{request}", escaped(name)),
+        None,
+    )?;
+    let state = answer["state"].as_str().unwrap_or("?");
+    match answer["pid"].as_u64() {
+        Some(pid) => println!("{name}: {state} (pid {pid})"),
+        None => println!("{name}: {state}"),
+    }
+    Ok(())
+}
+
+/// Names need no escaping; what is no name must not become another path.
+fn escaped(name: &str) -> String {
+    name.bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() || byte == b'-' {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
+}

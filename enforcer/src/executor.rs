@@ -1,0 +1,477 @@
+//! Carries out what the core decided: the only place that changes the host.
+//! Actions of one workload run in order, one at a time; nothing here decides
+//! what comes next, and every answer goes back as an event.
+
+mod launch;
+
+use crate::kernel::bpf::EventRing;
+use crate::kernel::cgroupfs::{Cgroup, CgroupError};
+use crate::kernel::counters::CounterReader;
+use crate::kernel::hierarchy::Tree;
+use crate::kernel::log_file::LogFile;
+use crate::kernel::pidfd::PidFd;
+use crate::kernel::signal::parse_signal;
+use crate::kernel::{limits, memory_info, process, spawn};
+use crate::marks;
+use crate::runtime::Events;
+use crate::store::instances::{Instances, RunningInstance};
+use crate::watch;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{
+    Action, ActionKind, CgroupId, Event, ExitStatus, InstanceId, LimitChange, StartError,
+};
+use enforcer_core::oom::Counters;
+use enforcer_core::spec::{Host, WorkloadSpec};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+
+/// How long killed processes may take before it is told that they stay.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Writes that may stall in reclaim, at a time.
+const SLOW_WRITES: usize = 4;
+
+/// A workload's descriptors, kept as long as its cgroup is.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    pub(crate) cgroup: Arc<Cgroup>,
+    pub(crate) id: CgroupId,
+    pub(crate) counters: Arc<Mutex<CounterReader>>,
+    pub(crate) pid: u32,
+    pidfd: Option<Arc<PidFd>>,
+    log: Option<(LogFile, u64, u32)>,
+    watch: Option<tokio::task::AbortHandle>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Executor {
+    pub(crate) tree: Tree,
+    instances: Instances,
+    logs: PathBuf,
+    ring: Option<Arc<EventRing>>,
+    events: Events,
+    registry: Mutex<BTreeMap<WorkloadName, Registered>>,
+    queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Action>>>,
+    slow: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is a table of descriptors: a panic can't tear it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Executor {
+    /// Must be called inside the runtime, whose tasks wait for exits.
+    pub(crate) fn new(
+        tree: Tree,
+        instances: Instances,
+        logs: PathBuf,
+        ring: Option<Arc<EventRing>>,
+        events: Events,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            tree,
+            instances,
+            logs,
+            ring,
+            events,
+            registry: Mutex::default(),
+            queues: Mutex::default(),
+            slow: Arc::new(Semaphore::new(SLOW_WRITES)),
+            runtime: tokio::runtime::Handle::current(),
+        })
+    }
+
+    pub(crate) fn registry(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Registered>> {
+        lock(&self.registry)
+    }
+
+    pub(crate) fn log_path(&self, name: &WorkloadName) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
+    /// Queues an action behind those of the same workload.
+    pub(crate) fn dispatch(self: &Arc<Self>, action: Action) {
+        let mut queues = lock(&self.queues);
+        let queue = queues.entry(action.workload.clone()).or_insert_with(|| {
+            let (queue, waiting) = mpsc::unbounded_channel();
+            self.runtime.spawn(Arc::clone(self).work(waiting));
+            queue
+        });
+        // The worker lives as long as its queue is in the table.
+        let _ = queue.send(action);
+    }
+
+    async fn work(self: Arc<Self>, mut waiting: mpsc::UnboundedReceiver<Action>) {
+        while let Some(action) = waiting.recv().await {
+            let slow = matches!(
+                action.kind,
+                ActionKind::WriteLimits { .. } | ActionKind::WriteHostLimits { .. }
+            );
+            let permit = if slow {
+                Arc::clone(&self.slow).acquire_owned().await.ok()
+            } else {
+                None
+            };
+            let this = Arc::clone(&self);
+            let done = tokio::task::spawn_blocking(move || {
+                this.carry_out(action);
+                drop(permit);
+            });
+            if let Err(error) = done.await {
+                tracing::error!("an action was lost: {error}");
+            }
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, action: Action) {
+        tracing::debug!(workload = ?action.workload, cause = %action.reason.cause, seq = action.reason.seq.0, "{}", word(&action.kind));
+        let Some(workload) = action.workload else {
+            if let ActionKind::WriteHostLimits { host } = action.kind {
+                let (changed, error) = outcome(self.write_host_limits(&host));
+                self.events.send(Event::LimitsWritten {
+                    workload: None,
+                    changed,
+                    error,
+                });
+            }
+            return;
+        };
+        match action.kind {
+            ActionKind::Start { spec } => self.start(&workload, action.instance, &spec),
+            ActionKind::Signal { signal } => self.signal(&workload, &signal),
+            ActionKind::KillTree => self.kill_tree(&workload),
+            ActionKind::Reap => self.reap(workload, action.instance),
+            ActionKind::RemoveCgroup => self.remove(&workload),
+            ActionKind::WriteLimits { spec } => {
+                let written =
+                    self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &spec.limits));
+                if let Some(entry) = self.registry().get_mut(&workload)
+                    && let Some(log) = &mut entry.log
+                {
+                    (log.1, log.2) = (spec.logs.max_size.0, spec.logs.keep);
+                }
+                let (changed, error) = outcome(
+                    written
+                        .unwrap_or(Ok(Vec::new()))
+                        .map_err(|error| error.to_string()),
+                );
+                self.events.send(Event::LimitsWritten {
+                    workload: Some(workload),
+                    changed,
+                    error,
+                });
+            }
+            ActionKind::WriteHostLimits { .. } => {}
+        }
+    }
+
+    fn with_cgroup<T>(&self, workload: &WorkloadName, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
+        let cgroup = self
+            .registry()
+            .get(workload)
+            .map(|entry| Arc::clone(&entry.cgroup));
+        cgroup.map(|cgroup| act(&cgroup))
+    }
+
+    /// Writes the ceilings of all workloads together.
+    pub(crate) fn write_host_limits(&self, host: &Host) -> Result<Vec<LimitChange>, String> {
+        let (memory, swap) =
+            memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
+        let ceiling = host.ceiling(memory, swap);
+        if let Some(root) = self.tree.own_root() {
+            let protection = enforcer_core::limits::Limits {
+                memory_low: ceiling.memory_low,
+                memory_min: ceiling.memory_min,
+                ..Default::default()
+            };
+            limits::apply(root, &protection).map_err(|error| error_chain(&error))?;
+        }
+        limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
+    }
+
+    fn start(self: &Arc<Self>, workload: &WorkloadName, instance: InstanceId, spec: &WorkloadSpec) {
+        if let Err(error) = self.try_start(workload, instance, spec) {
+            self.events.send(Event::StartFailed {
+                workload: workload.clone(),
+                instance,
+                error,
+            });
+        }
+    }
+
+    fn try_start(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        instance: InstanceId,
+        spec: &WorkloadSpec,
+    ) -> Result<(), StartError> {
+        let (cgroup, id, reader) = self.open_cgroup(workload)?;
+        limits::apply(&cgroup, &spec.limits).map_err(|error| StartError {
+            stage: "apply the limits".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        })?;
+        let launch = launch::prepare(workload, spec)?;
+        let log = LogFile::open(&self.log_path(workload))
+            .map_err(|error| io_failure("open the log", &error))?;
+        let counters = self.read_counters(&reader)?;
+        let waiting = spawn::spawn(&launch, &cgroup, log.file()).map_err(|error| StartError {
+            stage: "create the process".to_owned(),
+            errno: std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<std::io::Error>())
+                .and_then(std::io::Error::raw_os_error),
+            error: error_chain(&error),
+        })?;
+        let pid = waiting.pid;
+        self.instances
+            .record(&RunningInstance {
+                workload,
+                instance,
+                pid,
+                start_ticks: process::start_ticks(pid).unwrap_or(0),
+                cgroup: id,
+                boot_id: self.instances.boot_id(),
+            })
+            .map_err(|error| io_failure("record the instance", &error))?;
+        if let Some(ring) = &self.ring {
+            ring.watch(pid);
+        }
+        // From here on its events can be told apart, so they may come.
+        self.register(workload, (cgroup, id, reader), pid, (log, spec));
+        self.events.send(Event::Prepared {
+            workload: workload.clone(),
+            instance,
+            cgroup: id,
+            counters,
+        });
+        let pidfd = Arc::new(waiting.release(&spec.command[0])?);
+        if let Some(entry) = self.registry().get_mut(workload) {
+            entry.pidfd = Some(Arc::clone(&pidfd));
+        }
+        self.events.send(Event::Started {
+            workload: workload.clone(),
+            instance,
+            pid,
+        });
+        let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
+        self.runtime.spawn(exit);
+        Ok(())
+    }
+
+    /// The workload's cgroup with what reads it: the one it has, or a new one.
+    fn open_cgroup(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<(Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>), StartError> {
+        if let Some(entry) = self.registry().get(workload) {
+            return Ok((
+                Arc::clone(&entry.cgroup),
+                entry.id,
+                Arc::clone(&entry.counters),
+            ));
+        }
+        let failed = |error: CgroupError| StartError {
+            stage: "create the cgroup".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        };
+        let cgroup = Arc::new(
+            self.tree
+                .workloads()
+                .ensure_child(workload.as_str())
+                .map_err(failed)?,
+        );
+        let id = cgroup.id().map_err(failed)?;
+        let reader = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
+        Ok((cgroup, id, Arc::new(Mutex::new(reader))))
+    }
+
+    fn read_counters(&self, reader: &Mutex<CounterReader>) -> Result<Counters, StartError> {
+        lock(reader).read().map_err(|error| StartError {
+            stage: "read the counters".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        })
+    }
+
+    fn register(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        (cgroup, id, counters): (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>),
+        pid: u32,
+        (log, spec): (LogFile, &WorkloadSpec),
+    ) {
+        let log = Some((log, spec.logs.max_size.0, spec.logs.keep));
+        let mut registry = self.registry();
+        if let Some(entry) = registry.get_mut(workload) {
+            entry.pid = pid;
+            entry.pidfd = None;
+            entry.log = log;
+            return;
+        }
+        let watch = watch::memory_events(
+            Arc::clone(&cgroup),
+            Arc::clone(&counters),
+            self.events.clone(),
+            workload.clone(),
+        );
+        let watch = Some(self.runtime.spawn(watch).abort_handle());
+        registry.insert(
+            workload.clone(),
+            Registered {
+                cgroup,
+                id,
+                counters,
+                pid,
+                pidfd: None,
+                log,
+                watch,
+            },
+        );
+    }
+
+    fn signal(&self, workload: &WorkloadName, signal: &str) {
+        let pidfd = self
+            .registry()
+            .get(workload)
+            .and_then(|entry| entry.pidfd.clone());
+        if let Some(pidfd) = pidfd
+            && let Err(error) = pidfd.signal(parse_signal(signal))
+        {
+            tracing::error!(
+                "{workload}: failed to send {signal}: {error}; it will be killed after its grace"
+            );
+        }
+    }
+
+    fn kill_tree(&self, workload: &WorkloadName) {
+        if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
+            tracing::error!("{workload}: failed to {}", error_chain(&error));
+        }
+    }
+
+    /// Waits for the main process, kills what it left behind, and reads the
+    /// books before anyone is told.
+    fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
+        let entry = self.registry().get(&workload).map(|entry| {
+            (
+                entry.pidfd.clone(),
+                Arc::clone(&entry.cgroup),
+                Arc::clone(&entry.counters),
+            )
+        });
+        let Some((Some(pidfd), cgroup, reader)) = entry else {
+            return;
+        };
+        let status = pidfd.wait().unwrap_or_else(|error| {
+            tracing::error!(
+                "{workload}: failed to wait for the main process: {error}; taking it for killed"
+            );
+            ExitStatus::Signal(libc::SIGKILL)
+        });
+        while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
+            tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
+        }
+        if let Some(ring) = &self.ring {
+            marks::drain(ring, self);
+        }
+        let counters = lock(&reader).read().unwrap_or_else(|error| {
+            tracing::error!(
+                "{workload}: failed to {}; an OOM kill may go untold",
+                error_chain(&error)
+            );
+            Counters::default()
+        });
+        self.events.send(Event::Reaped {
+            workload,
+            instance,
+            status,
+            counters,
+        });
+    }
+
+    fn remove(&self, workload: &WorkloadName) {
+        let removed = self.registry().remove(workload);
+        if let Some(Registered {
+            watch: Some(watch), ..
+        }) = removed
+        {
+            watch.abort();
+        }
+        self.instances.forget(workload);
+        if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
+            tracing::error!(
+                "{workload}: failed to {}; it stays behind",
+                error_chain(&error)
+            );
+        }
+    }
+
+    /// Moves the heads of long logs away.
+    pub(crate) fn bound_logs(&self) {
+        for (name, entry) in self.registry().iter_mut() {
+            if let Some((log, max, keep)) = &mut entry.log
+                && let Err(error) = log.bound(*max, *keep)
+            {
+                tracing::warn!("{name}: failed to bound its log: {error}; it grows on");
+            }
+        }
+    }
+
+    /// Carries out what is still queued, then leaves the host as it was found.
+    pub(crate) fn close(&self) {
+        lock(&self.queues).clear();
+        let patience = std::time::Instant::now();
+        while !self.registry().is_empty() && patience.elapsed() < KILL_PATIENCE {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        self.tree.dissolve();
+    }
+
+    pub(crate) fn send(&self, event: Event) {
+        self.events.send(event);
+    }
+}
+
+fn word(kind: &ActionKind) -> &'static str {
+    match kind {
+        ActionKind::Start { .. } => "start",
+        ActionKind::Signal { .. } => "signal",
+        ActionKind::KillTree => "kill",
+        ActionKind::Reap => "reap",
+        ActionKind::RemoveCgroup => "remove the cgroup",
+        ActionKind::WriteLimits { .. } => "write the limits",
+        ActionKind::WriteHostLimits { .. } => "write the host's limits",
+    }
+}
+
+fn outcome(written: Result<Vec<LimitChange>, String>) -> (Vec<LimitChange>, Option<String>) {
+    match written {
+        Ok(changed) => (changed, None),
+        Err(error) => (Vec::new(), Some(error)),
+    }
+}
+
+fn io_failure(stage: &str, error: &std::io::Error) -> StartError {
+    StartError {
+        stage: stage.to_owned(),
+        errno: error.raw_os_error(),
+        error: spawn::describe(error),
+    }
+}
+
+/// An error and its sources, in one line.
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

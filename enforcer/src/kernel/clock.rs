@@ -1,0 +1,26 @@
+//! The two clocks: the one that decides, and the one that a person reads.
+
+use enforcer_core::units::MonoTime;
+use nix::time::{ClockId, clock_gettime};
+
+/// Now, in nanoseconds since boot, sleep included: the clock of eBPF records.
+pub(crate) fn now() -> MonoTime {
+    // CLOCK_BOOTTIME exists since Linux 2.6.39; with a valid id the call can't fail.
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(std::time::Duration::from)
+        .unwrap_or_default();
+    MonoTime(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// The wall clock's time of a moment that lies in the past.
+pub(crate) fn wall_time_of(moment: MonoTime) -> jiff::Timestamp {
+    jiff::Timestamp::now() - now().since(moment)
+}
+
+/// Tells one boot from another.
+pub(crate) fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}

@@ -1,0 +1,90 @@
+//! Reads what the core reconciles: `memory.events` of a workload and of its
+//! ancestors, with the limits that were met.
+
+use super::cgroupfs::{Cgroup, CgroupError};
+use enforcer_core::oom::{AncestorCounters, Counters};
+use enforcer_core::units::Bytes;
+use std::sync::Arc;
+
+/// One workload's counters. Keeps its last answer: as long as the kernel counts
+/// no further kill, one file is read instead of a dozen.
+#[derive(Debug)]
+pub(crate) struct CounterReader {
+    cgroup: Arc<Cgroup>,
+    ancestors: Arc<Vec<Cgroup>>,
+    last: Option<Counters>,
+}
+
+impl CounterReader {
+    /// `ancestors` are those whose limits also hold for the cgroup, nearest first.
+    pub(crate) fn new(cgroup: Arc<Cgroup>, ancestors: Arc<Vec<Cgroup>>) -> Self {
+        Self {
+            cgroup,
+            ancestors,
+            last: None,
+        }
+    }
+
+    pub(crate) fn read(&mut self) -> Result<Counters, CgroupError> {
+        let events = self.cgroup.read("memory.events")?;
+        let oom_kill = field(&events, "oom_kill");
+        if let Some(last) = &self.last
+            && last.oom_kill == oom_kill
+        {
+            return Ok(last.clone());
+        }
+        let mut counters = Counters {
+            oom_kill,
+            oom_group_kill: field(&events, "oom_group_kill"),
+            own_oom: field(&events, "oom"),
+            ancestors: Vec::new(),
+            limit: limit(&self.cgroup)?,
+            peak: size(self.cgroup.read_if_present("memory.peak")?),
+        };
+        for ancestor in self.ancestors.iter() {
+            counters.ancestors.push(AncestorCounters {
+                path: ancestor.path().display().to_string(),
+                oom: field(&ancestor.read("memory.events.local")?, "oom"),
+                limit: limit(ancestor)?,
+            });
+        }
+        self.last = Some(counters.clone());
+        Ok(counters)
+    }
+}
+
+fn limit(cgroup: &Cgroup) -> Result<Option<Bytes>, CgroupError> {
+    Ok(size(cgroup.read_if_present("memory.max")?))
+}
+
+/// `None` for `max`.
+fn size(text: Option<String>) -> Option<Bytes> {
+    text.and_then(|text| text.trim().parse().ok()).map(Bytes)
+}
+
+/// A number of a flat keyed file; 0 where the kernel has no such key.
+pub(crate) fn field(text: &str, key: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "low 0\nhigh 12\nmax 3\noom 2\noom_kill 7\noom_group_kill 1\n";
+        assert_eq!(
+            [
+                field(text, "oom"),
+                field(text, "oom_kill"),
+                field(text, "kill")
+            ],
+            [2, 7, 0]
+        );
+    }
+}

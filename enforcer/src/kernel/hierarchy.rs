@@ -1,0 +1,382 @@
+//! The agent's part of the cgroup tree, made ready before anything starts:
+//!
+//! ```text
+//! ROOT/              delegated to the agent, or made by it
+//!   supervisor/      the agent itself
+//!   workloads/       the ceiling of all workloads together
+//!     NAME/          one workload
+//! ```
+//!
+//! Whatever is wrong with the host's hierarchy is refused here, with the file,
+//! the error number and the cure.
+
+use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
+use nix::errno::Errno;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use nix::unistd::geteuid;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+/// Enabled wherever the kernel has them; the first three are needed by every host.
+const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
+const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+/// Set for the copy of ourselves that `systemd-run` starts.
+const IN_SCOPE: &str = "ENFORCER_IN_SCOPE";
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HierarchyError {
+    #[error(
+        "{path} is not a cgroup v2 hierarchy (found {found}); enforcer needs v2 alone: boot with the kernel \
+         parameters `systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all`"
+    )]
+    NotV2 { path: String, found: &'static str },
+    #[error(
+        "write {} (errno {}: {source}); the hierarchy is read-only here: `mount -o remount,rw {MOUNT_POINT}`, \
+         or run enforcer on the host instead of in a container",
+        path.display(), *source as i32
+    )]
+    ReadOnly { path: PathBuf, source: Errno },
+    #[error(
+        "write {} (errno {}: {source}); run enforcer as root, or in a delegated scope: \
+         `systemd-run --user --scope -p Delegate=yes enforcer …`",
+        path.display(), *source as i32
+    )]
+    NotPermitted { path: PathBuf, source: Errno },
+    #[error(
+        "enable the controller `{controller}`: {} lists only `{available}`{}; {cure}",
+        path.display(), needed_for(file)
+    )]
+    NoController {
+        path: PathBuf,
+        controller: String,
+        available: String,
+        file: Option<String>,
+        cure: String,
+    },
+    #[error(
+        "take over {}: {processes} processes of an earlier run are in it, and taking over running workloads is not \
+         supported yet; end them with `echo 1 > {}/cgroup.kill`", path.display(), path.display()
+    )]
+    Occupied { path: PathBuf, processes: usize },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("read {path}")]
+    Read {
+        path: &'static str,
+        source: io::Error,
+    },
+}
+
+fn needed_for(file: &Option<String>) -> String {
+    file.as_ref()
+        .map(|file| format!(", and `{file}` needs it"))
+        .unwrap_or_default()
+}
+
+/// The agent's cgroups, ready for workloads.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    root: Cgroup,
+    workloads: Arc<Cgroup>,
+    /// `workloads/` and everything above it whose limits also hold.
+    ancestors: Arc<Vec<Cgroup>>,
+    /// Where the agent was before.
+    origin: PathBuf,
+    /// Cgroups that this agent made and removes when it goes.
+    made_root: bool,
+    /// What the host's administrator should know.
+    notes: Vec<String>,
+}
+
+impl Tree {
+    pub(crate) fn workloads(&self) -> &Arc<Cgroup> {
+        &self.workloads
+    }
+
+    pub(crate) fn ancestors(&self) -> &Arc<Vec<Cgroup>> {
+        &self.ancestors
+    }
+
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The root's own protection, which its children's depend on; only where the
+    /// root is ours to set.
+    pub(crate) fn own_root(&self) -> Option<&Cgroup> {
+        self.made_root.then_some(&self.root)
+    }
+
+    /// Prepares the tree for workloads that need these controllers, each with the
+    /// file that asks for it.
+    pub(crate) fn prepare(
+        requested: Option<&Path>,
+        asked: &BTreeMap<&'static str, &'static str>,
+    ) -> Result<Self, HierarchyError> {
+        check_mount()?;
+        let origin = own_cgroup()?;
+        let mut notes = Vec::new();
+        let (path, delegated) = match requested {
+            Some(path) => (path.to_owned(), false),
+            None if is_delegated(&origin) => (origin.clone(), true),
+            None => (Path::new(MOUNT_POINT).join("enforcer"), false),
+        };
+        let made_root = !path.exists();
+        if !delegated {
+            make_way(&path, &mut notes)?;
+        }
+        let root = Cgroup::open(&path)?;
+        check_controllers(&root, asked)?;
+        // A cgroup with processes can't hand controllers down: out of the way first.
+        let supervisor = root.ensure_child("supervisor").map_err(refine)?;
+        supervisor
+            .write("cgroup.procs", &std::process::id().to_string())
+            .map_err(refine)?;
+        enable(&root)?;
+        let workloads = root.ensure_child("workloads").map_err(refine)?;
+        refuse_occupied(&workloads)?;
+        enable(&workloads)?;
+        let ancestors = Arc::new(ancestors_of(workloads.path())?);
+        Ok(Self {
+            root,
+            workloads: Arc::new(workloads),
+            ancestors,
+            origin,
+            made_root: made_root && !delegated,
+            notes,
+        })
+    }
+
+    /// Leaves the host as it was found, as far as the host lets us.
+    pub(crate) fn dissolve(&self) {
+        let back = Cgroup::open(&self.origin).and_then(|origin| {
+            origin.write("cgroup.procs", &std::process::id().to_string())?;
+            self.root.remove_child("workloads")?;
+            self.root.remove_child("supervisor")
+        });
+        if let Err(error) = back {
+            tracing::debug!("leaving cgroups behind: {error}");
+            return;
+        }
+        if self.made_root {
+            let _ = std::fs::remove_dir(self.root.path());
+        }
+    }
+}
+
+fn check_mount() -> Result<(), HierarchyError> {
+    let found = match statfs(MOUNT_POINT) {
+        Ok(status) if status.filesystem_type() == CGROUP2_SUPER_MAGIC => return Ok(()),
+        Ok(_) if Path::new(MOUNT_POINT).join("unified").is_dir() => "a hybrid of v1 and v2",
+        Ok(_) if Path::new(MOUNT_POINT).join("memory").is_dir() => "v1",
+        Ok(_) => "no cgroup file system",
+        Err(_) => "nothing",
+    };
+    Err(HierarchyError::NotV2 {
+        path: MOUNT_POINT.to_owned(),
+        found,
+    })
+}
+
+/// Where this process is, as a path below the mount point.
+fn own_cgroup() -> Result<PathBuf, HierarchyError> {
+    const FILE: &str = "/proc/self/cgroup";
+    let text = std::fs::read_to_string(FILE)
+        .map_err(|source| HierarchyError::Read { path: FILE, source })?;
+    let path = text
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .unwrap_or("");
+    Ok(Path::new(MOUNT_POINT).join(path.trim_end_matches(" (deleted)")))
+}
+
+/// systemd marks what it delegates with an extended attribute (since 254 also
+/// for users; before, `trusted.delegate` only).
+fn is_delegated(cgroup: &Path) -> bool {
+    if std::env::var_os(IN_SCOPE).is_some() {
+        return true;
+    }
+    let Ok(path) = std::ffi::CString::new(cgroup.as_os_str().as_encoded_bytes()) else {
+        return false;
+    };
+    [c"trusted.delegate", c"user.delegate"].iter().any(|name| {
+        let mut value = [0u8; 4];
+        // SAFETY: both strings end with NUL, and the buffer has the size that is passed.
+        let length = unsafe {
+            libc::getxattr(
+                path.as_ptr(),
+                name.as_ptr(),
+                value.as_mut_ptr().cast(),
+                value.len(),
+            )
+        };
+        length == 1 && value[0] == b'1'
+    })
+}
+
+/// On a host with systemd, a process in a shell owns no part of the tree: this
+/// replaces it by itself inside a delegated scope. Returns where that isn't
+/// needed, and with an error where it failed.
+pub(crate) fn enter_scope(requested: Option<&Path>) -> Result<(), HierarchyError> {
+    let systemd = Path::new("/run/systemd/system").is_dir();
+    if !systemd || requested.is_some() || check_mount().is_err() || is_delegated(&own_cgroup()?) {
+        return Ok(());
+    }
+    let mut command = Command::new("systemd-run");
+    if !geteuid().is_root() {
+        command.arg("--user");
+    }
+    let source = command
+        .args(["--scope", "--quiet", "--property=Delegate=yes", "--"])
+        .arg(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")))
+        .args(std::env::args_os().skip(1))
+        .env(IN_SCOPE, "1")
+        .exec();
+    Err(HierarchyError::Read {
+        path: "systemd-run",
+        source,
+    })
+}
+
+/// Makes the root below the mount point, with every controller on the way.
+fn make_way(path: &Path, notes: &mut Vec<String>) -> Result<(), HierarchyError> {
+    let Ok(relative) = path.strip_prefix(MOUNT_POINT) else {
+        return Err(HierarchyError::NotV2 {
+            path: path.display().to_string(),
+            found: "a path outside the mount point",
+        });
+    };
+    let mut cgroup = Cgroup::open(Path::new(MOUNT_POINT))?;
+    for part in relative.components() {
+        let enabled = enable(&cgroup)?;
+        if !enabled.is_empty() && cgroup.path() == Path::new(MOUNT_POINT) {
+            notes.push(format!(
+                "enabled {} in {MOUNT_POINT}/cgroup.subtree_control",
+                enabled.join(", ")
+            ));
+        }
+        cgroup = cgroup
+            .ensure_child(&part.as_os_str().to_string_lossy())
+            .map_err(refine)?;
+    }
+    Ok(())
+}
+
+/// Hands every controller that is there down to the children.
+fn enable(cgroup: &Cgroup) -> Result<Vec<&'static str>, HierarchyError> {
+    let available = cgroup.read("cgroup.controllers")?;
+    let present = cgroup.read("cgroup.subtree_control")?;
+    let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
+    let mut enabled = Vec::new();
+    for controller in CONTROLLERS {
+        if has(&available, controller) && !has(&present, controller) {
+            match cgroup.write("cgroup.subtree_control", &format!("+{controller}")) {
+                Ok(()) => enabled.push(controller),
+                Err(error) if NEEDED.contains(&controller) => return Err(refine(error)),
+                Err(error) => tracing::debug!("{error}"),
+            }
+        }
+    }
+    Ok(enabled)
+}
+
+fn check_controllers(
+    root: &Cgroup,
+    asked: &BTreeMap<&'static str, &'static str>,
+) -> Result<(), HierarchyError> {
+    let available = root.read("cgroup.controllers")?;
+    let needed = NEEDED
+        .iter()
+        .map(|controller| (*controller, asked.get(controller).copied()));
+    let more = asked
+        .iter()
+        .map(|(controller, file)| (*controller, Some(*file)));
+    for (controller, file) in needed.chain(more) {
+        if !available.split_whitespace().any(|word| word == controller) {
+            return Err(HierarchyError::NoController {
+                path: root.path().join("cgroup.controllers"),
+                controller: controller.to_owned(),
+                available: available.trim().to_owned(),
+                file: file.map(str::to_owned),
+                cure: cure(controller),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn cure(controller: &str) -> String {
+    let of_v1 = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let line = of_v1
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|words| words.first() == Some(&controller));
+    match line.as_deref() {
+        Some([_, hierarchy, _, _]) if *hierarchy != "0" => {
+            format!(
+                "a cgroup v1 hierarchy holds it: boot with the kernel parameter `cgroup_no_v1={controller}`"
+            )
+        }
+        Some([_, _, _, "0"]) => {
+            format!("it is disabled: boot with the kernel parameter `cgroup_enable={controller}`")
+        }
+        Some(_) => format!(
+            "its parent keeps it: enable it there with `echo +{controller} > cgroup.subtree_control`"
+        ),
+        None => "this kernel was built without it".to_owned(),
+    }
+}
+
+fn refuse_occupied(workloads: &Cgroup) -> Result<(), HierarchyError> {
+    if !workloads.is_populated()? {
+        // Empty cgroups of an earlier run are only in the way.
+        if let Ok(entries) = std::fs::read_dir(workloads.path()) {
+            for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+                workloads.remove_child(&entry.file_name().to_string_lossy())?;
+            }
+        }
+        return Ok(());
+    }
+    let mut processes = 0;
+    if let Ok(entries) = std::fs::read_dir(workloads.path()) {
+        for entry in entries.flatten() {
+            let listed =
+                std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
+            processes += listed.lines().count();
+        }
+    }
+    Err(HierarchyError::Occupied {
+        path: workloads.path().to_owned(),
+        processes,
+    })
+}
+
+fn ancestors_of(workloads: &Path) -> Result<Vec<Cgroup>, CgroupError> {
+    workloads
+        .ancestors()
+        .take_while(|path| *path != Path::new(MOUNT_POINT))
+        .filter(|path| path.join("memory.events.local").exists())
+        .map(Cgroup::open)
+        .collect()
+}
+
+/// The errors that a host's administrator can cure, by their number.
+fn refine(error: CgroupError) -> HierarchyError {
+    let path = match &error {
+        CgroupError::Create { path, .. }
+        | CgroupError::Write { path, .. }
+        | CgroupError::Open { path, .. } => path.clone(),
+        _ => return error.into(),
+    };
+    match error.errno().map(Errno::from_raw) {
+        Some(source @ Errno::EROFS) => HierarchyError::ReadOnly { path, source },
+        Some(source @ (Errno::EACCES | Errno::EPERM)) => {
+            HierarchyError::NotPermitted { path, source }
+        }
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,18 @@
+//! The one place that knows kernel paths and system calls. Each file speaks to
+//! one facility; none decides anything.
+
+pub(crate) mod account;
+pub(crate) mod bpf;
+pub(crate) mod cgroupfs;
+pub(crate) mod clock;
+pub(crate) mod counters;
+pub(crate) mod hierarchy;
+pub(crate) mod limits;
+pub(crate) mod log_file;
+pub(crate) mod memory_info;
+pub(crate) mod pidfd;
+pub(crate) mod process;
+pub(crate) mod ready;
+pub(crate) mod signal;
+pub(crate) mod spawn;
+pub(crate) mod usage;

@@ -1,0 +1,179 @@
+//! Starts a program inside a cgroup, with nothing of the agent's left in it.
+//!
+//! `clone3` with `CLONE_INTO_CGROUP` (Linux 5.7) puts the child into its cgroup
+//! before it runs an instruction, so that its first page is charged there, and
+//! returns a pidfd, so that no number can be reused. The child then prepares
+//! itself and waits behind a gate:
+//!
+//! ```text
+//! agent                                child
+//! clone3 ────────────────────────────→ session, descriptors, limits, user …
+//! records the instance                 waits for one byte
+//! opens the gate ── one byte ────────→ execve
+//! reads to the end of file ←───────────┘ closed by exec, or five bytes: what failed
+//! ```
+//!
+//! If the agent dies before the byte, the child reads the end of file and goes.
+//! Between `clone3` and `execve` only async-signal-safe calls are made: another
+//! thread of the agent may have held any lock at that moment.
+
+mod child;
+
+use super::account::Identity;
+use super::cgroupfs::Cgroup;
+use super::pidfd::PidFd;
+use enforcer_core::event::StartError;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+pub(crate) use child::Stage;
+
+/// Everything a child needs, made before the fork: after it, nothing may be
+/// allocated.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) command: Vec<CString>,
+    pub(crate) environment: Vec<CString>,
+    pub(crate) directory: CString,
+    pub(crate) identity: Identity,
+    /// False where the agent is no root and can only start what it is itself.
+    pub(crate) switch_user: bool,
+    /// Numbers of capabilities(7).
+    pub(crate) capabilities: Vec<u8>,
+    /// Resource and limit, as for setrlimit(2).
+    pub(crate) rlimits: Vec<(u8, u64)>,
+    /// Whether the limit of open descriptors is the default, not the manifest's.
+    pub(crate) default_nofile: bool,
+    pub(crate) no_new_privs: bool,
+    pub(crate) oom_score_adj: CString,
+}
+
+/// A child that waits behind its gate.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: PidFd,
+    gate: UnixStream,
+}
+
+/// What can go wrong before the child exists.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SpawnError {
+    #[error("make the gate")]
+    Gate(#[source] io::Error),
+    #[error("open /dev/null")]
+    Null(#[source] io::Error),
+    #[error("clone3 into the cgroup {cgroup}")]
+    Clone { cgroup: String, source: io::Error },
+}
+
+/// Makes the child, prepared and waiting. Its standard output and error go to
+/// `output`.
+pub(crate) fn spawn(
+    launch: &Launch,
+    cgroup: &Cgroup,
+    output: &File,
+) -> Result<Waiting, SpawnError> {
+    let (gate, inner) = UnixStream::pair().map_err(SpawnError::Gate)?;
+    let null = File::options()
+        .read(true)
+        .open("/dev/null")
+        .map_err(SpawnError::Null)?;
+    let pointers = child::Pointers::of(launch);
+    let plan = child::Plan {
+        launch,
+        pointers: &pointers,
+        gate: inner.as_raw_fd(),
+        null: null.as_raw_fd(),
+        output: output.as_raw_fd(),
+    };
+    let (pid, pidfd) = clone_into(cgroup, &plan).map_err(|source| SpawnError::Clone {
+        cgroup: cgroup.path().display().to_string(),
+        source,
+    })?;
+    Ok(Waiting {
+        pid,
+        pidfd: PidFd::new(pidfd),
+        gate,
+    })
+}
+
+fn clone_into(cgroup: &Cgroup, plan: &child::Plan<'_>) -> io::Result<(u32, OwnedFd)> {
+    // include/uapi/linux/sched.h; wider than the crate's type for flags.
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all of its fields are integers, for which zero is valid and means "not used".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags =
+        u64::from(libc::CLONE_PIDFD.unsigned_abs()) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+    arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    arguments.cgroup = u64::from(cgroup.as_fd().as_raw_fd().unsigned_abs());
+    // SAFETY: without CLONE_VM the child has its own copy of this thread's stack,
+    // and `child::run` makes only async-signal-safe calls and never returns.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        0 => child::run(plan),
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        1.. => Ok((u32::try_from(pid).map_err(io::Error::other)?, unsafe {
+            OwnedFd::from_raw_fd(pidfd)
+        })),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Waiting {
+    /// Opens the gate, and returns once the program runs. What failed in the
+    /// child is a start error; the child is gone then and was waited for.
+    pub(crate) fn release(mut self, program: &str) -> Result<PidFd, StartError> {
+        let mut report = Vec::new();
+        let told = self
+            .gate
+            .write_all(&[1])
+            .and_then(|()| self.gate.read_to_end(&mut report));
+        let failed = |stage: String, source: io::Error| StartError {
+            stage,
+            errno: source.raw_os_error(),
+            error: describe(&source),
+        };
+        if let (Ok(_), [stage, errno @ ..]) = (&told, report.as_slice()) {
+            let number = errno.try_into().map_or(0, i32::from_ne_bytes);
+            let _ = self.pidfd.wait();
+            return Err(failed(
+                Stage::describe(*stage, program),
+                io::Error::from_raw_os_error(number),
+            ));
+        }
+        match told {
+            // An end of file says that exec closed the other side.
+            Ok(_) => Ok(self.pidfd),
+            Err(source)
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Ok(self.pidfd)
+            }
+            Err(source) => Err(failed("reach the new process".to_owned(), source)),
+        }
+    }
+}
+
+/// An error in words, without Rust's "(os error 2)".
+pub(crate) fn describe(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(
+        || error.to_string(),
+        |number| nix::Error::from_raw(number).desc().to_owned(),
+    )
+}

@@ -1,0 +1,328 @@
+//! The child's side, between `clone3` and `execve`. Nothing here allocates,
+//! locks or panics; every call is async-signal-safe (signal-safety(7)) or a bare
+//! system call.
+
+use super::Launch;
+use libc::{c_char, c_int};
+
+/// What the child was doing when it failed; told to the agent as a byte.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Session = 1,
+    Descriptors,
+    Signals,
+    OomScore,
+    Rlimits,
+    Groups,
+    Capabilities,
+    User,
+    Directory,
+    Exec,
+}
+
+impl Stage {
+    /// A fragment for "failed to …".
+    pub(crate) fn describe(stage: u8, program: &str) -> String {
+        match stage {
+            1 => "begin a session".to_owned(),
+            2 => "arrange the descriptors".to_owned(),
+            3 => "reset the signals".to_owned(),
+            4 => "set oom_score_adj".to_owned(),
+            5 => "set the resource limits".to_owned(),
+            6 => "take on the groups".to_owned(),
+            7 => "set the capabilities".to_owned(),
+            8 => "become the user".to_owned(),
+            9 => "enter the directory".to_owned(),
+            _ => format!("execute {program}"),
+        }
+    }
+}
+
+/// The argument and environment arrays, as `execve` wants them.
+#[derive(Debug)]
+pub(crate) struct Pointers {
+    command: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+}
+
+impl Pointers {
+    pub(crate) fn of(launch: &Launch) -> Self {
+        let array = |strings: &[std::ffi::CString]| {
+            strings
+                .iter()
+                .map(|string| string.as_ptr())
+                .chain([std::ptr::null()])
+                .collect()
+        };
+        Self {
+            command: array(&launch.command),
+            environment: array(&launch.environment),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) launch: &'a Launch,
+    pub(crate) pointers: &'a Pointers,
+    pub(crate) gate: c_int,
+    pub(crate) null: c_int,
+    pub(crate) output: c_int,
+}
+
+/// The gate's descriptor after [`descriptors`].
+const GATE: c_int = 3;
+
+/// A step's outcome: it failed with `errno`.
+struct Failed(Stage);
+
+type Step = Result<(), Failed>;
+
+pub(crate) fn run(plan: &Plan<'_>) -> ! {
+    // Until it is moved, the gate is where the agent had it.
+    let mut gate = plan.gate;
+    if let Err(Failed(stage)) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan)) {
+        let errno = nix::Error::last_raw().to_ne_bytes();
+        let report = [stage as u8, errno[0], errno[1], errno[2], errno[3]];
+        // SAFETY: the buffer outlives the call. Nobody is left to tell if it fails.
+        unsafe { libc::write(gate, report.as_ptr().cast(), report.len()) };
+    }
+    // SAFETY: ends this process only, without running the agent's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+fn check(result: c_int, stage: Stage) -> Step {
+    if result < 0 {
+        Err(Failed(stage))
+    } else {
+        Ok(())
+    }
+}
+
+fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
+    let launch = plan.launch;
+    // SAFETY: no preconditions; a forked child leads no group yet.
+    check(unsafe { libc::setsid() }, Stage::Session)?;
+    descriptors(plan, gate)?;
+    signals()?;
+    // SAFETY: no preconditions, and it always succeeds.
+    unsafe { libc::umask(0o022) };
+    oom_score(launch)?;
+    rlimits(launch)?;
+    identity(launch)?;
+    // SAFETY: the path ends with NUL.
+    check(
+        unsafe { libc::chdir(launch.directory.as_ptr()) },
+        Stage::Directory,
+    )
+}
+
+/// 0 is `/dev/null`, 1 and 2 the log, 3 the gate until exec; all else is closed.
+fn descriptors(plan: &Plan<'_>, gate: &mut c_int) -> Step {
+    let stage = Stage::Descriptors;
+    // SAFETY: duplicates and closes descriptors of this process alone. Those of
+    // the plan are 3 or above, since the agent has its own 0 to 2, so that the
+    // first three calls overwrite none of them; the gate comes last.
+    unsafe {
+        check(libc::dup2(plan.null, 0), stage)?;
+        check(libc::dup2(plan.output, 1), stage)?;
+        check(libc::dup2(plan.output, 2), stage)?;
+        if plan.gate == GATE {
+            check(libc::fcntl(GATE, libc::F_SETFD, libc::FD_CLOEXEC), stage)?;
+        } else {
+            check(libc::dup3(plan.gate, GATE, libc::O_CLOEXEC), stage)?;
+        }
+        *gate = GATE;
+        check(close_from(GATE.unsigned_abs() + 1), stage)
+    }
+}
+
+/// close_range(2), since Linux 5.9.
+fn close_from(first: u32) -> c_int {
+    // SAFETY: closes descriptors of this process alone; see `descriptors`.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+    if result < 0 { -1 } else { 0 }
+}
+
+/// Nothing blocked, nothing ignored: what the agent ignores would stay ignored
+/// across exec, and Rust ignores SIGPIPE.
+fn signals() -> Step {
+    // SAFETY: `set` and `action` are initialised before they are read, and the
+    // handlers of this process are not used again before exec.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        check(
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()),
+            Stage::Signals,
+        )?;
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = libc::SIG_DFL;
+        for signal in 1..=31 {
+            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                check(
+                    libc::sigaction(signal, &raw const action, std::ptr::null_mut()),
+                    Stage::Signals,
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Before the user changes: lowering it takes CAP_SYS_RESOURCE.
+fn oom_score(launch: &Launch) -> Step {
+    let value = launch.oom_score_adj.as_bytes();
+    // SAFETY: the path ends with NUL, the buffer outlives the call, and the
+    // descriptor was opened right here.
+    unsafe {
+        let file = libc::open(
+            c"/proc/self/oom_score_adj".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        );
+        check(file, Stage::OomScore)?;
+        let written = libc::write(file, value.as_ptr().cast(), value.len());
+        libc::close(file);
+        if written < 0 {
+            Err(Failed(Stage::OomScore))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn rlimits(launch: &Launch) -> Step {
+    for (resource, limit) in &launch.rlimits {
+        // The usual soft limit of descriptors keeps programs that use select(2)
+        // alive; whoever wants more may raise it up to the hard one.
+        let soft = if u32::from(*resource) == libc::RLIMIT_NOFILE {
+            (*limit).min(soft_nofile(launch, *limit))
+        } else {
+            *limit
+        };
+        let value = libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: *limit,
+        };
+        // SAFETY: the structure outlives the call.
+        check(
+            unsafe { libc::setrlimit(u32::from(*resource), &raw const value) },
+            Stage::Rlimits,
+        )?;
+    }
+    Ok(())
+}
+
+/// What the agent's own unit may have raised goes back to the system's default
+/// (1024, hard 524288), unless the manifest says how many.
+fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
+    if launch.default_nofile { 1024 } else { limit }
+}
+
+fn identity(launch: &Launch) -> Step {
+    let identity = &launch.identity;
+    if launch.switch_user {
+        let groups: *const libc::gid_t = identity.groups.as_ptr().cast();
+        let gid = identity.gid.as_raw();
+        // SAFETY: the array has the length that is passed; `Gid` is a
+        // transparent `gid_t`.
+        unsafe {
+            check(
+                libc::setgroups(identity.groups.len(), groups),
+                Stage::Groups,
+            )?;
+            check(libc::setresgid(gid, gid, gid), Stage::Groups)?;
+        }
+        if !identity.uid.is_root() {
+            drop_privileges(launch)?;
+        }
+    }
+    if launch.no_new_privs {
+        // SAFETY: no pointers are passed.
+        check(
+            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
+            Stage::Capabilities,
+        )?;
+    }
+    Ok(())
+}
+
+/// Becomes the user, with the declared capabilities and no others.
+fn drop_privileges(launch: &Launch) -> Step {
+    let stage = Stage::Capabilities;
+    let uid = launch.identity.uid.as_raw();
+    let mask = launch
+        .capabilities
+        .iter()
+        .fold(0u64, |mask, number| mask | 1 << number);
+    // SAFETY: no pointers are passed to any of these calls.
+    unsafe {
+        for capability in 0..64u64 {
+            if mask & (1 << capability) == 0
+                && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) < 0
+            {
+                // Past the kernel's last one.
+                break;
+            }
+        }
+        if mask != 0 {
+            check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), stage)?;
+        }
+        check(libc::setresuid(uid, uid, uid), Stage::User)?;
+        if mask != 0 {
+            check(set_capabilities(mask), stage)?;
+            for capability in &launch.capabilities {
+                let raise = libc::PR_CAP_AMBIENT_RAISE;
+                check(
+                    libc::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(*capability), 0, 0),
+                    stage,
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// capset(2), version 3: permitted, effective and inheritable alike.
+fn set_capabilities(mask: u64) -> c_int {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: c_int,
+    }
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let low = u32::try_from(mask & 0xffff_ffff).unwrap_or(0);
+    let high = u32::try_from(mask >> 32).unwrap_or(0);
+    let data = [low, low, low, high, high, high];
+    // SAFETY: a header of version 3 and its two sets of three words each.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
+    if result < 0 { -1 } else { 0 }
+}
+
+fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: one byte is read into one byte.
+        match unsafe { libc::read(GATE, (&raw mut byte).cast(), 1) } {
+            1 => break,
+            -1 if nix::Error::last_raw() == libc::EINTR => {}
+            // The agent is gone: what it did not record may not run.
+            // SAFETY: ends this process only.
+            _ => unsafe { libc::_exit(127) },
+        }
+    }
+    let pointers = plan.pointers;
+    // SAFETY: both arrays end with a null pointer, and their strings with NUL.
+    unsafe {
+        libc::execve(
+            pointers.command[0],
+            pointers.command.as_ptr(),
+            pointers.environment.as_ptr(),
+        )
+    };
+    Err(Failed(Stage::Exec))
+}

@@ -1,0 +1,166 @@
+//! Manifests from disk: one file, or a folder of them, with every fault drawn
+//! where it stands.
+
+use crate::kernel::account::HostAccounts;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use enforcer_core::manifest::{self, Fault, Parsed, Severity};
+use enforcer_core::spec::Manifest;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A manifest and what is to be said about it.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) manifest: Manifest,
+    /// Drawn warnings; empty without any.
+    pub(crate) warnings: String,
+    pub(crate) files: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("find a manifest: {} has no *.yaml", .0.display())]
+    EmptyFolder(PathBuf),
+    /// Every fault, drawn.
+    #[error("{0}")]
+    Faults(String, usize),
+}
+
+/// One manifest's text under its name.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    pub(crate) text: String,
+}
+
+/// Reads a file, or every `*.yaml` of a folder in the order of their names.
+pub(crate) fn read(path: &Path) -> Result<Vec<Source>, LoadError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LoadError::Read { path, source }
+    };
+    let mut paths = vec![path.to_owned()];
+    if path.is_dir() {
+        paths = std::fs::read_dir(path)
+            .map_err(failed(path))?
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|file| {
+                file.extension()
+                    .is_some_and(|extension| extension == "yaml")
+            })
+            .collect();
+        paths.sort();
+        if paths.is_empty() {
+            return Err(LoadError::EmptyFolder(path.to_owned()));
+        }
+    }
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).map_err(failed(&path))?;
+            Ok(Source { path, text })
+        })
+        .collect()
+}
+
+/// Parses sources into one manifest.
+pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError> {
+    let parsed: Vec<Parsed> = sources
+        .iter()
+        .map(|source| manifest::parse(&source.text, &HostAccounts))
+        .collect();
+    let mut faults: Vec<(usize, Fault)> = Vec::new();
+    for (index, file) in parsed.iter().enumerate() {
+        faults.extend(file.faults.iter().map(|fault| (index, fault.clone())));
+    }
+    let located = parsed
+        .into_iter()
+        .zip(sources)
+        .map(|(file, source)| locate_files(file, source))
+        .collect();
+    let (manifest, more) = manifest::join(located);
+    faults.extend(more);
+    let mut drawn = String::new();
+    for (index, fault) in &faults {
+        // Writing to a string can't fail.
+        let _ = writeln!(drawn, "{}\n", draw(fault, &sources[*index], color));
+    }
+    let errors = faults
+        .iter()
+        .filter(|(_, fault)| fault.severity == Severity::Error)
+        .count();
+    if errors > 0 {
+        return Err(LoadError::Faults(drawn, errors));
+    }
+    Ok(Loaded {
+        manifest,
+        warnings: drawn,
+        files: sources.len(),
+    })
+}
+
+pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
+    parse(&read(path)?, color)
+}
+
+/// Files of variables are named from where the manifest is.
+fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
+    let folder = source.path.parent().unwrap_or(Path::new("/"));
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    for spec in parsed.manifest.workloads.values_mut() {
+        for file in &mut spec.environment_files {
+            *file = folder.join(&*file).display().to_string();
+        }
+    }
+    parsed
+}
+
+fn draw(fault: &Fault, source: &Source, color: bool) -> String {
+    let path = source.path.display().to_string();
+    let level = match fault.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+    };
+    // An empty span has no place for a caret: it points at one character.
+    let mut span = fault.span.clone();
+    if span.is_empty() {
+        let next = source.text[span.start..]
+            .chars()
+            .next()
+            .map_or(0, char::len_utf8);
+        span.end = span.start + next;
+    }
+    let message = printable(&fault.message);
+    let label = printable(&fault.label);
+    let snippet = Snippet::source(&source.text)
+        .path(&path)
+        .annotation(AnnotationKind::Primary.span(span).label(&label));
+    let mut group: Group<'_> = level.primary_title(&message).element(snippet);
+    let help = fault.help.as_deref().map(printable);
+    if let Some(help) = &help {
+        group = group.element(Level::HELP.message(help));
+    }
+    let renderer = if color {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    renderer.render(&[group])
+}
+
+/// Text from a file must not drive the terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|character| {
+            if character.is_control() {
+                '\u{fffd}'
+            } else {
+                character
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,148 @@
+//! eBPF records to events: whose process was it, and what do the counters say
+//! now. Where the kernel tells only a pid, the owner is found here.
+
+use crate::executor::{Executor, error_chain, lock};
+use crate::kernel::bpf::EventRing;
+use crate::kernel::{process, ready};
+use enforcer_common::{EXIT, MARK, Record};
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{CgroupId, Event};
+use enforcer_core::oom::{Asker, Victim};
+use enforcer_core::units::Bytes;
+use std::sync::Arc;
+use tokio::io::Interest;
+
+/// Waits for records, for as long as the agent lives.
+pub(crate) async fn follow(ring: Arc<EventRing>, executor: Arc<Executor>) {
+    let polled = match ready::watch(&*ring, Interest::READABLE) {
+        Ok(polled) => polled,
+        Err(error) => {
+            let why = format!("the eBPF ring can't be polled: {error}");
+            executor.send(Event::Degraded {
+                what: "ebpf".to_owned(),
+                why,
+            });
+            return;
+        }
+    };
+    loop {
+        let Ok(mut readable) = polled.readable().await else {
+            return;
+        };
+        drain(&ring, &executor);
+        readable.clear_ready();
+    }
+}
+
+/// Passes on every record that waits.
+pub(crate) fn drain(ring: &EventRing, executor: &Executor) {
+    ring.drain(|record| deliver(&record, executor));
+    let lost = ring.newly_lost();
+    if lost > 0 {
+        executor.send(Event::EventsLost(lost));
+    }
+}
+
+fn deliver(record: &Record, executor: &Executor) {
+    match record.kind {
+        MARK => mark(record, executor),
+        EXIT => tracing::debug!(
+            pid = record.tgid,
+            status = record.status,
+            "exit seen by eBPF"
+        ),
+        other => tracing::warn!("an eBPF record of the unknown kind {other}"),
+    }
+}
+
+fn mark(record: &Record, executor: &Executor) {
+    let mut victim = victim_of(record);
+    let owner = match record.cgroup {
+        0 => owner_of_thread(executor, &mut victim),
+        id => owner_of_cgroup(executor, CgroupId(id)),
+    };
+    let Some((workload, reader)) = owner else {
+        tracing::debug!(pid = record.tgid, "an OOM victim that is none of ours");
+        return;
+    };
+    // The kernel counts before it marks: what is read now includes this kill.
+    let read = lock(&reader).read();
+    match read {
+        Ok(counters) => executor.send(Event::OomMark {
+            workload,
+            victim,
+            counters,
+        }),
+        Err(error) => tracing::error!(
+            "{workload}: failed to {}; the OOM kill is told later",
+            error_chain(&error)
+        ),
+    }
+}
+
+type Owner = (
+    WorkloadName,
+    Arc<std::sync::Mutex<crate::kernel::counters::CounterReader>>,
+);
+
+fn owner_of_cgroup(executor: &Executor, id: CgroupId) -> Option<Owner> {
+    let registry = executor.registry();
+    let found = registry.iter().find(|(_, entry)| entry.id == id);
+    found.map(|(name, entry)| (name.clone(), Arc::clone(&entry.counters)))
+}
+
+/// The old layout tells a thread. Dying processes keep their place in `/proc`
+/// until they are waited for, and a main process is waited for by us alone.
+fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<Owner> {
+    let thread = victim.pid;
+    if let Some(process) = process::tgid_of(thread) {
+        victim.pid = process;
+    }
+    if let Some((command, rss)) = process::command_and_rss(victim.pid) {
+        victim.command = command;
+        victim.rss_bytes = Bytes(rss);
+    }
+    let cgroup = process::cgroup_of(victim.pid);
+    let registry = executor.registry();
+    let found = registry.iter().find(|(_, entry)| {
+        let path = entry
+            .cgroup
+            .path()
+            .strip_prefix(crate::kernel::cgroupfs::MOUNT_POINT)
+            .unwrap_or(entry.cgroup.path());
+        let inside = |cgroup: &String| {
+            std::path::Path::new(cgroup.trim_start_matches('/')).starts_with(path)
+        };
+        entry.pid == victim.pid || cgroup.as_ref().is_some_and(inside)
+    });
+    found.map(|(name, entry)| (name.clone(), Arc::clone(&entry.counters)))
+}
+
+fn victim_of(record: &Record) -> Victim {
+    let resident = record.anon_pages + record.file_pages + record.shmem_pages;
+    Victim {
+        pid: record.tgid,
+        start_ns: record.start_ns,
+        command: command(&record.comm),
+        rss_bytes: Bytes::from_pages(resident),
+        anon_bytes: Bytes::from_pages(record.anon_pages),
+        file_bytes: Bytes::from_pages(record.file_pages + record.shmem_pages),
+        kernel_bytes: Bytes(record.pgtables_bytes),
+        swap_bytes: Bytes::from_pages(record.swap_pages),
+        asker: Asker {
+            pid: record.asker_tgid,
+            command: command(&record.asker_comm),
+            cgroup: CgroupId(record.asker_cgroup),
+        },
+        marked_ns: record.time_ns,
+    }
+}
+
+/// A command name as the kernel keeps it: up to 15 bytes, then NUL.
+fn command(comm: &[u8]) -> String {
+    let end = comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}

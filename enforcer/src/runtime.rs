@@ -1,0 +1,255 @@
+//! The one task that owns the `Supervisor`: it takes an event, asks the core,
+//! remembers what was decided and hands the actions on. It waits for nothing
+//! but the next event.
+
+use crate::executor::Executor;
+use crate::kernel::clock;
+use crate::store::history::History;
+use enforcer_core::event::{Detail, Moment, Request, Transition};
+use enforcer_core::plan::Plan;
+use enforcer_core::spec::Manifest;
+use enforcer_core::supervisor::View;
+use enforcer_core::units::MonoTime;
+use enforcer_core::{Decision, Event, Supervisor, WorkloadName};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// How often the logs are looked at, and lost records counted.
+const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The way in for everything that happens.
+#[derive(Clone, Debug)]
+pub(crate) struct Events(mpsc::UnboundedSender<Message>);
+
+impl Events {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Never waits. After the runtime's end there is nobody left to tell.
+    pub(crate) fn send(&self, event: Event) {
+        let _ = self.0.send(Message::Event(event));
+    }
+
+    /// Asks a question and waits for its answer; `None` if the agent is going.
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Message::Question(question(reply))).ok()?;
+        answer.await.ok()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    Event(Event),
+    Question(Question),
+}
+
+/// What the API wants to know or have done.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Views(oneshot::Sender<Vec<View>>),
+    View(WorkloadName, oneshot::Sender<Option<View>>),
+    /// Answered when the workload has come to where the request leads.
+    Request(
+        WorkloadName,
+        Request,
+        oneshot::Sender<Result<View, RequestError>>,
+    ),
+    Plan(Box<Manifest>, oneshot::Sender<Plan>),
+    Apply {
+        manifest: Box<Manifest>,
+        prune: bool,
+        reply: oneshot::Sender<Plan>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestError {
+    NoSuchWorkload,
+    /// It was tried, and this is what came of it.
+    Failed(String),
+}
+
+/// Someone who waits for a workload to come to rest or to life.
+#[derive(Debug)]
+struct Waiter {
+    workload: WorkloadName,
+    request: Request,
+    reply: oneshot::Sender<Result<View, RequestError>>,
+}
+
+pub(crate) struct Runtime {
+    supervisor: Supervisor,
+    executor: Arc<Executor>,
+    history: Arc<History>,
+    waiters: Vec<Waiter>,
+    noise: RandomState,
+    wake: Option<MonoTime>,
+}
+
+impl Runtime {
+    pub(crate) fn new(executor: Arc<Executor>, history: Arc<History>) -> Self {
+        Self {
+            supervisor: Supervisor::new(),
+            executor,
+            history,
+            waiters: Vec::new(),
+            noise: RandomState::new(),
+            wake: None,
+        }
+    }
+
+    /// Runs until a shutdown is complete.
+    pub(crate) async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let due = self.wake.map(|wake| wake.since(clock::now()));
+            let message = tokio::select! {
+                biased;
+                Some(message) = messages.recv() => message,
+                () = sleep(due), if due.is_some() => Message::Event(Event::Wake),
+                _ = tick.tick() => {
+                    let executor = Arc::clone(&self.executor);
+                    tokio::task::spawn_blocking(move || executor.bound_logs());
+                    continue;
+                }
+            };
+            let finished = match message {
+                Message::Event(event) => self.handle(event),
+                Message::Question(question) => self.answer(question),
+            };
+            if finished {
+                return;
+            }
+        }
+    }
+
+    /// Returns whether the shutdown is complete.
+    fn handle(&mut self, event: Event) -> bool {
+        let now = clock::now();
+        let moment = Moment {
+            now,
+            noise: self.noise.hash_one(now.0),
+        };
+        let Decision {
+            actions,
+            transitions,
+            wake,
+            finished,
+        } = self.supervisor.handle(moment, event);
+        self.wake = wake;
+        for action in actions {
+            self.executor.dispatch(action);
+        }
+        self.history
+            .append(transitions, |transition| time_of(transition, now));
+        self.wake_waiters();
+        finished
+    }
+
+    fn answer(&mut self, question: Question) -> bool {
+        // Whoever asked may have gone; that is no concern here.
+        match question {
+            Question::Views(reply) => drop(reply.send(self.supervisor.views().collect())),
+            Question::View(name, reply) => drop(reply.send(self.supervisor.view(&name))),
+            Question::Plan(manifest, reply) => {
+                drop(reply.send(Plan::between(&self.supervisor.manifest(), &manifest)));
+            }
+            Question::Apply {
+                manifest,
+                prune,
+                reply,
+            } => {
+                let plan = Plan::between(&self.supervisor.manifest(), &manifest);
+                let finished = self.handle(Event::Configure {
+                    manifest: *manifest,
+                    prune,
+                });
+                drop(reply.send(plan));
+                return finished;
+            }
+            Question::Request(workload, request, reply) => {
+                if self.supervisor.view(&workload).is_none() {
+                    drop(reply.send(Err(RequestError::NoSuchWorkload)));
+                    return false;
+                }
+                self.waiters.push(Waiter {
+                    workload: workload.clone(),
+                    request,
+                    reply,
+                });
+                return self.handle(Event::Request { workload, request });
+            }
+        }
+        false
+    }
+
+    fn wake_waiters(&mut self) {
+        let supervisor = &self.supervisor;
+        let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
+            .into_iter()
+            .partition_map(|waiter| {
+                match outcome(supervisor.view(&waiter.workload), waiter.request) {
+                    Some(outcome) => Ok((waiter.reply, outcome)),
+                    None => Err(waiter),
+                }
+            });
+        self.waiters = waiting;
+        for (reply, outcome) in done {
+            drop(reply.send(outcome));
+        }
+    }
+}
+
+trait PartitionMap: Iterator + Sized {
+    /// Sorts each item to one side or the other.
+    fn partition_map<A, B>(self, sort: impl Fn(Self::Item) -> Result<A, B>) -> (Vec<A>, Vec<B>) {
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for item in self {
+            match sort(item) {
+                Ok(item) => left.push(item),
+                Err(item) => right.push(item),
+            }
+        }
+        (left, right)
+    }
+}
+
+impl<I: Iterator> PartitionMap for I {}
+
+async fn sleep(due: Option<std::time::Duration>) {
+    tokio::time::sleep(due.unwrap_or_default()).await;
+}
+
+/// What became of a request; `None` while it is under way.
+fn outcome(view: Option<View>, request: Request) -> Option<Result<View, RequestError>> {
+    let Some(view) = view else {
+        return Some(Err(RequestError::NoSuchWorkload));
+    };
+    let upwards = matches!(request, Request::Start | Request::Restart);
+    match view.state {
+        "running" if upwards => Some(Ok(view)),
+        "failed" | "backing_off" | "breaker_open" if upwards => {
+            Some(Err(RequestError::Failed(view.reason)))
+        }
+        "stopped" | "failed" | "pending" if !upwards => Some(Ok(view)),
+        _ => None,
+    }
+}
+
+/// An OOM kill happened when the kernel marked it; all else happens when it is
+/// decided.
+fn time_of(transition: &Transition, now: MonoTime) -> jiff::Timestamp {
+    let moment = match &transition.detail {
+        Detail::OomKill(incident) => incident.marked_ns.map_or(now, MonoTime),
+        _ => now,
+    };
+    clock::wall_time_of(moment)
+}

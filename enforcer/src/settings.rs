@@ -1,0 +1,75 @@
+//! Where the agent keeps its things: flags, their environment variables and
+//! their defaults.
+
+use crate::kernel::bpf::Wanted;
+use std::path::PathBuf;
+
+/// Options that stand before or after any command.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Settings {
+    /// The agent's Unix socket [default: RUNTIME_DIR/enforcer.sock]
+    #[arg(long, global = true, env = "ENFORCER_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Logs and history [default: /var/lib/enforcer]
+    #[arg(long, global = true, env = "ENFORCER_STATE_DIR", value_name = "PATH")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What only lives until the next boot [default: /run/enforcer]
+    #[arg(long, global = true, env = "ENFORCER_RUNTIME_DIR", value_name = "PATH")]
+    pub(crate) runtime_dir: Option<PathBuf>,
+    /// The agent's cgroup [default: the delegated one, else /sys/fs/cgroup/enforcer]
+    #[arg(long, global = true, env = "ENFORCER_CGROUP_ROOT", value_name = "PATH")]
+    pub(crate) cgroup_root: Option<PathBuf>,
+    /// eBPF programs: what fits the kernel, those for kernels that tell only a pid, or none
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_EBPF",
+        value_name = "WHICH",
+        default_value = "auto"
+    )]
+    pub(crate) ebpf: Wanted,
+    /// Colours on the terminal
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_COLOR",
+        value_name = "WHEN",
+        default_value = "auto"
+    )]
+    pub(crate) color: Color,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Settings {
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
+        self.runtime_dir.clone().unwrap_or_else(|| {
+            let user = std::env::var_os("XDG_RUNTIME_DIR")
+                .map(|folder| PathBuf::from(folder).join("enforcer"));
+            let root = nix::unistd::geteuid().is_root();
+            user.filter(|_| !root)
+                .unwrap_or_else(|| PathBuf::from("/run/enforcer"))
+        })
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| {
+            let user = std::env::var_os("HOME")
+                .map(|folder| PathBuf::from(folder).join(".local/state/enforcer"));
+            let root = nix::unistd::geteuid().is_root();
+            user.filter(|_| !root)
+                .unwrap_or_else(|| PathBuf::from("/var/lib/enforcer"))
+        })
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| self.runtime_dir().join("enforcer.sock"))
+    }
+}

@@ -1,0 +1,89 @@
+//! Edges that only wake: an exit, a change of `memory.events`. Each passes on
+//! what it saw and goes back to waiting; the core judges.
+
+use crate::executor::{error_chain, lock};
+use crate::kernel::cgroupfs::Cgroup;
+use crate::kernel::counters::CounterReader;
+use crate::kernel::pidfd::PidFd;
+use crate::kernel::ready;
+use crate::runtime::Events;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{Event, InstanceId};
+use nix::fcntl::OFlag;
+use std::sync::{Arc, Mutex};
+use tokio::io::Interest;
+
+/// Tells once that the main process has exited. A pidfd becomes readable then.
+pub(crate) async fn exit(
+    pidfd: Arc<PidFd>,
+    events: Events,
+    workload: WorkloadName,
+    instance: InstanceId,
+) {
+    match ready::watch(&*pidfd, Interest::READABLE) {
+        Ok(readable) => {
+            // An error would mean that the runtime is going down.
+            let _ = readable.readable().await;
+        }
+        Err(error) => tracing::error!("{workload}: failed to wait for its exit: {error}"),
+    }
+    events.send(Event::MainExited { workload, instance });
+}
+
+/// Reads the counters whenever the kernel says that one of them changed: kernfs
+/// raises POLLPRI, at most every 10 ms (`cgroup_file_notify`).
+pub(crate) async fn memory_events(
+    cgroup: Arc<Cgroup>,
+    counters: Arc<Mutex<CounterReader>>,
+    events: Events,
+    workload: WorkloadName,
+) {
+    let opened = cgroup
+        .open_file("memory.events", OFlag::O_RDONLY)
+        .and_then(|file| Ok((ready::watch(&file, Interest::PRIORITY)?, file)));
+    let (polled, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::warn!(
+                "{workload}: memory.events can't be polled: {error}; kills are told when it exits"
+            );
+            return;
+        }
+    };
+    let mut known = lock(&counters)
+        .read()
+        .map(|counters| counters.oom_kill)
+        .unwrap_or(0);
+    loop {
+        // The poll is armed by a read through this very descriptor.
+        if let Err(error) = rearm(&file) {
+            tracing::debug!("{workload}: memory.events: {error}");
+            return;
+        }
+        let read = lock(&counters).read();
+        match read {
+            Ok(counters) if counters.oom_kill != known => {
+                known = counters.oom_kill;
+                events.send(Event::CountersRead {
+                    workload: workload.clone(),
+                    counters,
+                });
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!("{workload}: {}", error_chain(&error));
+                return;
+            }
+        }
+        match polled.ready(Interest::PRIORITY).await {
+            Ok(mut changed) => changed.clear_ready(),
+            Err(_) => return,
+        }
+    }
+}
+
+fn rearm(file: &std::fs::File) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let mut buffer = [0; 256];
+    file.read_at(&mut buffer, 0).map(drop)
+}

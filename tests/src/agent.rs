@@ -1,0 +1,214 @@
+//! An agent under test: started as a user would start it, asked over its socket,
+//! and stopped by Ctrl-C. If the test panics, its log is printed.
+
+use crate::wait_for;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub const ENFORCER: &str = "/bin/enforcer";
+
+/// Each agent has a folder of its own.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+pub struct Agent {
+    process: Child,
+    folder: PathBuf,
+}
+
+impl Agent {
+    /// Starts an agent and waits until it answers.
+    ///
+    /// # Panics
+    /// If it doesn't.
+    #[must_use]
+    pub fn start(manifest: &str) -> Self {
+        Self::start_with(manifest, &[])
+    }
+
+    /// The same with further arguments.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    #[must_use]
+    pub fn start_with(manifest: &str, arguments: &[&str]) -> Self {
+        let folder = folder();
+        fs::write(folder.join("manifest.yaml"), manifest).unwrap();
+        let process = command(&folder)
+            .args(arguments)
+            .args(["run", "-f"])
+            .arg(folder.join("manifest.yaml"))
+            .stdin(Stdio::null())
+            .stdout(File::create(folder.join("lines")).unwrap())
+            .stderr(File::create(folder.join("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let agent = Self { process, folder };
+        wait_for("the agent to answer", || agent.get("/health"));
+        agent
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The live lines so far.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        fs::read_to_string(self.folder.join("lines")).unwrap_or_default()
+    }
+
+    /// What a workload has written.
+    #[must_use]
+    pub fn output(&self, workload: &str) -> String {
+        let bytes =
+            fs::read(self.folder.join(format!("state/logs/{workload}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The answer of a GET; `None` if the agent doesn't answer, or not with 200.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).ok()?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: enforcer\r\nconnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        if !head.starts_with("HTTP/1.1 200") {
+            return None;
+        }
+        serde_json::from_str(body).ok()
+    }
+
+    #[must_use]
+    pub fn workload(&self, name: &str) -> Value {
+        self.get(&format!("/v1/workloads/{name}"))
+            .unwrap_or_default()
+    }
+
+    /// The events of a workload and of a kind, in order.
+    #[must_use]
+    pub fn events(&self, workload: &str, kind: &str) -> Vec<Value> {
+        let all = self.get("/v1/events").unwrap_or_default();
+        let wanted = |event: &&Value| {
+            event["workload"] == workload && (kind.is_empty() || event["kind"] == kind)
+        };
+        all.as_array()
+            .into_iter()
+            .flatten()
+            .filter(wanted)
+            .cloned()
+            .collect()
+    }
+
+    /// Waits until a workload is in a state, and returns its view.
+    pub fn wait_for_state(&self, name: &str, state: &str) -> Value {
+        wait_for(&format!("{name} to be {state}"), || {
+            let view = self.workload(name);
+            (view["state"] == state).then_some(view)
+        })
+    }
+
+    /// Waits for so many events of a kind.
+    pub fn wait_for_events(&self, workload: &str, kind: &str, count: usize) -> Vec<Value> {
+        wait_for(&format!("{count} {kind} of {workload}"), || {
+            let events = self.events(workload, kind);
+            (events.len() >= count).then_some(events)
+        })
+    }
+
+    /// Runs the command line against this agent.
+    ///
+    /// # Panics
+    /// If the program can't be started.
+    #[must_use]
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        command(&self.folder)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// Writes another manifest where the agent reads its own.
+    ///
+    /// # Panics
+    /// If the file can't be written.
+    pub fn write_manifest(&self, manifest: &str) {
+        fs::write(self.folder.join("manifest.yaml"), manifest).unwrap();
+    }
+
+    /// Ctrl-C; returns whether it ended well.
+    ///
+    /// # Panics
+    /// If it doesn't end.
+    pub fn interrupt(&mut self) -> bool {
+        kill(
+            Pid::from_raw(i32::try_from(self.process.id()).unwrap()),
+            Signal::SIGINT,
+        )
+        .unwrap();
+        wait_for("the agent to end", || self.process.try_wait().unwrap()).success()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.process.try_wait().ok().flatten().is_none() {
+            self.interrupt();
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+            println!(
+                "--- the agent's lines\n{}--- the agent's log\n{log}---",
+                self.lines()
+            );
+        }
+    }
+}
+
+/// A new folder under `/tmp` for one agent.
+///
+/// # Panics
+/// If it can't be made.
+#[must_use]
+pub fn folder() -> PathBuf {
+    let folder = PathBuf::from(format!(
+        "/tmp/agent-{}",
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// The program with its folders below this one.
+#[must_use]
+pub fn command(folder: &Path) -> Command {
+    let mut command = Command::new(ENFORCER);
+    command
+        .env_clear()
+        .env("RUST_BACKTRACE", "1")
+        .env(
+            "ENFORCER_LOG",
+            std::env::var_os("ENFORCER_LOG").unwrap_or_else(|| "info".into()),
+        )
+        .env("ENFORCER_STATE_DIR", folder.join("state"))
+        .env("ENFORCER_RUNTIME_DIR", folder.join("run"));
+    command
+}

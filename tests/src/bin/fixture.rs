@@ -1,0 +1,286 @@
+//! A workload that misbehaves on demand: `fixture MODE [ARGUMENT…]`.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a fixture that fails should fail loudly"
+)]
+
+use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::unistd::{ForkResult, fork, pause};
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+const PAGE: usize = 4096;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let argument = |index: usize| arguments.get(index).map_or("", String::as_str);
+    let number = |index: usize, default: usize| argument(index).parse().unwrap_or(default);
+    match argument(0) {
+        // Allocates before anything else, and then keeps what it has.
+        "hog" => {
+            hog(number(1, usize::MAX / MIB));
+            rest()
+        }
+        // Hogs at its first so many starts, counted in a file, and then rests.
+        "hog-times" => {
+            if count_start(argument(2)) <= number(1, 0) {
+                hog(usize::MAX / MIB);
+            }
+            rest()
+        }
+        // Its child hogs; it itself goes on.
+        "child-hog" => {
+            in_child(|| hog(usize::MAX / MIB));
+            println!("parent goes on");
+            rest()
+        }
+        // Hogs when it is asked to by SIGUSR1.
+        "hog-on-signal" => {
+            let mut asked = nix::sys::signal::SigSet::empty();
+            asked.add(Signal::SIGUSR1);
+            asked.thread_block().unwrap();
+            println!("ready");
+            asked.wait().unwrap();
+            hog(number(1, usize::MAX / MIB));
+            rest()
+        }
+        // Fills so many MiB, touches them again and again, and tells nothing.
+        "keep-warm" => {
+            let mut kept = fill(number(1, 1));
+            loop {
+                touch(&mut kept);
+            }
+        }
+        "spin" => loop {
+            std::hint::spin_loop();
+        },
+        "http" => http(number(1, 8080)),
+        "ignore-term" => {
+            // SAFETY: ignoring a signal installs no handler.
+            unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
+            println!("ready");
+            rest()
+        }
+        // Leaves a daemon behind that has left its session.
+        "double-fork" => {
+            in_child(|| {
+                nix::unistd::setsid().unwrap();
+                in_child(|| {
+                    // SAFETY: ignoring a signal installs no handler.
+                    unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
+                    rest()
+                });
+            });
+            println!("ready");
+            rest()
+        }
+        "fork-bomb" => bomb(),
+        "crash" => std::process::exit(i32::try_from(number(1, 1)).unwrap()),
+        // Lives for so many milliseconds.
+        "brief" => {
+            std::thread::sleep(Duration::from_millis(
+                u64::try_from(number(1, 100)).unwrap(),
+            ));
+        }
+        "flood" => flood(number(1, 1)),
+        "report" => {
+            report();
+            rest()
+        }
+        // Writes the time of its first instruction, and then hogs or rests.
+        "stamp" => stamp(argument(1), argument(2)),
+        _ => rest(),
+    }
+}
+
+fn rest() -> ! {
+    loop {
+        pause();
+    }
+}
+
+fn fill(mebibytes: usize) -> Vec<u8> {
+    let mut memory = vec![0u8; mebibytes * MIB];
+    touch(&mut memory);
+    memory
+}
+
+fn touch(memory: &mut [u8]) {
+    for at in (0..memory.len()).step_by(PAGE) {
+        memory[at] = memory[at].wrapping_add(1);
+    }
+    std::hint::black_box(memory);
+}
+
+/// Takes one MiB after another, and keeps them all.
+fn hog(mebibytes: usize) {
+    for _ in 0..mebibytes {
+        std::mem::forget(fill(1));
+    }
+}
+
+/// Which start this is, from 1.
+fn count_start(file: &str) -> usize {
+    let mut log = File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .unwrap();
+    log.write_all(b".").unwrap();
+    usize::try_from(log.metadata().unwrap().len()).unwrap()
+}
+
+fn in_child(act: impl FnOnce()) {
+    // SAFETY: this program has one thread.
+    if let ForkResult::Child = unsafe { fork() }.unwrap() {
+        act();
+        std::process::exit(0);
+    }
+}
+
+/// Forks until the kernel refuses, and all of them stay.
+fn bomb() -> ! {
+    loop {
+        // SAFETY: this program has one thread.
+        match unsafe { fork() } {
+            Ok(_) => {}
+            Err(_) => rest(),
+        }
+    }
+}
+
+fn flood(mebibytes: usize) -> ! {
+    let mut line = [b'x'; 64];
+    let stdout = std::io::stdout();
+    for number in 0..mebibytes * MIB / line.len() {
+        let text = format!("{number:012}");
+        line[..12].copy_from_slice(text.as_bytes());
+        line[63] = b'\n';
+        stdout.lock().write_all(&line).unwrap();
+    }
+    rest()
+}
+
+/// What a program finds when it starts, as lines of `key: value`.
+fn report() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let keys = [
+        "Uid",
+        "Gid",
+        "Groups",
+        "Umask",
+        "NoNewPrivs",
+        "SigBlk",
+        "SigIgn",
+        "CapInh",
+        "CapPrm",
+        "CapEff",
+        "CapBnd",
+        "CapAmb",
+    ];
+    for line in status
+        .lines()
+        .filter(|line| keys.iter().any(|key| line.starts_with(&format!("{key}:"))))
+    {
+        println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+    println!(
+        "cgroup: {}",
+        fs::read_to_string("/proc/self/cgroup").unwrap().trim()
+    );
+    println!(
+        "oom_score_adj: {}",
+        fs::read_to_string("/proc/self/oom_score_adj")
+            .unwrap()
+            .trim()
+    );
+    println!(
+        "session: {}",
+        nix::unistd::getsid(None).unwrap().as_raw() == i32::try_from(std::process::id()).unwrap()
+    );
+    println!("directory: {}", std::env::current_dir().unwrap().display());
+    let mut open: Vec<String> = fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        // The listing's own descriptor is gone by now.
+        .filter(|path| path.exists() || fs::read_link(path).is_ok())
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    open.sort();
+    println!("descriptors: {}", open.join(" "));
+    for line in fs::read_to_string("/proc/self/limits")
+        .unwrap()
+        .lines()
+        .filter(|line| line.starts_with("Max open files"))
+    {
+        println!(
+            "nofile: {}",
+            line.split_whitespace()
+                .skip(3)
+                .take(2)
+                .collect::<Vec<_>>()
+                .join(" ")
+        );
+    }
+    for (name, value) in std::env::vars() {
+        println!("environment {name}={value}");
+    }
+    println!("end of report");
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+fn monotonic() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+/// `first N` for the first instruction, and where it hogs, `last N` again and
+/// again, so that the last one is its last sign of life.
+fn stamp(file: &str, then: &str) -> ! {
+    let first = monotonic();
+    let mut log = File::options()
+        .append(true)
+        .create(true)
+        .open(file)
+        .unwrap();
+    writeln!(log, "first {first}").unwrap();
+    if then != "hog" {
+        rest();
+    }
+    loop {
+        std::mem::forget(fill(1));
+        writeln!(log, "last {}", monotonic()).unwrap();
+    }
+}
+
+fn http(port: usize) -> ! {
+    let listener = TcpListener::bind(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
+    let started = Instant::now();
+    println!("listening on {port}");
+    for stream in listener.incoming() {
+        let mut stream = stream.unwrap();
+        let mut request = [0; 1024];
+        let length = stream.read(&mut request).unwrap_or(0);
+        let request = String::from_utf8_lossy(&request[..length]);
+        let body = match request.split_whitespace().nth(1) {
+            Some("/break") => loop {
+                std::hint::spin_loop();
+            },
+            Some("/leak") => {
+                hog(usize::MAX / MIB);
+                "leaked"
+            }
+            _ => "ok",
+        };
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\nx-uptime: {}\r\n\r\n{body}",
+            body.len(),
+            started.elapsed().as_millis()
+        );
+    }
+    rest()
+}

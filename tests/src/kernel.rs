@@ -1,0 +1,58 @@
+//! What the kernel itself says: its files, read as they are.
+
+use std::fs;
+use std::path::PathBuf;
+
+/// The parent of all workloads, as the agent makes it in the VM.
+pub const WORKLOADS: &str = "/sys/fs/cgroup/enforcer/workloads";
+
+#[must_use]
+pub fn cgroup(workload: &str) -> PathBuf {
+    PathBuf::from(WORKLOADS).join(workload)
+}
+
+/// A file of a workload's cgroup, trimmed; `None` if it is not there.
+#[must_use]
+pub fn read(workload: &str, file: &str) -> Option<String> {
+    fs::read_to_string(cgroup(workload).join(file))
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+/// A number of a flat keyed file.
+#[must_use]
+pub fn field(workload: &str, file: &str, key: &str) -> Option<u64> {
+    let text = read(workload, file)?;
+    let line = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == key)?;
+    line.1.parse().ok()
+}
+
+/// The processes of a workload's cgroup and of those below it.
+#[must_use]
+pub fn processes(workload: &str) -> Vec<u32> {
+    fn collect(folder: &std::path::Path, found: &mut Vec<u32>) {
+        let listed = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        found.extend(listed.lines().filter_map(|line| line.parse::<u32>().ok()));
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                collect(&entry.path(), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&cgroup(workload), &mut found);
+    found
+}
+
+/// A line of `/proc/PID/status`.
+#[must_use]
+pub fn status(pid: u32, key: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(line.trim().to_owned())
+}

@@ -1,0 +1,5 @@
+//! tidy
+use anyhow::Result;
+pub(crate) fn run() -> Result<()> {
+    Ok(())
+}
