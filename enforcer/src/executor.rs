@@ -395,11 +395,11 @@ impl Executor {
     }
 
     fn remove(&self, workload: &WorkloadName) {
-        let removed = self.registry().remove(workload);
-        if let Some(Registered {
-            watch: Some(watch), ..
-        }) = removed
-        {
+        let watch = self
+            .registry()
+            .get_mut(workload)
+            .and_then(|entry| entry.watch.take());
+        if let Some(watch) = watch {
             watch.abort();
         }
         self.instances.forget(workload);
@@ -409,6 +409,8 @@ impl Executor {
                 error_chain(&error)
             );
         }
+        // Last: who finds no entry may rely on there being no cgroup.
+        self.registry().remove(workload);
     }
 
     /// Moves the heads of long logs away.

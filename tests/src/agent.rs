@@ -17,6 +17,16 @@ pub const ENFORCER: &str = "/bin/enforcer";
 /// Each agent has a folder of its own.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+thread_local! {
+    /// For the next agent only.
+    static LOG_LEVEL: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has the next agent of this test log more.
+pub fn log_at(level: &'static str) {
+    LOG_LEVEL.set(Some(level));
+}
+
 pub struct Agent {
     process: Child,
     folder: PathBuf,
@@ -40,7 +50,11 @@ impl Agent {
     pub fn start_with(manifest: &str, arguments: &[&str]) -> Self {
         let folder = folder();
         fs::write(folder.join("manifest.yaml"), manifest).unwrap();
-        let process = command(&folder)
+        let mut command = command(&folder);
+        if let Some(level) = LOG_LEVEL.with(std::cell::Cell::take) {
+            command.env("ENFORCER_LOG", level);
+        }
+        let process = command
             .args(arguments)
             .args(["run", "-f"])
             .arg(folder.join("manifest.yaml"))
@@ -170,17 +184,59 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        if self.process.try_wait().ok().flatten().is_none() {
-            self.interrupt();
+        if !std::thread::panicking() {
+            if self.process.try_wait().ok().flatten().is_none() {
+                self.interrupt();
+            }
+            return;
         }
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
-            println!(
-                "--- the agent's lines\n{}--- the agent's log\n{log}---",
-                self.lines()
-            );
+        // What is stuck shows where, and then goes without being asked.
+        let stuck = stacks(self.process.id());
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = fs::write("/sys/fs/cgroup/enforcer/cgroup.kill", "1");
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        println!(
+            "--- the agent's lines\n{}--- the agent's log\n{log}--- the agent's threads\n{stuck}---",
+            self.lines()
+        );
+    }
+}
+
+/// Where each thread of the agent and of its children is in the kernel.
+fn stacks(agent: u32) -> String {
+    let mut text = String::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let parent = crate::kernel::status(pid, "PPid").and_then(|parent| parent.parse().ok());
+        if pid != agent && parent != Some(agent) {
+            continue;
+        }
+        for thread in fs::read_dir(process.path().join("task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let read =
+                |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+            let stack = read("stack");
+            let first: Vec<&str> = stack.lines().take(4).collect();
+            text.push_str(&format!(
+                "{pid}/{} {} [{}]: {}\n",
+                thread.file_name().display(),
+                read("comm").trim(),
+                read("syscall").trim(),
+                first.join(" < ")
+            ));
         }
     }
+    text
 }
 
 /// A new folder under `/tmp` for one agent.

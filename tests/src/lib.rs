@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod kernel;
+pub mod swap;
 
 use std::time::{Duration, Instant};
 

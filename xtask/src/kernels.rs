@@ -27,6 +27,9 @@ const MATRIX: &[Series] = &[
     },
 ];
 
+/// The one module that the tests load, for swap on a VM without a disk.
+const LOOP_MODULE: &str = "loop.ko";
+
 /// Where Debian's kernels are not packaged, the distribution's own one.
 const FALLBACK: &[&str] = &["linux-image-virtual", "linux-image-generic"];
 
@@ -35,6 +38,8 @@ pub(crate) struct Kernel {
     pub(crate) series: String,
     pub(crate) package: String,
     pub(crate) image: PathBuf,
+    /// The driver that makes a file a disk; `None` where it is built in.
+    pub(crate) loop_module: Option<PathBuf>,
 }
 
 /// One kernel of the matrix, or all of them.
@@ -98,7 +103,11 @@ fn ensure(series: &str, metas: &[&str]) -> Result<Option<Kernel>> {
     }
     download_package(&package, &folder)?;
     let image = find_image(&folder.join("boot"))?;
-    // The modules are ten times the image, and nothing of ours loads one.
+    if let Some(module) = find_module(&folder) {
+        std::fs::copy(&module, folder.join(LOOP_MODULE))
+            .with_context(|| format!("failed to keep {}", module.display()))?;
+    }
+    // The modules are ten times the image, and nothing of ours loads another.
     for unused in ["lib", "usr"] {
         let path = folder.join(unused);
         if path.exists() {
@@ -108,11 +117,7 @@ fn ensure(series: &str, metas: &[&str]) -> Result<Option<Kernel>> {
     }
     let stamp = format!("{package} {} {}\n", image.display(), checksum(&image)?);
     std::fs::write(folder.join("stamp"), stamp).context("failed to write the kernel's stamp")?;
-    Ok(Some(Kernel {
-        series: series.to_owned(),
-        package,
-        image,
-    }))
+    Ok(read_stamp(series, &folder))
 }
 
 /// What an earlier run left, if it is whole.
@@ -127,6 +132,7 @@ fn read_stamp(series: &str, folder: &Path) -> Option<Kernel> {
         series: series.to_owned(),
         package: package.to_owned(),
         image,
+        loop_module: Some(folder.join(LOOP_MODULE)).filter(|module| module.is_file()),
     })
 }
 
@@ -204,6 +210,25 @@ pub(crate) fn download_package(package: &str, folder: &Path) -> Result<()> {
     std::fs::remove_dir_all(&parcels)
         .with_context(|| format!("failed to clear {}", parcels.display()))?;
     Ok(())
+}
+
+fn find_module(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?;
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let found = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            find_module(&path)
+        } else {
+            let name = entry.file_name();
+            name.to_string_lossy()
+                .starts_with(LOOP_MODULE)
+                .then_some(path)
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
 }
 
 fn find_image(boot: &Path) -> Result<PathBuf> {

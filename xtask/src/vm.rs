@@ -21,20 +21,20 @@ const SILENCE: Duration = Duration::from_secs(180);
 const MEMORY_MIB: u32 = 1024;
 
 pub(crate) fn demo(options: &VmOptions) -> Result<()> {
-    let initramfs = prepare(false)?;
+    let programs = prepare()?;
     let kernel = select(options.kernel.as_deref())?
         .pop()
         .context("no kernel")?;
-    boot(&kernel, &initramfs, "demo")
+    boot(&kernel, &programs, "demo")
 }
 
 pub(crate) fn test(options: &VmOptions) -> Result<()> {
-    let initramfs = prepare(false)?;
+    let programs = prepare()?;
     let mut failed = Vec::new();
     for kernel in select(options.kernel.as_deref())? {
         eprintln!("vm: kernel {} ({})", kernel.series, kernel.package);
         let filter = options.test.as_deref().unwrap_or("");
-        if let Err(error) = boot(&kernel, &initramfs, &format!("test:{filter}")) {
+        if let Err(error) = boot(&kernel, &programs, &format!("test:{filter}")) {
             eprintln!("vm: kernel {}: {error:#}", kernel.series);
             failed.push(kernel.series);
         }
@@ -47,11 +47,11 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
 }
 
 pub(crate) fn bench(options: &VmOptions) -> Result<()> {
-    let initramfs = prepare(false)?;
+    let programs = prepare()?;
     for kernel in select(options.kernel.as_deref())? {
         println!("kernel {} ({})", kernel.series, kernel.package);
         let filter = options.test.as_deref().unwrap_or("");
-        boot(&kernel, &initramfs, &format!("bench:{filter}"))?;
+        boot(&kernel, &programs, &format!("bench:{filter}"))?;
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ pub(crate) fn interactive(options: &VmOptions) -> Result<()> {
     if options.test.is_some() {
         return test(options);
     }
-    let initramfs = prepare(true)?;
+    let programs = prepare()?;
     let kernel = select(options.kernel.as_deref())?
         .pop()
         .context("no kernel")?;
@@ -69,17 +69,17 @@ pub(crate) fn interactive(options: &VmOptions) -> Result<()> {
         "vm: kernel {}; leave with `exit`, or Ctrl-A X",
         kernel.series
     );
+    let initramfs = pack(&kernel, &programs, true)?;
     crate::process::run(&mut qemu(&kernel, &initramfs, "shell")?)
 }
 
 /// Everything that a boot needs, built or fetched where it is missing.
-fn prepare(shell: bool) -> Result<PathBuf> {
+fn prepare() -> Result<Programs> {
     setup::qemu()?;
-    let programs = vm_programs()?;
-    pack(&programs, shell)
+    vm_programs()
 }
 
-fn pack(programs: &Programs, shell: bool) -> Result<PathBuf> {
+fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
     let mut archive = Archive::new();
     for folder in [
         "bin",
@@ -111,6 +111,11 @@ fn pack(programs: &Programs, shell: bool) -> Result<PathBuf> {
     archive.program("bin/fixture", &programs.fixture)?;
     archive.program("bin/suite", &programs.suite)?;
     archive.program("bin/bench", &programs.bench)?;
+    if let Some(module) = &kernel.loop_module {
+        archive.directory("lib")?;
+        archive.directory("lib/modules")?;
+        archive.program("lib/modules/loop.ko", module)?;
+    }
     if shell {
         archive.program("bin/busybox", &setup::busybox()?)?;
     }
@@ -185,9 +190,10 @@ fn kvm_works() -> bool {
 }
 
 /// Boots, relays what the guest prints, and returns its verdict.
-fn boot(kernel: &Kernel, initramfs: &Path, job: &str) -> Result<()> {
+fn boot(kernel: &Kernel, programs: &Programs, job: &str) -> Result<()> {
+    let initramfs = pack(kernel, programs, false)?;
     let started = Instant::now();
-    let mut guest = qemu(kernel, initramfs, job)?
+    let mut guest = qemu(kernel, &initramfs, job)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

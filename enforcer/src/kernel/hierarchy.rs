@@ -159,7 +159,7 @@ impl Tree {
             self.root.remove_child("supervisor")
         });
         if let Err(error) = back {
-            tracing::debug!("leaving cgroups behind: {error}");
+            tracing::warn!("cgroups are left behind: failed to {}", chain(&error));
             return;
         }
         if self.made_root {
@@ -310,15 +310,21 @@ fn check_controllers(
 }
 
 fn cure(controller: &str) -> String {
+    // v1 calls it by its first name.
+    let v1_name = if controller == "io" {
+        "blkio"
+    } else {
+        controller
+    };
     let of_v1 = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
     let line = of_v1
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .find(|words| words.first() == Some(&controller));
+        .find(|words| words.first() == Some(&v1_name));
     match line.as_deref() {
         Some([_, hierarchy, _, _]) if *hierarchy != "0" => {
             format!(
-                "a cgroup v1 hierarchy holds it: boot with the kernel parameter `cgroup_no_v1={controller}`"
+                "a cgroup v1 hierarchy holds it: boot with the kernel parameter `cgroup_no_v1={v1_name}`"
             )
         }
         Some([_, _, _, "0"]) => {
@@ -362,6 +368,13 @@ fn ancestors_of(workloads: &Path) -> Result<Vec<Cgroup>, CgroupError> {
         .filter(|path| path.join("memory.events.local").exists())
         .map(Cgroup::open)
         .collect()
+}
+
+fn chain(error: &CgroupError) -> String {
+    let number = error
+        .errno()
+        .map(|number| format!(": {}", Errno::from_raw(number).desc()));
+    format!("{error}{}", number.unwrap_or_default())
 }
 
 /// The errors that a host's administrator can cure, by their number.

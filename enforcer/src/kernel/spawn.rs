@@ -137,10 +137,9 @@ impl Waiting {
     /// child is a start error; the child is gone then and was waited for.
     pub(crate) fn release(mut self, program: &str) -> Result<PidFd, StartError> {
         let mut report = Vec::new();
-        let told = self
-            .gate
-            .write_all(&[1])
-            .and_then(|()| self.gate.read_to_end(&mut report));
+        // A child that has failed already is no longer reading; its report is there.
+        let _ = self.gate.write_all(&[1]);
+        let told = self.gate.read_to_end(&mut report);
         let failed = |stage: String, source: io::Error| StartError {
             stage,
             errno: source.raw_os_error(),

@@ -9,10 +9,27 @@ use nix::unistd::{ForkResult, fork, pause};
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;
+
+/// How SIGPIPE was found, before Rust's own start ignores it.
+static SIGPIPE_DEFAULT: AtomicBool = AtomicBool::new(false);
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static EARLY: extern "C" fn() = early;
+
+extern "C" fn early() {
+    // SAFETY: only reads the disposition, into zeroed memory.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action);
+        SIGPIPE_DEFAULT.store(action.sa_sigaction == libc::SIG_DFL, Ordering::Relaxed);
+    }
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -85,6 +102,8 @@ fn main() {
                 u64::try_from(number(1, 100)).unwrap(),
             ));
         }
+        // Goes, and leaves a child that stays.
+        "brief-with-child" => in_child(|| rest()),
         "flood" => flood(number(1, 1)),
         "report" => {
             report();
@@ -187,6 +206,15 @@ fn report() {
     {
         println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
     }
+    let sigpipe_default = SIGPIPE_DEFAULT.load(Ordering::Relaxed);
+    println!(
+        "sigpipe: {}",
+        if sigpipe_default {
+            "default"
+        } else {
+            "ignored"
+        }
+    );
     println!(
         "cgroup: {}",
         fs::read_to_string("/proc/self/cgroup").unwrap().trim()
@@ -202,11 +230,14 @@ fn report() {
         nix::unistd::getsid(None).unwrap().as_raw() == i32::try_from(std::process::id()).unwrap()
     );
     println!("directory: {}", std::env::current_dir().unwrap().display());
-    let mut open: Vec<String> = fs::read_dir("/proc/self/fd")
+    let listed: Vec<_> = fs::read_dir("/proc/self/fd")
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        // The listing's own descriptor is gone by now.
-        .filter(|path| path.exists() || fs::read_link(path).is_ok())
+        .collect();
+    // The listing's own descriptor is gone by now.
+    let mut open: Vec<String> = listed
+        .iter()
+        .filter(|path| fs::read_link(path).is_ok())
         .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
         .collect();
     open.sort();

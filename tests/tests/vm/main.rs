@@ -1,7 +1,35 @@
-//! The tests that run on a real kernel, one after another, in one boot.
+//! The tests that run on a real kernel, one after another, in one boot. Each
+//! proves its claim by reading the kernel back.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that can't go on should say where"
 )]
 
+mod apply;
+mod cpu;
+mod interface;
+mod limits;
 mod oom;
+mod recovery;
+mod refuse;
+mod start;
+mod stop;
+
+/// A manifest with these workloads, each line indented as under `workloads:`.
+fn manifest(workloads: &str) -> String {
+    format!("version: 1\nworkloads:\n{workloads}")
+}
+
+/// One workload that runs the fixture as the user `web`.
+fn workload(name: &str, mode: &str, more: &str) -> String {
+    let arguments = mode
+        .split(' ')
+        .map(|word| format!("{word:?}"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut text = format!("  {name}:\n    command: [/bin/fixture, {arguments}]\n    user: web\n");
+    for line in more.lines().filter(|line| !line.trim().is_empty()) {
+        text.push_str(&format!("    {}\n", line.trim()));
+    }
+    text
+}

@@ -92,6 +92,10 @@ pub(crate) fn run(plan: &Plan<'_>) -> ! {
     unsafe { libc::_exit(127) }
 }
 
+fn system_call(result: libc::c_long) -> c_int {
+    if result < 0 { -1 } else { 0 }
+}
+
 fn check(result: c_int, stage: Stage) -> Step {
     if result < 0 {
         Err(Failed(stage))
@@ -141,15 +145,17 @@ fn descriptors(plan: &Plan<'_>, gate: &mut c_int) -> Step {
 /// close_range(2), since Linux 5.9.
 fn close_from(first: u32) -> c_int {
     // SAFETY: closes descriptors of this process alone; see `descriptors`.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
-    if result < 0 { -1 } else { 0 }
+    system_call(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })
 }
+
+/// `_NSIG` of the kernel.
+const SIGNALS: c_int = 64;
 
 /// Nothing blocked, nothing ignored: what the agent ignores would stay ignored
 /// across exec, and Rust ignores SIGPIPE.
 fn signals() -> Step {
-    // SAFETY: `set` and `action` are initialised before they are read, and the
-    // handlers of this process are not used again before exec.
+    // SAFETY: `set` is initialised before it is read, `action` is at least as large
+    // as the kernel's structure, and no handler is used again before exec.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -157,14 +163,13 @@ fn signals() -> Step {
             libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()),
             Stage::Signals,
         )?;
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = libc::SIG_DFL;
-        for signal in 1..=31 {
+        // The C library keeps two numbers to itself; the kernel knows no such
+        // thing. SIG_DFL, no flags and an empty mask are all zeros.
+        let action = [0u64; 8];
+        for signal in 1..=SIGNALS {
             if signal != libc::SIGKILL && signal != libc::SIGSTOP {
-                check(
-                    libc::sigaction(signal, &raw const action, std::ptr::null_mut()),
-                    Stage::Signals,
-                )?;
+                let null = std::ptr::null_mut::<libc::c_void>();
+                libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), null, 8);
             }
         }
     }
@@ -220,6 +225,9 @@ fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
     if launch.default_nofile { 1024 } else { limit }
 }
 
+/// The C library's own functions for these would change every thread of the
+/// process: they take a lock, which another thread of the agent may have held
+/// at the fork, and wait for threads that don't exist here.
 fn identity(launch: &Launch) -> Step {
     let identity = &launch.identity;
     if launch.switch_user {
@@ -229,10 +237,17 @@ fn identity(launch: &Launch) -> Step {
         // transparent `gid_t`.
         unsafe {
             check(
-                libc::setgroups(identity.groups.len(), groups),
+                system_call(libc::syscall(
+                    libc::SYS_setgroups,
+                    identity.groups.len(),
+                    groups,
+                )),
                 Stage::Groups,
             )?;
-            check(libc::setresgid(gid, gid, gid), Stage::Groups)?;
+            check(
+                system_call(libc::syscall(libc::SYS_setresgid, gid, gid, gid)),
+                Stage::Groups,
+            )?;
         }
         if !identity.uid.is_root() {
             drop_privileges(launch)?;
@@ -269,7 +284,10 @@ fn drop_privileges(launch: &Launch) -> Step {
         if mask != 0 {
             check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), stage)?;
         }
-        check(libc::setresuid(uid, uid, uid), Stage::User)?;
+        check(
+            system_call(libc::syscall(libc::SYS_setresuid, uid, uid, uid)),
+            Stage::User,
+        )?;
         if mask != 0 {
             check(set_capabilities(mask), stage)?;
             for capability in &launch.capabilities {
@@ -299,8 +317,7 @@ fn set_capabilities(mask: u64) -> c_int {
     let high = u32::try_from(mask >> 32).unwrap_or(0);
     let data = [low, low, low, high, high, high];
     // SAFETY: a header of version 3 and its two sets of three words each.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) };
-    if result < 0 { -1 } else { 0 }
+    system_call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
 fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {

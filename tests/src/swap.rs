@@ -1,0 +1,87 @@
+//! Swap for a VM that has no disk: a file in memory behind a loop device.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Once;
+
+const SIZE: usize = 64 << 20;
+const PAGE: usize = 4096;
+const DEVICE: &std::ffi::CStr = c"/dev/loop0";
+
+/// Turns swap on, once for the whole boot.
+///
+/// # Panics
+/// If the kernel refuses.
+pub fn enable() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        load_loop_module();
+        let file = swap_file();
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/loop0")
+            .unwrap();
+        const LOOP_SET_FD: libc::c_ulong = 0x4C00;
+        // SAFETY: two open descriptors; the device keeps its own reference.
+        let set = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD as _, file.as_raw_fd()) };
+        assert_eq!(set, 0, "LOOP_SET_FD: {}", std::io::Error::last_os_error());
+        // SAFETY: the path ends with NUL.
+        let on = unsafe { libc::swapon(DEVICE.as_ptr(), 0) };
+        assert_eq!(on, 0, "swapon: {}", std::io::Error::last_os_error());
+    });
+}
+
+fn load_loop_module() {
+    if std::path::Path::new("/dev/loop0").exists() {
+        return;
+    }
+    let module = File::open("/lib/modules/loop.ko").unwrap();
+    // MODULE_INIT_COMPRESSED_FILE, include/uapi/linux/module.h
+    let compressed = fs::read("/lib/modules/loop.ko")
+        .unwrap()
+        .starts_with(&[0xfd, b'7', b'z', b'X', b'Z']);
+    let flags = if compressed { 4 } else { 0 };
+    // SAFETY: an open descriptor, an empty argument string and flags.
+    let loaded = unsafe {
+        libc::syscall(
+            libc::SYS_finit_module,
+            module.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
+    };
+    assert_eq!(
+        loaded,
+        0,
+        "finit_module: {}",
+        std::io::Error::last_os_error()
+    );
+    crate::wait_for("the loop device", || {
+        std::path::Path::new("/dev/loop0").exists().then_some(())
+    });
+}
+
+/// Every page exists before it is needed: swapping out must not allocate any.
+fn swap_file() -> File {
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open("/swap")
+        .unwrap();
+    let zeros = vec![0; 1 << 20];
+    for _ in 0..SIZE / zeros.len() {
+        file.write_all(&zeros).unwrap();
+    }
+    // The header of version 1: include/linux/swap.h, `union swap_header`.
+    let mut header = vec![0; PAGE];
+    header[1024..1028].copy_from_slice(&1u32.to_ne_bytes());
+    header[1028..1032].copy_from_slice(&u32::try_from(SIZE / PAGE - 1).unwrap().to_ne_bytes());
+    header[PAGE - 10..].copy_from_slice(b"SWAPSPACE2");
+    file.write_all_at(&header, 0).unwrap();
+    file
+}

@@ -1,0 +1,163 @@
+//! Changing what runs.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+
+fn with(limits: &str) -> String {
+    manifest(&workload(
+        "web",
+        "hog 20",
+        &format!("cgroup: {{ {limits} }}"),
+    ))
+}
+
+fn filled(agent: &Agent) -> serde_json::Value {
+    let view = agent.wait_for_state("web", "running");
+    wait_for("web to fill its memory", || {
+        let used: u64 = kernel::read("web", "memory.current")?.parse().ok()?;
+        (used > 20 << 20).then_some(())
+    });
+    view
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn limits_change_while_it_runs() {
+    let agent = Agent::start(&with("memory.max: 64M, cpu.max: 50%, cpu.max.burst: 40ms"));
+    let before = filled(&agent);
+    agent.write_manifest(&with(
+        "memory.max: 32M, cpu.weight: 10, pids.max: 7, cpu.max: 20%, cpu.max.burst: 10ms",
+    ));
+    let applied = agent.cli(&["apply"]);
+    assert!(applied.status.success(), "{}", stderr(&applied));
+    wait_for("the new limits", || {
+        (kernel::read("web", "pids.max")? == "7").then_some(())
+    });
+    for (file, value) in [
+        ("memory.max", "33554432"),
+        ("cpu.weight", "10"),
+        ("cpu.max", "20000 100000"),
+        ("cpu.max.burst", "10000"),
+    ] {
+        assert_eq!(kernel::read("web", file).as_deref(), Some(value), "{file}");
+    }
+    // What is left out goes back to the default.
+    agent.write_manifest(&with("memory.max: 32M"));
+    assert!(agent.cli(&["apply"]).status.success());
+    wait_for("the default", || {
+        (kernel::read("web", "cpu.max")? == "max 100000").then_some(())
+    });
+    let after = agent.workload("web");
+    assert_eq!(
+        (&before["pid"], &after["restarts"]),
+        (&after["pid"], &serde_json::json!(0))
+    );
+    // Applied twice is applied once.
+    let again = agent.cli(&["apply"]);
+    assert_eq!(String::from_utf8_lossy(&again.stdout), "nothing to do\n");
+}
+
+#[test]
+fn shrinking_below_what_is_in_use_needs_force() {
+    let agent = Agent::start(&with("memory.max: 64M"));
+    filled(&agent);
+    agent.write_manifest(&with("memory.max: 10M"));
+    let refused = agent.cli(&["apply"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = stderr(&refused);
+    assert!(
+        told.contains("memory.max 10M is below the 20.") && told.contains("--force"),
+        "{told}"
+    );
+    assert_eq!(
+        kernel::read("web", "memory.max").as_deref(),
+        Some("67108864")
+    );
+    assert!(agent.cli(&["apply", "--force"]).status.success());
+    // Without swap there is nowhere to go: the kernel kills, and that is told.
+    agent.wait_for_events("web", "oom_kill", 1);
+}
+
+#[test]
+fn a_bad_manifest_changes_nothing() {
+    let agent = Agent::start(&with("memory.max: 64M"));
+    let before = filled(&agent);
+    agent.write_manifest(&with("memroy.max: 64M"));
+    let refused = agent.cli(&["apply"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = stderr(&refused);
+    assert!(
+        told.contains("unknown key `memroy.max`") && told.contains("did you mean `memory.max`?"),
+        "{told}"
+    );
+    assert_eq!(agent.workload("web")["pid"], before["pid"]);
+}
+
+#[test]
+fn a_changed_command_restarts_and_costs_nothing() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let before = agent.wait_for_state("web", "running");
+    agent.write_manifest(&manifest(&workload("web", "rest again", "")));
+    let plan = agent.cli(&[
+        "plan",
+        "-f",
+        agent.folder().join("manifest.yaml").to_str().unwrap(),
+    ]);
+    let shown = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(
+        shown.contains("~ web: command /bin/fixture rest → /bin/fixture rest again (restart)"),
+        "{shown}"
+    );
+    assert!(agent.cli(&["apply"]).status.success());
+    wait_for("another process", || {
+        let view = agent.workload("web");
+        (view["state"] == "running" && view["pid"] != before["pid"]).then_some(())
+    });
+    assert_eq!(agent.workload("web")["restarts"], 0);
+    assert_eq!(agent.events("web", "restart")[0]["reason"], "config");
+}
+
+#[test]
+fn what_is_named_no_more_runs_on_until_it_is_pruned() {
+    let two = workload("one", "rest", "") + &workload("two", "rest", "");
+    let agent = Agent::start(&manifest(&two));
+    agent.wait_for_state("two", "running");
+    agent.write_manifest(&manifest(&workload("one", "rest", "")));
+    assert!(agent.cli(&["apply"]).status.success());
+    let view = agent.workload("two");
+    assert_eq!(
+        (&view["state"], &view["managed"]),
+        (&"running".into(), &false.into())
+    );
+    assert!(agent.cli(&["apply", "--prune"]).status.success());
+    wait_for("two to go", || {
+        (!kernel::cgroup("two").exists() && agent.workload("two").is_null()).then_some(())
+    });
+    assert_eq!(agent.workload("one")["state"], "running");
+}
+
+#[test]
+fn a_file_is_installed_before_it_is_applied() {
+    let agent = Agent::start(&manifest(&workload("one", "rest", "")));
+    let other = agent.folder().join("other.yaml");
+    std::fs::write(
+        &other,
+        manifest(&(workload("one", "rest", "") + &workload("two", "rest", ""))),
+    )
+    .unwrap();
+    assert!(
+        agent
+            .cli(&["apply", "-f", other.to_str().unwrap()])
+            .status
+            .success()
+    );
+    agent.wait_for_state("two", "running");
+    assert_eq!(
+        std::fs::read(agent.folder().join("manifest.yaml")).unwrap(),
+        std::fs::read(other).unwrap()
+    );
+}

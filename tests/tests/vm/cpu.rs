@@ -1,0 +1,100 @@
+//! Shares and quotas of CPU time, by `cpu.stat`: an emulated machine has its own
+//! idea of wall time.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+
+fn usage(name: &str) -> u64 {
+    kernel::field(name, "cpu.stat", "usage_usec").unwrap()
+}
+
+#[test]
+fn weights_share_one_cpu_in_proportion() {
+    let names = ["light", "middle", "heavy"];
+    let weights = [50u64, 100, 150];
+    let spinner = |(name, weight): (&&str, &u64)| {
+        workload(
+            name,
+            "spin",
+            &format!("cgroup: {{ cpuset.cpus: 1, cpu.weight: {weight} }}"),
+        )
+    };
+    let text: String = names.iter().zip(&weights).map(spinner).collect();
+    let agent = Agent::start(&manifest(&text));
+    for name in names {
+        agent.wait_for_state(name, "running");
+    }
+    let before = names.map(usage);
+    wait_for("six seconds of CPU time", || {
+        let spent: u64 = names
+            .iter()
+            .zip(before)
+            .map(|(name, before)| usage(name) - before)
+            .sum();
+        (spent > 6_000_000).then_some(())
+    });
+    let spent: Vec<u64> = names
+        .iter()
+        .zip(before)
+        .map(|(name, before)| usage(name) - before)
+        .collect();
+    let all: u64 = spent.iter().sum();
+    println!("of {all} us: {spent:?}");
+    for (spent, weight) in spent.iter().zip(weights) {
+        let fair = all * weight / weights.iter().sum::<u64>();
+        assert!(
+            spent * 4 >= fair * 3 && spent * 4 <= fair * 5,
+            "{spent} is not {fair} ± 25 %"
+        );
+    }
+}
+
+#[test]
+fn a_quota_holds_and_shows_as_throttled() {
+    let agent = Agent::start(&manifest(&workload(
+        "busy",
+        "spin",
+        "cgroup: { cpu.max: 30% }",
+    )));
+    agent.wait_for_state("busy", "running");
+    let stat = |key: &str| kernel::field("busy", "cpu.stat", key).unwrap();
+    let periods = || stat("nr_periods");
+    wait_for("the first period", || (periods() > 0).then_some(()));
+    let (usage_before, periods_before) = (stat("usage_usec"), periods());
+    wait_for("40 periods", || {
+        (periods() - periods_before > 40).then_some(())
+    });
+    let (spent, passed) = (
+        stat("usage_usec") - usage_before,
+        periods() - periods_before,
+    );
+    let allowed = passed * 30_000;
+    println!("{spent} us in {passed} periods of 30000 us each");
+    assert!(
+        spent * 10 >= allowed * 8 && spent * 10 <= allowed * 12,
+        "{spent} is not {allowed} ± 20 %"
+    );
+    wait_for("the throttling to show", || {
+        let shown = agent.workload("busy");
+        (shown["cpu_throttled_percent"].as_f64()? > 50.0).then_some(())
+    });
+    // Slower, never killed.
+    assert_eq!(agent.workload("busy")["restarts"], 0);
+}
+
+#[test]
+fn a_lone_workload_may_use_the_whole_cpu_whatever_its_weight() {
+    let agent = Agent::start(&manifest(&workload(
+        "alone",
+        "spin",
+        "cgroup: { cpu.weight: 1 }",
+    )));
+    agent.wait_for_state("alone", "running");
+    // Voluntary waits would show as idle time; a spinner that is never held back
+    // is never throttled.
+    wait_for("a second of CPU time", || {
+        (usage("alone") > 1_000_000).then_some(())
+    });
+    assert_eq!(kernel::field("alone", "cpu.stat", "nr_throttled"), Some(0));
+}

@@ -1,0 +1,201 @@
+//! The command line and the socket, as a user and a script meet them.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::wait_for;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+
+#[test]
+fn ps_has_the_documented_shape() {
+    let agent = Agent::start(&manifest(&workload(
+        "web",
+        "hog 4",
+        "cgroup: { memory.max: 64M, memory.swap.max: 1M }",
+    )));
+    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let output = agent.cli(&["ps", "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["schema"], 1);
+    let web = &shown["workloads"][0];
+    let mut keys: Vec<&String> = web.as_object().unwrap().keys().collect();
+    keys.sort();
+    let expected = [
+        "cgroup",
+        "cpu_percent",
+        "cpu_throttled_percent",
+        "health",
+        "last_exit",
+        "memory_bytes",
+        "memory_max_bytes",
+        "name",
+        "oom_kills",
+        "pid",
+        "ready",
+        "reason",
+        "restarts",
+        "since",
+        "state",
+        "swap_bytes",
+        "swap_max_bytes",
+        "throttle",
+    ];
+    assert_eq!(keys, expected);
+    assert_eq!(
+        (&web["name"], &web["state"], &web["health"]),
+        (&"web".into(), &"running".into(), &"unknown".into())
+    );
+    assert_eq!(
+        (&web["pid"], &web["ready"], &web["throttle"]),
+        (&pid, &true.into(), &"none".into())
+    );
+    assert_eq!(
+        (&web["memory_max_bytes"], &web["swap_max_bytes"]),
+        (&(64 << 20).into(), &(1 << 20).into())
+    );
+    assert_eq!(web["cgroup"], "/sys/fs/cgroup/enforcer/workloads/web");
+    let table = String::from_utf8(agent.cli(&["ps"]).stdout).unwrap();
+    assert!(table.starts_with("NAME  STATE"), "{table}");
+}
+
+#[test]
+fn exit_codes_are_what_scripts_rely_on() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    agent.wait_for_state("web", "running");
+    for (arguments, code) in [
+        (&["ps"][..], 0),
+        (&["inspect", "nobody"], 4),
+        (&["stop", "nobody"], 4),
+        (&["stop", "../x"], 4),
+        (&["validate", "/no/such/file"], 1),
+        (&["frobnicate"], 2),
+        (&["ps", "--socket", "/no/such/socket"], 5),
+        (&["stop", "web"], 0),
+        (&["stop", "web"], 0),
+        (&["start", "web"], 0),
+        (&["restart", "web"], 0),
+    ] {
+        let output = agent.cli(arguments);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            code == 0 || output.stdout.is_empty(),
+            "{arguments:?} speaks on stdout"
+        );
+    }
+}
+
+#[test]
+fn others_may_not_even_look() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let socket = agent.folder().join("run/enforcer.sock");
+    assert_eq!(
+        std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
+        0o660
+    );
+    let mut command = enforcer_tests::agent::command(agent.folder());
+    let output = command.args(["ps"]).uid(65534).gid(65534).output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(6),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
+fn events_are_one_line_each_in_order() {
+    let agent = Agent::start(&manifest(&workload(
+        "hog",
+        "hog",
+        "cgroup: { memory.max: 8M }",
+    )));
+    agent.wait_for_events("hog", "oom_kill", 2);
+    let output = String::from_utf8(agent.cli(&["events", "--json"]).stdout).unwrap();
+    let events: Vec<serde_json::Value> = output
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let seqs: Vec<u64> = events
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert!(seqs.is_sorted() && seqs[0] == 1, "{seqs:?}");
+    for key in [
+        "seq",
+        "time",
+        "boot_id",
+        "workload",
+        "instance",
+        "kind",
+        "reason",
+        "caused_by",
+        "details",
+    ] {
+        assert!(events.iter().all(|event| event.get(key).is_some()), "{key}");
+    }
+    // An incident stands before the exit that it caused.
+    let kinds: Vec<&str> = events
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .collect();
+    let first = |kind: &str| kinds.iter().position(|found| *found == kind).unwrap();
+    assert!(first("oom_kill") < first("exit") && first("exit") < first("restart"));
+    let words = String::from_utf8(
+        agent
+            .cli(&["events", "--workload", "hog", "--kind", "oom_kill"])
+            .stdout,
+    )
+    .unwrap();
+    assert!(
+        words
+            .lines()
+            .all(|line| line.contains("hog: OOM kill: fixture (pid ")),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_second_agent_is_turned_away() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let second = agent.cli(&[
+        "run",
+        "-f",
+        agent.folder().join("manifest.yaml").to_str().unwrap(),
+    ]);
+    assert_eq!(second.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(told.contains("another agent holds it"), "{told}");
+    // Not even with a runtime folder of its own may it touch what runs.
+    let third = agent.cli(&[
+        "run",
+        "-f",
+        agent.folder().join("manifest.yaml").to_str().unwrap(),
+        "--runtime-dir",
+        "/tmp/third",
+    ]);
+    let told = String::from_utf8_lossy(&third.stderr).into_owned();
+    assert!(told.contains("processes of an earlier run"), "{told}");
+    assert_eq!(agent.workload("web")["pid"], pid);
+}
+
+#[test]
+fn the_ebpf_programs_speak_through_the_agents_log() {
+    enforcer_tests::agent::log_at("debug");
+    let agent = Agent::start(&manifest(&workload(
+        "hog",
+        "hog",
+        "cgroup: { memory.max: 8M }",
+    )));
+    agent.wait_for_events("hog", "oom_kill", 1);
+    let log = agent.folder().join("log");
+    wait_for("a message of mark_victim", || {
+        let text = std::fs::read_to_string(&log).ok()?;
+        text.contains("OOM victim").then_some(())
+    });
+}

@@ -1,0 +1,181 @@
+//! Every limit of the manifest, read back from the kernel.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use std::fs;
+
+const ALL: &str = "cgroup: { cpu.weight: 59, cpu.max: 150%, cpu.max.burst: 20ms, cpuset.cpus: 0-1, \
+     memory.min: 1M, memory.low: 2M, memory.high: 75%, memory.max: 64M, memory.swap.max: 8M, \
+     memory.oom.group: false, pids.max: 512, io.weight: 200 }";
+
+#[test]
+fn every_limit_is_in_the_kernel() {
+    let agent = Agent::start(&manifest(&workload("all", "rest", ALL)));
+    agent.wait_for_state("all", "running");
+    let expected = [
+        ("cpu.weight", "59"),
+        ("cpu.max", "150000 100000"),
+        ("cpu.max.burst", "20000"),
+        ("cpuset.cpus", "0-1"),
+        ("memory.min", "1048576"),
+        ("memory.low", "2097152"),
+        ("memory.high", "50331648"),
+        ("memory.max", "67108864"),
+        ("memory.swap.max", "8388608"),
+        ("memory.oom.group", "0"),
+        ("pids.max", "512"),
+        ("io.weight", "default 200"),
+    ];
+    for (file, value) in expected {
+        assert_eq!(kernel::read("all", file).as_deref(), Some(value), "{file}");
+    }
+    // What `inspect` shows beside the request is the kernel's own answer.
+    let limits = agent.workload("all")["limits"].clone();
+    for (file, value) in expected {
+        let shown = limits
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|limit| limit["file"] == file)
+            .unwrap();
+        assert_eq!(shown["effective"], value, "{file}");
+        assert_eq!(shown["requested"], value, "{file}");
+    }
+}
+
+#[test]
+fn what_the_manifest_leaves_out_keeps_the_kernels_default() {
+    let agent = Agent::start(&manifest(&workload("plain", "rest", "")));
+    agent.wait_for_state("plain", "running");
+    let defaults = [
+        ("cpu.weight", "100"),
+        ("cpu.max", "max 100000"),
+        ("memory.max", "max"),
+        ("memory.swap.max", "max"),
+        ("pids.max", "max"),
+        ("memory.oom.group", "1"),
+    ];
+    for (file, value) in defaults {
+        assert_eq!(
+            kernel::read("plain", file).as_deref(),
+            Some(value),
+            "{file}"
+        );
+    }
+}
+
+#[test]
+fn an_idle_workload_and_a_page_rounded_limit_are_as_asked() {
+    let more = "cgroup: { cpu.weight: idle, memory.max: 20000000 }";
+    let agent = Agent::start(&manifest(&workload("idle", "rest", more)));
+    agent.wait_for_state("idle", "running");
+    assert_eq!(kernel::read("idle", "cpu.idle").as_deref(), Some("1"));
+    // 20000000 is no multiple of 4096: the kernel's own rounding is no fault.
+    assert_eq!(
+        kernel::read("idle", "memory.max").as_deref(),
+        Some("19996672")
+    );
+}
+
+#[test]
+fn the_host_keeps_its_reserve_and_parents_pass_protection_on() {
+    let host = "version: 1\nhost:\n  reserve: { memory: 300M, swap: 50% }\n  cgroup: { cpu.weight: 80 }\nworkloads:\n";
+    let one = workload(
+        "one",
+        "rest",
+        "cgroup: { memory.low: 16M, memory.max: 64M }",
+    );
+    let two = workload(
+        "two",
+        "rest",
+        "cgroup: { memory.low: 8M, memory.min: 4M, memory.max: 64M }",
+    );
+    let agent = Agent::start(&format!("{host}{one}{two}"));
+    agent.wait_for_state("two", "running");
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = meminfo
+        .lines()
+        .find(|line| line.starts_with("MemTotal:"))
+        .unwrap();
+    let total: u64 = line
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024;
+    let parent = |file: &str| kernel::read(".", file).unwrap();
+    assert_eq!(
+        parent("memory.max"),
+        ((total - (300 << 20)) / 4096 * 4096).to_string()
+    );
+    assert_eq!(parent("cpu.weight"), "80");
+    assert_eq!(parent("memory.low"), (24 << 20).to_string());
+    assert_eq!(parent("memory.min"), (4 << 20).to_string());
+    let root = fs::read_to_string("/sys/fs/cgroup/enforcer/memory.low").unwrap();
+    assert_eq!(root.trim(), (24 << 20).to_string());
+}
+
+#[test]
+fn protected_memory_survives_reclaim() {
+    enforcer_tests::swap::enable();
+    let limits = "cgroup: { memory.max: 128M, memory.low: 40M }";
+    let kept = workload("kept", "hog 32", limits);
+    let open = workload("open", "hog 32", "cgroup: { memory.max: 128M }");
+    let agent = Agent::start(&format!(
+        "version: 1\nhost:\n  reserve: {{ swap: 0% }}\nworkloads:\n{kept}{open}"
+    ));
+    let current = |name: &str| {
+        kernel::read(name, "memory.current")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    let filled = |name: &str| (current(name) > 32 << 20).then_some(());
+    agent.wait_for_state("kept", "running");
+    agent.wait_for_state("open", "running");
+    wait_for("both to have filled their memory", || {
+        filled("kept").and(filled("open"))
+    });
+    let before = [current("kept"), current("open")];
+    // Reclaim from the parent, which both share alike (memory.reclaim, since 5.19).
+    // It fails with EAGAIN where it finds less than it was asked for.
+    let _ = fs::write(
+        kernel::cgroup(".").join("memory.reclaim"),
+        (24 << 20).to_string(),
+    );
+    let after = [current("kept"), current("open")];
+    println!(
+        "kept {} -> {}, open {} -> {}",
+        before[0], after[0], before[1], after[1]
+    );
+    assert!(
+        after[0] + (2 << 20) > before[0],
+        "the protected one lost memory"
+    );
+    assert!(
+        after[1] + (12 << 20) < before[1],
+        "the other one was not reclaimed from"
+    );
+}
+
+#[test]
+fn swap_has_its_own_boundary() {
+    enforcer_tests::swap::enable();
+    let more = "cgroup: { memory.max: 16M, memory.swap.max: 8M }\nrecovery: { restart: never }";
+    let agent = Agent::start(&format!(
+        "version: 1\nhost:\n  reserve: {{ swap: 0% }}\nworkloads:\n{}",
+        workload("both", "hog 20", more)
+    ));
+    agent.wait_for_state("both", "running");
+    // 20 MiB fit into 16 of memory and 8 of swap, and nothing is killed.
+    wait_for("swap to be used", || {
+        let swapped: u64 = kernel::read("both", "memory.swap.current")?.parse().ok()?;
+        (swapped > 3 << 20).then_some(())
+    });
+    assert_eq!(kernel::field("both", "memory.events", "oom_kill"), Some(0));
+    let shown = agent.workload("both");
+    assert_eq!(shown["swap_max_bytes"], 8 << 20);
+    assert!(shown["swap_bytes"].as_u64().unwrap() > 3 << 20);
+}

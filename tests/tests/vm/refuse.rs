@@ -1,0 +1,142 @@
+//! Hosts on which nothing may be started: refused before anything is, with the
+//! file, the error and the cure.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::{command, folder};
+use enforcer_tests::wait_for;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::Output;
+
+/// Runs an agent in a mount namespace of its own, as `prepare` leaves it.
+fn run_in(prepare: fn() -> nix::Result<()>, arguments: &[&str], more: &str) -> Output {
+    let folder = folder();
+    fs::remove_file("/tmp/started").ok();
+    let file = folder.join("manifest.yaml");
+    fs::write(
+        &file,
+        manifest(&workload("web", "hog-times 0 /tmp/started", more)),
+    )
+    .unwrap();
+    let mut agent = command(&folder);
+    // SAFETY: only system calls are made between fork and exec.
+    unsafe {
+        agent.pre_exec(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).or_else(|error| {
+                // The first root of an initramfs has no parent to detach from.
+                if error == nix::Error::EINVAL {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })?;
+            Ok(prepare()?)
+        });
+    }
+    agent
+        .args(arguments)
+        .args(["run", "-f"])
+        .arg(&file)
+        .output()
+        .unwrap()
+}
+
+fn assert_refused(output: &Output, words: &[&str]) {
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for word in words {
+        assert!(told.contains(word), "`{word}` is not in: {told}");
+    }
+    assert!(
+        !std::path::Path::new("/tmp/started").exists(),
+        "something was started"
+    );
+}
+
+fn read_only() -> nix::Result<()> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+    mount(
+        None::<&str>,
+        "/sys/fs/cgroup",
+        None::<&str>,
+        flags,
+        None::<&str>,
+    )
+}
+
+#[test]
+fn a_read_only_hierarchy() {
+    let output = run_in(read_only, &[], "");
+    assert_refused(&output, &["/sys/fs/cgroup", "errno 30", "remount,rw"]);
+}
+
+fn hybrid() -> nix::Result<()> {
+    mount(
+        Some("tmpfs"),
+        "/sys/fs/cgroup",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )?;
+    nix::unistd::mkdir("/sys/fs/cgroup/unified", nix::sys::stat::Mode::S_IRWXU)
+}
+
+#[test]
+fn a_hybrid_hierarchy() {
+    let output = run_in(hybrid, &[], "");
+    assert_refused(
+        &output,
+        &[
+            "/sys/fs/cgroup is not a cgroup v2 hierarchy",
+            "hybrid",
+            "systemd.unified_cgroup_hierarchy=1",
+        ],
+    );
+}
+
+fn as_it_is() -> nix::Result<()> {
+    Ok(())
+}
+
+#[test]
+fn a_missing_controller() {
+    // A v1 hierarchy takes the controller away from v2, as on a host that was
+    // half converted.
+    let lists_pids = || {
+        let listed = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
+        listed.split_whitespace().any(|word| word == "pids")
+    };
+    let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "-pids");
+    fs::create_dir_all("/tmp/v1").unwrap();
+    // Cgroups that were removed hold on to it for a moment.
+    wait_for("the v1 hierarchy", || {
+        mount(
+            Some("cgroup"),
+            "/tmp/v1",
+            Some("cgroup"),
+            MsFlags::empty(),
+            Some("pids"),
+        )
+        .ok()
+    });
+    let output = run_in(as_it_is, &[], "cgroup: { pids.max: 7 }");
+    nix::mount::umount("/tmp/v1").unwrap();
+    wait_for("the controller to come back", || lists_pids().then_some(()));
+    let words = [
+        "cgroup.controllers",
+        "the controller `pids`",
+        "`pids.max` needs it",
+        "cgroup_no_v1=pids",
+    ];
+    assert_refused(&output, &words);
+}
+
+#[test]
+fn a_root_outside_the_hierarchy() {
+    let output = run_in(as_it_is, &["--cgroup-root", "/tmp/elsewhere"], "");
+    assert_refused(&output, &["/tmp/elsewhere is not a cgroup v2 hierarchy"]);
+}

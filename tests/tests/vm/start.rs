@@ -1,0 +1,233 @@
+//! What a program finds when it starts: its cgroup, its identity, and nothing
+//! of the agent's.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// What the fixture reports of itself, by key.
+fn report(agent: &Agent, name: &str) -> BTreeMap<String, String> {
+    let output = wait_for("the report", || {
+        let output = agent.output(name);
+        output.contains("end of report").then_some(output)
+    });
+    let pair = |line: &str| {
+        line.split_once(':')
+            .map(|(key, value)| (key.to_owned(), value.trim().to_owned()))
+    };
+    output.lines().filter_map(pair).collect()
+}
+
+fn environment(agent: &Agent, name: &str) -> Vec<String> {
+    let lines = agent.output(name);
+    let mut variables: Vec<String> = lines
+        .lines()
+        .filter_map(|line| line.strip_prefix("environment "))
+        .map(str::to_owned)
+        .collect();
+    variables.sort();
+    variables
+}
+
+#[test]
+fn nothing_of_the_agents_is_left() {
+    fs::create_dir_all("/tmp/home").unwrap();
+    fs::write(
+        "/tmp/secret.env",
+        "# of the file\nTOKEN=\"from the file\"\nPORT=1\n",
+    )
+    .unwrap();
+    let more = "group: nogroup\ndirectory: /tmp/home\npriority: 70\n\
+         environment: { PORT: \"9025\" }\nenvironment_files: [/tmp/secret.env]\n\
+         capabilities: [CAP_NET_BIND_SERVICE]\nrlimits: { nofile: 4096, core: 0 }";
+    let agent = Agent::start(&manifest(&workload("self", "report", more)));
+    let found = report(&agent, "self");
+    let expected = [
+        ("Uid", "1000 1000 1000 1000"),
+        ("Gid", "65534 65534 65534 65534"),
+        ("Groups", "2000 65534"),
+        ("Umask", "0022"),
+        ("NoNewPrivs", "1"),
+        ("SigBlk", "0000000000000000"),
+        // Rust's own start ignores SIGPIPE, number 13; the agent left it alone.
+        ("SigIgn", "0000000000001000"),
+        ("sigpipe", "default"),
+        // CAP_NET_BIND_SERVICE is number 10.
+        ("CapInh", "0000000000000400"),
+        ("CapPrm", "0000000000000400"),
+        ("CapEff", "0000000000000400"),
+        ("CapBnd", "0000000000000400"),
+        ("CapAmb", "0000000000000400"),
+        ("cgroup", "0::/enforcer/workloads/self"),
+        ("oom_score_adj", "-200"),
+        ("session", "true"),
+        ("directory", "/tmp/home"),
+        ("descriptors", "0 1 2"),
+        ("nofile", "4096 4096"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(found.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let variables = [
+        "ENFORCER_WORKLOAD=self",
+        "HOME=/tmp",
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PORT=9025",
+        "TOKEN=from the file",
+        "USER=web",
+    ];
+    assert_eq!(environment(&agent, "self"), variables);
+}
+
+#[test]
+fn without_capabilities_there_are_none_and_root_is_root() {
+    let root = "  root:\n    command: [/bin/fixture, report]\n    user: root\n";
+    let agent = Agent::start(&manifest(&(workload("plain", "report", "") + root)));
+    let plain = report(&agent, "plain");
+    for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(plain[key], "0000000000000000", "{key}");
+    }
+    assert_eq!(plain["nofile"], "1024 524288");
+    assert_eq!(plain["oom_score_adj"], "0");
+    let root = report(&agent, "root");
+    assert_eq!(root["Uid"], "0 0 0 0");
+    assert_eq!(root["NoNewPrivs"], "0");
+    assert_ne!(root["CapEff"], "0000000000000000");
+}
+
+#[test]
+fn a_process_is_born_in_its_cgroup() {
+    // The kernel traces every migration: a child that was moved after its fork
+    // would show there (include/trace/events/cgroup.h).
+    const TRACING: &str = "/sys/kernel/tracing";
+    let set = |value: &str| {
+        fs::write(
+            format!("{TRACING}/events/cgroup/cgroup_attach_task/enable"),
+            value,
+        )
+        .unwrap()
+    };
+    let agent = Agent::start(&manifest(""));
+    fs::write(format!("{TRACING}/trace"), "").unwrap();
+    set("1");
+    // The tracing itself works: this test moves itself out and back.
+    let own = std::process::id().to_string();
+    fs::create_dir_all("/sys/fs/cgroup/elsewhere").unwrap();
+    fs::write("/sys/fs/cgroup/elsewhere/cgroup.procs", &own).unwrap();
+    fs::write("/sys/fs/cgroup/cgroup.procs", &own).unwrap();
+    agent.write_manifest(&manifest(&workload("born", "report", "")));
+    assert!(agent.cli(&["apply"]).status.success());
+    let found = report(&agent, "born");
+    let pid = agent.workload("born")["pid"].as_u64().unwrap();
+    set("0");
+    fs::remove_dir("/sys/fs/cgroup/elsewhere").unwrap();
+    let trace = fs::read_to_string(format!("{TRACING}/trace")).unwrap();
+    assert!(
+        trace.contains("dst_path=/elsewhere"),
+        "the trace is empty:\n{trace}"
+    );
+    assert!(
+        !trace.contains(&format!("pid={pid} ")),
+        "it was moved:\n{trace}"
+    );
+    assert_eq!(found["cgroup"], "0::/enforcer/workloads/born");
+}
+
+#[test]
+fn limits_hold_at_the_first_instruction() {
+    let more = "cgroup: { memory.max: 8M }\nrecovery: { restart: never }";
+    let agent = Agent::start(&manifest(&workload("greedy", "hog 256", more)));
+    let incident = agent.wait_for_events("greedy", "oom_kill", 1).remove(0);
+    // It never held more than its limit, not even for a moment.
+    assert!(
+        incident["details"]["peak_bytes"].as_u64().unwrap() <= 8 << 20,
+        "{incident:#}"
+    );
+}
+
+#[test]
+fn what_cannot_be_executed_is_a_start_error() {
+    fs::write("/tmp/no-program", "just text").unwrap();
+    let missing = "  missing:\n    command: [/no/such/program]\n    user: web\n    recovery: { restart: never }\n";
+    let text = "  text:\n    command: [/tmp/no-program]\n    user: web\n    recovery: { restart: never }\n";
+    let nowhere = workload(
+        "nowhere",
+        "rest",
+        "directory: /no/such/folder\nrecovery: { restart: never }",
+    );
+    let agent = Agent::start(&manifest(&format!("{missing}{text}{nowhere}")));
+    for (name, stage, errno) in [
+        ("missing", "execute /no/such/program", libc::ENOENT),
+        ("text", "execute /tmp/no-program", libc::EACCES),
+        ("nowhere", "enter the directory", libc::ENOENT),
+    ] {
+        let view = agent.wait_for_state(name, "failed");
+        let start = agent.wait_for_events(name, "start", 1).remove(0);
+        assert_eq!(start["details"]["stage"], stage);
+        assert_eq!(start["details"]["errno"], errno);
+        assert!(agent.events(name, "exit").is_empty(), "{name} never ran");
+        assert!(view["reason"].as_str().unwrap().contains(stage), "{view:#}");
+    }
+    let failed = agent.cli(&["start", "missing"]);
+    assert_eq!(failed.status.code(), Some(3));
+    let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        told.contains("failed to execute /no/such/program: No such file or directory"),
+        "{told}"
+    );
+}
+
+#[test]
+fn logs_are_bounded_and_outlive_the_agent() {
+    let more = "logs: { max_size: 64K, keep: 2 }";
+    let mut agent = Agent::start(&manifest(&workload("chatty", "flood 1", more)));
+    let logs = agent.folder().join("state/logs");
+    // 1 MiB in lines of 64 bytes; the last one has this number.
+    wait_for("the last line", || {
+        agent
+            .output("chatty")
+            .contains("000000016383x")
+            .then_some(())
+    });
+    wait_for("the head to move away", || {
+        use std::os::unix::fs::MetadataExt as _;
+        let log = fs::metadata(logs.join("chatty.log")).ok()?;
+        (log.blocks() * 512 <= 128 << 10).then_some(())
+    });
+    assert!(logs.join("chatty.log.1").exists());
+    assert!(agent.interrupt());
+    assert!(logs.join("chatty.log").exists());
+}
+
+#[test]
+fn what_runs_is_recorded_before_it_runs() {
+    let agent = Agent::start(&manifest(&workload("known", "rest", "")));
+    let view = agent.wait_for_state("known", "running");
+    let text = fs::read_to_string(agent.folder().join("run/instances/known.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(record["pid"], view["pid"]);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", view["pid"])).unwrap();
+    // Field 22, counted behind the command in parentheses (proc(5)).
+    let start = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(19)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap();
+    assert_eq!(record["start_ticks"], start);
+    assert_eq!(
+        record["cgroup"],
+        std::os::unix::fs::MetadataExt::ino(&fs::metadata(kernel::cgroup("known")).unwrap())
+    );
+    assert_eq!(
+        record["boot_id"],
+        fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            .unwrap()
+            .trim()
+    );
+}

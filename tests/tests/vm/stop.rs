@@ -1,0 +1,129 @@
+//! Stopping: no process and no cgroup is left, whatever the workload does.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use std::path::Path;
+
+const SHORT: &str = "stop: { grace: 200ms }";
+
+/// Stops by the command line; returns the processes that were there before.
+fn stop(agent: &Agent, name: &str) -> Vec<u32> {
+    let before = kernel::processes(name);
+    let stopped = agent.cli(&["stop", name]);
+    assert!(
+        stopped.status.success(),
+        "{}",
+        String::from_utf8_lossy(&stopped.stderr)
+    );
+    before
+}
+
+fn assert_nothing_left(name: &str, processes: &[u32]) {
+    assert!(!processes.is_empty());
+    wait_for("the cgroup to go", || {
+        (!kernel::cgroup(name).exists()).then_some(())
+    });
+    for pid in processes {
+        // Init collects them in its own time; none of them may still run.
+        let state = kernel::status(*pid, "State");
+        assert!(
+            state
+                .as_ref()
+                .is_none_or(|state| state.starts_with(['Z', 'X'])),
+            "{pid} is {state:?}"
+        );
+    }
+}
+
+#[test]
+fn a_program_that_ends_on_its_signal_gets_no_kill() {
+    let agent = Agent::start(&manifest(&workload("calm", "rest", "")));
+    agent.wait_for_state("calm", "running");
+    let before = stop(&agent, "calm");
+    assert_nothing_left("calm", &before);
+    let exit = agent.wait_for_events("calm", "exit", 1).remove(0);
+    assert_eq!(exit["details"]["signal"], libc::SIGTERM);
+    assert_eq!(agent.workload("calm")["state"], "stopped");
+    assert_eq!(agent.workload("calm")["restarts"], 0);
+    assert!(agent.events("calm", "restart").is_empty());
+}
+
+#[test]
+fn who_ignores_the_signal_is_killed_after_the_grace() {
+    let agent = Agent::start(&manifest(&workload("stubborn", "ignore-term", SHORT)));
+    wait_for("it to ignore SIGTERM", || {
+        agent.output("stubborn").contains("ready").then_some(())
+    });
+    let before = stop(&agent, "stubborn");
+    assert_nothing_left("stubborn", &before);
+    let exit = agent.wait_for_events("stubborn", "exit", 1).remove(0);
+    assert_eq!(exit["details"]["signal"], libc::SIGKILL);
+    assert_eq!(exit["details"]["oom_killed"], false);
+}
+
+#[test]
+fn daemons_do_not_escape() {
+    let agent = Agent::start(&manifest(&workload("daemon", "double-fork", SHORT)));
+    wait_for("the daemon", || {
+        (kernel::processes("daemon").len() == 2).then_some(())
+    });
+    let before = stop(&agent, "daemon");
+    assert_nothing_left("daemon", &before);
+}
+
+#[test]
+fn a_fork_bomb_is_contained_and_killed_whole() {
+    let more = "cgroup: { pids.max: 64, memory.max: 64M, cpu.max: 50% }\nstop: { grace: 100ms }";
+    let agent = Agent::start(&manifest(&workload("bomb", "fork-bomb", more)));
+    wait_for("the bomb to meet its limit", || {
+        (kernel::field("bomb", "pids.events", "max")? > 0).then_some(())
+    });
+    assert_eq!(kernel::read("bomb", "pids.current").as_deref(), Some("64"));
+    let before = stop(&agent, "bomb");
+    assert_nothing_left("bomb", &before);
+}
+
+#[test]
+fn kill_asks_nobody() {
+    let agent = Agent::start(&manifest(&workload(
+        "stubborn",
+        "ignore-term",
+        "stop: { grace: 1h }",
+    )));
+    wait_for("it to ignore SIGTERM", || {
+        agent.output("stubborn").contains("ready").then_some(())
+    });
+    let before = kernel::processes("stubborn");
+    assert!(agent.cli(&["kill", "stubborn"]).status.success());
+    assert_nothing_left("stubborn", &before);
+}
+
+#[test]
+fn ctrl_c_leaves_the_host_as_it_was() {
+    let hog = workload("hog", "hog", "cgroup: { memory.max: 8M }");
+    let mut agent = Agent::start(&manifest(&(workload("calm", "rest", "") + &hog)));
+    agent.wait_for_state("calm", "running");
+    agent.wait_for_events("hog", "oom_kill", 2);
+    let processes = kernel::processes("calm");
+    assert!(agent.interrupt());
+    assert!(!Path::new("/sys/fs/cgroup/enforcer").exists());
+    for pid in processes {
+        assert_eq!(
+            kernel::status(pid, "State").filter(|state| !state.starts_with(['Z', 'X'])),
+            None
+        );
+    }
+}
+
+#[test]
+fn what_is_left_beside_an_exited_main_process_is_killed_first() {
+    // The main process goes by itself; its child is told to stay.
+    let agent = Agent::start(&manifest(&workload(
+        "brief",
+        "brief-with-child",
+        "recovery: { restart: never }",
+    )));
+    agent.wait_for_state("brief", "stopped");
+    assert!(!kernel::cgroup("brief").exists());
+}
