@@ -1,1 +1,314 @@
+use super::*;
+use crate::units::{Bytes, Limit};
+use expect_test::{Expect, expect};
 
+struct Known;
+
+impl Accounts for Known {
+    fn agent_is_root(&self) -> bool {
+        true
+    }
+
+    fn has_user(&self, name: &str) -> bool {
+        ["root", "web"].contains(&name)
+    }
+
+    fn has_group(&self, name: &str) -> bool {
+        ["root", "web"].contains(&name)
+    }
+}
+
+/// Every fault, as `line:column severity: message (label) [help]`.
+fn check(source: &str, expected: &Expect) {
+    let told: String = parse(source, &Known)
+        .faults
+        .iter()
+        .map(|fault| shown(source, fault))
+        .collect();
+    expected.assert_eq(&told);
+}
+
+fn shown(source: &str, fault: &Fault) -> String {
+    let before = &source[..fault.span.start];
+    let line = before.matches('\n').count() + 1;
+    let column = before.len() - before.rfind('\n').map_or(0, |newline| newline + 1) + 1;
+    let severity = if fault.severity == Severity::Error {
+        "error"
+    } else {
+        "warning"
+    };
+    let help = fault
+        .help
+        .as_deref()
+        .map(|help| format!(" [{help}]"))
+        .unwrap_or_default();
+    format!(
+        "{line}:{column} {severity}: {} ({}){help}\n",
+        fault.message, fault.label
+    )
+}
+
+/// Faults of lines below one workload.
+fn check_workload(lines: &str, expected: &Expect) {
+    let head = "version: 1\nworkloads:\n  web:\n    command: [/bin/true]\n    user: web\n";
+    let body: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    check(&format!("{head}{body}"), expected);
+}
+
+/// All of the manifest that works today.
+const FULL: &str = r#"
+version: 1
+mode: enforce
+host:
+  reserve: { memory: 1G, swap: 50% }
+  cgroup: { cpu.weight: 100 }
+workloads:
+  web:
+    command: [/usr/bin/python3, -m, http.server, "9025"]
+    user: web
+    group: web
+    directory: /srv/web
+    environment: { PORT: "9025" }
+    environment_files: [web.env]
+    capabilities: [CAP_NET_BIND_SERVICE]
+    rlimits: { nofile: 4096, core: max }
+    priority: 60
+    cgroup:
+      cpu.weight: 59
+      cpu.max: 150%
+      cpu.max.burst: 20ms
+      cpuset.cpus: 0-1
+      memory.max: 1536M
+      memory.low: 512M
+      memory.high: 90%
+      memory.swap.max: 64M
+      memory.oom.group: true
+      pids.max: 512
+      io.weight: 100
+    watch: { cpu_loop: off }
+    recovery:
+      restart: always
+      strategy: restart
+      backoff: { initial: 1s, factor: 2, max: 5m, jitter: 10%, reset_after: 10m }
+      budget: { restarts: 5, within: 5m }
+      breaker: { cooldown: 1m, max: 10m }
+    stop: { signal: SIGTERM, grace: 10s }
+    logs: { max_size: 10M, keep: 3 }
+"#;
+
+#[test]
+fn the_whole_manifest_is_understood() {
+    check(FULL, &expect![""]);
+    let manifest = parse(FULL, &Known).manifest;
+    let web = &manifest.workloads[&WorkloadName::parse("web").expect("a name")];
+    assert_eq!(web.limits.memory_max, Some(Limit::At(Bytes(1536 << 20))));
+    assert_eq!(
+        web.limits.memory_high,
+        Some(Limit::At(Bytes(1_449_549_824)))
+    );
+    assert_eq!(web.limits.cpu_max_burst, Some(20_000));
+    assert_eq!(web.oom_score_adj(), -100);
+}
+
+#[test]
+fn what_is_left_out_has_the_documented_default() {
+    let source = "version: 1\nworkloads:\n  web: { command: [/bin/true], user: web }\n";
+    let manifest = parse(source, &Known).manifest;
+    let web = &manifest.workloads[&WorkloadName::parse("web").expect("a name")];
+    let expected = WorkloadSpec {
+        command: vec!["/bin/true".to_owned()],
+        user: Some("web".to_owned()),
+        ..WorkloadSpec::default()
+    };
+    assert_eq!(*web, expected);
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    check(
+        "version: 2\nworkloads:\n  Web:\n    command: python3\n  web:\n    comand: [/bin/true]\n    user: nobody-here\n    cgroup:\n      memroy.max: 1G\n      cpu.max: 1.5\n      cpu.max: 150%\n      pids.max: 0\n",
+        &expect![[r#"
+            1:10 error: `2` is not valid here (expected 1, the only version there is)
+            3:3 error: `Web` is not a workload's name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
+            6:5 error: unknown key `comand` (did you mean `command`?)
+            6:5 error: this workload has no `command` (expected a `command`) [command: [/path/to/program, argument]]
+            7:11 error: `nobody-here` is not valid here (expected the name of a user of this host)
+            9:7 error: unknown key `memroy.max` (did you mean `memory.max`?)
+            10:16 error: `1.5` is not valid here (expected a percentage of one CPU like 150%, the kernel's `150000 100000`, or max; a bare number has no unit)
+            11:7 error: `cpu.max` stands here twice (the second one) [keep one of them]
+            12:17 error: `0` is not valid here (expected a whole number from 1 to 4194304)
+        "#]],
+    );
+}
+
+#[test]
+fn keys_of_other_tools_are_translated() {
+    check_workload(
+        "mem_limit: 1g\nimage: nginx\ndepends_on: [db]",
+        &expect![[r#"
+            6:5 error: unknown key `mem_limit` (not a key of enforcer's) [it is `memory.max` under `cgroup`]
+            7:5 error: unknown key `image` (not a key of enforcer's) [enforcer starts programs of this host and no containers; give it a `command`]
+            8:5 error: unknown key `depends_on` (not a key of enforcer's) [it is `needs`]
+        "#]],
+    );
+}
+
+#[test]
+fn limits_that_contradict_each_other() {
+    check_workload(
+        "cgroup: { memory.max: 64M, memory.high: 65M, memory.low: 128M }",
+        &expect![[r#"
+            6:45 error: `memory.high` is above `memory.max` (64M) (at most 64M; it would never act)
+            6:62 error: `memory.low` is above `memory.max` (64M) (at most 64M; the protection can't be larger than the limit)
+        "#]],
+    );
+    check_workload(
+        "cgroup: { memory.max: 64M, memory.high: 48M, memory.swap.max: 0 }",
+        &expect![[r#"
+            6:45 warning: `memory.high` with no swap can stall the workload (above it, allocations are slowed down, and nothing can be moved out) [allow some `memory.swap.max`, or leave `memory.high` out]
+        "#]],
+    );
+    check_workload(
+        "cgroup: { cpu.weight: 0, cpu.max: 10%, cpu.max.burst: 20ms, memory.max: 512, io.weight: 10001 }",
+        &expect![[r#"
+            6:27 error: `0` is not valid here (expected a whole number from 1 to 10000, or idle)
+            6:59 error: `cpu.max.burst` is above the quota of `cpu.max` (at most 10000us)
+            6:77 error: `memory.max` is less than one page (the kernel would round it down to 0) [plain numbers are bytes; did you mean a unit, like M?]
+            6:93 error: `10001` is not valid here (expected a whole number from 1 to 10000)
+        "#]],
+    );
+}
+
+#[test]
+fn wrong_kinds_of_values() {
+    check_workload(
+        "priority: high\nenvironment: [A]\ncapabilities: [CAP_NET_BIND]\nrlimits: { nofiles: 1 }\nstop: { signal: TERM, grace: 10 }\ncgroup: { memory.oom.group: yes }",
+        &expect![[r#"
+            6:15 error: `high` is not valid here (expected a whole number from 0 to 100)
+            7:18 error: expected a mapping of keys to values, found a list (expected a mapping of keys to values)
+            8:20 error: unknown capability `CAP_NET_BIND` (not a key of this section) [see capabilities(7)]
+            9:16 error: unknown key `nofiles` (did you mean `nofile`?)
+            10:21 error: `TERM` is not valid here (expected one of SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGABRT, SIGKILL)
+            10:34 error: `10` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
+            11:33 error: `yes` is not valid here (expected true or false)
+        "#]],
+    );
+}
+
+#[test]
+fn what_comes_later_is_checked_and_refused() {
+    check_workload(
+        "probes:\n  liveness: { http: { prot: 9025 }, timeout: 400 }\nwatch:\n  cpu_loop: { after: 10s, respond: [demote, burn] }\n  memory: off\nneeds: { db: ready }",
+        &expect![[r#"
+            7:7 error: `probes` is not supported yet (nothing would act on this) [leave it out for now]
+            7:25 error: this `http` probe has no `port` ()
+            7:27 error: unknown key `prot` (did you mean `port`?)
+            7:50 error: `400` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
+            9:17 error: `watch.cpu_loop` is not supported yet (nothing would act on this) [leave it out for now]
+            9:49 error: `burn` is not valid here (expected one of tell, demote, restart)
+            11:12 error: `needs` is not supported yet (nothing would act on this) [leave it out for now]
+        "#]],
+    );
+}
+
+#[test]
+fn needs_in_a_circle() {
+    let one = |name: &str, needs: &str| {
+        format!("  {name}: {{ command: [/bin/true], user: web, needs: {{ {needs}: ready }} }}\n")
+    };
+    let source = format!("version: 1\nworkloads:\n{}{}", one("a", "b"), one("b", "a"));
+    let told: Vec<String> = parse(&source, &Known)
+        .faults
+        .into_iter()
+        .map(|fault| fault.message)
+        .collect();
+    assert!(
+        told.contains(&"`needs` goes in a circle: a → b → a".to_owned()),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn text_that_is_no_manifest() {
+    check(
+        "",
+        &expect![[r#"
+        1:1 error: the manifest has no `version` () [begin the file with `version: 1`]
+    "#]],
+    );
+    check(
+        "version: [1",
+        &expect![[r#"
+        1:12 error: this is not YAML (while parsing a flow sequence, expected ',' or ']')
+    "#]],
+    );
+    check(
+        "version: 1\n---\nversion: 1\n",
+        &expect![[r#"
+        2:1 error: a second document starts here (a manifest is one document) [use a folder of files instead]
+    "#]],
+    );
+    let long = " ".repeat(1 << 20) + "version: 1";
+    assert!(
+        parse(&long, &Known).faults[0]
+            .message
+            .contains("larger than 1 MiB")
+    );
+    let deep = format!("version: {}1{}", "[".repeat(100), "]".repeat(100));
+    assert!(parse(&deep, &Known).has_errors());
+}
+
+#[test]
+fn aliases_that_explode() {
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for level in 1..9 {
+        let refers = vec![format!("*a{}", level - 1); 10].join(", ");
+        bomb.push_str(&format!("a{level}: &a{level} [{refers}]\n"));
+    }
+    let faults = parse(&bomb, &Known).faults;
+    assert!(
+        faults[0].message.contains("grows beyond all bounds"),
+        "{faults:?}"
+    );
+}
+
+#[test]
+fn a_folder_is_one_manifest() {
+    let file = |name: &str, host: &str| {
+        parse(
+            &format!(
+                "version: 1\n{host}workloads:\n  {name}: {{ command: [/bin/true], user: web }}\n"
+            ),
+            &Known,
+        )
+    };
+    let (manifest, faults) = join(vec![file("a", "host: {}\n"), file("b", "")]);
+    assert_eq!((manifest.workloads.len(), faults.len()), (2, 0));
+    let (_, faults) = join(vec![file("a", "host: {}\n"), file("a", "host: {}\n")]);
+    let told: Vec<(usize, &str)> = faults
+        .iter()
+        .map(|(index, fault)| (*index, fault.message.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, "a second file with a `host` section"),
+            (1, "`a` is a workload of another file as well")
+        ]
+    );
+}
+
+#[test]
+fn nobody_becomes_root_by_leaving_something_out() {
+    check(
+        "version: 1\nworkloads:\n  web:\n    command: [/bin/true]\n",
+        &expect![[r#"
+        4:5 error: this workload has no `user` (it would run as root) [name the account it runs as; write `user: root` to mean it]
+    "#]],
+    );
+    for bad in ["0day", "\"-1\"", "4294967295", "4294967296", "\"\"", "1000"] {
+        let source =
+            format!("version: 1\nworkloads:\n  web: {{ command: [/bin/true], user: {bad} }}\n");
+        assert!(parse(&source, &Known).has_errors(), "{bad}");
+    }
+}

@@ -1,1 +1,524 @@
+use super::*;
+use crate::event::{ActionKind, CgroupId, ExitStatus, Request, StartError};
+use crate::oom::{Counters, Victim};
+use crate::recovery::TRIAL;
+use crate::spec::{Backoff, Budget, Recovery};
+use crate::units::{MonoTime, Percent};
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
+const WEB: &str = "web";
+
+fn name(text: &str) -> WorkloadName {
+    WorkloadName::parse(text).expect("a name")
+}
+
+fn spec() -> WorkloadSpec {
+    let backoff = Backoff {
+        jitter: Percent(0),
+        ..Backoff::default()
+    };
+    WorkloadSpec {
+        command: vec!["/bin/true".to_owned()],
+        recovery: Recovery {
+            backoff: Some(backoff),
+            ..Recovery::default()
+        },
+        ..WorkloadSpec::default()
+    }
+}
+
+fn manifest(specs: &[(&str, WorkloadSpec)]) -> Manifest {
+    let workloads = specs
+        .iter()
+        .map(|(text, spec)| (name(text), spec.clone()))
+        .collect();
+    Manifest {
+        workloads,
+        ..Manifest::default()
+    }
+}
+
+fn configure(spec: WorkloadSpec) -> Event {
+    Event::Configure {
+        manifest: manifest(&[(WEB, spec)]),
+        prune: false,
+    }
+}
+
+fn prepared(instance: u64) -> Event {
+    Event::Prepared {
+        workload: name(WEB),
+        instance: InstanceId(instance),
+        cgroup: CgroupId(1),
+        counters: Counters::default(),
+    }
+}
+
+fn started(instance: u64) -> Event {
+    Event::Started {
+        workload: name(WEB),
+        instance: InstanceId(instance),
+        pid: 100 + u32::try_from(instance).expect("small"),
+    }
+}
+
+fn exited(instance: u64) -> Event {
+    Event::MainExited {
+        workload: name(WEB),
+        instance: InstanceId(instance),
+    }
+}
+
+fn reaped(instance: u64, status: ExitStatus, oom_kill: u64) -> Event {
+    let counters = Counters {
+        oom_kill,
+        own_oom: oom_kill,
+        ..Counters::default()
+    };
+    Event::Reaped {
+        workload: name(WEB),
+        instance: InstanceId(instance),
+        status,
+        counters,
+    }
+}
+
+fn request(request: Request) -> Event {
+    Event::Request {
+        workload: name(WEB),
+        request,
+    }
+}
+
+/// Actions and records of each event, with the time in seconds.
+fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
+    let mut supervisor = Supervisor::new();
+    let mut told = String::new();
+    let all = [(0, Event::EbpfAttached(true)), (0, configure(spec))]
+        .into_iter()
+        .chain(events);
+    for (seconds, event) in all {
+        let moment = Moment {
+            now: MonoTime(seconds * 1_000_000_000),
+            noise: 0,
+        };
+        let decision = supervisor.handle(moment, event);
+        for transition in &decision.transitions {
+            told.push_str(&format!(
+                "{seconds} s: #{} {}",
+                transition.seq.0,
+                transition.detail.kind()
+            ));
+            if let Some(reason) = transition.reason {
+                told.push_str(&format!(" ({reason})"));
+            }
+            if let Some(cause) = transition.caused_by {
+                told.push_str(&format!(" because of #{}", cause.0));
+            }
+            told.push('\n');
+        }
+        for action in &decision.actions {
+            told.push_str(&format!(
+                "{seconds} s:   → {} #{}\n",
+                word(&action.kind),
+                action.instance.0
+            ));
+        }
+    }
+    expected.assert_eq(&told);
+}
+
+fn word(kind: &ActionKind) -> &'static str {
+    match kind {
+        ActionKind::Start { .. } => "start",
+        ActionKind::Signal { .. } => "signal",
+        ActionKind::KillTree => "kill tree",
+        ActionKind::Reap => "reap",
+        ActionKind::RemoveCgroup => "remove cgroup",
+        ActionKind::WriteLimits { .. } => "write limits",
+        ActionKind::WriteHostLimits { .. } => "write host limits",
+    }
+}
+
+#[test]
+fn an_oom_kill_is_told_before_its_exit_and_answered() {
+    let victim = Victim {
+        pid: 101,
+        ..Victim::default()
+    };
+    let counters = Counters {
+        oom_kill: 2,
+        own_oom: 1,
+        oom_group_kill: 1,
+        ..Counters::default()
+    };
+    check(
+        spec(),
+        vec![
+            (0, prepared(1)),
+            (0, started(1)),
+            (
+                1,
+                Event::OomMark {
+                    workload: name(WEB),
+                    victim,
+                    counters: counters.clone(),
+                },
+            ),
+            (1, exited(1)),
+            (
+                1,
+                Event::Reaped {
+                    workload: name(WEB),
+                    instance: InstanceId(1),
+                    status: ExitStatus::Signal(9),
+                    counters,
+                },
+            ),
+            (1, started(2)),
+        ],
+        &expect![[r#"
+              0 s: #1 config (config)
+              0 s:   → start #1
+              0 s: #2 start
+              1 s:   → reap #1
+              1 s: #3 oom_kill
+              1 s: #4 exit because of #3
+              1 s: #5 restart (oom_kill) because of #4
+              1 s:   → start #2
+              1 s: #6 start
+        "#]],
+    );
+}
+
+#[test]
+fn failures_back_off_and_open_the_breaker() {
+    let mut recovery = spec().recovery;
+    recovery.budget = Some(Budget {
+        restarts: 2,
+        within: Duration::from_secs(60),
+    });
+    check(
+        WorkloadSpec { recovery, ..spec() },
+        vec![
+            (0, started(1)),
+            (0, exited(1)),
+            (0, reaped(1, ExitStatus::Code(1), 0)),
+            (0, started(2)),
+            (0, exited(2)),
+            (0, reaped(2, ExitStatus::Code(1), 0)),
+            (0, Event::Wake),
+            (1, Event::Wake),
+            (1, started(3)),
+            (1, exited(3)),
+            (1, reaped(3, ExitStatus::Code(1), 0)),
+            (60, Event::Wake),
+            (61, Event::Wake),
+            (61, started(4)),
+            (61 + TRIAL.as_secs(), Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → reap #1
+            0 s: #3 exit
+            0 s: #4 restart (exit) because of #3
+            0 s:   → start #2
+            0 s: #5 start
+            0 s:   → reap #2
+            0 s: #6 exit
+            0 s: #7 restart (exit) because of #6
+            1 s:   → start #3
+            1 s: #8 start
+            1 s:   → reap #3
+            1 s: #9 exit
+            1 s: #10 breaker (exit) because of #9
+            61 s: #11 breaker (exit) because of #10
+            61 s:   → start #4
+            61 s: #12 start
+            91 s: #13 breaker
+        "#]],
+    );
+}
+
+#[test]
+fn a_stop_asks_then_kills_then_cleans_up() {
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, request(Request::Stop)),
+            (10, Event::Wake),
+            (11, Event::Wake),
+            (11, exited(1)),
+            (11, reaped(1, ExitStatus::Signal(9), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 stop (manual)
+            1 s:   → signal #1
+            11 s:   → kill tree #1
+            11 s:   → reap #1
+            11 s: #4 exit because of #3
+            11 s:   → remove cgroup #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_stop_during_a_start_waits_for_it() {
+    check(
+        spec(),
+        vec![
+            (0, request(Request::Stop)),
+            (0, started(1)),
+            (0, exited(1)),
+            (0, reaped(1, ExitStatus::Signal(15), 0)),
+        ],
+        &expect![[r#"
+              0 s: #1 config (config)
+              0 s:   → start #1
+              0 s: #2 start
+              0 s: #3 stop (manual)
+              0 s:   → signal #1
+              0 s:   → reap #1
+              0 s: #4 exit because of #3
+              0 s:   → remove cgroup #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_start_by_hand_ends_the_waiting() {
+    let error = StartError {
+        stage: "execute /x".to_owned(),
+        errno: Some(2),
+        error: "gone".to_owned(),
+    };
+    check(
+        spec(),
+        vec![
+            (
+                0,
+                Event::StartFailed {
+                    workload: name(WEB),
+                    instance: InstanceId(1),
+                    error: error.clone(),
+                },
+            ),
+            (
+                0,
+                Event::StartFailed {
+                    workload: name(WEB),
+                    instance: InstanceId(2),
+                    error,
+                },
+            ),
+            (0, request(Request::Start)),
+            (0, started(3)),
+        ],
+        &expect![[r#"
+              0 s: #1 config (config)
+              0 s:   → start #1
+              0 s: #2 start
+              0 s: #3 restart (exit) because of #2
+              0 s:   → start #2
+              0 s: #4 start
+              0 s: #5 restart (exit) because of #4
+              0 s:   → start #3
+              0 s: #6 start
+        "#]],
+    );
+}
+
+#[test]
+fn changed_limits_are_written_and_nothing_else_happens() {
+    let mut changed = spec();
+    changed.limits.memory_max = Some(Limit::At(Bytes(1 << 30)));
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, configure(changed.clone())),
+            (2, configure(changed)),
+        ],
+        &expect![[r#"
+              0 s: #1 config (config)
+              0 s:   → start #1
+              0 s: #2 start
+              1 s: #3 config (config)
+              1 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn a_shutdown_is_finished_when_nothing_runs() {
+    let mut supervisor = Supervisor::new();
+    let mut handle = |event| {
+        supervisor
+            .handle(
+                Moment {
+                    now: MonoTime(0),
+                    noise: 0,
+                },
+                event,
+            )
+            .finished
+    };
+    assert!(!handle(configure(spec())));
+    assert!(!handle(started(1)));
+    assert!(!handle(Event::Shutdown));
+    assert!(!handle(exited(1)));
+    assert!(handle(reaped(1, ExitStatus::Signal(15), 0)));
+}
+
+/// The world outside: it answers actions, in any order and at any time.
+#[derive(Clone, Debug)]
+enum Step {
+    Answer,
+    Exit(bool),
+    Request(u8),
+    Change(bool),
+    Stale(u8),
+    Wait(u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => Just(Step::Answer),
+        3 => any::<bool>().prop_map(Step::Exit),
+        1 => (0..4u8).prop_map(Step::Request),
+        1 => any::<bool>().prop_map(Step::Change),
+        1 => (0..4u8).prop_map(Step::Stale),
+        2 => (1..100_000u32).prop_map(Step::Wait),
+    ]
+}
+
+/// What the executor would hold: at most one instance, and its owed answers.
+#[derive(Default)]
+struct World {
+    owed: Vec<(InstanceId, &'static str)>,
+    alive: BTreeSet<InstanceId>,
+    starts: Vec<MonoTime>,
+}
+
+impl World {
+    fn take(&mut self, now: MonoTime, decision: &Decision) {
+        for action in &decision.actions {
+            assert!(action.reason.seq.0 > 0, "no action without a reason");
+            match &action.kind {
+                ActionKind::Start { .. } => {
+                    assert!(self.alive.is_empty(), "a second live instance");
+                    assert!(self.owed.is_empty(), "an action while another is under way");
+                    self.alive.insert(action.instance);
+                    self.owed.push((action.instance, "start"));
+                    if matches!(action.reason.cause, Cause::Exit | Cause::OomKill) {
+                        self.starts.push(now);
+                    }
+                }
+                ActionKind::Reap => self.owed.push((action.instance, "reap")),
+                ActionKind::RemoveCgroup => {
+                    assert!(self.alive.is_empty(), "removed under a live instance")
+                }
+                ActionKind::Signal { .. }
+                | ActionKind::KillTree
+                | ActionKind::WriteLimits { .. }
+                | ActionKind::WriteHostLimits { .. } => {}
+            }
+        }
+        let seqs: Vec<Seq> = decision
+            .transitions
+            .iter()
+            .map(|transition| transition.seq)
+            .collect();
+        assert!(seqs.is_sorted(), "records out of order");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_the_invariants_hold(steps in prop::collection::vec(step(), 1..300)) {
+        let mut supervisor = Supervisor::new();
+        let mut world = World::default();
+        let mut now = MonoTime(0);
+        let handle = |supervisor: &mut Supervisor, world: &mut World, now, event| {
+            let decision = supervisor.handle(Moment { now, noise: now.0 }, event);
+            world.take(now, &decision);
+            decision
+        };
+        let _ = handle(&mut supervisor, &mut world, now, configure(spec()));
+        for step in steps {
+            let event = match step {
+                Step::Answer => match world.owed.pop() {
+                    Some((instance, "start")) => started(instance.0),
+                    Some((instance, _)) => {
+                        world.alive.remove(&instance);
+                        reaped(instance.0, ExitStatus::Code(1), 0)
+                    }
+                    None => Event::Wake,
+                },
+                Step::Exit(fails) => match (world.alive.first(), world.owed.pop()) {
+                    (Some(instance), None) => exited(instance.0),
+                    (Some(_), Some((instance, "start"))) if fails => {
+                        world.alive.remove(&instance);
+                        let error = StartError { stage: "x".to_owned(), errno: None, error: "y".to_owned() };
+                        Event::StartFailed { workload: name(WEB), instance, error }
+                    }
+                    (_, owed) => {
+                        world.owed.extend(owed);
+                        Event::Wake
+                    }
+                },
+                Step::Request(which) => request(
+                    [Request::Start, Request::Stop, Request::Restart, Request::Kill][usize::from(which)],
+                ),
+                Step::Change(command) => {
+                    let mut changed = spec();
+                    if command {
+                        changed.command.push(now.0.to_string());
+                    } else {
+                        changed.priority = 10;
+                    }
+                    configure(changed)
+                }
+                // Answers of instances that are long gone change nothing.
+                Step::Stale(which) => {
+                    let before = format!("{supervisor:?}");
+                    let stale = [started(0), exited(0), reaped(0, ExitStatus::Code(0), 0), prepared(0)];
+                    let decision = handle(&mut supervisor, &mut world, now, stale[usize::from(which)].clone());
+                    prop_assert!(decision.actions.is_empty() && decision.transitions.is_empty());
+                    prop_assert_eq!(before, format!("{supervisor:?}"));
+                    continue;
+                }
+                Step::Wait(millis) => {
+                    now = now.after(Duration::from_millis(u64::from(millis)));
+                    Event::Wake
+                }
+            };
+            let by_hand = matches!(event, Event::Request { .. });
+            let decision = handle(&mut supervisor, &mut world, now, event);
+            if by_hand {
+                // A person's wish begins a new count.
+                world.starts.clear();
+            }
+            // What is due is not put off.
+            prop_assert!(decision.wake.is_none_or(|wake| wake > now) || decision.wake == Some(now));
+            let budget = Budget::default();
+            let recent = world.starts.iter().filter(|start| now.since(**start) < budget.within).count();
+            // The breaker's own trials come on top, one for each cooldown of a minute or more.
+            prop_assert!(recent <= usize::try_from(budget.restarts).expect("small") + 5, "{} restarts", recent);
+        }
+        // Planning what is applied yields nothing.
+        let manifest = supervisor.manifest();
+        prop_assert!(Plan::between(&manifest, &manifest).is_empty());
+        let decision = handle(&mut supervisor, &mut world, now, Event::Configure { manifest, prune: false });
+        prop_assert!(decision.actions.is_empty() && decision.transitions.is_empty());
+    }
+}
