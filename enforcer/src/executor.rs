@@ -3,25 +3,25 @@
 //! what comes next, and every answer goes back as an event.
 
 mod launch;
+mod start;
 
 use crate::kernel::bpf::EventRing;
-use crate::kernel::cgroupfs::{Cgroup, CgroupError};
+use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::counters::CounterReader;
 use crate::kernel::hierarchy::Tree;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::signal::parse_signal;
-use crate::kernel::{limits, memory_info, process, spawn};
+use crate::kernel::{clock, limits, memory_info};
 use crate::marks;
 use crate::runtime::Events;
-use crate::store::instances::{Instances, RunningInstance};
-use crate::watch;
+use crate::store::instances::Instances;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
-    Action, ActionKind, CgroupId, Event, ExitStatus, InstanceId, LimitChange, StartError,
+    Action, ActionKind, CgroupId, Event, ExitStatus, InstanceId, LimitChange,
 };
 use enforcer_core::oom::Counters;
-use enforcer_core::spec::{Host, WorkloadSpec};
+use enforcer_core::spec::Host;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -193,147 +193,6 @@ impl Executor {
         limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
     }
 
-    fn start(self: &Arc<Self>, workload: &WorkloadName, instance: InstanceId, spec: &WorkloadSpec) {
-        if let Err(error) = self.try_start(workload, instance, spec) {
-            self.events.send(Event::StartFailed {
-                workload: workload.clone(),
-                instance,
-                error,
-            });
-        }
-    }
-
-    fn try_start(
-        self: &Arc<Self>,
-        workload: &WorkloadName,
-        instance: InstanceId,
-        spec: &WorkloadSpec,
-    ) -> Result<(), StartError> {
-        let (cgroup, id, reader) = self.open_cgroup(workload)?;
-        limits::apply(&cgroup, &spec.limits).map_err(|error| StartError {
-            stage: "apply the limits".to_owned(),
-            errno: error.errno(),
-            error: error_chain(&error),
-        })?;
-        let launch = launch::prepare(workload, spec)?;
-        let log = LogFile::open(&self.log_path(workload))
-            .map_err(|error| io_failure("open the log", &error))?;
-        let counters = self.read_counters(&reader)?;
-        let waiting = spawn::spawn(&launch, &cgroup, log.file()).map_err(|error| StartError {
-            stage: "create the process".to_owned(),
-            errno: std::error::Error::source(&error)
-                .and_then(|source| source.downcast_ref::<std::io::Error>())
-                .and_then(std::io::Error::raw_os_error),
-            error: error_chain(&error),
-        })?;
-        let pid = waiting.pid;
-        self.instances
-            .record(&RunningInstance {
-                workload,
-                instance,
-                pid,
-                start_ticks: process::start_ticks(pid).unwrap_or(0),
-                cgroup: id,
-                boot_id: self.instances.boot_id(),
-            })
-            .map_err(|error| io_failure("record the instance", &error))?;
-        if let Some(ring) = &self.ring {
-            ring.watch(pid);
-        }
-        // From here on its events can be told apart, so they may come.
-        self.register(workload, (cgroup, id, reader), pid, (log, spec));
-        self.events.send(Event::Prepared {
-            workload: workload.clone(),
-            instance,
-            cgroup: id,
-            counters,
-        });
-        let pidfd = Arc::new(waiting.release(&spec.command[0])?);
-        if let Some(entry) = self.registry().get_mut(workload) {
-            entry.pidfd = Some(Arc::clone(&pidfd));
-        }
-        self.events.send(Event::Started {
-            workload: workload.clone(),
-            instance,
-            pid,
-        });
-        let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
-        self.runtime.spawn(exit);
-        Ok(())
-    }
-
-    /// The workload's cgroup with what reads it: the one it has, or a new one.
-    fn open_cgroup(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<(Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>), StartError> {
-        if let Some(entry) = self.registry().get(workload) {
-            return Ok((
-                Arc::clone(&entry.cgroup),
-                entry.id,
-                Arc::clone(&entry.counters),
-            ));
-        }
-        let failed = |error: CgroupError| StartError {
-            stage: "create the cgroup".to_owned(),
-            errno: error.errno(),
-            error: error_chain(&error),
-        };
-        let cgroup = Arc::new(
-            self.tree
-                .workloads()
-                .ensure_child(workload.as_str())
-                .map_err(failed)?,
-        );
-        let id = cgroup.id().map_err(failed)?;
-        let reader = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
-        Ok((cgroup, id, Arc::new(Mutex::new(reader))))
-    }
-
-    fn read_counters(&self, reader: &Mutex<CounterReader>) -> Result<Counters, StartError> {
-        lock(reader).read().map_err(|error| StartError {
-            stage: "read the counters".to_owned(),
-            errno: error.errno(),
-            error: error_chain(&error),
-        })
-    }
-
-    fn register(
-        self: &Arc<Self>,
-        workload: &WorkloadName,
-        (cgroup, id, counters): (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>),
-        pid: u32,
-        (log, spec): (LogFile, &WorkloadSpec),
-    ) {
-        let log = Some((log, spec.logs.max_size.0, spec.logs.keep));
-        let mut registry = self.registry();
-        if let Some(entry) = registry.get_mut(workload) {
-            entry.pid = pid;
-            entry.pidfd = None;
-            entry.log = log;
-            return;
-        }
-        let watch = watch::memory_events(
-            Arc::clone(&cgroup),
-            Arc::clone(&counters),
-            self.events.clone(),
-            workload.clone(),
-        );
-        let watch = Some(self.runtime.spawn(watch).abort_handle());
-        registry.insert(
-            workload.clone(),
-            Registered {
-                cgroup,
-                id,
-                counters,
-                pid,
-                pidfd: None,
-                log,
-                watch,
-            },
-        );
-    }
-
     fn signal(&self, workload: &WorkloadName, signal: &str) {
         let pidfd = self
             .registry()
@@ -427,8 +286,8 @@ impl Executor {
     /// Carries out what is still queued, then leaves the host as it was found.
     pub(crate) fn close(&self) {
         lock(&self.queues).clear();
-        let patience = std::time::Instant::now();
-        while !self.registry().is_empty() && patience.elapsed() < KILL_PATIENCE {
+        let begun = clock::now();
+        while !self.registry().is_empty() && clock::now().since(begun) < KILL_PATIENCE {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self.tree.dissolve();
@@ -455,14 +314,6 @@ fn outcome(written: Result<Vec<LimitChange>, String>) -> (Vec<LimitChange>, Opti
     match written {
         Ok(changed) => (changed, None),
         Err(error) => (Vec::new(), Some(error)),
-    }
-}
-
-fn io_failure(stage: &str, error: &std::io::Error) -> StartError {
-    StartError {
-        stage: stage.to_owned(),
-        errno: error.raw_os_error(),
-        error: spawn::describe(error),
     }
 }
 

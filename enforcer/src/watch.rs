@@ -3,13 +3,12 @@
 
 use crate::executor::{error_chain, lock};
 use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::counters::CounterReader;
+use crate::kernel::counters::{CounterReader, EventsFile};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::ready;
 use crate::runtime::Events;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, InstanceId};
-use nix::fcntl::OFlag;
 use std::sync::{Arc, Mutex};
 use tokio::io::Interest;
 
@@ -38,8 +37,7 @@ pub(crate) async fn memory_events(
     events: Events,
     workload: WorkloadName,
 ) {
-    let opened = cgroup
-        .open_file("memory.events", OFlag::O_RDONLY)
+    let opened = EventsFile::open(&cgroup)
         .and_then(|file| Ok((ready::watch(&file, Interest::PRIORITY)?, file)));
     let (polled, file) = match opened {
         Ok(opened) => opened,
@@ -56,7 +54,7 @@ pub(crate) async fn memory_events(
         .unwrap_or(0);
     loop {
         // The poll is armed by a read through this very descriptor.
-        if let Err(error) = rearm(&file) {
+        if let Err(error) = file.rearm() {
             tracing::debug!("{workload}: memory.events: {error}");
             return;
         }
@@ -80,10 +78,4 @@ pub(crate) async fn memory_events(
             Err(_) => return,
         }
     }
-}
-
-fn rearm(file: &std::fs::File) -> std::io::Result<()> {
-    use std::os::unix::fs::FileExt as _;
-    let mut buffer = [0; 256];
-    file.read_at(&mut buffer, 0).map(drop)
 }

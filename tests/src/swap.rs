@@ -4,19 +4,26 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::sync::Once;
 
 const SIZE: usize = 64 << 20;
 const PAGE: usize = 4096;
 const DEVICE: &std::ffi::CStr = c"/dev/loop0";
 
-/// Turns swap on, once for the whole boot.
-///
-/// # Panics
-/// If the kernel refuses.
-pub fn enable() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
+/// Swap, until it is dropped: a host that is short of memory must not swap into
+/// memory.
+#[derive(Debug)]
+pub struct Swap {
+    device: File,
+}
+
+impl Swap {
+    /// Turns it on.
+    ///
+    /// # Panics
+    /// If the kernel refuses.
+    #[must_use]
+    pub fn on() -> Self {
+        const LOOP_SET_FD: libc::c_ulong = 0x4C00;
         load_loop_module();
         let file = swap_file();
         let device = File::options()
@@ -24,14 +31,26 @@ pub fn enable() {
             .write(true)
             .open("/dev/loop0")
             .unwrap();
-        const LOOP_SET_FD: libc::c_ulong = 0x4C00;
         // SAFETY: two open descriptors; the device keeps its own reference.
         let set = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_SET_FD as _, file.as_raw_fd()) };
         assert_eq!(set, 0, "LOOP_SET_FD: {}", std::io::Error::last_os_error());
         // SAFETY: the path ends with NUL.
         let on = unsafe { libc::swapon(DEVICE.as_ptr(), 0) };
         assert_eq!(on, 0, "swapon: {}", std::io::Error::last_os_error());
-    });
+        Self { device: device }
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        const LOOP_CLR_FD: libc::c_ulong = 0x4C01;
+        // SAFETY: the path ends with NUL, and the descriptor is open.
+        unsafe {
+            libc::swapoff(DEVICE.as_ptr());
+            libc::ioctl(self.device.as_raw_fd(), LOOP_CLR_FD as _, 0);
+        }
+        let _ = fs::remove_file("/swap");
+    }
 }
 
 fn load_loop_module() {

@@ -1,5 +1,301 @@
-//! tidy
-use anyhow::Result;
+//! The invariants of `docs/ARCHITECTURE.md` that a program can check by reading
+//! the source. Each rule has a seeded violation in the tests below: a rule that
+//! can't fail protects nothing.
+
+use crate::process::{root, run_quietly};
+use anyhow::{Context as _, Result, bail};
+use std::process::Command;
+
+/// Words that may stand only in some places.
+struct Rule {
+    /// Where the rule looks: a path's beginning.
+    scope: &'static str,
+    /// Where, inside of that, the words are at home.
+    except: &'static [&'static str],
+    words: &'static [&'static str],
+    told: &'static str,
+}
+
+const AGENT: &str = "enforcer/src/";
+const CORE: &str = "enforcer/core/src/";
+const KERNEL: &str = "enforcer/src/kernel/";
+const EXECUTOR: &str = "enforcer/src/executor";
+
+const RULES: &[Rule] = &[
+    Rule {
+        scope: CORE,
+        except: &[],
+        words: &[
+            "std::fs",
+            "std::io",
+            "std::net",
+            "std::env",
+            "std::process",
+            "std::thread",
+            "Instant",
+            "SystemTime",
+            "async fn",
+            ".await",
+            "tokio",
+            "nix::",
+            "libc::",
+            "println!",
+            "eprintln!",
+            "RandomState",
+            "rand::",
+            "static mut",
+        ],
+        told: "the core does no I/O, reads no clock, awaits nothing and draws no random number",
+    },
+    Rule {
+        scope: AGENT,
+        except: &[KERNEL],
+        words: &[
+            "\"/proc",
+            "\"/sys",
+            "\"/dev/",
+            "\"cgroup.",
+            "\"memory.",
+            "\"cpu.",
+            "\"pids.",
+            "\"io.",
+        ],
+        told: "only kernel/ names the kernel's paths",
+    },
+    Rule {
+        scope: AGENT,
+        except: &[KERNEL, EXECUTOR],
+        words: &[
+            "limits::apply",
+            "kill_cgroup",
+            "kill_and_wait",
+            "spawn::spawn(",
+            "ensure_child",
+            "remove_child",
+            ".signal(",
+        ],
+        told: "only the executor changes the host",
+    },
+    Rule {
+        scope: AGENT,
+        except: &[],
+        words: &["libc::kill(", "signal::kill(", "killpg", "SYS_kill"],
+        told: "processes are signalled through pidfds, workloads through cgroup.kill",
+    },
+    Rule {
+        scope: AGENT,
+        except: &["enforcer/src/probe/"],
+        words: &["TcpStream::connect", "TcpSocket"],
+        told: "only probe/ dials workloads",
+    },
+    Rule {
+        scope: AGENT,
+        except: &["enforcer/src/api/", "enforcer/src/telemetry"],
+        words: &["prometheus::"],
+        told: "only telemetry/ and api/ know metrics",
+    },
+    Rule {
+        scope: AGENT,
+        except: &["enforcer/src/runtime.rs"],
+        words: &["Supervisor::new", "Supervisor::default"],
+        told: "one task owns the Supervisor",
+    },
+    Rule {
+        scope: AGENT,
+        except: &[KERNEL],
+        words: &["Instant::now", "SystemTime::now", "Timestamp::now"],
+        told: "clocks are read in kernel/",
+    },
+    Rule {
+        scope: "",
+        except: &[
+            "enforcer/src/runtime.rs",
+            "tests/src/lib.rs",
+            "tests/src/bin/",
+            "xtask/src/tidy.rs",
+        ],
+        words: &["thread::sleep", "time::sleep("],
+        told: "wait for a value, not for a time",
+    },
+    Rule {
+        scope: "",
+        except: &["xtask/src/tidy.rs"],
+        words: &[
+            "#[ignore",
+            "todo!(",
+            "unimplemented!(",
+            "TODO",
+            "FIXME",
+            "XXX",
+        ],
+        told: "what is not done is not in the source",
+    },
+];
+
+/// Names that say nothing.
+const MODULES: &[&str] = &["utils", "util", "helpers", "common", "manager", "misc"];
+const MOST_LINES: usize = 400;
+/// What the core may be built from.
+const CORE_DEPENDENCIES: &[&str] = &["saphyr-parser", "serde", "strsim", "thiserror"];
+
+/// Checks every tracked file.
 pub(crate) fn run() -> Result<()> {
-    Ok(())
+    let listed = run_quietly(Command::new("git").current_dir(root()).args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]))?;
+    let mut faults = Vec::new();
+    for path in listed.lines() {
+        let Ok(text) = std::fs::read_to_string(root().join(path)) else {
+            continue;
+        };
+        faults.extend(check_file(path, &text));
+    }
+    let manifest = std::fs::read_to_string(root().join("enforcer/core/Cargo.toml"))
+        .context("failed to read the core's Cargo.toml")?;
+    faults.extend(check_dependencies(&manifest));
+    if faults.is_empty() {
+        return Ok(());
+    }
+    bail!("tidy: {} faults\n{}", faults.len(), faults.join("\n"));
+}
+
+fn check_file(path: &str, text: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if !path.ends_with(".rs") {
+        return faults;
+    }
+    let name = path
+        .rsplit('/')
+        .next()
+        .unwrap_or(path)
+        .trim_end_matches(".rs");
+    let folder = path.rsplit('/').nth(1).unwrap_or("");
+    if MODULES.contains(&name) || (name == "mod" && MODULES.contains(&folder)) {
+        faults.push(format!(
+            "{path}: `{name}` says nothing about what is inside"
+        ));
+    }
+    let is_tests = name == "tests" || path.starts_with("tests/tests/");
+    if !text.starts_with("//!") && !is_tests {
+        faults.push(format!(
+            "{path}: the file doesn't open with `//!`: what it alone is responsible for"
+        ));
+    }
+    let production = text.split("\n#[cfg(test)]").next().unwrap_or(text);
+    if production.lines().count() > MOST_LINES && !is_tests {
+        let lines = production.lines().count();
+        faults.push(format!(
+            "{path}: {lines} lines before the tests; look for the second responsibility"
+        ));
+    }
+    for (number, line) in production.lines().enumerate() {
+        if line.trim_start().starts_with("//") {
+            continue;
+        }
+        for fault in broken_rules(path, line) {
+            faults.push(format!("{path}:{}: {fault}: {}", number + 1, line.trim()));
+        }
+    }
+    faults
+}
+
+fn broken_rules(path: &str, line: &str) -> Vec<&'static str> {
+    let applies = |rule: &&Rule| {
+        path.starts_with(rule.scope) && !rule.except.iter().any(|home| path.starts_with(home))
+    };
+    let broken = RULES
+        .iter()
+        .filter(applies)
+        .filter(|rule| rule.words.iter().any(|word| line.contains(word)));
+    // The core's own tests may print.
+    broken
+        .filter(|rule| rule.scope != CORE || !path.ends_with("/tests.rs"))
+        .map(|rule| rule.told)
+        .collect()
+}
+
+fn check_dependencies(manifest: &str) -> Vec<String> {
+    let section = manifest
+        .split("[dependencies]")
+        .nth(1)
+        .and_then(|rest| rest.split("\n[").next())
+        .unwrap_or("");
+    section
+        .lines()
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| {
+            !name.is_empty() && !name.starts_with('#') && !CORE_DEPENDENCIES.contains(name)
+        })
+        .map(|name| {
+            format!("enforcer/core/Cargo.toml: `{name}` is not one of the core's dependencies")
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The file with this one line, and whether it is at fault.
+    fn is_at_fault(path: &str, line: &str) -> bool {
+        !check_file(path, &format!("//! A file.\n{line}\n")).is_empty()
+    }
+
+    #[test]
+    fn every_rule_fails_on_a_seeded_violation() {
+        for rule in RULES {
+            let scope = if rule.scope.is_empty() {
+                "enforcer/src/cli/"
+            } else {
+                rule.scope
+            };
+            for word in rule.words {
+                assert!(
+                    is_at_fault(&format!("{scope}seeded.rs"), word),
+                    "{word} in {scope}"
+                );
+                for home in rule.except.iter().filter(|home| home.ends_with('/')) {
+                    let broken = broken_rules(&format!("{home}seeded.rs"), word);
+                    assert!(!broken.contains(&rule.told), "{word} is at home in {home}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn comments_and_tests_may_say_what_they_like() {
+        assert!(!is_at_fault(
+            "enforcer/core/src/seeded.rs",
+            "// std::fs is not used here"
+        ));
+        assert!(!is_at_fault(
+            "enforcer/core/src/seeded.rs",
+            "fn f() {}\n\n#[cfg(test)]\nmod tests { use std::fs; }"
+        ));
+    }
+
+    #[test]
+    fn files_have_a_head_a_name_and_an_end() {
+        assert!(!check_file("enforcer/src/seeded.rs", "fn f() {}\n").is_empty());
+        assert!(is_at_fault("enforcer/src/utils.rs", ""));
+        assert!(is_at_fault("enforcer/src/helpers/mod.rs", ""));
+        assert!(is_at_fault(
+            "enforcer/src/long.rs",
+            &"fn f() {}\n".repeat(401)
+        ));
+    }
+
+    #[test]
+    fn the_core_has_no_further_dependencies() {
+        assert!(
+            check_dependencies("[dependencies]\nserde.workspace = true\n\n[lints]\n").is_empty()
+        );
+        assert_eq!(
+            check_dependencies("[dependencies]\ntokio = \"1\"\n").len(),
+            1
+        );
+    }
 }

@@ -1,6 +1,7 @@
 //! `ps`: the workloads as a table.
 
 use super::{Fault, client};
+use crate::kernel::clock;
 use crate::settings::Settings;
 use enforcer_core::units::{Bytes, human_duration};
 use serde_json::Value;
@@ -70,7 +71,7 @@ fn age(time: &str) -> String {
     let Ok(then) = time.parse::<jiff::Timestamp>() else {
         return "-".to_owned();
     };
-    let passed = jiff::Timestamp::now().duration_since(then);
+    let passed = clock::wall_now().duration_since(then);
     human_duration(Duration::from_secs(
         u64::try_from(passed.as_secs()).unwrap_or(0),
     ))

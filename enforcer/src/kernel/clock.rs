@@ -12,9 +12,14 @@ pub(crate) fn now() -> MonoTime {
     MonoTime(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// The wall clock.
+pub(crate) fn wall_now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
 /// The wall clock's time of a moment that lies in the past.
 pub(crate) fn wall_time_of(moment: MonoTime) -> jiff::Timestamp {
-    jiff::Timestamp::now() - now().since(moment)
+    wall_now() - now().since(moment)
 }
 
 /// Tells one boot from another.

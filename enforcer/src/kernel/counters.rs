@@ -4,6 +4,11 @@
 use super::cgroupfs::{Cgroup, CgroupError};
 use enforcer_core::oom::{AncestorCounters, Counters};
 use enforcer_core::units::Bytes;
+use nix::fcntl::OFlag;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 /// One workload's counters. Keeps its last answer: as long as the kernel counts
@@ -50,6 +55,28 @@ impl CounterReader {
         }
         self.last = Some(counters.clone());
         Ok(counters)
+    }
+}
+
+/// `memory.events`, held open to be polled.
+#[derive(Debug)]
+pub(crate) struct EventsFile(File);
+
+impl AsFd for EventsFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl EventsFile {
+    pub(crate) fn open(cgroup: &Cgroup) -> io::Result<Self> {
+        cgroup.open_file("memory.events", OFlag::O_RDONLY).map(Self)
+    }
+
+    /// Takes note of what it says now: the next change raises POLLPRI again.
+    pub(crate) fn rearm(&self) -> io::Result<()> {
+        let mut buffer = [0; 256];
+        self.0.read_at(&mut buffer, 0).map(drop)
     }
 }
 

@@ -119,7 +119,7 @@ fn the_host_keeps_its_reserve_and_parents_pass_protection_on() {
 
 #[test]
 fn protected_memory_survives_reclaim() {
-    enforcer_tests::swap::enable();
+    let _swap = enforcer_tests::swap::Swap::on();
     let limits = "cgroup: { memory.max: 128M, memory.low: 40M }";
     let kept = workload("kept", "hog 32", limits);
     let open = workload("open", "hog 32", "cgroup: { memory.max: 128M }");
@@ -162,7 +162,7 @@ fn protected_memory_survives_reclaim() {
 
 #[test]
 fn swap_has_its_own_boundary() {
-    enforcer_tests::swap::enable();
+    let _swap = enforcer_tests::swap::Swap::on();
     let more = "cgroup: { memory.max: 16M, memory.swap.max: 8M }\nrecovery: { restart: never }";
     let agent = Agent::start(&format!(
         "version: 1\nhost:\n  reserve: {{ swap: 0% }}\nworkloads:\n{}",

@@ -1,0 +1,306 @@
+//! An instance's end: collecting what is left, telling OOM incidents before the
+//! exit they caused, and what follows.
+
+use super::{After, Context, LastExit, Lifecycle, Workload};
+use crate::event::{
+    ActionKind, BreakerChange, BreakerState, Cause, Detail, ExitStatus, InstanceId, Reason,
+    RestartPlan, Seq,
+};
+use crate::oom::{Circumstances, Counters, Victim};
+use crate::recovery::Next;
+use crate::spec::{Mode, RestartPolicy};
+use crate::units::MonoTime;
+use std::sync::Arc;
+use std::time::Duration;
+
+const SIGKILL: i32 = 9;
+
+impl Workload {
+    pub(crate) fn main_exited(&mut self, context: &mut Context<'_>, instance: InstanceId) {
+        if instance != self.instance {
+            return;
+        }
+        let (pid, since, after, reason) = match self.state {
+            Lifecycle::Running { pid, since } => (pid, since, After::Policy, None),
+            Lifecycle::Stopping {
+                pid,
+                since,
+                after,
+                reason,
+                ..
+            } => (pid, since, after, Some(reason)),
+            Lifecycle::Pending
+            | Lifecycle::Starting { .. }
+            | Lifecycle::Ending { .. }
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Failed
+            | Lifecycle::Gone => return,
+        };
+        // What is left beside it is killed because of the exit, which is told next.
+        let because = reason.unwrap_or(Reason {
+            cause: Cause::Exit,
+            seq: Seq(*context.next_seq + 1),
+        });
+        self.act(context, because, ActionKind::Reap);
+        self.enter(
+            context,
+            Lifecycle::Ending {
+                since,
+                pid,
+                after,
+                reason,
+                status: None,
+            },
+            "collecting what is left",
+        );
+    }
+
+    pub(crate) fn reaped(
+        &mut self,
+        context: &mut Context<'_>,
+        instance: InstanceId,
+        status: ExitStatus,
+        counters: Counters,
+    ) {
+        if instance != self.instance {
+            return;
+        }
+        let Lifecycle::Ending {
+            status: ref mut slot,
+            ..
+        } = self.state
+        else {
+            return;
+        };
+        *slot = Some(status);
+        self.counters_read(context, counters);
+    }
+
+    pub(crate) fn oom_mark(
+        &mut self,
+        context: &mut Context<'_>,
+        victim: Victim,
+        counters: Counters,
+    ) {
+        self.ledger.mark(context.moment.now, victim);
+        self.counters_read(context, counters);
+    }
+
+    pub(crate) fn counters_read(&mut self, context: &mut Context<'_>, counters: Counters) {
+        context.ancestors.observe(context.moment.now, &counters);
+        self.ledger.read(context.moment.now, counters);
+        self.settle(context);
+    }
+
+    /// Tells an incident that is complete, and an exit that waited for it. What
+    /// happens to an instance is not told before its start is.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        if matches!(self.state, Lifecycle::Starting { .. }) {
+            return;
+        }
+        let ended = matches!(
+            self.state,
+            Lifecycle::Ending {
+                status: Some(_),
+                ..
+            }
+        );
+        let group = self.spec.limits.memory_oom_group == Some(true);
+        let circumstances = Circumstances {
+            ended,
+            ebpf: context.ebpf,
+            group,
+        };
+        let incident = self
+            .ledger
+            .settle(context.moment.now, circumstances, context.ancestors);
+        if let Some(incident) = incident {
+            self.oom_kills += 1;
+            let main = self.main_pid();
+            let fatal = incident.group
+                || incident.victims.is_empty()
+                || incident
+                    .victims
+                    .iter()
+                    .any(|victim| Some(victim.pid) == main);
+            let seq = self.tell(context, None, None, Detail::OomKill(incident));
+            if fatal {
+                self.fatal_oom = Some(seq);
+            }
+        }
+        if let Lifecycle::Ending {
+            since,
+            after,
+            reason,
+            status: Some(status),
+            ..
+        } = self.state
+            && !self.ledger.is_open()
+        {
+            self.ended(context, since, after, reason, status);
+        }
+    }
+
+    pub(super) fn ended(
+        &mut self,
+        context: &mut Context<'_>,
+        since: MonoTime,
+        after: After,
+        reason: Option<Reason>,
+        status: ExitStatus,
+    ) {
+        let (code, signal) = match status {
+            ExitStatus::Code(code) => (Some(code), None),
+            ExitStatus::Signal(signal) => (None, Some(signal)),
+        };
+        let oom = self.fatal_oom.filter(|_| signal == Some(SIGKILL));
+        let exit = LastExit {
+            code,
+            signal,
+            oom_killed: oom.is_some(),
+        };
+        self.last_exit = Some(exit);
+        let detail = Detail::Exit {
+            code,
+            signal,
+            oom_killed: exit.oom_killed,
+        };
+        let seq = self.tell(
+            context,
+            None,
+            oom.or(reason.map(|reason| reason.seq)),
+            detail,
+        );
+        let cause = if oom.is_some() {
+            Cause::OomKill
+        } else {
+            Cause::Exit
+        };
+        match after {
+            After::Policy => {
+                self.reason = describe_exit(exit);
+                self.recover(
+                    context,
+                    cause,
+                    seq,
+                    context.moment.now.since(since),
+                    code != Some(0),
+                );
+            }
+            After::Restart(cause) => {
+                let plan = self.restart_plan(0, Duration::ZERO, true);
+                let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+                self.start(context, Reason { cause, seq });
+            }
+            After::Stop | After::Remove => {
+                let cause = reason.map_or(Cause::Manual, |reason| reason.cause);
+                self.rest_after(context, after, cause, seq);
+            }
+        }
+    }
+
+    pub(super) fn restart_plan(
+        &self,
+        attempt: u32,
+        delay: Duration,
+        carried_out: bool,
+    ) -> RestartPlan {
+        RestartPlan {
+            attempt,
+            delay,
+            carried_out,
+            budget_used: self.recovery.budget_used(),
+            budget: self
+                .spec
+                .recovery
+                .budget
+                .as_ref()
+                .map(|budget| budget.restarts),
+        }
+    }
+
+    /// An instance is gone, or never came to be, and nobody asked for that.
+    pub(super) fn recover(
+        &mut self,
+        context: &mut Context<'_>,
+        cause: Cause,
+        seq: Seq,
+        ran: Duration,
+        failure: bool,
+    ) {
+        let wanted = match self.spec.recovery.restart {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => failure,
+            RestartPolicy::Never => false,
+        };
+        let spec = Arc::clone(&self.spec);
+        if !wanted || spec.mode == Mode::Observe {
+            if wanted {
+                let plan = self.restart_plan(1, Duration::ZERO, false);
+                self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+            }
+            self.act(context, Reason { cause, seq }, ActionKind::RemoveCgroup);
+            let state = if failure {
+                Lifecycle::Failed
+            } else {
+                Lifecycle::Stopped
+            };
+            let reason = std::mem::take(&mut self.reason);
+            self.enter(context, state, reason);
+            return;
+        }
+        match self
+            .recovery
+            .after_failure(context.moment, ran, &spec.recovery)
+        {
+            Next::Restart { attempt, delay } => {
+                let plan = self.restart_plan(attempt, delay, true);
+                let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+                if delay.is_zero() {
+                    self.restarts += 1;
+                    self.start(context, Reason { cause, seq });
+                } else {
+                    let until = context.moment.now.after(delay);
+                    let reason = std::mem::take(&mut self.reason);
+                    self.enter(context, Lifecycle::BackingOff { until, cause, seq }, reason);
+                }
+            }
+            Next::Open { cooldown } => {
+                let change = BreakerChange {
+                    state: BreakerState::Open,
+                    cooldown,
+                };
+                let seq = self.tell(context, Some(cause), Some(seq), Detail::Breaker(change));
+                let until = context.moment.now.after(cooldown);
+                let reason = std::mem::take(&mut self.reason);
+                self.enter(
+                    context,
+                    Lifecycle::BreakerOpen { until, cause, seq },
+                    reason,
+                );
+            }
+        }
+    }
+}
+
+fn describe_exit(exit: LastExit) -> String {
+    match exit {
+        LastExit {
+            oom_killed: true, ..
+        } => "OOM kill".to_owned(),
+        LastExit {
+            code: Some(code), ..
+        } => format!("exited with code {code}"),
+        LastExit {
+            signal: Some(signal),
+            ..
+        } => format!("killed by signal {signal}"),
+        LastExit {
+            code: None,
+            signal: None,
+            ..
+        } => "exited".to_owned(),
+    }
+}

@@ -1,0 +1,133 @@
+//! The way down that somebody asked for: the signal, the grace, the kill.
+
+use super::{After, Context, Lifecycle, Workload};
+use crate::event::{ActionKind, Cause, ConfigChange, Detail, Reason, Seq};
+use crate::units::MonoTime;
+
+impl Workload {
+    /// No workload is left behind: neither by a shutdown, nor by a removal.
+    pub(crate) fn leave(&mut self, context: &mut Context<'_>, cause: Cause) {
+        let after = if cause == Cause::Config {
+            After::Remove
+        } else {
+            After::Stop
+        };
+        self.stop(context, after, cause, false);
+    }
+
+    pub(super) fn stop(
+        &mut self,
+        context: &mut Context<'_>,
+        after: After,
+        cause: Cause,
+        kill: bool,
+    ) {
+        match &mut self.state {
+            // Between two instances the cgroup is kept, with its counters.
+            Lifecycle::BackingOff { seq, .. } | Lifecycle::BreakerOpen { seq, .. } => {
+                let seq = *seq;
+                self.rest_after(context, after, cause, seq);
+            }
+            Lifecycle::Pending | Lifecycle::Failed | Lifecycle::Stopped => {
+                self.come_to_rest(context, after, cause)
+            }
+            Lifecycle::Starting { then } => {
+                let seq = Seq(*context.next_seq);
+                *then = Some((after, Reason { cause, seq }));
+            }
+            Lifecycle::Running { pid, since } => {
+                let (pid, since) = (*pid, *since);
+                self.stop_running(context, (pid, since), after, cause, kill);
+            }
+            Lifecycle::Stopping {
+                after: present,
+                reason,
+                kill_at,
+                ..
+            } => {
+                *present = after;
+                if kill && kill_at.take().is_some() {
+                    let reason = *reason;
+                    self.act(context, reason, ActionKind::KillTree);
+                }
+            }
+            Lifecycle::Ending { after: present, .. } => *present = after,
+            Lifecycle::Gone => {}
+        }
+    }
+
+    /// Nothing runs and nothing will: what is left is to say so.
+    pub(super) fn come_to_rest(&mut self, context: &mut Context<'_>, after: After, cause: Cause) {
+        match after {
+            After::Remove => {
+                self.tell(
+                    context,
+                    Some(cause),
+                    None,
+                    Detail::Config(ConfigChange::Removed),
+                );
+                self.enter(context, Lifecycle::Gone, "removed");
+            }
+            After::Stop | After::Policy | After::Restart(_) => {
+                if !matches!(self.state, Lifecycle::Stopped) {
+                    self.enter(context, Lifecycle::Stopped, format!("stopped ({cause})"));
+                }
+            }
+        }
+        self.recovery.reset();
+    }
+
+    pub(super) fn stop_running(
+        &mut self,
+        context: &mut Context<'_>,
+        (pid, since): (u32, MonoTime),
+        after: After,
+        cause: Cause,
+        kill: bool,
+    ) {
+        let stop = self.spec.stop.clone();
+        let detail = Detail::Stop {
+            signal: stop.signal.clone(),
+            grace_seconds: stop.grace.as_secs_f64(),
+            kill,
+        };
+        let seq = self.tell(context, Some(cause), None, detail);
+        let reason = Reason { cause, seq };
+        let at_once = kill || stop.grace.is_zero();
+        let kill_at = (!at_once).then(|| context.moment.now.after(stop.grace));
+        if at_once {
+            self.act(context, reason, ActionKind::KillTree);
+        } else {
+            self.act(
+                context,
+                reason,
+                ActionKind::Signal {
+                    signal: stop.signal,
+                },
+            );
+        }
+        self.enter(
+            context,
+            Lifecycle::Stopping {
+                pid,
+                since,
+                after,
+                reason,
+                kill_at,
+            },
+            format!("stopping ({cause})"),
+        );
+    }
+
+    /// The cgroup goes, and the workload stays where it is.
+    pub(super) fn rest_after(
+        &mut self,
+        context: &mut Context<'_>,
+        after: After,
+        cause: Cause,
+        seq: Seq,
+    ) {
+        self.act(context, Reason { cause, seq }, ActionKind::RemoveCgroup);
+        self.come_to_rest(context, after, cause);
+    }
+}

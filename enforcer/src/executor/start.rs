@@ -1,0 +1,171 @@
+//! A start from the cgroup to the program's first instruction, in the order that
+//! leaves nothing unlimited and nothing unrecorded.
+
+use super::{Executor, Registered, error_chain, launch, lock};
+use crate::kernel::cgroupfs::{Cgroup, CgroupError};
+use crate::kernel::counters::CounterReader;
+use crate::kernel::log_file::LogFile;
+use crate::kernel::{limits, process, spawn};
+use crate::store::instances::RunningInstance;
+use crate::watch;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{CgroupId, Event, InstanceId, StartError};
+use enforcer_core::oom::Counters;
+use enforcer_core::spec::WorkloadSpec;
+use std::sync::{Arc, Mutex};
+
+impl Executor {
+    pub(super) fn start(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        instance: InstanceId,
+        spec: &WorkloadSpec,
+    ) {
+        if let Err(error) = self.try_start(workload, instance, spec) {
+            self.events.send(Event::StartFailed {
+                workload: workload.clone(),
+                instance,
+                error,
+            });
+        }
+    }
+
+    fn try_start(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        instance: InstanceId,
+        spec: &WorkloadSpec,
+    ) -> Result<(), StartError> {
+        let (cgroup, id, reader) = self.open_cgroup(workload)?;
+        limits::apply(&cgroup, &spec.limits).map_err(|error| StartError {
+            stage: "apply the limits".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        })?;
+        let launch = launch::prepare(workload, spec)?;
+        let log = LogFile::open(&self.log_path(workload))
+            .map_err(|error| io_failure("open the log", &error))?;
+        let counters = self.read_counters(&reader)?;
+        let waiting = spawn::spawn(&launch, &cgroup, log.file()).map_err(|error| StartError {
+            stage: "create the process".to_owned(),
+            errno: std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<std::io::Error>())
+                .and_then(std::io::Error::raw_os_error),
+            error: error_chain(&error),
+        })?;
+        let pid = waiting.pid;
+        self.instances
+            .record(&RunningInstance {
+                workload,
+                instance,
+                pid,
+                start_ticks: process::start_ticks(pid).unwrap_or(0),
+                cgroup: id,
+                boot_id: self.instances.boot_id(),
+            })
+            .map_err(|error| io_failure("record the instance", &error))?;
+        if let Some(ring) = &self.ring {
+            ring.watch(pid);
+        }
+        // From here on its events can be told apart, so they may come.
+        self.register(workload, (cgroup, id, reader), pid, (log, spec));
+        self.events.send(Event::Prepared {
+            workload: workload.clone(),
+            instance,
+            cgroup: id,
+            counters,
+        });
+        let pidfd = Arc::new(waiting.release(&spec.command[0])?);
+        if let Some(entry) = self.registry().get_mut(workload) {
+            entry.pidfd = Some(Arc::clone(&pidfd));
+        }
+        self.events.send(Event::Started {
+            workload: workload.clone(),
+            instance,
+            pid,
+        });
+        let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
+        self.runtime.spawn(exit);
+        Ok(())
+    }
+
+    /// The workload's cgroup with what reads it: the one it has, or a new one.
+    fn open_cgroup(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<(Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>), StartError> {
+        if let Some(entry) = self.registry().get(workload) {
+            return Ok((
+                Arc::clone(&entry.cgroup),
+                entry.id,
+                Arc::clone(&entry.counters),
+            ));
+        }
+        let failed = |error: CgroupError| StartError {
+            stage: "create the cgroup".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        };
+        let cgroup = Arc::new(
+            self.tree
+                .workloads()
+                .ensure_child(workload.as_str())
+                .map_err(failed)?,
+        );
+        let id = cgroup.id().map_err(failed)?;
+        let reader = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
+        Ok((cgroup, id, Arc::new(Mutex::new(reader))))
+    }
+
+    fn read_counters(&self, reader: &Mutex<CounterReader>) -> Result<Counters, StartError> {
+        lock(reader).read().map_err(|error| StartError {
+            stage: "read the counters".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        })
+    }
+
+    fn register(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        (cgroup, id, counters): (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>),
+        pid: u32,
+        (log, spec): (LogFile, &WorkloadSpec),
+    ) {
+        let log = Some((log, spec.logs.max_size.0, spec.logs.keep));
+        let mut registry = self.registry();
+        if let Some(entry) = registry.get_mut(workload) {
+            entry.pid = pid;
+            entry.pidfd = None;
+            entry.log = log;
+            return;
+        }
+        let watch = watch::memory_events(
+            Arc::clone(&cgroup),
+            Arc::clone(&counters),
+            self.events.clone(),
+            workload.clone(),
+        );
+        let watch = Some(self.runtime.spawn(watch).abort_handle());
+        registry.insert(
+            workload.clone(),
+            Registered {
+                cgroup,
+                id,
+                counters,
+                pid,
+                pidfd: None,
+                log,
+                watch,
+            },
+        );
+    }
+}
+
+fn io_failure(stage: &str, error: &std::io::Error) -> StartError {
+    StartError {
+        stage: stage.to_owned(),
+        errno: error.raw_os_error(),
+        error: spawn::describe(error),
+    }
+}
