@@ -2,6 +2,7 @@
 //! this one only reads the command line.
 
 mod compile;
+mod console;
 mod initramfs;
 mod kernels;
 mod process;

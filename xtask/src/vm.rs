@@ -1,44 +1,78 @@
-//! Boots a kernel with our programs in memory and judges what it prints. A run
-//! counts as passed only by its closing line: a panic, silence or an early end
-//! fails it.
+//! Boots a kernel with our programs in memory, for a test, a measurement, the
+//! demo or a person. How a boot is judged is `console.rs`'s affair.
 
 use crate::compile::{Programs, vm_programs};
+use crate::console::{self, Outcome};
 use crate::initramfs::Archive;
 use crate::kernels::{Kernel, select};
 use crate::process::{root, target};
 use crate::{VmOptions, setup};
 use anyhow::{Context as _, Result, bail};
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
-/// The line that our init prints last, before its exit code.
-const VERDICT: &str = "@@enforcer exit=";
-/// A guest that prints nothing for so long is stuck.
-const SILENCE: Duration = Duration::from_secs(180);
 const MEMORY_MIB: u32 = 1024;
 
+/// How the virtual CPUs are emulated where there is no KVM.
+#[derive(Clone, Copy)]
+enum Emulation {
+    /// All on one thread of the host. Two threads run into code that the other
+    /// one is just patching, as a kernel does whenever a controller, a quota or
+    /// a tracepoint is first used: an oops that no real CPU makes.
+    Sound,
+    /// Each on a thread of its own: what is measured needs real concurrency, and
+    /// a boot that the emulator breaks is only booted again.
+    Concurrent,
+}
+
+/// Shows the main job on the newest kernel.
 pub(crate) fn demo(options: &VmOptions) -> Result<()> {
     let programs = prepare()?;
     let kernel = select(options.kernel.as_deref())?
         .pop()
         .context("no kernel")?;
-    boot(&kernel, &programs, "demo")
+    boot(&kernel, &programs, "demo", Emulation::Sound, "")?.verdict()
 }
 
+/// Runs the tests on every kernel, all kernels at the same time: one thread of
+/// the host each.
 pub(crate) fn test(options: &VmOptions) -> Result<()> {
     let programs = prepare()?;
+    let kernels = select(options.kernel.as_deref())?;
+    let job = format!("test:{}", options.test.as_deref().unwrap_or(""));
+    let run = |kernel: &Kernel| {
+        let label = if kernels.len() > 1 {
+            format!("{:<5}| ", kernel.series)
+        } else {
+            String::new()
+        };
+        boot(kernel, &programs, &job, Emulation::Sound, &label)
+    };
+    let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+        let guests: Vec<_> = kernels
+            .iter()
+            .map(|kernel| scope.spawn(|| run(kernel)))
+            .collect();
+        let joined = guests.into_iter().map(|guest| guest.join());
+        joined
+            .map(|joined| joined.unwrap_or_else(|_| bail!("the watching thread panicked")))
+            .collect()
+    });
     let mut failed = Vec::new();
-    for kernel in select(options.kernel.as_deref())? {
-        eprintln!("vm: kernel {} ({})", kernel.series, kernel.package);
-        let filter = options.test.as_deref().unwrap_or("");
-        if let Err(error) = boot(&kernel, &programs, &format!("test:{filter}")) {
+    let (mut passes, mut failures) = (0, 0);
+    for (kernel, outcome) in kernels.iter().zip(outcomes) {
+        let told = outcome.and_then(|outcome| {
+            passes += outcome.passed;
+            failures += outcome.failed;
+            outcome.verdict()
+        });
+        if let Err(error) = told {
             eprintln!("vm: kernel {}: {error:#}", kernel.series);
-            failed.push(kernel.series);
+            failed.push(kernel.series.as_str());
         }
     }
+    println!("{passes} passed, {failures} failed");
     if failed.is_empty() {
         Ok(())
     } else {
@@ -46,12 +80,13 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
     }
 }
 
+/// Measures on every kernel, one after another.
 pub(crate) fn bench(options: &VmOptions) -> Result<()> {
     let programs = prepare()?;
     for kernel in select(options.kernel.as_deref())? {
         println!("kernel {} ({})", kernel.series, kernel.package);
-        let filter = options.test.as_deref().unwrap_or("");
-        boot(&kernel, &programs, &format!("bench:{filter}"))?;
+        let job = format!("bench:{}", options.test.as_deref().unwrap_or(""));
+        boot(&kernel, &programs, &job, Emulation::Concurrent, "")?.verdict()?;
     }
     Ok(())
 }
@@ -70,7 +105,7 @@ pub(crate) fn interactive(options: &VmOptions) -> Result<()> {
         kernel.series
     );
     let initramfs = pack(&kernel, &programs, true)?;
-    crate::process::run(&mut qemu(&kernel, &initramfs, "shell")?)
+    crate::process::run(&mut qemu(&kernel, &initramfs, "shell", Emulation::Sound)?)
 }
 
 /// Everything that a boot needs, built or fetched where it is missing.
@@ -119,21 +154,18 @@ fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
     if shell {
         archive.program("bin/busybox", &setup::busybox()?)?;
     }
-    let file = target().join(if shell {
-        "vm/shell.cpio"
-    } else {
-        "vm/tests.cpio"
-    });
+    let kind = if shell { "shell" } else { "tests" };
+    let file = target().join(format!("vm/{kind}-{}.cpio", kernel.series));
     archive.write_to(&file)?;
     Ok(file)
 }
 
-fn qemu(kernel: &Kernel, initramfs: &Path, job: &str) -> Result<Command> {
+fn qemu(kernel: &Kernel, initramfs: &Path, job: &str, emulation: Emulation) -> Result<Command> {
     let mut command = Command::new(setup::qemu()?);
-    let accelerator = if kvm_works() {
-        "kvm"
-    } else {
-        "tcg,thread=multi"
+    let accelerator = match emulation {
+        _ if kvm_works() => "kvm",
+        Emulation::Sound => "tcg,thread=single",
+        Emulation::Concurrent => "tcg,thread=multi",
     };
     command
         .args(["-accel", accelerator, "-cpu", "max", "-smp", "2"])
@@ -189,93 +221,30 @@ fn kvm_works() -> bool {
     })
 }
 
-/// Boots, relays what the guest prints, and returns its verdict.
-fn boot(kernel: &Kernel, programs: &Programs, job: &str) -> Result<()> {
+/// Boots, relays what the guest prints, and returns how it ended.
+fn boot(
+    kernel: &Kernel,
+    programs: &Programs,
+    job: &str,
+    emulation: Emulation,
+    label: &str,
+) -> Result<Outcome> {
     let initramfs = pack(kernel, programs, false)?;
+    eprintln!("vm: kernel {} ({})", kernel.series, kernel.package);
     let started = Instant::now();
-    let mut guest = qemu(kernel, &initramfs, job)?
+    let mut guest = qemu(kernel, &initramfs, job, emulation)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .context("failed to start QEMU")?;
-    let verdict = watch(&mut guest);
+    let outcome = console::watch(&mut guest, label);
     // It has powered off by now, or is past saving.
     let _ = guest.kill();
     let _ = guest.wait();
-    match verdict? {
-        0 => {
-            eprintln!(
-                "vm: kernel {}: done in {} s",
-                kernel.series,
-                started.elapsed().as_secs()
-            );
-            Ok(())
-        }
-        code => bail!("the guest's job failed with code {code}"),
-    }
-}
-
-fn watch(guest: &mut Child) -> Result<i32> {
-    let console = guest.stdout.take().context("QEMU has no console")?;
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(console);
-        let mut line = Vec::new();
-        while reader
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|length| length > 0)
-        {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            line.clear();
-            if sender.send(text).is_err() {
-                break;
-            }
-        }
-    });
-    let mut verdict = None;
-    let mut panicked = false;
-    loop {
-        match lines.recv_timeout(SILENCE) {
-            Ok(line) => {
-                // The firmware clears the screen before the kernel's first line.
-                let line = line.rsplit("\u{1b}c").next().unwrap_or(&line);
-                panicked |= line.contains("Kernel panic") || line.contains("BUG: ");
-                match line.find(VERDICT) {
-                    Some(at) => verdict = line[at + VERDICT.len()..].trim().parse::<i32>().ok(),
-                    None => println!("{}", clean(line)),
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                bail!("the guest printed nothing for {} s", SILENCE.as_secs())
-            }
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-    }
-    if panicked {
-        bail!("the guest's kernel panicked");
-    }
-    verdict.context("the guest ended without a verdict")
-}
-
-/// Drops the firmware's cursor movements; colours pass.
-fn clean(line: &str) -> String {
-    let mut text = String::new();
-    let mut rest = line.chars().peekable();
-    while let Some(character) = rest.next() {
-        if character != '\u{1b}' {
-            text.push(character);
-            continue;
-        }
-        let mut sequence = String::from(character);
-        while let Some(next) = rest.next() {
-            sequence.push(next);
-            if next.is_ascii_alphabetic() {
-                if next == 'm' {
-                    text.push_str(&sequence);
-                }
-                break;
-            }
-        }
-    }
-    text
+    eprintln!(
+        "vm: kernel {}: {} s",
+        kernel.series,
+        started.elapsed().as_secs()
+    );
+    outcome
 }

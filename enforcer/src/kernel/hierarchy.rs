@@ -125,28 +125,25 @@ impl Tree {
             None if is_delegated(&origin) => (origin.clone(), true),
             None => (Path::new(MOUNT_POINT).join("enforcer"), false),
         };
-        let made_root = !path.exists();
-        if !delegated {
-            make_way(&path, &mut notes)?;
-        }
-        let root = Cgroup::open(&path)?;
-        check_controllers(&root, asked)?;
-        // A cgroup with processes can't hand controllers down: out of the way first.
-        let supervisor = root.ensure_child("supervisor").map_err(refine)?;
-        supervisor
-            .write("cgroup.procs", &std::process::id().to_string())
-            .map_err(refine)?;
-        enable(&root)?;
-        let workloads = root.ensure_child("workloads").map_err(refine)?;
-        refuse_occupied(&workloads)?;
-        enable(&workloads)?;
-        let ancestors = Arc::new(ancestors_of(workloads.path())?);
+        let made_root = !path.exists() && !delegated;
+        let prepared = (|| {
+            if !delegated {
+                make_way(&path, &mut notes)?;
+            }
+            populate(&path, asked)
+        })();
+        let (root, workloads) = prepared.inspect_err(|_| {
+            if made_root {
+                // What was made for nothing goes again; a part that is in use stays.
+                let _ = std::fs::remove_dir(&path);
+            }
+        })?;
         Ok(Self {
+            ancestors: Arc::new(ancestors_of(workloads.path())?),
             root,
             workloads: Arc::new(workloads),
-            ancestors,
             origin,
-            made_root: made_root && !delegated,
+            made_root,
             notes,
         })
     }
@@ -166,6 +163,24 @@ impl Tree {
             let _ = std::fs::remove_dir(self.root.path());
         }
     }
+}
+
+/// Makes the root's two branches, and moves this process into the one.
+fn populate(
+    path: &Path,
+    asked: &BTreeMap<&'static str, &'static str>,
+) -> Result<(Cgroup, Cgroup), HierarchyError> {
+    let root = Cgroup::open(path)?;
+    check_controllers(&root, asked)?;
+    // A cgroup with processes can't hand controllers down: out of the way first.
+    let supervisor = root.ensure_child("supervisor").map_err(refine)?;
+    let own = std::process::id().to_string();
+    supervisor.write("cgroup.procs", &own).map_err(refine)?;
+    enable(&root)?;
+    let workloads = root.ensure_child("workloads").map_err(refine)?;
+    refuse_occupied(&workloads)?;
+    enable(&workloads)?;
+    Ok((root, workloads))
 }
 
 fn check_mount() -> Result<(), HierarchyError> {

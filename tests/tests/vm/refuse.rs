@@ -55,6 +55,10 @@ fn assert_refused(output: &Output, words: &[&str]) {
         !std::path::Path::new("/tmp/started").exists(),
         "something was started"
     );
+    assert!(
+        !std::path::Path::new("/sys/fs/cgroup/enforcer").exists(),
+        "something was left behind"
+    );
 }
 
 fn read_only() -> nix::Result<()> {
