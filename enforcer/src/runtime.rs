@@ -30,7 +30,7 @@ impl Events {
 
     /// Never waits. After the runtime's end there is nobody left to tell.
     pub(crate) fn send(&self, event: Event) {
-        let _ = self.0.send(Message::Event(event));
+        let _ = self.0.send(Message::Event(Box::new(event)));
     }
 
     /// Asks a question and waits for its answer; `None` if the agent is going.
@@ -46,7 +46,7 @@ impl Events {
 
 #[derive(Debug)]
 pub(crate) enum Message {
-    Event(Event),
+    Event(Box<Event>),
     Question(Question),
 }
 
@@ -114,7 +114,7 @@ impl Runtime {
             let message = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => message,
-                () = sleep(due), if due.is_some() => Message::Event(Event::Wake),
+                () = sleep(due), if due.is_some() => Message::Event(Box::new(Event::Wake)),
                 _ = tick.tick() => {
                     let executor = Arc::clone(&self.executor);
                     tokio::task::spawn_blocking(move || executor.bound_logs());
@@ -122,7 +122,7 @@ impl Runtime {
                 }
             };
             let finished = match message {
-                Message::Event(event) => self.handle(event),
+                Message::Event(event) => self.handle(*event),
                 Message::Question(question) => self.answer(question),
             };
             if finished {

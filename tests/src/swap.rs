@@ -37,7 +37,7 @@ impl Swap {
         // SAFETY: the path ends with NUL.
         let on = unsafe { libc::swapon(DEVICE.as_ptr(), 0) };
         assert_eq!(on, 0, "swapon: {}", std::io::Error::last_os_error());
-        Self { device: device }
+        Self { device }
     }
 }
 

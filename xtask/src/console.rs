@@ -103,7 +103,7 @@ fn clean(line: &str) -> String {
             continue;
         }
         let mut sequence = String::from(character);
-        while let Some(next) = rest.next() {
+        for next in rest.by_ref() {
             sequence.push(next);
             if next.is_ascii_alphabetic() {
                 if next == 'm' {

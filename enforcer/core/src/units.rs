@@ -174,7 +174,7 @@ pub fn human_duration(duration: Duration) -> String {
     match millis {
         0 => "0s".to_owned(),
         1..1000 => format!("{millis}ms"),
-        1000..60_000 if millis % 1000 == 0 => format!("{}s", millis / 1000),
+        1000..60_000 if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
         1000..60_000 => format!("{}.{}s", millis / 1000, millis % 1000 / 100),
         _ => long_duration(duration.as_secs()),
     }

@@ -14,6 +14,9 @@ use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
 use std::sync::{Arc, Mutex};
 
+/// A workload's cgroup, its id, and what reads its counters.
+type OpenCgroup = (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>);
+
 impl Executor {
     pub(super) fn start(
         self: &Arc<Self>,
@@ -90,10 +93,7 @@ impl Executor {
     }
 
     /// The workload's cgroup with what reads it: the one it has, or a new one.
-    fn open_cgroup(
-        &self,
-        workload: &WorkloadName,
-    ) -> Result<(Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>), StartError> {
+    fn open_cgroup(&self, workload: &WorkloadName) -> Result<OpenCgroup, StartError> {
         if let Some(entry) = self.registry().get(workload) {
             return Ok((
                 Arc::clone(&entry.cgroup),
@@ -128,7 +128,7 @@ impl Executor {
     fn register(
         self: &Arc<Self>,
         workload: &WorkloadName,
-        (cgroup, id, counters): (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>),
+        (cgroup, id, counters): OpenCgroup,
         pid: u32,
         (log, spec): (LogFile, &WorkloadSpec),
     ) {

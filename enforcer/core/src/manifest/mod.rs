@@ -18,6 +18,7 @@ use crate::name::{RULE, WorkloadName};
 use crate::spec::{Host, Manifest, Mode, WorkloadSpec};
 use read::{Reader, one_of};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Range;
 use yaml::{Node, Value};
 
@@ -162,15 +163,13 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
         }
         for (name, spec) in file.manifest.workloads {
             let place = file.places.get(&name).cloned().unwrap_or(0..0);
-            if manifest.workloads.contains_key(&name) {
-                let fault = Fault::error(
-                    place,
-                    format!("`{name}` is a workload of another file as well"),
-                )
-                .label("the second one");
-                faults.push((index, fault));
-            } else {
-                manifest.workloads.insert(name, spec);
+            match manifest.workloads.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(spec)),
+                Entry::Occupied(entry) => {
+                    let message =
+                        format!("`{}` is a workload of another file as well", entry.key());
+                    faults.push((index, Fault::error(place, message).label("the second one")));
+                }
             }
         }
     }

@@ -113,7 +113,15 @@ impl<'s> Tree<'s> {
                         .label("a manifest is one document")
                         .help("use a folder of files instead"));
                 }
-                _ => {}
+                Event::Nothing
+                | Event::StreamStart
+                | Event::DocumentEnd
+                | Event::Alias(_)
+                | Event::Scalar(..)
+                | Event::SequenceStart(..)
+                | Event::SequenceEnd
+                | Event::MappingStart(..)
+                | Event::MappingEnd => {}
             }
         }
     }
@@ -140,7 +148,15 @@ impl<'s> Tree<'s> {
             Event::SequenceStart(anchor, _) => (anchor, self.sequence(span, depth)?),
             Event::MappingStart(anchor, _) => (anchor, self.mapping(span, depth)?),
             Event::Alias(anchor) => return self.alias(anchor, span),
-            _ => return Err(Fault::error(span, "a value was expected here")),
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd
+            | Event::SequenceEnd
+            | Event::MappingEnd => {
+                return Err(Fault::error(span, "a value was expected here"));
+            }
         };
         if anchor != 0 {
             self.anchors

@@ -224,6 +224,10 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::*;
 
+    fn narrow(length: usize) -> u32 {
+        u32::try_from(length).expect("small")
+    }
+
     /// Writes BTF of a handful of types.
     struct Builder {
         types: Vec<u8>,
@@ -235,7 +239,7 @@ mod tests {
             if name.is_empty() {
                 return 0;
             }
-            let at = self.strings.len() as u32;
+            let at = narrow(self.strings.len());
             self.strings.extend(name.bytes().chain([0]));
             at
         }
@@ -247,7 +251,7 @@ mod tests {
 
         fn structure(&mut self, name: &str, size: u32, members: &[(&str, u32, u32)]) {
             let name = self.name(name);
-            self.words(&[name, STRUCT << 24 | members.len() as u32, size]);
+            self.words(&[name, STRUCT << 24 | narrow(members.len()), size]);
             for (member, type_id, offset) in members {
                 let member = self.name(member);
                 self.words(&[member, *type_id, offset * 8]);
@@ -255,7 +259,7 @@ mod tests {
         }
 
         fn build(self) -> Vec<u8> {
-            let (types, strings) = (self.types.len() as u32, self.strings.len() as u32);
+            let (types, strings) = (narrow(self.types.len()), narrow(self.strings.len()));
             let mut bytes = Vec::new();
             bytes.extend(0xeb9f_u16.to_ne_bytes());
             bytes.extend([1, 0]);

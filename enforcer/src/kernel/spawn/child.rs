@@ -211,10 +211,8 @@ fn rlimits(launch: &Launch) -> Step {
             rlim_max: *limit,
         };
         // SAFETY: the structure outlives the call.
-        check(
-            unsafe { libc::setrlimit(u32::from(*resource), &raw const value) },
-            Stage::Rlimits,
-        )?;
+        let result = unsafe { libc::setrlimit(u32::from(*resource), &raw const value) };
+        check(result, Stage::Rlimits)?;
     }
     Ok(())
 }
@@ -255,10 +253,8 @@ fn identity(launch: &Launch) -> Step {
     }
     if launch.no_new_privs {
         // SAFETY: no pointers are passed.
-        check(
-            unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) },
-            Stage::Capabilities,
-        )?;
+        let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        check(result, Stage::Capabilities)?;
     }
     Ok(())
 }
