@@ -12,6 +12,7 @@ use crate::kernel::hierarchy::Tree;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::signal::parse_signal;
+use crate::kernel::spawn::Launch;
 use crate::kernel::{clock, limits, memory_info};
 use crate::marks;
 use crate::runtime::Events;
@@ -21,7 +22,7 @@ use enforcer_core::event::{
     Action, ActionKind, CgroupId, Event, ExitStatus, InstanceId, LimitChange,
 };
 use enforcer_core::oom::Counters;
-use enforcer_core::spec::Host;
+use enforcer_core::spec::{Host, WorkloadSpec};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,8 @@ pub(crate) struct Registered {
     pub(crate) pid: u32,
     pidfd: Option<Arc<PidFd>>,
     log: Option<(LogFile, u64, u32)>,
+    /// What the last start prepared, and from which spec.
+    launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
     watch: Option<tokio::task::AbortHandle>,
 }
 
@@ -141,7 +144,9 @@ impl Executor {
             return;
         };
         match action.kind {
-            ActionKind::Start { spec } => self.start(&workload, action.instance, &spec),
+            ActionKind::Start { spec } => {
+                self.start(&workload, action.instance, (&spec, action.reason.cause));
+            }
             ActionKind::Signal { signal } => self.signal(&workload, &signal),
             ActionKind::KillTree => self.kill_tree(&workload),
             ActionKind::Reap => self.reap(workload, action.instance),

@@ -13,6 +13,10 @@ mod telemetry;
 mod watch;
 
 fn main() -> std::process::ExitCode {
+    // One heap for all threads: each further one would hold pages of its own,
+    // and be copied at every fork.
+    // SAFETY: called before there is a second thread or a second heap.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     telemetry::init();
     cli::main()
 }

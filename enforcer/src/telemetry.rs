@@ -4,16 +4,14 @@
 use crate::kernel::ready;
 use aya_log::EbpfLogger;
 use tokio::io::Interest;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
 
-/// Warnings and worse, unless `ENFORCER_LOG` says otherwise.
+/// Warnings and worse, unless `ENFORCER_LOG` names another level.
 pub(crate) fn init() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::WARN.into())
-        .with_env_var("ENFORCER_LOG")
-        .from_env_lossy();
+    let asked = std::env::var("ENFORCER_LOG").ok();
+    let level = asked.and_then(|level| level.parse().ok());
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(level.unwrap_or(LevelFilter::WARN))
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)

@@ -5,11 +5,12 @@ use super::{Executor, Registered, error_chain, launch, lock};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
 use crate::kernel::log_file::LogFile;
+use crate::kernel::spawn::Launch;
 use crate::kernel::{limits, process, spawn};
 use crate::store::instances::RunningInstance;
 use crate::watch;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{CgroupId, Event, InstanceId, StartError};
+use enforcer_core::event::{Cause, CgroupId, Event, InstanceId, StartError};
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
 use std::sync::{Arc, Mutex};
@@ -22,9 +23,9 @@ impl Executor {
         self: &Arc<Self>,
         workload: &WorkloadName,
         instance: InstanceId,
-        spec: &WorkloadSpec,
+        (spec, cause): (&Arc<WorkloadSpec>, Cause),
     ) {
-        if let Err(error) = self.try_start(workload, instance, spec) {
+        if let Err(error) = self.try_start(workload, instance, spec, cause) {
             self.events.send(Event::StartFailed {
                 workload: workload.clone(),
                 instance,
@@ -37,7 +38,8 @@ impl Executor {
         self: &Arc<Self>,
         workload: &WorkloadName,
         instance: InstanceId,
-        spec: &WorkloadSpec,
+        spec: &Arc<WorkloadSpec>,
+        cause: Cause,
     ) -> Result<(), StartError> {
         let (cgroup, id, reader) = self.open_cgroup(workload)?;
         limits::apply(&cgroup, &spec.limits).map_err(|error| StartError {
@@ -45,7 +47,7 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         })?;
-        let launch = launch::prepare(workload, spec)?;
+        let launch = self.launch(workload, spec, cause)?;
         let log = LogFile::open(&self.log_path(workload))
             .map_err(|error| io_failure("open the log", &error))?;
         let counters = self.read_counters(&reader)?;
@@ -71,14 +73,15 @@ impl Executor {
             ring.watch(pid);
         }
         // From here on its events can be told apart, so they may come.
-        self.register(workload, (cgroup, id, reader), pid, (log, spec));
+        self.register(workload, (cgroup, id, reader), pid, log, (spec, launch));
         self.events.send(Event::Prepared {
             workload: workload.clone(),
             instance,
             cgroup: id,
             counters,
         });
-        let pidfd = Arc::new(waiting.release(&spec.command[0])?);
+        let released = waiting.release(&spec.command[0]);
+        let pidfd = Arc::new(released.inspect_err(|_| self.instances.forget(workload))?);
         if let Some(entry) = self.registry().get_mut(workload) {
             entry.pidfd = Some(Arc::clone(&pidfd));
         }
@@ -90,6 +93,27 @@ impl Executor {
         let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
         self.runtime.spawn(exit);
         Ok(())
+    }
+
+    /// What the child needs. A restart that nobody asked for takes what the last
+    /// start took: accounts and files of variables are looked up again when a
+    /// person or a new manifest wants a start.
+    fn launch(
+        &self,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+        cause: Cause,
+    ) -> Result<Arc<Launch>, StartError> {
+        if matches!(cause, Cause::Exit | Cause::OomKill)
+            && let Some((of, launch)) = self
+                .registry()
+                .get(workload)
+                .and_then(|entry| entry.launch.clone())
+            && Arc::ptr_eq(&of, spec)
+        {
+            return Ok(launch);
+        }
+        launch::prepare(workload, spec).map(Arc::new)
     }
 
     /// The workload's cgroup with what reads it: the one it has, or a new one.
@@ -130,14 +154,17 @@ impl Executor {
         workload: &WorkloadName,
         (cgroup, id, counters): OpenCgroup,
         pid: u32,
-        (log, spec): (LogFile, &WorkloadSpec),
+        log: LogFile,
+        (spec, launch): (&Arc<WorkloadSpec>, Arc<Launch>),
     ) {
+        let launch = Some((Arc::clone(spec), launch));
         let log = Some((log, spec.logs.max_size.0, spec.logs.keep));
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
             entry.pid = pid;
             entry.pidfd = None;
             entry.log = log;
+            entry.launch = launch;
             return;
         }
         let watch = watch::memory_events(
@@ -156,6 +183,7 @@ impl Executor {
                 pid,
                 pidfd: None,
                 log,
+                launch,
                 watch,
             },
         );

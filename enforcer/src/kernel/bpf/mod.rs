@@ -123,6 +123,15 @@ impl EventRing {
 
 /// Loads and attaches what fits this kernel, for workloads below `parent`.
 pub(crate) fn attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfError> {
+    let attached = load_and_attach(wanted, parent);
+    // Parsing the kernel's types took tens of megabytes that are free again: an
+    // agent that held them would also pay for them at each fork.
+    // SAFETY: no preconditions; it only returns free memory to the system.
+    unsafe { libc::malloc_trim(0) };
+    attached
+}
+
+fn load_and_attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfError> {
     if wanted == Wanted::Off {
         return Err(BpfError::Off);
     }
@@ -150,10 +159,6 @@ pub(crate) fn attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfEr
     } else {
         attach_tracepoint(&mut ebpf, "mark_victim_pid", ("oom", "mark_victim"))?;
     }
-    drop(types);
-    // Parsing the kernel's types took tens of megabytes that are free again.
-    // SAFETY: no preconditions; it only returns free memory to the system.
-    unsafe { libc::malloc_trim(0) };
     let ring = open_ring(&mut ebpf)?;
     let logger = EbpfLogger::init(&mut ebpf)
         .inspect_err(|error| {
