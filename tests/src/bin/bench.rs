@@ -16,14 +16,16 @@ use std::time::Duration;
 
 const SAMPLES: usize = 60;
 
+/// A name to ask for it by, and what it does with the floor.
+type Measurement = (&'static str, fn(&Samples));
+
 fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     if wanted == "--demo" {
         demo();
         return;
     }
-    let all: [(&str, fn(&Samples)); 3] =
-        [("restart", restart), ("start", start), ("memory", memory)];
+    let all: [Measurement; 3] = [("restart", restart), ("start", start), ("memory", memory)];
     let floor = floor();
     println!("bare fork + exec: {floor}");
     for (name, measure) in all {
