@@ -13,6 +13,7 @@ use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::signal::parse_signal;
 use crate::kernel::spawn::Launch;
+use crate::kernel::usage::Usage;
 use crate::kernel::{clock, limits, memory_info};
 use crate::marks;
 use crate::runtime::Events;
@@ -23,6 +24,7 @@ use enforcer_core::event::{
 };
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::{Host, WorkloadSpec};
+use enforcer_core::units::MonoTime;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +43,8 @@ pub(crate) struct Registered {
     pub(crate) id: CgroupId,
     pub(crate) counters: Arc<Mutex<CounterReader>>,
     pub(crate) pid: u32,
+    /// When this instance began, and what its cgroup had used by then.
+    pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
     log: Option<(LogFile, u64, u32)>,
     /// What the last start prepared, and from which spec.

@@ -212,14 +212,23 @@ impl Ledger {
     }
 
     /// When to settle again, if nothing comes in before.
-    pub(crate) fn deadline(&self, group: bool, ended: bool) -> Option<MonoTime> {
+    pub(crate) fn deadline(&self, circumstances: Circumstances) -> Option<MonoTime> {
         let episode = self.episode.as_ref()?;
-        let wait = if group && !ended && self.delta() > 0 {
-            GROUP_WAIT
-        } else {
-            MARK_WAIT
-        };
+        let group = self.is_group(circumstances) && !circumstances.ended && self.delta() > 0;
+        let wait = if group { GROUP_WAIT } else { MARK_WAIT };
         Some(episode.opened.after(wait))
+    }
+
+    /// Whether one kill is followed by those of a whole group: ours, or one of
+    /// an ancestor's making.
+    fn is_group(&self, circumstances: Circumstances) -> bool {
+        circumstances.group || self.group_kills() > 0
+    }
+
+    fn group_kills(&self) -> u64 {
+        self.latest
+            .oom_group_kill
+            .saturating_sub(self.explained.oom_group_kill)
     }
 
     /// Whether there is something that still has to be told.
@@ -248,11 +257,7 @@ impl Ledger {
             }
             return None;
         }
-        let group_kills = self
-            .latest
-            .oom_group_kill
-            .saturating_sub(self.explained.oom_group_kill);
-        let group = circumstances.group || group_kills > 0;
+        let group = self.is_group(circumstances);
         let known = u64::try_from(episode.victims.len()).unwrap_or(u64::MAX);
         // A group kill counts its first victim twice.
         let everyone_known = known.saturating_add(u64::from(group)) >= delta && known > 0;
@@ -271,10 +276,11 @@ impl Ledger {
             Circumstances { ebpf: true, .. } => known >= delta || waited >= MARK_WAIT,
             Circumstances { ebpf: false, .. } => true,
         };
-        complete.then(|| self.close(now, group_kills > 0, ancestors))
+        complete.then(|| self.close(now, ancestors))
     }
 
-    fn close(&mut self, now: MonoTime, group: bool, ancestors: &Ancestors) -> Incident {
+    fn close(&mut self, now: MonoTime, ancestors: &Ancestors) -> Incident {
+        let group = self.group_kills() > 0;
         let victims = self
             .episode
             .take()

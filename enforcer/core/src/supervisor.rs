@@ -41,7 +41,11 @@ impl Supervisor {
         let mut decision = Decision::default();
         self.dispatch(moment, event, &mut decision);
         self.workloads.retain(|_, workload| !workload.is_gone());
-        decision.wake = self.workloads.values().filter_map(Workload::deadline).min();
+        decision.wake = self
+            .workloads
+            .values()
+            .filter_map(|workload| workload.deadline(self.ebpf))
+            .min();
         decision.finished = self.shutting_down && self.workloads.values().all(Workload::is_at_rest);
         decision
     }

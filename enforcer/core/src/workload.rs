@@ -21,7 +21,7 @@ use crate::event::{
     ExitStatus, InstanceId, Moment, Reason, Seq, Transition,
 };
 use crate::name::WorkloadName;
-use crate::oom::{Ancestors, Ledger};
+use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::plan::{Effect, SettingChange};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
@@ -306,6 +306,21 @@ impl Workload {
         self.tell(context, Some(reason), None, detail);
     }
 
+    /// How an OOM episode of this workload is to be judged now.
+    fn circumstances(&self, ebpf: bool) -> Circumstances {
+        Circumstances {
+            ended: matches!(
+                self.state,
+                Lifecycle::Ending {
+                    status: Some(_),
+                    ..
+                }
+            ),
+            ebpf,
+            group: self.spec.limits.memory_oom_group == Some(true),
+        }
+    }
+
     /// Does what is due at this moment.
     pub(crate) fn wake(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
@@ -357,15 +372,7 @@ impl Workload {
     }
 
     /// When this workload next has something to do without being told.
-    pub(crate) fn deadline(&self) -> Option<MonoTime> {
-        let ended = matches!(
-            self.state,
-            Lifecycle::Ending {
-                status: Some(_),
-                ..
-            }
-        );
-        let group = self.spec.limits.memory_oom_group == Some(true);
+    pub(crate) fn deadline(&self, ebpf: bool) -> Option<MonoTime> {
         let due = match self.state {
             Lifecycle::Starting { .. } => return None,
             Lifecycle::Stopping { kill_at, .. } => kill_at,
@@ -382,7 +389,7 @@ impl Workload {
             | Lifecycle::Failed
             | Lifecycle::Gone => None,
         };
-        let settle = self.ledger.deadline(group, ended);
+        let settle = self.ledger.deadline(self.circumstances(ebpf));
         match (due, settle) {
             (Some(due), Some(settle)) => Some(due.min(settle)),
             (due, settle) => due.or(settle),

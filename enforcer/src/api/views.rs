@@ -15,7 +15,7 @@ use enforcer_core::supervisor::{LastExit, View};
 use enforcer_core::units::MonoTime;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// `ps --json`.
@@ -72,18 +72,18 @@ pub(crate) struct Inspection {
 pub(crate) struct UsageSamples(Mutex<HashMap<WorkloadName, (MonoTime, Usage)>>);
 
 impl UsageSamples {
+    /// CPU and throttled periods in percent, since the last reading of this
+    /// instance, or since it began.
     fn rates(
         &self,
         name: &WorkloadName,
-        running_since: MonoTime,
+        begun: (MonoTime, Usage),
         now: MonoTime,
         usage: &Usage,
     ) -> (f64, f64) {
         let mut samples = lock(&self.0);
-        let (since, before) = samples
-            .get(name)
-            .copied()
-            .unwrap_or((running_since, Usage::default()));
+        let last = samples.get(name).copied().filter(|last| last.0 >= begun.0);
+        let (since, before) = last.unwrap_or(begun);
         let elapsed = now.since(since);
         if elapsed >= Duration::from_secs(1) {
             samples.insert(name.clone(), (now, *usage));
@@ -154,16 +154,17 @@ pub(super) async fn workload(
 
 pub(super) fn describe(api: &Api, view: &View) -> Workload {
     let now = clock::now();
-    let cgroup = cgroup_of(&api.executor, &view.name);
-    let usage = cgroup
-        .as_ref()
-        .and_then(|cgroup| usage::read(cgroup).ok())
-        .unwrap_or_default();
-    let (cpu, throttled) = if cgroup.is_some() {
-        api.usage.rates(&view.name, view.since, now, &usage)
-    } else {
-        (0.0, 0.0)
-    };
+    let entry = api
+        .executor
+        .registry()
+        .get(&view.name)
+        .map(|entry| (Arc::clone(&entry.cgroup), entry.begun));
+    let mut usage = Usage::default();
+    let mut rates = (0.0, 0.0);
+    if let Some((cgroup, begun)) = entry {
+        usage = usage::read(&cgroup).unwrap_or_default();
+        rates = api.usage.rates(&view.name, begun, now, &usage);
+    }
     let path = api
         .executor
         .tree
@@ -184,8 +185,8 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
         memory_max_bytes: usage.memory_max,
         swap_bytes: usage.swap,
         swap_max_bytes: usage.swap_max,
-        cpu_percent: cpu,
-        cpu_throttled_percent: throttled,
+        cpu_percent: rates.0,
+        cpu_throttled_percent: rates.1,
         oom_kills: view.oom_kills,
         last_exit: view.last_exit,
         since: clock::wall_time_of(view.since),
@@ -217,9 +218,9 @@ fn inspect(api: &Api, view: &View) -> Inspection {
 fn cgroup_of(
     executor: &Executor,
     name: &WorkloadName,
-) -> Option<std::sync::Arc<crate::kernel::cgroupfs::Cgroup>> {
+) -> Option<Arc<crate::kernel::cgroupfs::Cgroup>> {
     executor
         .registry()
         .get(name)
-        .map(|entry| std::sync::Arc::clone(&entry.cgroup))
+        .map(|entry| Arc::clone(&entry.cgroup))
 }

@@ -6,7 +6,7 @@ use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::spawn::Launch;
-use crate::kernel::{limits, process, spawn};
+use crate::kernel::{clock, limits, process, spawn, usage};
 use crate::store::instances::RunningInstance;
 use crate::watch;
 use enforcer_core::WorkloadName;
@@ -158,10 +158,12 @@ impl Executor {
         (spec, launch): (&Arc<WorkloadSpec>, Arc<Launch>),
     ) {
         let launch = Some((Arc::clone(spec), launch));
+        let begun = (clock::now(), usage::read_cpu(&cgroup));
         let log = Some((log, spec.logs.max_size.0, spec.logs.keep));
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
             entry.pid = pid;
+            entry.begun = begun;
             entry.pidfd = None;
             entry.log = log;
             entry.launch = launch;
@@ -181,6 +183,7 @@ impl Executor {
                 id,
                 counters,
                 pid,
+                begun,
                 pidfd: None,
                 log,
                 launch,

@@ -10,72 +10,25 @@
 //! Whatever is wrong with the host's hierarchy is refused here, with the file,
 //! the error number and the cure.
 
+mod refusal;
+
 use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
-use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::geteuid;
 use std::collections::BTreeMap;
-use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+
+pub(crate) use refusal::HierarchyError;
+use refusal::{chain, cure, refine};
 
 /// Enabled wherever the kernel has them; the first three are needed by every host.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 /// Set for the copy of ourselves that `systemd-run` starts.
 const IN_SCOPE: &str = "ENFORCER_IN_SCOPE";
-
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HierarchyError {
-    #[error(
-        "{path} is not a cgroup v2 hierarchy (found {found}); enforcer needs v2 alone: boot with the kernel \
-         parameters `systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all`"
-    )]
-    NotV2 { path: String, found: &'static str },
-    #[error(
-        "write {} (errno {}: {source}); the hierarchy is read-only here: `mount -o remount,rw {MOUNT_POINT}`, \
-         or run enforcer on the host instead of in a container",
-        path.display(), *source as i32
-    )]
-    ReadOnly { path: PathBuf, source: Errno },
-    #[error(
-        "write {} (errno {}: {source}); run enforcer as root, or in a delegated scope: \
-         `systemd-run --user --scope -p Delegate=yes enforcer …`",
-        path.display(), *source as i32
-    )]
-    NotPermitted { path: PathBuf, source: Errno },
-    #[error(
-        "enable the controller `{controller}`: {} lists only `{available}`{}; {cure}",
-        path.display(), needed_for(file)
-    )]
-    NoController {
-        path: PathBuf,
-        controller: String,
-        available: String,
-        file: Option<String>,
-        cure: String,
-    },
-    #[error(
-        "take over {}: {processes} processes of an earlier run are in it, and taking over running workloads is not \
-         supported yet; end them with `echo 1 > {}/cgroup.kill`", path.display(), path.display()
-    )]
-    Occupied { path: PathBuf, processes: usize },
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    #[error("read {path}")]
-    Read {
-        path: &'static str,
-        source: io::Error,
-    },
-}
-
-fn needed_for(file: &Option<String>) -> String {
-    file.as_ref()
-        .map(|file| format!(", and `{file}` needs it"))
-        .unwrap_or_default()
-}
 
 /// The agent's cgroups, ready for workloads.
 #[derive(Debug)]
@@ -324,34 +277,6 @@ fn check_controllers(
     Ok(())
 }
 
-fn cure(controller: &str) -> String {
-    // v1 calls it by its first name.
-    let v1_name = if controller == "io" {
-        "blkio"
-    } else {
-        controller
-    };
-    let of_v1 = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
-    let line = of_v1
-        .lines()
-        .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .find(|words| words.first() == Some(&v1_name));
-    match line.as_deref() {
-        Some([_, hierarchy, _, _]) if *hierarchy != "0" => {
-            format!(
-                "a cgroup v1 hierarchy holds it: boot with the kernel parameter `cgroup_no_v1={v1_name}`"
-            )
-        }
-        Some([_, _, _, "0"]) => {
-            format!("it is disabled: boot with the kernel parameter `cgroup_enable={controller}`")
-        }
-        Some(_) => format!(
-            "its parent keeps it: enable it there with `echo +{controller} > cgroup.subtree_control`"
-        ),
-        None => "this kernel was built without it".to_owned(),
-    }
-}
-
 fn refuse_occupied(workloads: &Cgroup) -> Result<(), HierarchyError> {
     if !workloads.is_populated()? {
         // Empty cgroups of an earlier run are only in the way.
@@ -383,28 +308,4 @@ fn ancestors_of(workloads: &Path) -> Result<Vec<Cgroup>, CgroupError> {
         .filter(|path| path.join("memory.events.local").exists())
         .map(Cgroup::open)
         .collect()
-}
-
-fn chain(error: &CgroupError) -> String {
-    let number = error
-        .errno()
-        .map(|number| format!(": {}", Errno::from_raw(number).desc()));
-    format!("{error}{}", number.unwrap_or_default())
-}
-
-/// The errors that a host's administrator can cure, by their number.
-fn refine(error: CgroupError) -> HierarchyError {
-    let path = match &error {
-        CgroupError::Create { path, .. }
-        | CgroupError::Write { path, .. }
-        | CgroupError::Open { path, .. } => path.clone(),
-        _ => return error.into(),
-    };
-    match error.errno().map(Errno::from_raw) {
-        Some(source @ Errno::EROFS) => HierarchyError::ReadOnly { path, source },
-        Some(source @ (Errno::EACCES | Errno::EPERM)) => {
-            HierarchyError::NotPermitted { path, source }
-        }
-        _ => error.into(),
-    }
 }

@@ -39,6 +39,18 @@ pub(crate) fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
     })
 }
 
+/// CPU time alone: what an instance starts from, since its cgroup may have had
+/// others before.
+pub(crate) fn read_cpu(cgroup: &Cgroup) -> Usage {
+    let cpu = cgroup.read("cpu.stat").unwrap_or_default();
+    Usage {
+        cpu_usec: field(&cpu, "usage_usec"),
+        periods: field(&cpu, "nr_periods"),
+        throttled_periods: field(&cpu, "nr_throttled"),
+        ..Usage::default()
+    }
+}
+
 /// Bytes that are charged now: what a smaller `memory.max` would have to fit.
 pub(crate) fn memory_current(cgroup: &Cgroup) -> Option<u64> {
     cgroup.read("memory.current").ok()?.trim().parse().ok()

@@ -95,7 +95,7 @@ fn a_hybrid_hierarchy() {
     assert_refused(
         &output,
         &[
-            "/sys/fs/cgroup is not a cgroup v2 hierarchy",
+            "use /sys/fs/cgroup: it is not a cgroup v2 hierarchy",
             "hybrid",
             "systemd.unified_cgroup_hierarchy=1",
         ],
@@ -142,5 +142,8 @@ fn a_missing_controller() {
 #[test]
 fn a_root_outside_the_hierarchy() {
     let output = run_in(as_it_is, &["--cgroup-root", "/tmp/elsewhere"], "");
-    assert_refused(&output, &["/tmp/elsewhere is not a cgroup v2 hierarchy"]);
+    assert_refused(
+        &output,
+        &["use /tmp/elsewhere: it is not a cgroup v2 hierarchy"],
+    );
 }

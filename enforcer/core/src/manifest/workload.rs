@@ -175,18 +175,33 @@ impl Reader<'_> {
             ),
             None => {}
             Some(node) => {
-                spec.user = self.parsed(node, |name| match accounts.has_user(name) {
-                    true => Ok(name.to_owned()),
-                    false => Err("the name of a user of this host".to_owned()),
-                });
+                spec.user = self.account_name(node, "user", |name| accounts.has_user(name));
             }
         }
         if let Some(node) = fields.get("group") {
-            spec.group = self.parsed(node, |name| match accounts.has_group(name) {
-                true => Ok(name.to_owned()),
-                false => Err("the name of a group of this host".to_owned()),
-            });
+            spec.group = self.account_name(node, "group", |name| accounts.has_group(name));
         }
+    }
+
+    fn account_name(
+        &mut self,
+        node: &Node,
+        kind: &str,
+        exists: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let name = self.text(node, "a name")?;
+        if exists(name) {
+            return Some(name.to_owned());
+        }
+        let shown = name.escape_debug();
+        self.fault(
+            Fault::error(
+                node.span.clone(),
+                format!("there is no {kind} `{shown}` on this host"),
+            )
+            .label(format!("expected the name of a {kind}, not a number")),
+        );
+        None
     }
 
     fn environment(&mut self, node: &Node) -> BTreeMap<String, String> {

@@ -6,7 +6,7 @@ use crate::event::{
     ActionKind, BreakerChange, BreakerState, Cause, Detail, ExitStatus, InstanceId, Reason,
     RestartPlan, Seq,
 };
-use crate::oom::{Circumstances, Counters, Victim};
+use crate::oom::{Counters, Victim};
 use crate::recovery::Next;
 use crate::spec::{Mode, RestartPolicy};
 use crate::units::MonoTime;
@@ -100,19 +100,7 @@ impl Workload {
         if matches!(self.state, Lifecycle::Starting { .. }) {
             return;
         }
-        let ended = matches!(
-            self.state,
-            Lifecycle::Ending {
-                status: Some(_),
-                ..
-            }
-        );
-        let group = self.spec.limits.memory_oom_group == Some(true);
-        let circumstances = Circumstances {
-            ended,
-            ebpf: context.ebpf,
-            group,
-        };
+        let circumstances = self.circumstances(context.ebpf);
         let incident = self
             .ledger
             .settle(context.moment.now, circumstances, context.ancestors);
