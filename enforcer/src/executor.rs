@@ -24,7 +24,7 @@ use enforcer_core::event::{
 };
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::{Host, WorkloadSpec};
-use enforcer_core::units::MonoTime;
+use enforcer_core::units::{Bytes, Limit, MonoTime};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,7 +46,9 @@ pub(crate) struct Registered {
     /// When this instance began, and what its cgroup had used by then.
     pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
-    log: Option<(LogFile, u64, u32)>,
+    log: Option<LogFile>,
+    /// Its size in bytes, and how many older ones are kept.
+    log_limits: (u64, u32),
     /// What the last start prepared, and from which spec.
     launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
     watch: Option<tokio::task::AbortHandle>,
@@ -62,6 +64,7 @@ pub(crate) struct Executor {
     registry: Mutex<BTreeMap<WorkloadName, Registered>>,
     queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Action>>>,
     slow: Arc<Semaphore>,
+    bounding: Mutex<()>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -88,6 +91,7 @@ impl Executor {
             registry: Mutex::default(),
             queues: Mutex::default(),
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
+            bounding: Mutex::new(()),
             runtime: tokio::runtime::Handle::current(),
         })
     }
@@ -158,15 +162,13 @@ impl Executor {
             ActionKind::WriteLimits { spec } => {
                 let written =
                     self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &spec.limits));
-                if let Some(entry) = self.registry().get_mut(&workload)
-                    && let Some(log) = &mut entry.log
-                {
-                    (log.1, log.2) = (spec.logs.max_size.0, spec.logs.keep);
+                if let Some(entry) = self.registry().get_mut(&workload) {
+                    entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
                 }
                 let (changed, error) = outcome(
                     written
                         .unwrap_or(Ok(Vec::new()))
-                        .map_err(|error| error.to_string()),
+                        .map_err(|error| error_chain(&error)),
                 );
                 self.events.send(Event::LimitsWritten {
                     workload: Some(workload),
@@ -191,6 +193,11 @@ impl Executor {
         let (memory, swap) =
             memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
         let ceiling = host.ceiling(memory, swap);
+        if ceiling.memory_max == Some(Limit::At(Bytes(0))) {
+            return Err(format!(
+                "keep the reserve: of {memory} nothing is left for workloads"
+            ));
+        }
         if let Some(root) = self.tree.own_root() {
             let protection = enforcer_core::limits::Limits {
                 memory_low: ceiling.memory_low,
@@ -235,6 +242,10 @@ impl Executor {
         let Some((Some(pidfd), cgroup, reader)) = entry else {
             return;
         };
+        // First: where a mark tells only a pid, its owner is still in /proc.
+        if let Some(ring) = &self.ring {
+            marks::drain(ring, self);
+        }
         let status = pidfd.wait().unwrap_or_else(|error| {
             tracing::error!(
                 "{workload}: failed to wait for the main process: {error}; taking it for killed"
@@ -281,13 +292,27 @@ impl Executor {
         self.registry().remove(workload);
     }
 
-    /// Moves the heads of long logs away.
+    /// Moves the heads of long logs away, one round at a time. A file is copied
+    /// while nobody waits for the table.
     pub(crate) fn bound_logs(&self) {
-        for (name, entry) in self.registry().iter_mut() {
-            if let Some((log, max, keep)) = &mut entry.log
-                && let Err(error) = log.bound(*max, *keep)
-            {
+        let Ok(_one) = self.bounding.try_lock() else {
+            return;
+        };
+        let names: Vec<WorkloadName> = self.registry().keys().cloned().collect();
+        for name in names {
+            let taken = self
+                .registry()
+                .get_mut(&name)
+                .and_then(|entry| Some((entry.log.take()?, entry.log_limits)));
+            let Some((mut log, (max, keep))) = taken else {
+                continue;
+            };
+            if let Err(error) = log.bound(max, keep) {
                 tracing::warn!("{name}: failed to bound its log: {error}; it grows on");
+            }
+            if let Some(entry) = self.registry().get_mut(&name) {
+                // A start may have opened it anew meanwhile.
+                entry.log.get_or_insert(log);
             }
         }
     }

@@ -5,7 +5,7 @@
 use crate::executor::Executor;
 use crate::kernel::clock;
 use crate::store::history::History;
-use enforcer_core::event::{Detail, Moment, Request, Transition};
+use enforcer_core::event::{Detail, InstanceId, Moment, Request, Transition};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::View;
@@ -81,6 +81,8 @@ pub(crate) enum RequestError {
 struct Waiter {
     workload: WorkloadName,
     request: Request,
+    /// The instance there was when it was asked.
+    instance: InstanceId,
     reply: oneshot::Sender<Result<View, RequestError>>,
 }
 
@@ -176,13 +178,14 @@ impl Runtime {
                 return finished;
             }
             Question::Request(workload, request, reply) => {
-                if self.supervisor.view(&workload).is_none() {
+                let Some(view) = self.supervisor.view(&workload) else {
                     drop(reply.send(Err(RequestError::NoSuchWorkload)));
                     return false;
-                }
+                };
                 self.waiters.push(Waiter {
                     workload: workload.clone(),
                     request,
+                    instance: view.instance,
                     reply,
                 });
                 return self.handle(Event::Request { workload, request });
@@ -195,12 +198,13 @@ impl Runtime {
         let supervisor = &self.supervisor;
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
             .into_iter()
-            .partition_map(|waiter| {
-                match outcome(supervisor.view(&waiter.workload), waiter.request) {
+            .filter(|waiter| !waiter.reply.is_closed())
+            .partition_map(
+                |waiter| match outcome(supervisor.view(&waiter.workload), &waiter) {
                     Some(outcome) => Ok((waiter.reply, outcome)),
                     None => Err(waiter),
-                }
-            });
+                },
+            );
         self.waiters = waiting;
         for (reply, outcome) in done {
             drop(reply.send(outcome));
@@ -229,17 +233,20 @@ async fn sleep(due: Option<std::time::Duration>) {
 }
 
 /// What became of a request; `None` while it is under way.
-fn outcome(view: Option<View>, request: Request) -> Option<Result<View, RequestError>> {
+fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestError>> {
     let Some(view) = view else {
         return Some(Err(RequestError::NoSuchWorkload));
     };
-    let upwards = matches!(request, Request::Start | Request::Restart);
+    let failed = |why: &str| Some(Err(RequestError::Failed(why.to_owned())));
+    let upwards = matches!(waiter.request, Request::Start | Request::Restart);
     match view.state {
         "running" if upwards => Some(Ok(view)),
-        "failed" | "backing_off" | "breaker_open" if upwards => {
-            Some(Err(RequestError::Failed(view.reason)))
-        }
+        "failed" | "backing_off" | "breaker_open" if upwards => failed(&view.reason),
+        "stopped" if upwards => failed("it was stopped meanwhile"),
         "stopped" | "failed" | "pending" if !upwards => Some(Ok(view)),
+        _ if !upwards && view.instance > waiter.instance => {
+            failed("it was started again meanwhile")
+        }
         _ => None,
     }
 }

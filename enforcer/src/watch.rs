@@ -24,7 +24,13 @@ pub(crate) async fn exit(
             // An error would mean that the runtime is going down.
             let _ = readable.readable().await;
         }
-        Err(error) => tracing::error!("{workload}: failed to wait for its exit: {error}"),
+        Err(error) => {
+            tracing::warn!(
+                "{workload}: no descriptor left to wait for its exit ({error}); a thread waits instead"
+            );
+            let waited = tokio::task::spawn_blocking(move || pidfd.wait_for_exit());
+            let _ = waited.await;
+        }
     }
     events.send(Event::MainExited { workload, instance });
 }

@@ -5,7 +5,7 @@
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::spec::{Manifest, Mode, RestartPolicy, WorkloadSpec};
-use crate::units::{Bytes, Limit, human_duration};
+use crate::units::{Bytes, Limit};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -172,7 +172,7 @@ fn settings(spec: &WorkloadSpec) -> Settings {
         }
         .to_owned(),
     );
-    set("command", spec.command.join(" "));
+    set("command", quoted(&spec.command));
     set("priority", spec.priority.to_string());
     for (key, value) in [
         ("user", &spec.user),
@@ -184,7 +184,7 @@ fn settings(spec: &WorkloadSpec) -> Settings {
         }
     }
     if !spec.environment_files.is_empty() {
-        set("environment_files", spec.environment_files.join(" "));
+        set("environment_files", quoted(&spec.environment_files));
     }
     if !spec.capabilities.is_empty() {
         set("capabilities", spec.capabilities.join(" "));
@@ -205,7 +205,8 @@ fn settings(spec: &WorkloadSpec) -> Settings {
 
 fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
     let recovery = &spec.recovery;
-    let shown = |duration: Duration| human_duration(duration);
+    // Exact: what is rounded would hide a change.
+    let shown = |duration: Duration| format!("{duration:?}");
     let policy = match recovery.restart {
         RestartPolicy::Always => "always",
         RestartPolicy::OnFailure => "on-failure",
@@ -240,8 +241,18 @@ fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
     );
     set("stop.signal", spec.stop.signal.clone());
     set("stop.grace", shown(spec.stop.grace));
-    set("logs.max_size", spec.logs.max_size.to_string());
+    set("logs.max_size", spec.logs.max_size.0.to_string());
     set("logs.keep", spec.logs.keep.to_string());
+}
+
+/// Words that a shell would read as these same words.
+fn quoted(words: &[String]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
+    let quote = |word: &String| match word.is_empty() || !word.bytes().all(plain) {
+        true => format!("'{}'", word.replace('\'', "'\\''")),
+        false => word.clone(),
+    };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
 /// FNV-1a, to tell values apart without showing them.

@@ -77,6 +77,8 @@ impl Supervisor {
 
     fn dispatch(&mut self, moment: Moment, event: Event, decision: &mut Decision) {
         match event {
+            // Whoever is going away takes up nothing new.
+            Event::Configure { .. } if self.shutting_down => {}
             Event::Configure { manifest, prune } => {
                 self.configure(moment, manifest, prune, decision)
             }
@@ -227,25 +229,11 @@ impl Supervisor {
     ) {
         let plan = Plan::between(&self.manifest(), &manifest);
         let protections = |manifest: &Manifest| parent_host(manifest).limits;
-        if !plan.host.is_empty() || protections(&self.manifest()) != protections(&manifest) {
-            if !plan.host.is_empty() {
-                self.tell(
-                    decision,
-                    Some(Cause::Config),
-                    Detail::Config(ConfigChange::Changed(plan.host)),
-                );
-            }
-            decision.actions.push(Action {
-                workload: None,
-                instance: InstanceId(0),
-                reason: Reason {
-                    cause: Cause::Config,
-                    seq: Seq(self.next_seq),
-                },
-                kind: ActionKind::WriteHostLimits {
-                    host: parent_host(&manifest),
-                },
-            });
+        let host = parent_host(&manifest);
+        let host_changed = !plan.host.is_empty() || protections(&self.manifest()) != host.limits;
+        if !plan.host.is_empty() {
+            let change = ConfigChange::Changed(plan.host);
+            self.tell(decision, Some(Cause::Config), Detail::Config(change));
         }
         self.host = manifest.host;
         let mut specs = manifest.workloads;
@@ -275,6 +263,19 @@ impl Supervisor {
                     workload.leave(context, Cause::Config)
                 });
             }
+        }
+        self.with_all(moment, decision, Workload::write_refused_limits);
+        if host_changed {
+            // Last, so that the reason is the last record of what led to it.
+            decision.actions.push(Action {
+                workload: None,
+                instance: InstanceId(0),
+                reason: Reason {
+                    cause: Cause::Config,
+                    seq: Seq(self.next_seq),
+                },
+                kind: ActionKind::WriteHostLimits { host },
+            });
         }
     }
 
@@ -322,7 +323,7 @@ impl Supervisor {
             None => self.tell(decision, Some(Cause::Config), detail),
             Some(name) => {
                 self.with(moment, &name, decision, |workload, context| {
-                    workload.record(context, Cause::Config, detail)
+                    workload.limits_written(context, detail);
                 });
             }
         }

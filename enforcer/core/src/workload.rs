@@ -12,17 +12,17 @@
 //! An exit is told only when its OOM incident is, so that the cause always
 //! stands before its effect.
 
+mod configuring;
 mod ending;
 mod starting;
 mod stopping;
 
 use crate::event::{
-    Action, ActionKind, BreakerChange, BreakerState, Cause, ConfigChange, Decision, Detail,
-    ExitStatus, InstanceId, Moment, Reason, Seq, Transition,
+    Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, ExitStatus,
+    InstanceId, Moment, Reason, Seq, Transition,
 };
 use crate::name::WorkloadName;
 use crate::oom::{Ancestors, Circumstances, Ledger};
-use crate::plan::{Effect, SettingChange};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::MonoTime;
@@ -50,12 +50,20 @@ enum After {
     Remove,
 }
 
+/// What was asked for while a start was under way.
+#[derive(Clone, Copy, Debug)]
+struct Then {
+    after: After,
+    cause: Cause,
+    kill: bool,
+}
+
 #[derive(Clone, Debug)]
 enum Lifecycle {
     Pending,
     /// `then` holds what was asked for meanwhile.
     Starting {
-        then: Option<(After, Reason)>,
+        then: Option<Then>,
     },
     Running {
         pid: u32,
@@ -120,6 +128,15 @@ pub struct LastExit {
     pub oom_killed: bool,
 }
 
+/// An incident that may explain the exit that follows it.
+#[derive(Clone, Copy, Debug)]
+struct FatalOom {
+    seq: Seq,
+    /// Whether the main process was among its victims for sure.
+    certain: bool,
+    told: MonoTime,
+}
+
 #[derive(Debug)]
 pub(crate) struct Workload {
     name: WorkloadName,
@@ -132,7 +149,9 @@ pub(crate) struct Workload {
     recovery: RecoveryState,
     ledger: Ledger,
     /// The incident that killed this instance's main process or all of it.
-    fatal_oom: Option<Seq>,
+    fatal_oom: Option<FatalOom>,
+    /// The last write of limits failed; the kernel still has older ones.
+    limits_refused: bool,
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
@@ -151,6 +170,7 @@ impl Workload {
             recovery: RecoveryState::default(),
             ledger: Ledger::default(),
             fatal_oom: None,
+            limits_refused: false,
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
@@ -251,59 +271,6 @@ impl Workload {
             | Lifecycle::Failed
             | Lifecycle::Gone => None,
         }
-    }
-
-    /// Takes over another version of its manifest.
-    pub(crate) fn configure(
-        &mut self,
-        context: &mut Context<'_>,
-        spec: Arc<WorkloadSpec>,
-        changes: Vec<SettingChange>,
-    ) {
-        self.spec = spec;
-        self.managed = true;
-        let restart = changes
-            .iter()
-            .any(|change| change.effect == Effect::Restart);
-        let limits = changes
-            .iter()
-            .any(|change| change.setting.starts_with("cgroup."));
-        let seq = self.tell(
-            context,
-            Some(Cause::Config),
-            None,
-            Detail::Config(ConfigChange::Changed(changes)),
-        );
-        if restart && !self.is_at_rest() && !self.is_waiting() {
-            self.stop(context, After::Restart(Cause::Config), Cause::Config, false);
-        } else if limits && self.main_pid().is_some() {
-            let spec = Arc::clone(&self.spec);
-            self.act(
-                context,
-                Reason {
-                    cause: Cause::Config,
-                    seq,
-                },
-                ActionKind::WriteLimits { spec },
-            );
-        }
-    }
-
-    /// No manifest names it any more.
-    pub(crate) fn disown(&mut self, context: &mut Context<'_>) {
-        if self.managed {
-            self.managed = false;
-            self.tell(
-                context,
-                Some(Cause::Config),
-                None,
-                Detail::Config(ConfigChange::Unmanaged),
-            );
-        }
-    }
-
-    pub(crate) fn record(&self, context: &mut Context<'_>, reason: Cause, detail: Detail) {
-        self.tell(context, Some(reason), None, detail);
     }
 
     /// How an OOM episode of this workload is to be judged now.

@@ -4,6 +4,7 @@ use super::Api;
 use super::error::Failure;
 use super::peer::Peer;
 use super::views;
+use crate::kernel::memory_info;
 use crate::kernel::usage::memory_current;
 use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
@@ -13,9 +14,12 @@ use enforcer_core::WorkloadName;
 use enforcer_core::event::Request;
 use enforcer_core::plan::{Plan, shrinks_below_use};
 use enforcer_core::spec::Manifest;
-use enforcer_core::units::Bytes;
+use enforcer_core::units::{Bytes, Limit};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 pub(super) async fn request(
@@ -92,8 +96,20 @@ pub(super) async fn apply(
     let (manifest, warnings) = read(&api, proposal.file.as_ref())?;
     if !proposal.force {
         refuse_shrinks(&api, &manifest)?;
+        refuse_host_shrink(&api, &manifest)?;
     }
     if let Some(file) = &proposal.file {
+        if api.manifest.is_dir()
+            && file
+                .path
+                .extension()
+                .is_none_or(|extension| extension != "yaml")
+        {
+            return Err(Failure::bad_request(format!(
+                "{} would not be read: files of the manifest's folder end in .yaml",
+                file.path.display()
+            )));
+        }
         install(&api, file).map_err(|error| {
             Failure::refused(format!(
                 "failed to install {}: {error}",
@@ -126,10 +142,11 @@ fn read(api: &Api, file: Option<&ProposedFile>) -> Result<(Manifest, String), Fa
     let sources = match file {
         None => manifest_files::read(&api.manifest).map_err(failed)?,
         Some(file) => {
-            let mut sources = if api.manifest.is_dir() {
-                manifest_files::read(&api.manifest).unwrap_or_default()
-            } else {
-                Vec::new()
+            let mut sources = match manifest_files::read(&api.manifest) {
+                Err(LoadError::EmptyFolder(_)) => Vec::new(),
+                read if api.manifest.is_dir() => read.map_err(failed)?,
+                // The one file that there is will be replaced.
+                _ => Vec::new(),
             };
             let place = place_of(api, file);
             sources.retain(|source| source.path != place);
@@ -152,11 +169,19 @@ fn place_of(api: &Api, file: &ProposedFile) -> PathBuf {
     }
 }
 
-/// In one step: a reader sees the old file or the new one.
+/// In one step: a reader sees the old file or the new one. A manifest may hold
+/// secrets: nobody gets to read it who could not before.
 fn install(api: &Api, file: &ProposedFile) -> std::io::Result<()> {
     let place = place_of(api, file);
+    let mode = std::fs::metadata(&place).map_or(0o600, |present| present.mode() & 0o777);
     let draft = place.with_extension("yaml.new");
-    std::fs::write(&draft, &file.text)?;
+    let _ = std::fs::remove_file(&draft);
+    let mut new = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&draft)?;
+    new.write_all(file.text.as_bytes())?;
     std::fs::rename(draft, place)
 }
 
@@ -183,4 +208,24 @@ fn refuse_shrinks(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
         "{}\nnothing was changed; `--force` applies it all the same",
         told.join("\n")
     )))
+}
+
+/// The same for the ceiling of all workloads together.
+fn refuse_host_shrink(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
+    let Ok((memory, swap)) = memory_info::totals() else {
+        return Ok(());
+    };
+    let ceiling = manifest
+        .host
+        .ceiling(memory, swap)
+        .memory_max
+        .and_then(Limit::at);
+    let used = memory_current(api.executor.tree.workloads()).map(Bytes);
+    match (ceiling, used) {
+        (Some(ceiling), Some(used)) if used > ceiling => Err(Failure::refused(format!(
+            "host: {ceiling} for all workloads together is below the {used} in use now; the kernel would reclaim, and \
+             kill if that is not enough\nnothing was changed; `--force` applies it all the same"
+        ))),
+        (Some(_) | None, _) => Ok(()),
+    }
 }

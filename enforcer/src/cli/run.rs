@@ -37,6 +37,7 @@ pub(super) fn run(
     for note in tree.notes() {
         eprintln!("note: {note}");
     }
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -51,6 +52,15 @@ pub(super) fn run(
     ));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     ended
+}
+
+/// Half a dozen descriptors a workload add up; workloads get the default again.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // The soft limit may always go up to the hard one.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// One agent for a runtime folder.

@@ -26,6 +26,10 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
             format!("the agent is not root and can't become `{}`", identity.name),
         ));
     }
+    if !switch_user && (spec.group.is_some() || !spec.capabilities.is_empty()) {
+        let why = "the agent is not root and can give neither a group nor capabilities";
+        return Err(failure("take on the identity", why.to_owned()));
+    }
     let default_nofile = !spec.rlimits.contains_key("nofile");
     let mut rlimits: Vec<(u8, u64)> = spec
         .rlimits

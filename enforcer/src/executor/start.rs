@@ -59,16 +59,19 @@ impl Executor {
             error: error_chain(&error),
         })?;
         let pid = waiting.pid;
-        self.instances
-            .record(&RunningInstance {
-                workload,
-                instance,
-                pid,
-                start_ticks: process::start_ticks(pid).unwrap_or(0),
-                cgroup: id,
-                boot_id: self.instances.boot_id(),
-            })
-            .map_err(|error| io_failure("record the instance", &error))?;
+        let recorded = self.instances.record(&RunningInstance {
+            workload,
+            instance,
+            pid,
+            start_ticks: process::start_ticks(pid).unwrap_or(0),
+            cgroup: id,
+            boot_id: self.instances.boot_id(),
+        });
+        if let Err(error) = recorded {
+            // What isn't recorded doesn't run.
+            waiting.abandon();
+            return Err(io_failure("record the instance", &error));
+        }
         if let Some(ring) = &self.ring {
             ring.watch(pid);
         }
@@ -159,13 +162,15 @@ impl Executor {
     ) {
         let launch = Some((Arc::clone(spec), launch));
         let begun = (clock::now(), usage::read_cpu(&cgroup));
-        let log = Some((log, spec.logs.max_size.0, spec.logs.keep));
+        let log = Some(log);
+        let log_limits = (spec.logs.max_size.0, spec.logs.keep);
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
             entry.pid = pid;
             entry.begun = begun;
             entry.pidfd = None;
             entry.log = log;
+            entry.log_limits = log_limits;
             entry.launch = launch;
             return;
         }
@@ -186,6 +191,7 @@ impl Executor {
                 begun,
                 pidfd: None,
                 log,
+                log_limits,
                 launch,
                 watch,
             },

@@ -103,9 +103,15 @@ impl Tree {
 
     /// Leaves the host as it was found, as far as the host lets us.
     pub(crate) fn dissolve(&self) {
-        let back = Cgroup::open(&self.origin).and_then(|origin| {
-            origin.write("cgroup.procs", &std::process::id().to_string())?;
-            self.root.remove_child("workloads")?;
+        let own = std::process::id().to_string();
+        let back = self.root.remove_child("workloads").and_then(|()| {
+            // A delegated root takes its process back only without controllers.
+            for controller in CONTROLLERS {
+                let _ = self
+                    .root
+                    .write("cgroup.subtree_control", &format!("-{controller}"));
+            }
+            Cgroup::open(&self.origin)?.write("cgroup.procs", &own)?;
             self.root.remove_child("supervisor")
         });
         if let Err(error) = back {

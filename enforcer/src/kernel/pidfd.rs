@@ -1,6 +1,7 @@
 //! Processes by descriptor: a number may be reused, a descriptor never is.
 
 use enforcer_core::event::ExitStatus;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::io;
@@ -38,6 +39,12 @@ impl PidFd {
             gone if gone.raw_os_error() == Some(libc::ESRCH) => Ok(()),
             error => Err(error),
         }
+    }
+
+    /// Blocks until the process has exited; collects nothing.
+    pub(crate) fn wait_for_exit(&self) {
+        let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        while matches!(poll(&mut polled, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
     }
 
     /// Collects the exit status of a process that has exited; blocks until then.

@@ -133,6 +133,12 @@ fn clone_into(cgroup: &Cgroup, plan: &child::Plan<'_>) -> io::Result<(u32, Owned
 }
 
 impl Waiting {
+    /// Has the child go without having run anything, and waits for it.
+    pub(crate) fn abandon(self) {
+        drop(self.gate);
+        let _ = self.pidfd.wait();
+    }
+
     /// Opens the gate, and returns once the program runs. What failed in the
     /// child is a start error; the child is gone then and was waited for.
     pub(crate) fn release(mut self, program: &str) -> Result<PidFd, StartError> {

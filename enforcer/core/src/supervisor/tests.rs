@@ -358,6 +358,187 @@ fn changed_limits_are_written_and_nothing_else_happens() {
     );
 }
 
+fn limited(bytes: u64) -> WorkloadSpec {
+    let mut limited = spec();
+    limited.limits.memory_max = Some(Limit::At(Bytes(bytes)));
+    limited
+}
+
+#[test]
+fn limits_that_change_during_a_start_are_written_after_it() {
+    check(
+        spec(),
+        vec![(0, configure(limited(1 << 30))), (0, started(1))],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 config (config)
+            0 s:   → write limits #1
+            0 s: #3 start
+        "#]],
+    );
+}
+
+#[test]
+fn refused_limits_are_tried_again_by_the_next_apply() {
+    let refused = Event::LimitsWritten {
+        workload: Some(name(WEB)),
+        changed: Vec::new(),
+        error: Some("write".to_owned()),
+    };
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, configure(limited(1 << 30))),
+            (1, refused),
+            (2, configure(limited(1 << 30))),
+            (3, configure(limited(1 << 30))),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 config (config)
+            1 s:   → write limits #1
+            1 s: #4 config (config)
+            2 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_stopped_by_hand_is_not_started_by_an_apply() {
+    let mut other = spec();
+    other.command.push("again".to_owned());
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, request(Request::Stop)),
+            (1, configure(other)),
+            (1, exited(1)),
+            (1, reaped(1, ExitStatus::Signal(15), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 stop (manual)
+            1 s:   → signal #1
+            1 s: #4 config (config)
+            1 s:   → reap #1
+            1 s: #5 exit because of #3
+            1 s:   → remove cgroup #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_pruned_and_named_again_comes_back() {
+    let nothing = Event::Configure {
+        manifest: Manifest::default(),
+        prune: true,
+    };
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, nothing),
+            (1, configure(spec())),
+            (1, exited(1)),
+            (1, reaped(1, ExitStatus::Signal(15), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 stop (config)
+            1 s:   → signal #1
+            1 s: #4 config (config)
+            1 s:   → reap #1
+            1 s: #5 exit because of #3
+            1 s: #6 restart (config) because of #5
+            1 s:   → start #2
+        "#]],
+    );
+}
+
+#[test]
+fn a_command_that_is_mended_while_the_broken_one_starts_is_tried() {
+    let error = StartError {
+        stage: "execute /x".to_owned(),
+        errno: Some(2),
+        error: "gone".to_owned(),
+    };
+    let mut mended = spec();
+    mended.command.push("mended".to_owned());
+    check(
+        spec(),
+        vec![
+            (0, configure(mended)),
+            (
+                0,
+                Event::StartFailed {
+                    workload: name(WEB),
+                    instance: InstanceId(1),
+                    error,
+                },
+            ),
+            (0, started(2)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 config (config)
+            0 s: #3 start
+            0 s:   → start #2
+            0 s: #4 start
+        "#]],
+    );
+}
+
+#[test]
+fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
+    let mut lone = spec();
+    lone.limits.memory_oom_group = Some(false);
+    let mut supervisor = Supervisor::new();
+    let mut told = Vec::new();
+    let one_kill = Counters {
+        oom_kill: 1,
+        own_oom: 1,
+        ..Counters::default()
+    };
+    let events = [
+        (0, configure(lone)),
+        (0, prepared(1)),
+        (0, started(1)),
+        (
+            1,
+            Event::CountersRead {
+                workload: name(WEB),
+                counters: one_kill,
+            },
+        ),
+        (7200, exited(1)),
+        (7200, reaped(1, ExitStatus::Signal(9), 1)),
+    ];
+    for (seconds, event) in events {
+        let moment = Moment {
+            now: MonoTime(seconds * 1_000_000_000),
+            noise: 0,
+        };
+        told.extend(supervisor.handle(moment, event).transitions);
+    }
+    let exit = told.iter().find_map(|transition| {
+        if let Detail::Exit { oom_killed, .. } = transition.detail {
+            return Some(oom_killed);
+        }
+        None
+    });
+    assert_eq!(exit, Some(false));
+}
+
 #[test]
 fn a_shutdown_is_finished_when_nothing_runs() {
     let mut supervisor = Supervisor::new();

@@ -1,7 +1,7 @@
 //! An instance's end: collecting what is left, telling OOM incidents before the
 //! exit they caused, and what follows.
 
-use super::{After, Context, LastExit, Lifecycle, Workload};
+use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{
     ActionKind, BreakerChange, BreakerState, Cause, Detail, ExitStatus, InstanceId, Reason,
     RestartPlan, Seq,
@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const SIGKILL: i32 = 9;
+/// An exit so soon after a kill without a name is taken for its effect.
+const NAMELESS_WAIT: Duration = Duration::from_secs(1);
 
 impl Workload {
     pub(crate) fn main_exited(&mut self, context: &mut Context<'_>, instance: InstanceId) {
@@ -107,15 +109,17 @@ impl Workload {
         if let Some(incident) = incident {
             self.oom_kills += 1;
             let main = self.main_pid();
-            let fatal = incident.group
-                || incident.victims.is_empty()
-                || incident
-                    .victims
-                    .iter()
-                    .any(|victim| Some(victim.pid) == main);
+            let named = incident
+                .victims
+                .iter()
+                .any(|victim| Some(victim.pid) == main);
+            let certain = incident.group || named;
+            // Without names it may have been the main process, if that ends next.
+            let possible = certain || incident.victims.is_empty();
             let seq = self.tell(context, None, None, Detail::OomKill(incident));
-            if fatal {
-                self.fatal_oom = Some(seq);
+            if possible {
+                let told = context.moment.now;
+                self.fatal_oom = Some(FatalOom { seq, certain, told });
             }
         }
         if let Lifecycle::Ending {
@@ -143,7 +147,12 @@ impl Workload {
             ExitStatus::Code(code) => (Some(code), None),
             ExitStatus::Signal(signal) => (None, Some(signal)),
         };
-        let oom = self.fatal_oom.filter(|_| signal == Some(SIGKILL));
+        let now = context.moment.now;
+        let explains = |oom: &FatalOom| oom.certain || now.since(oom.told) <= NAMELESS_WAIT;
+        let oom = self
+            .fatal_oom
+            .filter(|oom| signal == Some(SIGKILL) && explains(oom))
+            .map(|oom| oom.seq);
         let exit = LastExit {
             code,
             signal,

@@ -1,6 +1,6 @@
 //! The way up: a start that is due, asked for, done or failed.
 
-use super::{After, Context, Lifecycle, Workload};
+use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
     ActionKind, Cause, CgroupId, Detail, InstanceId, Reason, Request, Seq, StartError,
 };
@@ -105,8 +105,8 @@ impl Workload {
             },
             "running",
         );
-        if let Some((after, reason)) = then {
-            self.stop(context, after, reason.cause, false);
+        if let Some(Then { after, cause, kill }) = then {
+            self.stop(context, after, cause, kill);
         }
     }
 
@@ -126,7 +126,13 @@ impl Workload {
         let seq = self.tell(context, None, None, Detail::StartFailed(error));
         self.reason = told;
         match then {
-            Some((after, reason)) => self.rest_after(context, after, reason.cause, seq),
+            // The wish came after the start that failed: it is tried, perhaps with
+            // another command.
+            Some(Then {
+                after: After::Restart(cause),
+                ..
+            }) => self.start(context, Reason { cause, seq }),
+            Some(Then { after, cause, .. }) => self.rest_after(context, after, cause, seq),
             None => self.recover(context, Cause::Exit, seq, Duration::ZERO, true),
         }
     }

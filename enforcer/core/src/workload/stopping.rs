@@ -1,6 +1,6 @@
 //! The way down that somebody asked for: the signal, the grace, the kill.
 
-use super::{After, Context, Lifecycle, Workload};
+use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{ActionKind, Cause, ConfigChange, Detail, Reason, Seq};
 use crate::units::MonoTime;
 
@@ -8,6 +8,7 @@ impl Workload {
     /// No workload is left behind: neither by a shutdown, nor by a removal.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>, cause: Cause) {
         let after = if cause == Cause::Config {
+            self.managed = false;
             After::Remove
         } else {
             After::Stop
@@ -32,8 +33,7 @@ impl Workload {
                 self.come_to_rest(context, after, cause)
             }
             Lifecycle::Starting { then } => {
-                let seq = Seq(*context.next_seq);
-                *then = Some((after, Reason { cause, seq }));
+                *then = Some(Then { after, cause, kill });
             }
             Lifecycle::Running { pid, since } => {
                 let (pid, since) = (*pid, *since);
@@ -46,7 +46,8 @@ impl Workload {
                 ..
             } => {
                 *present = after;
-                if kill && kill_at.take().is_some() {
+                if kill {
+                    *kill_at = None;
                     let reason = *reason;
                     self.act(context, reason, ActionKind::KillTree);
                 }

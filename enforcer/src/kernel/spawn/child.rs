@@ -189,7 +189,8 @@ fn oom_score(launch: &Launch) -> Step {
         check(file, Stage::OomScore)?;
         let written = libc::write(file, value.as_ptr().cast(), value.len());
         libc::close(file);
-        if written < 0 {
+        // Who isn't root may only raise it, and keeps what it has.
+        if written < 0 && launch.switch_user {
             Err(Failed(Stage::OomScore))
         } else {
             Ok(())
@@ -228,6 +229,17 @@ fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
 /// at the fork, and wait for threads that don't exist here.
 fn identity(launch: &Launch) -> Step {
     let identity = &launch.identity;
+    // Whatever the agent itself was given by ambience is not the workload's.
+    // SAFETY: no pointers are passed.
+    unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    };
     if launch.switch_user {
         let groups: *const libc::gid_t = identity.groups.as_ptr().cast();
         let gid = identity.gid.as_raw();
@@ -248,7 +260,11 @@ fn identity(launch: &Launch) -> Step {
             )?;
         }
         if !identity.uid.is_root() {
+            bound_capabilities(launch);
             drop_privileges(launch)?;
+        } else if !launch.capabilities.is_empty() {
+            // Root gets back on exec what the bounding set leaves.
+            bound_capabilities(launch);
         }
     }
     if launch.no_new_privs {
@@ -257,6 +273,19 @@ fn identity(launch: &Launch) -> Step {
         check(result, Stage::Capabilities)?;
     }
     Ok(())
+}
+
+/// Takes everything but the declared capabilities out of the bounding set.
+fn bound_capabilities(launch: &Launch) {
+    for capability in 0..64u8 {
+        let declared = launch.capabilities.contains(&capability);
+        // SAFETY: no pointers are passed.
+        let dropped = |number: u64| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        if !declared && dropped(u64::from(capability)) < 0 {
+            // Past the kernel's last one.
+            break;
+        }
+    }
 }
 
 /// Becomes the user, with the declared capabilities and no others.
@@ -269,14 +298,6 @@ fn drop_privileges(launch: &Launch) -> Step {
         .fold(0u64, |mask, number| mask | 1 << number);
     // SAFETY: no pointers are passed to any of these calls.
     unsafe {
-        for capability in 0..64u64 {
-            if mask & (1 << capability) == 0
-                && libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) < 0
-            {
-                // Past the kernel's last one.
-                break;
-            }
-        }
         if mask != 0 {
             check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), stage)?;
         }

@@ -1,0 +1,106 @@
+//! Another version of the manifest, for a workload in any state.
+
+use super::{After, Context, Lifecycle, Workload};
+use crate::event::{ActionKind, Cause, ConfigChange, Detail, Reason, Seq};
+use crate::plan::{Effect, SettingChange};
+use crate::spec::WorkloadSpec;
+use std::sync::Arc;
+
+impl Workload {
+    /// Takes over another version of its manifest.
+    pub(crate) fn configure(
+        &mut self,
+        context: &mut Context<'_>,
+        spec: Arc<WorkloadSpec>,
+        changes: Vec<SettingChange>,
+    ) {
+        self.spec = spec;
+        self.managed = true;
+        let restart = changes
+            .iter()
+            .any(|change| change.effect == Effect::Restart);
+        let seq = self.tell(
+            context,
+            Some(Cause::Config),
+            None,
+            Detail::Config(ConfigChange::Changed(changes)),
+        );
+        match self.state {
+            // It was on its way out of the manifest, and is back.
+            Lifecycle::Stopping { ref mut after, .. } | Lifecycle::Ending { ref mut after, .. }
+                if *after == After::Remove =>
+            {
+                *after = After::Restart(Cause::Config);
+            }
+            // What was stopped by hand stays stopped.
+            Lifecycle::Stopping {
+                after: After::Stop, ..
+            }
+            | Lifecycle::Ending {
+                after: After::Stop, ..
+            } => {}
+            Lifecycle::Starting { .. }
+            | Lifecycle::Running { .. }
+            | Lifecycle::Stopping { .. }
+            | Lifecycle::Ending { .. }
+                if restart =>
+            {
+                self.stop(context, After::Restart(Cause::Config), Cause::Config, false);
+            }
+            // The write queues behind a start that carries the older limits.
+            Lifecycle::Starting { .. }
+            | Lifecycle::Running { .. }
+            | Lifecycle::Stopping { .. }
+            | Lifecycle::Ending { .. } => {
+                self.write_limits(context, seq);
+            }
+            // The next start takes them with it.
+            Lifecycle::Pending
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Failed
+            | Lifecycle::Gone => {}
+        }
+    }
+
+    fn write_limits(&mut self, context: &mut Context<'_>, seq: Seq) {
+        self.limits_refused = false;
+        let reason = Reason {
+            cause: Cause::Config,
+            seq,
+        };
+        let spec = Arc::clone(&self.spec);
+        self.act(context, reason, ActionKind::WriteLimits { spec });
+    }
+
+    /// The kernel took new limits, or refused them: then the next `apply` tries
+    /// again, though the manifest has not changed.
+    pub(crate) fn limits_written(&mut self, context: &mut Context<'_>, detail: Detail) {
+        self.limits_refused = matches!(detail, Detail::Config(ConfigChange::LimitsRefused(_)));
+        self.tell(context, Some(Cause::Config), None, detail);
+    }
+
+    pub(crate) fn write_refused_limits(&mut self, context: &mut Context<'_>) {
+        if self.limits_refused && self.main_pid().is_some() {
+            self.write_limits(context, Seq(*context.next_seq));
+        }
+    }
+
+    /// No manifest names it any more.
+    pub(crate) fn disown(&mut self, context: &mut Context<'_>) {
+        if self.managed {
+            self.managed = false;
+            self.tell(
+                context,
+                Some(Cause::Config),
+                None,
+                Detail::Config(ConfigChange::Unmanaged),
+            );
+        }
+    }
+
+    pub(crate) fn record(&self, context: &mut Context<'_>, reason: Cause, detail: Detail) {
+        self.tell(context, Some(reason), None, detail);
+    }
+}
