@@ -287,13 +287,19 @@ mod tests {
 
     #[test]
     fn shares_become_the_weight_that_runtimes_use_today() {
-        let weights: Vec<_> = [0, 2, 512, 1024, 2048, 262_144]
-            .into_iter()
-            .map(weight_of_shares)
-            .collect();
-        assert_eq!(
-            weights,
-            [None, Some(1), Some(59), Some(100), Some(174), Some(10_000)]
-        );
+        let table = [
+            (0, None),
+            (2, Some(1)),
+            (128, Some(21)),
+            (256, Some(35)),
+            (512, Some(59)),
+            (1024, Some(100)),
+            (2048, Some(174)),
+            (4096, Some(303)),
+            (262_144, Some(10_000)),
+        ];
+        for (shares, weight) in table {
+            assert_eq!(weight_of_shares(shares), weight, "{shares} shares");
+        }
     }
 }
