@@ -125,5 +125,8 @@ fn what_is_left_beside_an_exited_main_process_is_killed_first() {
         "recovery: { restart: never }",
     )));
     agent.wait_for_state("brief", "stopped");
-    assert!(!kernel::cgroup("brief").exists());
+    // Its cgroup goes right after it is told, and only goes once it is empty.
+    wait_for("the cgroup to go", || {
+        (!kernel::cgroup("brief").exists()).then_some(())
+    });
 }
