@@ -5,7 +5,7 @@
 
 /// Raised with every change of a record's shape or of a map's type; it becomes
 /// part of the place where maps are pinned.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// The length of a command name in the kernel, `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
@@ -83,7 +83,45 @@ impl Record {
     }
 }
 
-fn field<const N: usize>(bytes: &[u8; size_of::<Record>()], at: usize) -> [u8; N] {
+/// One event of the ring `SUSPECTS`: a thread that has used its workload's
+/// budget of CPU time without a voluntary sleep.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Suspect {
+    /// The process and the thread, as the initial pid namespace numbers them.
+    pub tgid: u32,
+    pub tid: u32,
+    /// The workload's cgroup id (its directory's inode).
+    pub cgroup: u64,
+    /// When the thread started, in nanoseconds of `CLOCK_BOOTTIME`.
+    pub start_ns: u64,
+    /// CPU time since its last voluntary sleep, in nanoseconds.
+    pub cpu_ns: u64,
+    /// How often it has slept so far: `task_struct.nvcsw`.
+    pub nvcsw: u64,
+    pub comm: [u8; COMM_LEN],
+}
+
+const _: () = assert!(size_of::<Suspect>() == 56);
+
+impl Suspect {
+    /// Reads a record from a ring's bytes; `None` if they are of another size.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; size_of::<Self>()] = bytes.try_into().ok()?;
+        Some(Self {
+            tgid: u32::from_ne_bytes(field(bytes, 0)),
+            tid: u32::from_ne_bytes(field(bytes, 4)),
+            cgroup: u64::from_ne_bytes(field(bytes, 8)),
+            start_ns: u64::from_ne_bytes(field(bytes, 16)),
+            cpu_ns: u64::from_ne_bytes(field(bytes, 24)),
+            nvcsw: u64::from_ne_bytes(field(bytes, 32)),
+            comm: field(bytes, 40),
+        })
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
     out
@@ -105,5 +143,13 @@ mod tests {
         );
         assert_eq!(record.asker_comm[15], 119);
         assert_eq!(Record::from_bytes(&bytes[1..]), None);
+        let suspect = Suspect::from_bytes(&bytes[..56]).expect("the size is right");
+        assert_eq!(suspect.tid, u32::from_ne_bytes([4, 5, 6, 7]));
+        assert_eq!(
+            suspect.nvcsw,
+            u64::from_ne_bytes([32, 33, 34, 35, 36, 37, 38, 39])
+        );
+        assert_eq!(suspect.comm[15], 55);
+        assert_eq!(Suspect::from_bytes(&bytes), None);
     }
 }

@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+mod cpu_sample;
 mod exit;
 mod mark_victim;
 mod task;

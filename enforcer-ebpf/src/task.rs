@@ -15,9 +15,14 @@ macro_rules! offsets {
 }
 
 offsets! {
+    TASK_PID,
     TASK_TGID,
     TASK_COMM,
     TASK_START_BOOTTIME,
+    /// How often the task has slept of its own will.
+    TASK_NVCSW,
+    /// `se.sum_exec_runtime`: CPU time in nanoseconds.
+    TASK_SUM_EXEC_RUNTIME,
     TASK_EXIT_CODE,
     TASK_SIGNAL,
     TASK_MM,
@@ -63,6 +68,18 @@ fn at<T: Copy + Default>(address: u64) -> T {
 impl Task {
     pub(crate) fn tgid(self) -> u32 {
         read(self.0, &TASK_TGID)
+    }
+
+    pub(crate) fn tid(self) -> u32 {
+        read(self.0, &TASK_PID)
+    }
+
+    pub(crate) fn nvcsw(self) -> u64 {
+        read(self.0, &TASK_NVCSW)
+    }
+
+    pub(crate) fn cpu_ns(self) -> u64 {
+        read(self.0, &TASK_SUM_EXEC_RUNTIME)
     }
 
     pub(crate) fn comm(self) -> [u8; COMM_LEN] {

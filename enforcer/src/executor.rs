@@ -2,10 +2,13 @@
 //! Actions of one workload run in order, one at a time; nothing here decides
 //! what comes next, and every answer goes back as an event.
 
+mod investigate;
 mod launch;
+mod looping;
 mod start;
 
 use crate::kernel::bpf::EventRing;
+use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::counters::CounterReader;
 use crate::kernel::hierarchy::Tree;
@@ -15,6 +18,7 @@ use crate::kernel::signal::parse_signal;
 use crate::kernel::spawn::Launch;
 use crate::kernel::usage::Usage;
 use crate::kernel::{clock, limits, memory_info};
+use crate::loops::Followed;
 use crate::marks;
 use crate::runtime::Events;
 use crate::store::instances::Instances;
@@ -49,6 +53,8 @@ pub(crate) struct Registered {
     log: Option<LogFile>,
     /// Its size in bytes, and how many older ones are kept.
     log_limits: (u64, u32),
+    /// CPU time between two sleeps; `None` if loops aren't watched for.
+    loop_budget: Option<Duration>,
     /// What the last start prepared, and from which spec.
     launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
     watch: Option<tokio::task::AbortHandle>,
@@ -60,6 +66,8 @@ pub(crate) struct Executor {
     instances: Instances,
     logs: PathBuf,
     ring: Option<Arc<EventRing>>,
+    suspects: Option<Arc<SuspectRing>>,
+    pub(crate) followed: Followed,
     events: Events,
     registry: Mutex<BTreeMap<WorkloadName, Registered>>,
     queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Action>>>,
@@ -79,7 +87,7 @@ impl Executor {
         tree: Tree,
         instances: Instances,
         logs: PathBuf,
-        ring: Option<Arc<EventRing>>,
+        (ring, suspects): (Option<Arc<EventRing>>, Option<Arc<SuspectRing>>),
         events: Events,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -87,6 +95,8 @@ impl Executor {
             instances,
             logs,
             ring,
+            suspects,
+            followed: Followed::default(),
             events,
             registry: Mutex::default(),
             queues: Mutex::default(),
@@ -152,18 +162,23 @@ impl Executor {
             return;
         };
         match action.kind {
-            ActionKind::Start { spec } => {
-                self.start(&workload, action.instance, (&spec, action.reason.cause));
+            ActionKind::Start { spec, limits } => {
+                let cause = action.reason.cause;
+                self.start(&workload, action.instance, (&spec, &limits), cause);
             }
             ActionKind::Signal { signal } => self.signal(&workload, &signal),
             ActionKind::KillTree => self.kill_tree(&workload),
             ActionKind::Reap => self.reap(workload, action.instance),
             ActionKind::RemoveCgroup => self.remove(&workload),
-            ActionKind::WriteLimits { spec } => {
-                let written =
-                    self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &spec.limits));
+            ActionKind::Investigate { suspect } => self.begin_investigation(workload, suspect),
+            ActionKind::WriteLimits {
+                spec,
+                limits: wanted,
+            } => {
+                let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
                 if let Some(entry) = self.registry().get_mut(&workload) {
                     entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
+                    self.watch_loops(entry, &spec);
                 }
                 let (changed, error) = outcome(
                     written
@@ -289,7 +304,10 @@ impl Executor {
             );
         }
         // Last: who finds no entry may rely on there being no cgroup.
-        self.registry().remove(workload);
+        let removed = self.registry().remove(workload);
+        if let Some(entry) = removed {
+            self.unwatch_loops(entry.id);
+        }
     }
 
     /// Moves the heads of long logs away, one round at a time. A file is copied
@@ -340,6 +358,7 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::Reap => "reap",
         ActionKind::RemoveCgroup => "remove the cgroup",
         ActionKind::WriteLimits { .. } => "write the limits",
+        ActionKind::Investigate { .. } => "look into a suspect",
         ActionKind::WriteHostLimits { .. } => "write the host's limits",
     }
 }

@@ -4,11 +4,13 @@ mod api;
 mod cli;
 mod executor;
 mod kernel;
+mod loops;
 mod manifest_files;
 mod marks;
 mod runtime;
 mod settings;
 mod store;
+mod symbolize;
 mod telemetry;
 mod watch;
 

@@ -123,7 +123,7 @@ fn victim_of(record: &Record) -> Victim {
     Victim {
         pid: record.tgid,
         start_ns: record.start_ns,
-        command: command(&record.comm),
+        command: process::command_of(&record.comm),
         rss_bytes: Bytes::from_pages(resident),
         anon_bytes: Bytes::from_pages(record.anon_pages),
         file_bytes: Bytes::from_pages(record.file_pages + record.shmem_pages),
@@ -131,18 +131,9 @@ fn victim_of(record: &Record) -> Victim {
         swap_bytes: Bytes::from_pages(record.swap_pages),
         asker: Asker {
             pid: record.asker_tgid,
-            command: command(&record.asker_comm),
+            command: process::command_of(&record.asker_comm),
             cgroup: CgroupId(record.asker_cgroup),
         },
         marked_ns: record.time_ns,
     }
-}
-
-/// A command name as the kernel keeps it: up to 15 bytes, then NUL.
-fn command(comm: &[u8]) -> String {
-    let end = comm
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..end]).into_owned()
 }

@@ -238,6 +238,16 @@ fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestEr
         return Some(Err(RequestError::NoSuchWorkload));
     };
     let failed = |why: &str| Some(Err(RequestError::Failed(why.to_owned())));
+    if let Request::Throttle(_) | Request::Release = waiter.request {
+        return match view {
+            View { writing: true, .. } => None,
+            View {
+                limits_refused: true,
+                ..
+            } => failed("the kernel refused the limits; `events` has its word"),
+            view => Some(Ok(view)),
+        };
+    }
     let upwards = matches!(waiter.request, Request::Start | Request::Restart);
     match view.state {
         "running" if upwards => Some(Ok(view)),

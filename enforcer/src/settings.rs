@@ -28,6 +28,16 @@ pub(crate) struct Settings {
         default_value = "auto"
     )]
     pub(crate) ebpf: Wanted,
+    /// CPU samples a second, on each CPU that runs a workload
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_SAMPLE_HZ",
+        value_name = "HZ",
+        default_value_t = 49,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub(crate) sample_hz: u32,
     /// Colours on the terminal
     #[arg(
         long,

@@ -1,11 +1,13 @@
 //! The words between the core and the edges: what happened, what to do, and
 //! what to remember. No behaviour lives here.
 
+use crate::cpu_loop::{Evidence, Suspect, Thread, Verdict};
+use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::{Counters, Incident, Victim};
 use crate::plan::SettingChange;
 use crate::spec::{Host, Manifest, WorkloadSpec};
-use crate::units::MonoTime;
+use crate::units::{MonoTime, Percent};
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -59,6 +61,10 @@ pub enum Request {
     Restart,
     /// Stop without asking the program first.
     Kill,
+    /// Hold its CPU time to this much of one CPU until it is released.
+    Throttle(Percent),
+    /// Give back what anybody took beside the manifest.
+    Release,
 }
 
 /// Something happened.
@@ -116,6 +122,23 @@ pub enum Event {
         workload: WorkloadName,
         counters: Counters,
     },
+    /// A thread has used its budget of CPU time without a sleep.
+    CpuSuspect {
+        workload: WorkloadName,
+        suspect: Suspect,
+    },
+    /// What came of [`ActionKind::Investigate`]; `None` if the thread has slept
+    /// or is gone.
+    CpuEvidence {
+        workload: WorkloadName,
+        thread: Thread,
+        evidence: Option<Box<Evidence>>,
+    },
+    /// A thread that was looked at has slept, or is gone.
+    CpuStreakEnded {
+        workload: WorkloadName,
+        thread: Thread,
+    },
     /// Whether marks can be expected at all.
     EbpfAttached(bool),
     /// Records that found the ring full, since the last time.
@@ -151,6 +174,7 @@ pub struct Reason {
 pub enum Cause {
     Exit,
     OomKill,
+    CpuLoop,
     Manual,
     Config,
     /// The agent itself comes or goes.
@@ -162,6 +186,7 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::Exit => "exit",
             Self::OomKill => "oom_kill",
+            Self::CpuLoop => "cpu_loop",
             Self::Manual => "manual",
             Self::Config => "config",
             Self::Agent => "agent",
@@ -184,7 +209,10 @@ pub struct Action {
 pub enum ActionKind {
     /// Make the cgroup, write its limits, start the program in it.
     /// Answered by `Prepared` and `Started`, or by `StartFailed`.
-    Start { spec: Arc<WorkloadSpec> },
+    Start {
+        spec: Arc<WorkloadSpec>,
+        limits: Box<Limits>,
+    },
     /// Send the stop signal to the main process. Not answered.
     Signal { signal: String },
     /// Kill the whole cgroup. Not answered: the main process's exit will be.
@@ -194,8 +222,15 @@ pub enum ActionKind {
     Reap,
     /// Remove the empty cgroup. Not answered.
     RemoveCgroup,
-    /// Bring the cgroup's limits to the spec's. Answered by `LimitsWritten`.
-    WriteLimits { spec: Arc<WorkloadSpec> },
+    /// Bring the cgroup's limits to these, and what is watched and kept to the
+    /// spec's. Answered by `LimitsWritten`.
+    WriteLimits {
+        spec: Arc<WorkloadSpec>,
+        limits: Box<Limits>,
+    },
+    /// Look into a suspect, which takes seconds and holds nothing else up.
+    /// Answered by `CpuEvidence`.
+    Investigate { suspect: Suspect },
     /// Bring the parent's limits to the host's. Answered by `LimitsWritten`.
     WriteHostLimits { host: Host },
 }
@@ -229,6 +264,13 @@ pub enum Detail {
         oom_killed: bool,
     },
     OomKill(Incident),
+    CpuLoop(Box<CpuLoopFound>),
+    Throttle(ThrottleChange),
+    Release {
+        /// What it comes to: `none`, or what another claim still holds.
+        throttle: &'static str,
+        why: &'static str,
+    },
     Restart(RestartPlan),
     Breaker(BreakerChange),
     Config(ConfigChange),
@@ -242,6 +284,30 @@ pub enum Detail {
     Agent {
         state: &'static str,
     },
+}
+
+/// A thread that spins, and what that is.
+#[derive(Clone, Debug, Serialize)]
+pub struct CpuLoopFound {
+    pub verdict: Verdict,
+    #[serde(flatten)]
+    pub thread: Thread,
+    pub command: String,
+    /// CPU time without a sleep.
+    #[serde(rename = "cpu_seconds", serialize_with = "seconds")]
+    pub cpu: Duration,
+    pub evidence: Evidence,
+}
+
+/// What is taken from a workload beside its manifest.
+#[derive(Clone, Debug, Serialize)]
+pub struct ThrottleChange {
+    /// `demoted` or `throttled`.
+    pub throttle: &'static str,
+    /// Of one CPU; `None` while it is only demoted.
+    pub cpu_percent: Option<u32>,
+    /// False where the mode is `observe`: told, not done.
+    pub carried_out: bool,
 }
 
 /// What follows an exit.
@@ -287,7 +353,10 @@ pub enum ConfigChange {
     LimitsRefused(String),
 }
 
-fn seconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn seconds<S: serde::Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(duration.as_secs_f64())
 }
 
@@ -300,6 +369,9 @@ impl Detail {
             Self::Stop { .. } => "stop",
             Self::Exit { .. } => "exit",
             Self::OomKill(_) => "oom_kill",
+            Self::CpuLoop(_) => "cpu_loop",
+            Self::Throttle(_) => "throttle",
+            Self::Release { .. } => "release",
             Self::Restart(_) => "restart",
             Self::Breaker(_) => "breaker",
             Self::Config(_) => "config",

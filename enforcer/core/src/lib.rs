@@ -4,6 +4,9 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod admission;
+pub mod claims;
+pub mod cpu_loop;
 pub mod event;
 pub mod limits;
 pub mod manifest;

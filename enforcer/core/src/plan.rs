@@ -4,7 +4,7 @@
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
-use crate::spec::{Manifest, Mode, RestartPolicy, WorkloadSpec};
+use crate::spec::{CpuLoopWatch, Manifest, Mode, RestartPolicy, WorkloadSpec};
 use crate::units::{Bytes, Limit};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -147,7 +147,14 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
 }
 
 fn effect(setting: &str) -> Effect {
-    const LIVE: [&str; 5] = ["cgroup.", "recovery.", "stop.", "reserve.", "logs."];
+    const LIVE: [&str; 6] = [
+        "cgroup.",
+        "recovery.",
+        "stop.",
+        "reserve.",
+        "logs.",
+        "watch.",
+    ];
     let live = setting == "mode" || LIVE.iter().any(|prefix| setting.starts_with(prefix));
     if live { Effect::Live } else { Effect::Restart }
 }
@@ -200,6 +207,23 @@ fn settings(spec: &WorkloadSpec) -> Settings {
         );
     }
     recovery_settings(spec, &mut set);
+    let shown = |watch: &CpuLoopWatch| {
+        let ladder: Vec<String> = watch.respond.iter().map(ToString::to_string).collect();
+        format!(
+            "after {:?}: {}, step {:?}{}",
+            watch.after,
+            ladder.join(", "),
+            watch.step,
+            if watch.assume_loop {
+                ", assume_loop"
+            } else {
+                ""
+            }
+        )
+    };
+    let watch = spec.watch.cpu_loop.as_ref();
+    let watch = watch.map_or_else(|| "off".to_owned(), shown);
+    settings.insert("watch.cpu_loop".to_owned(), watch);
     settings
 }
 

@@ -1,6 +1,7 @@
 //! A manifest after it was understood: every default filled in, every value in
 //! its unit, nothing left to interpret.
 
+use crate::cpu_loop::Rung;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::units::{Bytes, Limit, Percent};
@@ -94,6 +95,7 @@ pub struct WorkloadSpec {
     pub rlimits: BTreeMap<String, Limit<u64>>,
     pub priority: u8,
     pub limits: Limits,
+    pub watch: Watch,
     pub recovery: Recovery,
     pub stop: Stop,
     pub logs: Logs,
@@ -105,6 +107,45 @@ impl WorkloadSpec {
     #[must_use]
     pub fn oom_score_adj(&self) -> i32 {
         (50 - i32::from(self.priority)) * 10
+    }
+}
+
+/// What is watched beside exits and OOM kills.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Watch {
+    /// `None` for `off`.
+    pub cpu_loop: Option<CpuLoopWatch>,
+}
+
+/// When a thread is suspected of a loop, and what is done about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CpuLoopWatch {
+    /// CPU time without a voluntary sleep.
+    pub after: Duration,
+    /// The ladder of responses, mildest first.
+    pub respond: Vec<Rung>,
+    /// How long each rung holds before the next.
+    pub step: Duration,
+    /// Let every verdict climb the whole ladder.
+    pub assume_loop: bool,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            cpu_loop: Some(CpuLoopWatch::default()),
+        }
+    }
+}
+
+impl Default for CpuLoopWatch {
+    fn default() -> Self {
+        Self {
+            after: Duration::from_secs(10),
+            respond: vec![Rung::Demote],
+            step: Duration::from_secs(5),
+            assume_loop: false,
+        }
     }
 }
 
@@ -234,6 +275,7 @@ impl Default for WorkloadSpec {
                 memory_oom_group: Some(true),
                 ..Limits::default()
             },
+            watch: Watch::default(),
             recovery: Recovery::default(),
             stop: Stop::default(),
             logs: Logs::default(),

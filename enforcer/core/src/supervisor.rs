@@ -1,6 +1,7 @@
 //! The thin top of the core: finds the workload an event is about, and collects
 //! when to wake up next. It knows no lifecycle.
 
+use crate::admission::{self, PROOFS_AT_ONCE, Waiting};
 use crate::event::{
     Action, ActionKind, Cause, ConfigChange, Decision, Detail, Event, InstanceId, LimitChange,
     Moment, Reason, Seq, Transition,
@@ -40,6 +41,7 @@ impl Supervisor {
     pub fn handle(&mut self, moment: Moment, event: Event) -> Decision {
         let mut decision = Decision::default();
         self.dispatch(moment, event, &mut decision);
+        self.admit_proofs(moment, &mut decision);
         self.workloads.retain(|_, workload| !workload.is_gone());
         decision.wake = self
             .workloads
@@ -153,6 +155,25 @@ impl Supervisor {
                     workload.counters_read(context, counters)
                 });
             }
+            Event::CpuSuspect { workload, suspect } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.cpu_suspect(context, suspect)
+                });
+            }
+            Event::CpuEvidence {
+                workload,
+                thread,
+                evidence,
+            } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.cpu_evidence(context, thread, evidence);
+                });
+            }
+            Event::CpuStreakEnded { workload, thread } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.cpu_streak_ended(context, thread)
+                });
+            }
             Event::EbpfAttached(attached) => self.ebpf = attached,
             Event::EventsLost(records) => self.tell(decision, None, Detail::Lost { records }),
             Event::Degraded { what, why } => {
@@ -172,6 +193,28 @@ impl Supervisor {
                 }
             }
             Event::Wake => self.with_all(moment, decision, Workload::wake),
+        }
+    }
+
+    /// Lets the next suspects be looked into.
+    fn admit_proofs(&mut self, moment: Moment, decision: &mut Decision) {
+        let running = |workload: &Workload| workload.proofs_running();
+        let mut running: usize = self.workloads.values().map(running).sum();
+        while running < PROOFS_AT_ONCE {
+            let waiting = self
+                .workloads
+                .values()
+                .flat_map(Workload::waiting_for_proof);
+            let Some(Waiting {
+                workload, thread, ..
+            }) = admission::next(waiting)
+            else {
+                return;
+            };
+            self.with(moment, &workload, decision, |workload, context| {
+                workload.begin_proof(context, thread)
+            });
+            running += 1;
         }
     }
 
@@ -314,16 +357,18 @@ impl Supervisor {
         decision: &mut Decision,
     ) {
         let change = match error {
-            Some(error) => ConfigChange::LimitsRefused(error),
-            None if changed.is_empty() => return,
-            None => ConfigChange::Limits(changed),
+            Some(error) => Some(ConfigChange::LimitsRefused(error)),
+            None if changed.is_empty() => None,
+            None => Some(ConfigChange::Limits(changed)),
         };
-        let detail = Detail::Config(change);
-        match workload {
-            None => self.tell(decision, Some(Cause::Config), detail),
-            Some(name) => {
+        match (workload, change) {
+            (None, None) => {}
+            (None, Some(change)) => {
+                self.tell(decision, Some(Cause::Config), Detail::Config(change))
+            }
+            (Some(name), change) => {
                 self.with(moment, &name, decision, |workload, context| {
-                    workload.limits_written(context, detail);
+                    workload.limits_written(context, change);
                 });
             }
         }

@@ -127,6 +127,19 @@ pub struct CpuQuota {
 }
 
 impl CpuQuota {
+    /// Whether this allows less CPU time, whatever the periods.
+    #[must_use]
+    pub fn is_below(self, other: Self) -> bool {
+        match (self.quota, other.quota) {
+            (Limit::Max, _) => false,
+            (Limit::At(_), Limit::Max) => true,
+            (Limit::At(own), Limit::At(others)) => {
+                u128::from(own) * u128::from(other.period)
+                    < u128::from(others) * u128::from(self.period)
+            }
+        }
+    }
+
     pub const DEFAULT_PERIOD: u64 = 100_000;
 
     /// Of one CPU: 150 % is one and a half.

@@ -14,9 +14,11 @@
 
 mod configuring;
 mod ending;
+mod looping;
 mod starting;
 mod stopping;
 
+use crate::claims::Claims;
 use crate::event::{
     Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, ExitStatus,
     InstanceId, Moment, Reason, Seq, Transition,
@@ -26,6 +28,7 @@ use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::MonoTime;
+use looping::Loops;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +49,8 @@ enum After {
     Policy,
     Stop,
     Restart(Cause),
+    /// A remedy ended it: it costs what a failure costs.
+    Recover(Cause),
     /// It is to be forgotten altogether.
     Remove,
 }
@@ -119,6 +124,11 @@ pub struct View {
     /// One line: why it is in this state.
     pub reason: String,
     pub budget_used: u32,
+    pub claims: Claims,
+    /// Limits that the kernel has not been given yet.
+    pub writing: bool,
+    /// Whether the kernel refused the last ones.
+    pub limits_refused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -152,6 +162,10 @@ pub(crate) struct Workload {
     fatal_oom: Option<FatalOom>,
     /// The last write of limits failed; the kernel still has older ones.
     limits_refused: bool,
+    /// Why limits were last written, and how many writes are not answered yet.
+    limits_cause: Cause,
+    writes_under_way: u32,
+    loops: Loops,
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
@@ -171,6 +185,9 @@ impl Workload {
             ledger: Ledger::default(),
             fatal_oom: None,
             limits_refused: false,
+            limits_cause: Cause::Config,
+            writes_under_way: 0,
+            loops: Loops::default(),
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
@@ -201,8 +218,11 @@ impl Workload {
             last_exit: self.last_exit,
             since: self.since,
             next_start,
-            reason: self.reason.clone(),
+            reason: self.loops.describe().unwrap_or_else(|| self.reason.clone()),
             budget_used: self.recovery.budget_used(),
+            claims: self.loops.claims(),
+            writing: self.writes_under_way > 0,
+            limits_refused: self.limits_refused,
         }
     }
 
@@ -292,6 +312,7 @@ impl Workload {
     pub(crate) fn wake(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         self.settle(context);
+        self.wake_loops(context);
         match self.state {
             Lifecycle::Stopping {
                 ref mut kill_at,
@@ -357,9 +378,7 @@ impl Workload {
             | Lifecycle::Gone => None,
         };
         let settle = self.ledger.deadline(self.circumstances(ebpf));
-        match (due, settle) {
-            (Some(due), Some(settle)) => Some(due.min(settle)),
-            (due, settle) => due.or(settle),
-        }
+        let loops = self.loops.deadline();
+        [due, settle, loops].into_iter().flatten().min()
     }
 }

@@ -8,13 +8,15 @@ use crate::kernel::memory_info;
 use crate::kernel::usage::memory_current;
 use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
+use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::response::Json;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::Request;
+use enforcer_core::manifest::parse_throttle;
 use enforcer_core::plan::{Plan, shrinks_below_use};
 use enforcer_core::spec::Manifest;
-use enforcer_core::units::{Bytes, Limit};
+use enforcer_core::units::{Bytes as Size, Limit, Percent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,6 +28,7 @@ pub(super) async fn request(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path((name, word)): Path<(String, String)>,
+    body: Bytes,
 ) -> Result<Json<views::Workload>, Failure> {
     peer.may_change()?;
     let request = match word.as_str() {
@@ -33,6 +36,8 @@ pub(super) async fn request(
         "stop" => Request::Stop,
         "restart" => Request::Restart,
         "kill" => Request::Kill,
+        "throttle" => Request::Throttle(throttle(&body)?),
+        "release" => Request::Release,
         _ => return Err(Failure::not_found("there is no such route")),
     };
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
@@ -45,6 +50,21 @@ pub(super) async fn request(
         Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&name)),
         Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),
     }
+}
+
+/// `{"cpu": "20%"}`: of one CPU.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Throttle {
+    cpu: String,
+}
+
+fn throttle(body: &[u8]) -> Result<Percent, Failure> {
+    let asked: Throttle = serde_json::from_slice(body)
+        .map_err(|error| Failure::bad_request(format!("expected {{\"cpu\": \"20%\"}}: {error}")))?;
+    parse_throttle(&asked.cpu).map_err(|expected| {
+        Failure::bad_request(format!("cpu is `{}`: expected {expected}", asked.cpu))
+    })
 }
 
 /// A manifest to plan or to apply.
@@ -189,7 +209,7 @@ fn refuse_shrinks(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
     let mut in_use = BTreeMap::new();
     for (name, entry) in api.executor.registry().iter() {
         if let Some(bytes) = memory_current(&entry.cgroup) {
-            in_use.insert(name.clone(), Bytes(bytes));
+            in_use.insert(name.clone(), Size(bytes));
         }
     }
     let told: Vec<String> = shrinks_below_use(manifest, &in_use)
@@ -220,7 +240,7 @@ fn refuse_host_shrink(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
         .ceiling(memory, swap)
         .memory_max
         .and_then(Limit::at);
-    let used = memory_current(api.executor.tree.workloads()).map(Bytes);
+    let used = memory_current(api.executor.tree.workloads()).map(Size);
     match (ceiling, used) {
         (Some(ceiling), Some(used)) if used > ceiling => Err(Failure::refused(format!(
             "host: {ceiling} for all workloads together is below the {used} in use now; the kernel would reclaim, and \

@@ -32,6 +32,7 @@ pub(crate) struct Workload {
     health: &'static str,
     ready: bool,
     throttle: &'static str,
+    throttle_cpu_percent: Option<u32>,
     pid: Option<u32>,
     restarts: u64,
     cgroup: String,
@@ -174,10 +175,11 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
     Workload {
         name: view.name.clone(),
         state: view.state,
-        // Without probes nobody has answered yet, and nobody throttles.
+        // Without probes nobody has answered yet.
         health: "unknown",
         ready: view.state == "running",
-        throttle: "none",
+        throttle: view.claims.word(),
+        throttle_cpu_percent: view.claims.throttled.map(|percent| percent.0),
         pid: view.pid,
         restarts: view.restarts,
         cgroup: path.display().to_string(),

@@ -88,6 +88,17 @@ enum Command {
     Restart { workload: String },
     /// Kill a workload's whole tree at once
     Kill { workload: String },
+    /// Hold a workload's CPU time to this much of one CPU, until `release`
+    Throttle {
+        workload: String,
+        #[arg(long, value_name = "PERCENT")]
+        cpu: String,
+    },
+    /// Give back what was taken from a workload beside its manifest
+    Release { workload: String },
+    /// Names for the frames of a stack (the agent asks this of itself)
+    #[command(hide = true)]
+    Symbolize,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -141,6 +152,11 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
         Command::Kill { workload } => workload::request(&settings, &workload, "kill"),
+        Command::Throttle { workload, cpu } => workload::throttle(&settings, &workload, &cpu),
+        Command::Release { workload } => workload::request(&settings, &workload, "release"),
+        Command::Symbolize => {
+            crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
+        }
     }
 }
 

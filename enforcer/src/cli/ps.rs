@@ -20,6 +20,7 @@ pub(super) fn ps(settings: &Settings, json: bool) -> Result<(), Fault> {
         "PID",
         "MEMORY",
         "CPU",
+        "THROTTLE",
         "RESTARTS",
         "OOM KILLS",
         "SINCE",
@@ -33,7 +34,7 @@ pub(super) fn ps(settings: &Settings, json: bool) -> Result<(), Fault> {
     Ok(())
 }
 
-fn row(workload: &Value) -> [String; 10] {
+fn row(workload: &Value) -> [String; 11] {
     let text = |key: &str| workload[key].as_str().unwrap_or("-").to_owned();
     let number = |key: &str| {
         workload[key]
@@ -45,7 +46,7 @@ fn row(workload: &Value) -> [String; 10] {
     let limit = limit.map_or_else(String::new, |limit| format!(" / {}", Bytes(limit)));
     let throttled = workload["cpu_throttled_percent"].as_f64().unwrap_or(0.0);
     let throttled = if throttled > 0.0 {
-        format!(" (throttled {throttled}%)")
+        format!(" (held back {throttled}%)")
     } else {
         String::new()
     };
@@ -59,11 +60,19 @@ fn row(workload: &Value) -> [String; 10] {
             "{}%{throttled}",
             workload["cpu_percent"].as_f64().unwrap_or(0.0)
         ),
+        throttle(workload),
         number("restarts"),
         number("oom_kills"),
         age(&text("since")),
         text("reason"),
     ]
+}
+
+fn throttle(workload: &Value) -> String {
+    match workload["throttle_cpu_percent"].as_u64() {
+        Some(percent) => format!("throttled {percent}%"),
+        None => workload["throttle"].as_str().unwrap_or("-").to_owned(),
+    }
 }
 
 /// How long ago an RFC 3339 time was.

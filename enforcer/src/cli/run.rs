@@ -5,6 +5,7 @@ use crate::api::{self, Api};
 use crate::executor::{Executor, error_chain};
 use crate::kernel::hierarchy::{self, Tree};
 use crate::kernel::{bpf, clock};
+use crate::loops;
 use crate::manifest_files;
 use crate::marks;
 use crate::runtime::{Events, Runtime};
@@ -101,17 +102,25 @@ async fn supervise(
         .id()
         .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
     let (events, messages) = Events::channel();
-    let attached = bpf::attach(settings.ebpf, parent);
+    let attached = bpf::attach(
+        settings.ebpf,
+        (parent, tree.workloads()),
+        settings.sample_hz,
+    );
     let ring = attached
         .as_ref()
         .ok()
         .map(|attached| Arc::clone(&attached.ring));
+    let suspects = attached.as_ref().ok().and_then(|attached| {
+        let found = attached.suspects.as_ref().ok();
+        found.map(|(suspects, _)| Arc::clone(suspects))
+    });
     let history = Arc::new(History::new(&boot_id));
     let executor = Executor::new(
         tree,
         instances,
         settings.state_dir().join("logs"),
-        ring,
+        (ring, suspects),
         events.clone(),
     );
     executor
@@ -128,32 +137,7 @@ async fn supervise(
         tokio::spawn(async move { live::print(&history, color).await })
     };
     tokio::task::yield_now().await;
-    let mut logger = None;
-    match attached {
-        Ok(mut attached) => {
-            events.send(Event::EbpfAttached(true));
-            logger = attached.logger.take();
-            tokio::spawn(marks::follow(
-                Arc::clone(&attached.ring),
-                Arc::clone(&executor),
-            ));
-            // Detached only when the process ends.
-            std::mem::forget(attached);
-        }
-        Err(error) => {
-            let why = format!(
-                "{}; OOM kills are seen by the kernel's counters alone",
-                error_chain(&error)
-            );
-            events.send(Event::Degraded {
-                what: "ebpf".to_owned(),
-                why,
-            });
-        }
-    }
-    if let Some(logger) = logger {
-        tokio::spawn(crate::telemetry::relay_ebpf_log(logger));
-    }
+    watch_kernel(attached, &events, &executor);
     tokio::spawn(api::serve(
         listener,
         Api::new(
@@ -179,6 +163,50 @@ async fn supervise(
     printer.abort();
     let _ = std::fs::remove_file(socket);
     Ok(())
+}
+
+/// Sets the edges going that see what the kernel sees, or says why they can't.
+fn watch_kernel(
+    attached: Result<bpf::Attached, bpf::BpfError>,
+    events: &Events,
+    executor: &Arc<Executor>,
+) {
+    let degraded = |what: &str, why: String| {
+        events.send(Event::Degraded {
+            what: what.to_owned(),
+            why,
+        });
+    };
+    const POLLED: &str = "CPU loops are looked for in /proc once a second, and none is proved";
+    tokio::spawn(loops::follow(Arc::clone(executor)));
+    let mut attached = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            let error = error_chain(&error);
+            let why =
+                format!("{error}; OOM kills are seen by the kernel's counters alone; {POLLED}");
+            degraded("ebpf", why);
+            tokio::spawn(loops::poll(Arc::clone(executor)));
+            return;
+        }
+    };
+    events.send(Event::EbpfAttached(true));
+    if let Some(logger) = attached.logger.take() {
+        tokio::spawn(crate::telemetry::relay_ebpf_log(logger));
+    }
+    let ring = Arc::clone(&attached.ring);
+    tokio::spawn(marks::follow(ring, Arc::clone(executor)));
+    match std::mem::replace(&mut attached.suspects, Err(bpf::BpfError::Off)) {
+        Ok((suspects, clock)) => {
+            tokio::spawn(loops::sample(suspects, clock, Arc::clone(executor)));
+        }
+        Err(error) => {
+            degraded("cpu_loop", format!("{}; {POLLED}", error_chain(&error)));
+            tokio::spawn(loops::poll(Arc::clone(executor)));
+        }
+    }
+    // Detached only when the process ends.
+    std::mem::forget(attached);
 }
 
 /// Ctrl-C and SIGTERM stop the workloads, each with its grace.

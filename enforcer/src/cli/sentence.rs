@@ -1,6 +1,8 @@
 //! Events in plain words. Takes their JSON, so that the live lines of an agent
 //! and the answers of another read alike.
 
+mod cpu_loop;
+
 use enforcer_core::units::{Bytes, human_duration};
 use serde_json::Value;
 use std::time::Duration;
@@ -24,8 +26,8 @@ pub(super) fn line(events: &[Value], color: bool) -> String {
         return format!("{name}: {text}");
     }
     let style = match events.first().and_then(|event| event["kind"].as_str()) {
-        Some("oom_kill" | "breaker" | "lost" | "degraded") => "\u{1b}[31m",
-        Some("exit" | "restart") => "\u{1b}[33m",
+        Some("oom_kill" | "cpu_loop" | "breaker" | "lost" | "degraded") => "\u{1b}[31m",
+        Some("exit" | "restart" | "throttle") => "\u{1b}[33m",
         _ => "",
     };
     format!("\u{1b}[1m{name}\u{1b}[0m: {style}{text}\u{1b}[0m")
@@ -39,6 +41,9 @@ fn part(event: &Value) -> Option<String> {
         "stop" => stop(details, reason),
         "exit" => exit(details),
         "oom_kill" => oom_kill(details),
+        "cpu_loop" => cpu_loop::found(details),
+        "throttle" => cpu_loop::throttle(details, reason),
+        "release" => cpu_loop::release(details),
         "restart" => restart(details, reason),
         "breaker" => breaker(details),
         "config" => config(details),

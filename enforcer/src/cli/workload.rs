@@ -208,18 +208,36 @@ pub(super) fn inspect(settings: &Settings, name: &str, json: bool) -> Result<(),
 }
 
 pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<(), Fault> {
-    let answer = client::call(
-        settings,
-        "POST",
-        &format!("/v1/workloads/{}/{request}", escaped(name)),
-        None,
-    )?;
+    let route = format!("/v1/workloads/{}/{request}", escaped(name));
+    let answer = client::call(settings, "POST", &route, None)?;
+    if request == "release" {
+        println!("{name}: {}", throttle_in_words(&answer));
+        return Ok(());
+    }
     let state = answer["state"].as_str().unwrap_or("?");
     match answer["pid"].as_u64() {
         Some(pid) => println!("{name}: {state} (pid {pid})"),
         None => println!("{name}: {state}"),
     }
     Ok(())
+}
+
+pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(), Fault> {
+    let route = format!("/v1/workloads/{}/throttle", escaped(name));
+    let body = serde_json::json!({ "cpu": cpu });
+    let answer = client::call(settings, "POST", &route, Some(body))?;
+    println!("{name}: {}", throttle_in_words(&answer));
+    Ok(())
+}
+
+/// What is taken from a workload beside its manifest.
+pub(super) fn throttle_in_words(workload: &serde_json::Value) -> String {
+    let percent = &workload["throttle_cpu_percent"];
+    match workload["throttle"].as_str() {
+        Some("throttled") => format!("throttled to {percent}% of one CPU"),
+        Some("demoted") => "demoted to cpu.weight 1".to_owned(),
+        _ => "not throttled".to_owned(),
+    }
 }
 
 /// Names need no escaping; what is no name must not become another path.

@@ -11,6 +11,7 @@ use crate::store::instances::RunningInstance;
 use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Cause, CgroupId, Event, InstanceId, StartError};
+use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
 use std::sync::{Arc, Mutex};
@@ -23,9 +24,10 @@ impl Executor {
         self: &Arc<Self>,
         workload: &WorkloadName,
         instance: InstanceId,
-        (spec, cause): (&Arc<WorkloadSpec>, Cause),
+        wanted: (&Arc<WorkloadSpec>, &Limits),
+        cause: Cause,
     ) {
-        if let Err(error) = self.try_start(workload, instance, spec, cause) {
+        if let Err(error) = self.try_start(workload, instance, wanted, cause) {
             self.events.send(Event::StartFailed {
                 workload: workload.clone(),
                 instance,
@@ -38,11 +40,11 @@ impl Executor {
         self: &Arc<Self>,
         workload: &WorkloadName,
         instance: InstanceId,
-        spec: &Arc<WorkloadSpec>,
+        (spec, effective): (&Arc<WorkloadSpec>, &Limits),
         cause: Cause,
     ) -> Result<(), StartError> {
         let (cgroup, id, reader) = self.open_cgroup(workload)?;
-        limits::apply(&cgroup, &spec.limits).map_err(|error| StartError {
+        limits::apply(&cgroup, effective).map_err(|error| StartError {
             stage: "apply the limits".to_owned(),
             errno: error.errno(),
             error: error_chain(&error),
@@ -107,7 +109,7 @@ impl Executor {
         spec: &Arc<WorkloadSpec>,
         cause: Cause,
     ) -> Result<Arc<Launch>, StartError> {
-        if matches!(cause, Cause::Exit | Cause::OomKill)
+        if matches!(cause, Cause::Exit | Cause::OomKill | Cause::CpuLoop)
             && let Some((of, launch)) = self
                 .registry()
                 .get(workload)
@@ -172,6 +174,7 @@ impl Executor {
             entry.log = log;
             entry.log_limits = log_limits;
             entry.launch = launch;
+            self.watch_loops(entry, spec);
             return;
         }
         let watch = watch::memory_events(
@@ -181,21 +184,21 @@ impl Executor {
             workload.clone(),
         );
         let watch = Some(self.runtime.spawn(watch).abort_handle());
-        registry.insert(
-            workload.clone(),
-            Registered {
-                cgroup,
-                id,
-                counters,
-                pid,
-                begun,
-                pidfd: None,
-                log,
-                log_limits,
-                launch,
-                watch,
-            },
-        );
+        let mut entry = Registered {
+            cgroup,
+            id,
+            counters,
+            pid,
+            begun,
+            pidfd: None,
+            log,
+            log_limits,
+            loop_budget: None,
+            launch,
+            watch,
+        };
+        self.watch_loops(&mut entry, spec);
+        registry.insert(workload.clone(), entry);
     }
 }
 

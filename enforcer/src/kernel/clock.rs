@@ -29,3 +29,14 @@ pub(crate) fn boot_id() -> String {
         .trim()
         .to_owned()
 }
+
+/// Lets a short time pass, for a thread that has nothing to wait on.
+pub(crate) fn pause(time: std::time::Duration) {
+    use nix::time::{ClockNanosleepFlags, clock_nanosleep};
+    // An interruption only makes it shorter.
+    let _ = clock_nanosleep(
+        ClockId::CLOCK_MONOTONIC,
+        ClockNanosleepFlags::empty(),
+        &nix::sys::time::TimeSpec::from_duration(time),
+    );
+}

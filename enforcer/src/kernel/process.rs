@@ -1,7 +1,9 @@
 //! What `/proc` says of a process. Every answer is a hint: the process may be
 //! gone by the time it is used.
 
-use procfs::process::Process;
+use procfs::process::{MMPermissions, MMapPath, Process};
+use std::ops::Range;
+use std::path::PathBuf;
 
 /// When a process started, in clock ticks since boot: with the pid, and within
 /// one boot, it names a process.
@@ -28,6 +30,47 @@ pub(crate) fn cgroup_of(pid: u32) -> Option<String> {
 pub(crate) fn command_and_rss(pid: u32) -> Option<(String, u64)> {
     let stat = process(pid)?.stat().ok()?;
     Some((stat.comm, stat.rss * procfs::page_size()))
+}
+
+/// A command name as the kernel keeps it: up to 15 bytes, then NUL.
+pub(crate) fn command_of(comm: &[u8]) -> String {
+    let end = comm
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(comm.len());
+    String::from_utf8_lossy(&comm[..end]).into_owned()
+}
+
+/// The user and the group that it runs as.
+pub(crate) fn owner(pid: u32) -> Option<(u32, u32)> {
+    let status = process(pid)?.status().ok()?;
+    Some((status.euid, status.egid))
+}
+
+/// A file that is mapped so that its code can run.
+#[derive(Clone, Debug)]
+pub(crate) struct FileMapping {
+    pub(crate) range: Range<u64>,
+    /// Where in the file the range begins.
+    pub(crate) offset: u64,
+    pub(crate) file: PathBuf,
+}
+
+pub(crate) fn file_mappings(pid: u32) -> Vec<FileMapping> {
+    let maps = process(pid).and_then(|process| process.maps().ok());
+    let mappings = maps.into_iter().flatten();
+    mappings
+        .filter_map(|mapping| match mapping.pathname {
+            MMapPath::Path(file) if mapping.perms.contains(MMPermissions::EXECUTE) => {
+                Some(FileMapping {
+                    range: mapping.address.0..mapping.address.1,
+                    offset: mapping.offset,
+                    file,
+                })
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 fn process(pid: u32) -> Option<Process> {

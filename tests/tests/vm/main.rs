@@ -9,6 +9,7 @@ mod apply;
 mod cpu;
 mod interface;
 mod limits;
+mod loops;
 mod oom;
 mod recovery;
 mod refuse;

@@ -3,7 +3,7 @@
 
 use super::fault::Fault;
 use super::quantity;
-use super::read::{Fields, Reader, boolean, is_off, one_of};
+use super::read::{Fields, Reader, is_off, one_of};
 use super::yaml::{Node, Value};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,9 +42,6 @@ impl Reader<'_> {
                 self.command(node);
                 self.fault(Fault::not_yet(node.span.clone(), &format!("`{key}`")));
             }
-        }
-        if let Some(node) = fields.get("watch") {
-            self.watch(node);
         }
         if let Some(node) = fields.get("needs") {
             self.fault(Fault::not_yet(node.span.clone(), "`needs`"));
@@ -119,61 +116,8 @@ impl Reader<'_> {
         }
     }
 
-    fn watch(&mut self, node: &Node) {
-        let fields = self.fields(node, &["cpu_loop", "memory", "cpu"]);
-        for (key, value) in fields.iter() {
-            if is_off(value) {
-                // Off is what it is today.
-                continue;
-            }
-            if key == "cpu_loop" {
-                self.cpu_loop(value)
-            } else {
-                self.threshold(value, &[])
-            }
-            self.fault(Fault::not_yet(
-                value.span.clone(),
-                &format!("`watch.{key}`"),
-            ));
-        }
-    }
-
-    fn cpu_loop(&mut self, node: &Node) {
-        let fields = self.fields(node, &["after", "respond", "step", "assume_loop"]);
-        for key in ["after", "step"] {
-            if let Some(node) = fields.get(key) {
-                self.parsed(node, quantity::duration);
-            }
-        }
-        if let Some(node) = fields.get("assume_loop") {
-            self.parsed(node, boolean);
-        }
-        let Some(ladder) = fields.get("respond") else {
-            return;
-        };
-        let Value::Sequence(rungs) = &ladder.value else {
-            self.words(
-                ladder,
-                "a list of rungs: tell, demote, { throttle: 20% }, restart",
-            );
-            return;
-        };
-        for rung in rungs {
-            if let Value::Mapping(_) = rung.value {
-                if let Some(node) = self.fields(rung, &["throttle"]).get("throttle") {
-                    self.parsed(node, quantity::percent);
-                }
-            } else {
-                self.parsed(
-                    rung,
-                    one_of(&[("tell", ()), ("demote", ()), ("restart", ())]),
-                );
-            }
-        }
-    }
-
     /// `{ warn: 90%, critical: 95%, for: 1m }`, and what else a kind has.
-    fn threshold(&mut self, node: &Node, more: &[&str]) {
+    pub(super) fn threshold(&mut self, node: &Node, more: &[&str]) {
         let known: Vec<&str> = ["warn", "critical", "for"]
             .iter()
             .chain(more)

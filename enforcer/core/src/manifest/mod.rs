@@ -8,6 +8,7 @@ mod limits;
 mod quantity;
 mod read;
 mod recovery;
+mod watch;
 mod workload;
 mod yaml;
 
@@ -24,6 +25,12 @@ use yaml::{Node, Value};
 
 /// The manifest version that this program reads.
 pub const VERSION: u64 = 1;
+
+/// What `throttle W --cpu` takes: a percentage of one CPU, from 1 %. The error is
+/// what was expected.
+pub fn parse_throttle(text: &str) -> Result<crate::units::Percent, String> {
+    quantity::throttle(text)
+}
 
 /// What the manifest's checks need to know about the host's accounts.
 pub trait Accounts {

@@ -118,6 +118,15 @@ pub(super) fn share(text: &str) -> Parsed<Percent> {
     }
 }
 
+/// What a throttled workload still gets, of one CPU. The kernel takes no quota
+/// below 1 ms, which is 1 % of its period.
+pub(super) fn throttle(text: &str) -> Parsed<Percent> {
+    match percent(text)? {
+        Percent(0) => Err("a percentage of one CPU, at least 1%".to_owned()),
+        percent => Ok(percent),
+    }
+}
+
 /// `150%` of one CPU, the kernel's `150000 100000`, or `max`.
 pub(super) fn cpu_max(text: &str) -> Parsed<CpuQuota> {
     const EXPECTED: &str =

@@ -204,7 +204,6 @@ fn what_comes_later_is_checked_and_refused() {
             7:25 error: this `http` probe has no `port` ()
             7:27 error: unknown key `prot` (did you mean `port`?)
             7:50 error: `400` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
-            9:17 error: `watch.cpu_loop` is not supported yet (nothing would act on this) [leave it out for now]
             9:49 error: `burn` is not valid here (expected one of tell, demote, restart)
             11:12 error: `needs` is not supported yet (nothing would act on this) [leave it out for now]
         "#]],

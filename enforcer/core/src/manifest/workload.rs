@@ -152,6 +152,9 @@ impl Reader<'_> {
         if let Some(node) = fields.get("cgroup") {
             spec.limits = self.limits(node, spec.limits);
         }
+        if let Some(node) = fields.get("watch") {
+            spec.watch = self.watch(node);
+        }
         if let Some(node) = fields.get("recovery") {
             spec.recovery = self.recovery(node);
         }

@@ -140,6 +140,7 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::RemoveCgroup => "remove cgroup",
         ActionKind::WriteLimits { .. } => "write limits",
         ActionKind::WriteHostLimits { .. } => "write host limits",
+        ActionKind::Investigate { .. } => "investigate",
     }
 }
 
@@ -611,6 +612,7 @@ impl World {
                 ActionKind::Signal { .. }
                 | ActionKind::KillTree
                 | ActionKind::WriteLimits { .. }
+                | ActionKind::Investigate { .. }
                 | ActionKind::WriteHostLimits { .. } => {}
             }
         }

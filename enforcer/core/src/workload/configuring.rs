@@ -1,7 +1,7 @@
 //! Another version of the manifest, for a workload in any state.
 
 use super::{After, Context, Lifecycle, Workload};
-use crate::event::{ActionKind, Cause, ConfigChange, Detail, Reason, Seq};
+use crate::event::{Cause, ConfigChange, Detail, Seq};
 use crate::plan::{Effect, SettingChange};
 use crate::spec::WorkloadSpec;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ impl Workload {
             None,
             Detail::Config(ConfigChange::Changed(changes)),
         );
+        self.unwatch_loops(context);
         match self.state {
             // It was on its way out of the manifest, and is back.
             Lifecycle::Stopping { ref mut after, .. } | Lifecycle::Ending { ref mut after, .. }
@@ -52,7 +53,7 @@ impl Workload {
             | Lifecycle::Running { .. }
             | Lifecycle::Stopping { .. }
             | Lifecycle::Ending { .. } => {
-                self.write_limits(context, seq);
+                self.write_limits(context, Cause::Config, seq);
             }
             // The next start takes them with it.
             Lifecycle::Pending
@@ -64,26 +65,24 @@ impl Workload {
         }
     }
 
-    fn write_limits(&mut self, context: &mut Context<'_>, seq: Seq) {
-        self.limits_refused = false;
-        let reason = Reason {
-            cause: Cause::Config,
-            seq,
-        };
-        let spec = Arc::clone(&self.spec);
-        self.act(context, reason, ActionKind::WriteLimits { spec });
-    }
-
     /// The kernel took new limits, or refused them: then the next `apply` tries
     /// again, though the manifest has not changed.
-    pub(crate) fn limits_written(&mut self, context: &mut Context<'_>, detail: Detail) {
-        self.limits_refused = matches!(detail, Detail::Config(ConfigChange::LimitsRefused(_)));
-        self.tell(context, Some(Cause::Config), None, detail);
+    pub(crate) fn limits_written(
+        &mut self,
+        context: &mut Context<'_>,
+        change: Option<ConfigChange>,
+    ) {
+        self.writes_under_way = self.writes_under_way.saturating_sub(1);
+        self.limits_refused = matches!(change, Some(ConfigChange::LimitsRefused(_)));
+        if let Some(change) = change {
+            let cause = self.limits_cause;
+            self.tell(context, Some(cause), None, Detail::Config(change));
+        }
     }
 
     pub(crate) fn write_refused_limits(&mut self, context: &mut Context<'_>) {
         if self.limits_refused && self.main_pid().is_some() {
-            self.write_limits(context, Seq(*context.next_seq));
+            self.write_limits(context, Cause::Config, Seq(*context.next_seq));
         }
     }
 

@@ -170,6 +170,7 @@ impl Workload {
             oom.or(reason.map(|reason| reason.seq)),
             detail,
         );
+        self.forget_loops(context);
         let cause = if oom.is_some() {
             Cause::OomKill
         } else {
@@ -185,6 +186,10 @@ impl Workload {
                     context.moment.now.since(since),
                     code != Some(0),
                 );
+            }
+            After::Recover(cause) => {
+                self.reason = "a dead loop".to_owned();
+                self.recover(context, cause, seq, context.moment.now.since(since), true);
             }
             After::Restart(cause) => {
                 let plan = self.restart_plan(0, Duration::ZERO, true);

@@ -19,6 +19,7 @@ impl Workload {
             reason,
             ActionKind::Start {
                 spec: Arc::clone(&self.spec),
+                limits: self.effective_limits(),
             },
         );
         self.enter(
@@ -56,6 +57,8 @@ impl Workload {
             }
             Request::Stop => self.stop(context, After::Stop, Cause::Manual, false),
             Request::Kill => self.stop(context, After::Stop, Cause::Manual, true),
+            Request::Throttle(percent) => self.throttle_by_hand(context, percent),
+            Request::Release => self.release_by_hand(context),
         }
     }
 

@@ -37,7 +37,7 @@ impl Workload {
             }
             Lifecycle::Running { pid, since } => {
                 let (pid, since) = (*pid, *since);
-                self.stop_running(context, (pid, since), after, cause, kill);
+                self.stop_running(context, (pid, since), after, (cause, None), kill);
             }
             Lifecycle::Stopping {
                 after: present,
@@ -69,7 +69,7 @@ impl Workload {
                 );
                 self.enter(context, Lifecycle::Gone, "removed");
             }
-            After::Stop | After::Policy | After::Restart(_) => {
+            After::Stop | After::Policy | After::Restart(_) | After::Recover(_) => {
                 if !matches!(self.state, Lifecycle::Stopped) {
                     self.enter(context, Lifecycle::Stopped, format!("stopped ({cause})"));
                 }
@@ -83,7 +83,7 @@ impl Workload {
         context: &mut Context<'_>,
         (pid, since): (u32, MonoTime),
         after: After,
-        cause: Cause,
+        (cause, because): (Cause, Option<Seq>),
         kill: bool,
     ) {
         let stop = self.spec.stop.clone();
@@ -92,7 +92,7 @@ impl Workload {
             grace_seconds: stop.grace.as_secs_f64(),
             kill,
         };
-        let seq = self.tell(context, Some(cause), None, detail);
+        let seq = self.tell(context, Some(cause), because, detail);
         let reason = Reason { cause, seq };
         let at_once = kill || stop.grace.is_zero();
         let kill_at = (!at_once).then(|| context.moment.now.after(stop.grace));

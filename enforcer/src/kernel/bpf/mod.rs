@@ -4,9 +4,12 @@
 //! goes on without.
 
 mod btf;
+pub(crate) mod suspects;
 
+use crate::kernel::cgroupfs::Cgroup;
+use crate::kernel::perf::cpu_clock::CpuClock;
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, ProgramError, TracePoint};
+use aya::programs::{BtfTracePoint, PerfEvent, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use btf::{BtfError, KernelTypes};
@@ -14,6 +17,7 @@ use enforcer_common::Record;
 use enforcer_core::event::CgroupId;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use suspects::SuspectRing;
 
 static OBJECT: &[u8] = include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
 
@@ -47,6 +51,8 @@ pub(crate) enum BpfError {
     Map { map: &'static str, source: MapError },
     #[error("duplicate the ring's descriptor")]
     Duplicate(#[source] std::io::Error),
+    #[error("open the CPU clock")]
+    CpuClock(#[source] std::io::Error),
     #[error("find `{0}` in the eBPF object")]
     Missing(&'static str),
 }
@@ -55,6 +61,8 @@ pub(crate) enum BpfError {
 pub(crate) struct Attached {
     _ebpf: Ebpf,
     pub(crate) ring: Arc<EventRing>,
+    /// Where threads that don't sleep are told; the error says why they are not.
+    pub(crate) suspects: Result<(Arc<SuspectRing>, CpuClock), BpfError>,
     pub(crate) logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -122,8 +130,12 @@ impl EventRing {
 }
 
 /// Loads and attaches what fits this kernel, for workloads below `parent`.
-pub(crate) fn attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfError> {
-    let attached = load_and_attach(wanted, parent);
+pub(crate) fn attach(
+    wanted: Wanted,
+    parent: (CgroupId, &Cgroup),
+    sample_hz: u32,
+) -> Result<Attached, BpfError> {
+    let attached = load_and_attach(wanted, parent, sample_hz);
     // Parsing the kernel's types took tens of megabytes that are free again: an
     // agent that held them would also pay for them at each fork.
     // SAFETY: no preconditions; it only returns free memory to the system.
@@ -131,7 +143,11 @@ pub(crate) fn attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfEr
     attached
 }
 
-fn load_and_attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfError> {
+fn load_and_attach(
+    wanted: Wanted,
+    (parent, parent_cgroup): (CgroupId, &Cgroup),
+    sample_hz: u32,
+) -> Result<Attached, BpfError> {
     if wanted == Wanted::Off {
         return Err(BpfError::Off);
     }
@@ -160,6 +176,7 @@ fn load_and_attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfErro
         attach_tracepoint(&mut ebpf, "mark_victim_pid", ("oom", "mark_victim"))?;
     }
     let ring = open_ring(&mut ebpf)?;
+    let suspects = attach_sampler(&mut ebpf, parent_cgroup, sample_hz);
     let logger = EbpfLogger::init(&mut ebpf)
         .inspect_err(|error| {
             tracing::warn!("the eBPF programs' own messages will not be seen: {error}")
@@ -168,6 +185,7 @@ fn load_and_attach(wanted: Wanted, parent: CgroupId) -> Result<Attached, BpfErro
     Ok(Attached {
         _ebpf: ebpf,
         ring: Arc::new(ring),
+        suspects,
         logger,
     })
 }
@@ -203,6 +221,24 @@ fn attach_tracepoint(
     Ok(())
 }
 
+/// aya knows no cgroup as a scope of perf events: they are opened by hand.
+fn attach_sampler(
+    ebpf: &mut Ebpf,
+    parent: &Cgroup,
+    sample_hz: u32,
+) -> Result<(Arc<SuspectRing>, CpuClock), BpfError> {
+    let program = "cpu_sample";
+    let failed = |source| BpfError::Program { program, source };
+    let found = ebpf
+        .program_mut(program)
+        .ok_or(BpfError::Missing(program))?;
+    let sampler: &mut PerfEvent = found.try_into().map_err(failed)?;
+    sampler.load().map_err(failed)?;
+    let descriptor = sampler.fd().map_err(failed)?.as_fd();
+    let clock = CpuClock::open(descriptor, parent, sample_hz).map_err(BpfError::CpuClock)?;
+    Ok((Arc::new(SuspectRing::take(ebpf)?), clock))
+}
+
 fn open_ring(ebpf: &mut Ebpf) -> Result<EventRing, BpfError> {
     let failed = |map| move |source| BpfError::Map { map, source };
     let mut take = |map| ebpf.take_map(map).ok_or(BpfError::Missing(map));
@@ -223,7 +259,9 @@ fn open_ring(ebpf: &mut Ebpf) -> Result<EventRing, BpfError> {
 
 /// Where the programs find each field; the names are those of `task.rs` there.
 fn offsets(types: &KernelTypes) -> Result<Vec<(&'static str, u64)>, BtfError> {
-    const FIELDS: [(&str, &str, &str); 15] = [
+    const FIELDS: [(&str, &str, &str); 17] = [
+        ("TASK_PID", "task_struct", "pid"),
+        ("TASK_NVCSW", "task_struct", "nvcsw"),
         ("TASK_TGID", "task_struct", "tgid"),
         ("TASK_COMM", "task_struct", "comm"),
         ("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
@@ -244,6 +282,9 @@ fn offsets(types: &KernelTypes) -> Result<Vec<(&'static str, u64)>, BtfError> {
     for (name, structure, member) in FIELDS {
         offsets.push((name, types.member(structure, member)?.offset));
     }
+    let entity = types.member("task_struct", "se")?.offset;
+    let runtime = types.member("sched_entity", "sum_exec_runtime")?.offset;
+    offsets.push(("TASK_SUM_EXEC_RUNTIME", entity + runtime));
     // An array of long since ever; since 6.2 one of percpu_counter.
     let counters = types.member("mm_struct", "rss_stat")?;
     let (first, stride) = match types.element_size(counters) {

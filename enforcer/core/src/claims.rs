@@ -1,0 +1,128 @@
+//! What several parties want of one workload's limits, and what the kernel gets
+//! of it: the manifest's limits, held down by whoever claims less. A claim never
+//! gives more than the manifest does, and leaves nothing behind when it goes.
+
+use crate::limits::Limits;
+use crate::units::{CpuQuota, CpuWeight, Percent};
+
+/// What stands beside the manifest right now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// `cpu.weight` 1: it runs where nobody else wants to.
+    pub demoted: bool,
+    /// The lowest `cpu.max` that anybody claims, of one CPU.
+    pub throttled: Option<Percent>,
+}
+
+impl Claims {
+    /// As `ps` and the API call it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self {
+                throttled: Some(_), ..
+            } => "throttled",
+            Self { demoted: true, .. } => "demoted",
+            Self {
+                demoted: false,
+                throttled: None,
+            } => "none",
+        }
+    }
+
+    /// Both claims at once.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            demoted: self.demoted || other.demoted,
+            throttled: match (self.throttled, other.throttled) {
+                (Some(one), Some(two)) => Some(one.min(two)),
+                (one, two) => one.or(two),
+            },
+        }
+    }
+
+    /// The limits that the kernel should have.
+    #[must_use]
+    pub fn effective(self, limits: &Limits) -> Limits {
+        let mut limits = limits.clone();
+        if self.demoted && limits.cpu_weight != Some(CpuWeight::Idle) {
+            limits.cpu_weight = Some(CpuWeight::Of(1));
+        }
+        if let Some(percent) = self.throttled {
+            let quota = CpuQuota::of_one_cpu(percent);
+            if limits.cpu_max.is_none_or(|present| quota.is_below(present)) {
+                limits.cpu_max = Some(quota);
+                // A burst above the quota is EINVAL, and one beside a claim void.
+                limits.cpu_max_burst = None;
+            }
+        }
+        limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Limit;
+
+    fn demoted() -> Claims {
+        Claims {
+            demoted: true,
+            throttled: None,
+        }
+    }
+
+    fn throttled(percent: u32) -> Claims {
+        Claims {
+            demoted: false,
+            throttled: Some(Percent(percent)),
+        }
+    }
+
+    #[test]
+    fn a_claim_takes_and_never_gives() {
+        let limits = Limits {
+            cpu_weight: Some(CpuWeight::Of(59)),
+            cpu_max: Some(CpuQuota::of_one_cpu(Percent(50))),
+            cpu_max_burst: Some(20_000),
+            ..Limits::default()
+        };
+        assert_eq!(Claims::default().effective(&limits), limits);
+        assert_eq!(
+            demoted().effective(&limits).cpu_weight,
+            Some(CpuWeight::Of(1))
+        );
+        assert_eq!(throttled(80).effective(&limits), limits);
+        let held = throttled(20).effective(&limits);
+        assert_eq!(
+            held.cpu_max,
+            Some(CpuQuota {
+                quota: Limit::At(20_000),
+                period: 100_000
+            })
+        );
+        assert_eq!(held.cpu_max_burst, None);
+        assert_eq!(held.cpu_weight, limits.cpu_weight);
+    }
+
+    #[test]
+    fn an_idle_workload_is_lower_than_any_weight() {
+        let idle = Limits {
+            cpu_weight: Some(CpuWeight::Idle),
+            ..Limits::default()
+        };
+        assert_eq!(demoted().effective(&idle), idle);
+    }
+
+    #[test]
+    fn the_lowest_claim_counts() {
+        let both = throttled(20).and(throttled(50)).and(demoted());
+        assert_eq!(
+            (both.throttled, both.word()),
+            (Some(Percent(20)), "throttled")
+        );
+        assert_eq!(demoted().word(), "demoted");
+        assert_eq!(Claims::default().word(), "none");
+    }
+}

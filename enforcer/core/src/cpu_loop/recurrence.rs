@@ -1,0 +1,80 @@
+//! Which states were seen before. An input makes all earlier ones worthless:
+//! the thread may go another way from the same state on.
+
+use crate::units::MonoTime;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// States must be found again so often, …
+const MIN_RECURRENCES: u32 = 3;
+/// … and one of them so long after it was first seen: a loop that reads a clock
+/// of one-second steps repeats itself for up to a second.
+const MIN_SPAN: Duration = Duration::from_millis(1100);
+/// So many states without a single recurrence: a loop of up to a thousand states
+/// would have shown one by now, nearly always (the birthday paradox).
+const HOPELESS: usize = 100;
+
+/// The snapshots of one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Recurrence {
+    first_seen: HashMap<u64, MonoTime>,
+    snapshots: u32,
+    recurrences: u32,
+    longest: Duration,
+    distinct_before: u32,
+}
+
+impl Recurrence {
+    /// A snapshot was taken of a state with this hash.
+    pub fn note(&mut self, at: MonoTime, state: u64) {
+        self.snapshots += 1;
+        match self.first_seen.get(&state) {
+            Some(first) => {
+                self.recurrences += 1;
+                self.longest = self.longest.max(at.since(*first));
+            }
+            None => {
+                self.first_seen.insert(state, at);
+            }
+        }
+    }
+
+    /// A system call, a signal, a page read in.
+    pub fn input(&mut self) {
+        self.distinct_before += u32::try_from(self.first_seen.len()).unwrap_or(u32::MAX);
+        self.first_seen.clear();
+        self.recurrences = 0;
+        self.longest = Duration::ZERO;
+    }
+
+    #[must_use]
+    pub fn snapshots(&self) -> u32 {
+        self.snapshots
+    }
+
+    /// Different states, counted anew after each input.
+    #[must_use]
+    pub fn distinct(&self) -> u32 {
+        self.distinct_before
+            .saturating_add(u32::try_from(self.first_seen.len()).unwrap_or(u32::MAX))
+    }
+
+    /// States found again since the last input.
+    #[must_use]
+    pub fn recurrences(&self) -> u32 {
+        self.recurrences
+    }
+
+    /// Whether looking on is idle: so many different states in a row are work, or
+    /// a loop too long to be proved this way.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.recurrences == 0 && self.first_seen.len() >= HOPELESS
+    }
+
+    /// Whether this recurs for ever, if nothing from outside comes in.
+    #[must_use]
+    pub fn proves(&self) -> bool {
+        self.recurrences >= MIN_RECURRENCES && self.longest >= MIN_SPAN
+    }
+}

@@ -1,0 +1,96 @@
+//! Streaks of CPU time without a sleep, as the eBPF program counts them, for
+//! hosts where it can't run: from what `/proc` says once a second.
+
+use super::Thread;
+use std::collections::HashMap;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug)]
+struct Streak {
+    sleeps: u64,
+    /// The thread's CPU time when the streak began.
+    began: Duration,
+    told: bool,
+    round: u64,
+}
+
+/// Every thread that was seen in the last round.
+#[derive(Clone, Debug, Default)]
+pub struct Streaks {
+    by_thread: HashMap<Thread, Streak>,
+    round: u64,
+}
+
+impl Streaks {
+    /// A round begins; threads that the last one didn't see are forgotten.
+    pub fn begin_round(&mut self) {
+        let last = self.round;
+        self.by_thread.retain(|_, streak| streak.round == last);
+        self.round += 1;
+    }
+
+    /// A thread has slept so often and used so much CPU time by now. Returns what
+    /// it used without a sleep when that first reaches its budget.
+    pub fn observe(
+        &mut self,
+        thread: Thread,
+        sleeps: u64,
+        cpu: Duration,
+        budget: Duration,
+    ) -> Option<Duration> {
+        let round = self.round;
+        let fresh = Streak {
+            sleeps,
+            began: cpu,
+            told: false,
+            round,
+        };
+        let streak = self.by_thread.entry(thread).or_insert(fresh);
+        streak.round = round;
+        if streak.sleeps != sleeps {
+            *streak = fresh;
+        }
+        let spun = cpu.saturating_sub(streak.began);
+        if streak.told || spun < budget {
+            return None;
+        }
+        streak.told = true;
+        Some(spun)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streak_is_told_once_and_ends_with_a_sleep() {
+        let thread = Thread {
+            pid: 1,
+            tid: 2,
+            start_ticks: 3,
+        };
+        let mut streaks = Streaks::default();
+        let mut told = Vec::new();
+        // Second by second: CPU time used so far, and sleeps.
+        for (second, cpu, sleeps) in [
+            (0, 7, 1),
+            (1, 8, 1),
+            (2, 9, 1),
+            (3, 10, 1),
+            (4, 11, 2),
+            (5, 12, 2),
+            (6, 13, 2),
+        ] {
+            streaks.begin_round();
+            let budget = Duration::from_secs(2);
+            if let Some(spun) = streaks.observe(thread, sleeps, Duration::from_secs(cpu), budget) {
+                told.push((second, spun.as_secs()));
+            }
+        }
+        assert_eq!(told, [(2, 2), (6, 2)]);
+        streaks.begin_round();
+        streaks.begin_round();
+        assert!(streaks.by_thread.is_empty(), "gone threads are forgotten");
+    }
+}

@@ -1,0 +1,215 @@
+//! What a sleeping thread waits for, by the system call it sleeps in. Numbers
+//! are those of x86-64; on other machines every wait is taken for a timed one,
+//! and nothing is proved beside another thread.
+
+/// What ends a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Only a thread of the same process: a lock, a condition.
+    ForOwnProcess,
+    /// Something from outside: a request, a signal, another process.
+    ForOutside,
+    /// Time alone, sooner or later; also what isn't known.
+    Timed,
+    /// It doesn't wait.
+    Running,
+}
+
+/// Where a thread sleeps, as `/proc/PID/task/TID/syscall` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sleep {
+    pub number: u64,
+    pub arguments: [u64; 6],
+    /// The process holds a timer that wakes whoever waits for a descriptor.
+    pub has_timer_descriptor: bool,
+}
+
+impl Sleep {
+    /// What this thread waits for.
+    #[must_use]
+    pub fn wait(&self) -> Wait {
+        if cfg!(not(target_arch = "x86_64")) {
+            return Wait::Timed;
+        }
+        let [_, second, third, fourth, fifth, _] = self.arguments;
+        match self.number {
+            FUTEX => match futex_command(second) {
+                // Shared futexes may be woken by another process.
+                Some(FUTEX_WAIT | FUTEX_WAIT_BITSET) if fourth == 0 && is_private(second) => {
+                    Wait::ForOwnProcess
+                }
+                Some(FUTEX_WAIT | FUTEX_WAIT_BITSET) if fourth == 0 => Wait::ForOutside,
+                _ => Wait::Timed,
+            },
+            POLL => self.descriptors(is_forever(third)),
+            EPOLL_WAIT | EPOLL_PWAIT => self.descriptors(is_forever(fourth)),
+            EPOLL_PWAIT2 => self.descriptors(fourth == 0),
+            SELECT | PSELECT6 => self.descriptors(fifth == 0),
+            PPOLL => self.descriptors(third == 0),
+            READ | READV | PREAD64 | ACCEPT | ACCEPT4 | RECVFROM | RECVMSG => {
+                self.descriptors(true)
+            }
+            PAUSE | RT_SIGSUSPEND | WAIT4 | WAITID => Wait::ForOutside,
+            RT_SIGTIMEDWAIT if third == 0 => Wait::ForOutside,
+            _ => Wait::Timed,
+        }
+    }
+
+    fn descriptors(&self, forever: bool) -> Wait {
+        if forever && !self.has_timer_descriptor {
+            Wait::ForOutside
+        } else {
+            Wait::Timed
+        }
+    }
+}
+
+const READ: u64 = 0;
+const POLL: u64 = 7;
+const PREAD64: u64 = 17;
+const READV: u64 = 19;
+const SELECT: u64 = 23;
+const PAUSE: u64 = 34;
+const ACCEPT: u64 = 43;
+const RECVFROM: u64 = 45;
+const RECVMSG: u64 = 47;
+const WAIT4: u64 = 61;
+const RT_SIGTIMEDWAIT: u64 = 128;
+const RT_SIGSUSPEND: u64 = 130;
+const FUTEX: u64 = 202;
+const EPOLL_WAIT: u64 = 232;
+const WAITID: u64 = 247;
+const PSELECT6: u64 = 270;
+const PPOLL: u64 = 271;
+const EPOLL_PWAIT: u64 = 281;
+const ACCEPT4: u64 = 288;
+const EPOLL_PWAIT2: u64 = 441;
+
+const FUTEX_WAIT: u64 = 0;
+const FUTEX_WAIT_BITSET: u64 = 9;
+const FUTEX_PRIVATE: u64 = 128;
+const FUTEX_CLOCK_REALTIME: u64 = 256;
+
+fn futex_command(operation: u64) -> Option<u64> {
+    // The upper half of an int's register is not defined.
+    let operation = operation & 0xffff_ffff;
+    let command = operation & !(FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME);
+    (command < 16).then_some(command)
+}
+
+fn is_private(operation: u64) -> bool {
+    operation & FUTEX_PRIVATE != 0
+}
+
+/// A negative `int` of milliseconds.
+fn is_forever(milliseconds: u64) -> bool {
+    milliseconds & 0x8000_0000 != 0
+}
+
+const SCHED_YIELD: u64 = 24;
+const GETPID: u64 = 39;
+const CLOCK_GETTIME: u64 = 228;
+const GETTIMEOFDAY: u64 = 96;
+const TIME: u64 = 201;
+const NANOSLEEP: u64 = 35;
+const CLOCK_NANOSLEEP: u64 = 230;
+
+/// Whether a call that has returned did nothing: nothing was ready, nothing was
+/// moved, or it failed.
+#[must_use]
+pub fn is_idle(number: u64, result: i64) -> bool {
+    match number {
+        SCHED_YIELD | GETPID | CLOCK_GETTIME | GETTIMEOFDAY | TIME | NANOSLEEP
+        | CLOCK_NANOSLEEP => true,
+        POLL | PPOLL | SELECT | PSELECT6 | EPOLL_WAIT | EPOLL_PWAIT | EPOLL_PWAIT2 => result <= 0,
+        _ => result < 0,
+    }
+}
+
+/// The name of a call that is often seen in a loop.
+#[must_use]
+pub fn call_name(number: u64) -> String {
+    let name = match number {
+        READ => "read",
+        1 => "write",
+        POLL => "poll",
+        SELECT => "select",
+        SCHED_YIELD => "sched_yield",
+        NANOSLEEP => "nanosleep",
+        GETPID => "getpid",
+        42 => "connect",
+        ACCEPT => "accept",
+        44 => "sendto",
+        RECVFROM => "recvfrom",
+        46 => "sendmsg",
+        RECVMSG => "recvmsg",
+        GETTIMEOFDAY => "gettimeofday",
+        TIME => "time",
+        FUTEX => "futex",
+        CLOCK_GETTIME => "clock_gettime",
+        CLOCK_NANOSLEEP => "clock_nanosleep",
+        EPOLL_WAIT => "epoll_wait",
+        PSELECT6 => "pselect6",
+        PPOLL => "ppoll",
+        EPOLL_PWAIT => "epoll_pwait",
+        ACCEPT4 => "accept4",
+        EPOLL_PWAIT2 => "epoll_pwait2",
+        other => return format!("system call {other}"),
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+#[cfg(target_arch = "x86_64")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_told_apart_by_what_ends_them() {
+        let timer = 0x7ffd_0000_0000;
+        let table = [
+            // (call, arguments, what ends it)
+            (FUTEX, [1, 128, 2, 0, 0, 0], Wait::ForOwnProcess),
+            (FUTEX, [1, 137, 2, 0, 0, u64::MAX], Wait::ForOwnProcess),
+            (FUTEX, [1, 393, 2, 0, 0, 0], Wait::ForOwnProcess),
+            (FUTEX, [1, 0, 2, 0, 0, 0], Wait::ForOutside),
+            (FUTEX, [1, 128, 2, timer, 0, 0], Wait::Timed),
+            (FUTEX, [1, 137, 2, timer, 0, 0], Wait::Timed),
+            (
+                EPOLL_WAIT,
+                [3, timer, 64, 0xffff_ffff, 0, 0],
+                Wait::ForOutside,
+            ),
+            (EPOLL_WAIT, [3, timer, 64, u64::MAX, 0, 0], Wait::ForOutside),
+            (EPOLL_WAIT, [3, timer, 64, 500, 0, 0], Wait::Timed),
+            (POLL, [timer, 1, u64::MAX, 0, 0, 0], Wait::ForOutside),
+            (POLL, [timer, 1, 500, 0, 0, 0], Wait::Timed),
+            (ACCEPT4, [3, 0, 0, 0, 0, 0], Wait::ForOutside),
+            (SELECT, [4, timer, 0, 0, 0, 0], Wait::ForOutside),
+            (SELECT, [4, timer, 0, 0, timer, 0], Wait::Timed),
+            (CLOCK_NANOSLEEP, [0, 0, timer, 0, 0, 0], Wait::Timed),
+            (NANOSLEEP, [timer, 0, 0, 0, 0, 0], Wait::Timed),
+            (PAUSE, [0; 6], Wait::ForOutside),
+            (999, [0; 6], Wait::Timed),
+        ];
+        for (number, arguments, expected) in table {
+            let sleep = |has_timer_descriptor| Sleep {
+                number,
+                arguments,
+                has_timer_descriptor,
+            };
+            assert_eq!(sleep(false).wait(), expected, "{number} {arguments:x?}");
+            let descriptors = [POLL, SELECT, EPOLL_WAIT, ACCEPT4];
+            if descriptors.contains(&number) {
+                assert_eq!(sleep(true).wait(), Wait::Timed, "with a timer: {number}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_calls_that_moved_nothing_are_idle() {
+        assert!(is_idle(EPOLL_WAIT, 0) && is_idle(EPOLL_WAIT, -4) && !is_idle(EPOLL_WAIT, 1));
+        assert!(is_idle(READ, -11) && !is_idle(READ, 1) && !is_idle(READ, 0));
+        assert!(is_idle(SCHED_YIELD, 0) && !is_idle(1, 5));
+    }
+}

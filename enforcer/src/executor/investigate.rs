@@ -1,0 +1,323 @@
+//! A suspect under proof: half a second of samples, then, if that is worth it,
+//! a series of short stops, and at last a word on what else could end its loop.
+//! All of it on a thread of its own, for what is traced belongs to the thread
+//! that traces. What the evidence proves is decided in the core.
+
+use super::error_chain;
+use crate::kernel::clock;
+use crate::kernel::memory_state::{MemoryError, MemoryState};
+use crate::kernel::perf;
+use crate::kernel::ptrace::{Stop, Tracee};
+use crate::kernel::threads::{self, ThreadState};
+use crate::symbolize;
+use enforcer_core::cpu_loop::waits::{call_name, is_idle};
+use enforcer_core::cpu_loop::{
+    ENOUGH_CALLS, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside, PROOF_TIME,
+    Recurrence, SAMPLE_HZ, SAMPLE_TIME, Sampling, Source, Suspect,
+};
+use enforcer_core::units::MonoTime;
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
+use std::time::Duration;
+
+/// What was found, and how often the thread had slept when we let go of it.
+#[derive(Debug)]
+pub(super) struct Finding {
+    pub(super) evidence: Evidence,
+    pub(super) sleeps: u64,
+}
+
+/// Looks into a suspect; `None` if it has slept meanwhile, or is gone.
+pub(super) fn investigate(suspect: &Suspect) -> Option<Finding> {
+    let thread = suspect.thread;
+    let begun = clock::now();
+    let before = threads::counters(thread)?;
+    let mut evidence = Evidence::none(suspect.source, "");
+    evidence.unproven = None;
+    let mut stack = Vec::new();
+    let mut stops = 0;
+    if suspect.source == Source::Proc {
+        evidence.unproven = Some("without eBPF only /proc is looked at".to_owned());
+    } else {
+        let samples = perf::thread::sample(thread.tid, SAMPLE_HZ, SAMPLE_TIME, clock::pause);
+        let samples = samples.unwrap_or_else(|error| {
+            tracing::warn!(tid = thread.tid, "failed to sample a thread: {error}");
+            perf::thread::Samples::default()
+        });
+        let sampling = Sampling {
+            all: samples.all,
+            in_user_mode: samples.in_user_mode,
+            singletons: samples.singletons,
+        };
+        evidence.new_state_probability = sampling.new_state_probability();
+        evidence.user_share = sampling.user_share();
+        if sampling.is_worth_a_proof() {
+            let mut proof = Proof::new(suspect, begun);
+            evidence.unproven = proof.run(&samples).err();
+            stops = proof.stops;
+            proof.tell(&mut evidence);
+        } else {
+            evidence.unproven =
+                Some("nearly every sample finds it in a new state: it is at work".to_owned());
+        }
+        stack = samples.hottest_stack;
+    }
+    // Each of our stops counts as a sleep.
+    let after = threads::counters(thread)?;
+    if after.sleeps > before.sleeps + stops {
+        let slept = after.sleeps - before.sleeps;
+        tracing::debug!(?thread, slept, stops, ?evidence, "a suspect has slept");
+        return None;
+    }
+    let spent = |both: threads::Counters| (both.user + both.system).as_secs_f64();
+    let passed = spent(after) - spent(before);
+    if evidence.user_share.is_none() && passed > 0.0 {
+        let user = after.user.saturating_sub(before.user).as_secs_f64();
+        evidence.user_share = Some((user / passed).min(1.0));
+    }
+    evidence.thread_cpu = after.user + after.system;
+    evidence.stack = symbolize::stack(thread.pid, &stack);
+    evidence.took = clock::now().since(begun);
+    Some(Finding {
+        evidence,
+        sleeps: after.sleeps,
+    })
+}
+
+/// The series of stops.
+struct Proof<'a> {
+    suspect: &'a Suspect,
+    until: MonoTime,
+    states: Recurrence,
+    noise: RandomState,
+    calls: HashMap<u64, u32>,
+    idle_calls: u32,
+    /// The call that the thread is in.
+    call: Option<u64>,
+    signals: u32,
+    major_faults: u64,
+    stops: u64,
+    stopped: Duration,
+    last_stop: Duration,
+    longest_stop: Duration,
+    pages: u64,
+    reads_clock: bool,
+    outside: Vec<Outside>,
+}
+
+impl<'a> Proof<'a> {
+    fn new(suspect: &'a Suspect, begun: MonoTime) -> Self {
+        Self {
+            suspect,
+            until: begun.after(PROOF_TIME),
+            states: Recurrence::default(),
+            noise: RandomState::new(),
+            calls: HashMap::new(),
+            idle_calls: 0,
+            call: None,
+            signals: 0,
+            major_faults: 0,
+            stops: 0,
+            stopped: Duration::ZERO,
+            last_stop: Duration::ZERO,
+            longest_stop: Duration::ZERO,
+            pages: 0,
+            reads_clock: false,
+            outside: Vec::new(),
+        }
+    }
+
+    /// Follows the thread until something is proved; the error says why not.
+    fn run(&mut self, samples: &perf::thread::Samples) -> Result<(), String> {
+        let thread = self.suspect.thread;
+        if let Some(tracer) = threads::tracer(thread.pid, thread.tid) {
+            return Err(format!("it is traced already, by process {tracer}"));
+        }
+        let others = threads::others(thread);
+        let mut memory = MemoryState::begin(thread.pid).map_err(|error| error_chain(&error))?;
+        let outcome = self.follow(&mut memory);
+        self.reads_clock |= samples
+            .addresses
+            .keys()
+            .any(|address| memory.vdso.contains(address));
+        self.outside = self.look_around(&others, &memory);
+        outcome
+    }
+
+    fn follow(&mut self, memory: &mut MemoryState) -> Result<(), String> {
+        let mut tracee = Tracee::seize(self.suspect.thread.tid).map_err(ptrace_failed)?;
+        let outcome = self.stop_and_go(&mut tracee, memory);
+        self.stops = tracee.let_go();
+        outcome
+    }
+
+    fn stop_and_go(&mut self, tracee: &mut Tracee, memory: &mut MemoryState) -> Result<(), String> {
+        let mut next = clock::now().after(self.gap());
+        let mut asked = false;
+        loop {
+            let wait_until = if asked {
+                self.until
+            } else {
+                next.min(self.until)
+            };
+            let Some(stop) = tracee.wait(wait_until).map_err(ptrace_failed)? else {
+                if clock::now() >= self.until {
+                    return Err("there was too little CPU time for it".to_owned());
+                }
+                asked = true;
+                tracee.interrupt().map_err(ptrace_failed)?;
+                continue;
+            };
+            let stopped = clock::now();
+            let done = match stop {
+                Stop::Asked => {
+                    asked = false;
+                    self.look(tracee, memory)?;
+                    None
+                }
+                Stop::CallEntry { number } => {
+                    self.call = Some(number);
+                    self.states.input();
+                    None
+                }
+                Stop::CallExit { result } => self.call_returned(result),
+                Stop::Signal => {
+                    self.signals += 1;
+                    self.states.input();
+                    None
+                }
+                Stop::Group => Some(Err("somebody has stopped it".to_owned())),
+                Stop::Gone => Some(Err("it has ended".to_owned())),
+            };
+            if let Some(done) = done {
+                return done;
+            }
+            tracee.resume().map_err(ptrace_failed)?;
+            self.count_stop(clock::now().since(stopped));
+            if stop == Stop::Asked {
+                if let Some(done) = self.after_look() {
+                    return done;
+                }
+                next = clock::now().after(self.gap());
+            }
+        }
+    }
+
+    /// Takes one snapshot of the thread, which stands still.
+    fn look(&mut self, tracee: &mut Tracee, memory: &mut MemoryState) -> Result<(), String> {
+        let mut state = DefaultHasher::new();
+        tracee
+            .registers(|bytes| state.write(bytes))
+            .map_err(ptrace_failed)?;
+        self.reads_clock |= memory.vdso.contains(&tracee.instruction());
+        let pages = memory
+            .hash(&mut state)
+            .map_err(|error: MemoryError| error_chain(&error))?;
+        self.pages = self.pages.max(pages);
+        self.states.note(clock::now(), state.finish());
+        Ok(())
+    }
+
+    /// Whether the last snapshot was the last one needed.
+    fn after_look(&mut self) -> Option<Result<(), String>> {
+        let faults = threads::counters(self.suspect.thread).map(|now| now.major_faults);
+        if faults
+            != Some(std::mem::replace(
+                &mut self.major_faults,
+                faults.unwrap_or(0),
+            ))
+        {
+            self.states.input();
+        }
+        if self.states.proves() {
+            return Some(Ok(()));
+        }
+        let why = if self.states.is_hopeless() {
+            "no state was found again: it is at work, or its loop is a long one"
+        } else if self.states.snapshots() >= MAX_SNAPSHOTS {
+            "its state recurs too seldom"
+        } else if self.stopped >= MAX_STOPPED {
+            "looking further would stop it for too long"
+        } else {
+            return None;
+        };
+        Some(Err(why.to_owned()))
+    }
+
+    fn call_returned(&mut self, result: i64) -> Option<Result<(), String>> {
+        self.states.input();
+        // The first one may be met on its way out.
+        let number = self.call.take()?;
+        *self.calls.entry(number).or_default() += 1;
+        self.idle_calls += u32::from(is_idle(number, result));
+        let enough = self.calls.values().sum::<u32>() >= ENOUGH_CALLS;
+        enough.then(|| Err("it makes system calls all the time".to_owned()))
+    }
+
+    fn count_stop(&mut self, stop: Duration) {
+        self.stopped += stop;
+        self.last_stop = stop;
+        self.longest_stop = self.longest_stop.max(stop);
+    }
+
+    /// How long it runs until the next look.
+    fn gap(&self) -> Duration {
+        let (least, most) = GAP;
+        let span = (most - least).as_nanos().max(1);
+        let noise = u128::from(self.noise.hash_one(self.states.snapshots())) % span;
+        let random = least + Duration::from_nanos(u64::try_from(noise).unwrap_or(0));
+        random.max(self.last_stop * GAP_PER_STOP)
+    }
+
+    /// What else could end the loop.
+    fn look_around(&self, before: &[ThreadState], memory: &MemoryState) -> Vec<Outside> {
+        let thread = self.suspect.thread;
+        let mut outside = memory.outside.clone();
+        if self.reads_clock {
+            outside.push(Outside::Clock);
+        }
+        if threads::has_signal_timer(thread.pid) {
+            outside.push(Outside::Timer);
+        }
+        let now = threads::others(thread);
+        let name = |state: &ThreadState| format!("{} (tid {})", state.command, state.tid);
+        for gone in before
+            .iter()
+            .filter(|old| now.iter().all(|new| new.tid != old.tid))
+        {
+            outside.push(Outside::ThreadRan(name(gone)));
+        }
+        for state in &now {
+            let known = before.iter().find(|old| old.tid == state.tid);
+            let rested = known.is_some_and(|old| old.switches == state.switches);
+            if rested {
+                outside.extend(Outside::of_wait(state.wait, name(state)));
+            } else {
+                outside.push(Outside::ThreadRan(name(state)));
+            }
+        }
+        outside
+    }
+
+    fn tell(self, evidence: &mut Evidence) {
+        evidence.snapshots = self.states.snapshots();
+        evidence.distinct_states = self.states.distinct();
+        evidence.recurrences = self.states.recurrences();
+        evidence.recurs = self.states.proves();
+        evidence.signals = self.signals;
+        evidence.pages_hashed = self.pages;
+        evidence.stopped = self.stopped;
+        evidence.longest_stop = self.longest_stop;
+        evidence.outside = self.outside;
+        evidence.calls.all = self.calls.values().sum();
+        evidence.calls.idle = self.idle_calls;
+        let mut calls: Vec<(u64, u32)> = self.calls.into_iter().collect();
+        calls.sort_by_key(|(number, times)| (std::cmp::Reverse(*times), *number));
+        let names = calls.into_iter().take(5);
+        evidence.calls.names = names.map(|(number, _)| call_name(number)).collect();
+    }
+}
+
+fn ptrace_failed(error: std::io::Error) -> String {
+    format!("ptrace failed: {error}")
+}

@@ -1,0 +1,83 @@
+//! The executor's part in finding loops: whose thread it is, how much CPU time
+//! it may use, and the thread on which a suspect is looked into.
+
+use super::investigate::{Finding, investigate};
+use super::{Executor, Registered};
+use crate::kernel::cgroupfs::Cgroup;
+use enforcer_core::WorkloadName;
+use enforcer_core::cpu_loop::{Evidence, Suspect};
+use enforcer_core::event::{CgroupId, Event};
+use enforcer_core::spec::WorkloadSpec;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Executor {
+    /// The workload whose cgroup this is.
+    pub(crate) fn owner_of(&self, id: CgroupId) -> Option<WorkloadName> {
+        let registry = self.registry();
+        let found = registry.iter().find(|(_, entry)| entry.id == id);
+        found.map(|(name, _)| name.clone())
+    }
+
+    /// Workloads that are watched for loops, and how long a thread of theirs may
+    /// run between two sleeps.
+    pub(crate) fn watched_for_loops(&self) -> Vec<(WorkloadName, Arc<Cgroup>, Duration)> {
+        let registry = self.registry();
+        let watched = registry.iter().filter_map(|(name, entry)| {
+            Some((name.clone(), Arc::clone(&entry.cgroup), entry.loop_budget?))
+        });
+        watched.collect()
+    }
+
+    pub(super) fn watch_loops(&self, entry: &mut Registered, spec: &WorkloadSpec) {
+        let budget = spec.watch.cpu_loop.as_ref().map(|watch| watch.after);
+        entry.loop_budget = budget;
+        if let Some(ring) = &self.suspects {
+            ring.set_budget(entry.id, budget);
+        }
+    }
+
+    pub(super) fn unwatch_loops(&self, id: CgroupId) {
+        if let Some(ring) = &self.suspects {
+            ring.set_budget(id, None);
+        }
+    }
+
+    /// Looks into a suspect on a thread of its own; what is traced is let go when
+    /// that thread ends, whatever becomes of it.
+    pub(super) fn begin_investigation(self: &Arc<Self>, workload: WorkloadName, suspect: Suspect) {
+        let thread = suspect.thread;
+        self.followed.pause(thread);
+        let (this, name) = (Arc::clone(self), workload.clone());
+        let source = suspect.source;
+        let work = move || {
+            let found = catch_unwind(AssertUnwindSafe(|| investigate(&suspect)));
+            tracing::debug!(?thread, found = ?found.as_ref().ok(), "looked into a suspect");
+            let evidence = match found {
+                Ok(Some(Finding { evidence, sleeps })) => {
+                    this.followed.add(name.clone(), thread, sleeps);
+                    Some(evidence)
+                }
+                Ok(None) => None,
+                Err(_) => Some(Evidence::none(source, "the proof itself failed")),
+            };
+            this.events.send(Event::CpuEvidence {
+                workload: name,
+                thread,
+                evidence: evidence.map(Box::new),
+            });
+        };
+        let spawned = std::thread::Builder::new()
+            .name("proof".to_owned())
+            .spawn(work);
+        if let Err(error) = spawned {
+            let why = format!("no thread to look into it: {error}");
+            self.events.send(Event::CpuEvidence {
+                workload,
+                thread,
+                evidence: Some(Box::new(Evidence::none(source, &why))),
+            });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The sampler's maps: threads that don't sleep come out of one, and into
+//! another goes how much CPU time each workload's threads may use between sleeps.
+
+use super::{BpfError, lock};
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use enforcer_common::Suspect;
+use enforcer_core::event::CgroupId;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::time::Duration;
+
+pub(crate) struct SuspectRing {
+    ring: Mutex<RingBuf<MapData>>,
+    descriptor: OwnedFd,
+    budgets: Mutex<HashMap<MapData, u64, u64>>,
+    lost: Mutex<(PerCpuArray<MapData, u64>, u64)>,
+}
+
+impl std::fmt::Debug for SuspectRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SuspectRing")
+            .field("descriptor", &self.descriptor)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsFd for SuspectRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl SuspectRing {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        let failed = |map| move |source: MapError| BpfError::Map { map, source };
+        let mut take = |map| ebpf.take_map(map).ok_or(BpfError::Missing(map));
+        let ring: RingBuf<MapData> = take("SUSPECTS")?.try_into().map_err(failed("SUSPECTS"))?;
+        let budgets = take("BUDGETS")?.try_into().map_err(failed("BUDGETS"))?;
+        let lost = take("SUSPECTS_LOST")?
+            .try_into()
+            .map_err(failed("SUSPECTS_LOST"))?;
+        let descriptor = ring.as_fd().try_clone_to_owned();
+        Ok(Self {
+            descriptor: descriptor.map_err(BpfError::Duplicate)?,
+            ring: Mutex::new(ring),
+            budgets: Mutex::new(budgets),
+            lost: Mutex::new((lost, 0)),
+        })
+    }
+
+    /// Hands every waiting record to `take`.
+    pub(crate) fn drain(&self, mut take: impl FnMut(Suspect)) {
+        let mut ring = lock(&self.ring);
+        while let Some(bytes) = ring.next() {
+            match Suspect::from_bytes(&bytes) {
+                Some(suspect) => take(suspect),
+                None => tracing::warn!("a record of {} bytes is no suspect", bytes.len()),
+            }
+        }
+    }
+
+    /// Records that found the ring full since the last call. Their threads are
+    /// told again at their next sample.
+    pub(crate) fn newly_lost(&self) -> u64 {
+        let mut lost = lock(&self.lost);
+        let total = lost
+            .0
+            .get(&0, 0)
+            .map(|values| values.iter().sum())
+            .unwrap_or(lost.1);
+        let newly = total - lost.1.min(total);
+        lost.1 = total;
+        newly
+    }
+
+    /// Watches a workload's threads, or, without a budget, no more.
+    pub(crate) fn set_budget(&self, cgroup: CgroupId, budget: Option<Duration>) {
+        let mut budgets = lock(&self.budgets);
+        let done = match budget {
+            Some(budget) => {
+                let nanos = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
+                budgets.insert(cgroup.0, nanos, 0)
+            }
+            None => match budgets.remove(&cgroup.0) {
+                Err(MapError::KeyNotFound) => Ok(()),
+                removed => removed,
+            },
+        };
+        if let Err(error) = done {
+            tracing::warn!(
+                cgroup = cgroup.0,
+                "CPU loops are not watched as asked: {error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The threads of a process: how much they ran, what they sleep in, and what may
+//! wake them. All of it is read from `/proc`, and may be gone the next moment.
+
+use enforcer_core::cpu_loop::Thread;
+use enforcer_core::cpu_loop::waits::{Sleep, Wait};
+use std::time::Duration;
+
+/// One thread at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadState {
+    pub(crate) tid: u32,
+    pub(crate) command: String,
+    /// How often it was switched away from, of its own will or not.
+    pub(crate) switches: u64,
+    pub(crate) wait: Wait,
+}
+
+/// What a suspect's own counters say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// `voluntary_ctxt_switches`: how often it slept, or was stopped by us.
+    pub(crate) sleeps: u64,
+    /// CPU time in its own code and in the kernel, to 10 ms.
+    pub(crate) user: Duration,
+    pub(crate) system: Duration,
+    pub(crate) major_faults: u64,
+    pub(crate) start_ticks: u64,
+}
+
+/// The counters of a thread; `None` if it is gone, or its number is another's.
+pub(crate) fn counters(thread: Thread) -> Option<Counters> {
+    counters_of(thread.pid, thread.tid).filter(|found| found.start_ticks == thread.start_ticks)
+}
+
+/// The counters of whatever thread has this number now.
+pub(crate) fn counters_of(pid: u32, tid: u32) -> Option<Counters> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).ok();
+    let (status, stat) = (read("status")?, read("stat")?);
+    // The command may hold anything; what follows its last parenthesis doesn't.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
+    // proc(5): `state` is field 3.
+    Some(Counters {
+        sleeps: field(&status, "voluntary_ctxt_switches")?,
+        major_faults: number(9)?,
+        user: ticks(number(11)?),
+        system: ticks(number(12)?),
+        start_ticks: number(19)?,
+    })
+}
+
+fn ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(1000) / procfs::ticks_per_second())
+}
+
+fn field(status: &str, key: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.trim().parse().ok()
+}
+
+/// The name of a thread.
+pub(crate) fn command(pid: u32, tid: u32) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
+    Some(text.trim_end().to_owned())
+}
+
+/// Every thread of the process but this one.
+pub(crate) fn others(thread: Thread) -> Vec<ThreadState> {
+    let has_timer = has_timer_descriptor(thread.pid);
+    let listed = std::fs::read_dir(format!("/proc/{}/task", thread.pid));
+    let tids = listed
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    tids.filter(|tid| *tid != thread.tid)
+        .filter_map(|tid| state(thread.pid, tid, has_timer))
+        .collect()
+}
+
+fn state(pid: u32, tid: u32, has_timer_descriptor: bool) -> Option<ThreadState> {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).ok();
+    let status = read("status")?;
+    let switches =
+        field(&status, "voluntary_ctxt_switches")? + field(&status, "nonvoluntary_ctxt_switches")?;
+    // "running", or where it sleeps: the call, its arguments, stack, instruction.
+    let call = read("syscall").unwrap_or_default();
+    let words: Vec<&str> = call.split_whitespace().collect();
+    let argument = |index: usize| {
+        let text = words.get(index)?.strip_prefix("0x")?;
+        u64::from_str_radix(text, 16).ok()
+    };
+    let wait = match words.first().and_then(|word| word.parse::<u64>().ok()) {
+        Some(number) => Sleep {
+            number,
+            arguments: std::array::from_fn(|index| argument(index + 1).unwrap_or(0)),
+            has_timer_descriptor,
+        }
+        .wait(),
+        None => Wait::Running,
+    };
+    Some(ThreadState {
+        tid,
+        command: read("comm").unwrap_or_default().trim_end().to_owned(),
+        switches,
+        wait,
+    })
+}
+
+fn has_timer_descriptor(pid: u32) -> bool {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let links = listed
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links
+        .map(|link| link.to_string_lossy().into_owned())
+        .any(|link| link == "anon_inode:[timerfd]" || link == "anon_inode:[io_uring]")
+}
+
+/// Whether a timer may send the process a signal that it handles: a POSIX timer
+/// (`CONFIG_CHECKPOINT_RESTORE` shows them), or a handler for what setitimer(2)
+/// sends, whose timers are shown nowhere.
+pub(crate) fn has_signal_timer(pid: u32) -> bool {
+    let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
+    if !timers.trim().is_empty() {
+        return true;
+    }
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
+    [libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF]
+        .iter()
+        .any(|signal| caught & (1 << (signal - 1)) != 0)
+}
+
+/// Who traces it, if anybody.
+pub(crate) fn tracer(pid: u32, tid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let tracer = field(&status, "TracerPid")?;
+    u32::try_from(tracer).ok().filter(|tracer| *tracer != 0)
+}

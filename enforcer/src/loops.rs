@@ -1,0 +1,199 @@
+//! Threads that don't sleep: from the sampler's ring, or where there is none,
+//! from `/proc` once a second. And whether those that were looked at still don't.
+//! Passes on what it saw; the core judges.
+
+use crate::executor::{Executor, lock};
+use crate::kernel::bpf::suspects::SuspectRing;
+use crate::kernel::cpus::{self, Announcements};
+use crate::kernel::perf::cpu_clock::CpuClock;
+use crate::kernel::{process, ready, threads};
+use enforcer_common::Suspect as Record;
+use enforcer_core::WorkloadName;
+use enforcer_core::cpu_loop::{Source, Streaks, Suspect, Thread};
+use enforcer_core::event::{CgroupId, Event};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::time::MissedTickBehavior;
+
+/// How often the threads that were looked at are asked whether they slept.
+const FOLLOW: Duration = Duration::from_millis(500);
+/// How often `/proc` is read where there is no sampler.
+const POLL: Duration = Duration::from_secs(1);
+const NANOS_PER_TICK: u64 = 10_000_000;
+
+/// Threads that were looked at, with how often they had slept by then.
+#[derive(Debug, Default)]
+pub(crate) struct Followed(Mutex<BTreeMap<Thread, (WorkloadName, u64)>>);
+
+impl Followed {
+    pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
+        lock(&self.0).insert(thread, (workload, sleeps));
+    }
+
+    /// Our own stops would look like sleeps.
+    pub(crate) fn pause(&self, thread: Thread) {
+        lock(&self.0).remove(&thread);
+    }
+
+    /// Takes out those that have slept, or are gone.
+    fn ended(&self) -> Vec<(WorkloadName, Thread)> {
+        let spins = |thread: &Thread, sleeps: u64| {
+            threads::counters(*thread).is_some_and(|now| now.sleeps == sleeps)
+        };
+        let mut ended = Vec::new();
+        lock(&self.0).retain(|thread, (workload, sleeps)| {
+            let goes_on = spins(thread, *sleeps);
+            if !goes_on {
+                ended.push((workload.clone(), *thread));
+            }
+            goes_on
+        });
+        ended
+    }
+}
+
+/// Tells when threads that were looked at sleep again.
+pub(crate) async fn follow(executor: Arc<Executor>) {
+    let mut tick = tokio::time::interval(FOLLOW);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        tick.tick().await;
+        for (workload, thread) in executor.followed.ended() {
+            executor.send(Event::CpuStreakEnded { workload, thread });
+        }
+    }
+}
+
+/// Passes on what the sampler finds, and keeps it on every CPU.
+pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor: Arc<Executor>) {
+    let degraded = |why: String| Event::Degraded {
+        what: "cpu_loop".to_owned(),
+        why,
+    };
+    let polled = match ready::watch(&*ring, Interest::READABLE) {
+        Ok(polled) => polled,
+        Err(error) => {
+            executor.send(degraded(format!(
+                "the suspects' ring can't be polled: {error}"
+            )));
+            return;
+        }
+    };
+    let announced = Announcements::open()
+        .and_then(|socket| Ok((ready::watch(&socket, Interest::READABLE)?, socket)));
+    let announced = announced
+        .inspect_err(|error| {
+            tracing::warn!("CPUs that come back will not be sampled: {error}");
+        })
+        .ok();
+    loop {
+        tokio::select! {
+            readable = polled.readable() => {
+                let Ok(mut readable) = readable else { return };
+                ring.drain(|record| deliver(&record, &executor));
+                let lost = ring.newly_lost();
+                if lost > 0 {
+                    executor.send(Event::EventsLost(lost));
+                }
+                readable.clear_ready();
+            }
+            mut readable = next_announcement(announced.as_ref().map(|(polled, _)| polled)) => {
+                let Some((_, socket)) = &announced else { continue };
+                if let Err(error) = follow_cpus(&mut clock, socket) {
+                    executor.send(degraded(format!("a CPU can't be sampled: {error}")));
+                }
+                readable.clear_ready();
+            }
+        }
+    }
+}
+
+type Polled = tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>;
+
+async fn next_announcement(
+    polled: Option<&Polled>,
+) -> tokio::io::unix::AsyncFdReadyGuard<'_, std::os::fd::OwnedFd> {
+    if let Some(polled) = polled
+        && let Ok(ready) = polled.readable().await
+    {
+        return ready;
+    }
+    std::future::pending().await
+}
+
+fn follow_cpus(clock: &mut CpuClock, socket: &Announcements) -> std::io::Result<()> {
+    let online = cpus::online()?;
+    match socket.take() {
+        Some(cpus) if cpus.is_empty() => return Ok(()),
+        Some(cpus) => cpus.into_iter().for_each(|cpu| clock.reopen(cpu)),
+        // Which ones is not known: all of them are opened anew.
+        None => online.iter().for_each(|cpu| clock.reopen(*cpu)),
+    }
+    clock.reconcile(&online)
+}
+
+fn deliver(record: &Record, executor: &Executor) {
+    let id = CgroupId(record.cgroup);
+    let Some(workload) = executor.owner_of(id) else {
+        tracing::debug!(tid = record.tid, "a suspect that is none of ours");
+        return;
+    };
+    let suspect = Suspect {
+        thread: Thread {
+            pid: record.tgid,
+            tid: record.tid,
+            start_ticks: record.start_ns / NANOS_PER_TICK,
+        },
+        command: process::command_of(&record.comm),
+        cpu: Duration::from_nanos(record.cpu_ns),
+        source: Source::Ebpf,
+    };
+    executor.send(Event::CpuSuspect { workload, suspect });
+}
+
+/// Finds suspects without eBPF, for as long as the agent lives.
+pub(crate) async fn poll(executor: Arc<Executor>) {
+    let mut tick = tokio::time::interval(POLL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let streaks = Arc::new(Mutex::new(Streaks::default()));
+    loop {
+        tick.tick().await;
+        let (executor, streaks) = (Arc::clone(&executor), Arc::clone(&streaks));
+        let round = tokio::task::spawn_blocking(move || read_all(&executor, &mut lock(&streaks)));
+        if round.await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read_all(executor: &Executor, streaks: &mut Streaks) {
+    streaks.begin_round();
+    for (workload, cgroup, budget) in executor.watched_for_loops() {
+        for tid in cgroup.threads().unwrap_or_default() {
+            let Some(pid) = process::tgid_of(tid) else {
+                continue;
+            };
+            let Some(now) = threads::counters_of(pid, tid) else {
+                continue;
+            };
+            let thread = Thread {
+                pid,
+                tid,
+                start_ticks: now.start_ticks,
+            };
+            let spun = streaks.observe(thread, now.sleeps, now.user + now.system, budget);
+            if let Some(cpu) = spun {
+                let suspect = Suspect {
+                    thread,
+                    command: threads::command(pid, tid).unwrap_or_default(),
+                    cpu,
+                    source: Source::Proc,
+                };
+                let workload = workload.clone();
+                executor.send(Event::CpuSuspect { workload, suspect });
+            }
+        }
+    }
+}

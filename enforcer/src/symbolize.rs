@@ -1,0 +1,200 @@
+//! Addresses of a hot stack to names. The files that hold the names belong to
+//! whoever runs the workload, and parsing them is no work for a privileged
+//! agent: a child without any privilege does it, for two seconds at most, and
+//! what it doesn't answer stays a number.
+
+use crate::kernel::unprivileged;
+use blazesym::symbolize::source::{Elf, Source};
+use blazesym::symbolize::{Input, Symbolized, Symbolizer};
+use serde::{Deserialize, Serialize};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+/// Frames that are told.
+const FRAMES: usize = 8;
+/// A name may be a page of C++.
+const LONGEST_NAME: usize = 200;
+const LARGEST_PERF_MAP: u64 = 64 << 20;
+
+/// What the child is asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Question {
+    frames: Vec<Frame>,
+    perf_map: PathBuf,
+    owner: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Frame {
+    address: u64,
+    /// The file that is mapped there, and where in it.
+    file: Option<(PathBuf, u64)>,
+}
+
+/// The frames of a stack as text, innermost first: with names where a child
+/// finds them in time.
+pub(crate) fn stack(pid: u32, addresses: &[u64]) -> Vec<String> {
+    let Some((question, uid, gid)) = question(pid, addresses) else {
+        return addresses.iter().take(FRAMES).map(plain).collect();
+    };
+    let asked = serde_json::to_vec(&question).unwrap_or_default();
+    let answer = unprivileged::run("symbolize", &asked, (uid, gid))
+        .inspect_err(|error| tracing::debug!("no names for a stack: {error}"))
+        .unwrap_or_default();
+    let names: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
+    let frames = question.frames.iter().enumerate();
+    frames
+        .map(|(index, frame)| match names.get(index) {
+            Some(name) if !name.is_empty() => printable(name),
+            _ => frame.without_name(),
+        })
+        .collect()
+}
+
+fn plain(address: &u64) -> String {
+    format!("{address:#x}")
+}
+
+/// Names come from files that anybody may have written.
+fn printable(name: &str) -> String {
+    let shown = name.chars().take(LONGEST_NAME);
+    shown
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
+fn question(pid: u32, addresses: &[u64]) -> Option<(Question, u32, u32)> {
+    let (uid, gid) = crate::kernel::process::owner(pid)?;
+    let mappings = crate::kernel::process::file_mappings(pid);
+    let frame = |address: &u64| {
+        let mapping = mappings
+            .iter()
+            .find(|mapping| mapping.range.contains(address))?;
+        let offset = address - mapping.range.start + mapping.offset;
+        Some((mapping.file.clone(), offset))
+    };
+    let frames = addresses.iter().take(FRAMES).map(|address| Frame {
+        address: *address,
+        file: frame(address),
+    });
+    let question = Question {
+        frames: frames.collect(),
+        perf_map: PathBuf::from(format!("/tmp/perf-{pid}.map")),
+        owner: uid,
+    };
+    (!question.frames.is_empty()).then_some((question, uid, gid))
+}
+
+impl Frame {
+    fn without_name(&self) -> String {
+        match &self.file {
+            Some((file, offset)) => format!("{}+{offset:#x}", file_name(file)),
+            None => plain(&self.address),
+        }
+    }
+}
+
+fn file_name(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default();
+    printable(&name.to_string_lossy())
+}
+
+/// The child's part: a question on standard input, names on standard output. It
+/// gives up its privileges before it reads a byte.
+pub(crate) fn answer() -> anyhow::Result<()> {
+    unprivileged::confine()?;
+    let mut asked = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(1 << 20)
+        .read_to_end(&mut asked)?;
+    let question: Question = serde_json::from_slice(&asked)?;
+    let symbolizer = Symbolizer::new();
+    let perf_map = perf_map(&question);
+    let names: Vec<String> = question
+        .frames
+        .iter()
+        .map(|frame| name(&symbolizer, frame, &perf_map).unwrap_or_default())
+        .collect();
+    println!("{}", serde_json::to_string(&names)?);
+    Ok(())
+}
+
+fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str) -> Option<String> {
+    let Some((file, offset)) = &frame.file else {
+        return name_in_perf_map(perf_map, frame.address);
+    };
+    let source = Source::Elf(Elf::new(file));
+    let found = symbolizer
+        .symbolize(&source, Input::FileOffset(&[*offset]))
+        .ok()?;
+    let Some(Symbolized::Sym(symbol)) = found.first() else {
+        return None;
+    };
+    let place = symbol.code_info.as_ref().map(|info| {
+        let line = info
+            .line
+            .map_or_else(String::new, |line| format!(":{line}"));
+        format!(" at {}{line}", info.file.to_string_lossy())
+    });
+    Some(format!(
+        "{}+{:#x} in {}{}",
+        symbol.name,
+        symbol.offset,
+        file_name(file),
+        place.unwrap_or_default()
+    ))
+}
+
+/// What a just-in-time compiler has written about its code, if the workload's
+/// own user did: nobody else is believed.
+fn perf_map(question: &Question) -> String {
+    let read = || -> Option<String> {
+        let file = unprivileged::open_owned(&question.perf_map, question.owner)?;
+        let mut text = String::new();
+        file.take(LARGEST_PERF_MAP).read_to_string(&mut text).ok()?;
+        Some(text)
+    };
+    read().unwrap_or_default()
+}
+
+/// A line is `START SIZE name`, the numbers in hex.
+fn name_in_perf_map(map: &str, address: u64) -> Option<String> {
+    map.lines().find_map(|line| {
+        let mut words = line.splitn(3, ' ');
+        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+        let (start, size) = (number(words.next()?)?, number(words.next()?)?);
+        let offset = address.checked_sub(start)?;
+        (offset < size).then(|| words.next().map(|name| format!("{name}+{offset:#x}")))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_perf_map_names_what_lies_inside() {
+        let map = "7f00 10 LazyCompile:*spin app.js:3\n0x7f20 8 stub\nbroken\n";
+        let found = |address| name_in_perf_map(map, address);
+        assert_eq!(
+            found(0x7f04).as_deref(),
+            Some("LazyCompile:*spin app.js:3+0x4")
+        );
+        assert_eq!(found(0x7f20).as_deref(), Some("stub+0x0"));
+        assert_eq!(found(0x7f10), None);
+    }
+
+    #[test]
+    fn our_own_code_is_found_by_name() {
+        let here = name_in_perf_map as *const () as u64;
+        let (question, ..) = question(std::process::id(), &[here]).expect("our own maps");
+        let name = name(&Symbolizer::new(), &question.frames[0], "").expect("a symbol");
+        assert!(name.contains("name_in_perf_map"), "{name}");
+    }
+
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+    }
+}
