@@ -168,6 +168,15 @@ impl Agent {
         fs::write(self.folder.join("manifest.yaml"), manifest).unwrap();
     }
 
+    /// SIGKILL: it has no time to put anything right.
+    ///
+    /// # Panics
+    /// If it can't be waited for.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
     /// Ctrl-C; returns whether it ended well.
     ///
     /// # Panics

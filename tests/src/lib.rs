@@ -5,6 +5,8 @@
 )]
 
 pub mod agent;
+pub mod burn;
+pub mod corpus;
 pub mod kernel;
 pub mod swap;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
+const LINK: u32 = 0o120_777;
 const FILE: u32 = 0o100_644;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
@@ -30,6 +31,10 @@ impl Archive {
 
     pub(crate) fn character_device(&mut self, path: &str, number: (u32, u32)) -> Result<()> {
         self.entry(path, CHARACTER_DEVICE, number, &[])
+    }
+
+    pub(crate) fn symlink(&mut self, path: &str, to: &str) -> Result<()> {
+        self.entry(path, LINK, (0, 0), to.as_bytes())
     }
 
     pub(crate) fn text(&mut self, path: &str, text: &str) -> Result<()> {

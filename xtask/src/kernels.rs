@@ -186,6 +186,11 @@ pub(crate) fn refresh_package_lists() -> Result<()> {
 
 /// Downloads one package (apt checks its signature and checksum) and unpacks it.
 pub(crate) fn download_package(package: &str, folder: &Path) -> Result<()> {
+    unpack_packages(&[package.to_owned()], folder)
+}
+
+/// The same for many, in one go.
+pub(crate) fn unpack_packages(packages: &[String], folder: &Path) -> Result<()> {
     let parcels = folder.join("parcel");
     std::fs::create_dir_all(&parcels)
         .with_context(|| format!("failed to create {}", parcels.display()))?;
@@ -194,7 +199,8 @@ pub(crate) fn download_package(package: &str, folder: &Path) -> Result<()> {
             Command::new("apt-get")
                 .current_dir(&parcels)
                 // Root's downloads would else be tried as another user, who may not write here.
-                .args(["-o", "APT::Sandbox::User=root", "download", "-q", package]),
+                .args(["-o", "APT::Sandbox::User=root", "download", "-q"])
+                .args(packages),
         )
     };
     if download().is_err() {

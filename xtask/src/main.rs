@@ -3,6 +3,7 @@
 
 mod compile;
 mod console;
+mod corpus;
 mod initramfs;
 mod kernels;
 mod process;

@@ -18,6 +18,7 @@ pub(crate) fn everything() -> Result<()> {
         say(&format!("kernel {}: {}", kernel.series, kernel.package));
     }
     busybox()?;
+    crate::corpus::tree()?;
     say("ready");
     Ok(())
 }

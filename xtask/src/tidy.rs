@@ -112,6 +112,7 @@ const RULES: &[Rule] = &[
             "enforcer/src/runtime.rs",
             "tests/src/lib.rs",
             "tests/src/bin/",
+            "tests/src/burn.rs",
             "xtask/src/tidy.rs",
         ],
         words: &["thread::sleep", "time::sleep("],

@@ -116,8 +116,8 @@ fn prepare() -> Result<Programs> {
 
 fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
     let mut archive = Archive::new();
+    crate::corpus::pack(&mut archive)?;
     for folder in [
-        "bin",
         "dev",
         "etc",
         "etc/enforcer",
@@ -142,17 +142,16 @@ fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
         .with_context(|| format!("failed to read {}", demo.display()))?;
     archive.text("etc/enforcer/demo.yaml", &text)?;
     archive.program("init", &programs.init)?;
-    archive.program("bin/enforcer", &programs.agent)?;
-    archive.program("bin/fixture", &programs.fixture)?;
-    archive.program("bin/suite", &programs.suite)?;
-    archive.program("bin/bench", &programs.bench)?;
+    archive.program("usr/bin/enforcer", &programs.agent)?;
+    archive.program("usr/bin/fixture", &programs.fixture)?;
+    archive.program("usr/bin/suite", &programs.suite)?;
+    archive.program("usr/bin/bench", &programs.bench)?;
     if let Some(module) = &kernel.loop_module {
-        archive.directory("lib")?;
-        archive.directory("lib/modules")?;
-        archive.program("lib/modules/loop.ko", module)?;
+        archive.directory("usr/lib/modules")?;
+        archive.program("usr/lib/modules/loop.ko", module)?;
     }
     if shell {
-        archive.program("bin/busybox", &setup::busybox()?)?;
+        archive.program("usr/bin/busybox", &setup::busybox()?)?;
     }
     let kind = if shell { "shell" } else { "tests" };
     let file = target().join(format!("vm/{kind}-{}.cpio", kernel.series));

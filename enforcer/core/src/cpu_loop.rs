@@ -24,6 +24,8 @@ use waits::Wait;
 /// how often a second.
 pub const SAMPLE_TIME: Duration = Duration::from_millis(500);
 pub const SAMPLE_HZ: u32 = 997;
+/// Where there are fewer, it has not had its CPU time yet, and is sampled longer.
+pub const ENOUGH_SAMPLES: u32 = 150;
 /// Fewer samples say nothing.
 pub const MIN_SAMPLES: u32 = 50;
 /// A thread whose next state is new with at least this probability is at work,
@@ -36,7 +38,7 @@ pub const GAP: (Duration, Duration) = (Duration::from_millis(6), Duration::from_
 pub const GAP_PER_STOP: u32 = 2;
 pub const MAX_SNAPSHOTS: u32 = 160;
 /// How long one thread is stopped in all, at most.
-pub const MAX_STOPPED: Duration = Duration::from_millis(500);
+pub const MAX_STOPPED: Duration = Duration::from_secs(1);
 /// How long a proof may take, on a host whose CPUs are all taken.
 pub const PROOF_TIME: Duration = Duration::from_secs(8);
 /// Pages that are read and hashed for one snapshot, at most.

@@ -2,12 +2,14 @@
 //! is in a file of its own, or a question to the agent.
 
 mod client;
+mod doctor;
 mod events;
 mod fault;
 mod live;
 mod ps;
 mod run;
 mod sentence;
+mod status;
 mod workload;
 
 use crate::settings::{Color, Settings};
@@ -60,6 +62,17 @@ enum Command {
     },
     /// List the workloads
     Ps {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show how one workload is doing; exits with 3 if it is not running
+    Status {
+        workload: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Check whether this host is fit, each fault with its cure
+    Doctor {
         #[command(flatten)]
         output: Output,
     },
@@ -134,6 +147,8 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
             workload::apply(&settings, file.as_deref(), prune, force)
         }
         Command::Ps { output } => ps::ps(&settings, output.json),
+        Command::Status { workload, output } => status::status(&settings, &workload, output.json),
+        Command::Doctor { output } => doctor::doctor(&settings, output.json),
         Command::Inspect { workload, output } => {
             workload::inspect(&settings, &workload, output.json)
         }

@@ -76,7 +76,7 @@ fn throttle(workload: &Value) -> String {
 }
 
 /// How long ago an RFC 3339 time was.
-fn age(time: &str) -> String {
+pub(super) fn age(time: &str) -> String {
     let Ok(then) = time.parse::<jiff::Timestamp>() else {
         return "-".to_owned();
     };

@@ -241,7 +241,7 @@ pub(super) fn throttle_in_words(workload: &serde_json::Value) -> String {
 }
 
 /// Names need no escaping; what is no name must not become another path.
-fn escaped(name: &str) -> String {
+pub(super) fn escaped(name: &str) -> String {
     name.bytes()
         .map(|byte| {
             if byte.is_ascii_alphanumeric() || byte == b'-' {

@@ -5,20 +5,22 @@
 
 use super::error_chain;
 use crate::kernel::clock;
-use crate::kernel::memory_state::{MemoryError, MemoryState};
+use crate::kernel::memory_state::{MemoryError, MemoryState, can_be_stepped};
 use crate::kernel::perf;
 use crate::kernel::ptrace::{Stop, Tracee};
 use crate::kernel::threads::{self, ThreadState};
 use crate::symbolize;
 use enforcer_core::cpu_loop::waits::{call_name, is_idle};
 use enforcer_core::cpu_loop::{
-    ENOUGH_CALLS, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside, PROOF_TIME,
-    Recurrence, SAMPLE_HZ, SAMPLE_TIME, Sampling, Source, Suspect,
+    ENOUGH_CALLS, ENOUGH_SAMPLES, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside,
+    PROOF_TIME, Recurrence, SAMPLE_HZ, SAMPLE_TIME, Sampling, Source, Suspect,
 };
 use enforcer_core::units::MonoTime;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
 use std::time::Duration;
+
+const TOO_LITTLE_TIME: &str = "there was too little CPU time for it";
 
 /// What was found, and how often the thread had slept when we let go of it.
 #[derive(Debug)]
@@ -39,7 +41,9 @@ pub(super) fn investigate(suspect: &Suspect) -> Option<Finding> {
     if suspect.source == Source::Proc {
         evidence.unproven = Some("without eBPF only /proc is looked at".to_owned());
     } else {
-        let samples = perf::thread::sample(thread.tid, SAMPLE_HZ, SAMPLE_TIME, clock::pause);
+        let enough = |samples: &perf::thread::Samples| samples.all >= ENOUGH_SAMPLES;
+        let samples =
+            perf::thread::sample(thread.tid, SAMPLE_HZ, SAMPLE_TIME, clock::pause, enough);
         let samples = samples.unwrap_or_else(|error| {
             tracing::warn!(tid = thread.tid, "failed to sample a thread: {error}");
             perf::thread::Samples::default()
@@ -134,24 +138,25 @@ impl<'a> Proof<'a> {
             return Err(format!("it is traced already, by process {tracer}"));
         }
         let others = threads::others(thread);
-        let mut memory = MemoryState::begin(thread.pid).map_err(|error| error_chain(&error))?;
-        let outcome = self.follow(&mut memory);
-        self.reads_clock |= samples
-            .addresses
-            .keys()
-            .any(|address| memory.vdso.contains(address));
-        self.outside = self.look_around(&others, &memory);
-        outcome
-    }
-
-    fn follow(&mut self, memory: &mut MemoryState) -> Result<(), String> {
-        let mut tracee = Tracee::seize(self.suspect.thread.tid).map_err(ptrace_failed)?;
-        let outcome = self.stop_and_go(&mut tracee, memory);
+        let mut memory = None;
+        let mut tracee = Tracee::seize(thread.tid).map_err(ptrace_failed)?;
+        let outcome = self.follow(&mut tracee, &mut memory);
         self.stops = tracee.let_go();
+        if let Some(memory) = memory {
+            self.reads_clock |= samples
+                .addresses
+                .keys()
+                .any(|address| memory.vdso.contains(address));
+            self.outside = self.look_around(&others, &memory);
+        }
         outcome
     }
 
-    fn stop_and_go(&mut self, tracee: &mut Tracee, memory: &mut MemoryState) -> Result<(), String> {
+    fn follow(
+        &mut self,
+        tracee: &mut Tracee,
+        memory: &mut Option<MemoryState>,
+    ) -> Result<(), String> {
         let mut next = clock::now().after(self.gap());
         let mut asked = false;
         loop {
@@ -162,7 +167,7 @@ impl<'a> Proof<'a> {
             };
             let Some(stop) = tracee.wait(wait_until).map_err(ptrace_failed)? else {
                 if clock::now() >= self.until {
-                    return Err("there was too little CPU time for it".to_owned());
+                    return Err(TOO_LITTLE_TIME.to_owned());
                 }
                 asked = true;
                 tracee.interrupt().map_err(ptrace_failed)?;
@@ -203,19 +208,54 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Takes one snapshot of the thread, which stands still.
-    fn look(&mut self, tracee: &mut Tracee, memory: &mut MemoryState) -> Result<(), String> {
+    /// Takes one snapshot of the thread, which stands still. If it is as it was, it
+    /// may not have run since, so it executes one instruction more.
+    fn look(
+        &mut self,
+        tracee: &mut Tracee,
+        memory: &mut Option<MemoryState>,
+    ) -> Result<(), String> {
+        let Some(memory) = memory else {
+            // Begun while it stands still: it would else wait for the lock of its
+            // own memory, and that is a sleep.
+            let begun = MemoryState::begin(self.suspect.thread.pid);
+            *memory = Some(begun.map_err(|error| error_chain(&error))?);
+            return Ok(());
+        };
+        self.reads_clock |= memory.vdso.contains(&tracee.instruction());
+        let state = self.state(tracee, memory)?;
+        if self.states.note(clock::now(), state) {
+            return Ok(());
+        }
+        if !can_be_stepped(self.suspect.thread.pid, tracee.instruction()) {
+            self.states.input();
+            return Ok(());
+        }
+        match tracee.step(self.until).map_err(ptrace_failed)? {
+            Some(Stop::Asked) => {
+                let state = self.state(tracee, memory)?;
+                self.states.stepped(clock::now(), state);
+                Ok(())
+            }
+            Some(Stop::Gone) => Err("it has ended".to_owned()),
+            None => Err(TOO_LITTLE_TIME.to_owned()),
+            Some(_) => {
+                self.states.input();
+                Ok(())
+            }
+        }
+    }
+
+    fn state(&mut self, tracee: &mut Tracee, memory: &mut MemoryState) -> Result<u64, String> {
         let mut state = DefaultHasher::new();
         tracee
             .registers(|bytes| state.write(bytes))
             .map_err(ptrace_failed)?;
-        self.reads_clock |= memory.vdso.contains(&tracee.instruction());
         let pages = memory
             .hash(&mut state)
             .map_err(|error: MemoryError| error_chain(&error))?;
         self.pages = self.pages.max(pages);
-        self.states.note(clock::now(), state.finish());
-        Ok(())
+        Ok(state.finish())
     }
 
     /// Whether the last snapshot was the last one needed.

@@ -185,6 +185,18 @@ impl MemoryState {
     }
 }
 
+/// Whether a step over a process's next instruction shows all that it does: one
+/// over a system call shows no stop of its own, and a breakpoint's signal looks
+/// like the step's.
+pub(crate) fn can_be_stepped(pid: u32, address: u64) -> bool {
+    let mut code = [0; 2];
+    let read = File::open(format!("/proc/{pid}/mem"))
+        .and_then(|memory| memory.read_exact_at(&mut code, address));
+    // `syscall`, `sysenter`, `int`, `int3`, `int1`.
+    let is_special = matches!(code, [0x0f, 0x05 | 0x34] | [0xcc | 0xcd | 0xf1, _]);
+    read.is_ok() && !is_special && cfg!(target_arch = "x86_64")
+}
+
 /// A line of `/proc/PID/maps`.
 struct Mapping<'a> {
     range: Range<u64>,

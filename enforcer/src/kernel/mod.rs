@@ -7,6 +7,7 @@ pub(crate) mod cgroupfs;
 pub(crate) mod clock;
 pub(crate) mod counters;
 pub(crate) mod cpus;
+pub(crate) mod fitness;
 pub(crate) mod hierarchy;
 pub(crate) mod limits;
 pub(crate) mod log_file;

@@ -185,6 +185,20 @@ impl Tracee {
         }
     }
 
+    /// Lets it execute one instruction. Returns how it stopped after that: `Asked`
+    /// if that was all, or `CallExit` if the instruction was a system call.
+    pub(crate) fn step(&mut self, until: MonoTime) -> io::Result<Option<Stop>> {
+        let signal = self.stopped.take().unwrap_or(0);
+        self.request(libc::PTRACE_SINGLESTEP, signal)?;
+        let stop = self.wait(until)?;
+        // The trap of a step is a signal that only we are to see.
+        if stop == Some(Stop::Signal) && self.stopped == Some(libc::SIGTRAP) {
+            self.stopped = Some(0);
+            return Ok(Some(Stop::Asked));
+        }
+        Ok(stop)
+    }
+
     /// Passes its registers, all of them, to `take`. It must stand still.
     pub(crate) fn registers(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
         for set in [GENERAL_SET, FPU_SET] {

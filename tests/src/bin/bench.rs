@@ -7,6 +7,8 @@
 )]
 
 use enforcer_tests::agent::{self, Agent};
+use enforcer_tests::corpus::Expected::Nothing;
+use enforcer_tests::corpus::{self, HEADER, PROGRAMS};
 use enforcer_tests::{kernel, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,7 +27,12 @@ fn main() {
         demo();
         return;
     }
-    let all: [Measurement; 3] = [("restart", restart), ("start", start), ("memory", memory)];
+    let all: [Measurement; 4] = [
+        ("restart", restart),
+        ("start", start),
+        ("memory", memory),
+        ("corpus", verdicts),
+    ];
     keep_controllers_in_use();
     let floor = floor();
     println!("bare fork + exec: {floor}");
@@ -202,6 +209,25 @@ fn start(floor: &Samples) {
     );
     println!("`enforcer start` → it returns: {returned}");
     println!("    {:.1} × a bare fork + exec", returned.ratio_to(floor));
+}
+
+/// What each program of the corpus is called, four at a time, and then some alone.
+fn verdicts(_floor: &Samples) {
+    println!("{HEADER}");
+    for programs in PROGRAMS.chunks(4) {
+        for outcome in corpus::run(programs) {
+            println!("{}", outcome.row());
+        }
+    }
+    println!("\nalone:\n\n{HEADER}");
+    for program in PROGRAMS
+        .iter()
+        .filter(|program| program.expected != Nothing)
+    {
+        for outcome in corpus::run(&[*program]) {
+            println!("{}", outcome.row());
+        }
+    }
 }
 
 /// What the agent holds with ten workloads, after each was restarted once.

@@ -71,6 +71,10 @@ fn main() {
                 touch(&mut kept);
             }
         }
+        "burn" => {
+            enforcer_tests::burn::burn(argument(1));
+            rest()
+        }
         "spin" => loop {
             std::hint::spin_loop();
         },

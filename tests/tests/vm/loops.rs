@@ -1,19 +1,316 @@
-//! Threads that don't sleep: what is found, what it is called, and what is done.
+//! Threads that don't sleep: what is done about them, and what is never done.
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
-const QUICKLY: &str = "watch: { cpu_loop: { after: 2s } }";
+const QUICKLY: &str = "watch: { cpu_loop: { after: 2s, step: 1s } }";
+
+fn ladder(respond: &str) -> String {
+    format!("watch: {{ cpu_loop: {{ after: 2s, step: 1s, respond: {respond} }} }}")
+}
+
+fn pid_of(view: &Value) -> u32 {
+    u32::try_from(view["pid"].as_u64().unwrap()).unwrap()
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+fn wait_for_file(workload: &str, file: &str, value: &str) {
+    wait_for(&format!("{file} of {workload} to be {value}"), || {
+        (kernel::read(workload, file)? == value).then_some(())
+    });
+}
+
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+        .ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
 
 #[test]
-fn a_dead_loop_is_proved_and_demoted() {
-    let agent = Agent::start(&manifest(&workload("web", "spin", QUICKLY)));
+fn a_dead_loop_is_proved_and_demoted_by_default() {
+    let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
     let found = agent.wait_for_events("web", "cpu_loop", 1);
-    println!("{:#}", found[0]);
-    assert_eq!(found[0]["details"]["verdict"], "dead_loop");
-    wait_for("the demotion", || {
-        (kernel::read("web", "cpu.weight")? == "1").then_some(())
+    let details = &found[0]["details"];
+    assert_eq!(details["verdict"], "dead_loop");
+    assert_eq!(details["pid"], agent.workload("web")["pid"]);
+    assert!(details["cpu_seconds"].as_f64().unwrap() >= 2.0);
+    let hottest = details["evidence"]["stack"][0].as_str().unwrap();
+    assert!(
+        hottest.contains("burn") && hottest.contains("in fixture"),
+        "{hottest}"
+    );
+    wait_for_file("web", "cpu.weight", "1");
+    let shown = agent.workload("web");
+    assert_eq!(shown["throttle"], "demoted");
+    assert!(
+        shown["reason"]
+            .as_str()
+            .unwrap()
+            .starts_with("dead_loop in")
+    );
+    let told = agent.wait_for_events("web", "throttle", 1);
+    assert_eq!(told[0]["caused_by"], found[0]["seq"]);
+    assert_eq!(told[0]["reason"], "cpu_loop");
+    let lines = agent.lines();
+    assert!(
+        lines.contains("dead loop: fixture") && lines.contains("demoted to cpu.weight 1"),
+        "{lines}"
+    );
+}
+
+/// The first field report: one endpoint runs into an infinite loop.
+#[test]
+fn s1_a_server_that_loops_is_healthy_again_without_a_person() {
+    let agent = Agent::start(&manifest(&format!(
+        "{}{}",
+        workload("node", "http 9025", &ladder("[demote, restart]")),
+        workload("neighbour", "burn register", &ladder("[restart]")),
+    )));
+    wait_for("the first answer", || {
+        get(9025, "/health").filter(|answer| answer.ends_with("ok"))
     });
-    assert_eq!(agent.workload("web")["throttle"], "demoted");
+    // Nobody answers this one.
+    let mut stream = TcpStream::connect(("127.0.0.1", 9025)).unwrap();
+    stream.write_all(b"GET /break HTTP/1.1\r\n\r\n").unwrap();
+    let restart = agent.wait_for_events("node", "restart", 1);
+    assert_eq!(restart[0]["reason"], "cpu_loop");
+    assert_eq!(
+        agent.events("node", "cpu_loop")[0]["details"]["verdict"],
+        "dead_loop"
+    );
+    wait_for("the second answer", || {
+        get(9025, "/health").filter(|answer| answer.ends_with("ok"))
+    });
+    wait_for_file("node", "cpu.weight", "100");
+    assert_eq!(agent.workload("node")["throttle"], "none");
+    assert_eq!(agent.workload("neighbour")["restarts"], 0);
+}
+
+#[test]
+fn each_rung_holds_for_a_step_and_the_last_one_restarts() {
+    let more = ladder("[tell, demote, { throttle: 20% }, restart]");
+    let agent = Agent::start(&manifest(&workload("web", "burn bare", &more)));
+    let restart = agent.wait_for_events("web", "restart", 1);
+    let kinds: Vec<String> = agent
+        .events("web", "")
+        .iter()
+        .filter(|event| event["seq"].as_u64() <= restart[0]["seq"].as_u64())
+        .filter(|event| event["kind"] != "config")
+        .map(|event| event["kind"].as_str().unwrap().to_owned())
+        .collect();
+    let expected = [
+        "start", "cpu_loop", "throttle", "throttle", "stop", "exit", "release", "restart",
+    ];
+    assert_eq!(kinds, expected);
+    let levels: Vec<Value> = agent
+        .events("web", "throttle")
+        .iter()
+        .take(2)
+        .map(|event| event["details"]["throttle"].clone())
+        .collect();
+    assert_eq!(levels, ["demoted", "throttled"]);
+    wait_for_file("web", "cpu.weight", "100");
+    wait_for_file("web", "cpu.max", "max 100000");
+}
+
+#[test]
+fn a_loop_that_ends_leaves_the_workload_as_the_manifest_says() {
+    let more = format!(
+        "{}\ncgroup: {{ cpu.weight: 59, cpu.max: 150% }}",
+        ladder("[demote, { throttle: 20% }]")
+    );
+    let text = workload("web", "burn until-usr1", &more);
+    let agent = Agent::start(&manifest(&text));
+    wait_for_file("web", "cpu.max", "20000 100000");
+    assert_eq!(kernel::read("web", "cpu.weight").as_deref(), Some("1"));
+    // Another manifest meanwhile: the rung holds, the rest is taken over.
+    agent.write_manifest(&manifest(
+        &text.replace("cpu.weight: 59", "cpu.weight: 60, memory.max: 64M"),
+    ));
+    assert!(agent.cli(&["apply"]).status.success());
+    wait_for_file("web", "memory.max", "67108864");
+    assert_eq!(kernel::read("web", "cpu.weight").as_deref(), Some("1"));
+    assert_eq!(
+        kernel::read("web", "cpu.max").as_deref(),
+        Some("20000 100000")
+    );
+    signal(pid_of(&agent.workload("web")), Signal::SIGUSR1);
+    let released = agent.wait_for_events("web", "release", 1);
+    assert_eq!(released[0]["details"]["throttle"], "none");
+    wait_for_file("web", "cpu.weight", "60");
+    wait_for_file("web", "cpu.max", "150000 100000");
+    assert_eq!(agent.workload("web")["restarts"], 0);
+}
+
+#[test]
+fn throttle_and_release_by_hand() {
+    let agent = Agent::start(&manifest(&workload(
+        "web",
+        "rest",
+        "cgroup: { cpu.max: 150% }",
+    )));
+    agent.wait_for_state("web", "running");
+    let throttled = agent.cli(&["throttle", "web", "--cpu", "20%"]);
+    assert_eq!(
+        String::from_utf8_lossy(&throttled.stdout),
+        "web: throttled to 20% of one CPU\n"
+    );
+    assert_eq!(
+        kernel::read("web", "cpu.max").as_deref(),
+        Some("20000 100000")
+    );
+    let shown = agent.cli(&["ps"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("throttled 20%"));
+    let shown = agent.cli(&["status", "web"]);
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains("throttled to 20% of one CPU"),
+        "{shown:?}"
+    );
+    // It outlives the instance.
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    assert_eq!(
+        kernel::read("web", "cpu.max").as_deref(),
+        Some("20000 100000")
+    );
+    let released = agent.cli(&["release", "web"]);
+    assert_eq!(
+        String::from_utf8_lossy(&released.stdout),
+        "web: not throttled\n"
+    );
+    assert_eq!(
+        kernel::read("web", "cpu.max").as_deref(),
+        Some("150000 100000")
+    );
+    let refused = agent.cli(&["throttle", "web", "--cpu", "0.2"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("expected a whole percentage"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
+    let mut agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
+    let pid = pid_of(&agent.wait_for_state("web", "running"));
+    wait_for("the proof", || {
+        (kernel::status(pid, "TracerPid")? != "0").then_some(())
+    });
+    agent.kill();
+    assert_eq!(kernel::status(pid, "TracerPid").as_deref(), Some("0"));
+    let used = || kernel::field("web", "cpu.stat", "usage_usec").unwrap();
+    let before = used();
+    wait_for("it to run on", || (used() > before + 200_000).then_some(()));
+    assert!(kernel::status(pid, "State").unwrap().starts_with('R'));
+    fs::write(kernel::cgroup("web").join("cgroup.kill"), "1").unwrap();
+    wait_for("it to be gone", || {
+        kernel::processes("web").is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_traced_thread_is_left_alone() {
+    let agent = Agent::start(&manifest(&workload("web", "burn traced", QUICKLY)));
+    let found = agent.wait_for_events("web", "cpu_loop", 1);
+    assert_eq!(found[0]["details"]["verdict"], "over_budget");
+    let why = found[0]["details"]["evidence"]["unproven"]
+        .as_str()
+        .unwrap();
+    assert!(why.starts_with("it is traced already"), "{why}");
+    assert_eq!(kernel::read("web", "cpu.weight").as_deref(), Some("100"));
+}
+
+#[test]
+fn without_ebpf_a_loop_is_seen_and_not_proved() {
+    let agent = Agent::start_with(
+        &manifest(&workload("web", "burn bare", &ladder("[demote, restart]"))),
+        &["--ebpf", "off"],
+    );
+    let found = agent.wait_for_events("web", "cpu_loop", 1);
+    let details = &found[0]["details"];
+    assert_eq!(details["verdict"], "over_budget");
+    assert_eq!(details["evidence"]["source"], "proc");
+    assert!(
+        details["evidence"]["unproven"]
+            .as_str()
+            .unwrap()
+            .contains("without eBPF")
+    );
+    let all = agent.get("/v1/events").unwrap();
+    let degraded = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|event| event["kind"] == "degraded");
+    assert!(
+        degraded.unwrap()["details"]["why"]
+            .as_str()
+            .unwrap()
+            .contains("none is proved")
+    );
+    assert_eq!(agent.workload("web")["throttle"], "none");
+}
+
+#[test]
+fn what_is_not_watched_is_not_suspected() {
+    let agent = Agent::start(&manifest(&workload(
+        "web",
+        "burn bare",
+        "watch: { cpu_loop: off }",
+    )));
+    // Once it is watched, its streak counts from then on.
+    wait_for("four seconds of CPU time", || {
+        (kernel::field("web", "cpu.stat", "usage_usec")? > 4_000_000).then_some(())
+    });
+    assert!(agent.events("web", "cpu_loop").is_empty());
+    agent.write_manifest(&manifest(&workload("web", "burn bare", QUICKLY)));
+    assert!(agent.cli(&["apply"]).status.success());
+    agent.wait_for_events("web", "cpu_loop", 1);
+    assert_eq!(agent.workload("web")["restarts"], 0);
+    // And off again gives back what was taken.
+    wait_for_file("web", "cpu.weight", "1");
+    agent.write_manifest(&manifest(&workload(
+        "web",
+        "burn bare",
+        "watch: { cpu_loop: off }",
+    )));
+    assert!(agent.cli(&["apply"]).status.success());
+    wait_for_file("web", "cpu.weight", "100");
+}
+
+#[test]
+fn a_cpu_that_went_and_came_is_sampled_again() {
+    const SWITCH: &str = "/sys/devices/system/cpu/cpu1/online";
+    let agent = Agent::start(&manifest(&workload("calm", "rest", "")));
+    agent.wait_for_state("calm", "running");
+    fs::write(SWITCH, "0").unwrap();
+    fs::write(SWITCH, "1").unwrap();
+    let looping = workload(
+        "web",
+        "burn bare",
+        &format!("{QUICKLY}\ncgroup: {{ cpuset.cpus: 1 }}"),
+    );
+    agent.write_manifest(&manifest(&format!(
+        "{}{looping}",
+        workload("calm", "rest", "")
+    )));
+    assert!(agent.cli(&["apply"]).status.success());
+    let found = agent.wait_for_events("web", "cpu_loop", 1);
+    assert_eq!(found[0]["details"]["evidence"]["source"], "ebpf");
+    assert_eq!(found[0]["details"]["verdict"], "dead_loop");
 }

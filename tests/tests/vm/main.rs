@@ -6,6 +6,7 @@
 )]
 
 mod apply;
+mod corpus;
 mod cpu;
 mod interface;
 mod limits;

@@ -1,5 +1,7 @@
 //! Which states were seen before. An input makes all earlier ones worthless:
-//! the thread may go another way from the same state on.
+//! the thread may go another way from the same state on. And a thread that got no
+//! CPU time between two looks is in the same state without having looped: a state
+//! recurs only if at least one instruction was executed in between.
 
 use crate::units::MonoTime;
 use std::collections::HashMap;
@@ -18,6 +20,7 @@ const HOPELESS: usize = 100;
 #[derive(Clone, Debug, Default)]
 pub struct Recurrence {
     first_seen: HashMap<u64, MonoTime>,
+    last: Option<u64>,
     snapshots: u32,
     recurrences: u32,
     longest: Duration,
@@ -25,9 +28,25 @@ pub struct Recurrence {
 }
 
 impl Recurrence {
-    /// A snapshot was taken of a state with this hash.
-    pub fn note(&mut self, at: MonoTime, state: u64) {
+    /// A snapshot was taken of a state with this hash. Returns whether the thread
+    /// has moved for sure; if not, it has to be stepped by one instruction.
+    #[must_use]
+    pub fn note(&mut self, at: MonoTime, state: u64) -> bool {
         self.snapshots += 1;
+        if self.last == Some(state) {
+            return false;
+        }
+        self.moved_to(at, state);
+        true
+    }
+
+    /// The thread was stepped by one instruction, and is in this state now.
+    pub fn stepped(&mut self, at: MonoTime, state: u64) {
+        self.moved_to(at, state);
+    }
+
+    fn moved_to(&mut self, at: MonoTime, state: u64) {
+        self.last = Some(state);
         match self.first_seen.get(&state) {
             Some(first) => {
                 self.recurrences += 1;
@@ -43,6 +62,7 @@ impl Recurrence {
     pub fn input(&mut self) {
         self.distinct_before += u32::try_from(self.first_seen.len()).unwrap_or(u32::MAX);
         self.first_seen.clear();
+        self.last = None;
         self.recurrences = 0;
         self.longest = Duration::ZERO;
     }

@@ -139,18 +139,44 @@ fn at(millis: u64) -> MonoTime {
     MonoTime(millis * 1_000_000)
 }
 
+/// Takes a snapshot; where the thread may not have moved, the next state is what
+/// a step leads to.
+fn look(states: &mut Recurrence, millis: u64, state: u64, next: u64) {
+    if !states.note(at(millis), state) {
+        states.stepped(at(millis), next);
+    }
+}
+
 #[test]
 fn a_small_loop_is_proved_when_it_was_watched_long_enough() {
     let mut states = Recurrence::default();
     for number in 0..100 {
-        states.note(at(number * 10), number % 8);
+        look(&mut states, number * 10, number * 3 % 8, 99);
     }
     assert_eq!(
         (states.snapshots(), states.distinct(), states.recurrences()),
         (100, 8, 92)
     );
     assert!(!states.proves(), "a second is less than a clock's step");
-    states.note(at(1200), 3);
+    look(&mut states, 1200, 5, 99);
+    assert!(states.proves());
+}
+
+#[test]
+fn a_jump_to_itself_is_proved_by_its_steps() {
+    let mut states = Recurrence::default();
+    for number in 0..130 {
+        look(&mut states, number * 10, 7, 7);
+    }
+    assert!(states.proves());
+}
+
+#[test]
+fn two_instructions_are_proved_whatever_is_met() {
+    let mut states = Recurrence::default();
+    for number in 0..130 {
+        look(&mut states, number * 10, 1, 2);
+    }
     assert!(states.proves());
 }
 
@@ -158,8 +184,23 @@ fn a_small_loop_is_proved_when_it_was_watched_long_enough() {
 fn work_never_repeats_a_state() {
     let mut states = Recurrence::default();
     for number in 0..160 {
-        states.note(at(number * 10), number);
+        look(&mut states, number * 10, number, 0);
     }
+    assert!(!states.proves());
+}
+
+/// Starved of CPU time, work is found in one state again and again.
+#[test]
+fn a_thread_that_does_not_get_to_run_has_not_looped() {
+    let mut states = Recurrence::default();
+    let mut instruction = 0;
+    for number in 0..160 {
+        if !states.note(at(number * 100), instruction) {
+            instruction += 1;
+            states.stepped(at(number * 100), instruction);
+        }
+    }
+    assert_eq!(states.recurrences(), 0);
     assert!(!states.proves());
 }
 
@@ -167,7 +208,8 @@ fn work_never_repeats_a_state() {
 fn a_clock_of_seconds_repeats_itself_within_one() {
     let mut states = Recurrence::default();
     for number in 0..300u64 {
-        states.note(at(number * 10), number / 100);
+        let second = number / 100 * 10;
+        look(&mut states, number * 10, second + number % 5, 0);
     }
     assert!(states.recurrences() > 200 && !states.proves());
 }
@@ -179,7 +221,7 @@ fn an_input_makes_earlier_states_worthless() {
         if number % 50 == 0 {
             states.input();
         }
-        states.note(at(number * 10), 1);
+        look(&mut states, number * 10, 1, 1);
     }
     assert!(!states.proves());
 }

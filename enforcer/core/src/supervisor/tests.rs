@@ -1,5 +1,7 @@
 use super::*;
+use crate::cpu_loop::{Thread, Verdict};
 use crate::event::{ActionKind, CgroupId, ExitStatus, Request, StartError};
+use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
 use crate::recovery::TRIAL;
 use crate::spec::{Backoff, Budget, Recovery};
@@ -14,6 +16,8 @@ const WEB: &str = "web";
 fn name(text: &str) -> WorkloadName {
     WorkloadName::parse(text).expect("a name")
 }
+
+mod loops;
 
 fn spec() -> WorkloadSpec {
     let backoff = Backoff {
@@ -570,16 +574,26 @@ enum Step {
     Change(bool),
     Stale(u8),
     Wait(u32),
+    Suspect(u32),
+    Evidence(Verdict),
+    Slept(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => Just(Step::Answer),
         3 => any::<bool>().prop_map(Step::Exit),
-        1 => (0..4u8).prop_map(Step::Request),
+        1 => (0..6u8).prop_map(Step::Request),
         1 => any::<bool>().prop_map(Step::Change),
         1 => (0..4u8).prop_map(Step::Stale),
         2 => (1..100_000u32).prop_map(Step::Wait),
+        2 => (0..4u32).prop_map(Step::Suspect),
+        2 => prop_oneof![
+            Just(Verdict::OverBudget),
+            Just(Verdict::SyscallSpin),
+            Just(Verdict::DeadLoop)
+        ].prop_map(Step::Evidence),
+        1 => (0..4u32).prop_map(Step::Slept),
     ]
 }
 
@@ -589,6 +603,9 @@ struct World {
     owed: Vec<(InstanceId, &'static str)>,
     alive: BTreeSet<InstanceId>,
     starts: Vec<MonoTime>,
+    proofs: Vec<Thread>,
+    /// What the kernel was last given.
+    limits: Option<Limits>,
 }
 
 impl World {
@@ -596,12 +613,16 @@ impl World {
         for action in &decision.actions {
             assert!(action.reason.seq.0 > 0, "no action without a reason");
             match &action.kind {
-                ActionKind::Start { .. } => {
+                ActionKind::Start { limits, .. } => {
+                    self.limits = Some((**limits).clone());
                     assert!(self.alive.is_empty(), "a second live instance");
                     assert!(self.owed.is_empty(), "an action while another is under way");
                     self.alive.insert(action.instance);
                     self.owed.push((action.instance, "start"));
-                    if matches!(action.reason.cause, Cause::Exit | Cause::OomKill) {
+                    if matches!(
+                        action.reason.cause,
+                        Cause::Exit | Cause::OomKill | Cause::CpuLoop
+                    ) {
                         self.starts.push(now);
                     }
                 }
@@ -609,10 +630,16 @@ impl World {
                 ActionKind::RemoveCgroup => {
                     assert!(self.alive.is_empty(), "removed under a live instance")
                 }
+                ActionKind::WriteLimits { limits, .. } => self.limits = Some((**limits).clone()),
+                ActionKind::Investigate { suspect } => {
+                    self.proofs.push(suspect.thread);
+                    assert!(
+                        self.proofs.len() <= PROOFS_AT_ONCE,
+                        "too many proofs at once"
+                    );
+                }
                 ActionKind::Signal { .. }
                 | ActionKind::KillTree
-                | ActionKind::WriteLimits { .. }
-                | ActionKind::Investigate { .. }
                 | ActionKind::WriteHostLimits { .. } => {}
             }
         }
@@ -643,6 +670,7 @@ proptest! {
                     Some((instance, "start")) => started(instance.0),
                     Some((instance, _)) => {
                         world.alive.remove(&instance);
+                        world.proofs.clear();
                         reaped(instance.0, ExitStatus::Code(1), 0)
                     }
                     None => Event::Wake,
@@ -660,7 +688,14 @@ proptest! {
                     }
                 },
                 Step::Request(which) => request(
-                    [Request::Start, Request::Stop, Request::Restart, Request::Kill][usize::from(which)],
+                    [
+                        Request::Start,
+                        Request::Stop,
+                        Request::Restart,
+                        Request::Kill,
+                        Request::Throttle(Percent(20)),
+                        Request::Release,
+                    ][usize::from(which)],
                 ),
                 Step::Change(command) => {
                     let mut changed = spec();
@@ -680,6 +715,12 @@ proptest! {
                     prop_assert_eq!(before, format!("{supervisor:?}"));
                     continue;
                 }
+                Step::Suspect(tid) => loops::suspect(tid),
+                Step::Evidence(verdict) => match world.proofs.pop() {
+                    Some(thread) => loops::evidence(thread.tid, verdict),
+                    None => Event::Wake,
+                },
+                Step::Slept(tid) => loops::slept(tid),
                 Step::Wait(millis) => {
                     now = now.after(Duration::from_millis(u64::from(millis)));
                     Event::Wake
@@ -690,6 +731,11 @@ proptest! {
             if by_hand {
                 // A person's wish begins a new count.
                 world.starts.clear();
+            }
+            // The kernel has the manifest's limits, and what is claimed, and no more.
+            if let (Some(view), false) = (supervisor.view(&name(WEB)), world.alive.is_empty()) {
+                let effective = view.claims.effective(&view.spec.limits);
+                prop_assert_eq!(world.limits.as_ref(), Some(&effective));
             }
             // What is due is not put off.
             prop_assert!(decision.wake.is_none_or(|wake| wake > now) || decision.wake == Some(now));

@@ -23,7 +23,7 @@ use std::time::Duration;
 const OVERDUE: Duration = Duration::from_secs(15);
 /// A hot thread may fall into a dead loop later on: it is looked at again after
 /// this, then twice as late, …
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// … up to this.
 const LOOK_AGAIN_MOST: Duration = Duration::from_secs(300);
 /// Busy workloads are not news each time one more of their threads gets hot.
@@ -168,7 +168,7 @@ impl Workload {
         evidence: Option<Box<Evidence>>,
     ) {
         let Some(evidence) = evidence else {
-            self.cpu_streak_ended(context, thread);
+            self.end_streak(context, thread);
             return;
         };
         let now = context.moment.now;
@@ -244,10 +244,11 @@ impl Workload {
         let Some(found) = self.loops.found.get_mut(&thread) else {
             return;
         };
-        let (Some((verdict, seq)), Some((from, _))) = (
-            found.verdict,
-            found.climb.filter(|(_, at)| *at <= now && !found.muted),
-        ) else {
+        if found.muted {
+            found.climb = None;
+        }
+        let due = found.climb.filter(|(_, at)| *at <= now);
+        let (Some((verdict, seq)), Some((from, _))) = (found.verdict, due) else {
             return;
         };
         let Some((rung, next)) = next_rung(&watch, from, verdict) else {
@@ -333,6 +334,15 @@ impl Workload {
 
     /// It has slept, or is gone: what was taken because of it is given back.
     pub(crate) fn cpu_streak_ended(&mut self, context: &mut Context<'_>, thread: Thread) {
+        let found = self.loops.found.get(&thread);
+        if found.is_some_and(|found| found.proof == Proof::Running) {
+            // The proof itself will tell, and its stops look like sleeps.
+            return;
+        }
+        self.end_streak(context, thread);
+    }
+
+    fn end_streak(&mut self, context: &mut Context<'_>, thread: Thread) {
         let before = self.loops.claims();
         if let Some(found) = self.loops.found.remove(&thread) {
             let because = found.verdict.map(|(_, seq)| seq);
@@ -397,19 +407,7 @@ impl Workload {
     pub(super) fn throttle_by_hand(&mut self, context: &mut Context<'_>, percent: Percent) {
         let before = self.loops.claims();
         self.loops.manual = Some(percent);
-        let claims = self.loops.claims();
-        // A higher one than before gives back.
-        let lower = claims.throttled < before.throttled || before.throttled.is_none();
-        if lower {
-            self.claimed(context, before, Cause::Manual, None);
-        } else {
-            self.released(
-                context,
-                before,
-                (Cause::Manual, None),
-                "an operator allows more",
-            );
-        }
+        self.claimed(context, before, Cause::Manual, None);
     }
 
     pub(super) fn release_by_hand(&mut self, context: &mut Context<'_>) {

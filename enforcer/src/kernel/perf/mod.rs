@@ -95,6 +95,12 @@ impl Attributes {
     }
 }
 
+/// Whether this host lets us sample a CPU.
+pub(crate) fn can_sample() -> io::Result<()> {
+    let first = super::cpus::online()?.first().copied().unwrap_or(0);
+    Attributes::cpu_clock(1).open(Scope::Cpu(first)).map(drop)
+}
+
 fn control(event: &OwnedFd, request: libc::c_ulong, argument: libc::c_ulong) -> io::Result<()> {
     // SAFETY: both requests take an integer.
     match unsafe { libc::ioctl(event.as_raw_fd(), request, argument) } {

@@ -27,7 +27,8 @@ const REGISTERS: u64 = 0x00ff_0fff;
 const REGISTERS: u64 = 0x1_ffff_ffff;
 const STACK_BYTES: u32 = 256;
 const FRAMES: u16 = 16;
-/// A power of two; room for a second at 1000 Hz.
+const SLICES: u32 = 3;
+/// A power of two; room for 1.5 s at 1000 Hz.
 const DATA_PAGES: usize = 256;
 const PAGE: usize = 4096;
 /// In the first page, `struct perf_event_mmap_page`: `data_head`.
@@ -47,12 +48,14 @@ pub(crate) struct Samples {
     pub(crate) hottest_stack: Vec<u64>,
 }
 
-/// Samples a thread for so long of wall time; `wait` lets the time pass.
+/// Samples a thread for so long of wall time, up to three times over if that is
+/// not enough; `wait` lets the time pass.
 pub(crate) fn sample(
     tid: u32,
     hz: u32,
     time: Duration,
-    wait: impl FnOnce(Duration),
+    wait: impl Fn(Duration),
+    is_enough: impl Fn(&Samples) -> bool,
 ) -> io::Result<Samples> {
     let mut attributes = Attributes::cpu_clock(hz);
     attributes.sample_type = SAMPLE_IP | SAMPLE_CALLCHAIN | SAMPLE_REGS_USER | SAMPLE_STACK_USER;
@@ -63,7 +66,12 @@ pub(crate) fn sample(
     let event = attributes.open(Scope::Thread(tid))?;
     let ring = Ring::map(event.as_raw_fd())?;
     control(&event, IOC_ENABLE, 0)?;
-    wait(time);
+    for _ in 0..SLICES {
+        wait(time);
+        if is_enough(&read(ring.written())) {
+            break;
+        }
+    }
     // The mapping keeps the event alive: closing it would not end it.
     control(&event, IOC_DISABLE, 0)?;
     Ok(read(ring.written()))
@@ -228,7 +236,7 @@ mod tests {
                 std::hint::spin_loop();
             }
         };
-        match sample(own, 997, Duration::from_millis(200), spin) {
+        match sample(own, 997, Duration::from_millis(200), spin, |_| true) {
             Ok(samples) => assert!(samples.all > 0 && samples.in_user_mode > 0, "{samples:?}"),
             // A sandbox may forbid it; the VM's tests need it.
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{error}"),

@@ -1,0 +1,393 @@
+//! Loops, from the suspicion to the last rung and back.
+
+use super::*;
+use crate::cpu_loop::{Calls, Evidence, Rung, Source, Suspect};
+use crate::spec::{CpuLoopWatch, Mode, Watch};
+use crate::units::{Bytes, CpuQuota, CpuWeight, Limit};
+
+fn thread(tid: u32) -> Thread {
+    Thread {
+        pid: 101,
+        tid,
+        start_ticks: 7,
+    }
+}
+
+pub(super) fn suspect(tid: u32) -> Event {
+    Event::CpuSuspect {
+        workload: name(WEB),
+        suspect: Suspect {
+            thread: thread(tid),
+            command: "web".to_owned(),
+            cpu: Duration::from_secs(10),
+            source: Source::Ebpf,
+        },
+    }
+}
+
+pub(super) fn evidence(tid: u32, verdict: Verdict) -> Event {
+    let nothing = Evidence::none(Source::Ebpf, "");
+    let evidence = match verdict {
+        Verdict::DeadLoop => Evidence {
+            recurs: true,
+            ..nothing
+        },
+        Verdict::SyscallSpin => Evidence {
+            calls: Calls {
+                all: 200,
+                idle: 200,
+                names: Vec::new(),
+            },
+            user_share: Some(0.3),
+            ..nothing
+        },
+        Verdict::OverBudget => nothing,
+    };
+    assert_eq!(evidence.verdict(), verdict);
+    Event::CpuEvidence {
+        workload: name(WEB),
+        thread: thread(tid),
+        evidence: Some(Box::new(evidence)),
+    }
+}
+
+pub(super) fn slept(tid: u32) -> Event {
+    Event::CpuStreakEnded {
+        workload: name(WEB),
+        thread: thread(tid),
+    }
+}
+
+fn ladder(respond: &[Rung]) -> WorkloadSpec {
+    WorkloadSpec {
+        watch: Watch {
+            cpu_loop: Some(CpuLoopWatch {
+                respond: respond.to_vec(),
+                ..CpuLoopWatch::default()
+            }),
+        },
+        ..spec()
+    }
+}
+
+const WHOLE: [Rung; 4] = [
+    Rung::Tell,
+    Rung::Demote,
+    Rung::Throttle(Percent(20)),
+    Rung::Restart,
+];
+
+#[test]
+fn a_dead_loop_climbs_the_ladder_step_by_step() {
+    check(
+        ladder(&WHOLE),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::DeadLoop)),
+            (16, Event::Wake),
+            (17, Event::Wake),
+            (22, Event::Wake),
+            (27, Event::Wake),
+            (27, exited(1)),
+            (27, reaped(1, ExitStatus::Signal(9), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            17 s: #4 throttle (cpu_loop) because of #3
+            17 s:   → write limits #1
+            22 s: #5 throttle (cpu_loop) because of #3
+            22 s:   → write limits #1
+            27 s: #6 stop (cpu_loop) because of #3
+            27 s:   → kill tree #1
+            27 s:   → reap #1
+            27 s: #7 exit because of #6
+            27 s: #8 release (cpu_loop)
+            27 s: #9 restart (cpu_loop) because of #7
+            27 s:   → start #2
+        "#]],
+    );
+}
+
+#[test]
+fn a_loop_that_ends_gives_everything_back() {
+    check(
+        ladder(&WHOLE),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::DeadLoop)),
+            (17, Event::Wake),
+            (20, slept(1)),
+            (30, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            17 s: #4 throttle (cpu_loop) because of #3
+            17 s:   → write limits #1
+            20 s: #5 release (cpu_loop) because of #3
+            20 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn heat_is_told_once_and_looked_at_again() {
+    check(
+        ladder(&WHOLE),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::OverBudget)),
+            (17, Event::Wake),
+            (18, evidence(1, Verdict::OverBudget)),
+            (28, Event::Wake),
+            (30, evidence(1, Verdict::DeadLoop)),
+            (35, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            17 s:   → investigate #1
+            28 s:   → investigate #1
+            30 s: #4 cpu_loop
+            35 s: #5 throttle (cpu_loop) because of #4
+            35 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn busy_polling_is_demoted_at_most() {
+    check(
+        ladder(&WHOLE),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::SyscallSpin)),
+            (17, Event::Wake),
+            (60, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            17 s: #4 throttle (cpu_loop) because of #3
+            17 s:   → write limits #1
+            17 s:   → investigate #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_assumed_to_loop_climbs_without_a_proof() {
+    let mut assumed = ladder(&[Rung::Restart]);
+    if let Some(watch) = &mut assumed.watch.cpu_loop {
+        watch.assume_loop = true;
+    }
+    check(
+        assumed,
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::OverBudget)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            12 s: #4 stop (cpu_loop) because of #3
+            12 s:   → kill tree #1
+        "#]],
+    );
+}
+
+#[test]
+fn an_observer_is_told_what_would_be_done() {
+    let observed = WorkloadSpec {
+        mode: Mode::Observe,
+        ..ladder(&[Rung::Demote, Rung::Restart])
+    };
+    check(
+        observed,
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::DeadLoop)),
+            (17, Event::Wake),
+            (60, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            12 s: #4 throttle (cpu_loop) because of #3
+            17 s: #5 restart (cpu_loop) because of #3
+        "#]],
+    );
+}
+
+#[test]
+fn a_remedy_under_never_is_the_end() {
+    let mut never = ladder(&[Rung::Restart]);
+    never.recovery.restart = crate::spec::RestartPolicy::Never;
+    check(
+        never,
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::DeadLoop)),
+            (12, exited(1)),
+            (12, reaped(1, ExitStatus::Signal(9), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            12 s: #4 stop (cpu_loop) because of #3
+            12 s:   → kill tree #1
+            12 s:   → reap #1
+            12 s: #5 exit because of #4
+            12 s:   → remove cgroup #1
+        "#]],
+    );
+}
+
+#[test]
+fn who_waits_too_long_for_a_proof_is_told_as_hot() {
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (10, suspect(2)),
+            (10, suspect(3)),
+            (25, Event::Wake),
+            (26, evidence(1, Verdict::OverBudget)),
+            (27, evidence(3, Verdict::DeadLoop)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            10 s:   → investigate #1
+            25 s: #3 cpu_loop
+            26 s:   → investigate #1
+            27 s: #4 cpu_loop
+            27 s: #5 throttle (cpu_loop) because of #4
+            27 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn by_hand_it_is_the_same_claim() {
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, request(Request::Throttle(Percent(20)))),
+            (2, request(Request::Throttle(Percent(50)))),
+            (3, exited(1)),
+            (3, reaped(1, ExitStatus::Code(1), 0)),
+            (3, started(2)),
+            (4, request(Request::Release)),
+            (5, request(Request::Release)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 throttle (manual)
+            1 s:   → write limits #1
+            2 s: #4 throttle (manual)
+            2 s:   → write limits #1
+            3 s:   → reap #1
+            3 s: #5 exit
+            3 s: #6 restart (exit) because of #5
+            3 s:   → start #2
+            3 s: #7 start
+            4 s: #8 release (manual)
+            4 s:   → write limits #2
+        "#]],
+    );
+}
+
+#[test]
+fn what_an_operator_released_is_not_taken_again() {
+    check(
+        ladder(&WHOLE),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::DeadLoop)),
+            (17, Event::Wake),
+            (18, request(Request::Release)),
+            (60, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            17 s: #4 throttle (cpu_loop) because of #3
+            17 s:   → write limits #1
+            18 s: #5 release (manual)
+            18 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn rungs_survive_an_apply() {
+    let mut supervisor = Supervisor::new();
+    let mut written = Vec::new();
+    let mut changed = ladder(&[Rung::Demote]);
+    changed.limits.memory_max = Some(Limit::At(Bytes(1 << 30)));
+    changed.limits.cpu_weight = Some(CpuWeight::Of(59));
+    changed.limits.cpu_max = Some(CpuQuota::of_one_cpu(Percent(150)));
+    for event in [
+        configure(ladder(&[Rung::Demote])),
+        started(1),
+        suspect(1),
+        evidence(1, Verdict::DeadLoop),
+        configure(changed.clone()),
+        slept(1),
+    ] {
+        let moment = Moment {
+            now: MonoTime(1),
+            noise: 0,
+        };
+        for action in supervisor.handle(moment, event).actions {
+            if let ActionKind::WriteLimits { limits, .. } = action.kind {
+                written.push(*limits);
+            }
+        }
+    }
+    let weights: Vec<_> = written.iter().map(|limits| limits.cpu_weight).collect();
+    let demoted = Some(CpuWeight::Of(1));
+    assert_eq!(weights, [demoted, demoted, Some(CpuWeight::Of(59))]);
+    assert_eq!(written[1].memory_max, changed.limits.memory_max);
+    assert_eq!(written[2], changed.limits);
+}

@@ -1,0 +1,337 @@
+//! Programs that use up a CPU, each with what it may be called: dead loops, busy
+//! polling, and work that must never be taken for either.
+
+use crate::agent::Agent;
+use crate::{kernel, wait_for};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// What a program may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    DeadLoop,
+    SyscallSpin,
+    /// A loop, but one that may stay unproven.
+    Unproven,
+    /// Never `dead_loop`, and never restarted.
+    Work,
+    /// It sleeps: it isn't even suspected.
+    Nothing,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Program {
+    pub name: &'static str,
+    pub command: &'static [&'static str],
+    pub cgroup: &'static str,
+    pub expected: Expected,
+}
+
+const fn program(
+    name: &'static str,
+    command: &'static [&'static str],
+    expected: Expected,
+) -> Program {
+    Program {
+        name,
+        command,
+        cgroup: "",
+        expected,
+    }
+}
+
+const PYTHON: &str = "/usr/bin/python3";
+const PERL: &str = "/usr/bin/perl";
+const SH: &str = "/usr/bin/dash";
+const FIXTURE: &str = "/bin/fixture";
+const STRESS: &str = "/usr/bin/stress-ng";
+
+/// An asyncio server whose handler of `/break` never returns, and one request.
+const ASYNCIO: &str = r#"
+import asyncio
+async def handle(reader, writer):
+    line = await reader.readline()
+    if b"/break" in line:
+        while True:
+            pass
+    writer.close()
+async def main():
+    server = await asyncio.start_server(handle, "127.0.0.1", 9025)
+    reader, writer = await asyncio.open_connection("127.0.0.1", 9025)
+    writer.write(b"GET /break HTTP/1.1\r\n\r\n")
+    await server.serve_forever()
+asyncio.run(main())
+"#;
+
+/// Compiles a file of a thousand functions again and again.
+const COMPILE: &str = r#"
+perl -e 'for (1..3000) { print "int f$_(int a, int b) { int s = 0; for (int i = 0; i < a; i++) { s += (i * b) ^ (s >> 3); if (s > $_) s -= b; } return s; }\n" }' > /tmp/big.c
+while :; do $(ls /usr/lib/gcc/*/*/cc1 | head -n 1) -quiet -O2 /tmp/big.c -o /dev/null; done
+"#;
+
+use Expected::{DeadLoop, Nothing, SyscallSpin, Unproven, Work};
+
+pub const PROGRAMS: &[Program] = &[
+    program("bare", &[FIXTURE, "burn", "bare"], DeadLoop),
+    program("flag", &[FIXTURE, "burn", "flag"], DeadLoop),
+    program("list", &[FIXTURE, "burn", "list"], DeadLoop),
+    program("python-pass", &[PYTHON, "-c", "while True: pass"], DeadLoop),
+    program("perl-pass", &[PERL, "-e", "1 while 1"], DeadLoop),
+    program(
+        "mawk-pass",
+        &["/usr/bin/mawk", "BEGIN { while (1) {} }"],
+        DeadLoop,
+    ),
+    program("python-asyncio", &[PYTHON, "-c", ASYNCIO], DeadLoop),
+    program(
+        "stuck-among-idle",
+        &[FIXTURE, "burn", "stuck-among-idle"],
+        DeadLoop,
+    ),
+    program("epoll", &[FIXTURE, "burn", "epoll"], SyscallSpin),
+    program("yield", &[FIXTURE, "burn", "yield"], SyscallSpin),
+    program("eagain", &[FIXTURE, "burn", "eagain"], SyscallSpin),
+    program("dash-loop", &[SH, "-c", "while :; do :; done"], Unproven),
+    program(
+        "bash-loop",
+        &["/usr/bin/bash", "-c", "while :; do :; done"],
+        Unproven,
+    ),
+    program("register", &[FIXTURE, "burn", "register"], Work),
+    program("memory", &[FIXTURE, "burn", "memory"], Work),
+    program("sse", &[FIXTURE, "burn", "sse"], Work),
+    program("fnv", &[FIXTURE, "burn", "fnv"], Work),
+    program("sort", &[FIXTURE, "burn", "sort"], Work),
+    program("matrix", &[FIXTURE, "burn", "matrix"], Work),
+    program("sha256", &["/usr/bin/sha256sum", "/dev/zero"], Work),
+    program(
+        "xz",
+        &[SH, "-c", "exec xz -c < /dev/urandom > /dev/null"],
+        Work,
+    ),
+    program(
+        "gzip",
+        &[SH, "-c", "exec gzip -c < /dev/urandom > /dev/null"],
+        Work,
+    ),
+    program("compile", &[SH, "-c", COMPILE], Work),
+    program(
+        "python-range",
+        &[PYTHON, "-c", "for i in range(10**12): pass"],
+        Work,
+    ),
+    program(
+        "python-arithmetic",
+        &[
+            PYTHON,
+            "-c",
+            "x = 1\nwhile True: x = (x * 31 + 7) % 1000003",
+        ],
+        Work,
+    ),
+    program("perl-count", &[PERL, "-e", "$i++ while 1"], Work),
+    program(
+        "regex",
+        &[
+            PYTHON,
+            "-c",
+            "import re; re.match('(a+)+$', 'a' * 200 + 'b')",
+        ],
+        Work,
+    ),
+    program(
+        "stress-loop",
+        &[STRESS, "--cpu", "1", "--cpu-method", "loop"],
+        Work,
+    ),
+    program(
+        "stress-prime",
+        &[STRESS, "--cpu", "1", "--cpu-method", "prime"],
+        Work,
+    ),
+    program(
+        "stress-fft",
+        &[STRESS, "--cpu", "1", "--cpu-method", "fft"],
+        Work,
+    ),
+    program(
+        "stress-queens",
+        &[STRESS, "--cpu", "1", "--cpu-method", "queens"],
+        Work,
+    ),
+    program("clock", &[FIXTURE, "burn", "clock"], Work),
+    program("timer", &[FIXTURE, "burn", "timer"], Work),
+    program("shared", &[FIXTURE, "burn", "shared"], Work),
+    Program {
+        cgroup: "cgroup: { cpu.max: 50% }",
+        ..program(
+            "throttled-work",
+            &[PYTHON, "-c", "for i in range(10**12): pass"],
+            Work,
+        )
+    },
+    program("server", &[FIXTURE, "burn", "server"], Nothing),
+    program(
+        "stress-load",
+        &[
+            STRESS,
+            "--cpu",
+            "1",
+            "--cpu-load",
+            "30",
+            "--cpu-method",
+            "prime",
+        ],
+        Nothing,
+    ),
+    program("flag-later", &[FIXTURE, "burn", "flag-later"], Work),
+];
+
+/// What became of one program.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub program: Program,
+    /// The first and the worst verdict's event; `None` if it was never suspected.
+    pub event: Option<Value>,
+    pub restarts: u64,
+    /// CPU seconds of the whole workload by then.
+    pub cpu: f64,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn verdict(&self) -> &str {
+        match &self.event {
+            Some(event) => event["details"]["verdict"].as_str().unwrap_or("?"),
+            None => "none",
+        }
+    }
+
+    /// Whether it was called what it may be called.
+    #[must_use]
+    pub fn is_right(&self) -> bool {
+        self.restarts == 0
+            && match self.program.expected {
+                DeadLoop => self.verdict() == "dead_loop",
+                SyscallSpin => self.verdict() == "syscall_spin",
+                Unproven => true,
+                Work => matches!(self.verdict(), "over_budget" | "none"),
+                Nothing => self.verdict() == "none",
+            }
+    }
+
+    /// A line of the table in docs/detection.md.
+    #[must_use]
+    pub fn row(&self) -> String {
+        let details = self.event.as_ref().map(|event| &event["details"]);
+        let evidence = details.map(|details| &details["evidence"]);
+        let number =
+            |key: &str| evidence.map_or(0.0, |evidence| evidence[key].as_f64().unwrap_or(0.0));
+        let share = |key: &str| match evidence.and_then(|evidence| evidence[key].as_f64()) {
+            Some(share) => format!("{share:.2}"),
+            None => "–".to_owned(),
+        };
+        format!(
+            "| {} | {:?} | {} | {}/{} | {} | {} | {:.1} | {:.1} | {:.0} | {}{} |",
+            self.program.name,
+            self.program.expected,
+            self.verdict(),
+            number("distinct_states"),
+            number("snapshots"),
+            share("new_state_probability"),
+            share("user_share"),
+            details.map_or(0.0, |details| details["cpu_seconds"]
+                .as_f64()
+                .unwrap_or(0.0)),
+            number("took_seconds"),
+            number("stopped_seconds") * 1000.0,
+            evidence
+                .and_then(|evidence| evidence["unproven"].as_str())
+                .unwrap_or(""),
+            if self.is_right() { "" } else { " **wrong**" }
+        )
+    }
+}
+
+pub const HEADER: &str = "| program | is | verdict | states | P(new) | user | CPU s | took s | stopped ms | why not |\n|---|---|---|---|---|---|---|---|---|---|";
+
+/// Runs these programs at the same time until each has its verdict, or has used
+/// so much CPU time that it would have one.
+pub fn run(programs: &[Program]) -> Vec<Outcome> {
+    let agent = Agent::start(&manifest(programs));
+    let begun = Instant::now();
+    for program in programs {
+        wait_for(program.name, || {
+            is_decided(&agent, program, begun).then_some(())
+        });
+    }
+    programs
+        .iter()
+        .map(|program| {
+            let mut events = agent.events(program.name, "cpu_loop");
+            let worst = events
+                .iter()
+                .position(|event| event["details"]["verdict"] == "dead_loop")
+                .unwrap_or(0);
+            Outcome {
+                program: *program,
+                event: (!events.is_empty()).then(|| events.remove(worst)),
+                restarts: agent.workload(program.name)["restarts"]
+                    .as_u64()
+                    .unwrap_or(99),
+                cpu: cpu(program),
+            }
+        })
+        .collect()
+}
+
+fn cpu(program: &Program) -> f64 {
+    let used = kernel::field(program.name, "cpu.stat", "usage_usec").unwrap_or(0);
+    Duration::from_micros(used).as_secs_f64()
+}
+
+fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
+    match program.expected {
+        // Long enough for a verdict, had it been suspected.
+        Nothing => cpu(program) > 4.0,
+        // Until the flag is set, and seen.
+        Work if program.name == "flag-later" => {
+            begun.elapsed() > Duration::from_secs(33)
+                && !agent.events(program.name, "cpu_loop").is_empty()
+                && agent.output(program.name).contains("the flag is set")
+        }
+        // It may be met while it still starts up, and be looked at again.
+        DeadLoop => {
+            let events = agent.events(program.name, "cpu_loop");
+            let proved = |event: &Value| event["details"]["verdict"] == "dead_loop";
+            events.iter().any(proved) || begun.elapsed() > Duration::from_secs(45)
+        }
+        SyscallSpin | Unproven | Work => !agent.events(program.name, "cpu_loop").is_empty(),
+    }
+}
+
+/// Dead loops are only told, or they would be restarted; everything else is
+/// given the harshest ladder there is, and must not climb it.
+fn manifest(programs: &[Program]) -> String {
+    let mut text = "version: 1\nworkloads:\n".to_owned();
+    for program in programs {
+        let respond = match program.expected {
+            DeadLoop | Unproven => "tell",
+            SyscallSpin | Work | Nothing => "restart",
+        };
+        let command: Vec<String> = program
+            .command
+            .iter()
+            .map(|word| serde_json::to_string(word).unwrap_or_default())
+            .collect();
+        text.push_str(&format!(
+            "  {}:\n    command: [{}]\n    user: web\n    watch: {{ cpu_loop: {{ after: 2s, respond: [{respond}], step: 1s }} }}\n",
+            program.name,
+            command.join(", ")
+        ));
+        if !program.cgroup.is_empty() {
+            text.push_str(&format!("    {}\n", program.cgroup));
+        }
+    }
+    text
+}
