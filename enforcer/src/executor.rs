@@ -7,6 +7,8 @@ mod launch;
 mod looping;
 mod start;
 
+pub(crate) use investigate::{Finding, investigate};
+
 use crate::kernel::bpf::EventRing;
 use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cgroupfs::Cgroup;

@@ -2,6 +2,7 @@
 //! their defaults.
 
 use crate::kernel::bpf::Wanted;
+use crate::kernel::perf::cpu_clock::SampleScope;
 use std::path::PathBuf;
 
 /// Options that stand before or after any command.
@@ -38,6 +39,15 @@ pub(crate) struct Settings {
         value_parser = clap::value_parser!(u32).range(1..=1000)
     )]
     pub(crate) sample_hz: u32,
+    /// Sample only while a workload is on the CPU, or every CPU all the time
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_SAMPLE_SCOPE",
+        value_name = "SCOPE",
+        default_value = "cgroup"
+    )]
+    pub(crate) sample_scope: SampleScope,
     /// Colours on the terminal
     #[arg(
         long,

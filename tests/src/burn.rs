@@ -46,6 +46,12 @@ pub fn burn(kind: &str) {
         "flag-later" => flag_later(),
         "timer" => timer(),
         "shared" => shared(),
+        "hundred" => {
+            for _ in 1..100 {
+                std::thread::spawn(bare);
+            }
+            bare()
+        }
         "until-usr1" => until_usr1(),
         "traced" => traced(),
         other => panic!("no such kind: {other}"),
@@ -76,7 +82,7 @@ fn memory() {
 fn sse() {
     // SAFETY: touches two registers that it names.
     unsafe {
-        std::arch::asm!("2: paddq {0}, {1}", "jmp 2b", inout(xmm_reg) 1f64 => _, in(xmm_reg) 1f64);
+        std::arch::asm!("2: paddq {0}, {1}", "jmp 2b", inout(xmm_reg) 0f64 => _, in(xmm_reg) f64::from_bits(1));
     }
 }
 
@@ -296,4 +302,45 @@ fn shared() {
     // SAFETY: the page is mapped and stays so.
     let flag = unsafe { AtomicBool::from_ptr(page.cast()) };
     while !flag.load(Ordering::Relaxed) {}
+}
+
+/// How often two processes hand a byte to each other in so long a time.
+///
+/// # Panics
+/// If there are no pipes to be had.
+#[must_use]
+pub fn switches(time: Duration) -> u64 {
+    let (there, ours) = (nix::unistd::pipe().unwrap(), nix::unistd::pipe().unwrap());
+    let pass = |from: &std::os::fd::OwnedFd, to: &std::os::fd::OwnedFd| {
+        let mut byte = [0];
+        let read = nix::unistd::read(from, &mut byte);
+        read.is_ok_and(|length| length == 1) && nix::unistd::write(to, &byte).is_ok()
+    };
+    // SAFETY: this process has one thread.
+    if let nix::unistd::ForkResult::Child = unsafe { nix::unistd::fork() }.unwrap() {
+        drop(there.1);
+        while pass(&there.0, &ours.1) {}
+        std::process::exit(0);
+    }
+    nix::unistd::write(&there.1, &[0]).unwrap();
+    let begun = std::time::Instant::now();
+    let mut count = 0;
+    while begun.elapsed() < time && pass(&ours.0, &there.1) {
+        count += 1;
+    }
+    count
+}
+
+/// How many system calls one process makes in so long a time.
+#[must_use]
+pub fn calls(time: Duration) -> u64 {
+    let begun = std::time::Instant::now();
+    let mut count = 0;
+    while begun.elapsed() < time {
+        for _ in 0..1000 {
+            nix::unistd::getppid();
+        }
+        count += 1000;
+    }
+    count
 }

@@ -43,7 +43,7 @@ const fn program(
 const PYTHON: &str = "/usr/bin/python3";
 const PERL: &str = "/usr/bin/perl";
 const SH: &str = "/usr/bin/dash";
-const FIXTURE: &str = "/bin/fixture";
+pub const FIXTURE: &str = "/bin/fixture";
 const STRESS: &str = "/usr/bin/stress-ng";
 
 /// An asyncio server whose handler of `/break` never returns, and one request.
@@ -65,7 +65,7 @@ asyncio.run(main())
 
 /// Compiles a file of a thousand functions again and again.
 const COMPILE: &str = r#"
-perl -e 'for (1..3000) { print "int f$_(int a, int b) { int s = 0; for (int i = 0; i < a; i++) { s += (i * b) ^ (s >> 3); if (s > $_) s -= b; } return s; }\n" }' > /tmp/big.c
+perl -e 'for (1..8000) { print "int f$_(int a, int b) { int s = 0; for (int i = 0; i < a; i++) { s += (i * b) ^ (s >> 3); if (s > $_) s -= b; } return s; }\n" }' > /tmp/big.c
 while :; do $(ls /usr/lib/gcc/*/*/cc1 | head -n 1) -quiet -O2 /tmp/big.c -o /dev/null; done
 "#;
 
@@ -304,7 +304,7 @@ fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
         DeadLoop => {
             let events = agent.events(program.name, "cpu_loop");
             let proved = |event: &Value| event["details"]["verdict"] == "dead_loop";
-            events.iter().any(proved) || begun.elapsed() > Duration::from_secs(45)
+            events.iter().any(proved) || begun.elapsed() > Duration::from_secs(55)
         }
         SyscallSpin | Unproven | Work => !agent.events(program.name, "cpu_loop").is_empty(),
     }

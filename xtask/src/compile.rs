@@ -74,6 +74,8 @@ pub(crate) struct Programs {
     pub(crate) fixture: PathBuf,
     pub(crate) suite: PathBuf,
     pub(crate) bench: PathBuf,
+    /// Runs on the host.
+    pub(crate) calibrate: PathBuf,
 }
 
 /// Compiles what runs inside the VM.
@@ -88,6 +90,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
         fixture: release.join("fixture"),
         suite: test_binary("enforcer-tests", "vm")?,
         bench: release.join("bench"),
+        calibrate: release.join("calibrate"),
     })
 }
 

@@ -39,7 +39,7 @@ const UNUSED: &[&str] = &[
 pub(crate) fn tree() -> Result<PathBuf> {
     let folder = target().join("vm/corpus");
     let stamp = folder.join("stamp");
-    let wanted = PACKAGES.join(" ");
+    let wanted = format!("merged: {}", PACKAGES.join(" "));
     if std::fs::read_to_string(&stamp).is_ok_and(|present| present == wanted) {
         return Ok(folder);
     }
@@ -59,12 +59,18 @@ pub(crate) fn tree() -> Result<PathBuf> {
         packages.len()
     ));
     unpack_packages(&packages, &folder)?;
+    merge_into_usr(&folder)?;
     for unused in UNUSED {
         let path = folder.join(unused);
         if path.exists() {
             std::fs::remove_dir_all(&path)
                 .with_context(|| format!("failed to clear {}", path.display()))?;
         }
+    }
+    // Where a kernel's own file systems go.
+    for place in ["dev", "proc", "tmp"] {
+        std::fs::create_dir_all(folder.join(place))
+            .with_context(|| format!("failed to create {place}"))?;
     }
     std::fs::write(&stamp, wanted).context("failed to write the corpus' stamp")?;
     Ok(folder)
@@ -94,71 +100,64 @@ fn closure() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Puts the tree into the VM's root, with `/bin`, `/lib` and their kin as links
-/// into `/usr`, as the distribution has them.
-pub(crate) fn pack(archive: &mut Archive) -> Result<()> {
-    let tree = tree()?;
-    for (link, to) in [
-        ("bin", "usr/bin"),
-        ("sbin", "usr/sbin"),
-        ("lib", "usr/lib"),
-        ("lib64", "usr/lib64"),
-    ] {
-        archive.symlink(link, to)?;
+/// Older packages still bring `/bin/…` and `/lib/…`: those become links into
+/// `/usr`, as the distribution has them.
+fn merge_into_usr(folder: &Path) -> Result<()> {
+    for name in ["bin", "sbin", "lib", "lib64"] {
+        let merged = format!("usr/{name}");
+        let (from, to) = (folder.join(name), folder.join(&merged));
+        std::fs::create_dir_all(&to)
+            .with_context(|| format!("failed to create {}", to.display()))?;
+        if from.is_dir() {
+            merge(&from, &to)?;
+            std::fs::remove_dir_all(&from)
+                .with_context(|| format!("failed to clear {}", from.display()))?;
+        }
+        std::os::unix::fs::symlink(&merged, &from)
+            .with_context(|| format!("failed to link {}", from.display()))?;
     }
-    let mut made = vec![String::new()];
-    add(archive, &tree, &tree, &mut made)
+    Ok(())
 }
 
-fn add(archive: &mut Archive, tree: &Path, folder: &Path, made: &mut Vec<String>) -> Result<()> {
-    let entries = std::fs::read_dir(folder)
-        .with_context(|| format!("failed to read {}", folder.display()))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        let inside = path.strip_prefix(tree)?.to_string_lossy().into_owned();
-        let place = place_of(&inside);
-        let kind = path.symlink_metadata()?.file_type();
-        if kind.is_dir() {
-            make(archive, &place, made)?;
-            add(archive, tree, &path, made)?;
-        } else if kind.is_symlink() {
-            // The links that are the root's own are there already.
-            if inside.contains('/') {
-                parent(archive, &place, made)?;
-                let to = std::fs::read_link(&path)?;
-                archive.symlink(&place, &to.to_string_lossy())?;
-            }
-        } else if kind.is_file() && inside != "stamp" {
-            parent(archive, &place, made)?;
-            archive.program(&place, &path)?;
+fn merge(from: &Path, to: &Path) -> Result<()> {
+    let entries =
+        std::fs::read_dir(from).with_context(|| format!("failed to read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let place = to.join(entry.file_name());
+        if place.is_dir() && entry.file_type()?.is_dir() {
+            merge(&entry.path(), &place)?;
+        } else {
+            std::fs::rename(entry.path(), &place)
+                .with_context(|| format!("failed to move {}", place.display()))?;
         }
     }
     Ok(())
 }
 
-/// Older packages still bring `/bin/…` and `/lib/…`.
-fn place_of(inside: &str) -> String {
-    let first = inside.split('/').next().unwrap_or("");
-    if ["bin", "sbin", "lib", "lib64"].contains(&first) {
-        format!("usr/{inside}")
-    } else {
-        inside.to_owned()
-    }
+/// Puts the tree into the VM's root.
+pub(crate) fn pack(archive: &mut Archive) -> Result<()> {
+    let tree = tree()?;
+    add(archive, &tree, &tree)
 }
 
-fn parent(archive: &mut Archive, place: &str, made: &mut Vec<String>) -> Result<()> {
-    match place.rsplit_once('/') {
-        Some((folder, _)) => make(archive, folder, made),
-        None => Ok(()),
+fn add(archive: &mut Archive, tree: &Path, folder: &Path) -> Result<()> {
+    let entries = std::fs::read_dir(folder)
+        .with_context(|| format!("failed to read {}", folder.display()))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let place = path.strip_prefix(tree)?.to_string_lossy().into_owned();
+        let kind = path.symlink_metadata()?.file_type();
+        if kind.is_dir() {
+            archive.directory(&place)?;
+            add(archive, tree, &path)?;
+        } else if kind.is_symlink() {
+            let to = std::fs::read_link(&path)?;
+            archive.symlink(&place, &to.to_string_lossy())?;
+        } else if kind.is_file() && place != "stamp" {
+            archive.program(&place, &path)?;
+        }
     }
-}
-
-fn make(archive: &mut Archive, place: &str, made: &mut Vec<String>) -> Result<()> {
-    if made.iter().any(|known| known == place) {
-        return Ok(());
-    }
-    parent(archive, place, made)?;
-    made.push(place.to_owned());
-    archive.directory(place)
+    Ok(())
 }

@@ -24,6 +24,8 @@ usage: cargo xtask COMMAND
   demo              show the main job on a real kernel, in a VM
   test [NAME]       run every test: the host's, then the VM's on each kernel
   bench [NAME]      measure, each figure beside its floor, in the VM
+  calibrate [NAME]  what the agent finds out about looping and working programs on
+                    this machine's own CPUs (as root)
   vm [--kernel V] [--test NAME]
                     one VM: a shell, or the named test
   tidy              check the rules of docs/ARCHITECTURE.md
@@ -60,6 +62,7 @@ fn run(arguments: &[String]) -> Result<()> {
             vm::test(&options)
         }
         "bench" => vm::bench(&VmOptions::parse(rest)?),
+        "calibrate" => vm::calibrate(rest.first().map(String::as_str)),
         "vm" => vm::interactive(&VmOptions::parse(rest)?),
         "tidy" => tidy::run(),
         "lint" => compile::lint(),

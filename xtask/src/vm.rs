@@ -91,6 +91,16 @@ pub(crate) fn bench(options: &VmOptions) -> Result<()> {
     Ok(())
 }
 
+/// What is found out about the corpus on this machine's own CPUs.
+pub(crate) fn calibrate(program: Option<&str>) -> Result<()> {
+    let programs = vm_programs()?;
+    let mut command = Command::new(&programs.calibrate);
+    command
+        .args([&programs.agent, &programs.fixture, &crate::corpus::tree()?])
+        .args(program);
+    crate::process::run(&mut command)
+}
+
 /// A shell, or the one test that was named.
 pub(crate) fn interactive(options: &VmOptions) -> Result<()> {
     if options.test.is_some() {
@@ -117,17 +127,7 @@ fn prepare() -> Result<Programs> {
 fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
     let mut archive = Archive::new();
     crate::corpus::pack(&mut archive)?;
-    for folder in [
-        "dev",
-        "etc",
-        "etc/enforcer",
-        "proc",
-        "root",
-        "run",
-        "sys",
-        "tmp",
-        "var",
-    ] {
+    for folder in ["etc", "etc/enforcer", "root", "run", "sys", "var"] {
         archive.directory(folder)?;
     }
     // The kernel opens it for the first process before anything is mounted.

@@ -38,7 +38,7 @@ pub const GAP: (Duration, Duration) = (Duration::from_millis(6), Duration::from_
 pub const GAP_PER_STOP: u32 = 2;
 pub const MAX_SNAPSHOTS: u32 = 160;
 /// How long one thread is stopped in all, at most.
-pub const MAX_STOPPED: Duration = Duration::from_secs(1);
+pub const MAX_STOPPED: Duration = Duration::from_secs(2);
 /// How long a proof may take, on a host whose CPUs are all taken.
 pub const PROOF_TIME: Duration = Duration::from_secs(8);
 /// Pages that are read and hashed for one snapshot, at most.

@@ -4,6 +4,7 @@
 mod client;
 mod doctor;
 mod events;
+mod examine;
 mod fault;
 mod live;
 mod ps;
@@ -109,6 +110,13 @@ enum Command {
     },
     /// Give back what was taken from a workload beside its manifest
     Release { workload: String },
+    /// Look into one thread of any process, as the agent would, and print the evidence
+    #[command(hide = true)]
+    Examine {
+        pid: u32,
+        /// A thread of it [default: the first]
+        tid: Option<u32>,
+    },
     /// Names for the frames of a stack (the agent asks this of itself)
     #[command(hide = true)]
     Symbolize,
@@ -169,6 +177,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Kill { workload } => workload::request(&settings, &workload, "kill"),
         Command::Throttle { workload, cpu } => workload::throttle(&settings, &workload, &cpu),
         Command::Release { workload } => workload::request(&settings, &workload, "release"),
+        Command::Examine { pid, tid } => examine::examine(pid, tid.unwrap_or(pid)),
         Command::Symbolize => {
             crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
         }

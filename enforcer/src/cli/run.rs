@@ -105,7 +105,7 @@ async fn supervise(
     let attached = bpf::attach(
         settings.ebpf,
         (parent, tree.workloads()),
-        settings.sample_hz,
+        (settings.sample_scope, settings.sample_hz),
     );
     let ring = attached
         .as_ref()

@@ -24,13 +24,13 @@ const TOO_LITTLE_TIME: &str = "there was too little CPU time for it";
 
 /// What was found, and how often the thread had slept when we let go of it.
 #[derive(Debug)]
-pub(super) struct Finding {
-    pub(super) evidence: Evidence,
-    pub(super) sleeps: u64,
+pub(crate) struct Finding {
+    pub(crate) evidence: Evidence,
+    pub(crate) sleeps: u64,
 }
 
 /// Looks into a suspect; `None` if it has slept meanwhile, or is gone.
-pub(super) fn investigate(suspect: &Suspect) -> Option<Finding> {
+pub(crate) fn investigate(suspect: &Suspect) -> Option<Finding> {
     let thread = suspect.thread;
     let begun = clock::now();
     let before = threads::counters(thread)?;

@@ -71,6 +71,21 @@ fn main() {
                 touch(&mut kept);
             }
         }
+        // How much it gets done in so many milliseconds.
+        "switches" => {
+            println!(
+                "done {}",
+                enforcer_tests::burn::switches(milliseconds(argument(1)))
+            );
+            rest()
+        }
+        "calls" => {
+            println!(
+                "done {}",
+                enforcer_tests::burn::calls(milliseconds(argument(1)))
+            );
+            rest()
+        }
         "burn" => {
             enforcer_tests::burn::burn(argument(1));
             rest()
@@ -292,6 +307,10 @@ fn stamp(file: &str, then: &str) -> ! {
         std::mem::forget(little);
         writeln!(log, "last {}", monotonic()).unwrap();
     }
+}
+
+fn milliseconds(text: &str) -> Duration {
+    Duration::from_millis(text.parse().unwrap())
 }
 
 fn http(port: usize) -> ! {

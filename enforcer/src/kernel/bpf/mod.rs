@@ -7,7 +7,7 @@ mod btf;
 pub(crate) mod suspects;
 
 use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::perf::cpu_clock::CpuClock;
+use crate::kernel::perf::cpu_clock::{CpuClock, SampleScope};
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
 use aya::programs::{BtfTracePoint, PerfEvent, ProgramError, TracePoint};
 use aya::{Btf, Ebpf, EbpfLoader, include_bytes_aligned};
@@ -133,9 +133,9 @@ impl EventRing {
 pub(crate) fn attach(
     wanted: Wanted,
     parent: (CgroupId, &Cgroup),
-    sample_hz: u32,
+    sampling: (SampleScope, u32),
 ) -> Result<Attached, BpfError> {
-    let attached = load_and_attach(wanted, parent, sample_hz);
+    let attached = load_and_attach(wanted, parent, sampling);
     // Parsing the kernel's types took tens of megabytes that are free again: an
     // agent that held them would also pay for them at each fork.
     // SAFETY: no preconditions; it only returns free memory to the system.
@@ -146,7 +146,7 @@ pub(crate) fn attach(
 fn load_and_attach(
     wanted: Wanted,
     (parent, parent_cgroup): (CgroupId, &Cgroup),
-    sample_hz: u32,
+    sampling: (SampleScope, u32),
 ) -> Result<Attached, BpfError> {
     if wanted == Wanted::Off {
         return Err(BpfError::Off);
@@ -176,7 +176,7 @@ fn load_and_attach(
         attach_tracepoint(&mut ebpf, "mark_victim_pid", ("oom", "mark_victim"))?;
     }
     let ring = open_ring(&mut ebpf)?;
-    let suspects = attach_sampler(&mut ebpf, parent_cgroup, sample_hz);
+    let suspects = attach_sampler(&mut ebpf, parent_cgroup, sampling);
     let logger = EbpfLogger::init(&mut ebpf)
         .inspect_err(|error| {
             tracing::warn!("the eBPF programs' own messages will not be seen: {error}")
@@ -225,7 +225,7 @@ fn attach_tracepoint(
 fn attach_sampler(
     ebpf: &mut Ebpf,
     parent: &Cgroup,
-    sample_hz: u32,
+    sampling: (SampleScope, u32),
 ) -> Result<(Arc<SuspectRing>, CpuClock), BpfError> {
     let program = "cpu_sample";
     let failed = |source| BpfError::Program { program, source };
@@ -235,7 +235,7 @@ fn attach_sampler(
     let sampler: &mut PerfEvent = found.try_into().map_err(failed)?;
     sampler.load().map_err(failed)?;
     let descriptor = sampler.fd().map_err(failed)?.as_fd();
-    let clock = CpuClock::open(descriptor, parent, sample_hz).map_err(BpfError::CpuClock)?;
+    let clock = CpuClock::open(descriptor, parent, sampling).map_err(BpfError::CpuClock)?;
     Ok((Arc::new(SuspectRing::take(ebpf)?), clock))
 }
 

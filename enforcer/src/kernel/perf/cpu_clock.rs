@@ -8,33 +8,46 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
+/// What the CPU clock is tied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SampleScope {
+    /// The workloads' cgroup: a CPU without a workload is not woken, and a switch
+    /// between a workload and another process sets a timer.
+    Cgroup,
+    /// Each CPU, whoever runs there; the program sorts out what is none of ours.
+    Cpu,
+}
+
 /// What is open, by CPU; it ends when this goes.
 pub(crate) struct CpuClock {
     program: OwnedFd,
     cgroup: OwnedFd,
     attributes: Attributes,
     open: BTreeMap<u32, OwnedFd>,
-    /// By cgroup, unless this kernel has `perf_event` on a cgroup v1 hierarchy:
-    /// then by CPU, and the program sorts out what is none of ours.
-    by_cgroup: bool,
+    scope: SampleScope,
 }
 
 impl CpuClock {
-    pub(crate) fn open(program: BorrowedFd<'_>, cgroup: &Cgroup, hz: u32) -> io::Result<Self> {
+    pub(crate) fn open(
+        program: BorrowedFd<'_>,
+        cgroup: &Cgroup,
+        (scope, hz): (SampleScope, u32),
+    ) -> io::Result<Self> {
         let mut clock = Self {
             program: program.try_clone_to_owned()?,
             cgroup: cgroup.as_fd().try_clone_to_owned()?,
             attributes: Attributes::cpu_clock(hz),
             open: BTreeMap::new(),
-            by_cgroup: true,
+            scope,
         };
         let cpus = super::super::cpus::online()?;
         let first = cpus.first().copied().unwrap_or(0);
-        if let Err(error) = clock.add(first) {
-            tracing::info!(
-                "CPU samples can't be scoped to a cgroup ({error}); sampling all and sorting out"
-            );
-            clock.by_cgroup = false;
+        if scope == SampleScope::Cgroup
+            && let Err(error) = clock.add(first)
+        {
+            // As where `perf_event` is on a cgroup v1 hierarchy.
+            tracing::warn!("CPU samples can't be tied to a cgroup ({error}); sampling every CPU");
+            clock.scope = SampleScope::Cpu;
         }
         clock.reconcile(&cpus)?;
         Ok(clock)
@@ -58,10 +71,9 @@ impl CpuClock {
 
     fn add(&mut self, cpu: u32) -> io::Result<()> {
         use std::os::fd::AsFd as _;
-        let scope = if self.by_cgroup {
-            Scope::Cgroup(self.cgroup.as_fd(), cpu)
-        } else {
-            Scope::Cpu(cpu)
+        let scope = match self.scope {
+            SampleScope::Cgroup => Scope::Cgroup(self.cgroup.as_fd(), cpu),
+            SampleScope::Cpu => Scope::Cpu(cpu),
         };
         let event = self.attributes.open(scope)?;
         let program = libc::c_ulong::try_from(self.program.as_raw_fd()).unwrap_or(0);

@@ -6,9 +6,9 @@
     reason = "a measurement that can't go on should say where"
 )]
 
+mod loops;
+
 use enforcer_tests::agent::{self, Agent};
-use enforcer_tests::corpus::Expected::Nothing;
-use enforcer_tests::corpus::{self, HEADER, PROGRAMS};
 use enforcer_tests::{kernel, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -27,17 +27,29 @@ fn main() {
         demo();
         return;
     }
-    let all: [Measurement; 4] = [
+    let all: [Measurement; 9] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
-        ("corpus", verdicts),
+        ("verdict", loops::time_to_verdict),
+        ("sample", loops::sample_cost),
+        ("throughput", loops::throughput),
+        ("hundred", loops::hundred_threads),
+        ("corpus", loops::corpus),
+        ("methods", loops::methods),
     ];
     keep_controllers_in_use();
     let floor = floor();
     println!("bare fork + exec: {floor}");
+    // Those of loops take minutes each: only by name, or by `loops`.
+    let quick = ["restart", "start", "memory"];
     for (name, measure) in all {
-        if name.contains(&wanted) {
+        let asked = match wanted.as_str() {
+            "" => quick.contains(&name),
+            "loops" => !quick.contains(&name),
+            wanted => name.contains(wanted),
+        };
+        if asked {
             measure(&floor);
         }
     }
@@ -209,25 +221,6 @@ fn start(floor: &Samples) {
     );
     println!("`enforcer start` → it returns: {returned}");
     println!("    {:.1} × a bare fork + exec", returned.ratio_to(floor));
-}
-
-/// What each program of the corpus is called, four at a time, and then some alone.
-fn verdicts(_floor: &Samples) {
-    println!("{HEADER}");
-    for programs in PROGRAMS.chunks(4) {
-        for outcome in corpus::run(programs) {
-            println!("{}", outcome.row());
-        }
-    }
-    println!("\nalone:\n\n{HEADER}");
-    for program in PROGRAMS
-        .iter()
-        .filter(|program| program.expected != Nothing)
-    {
-        for outcome in corpus::run(&[*program]) {
-            println!("{}", outcome.row());
-        }
-    }
 }
 
 /// What the agent holds with ten workloads, after each was restarted once.

@@ -1,0 +1,36 @@
+//! `examine`: what the agent would find out about a thread, without an agent. For
+//! calibration on real hardware, and for whoever wants to know why a thread was,
+//! or was not, called a dead loop.
+
+use super::Fault;
+use crate::executor::{Finding, investigate};
+use crate::kernel::threads;
+use enforcer_core::cpu_loop::{Source, Suspect, Thread};
+use serde_json::json;
+use std::time::Duration;
+
+pub(super) fn examine(pid: u32, tid: u32) -> Result<(), Fault> {
+    let gone = || Fault::Failed(format!("there is no thread {tid} of process {pid}"));
+    let now = threads::counters_of(pid, tid).ok_or_else(gone)?;
+    let suspect = Suspect {
+        thread: Thread {
+            pid,
+            tid,
+            start_ticks: now.start_ticks,
+        },
+        command: threads::command(pid, tid).unwrap_or_default(),
+        cpu: Duration::ZERO,
+        source: Source::Ebpf,
+    };
+    let Some(Finding { evidence, .. }) = investigate(&suspect) else {
+        return Err(Fault::Failed(format!(
+            "{} (tid {tid}) has slept, or is gone",
+            suspect.command
+        )));
+    };
+    let verdict = evidence.verdict();
+    let answer =
+        json!({ "verdict": verdict, "command": suspect.command, "tid": tid, "evidence": evidence });
+    println!("{answer:#}");
+    Ok(())
+}

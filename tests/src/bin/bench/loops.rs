@@ -1,0 +1,229 @@
+//! What the detection of loops takes: time to a verdict, and CPU time of
+//! everything else; and what every program of the corpus is called.
+
+use super::Samples;
+use enforcer_tests::agent::Agent;
+use enforcer_tests::corpus::Expected::{Nothing, Work};
+use enforcer_tests::corpus::{HEADER, Outcome, PROGRAMS, Program, run};
+use enforcer_tests::wait_for;
+use std::fs;
+use std::time::{Duration, Instant};
+
+const ROUNDS: usize = 8;
+
+fn one(name: &str, mode: &str, more: &str) -> String {
+    let words: Vec<String> = mode.split(' ').map(|word| format!("{word:?}")).collect();
+    format!(
+        "version: 1\nworkloads:\n  {name}:\n    command: [/bin/fixture, {}]\n    user: web\n    {more}\n",
+        words.join(", ")
+    )
+}
+
+/// Seconds of an RFC 3339 time within its day.
+fn seconds(time: &str) -> f64 {
+    let clock = time.split('T').nth(1).unwrap().trim_end_matches('Z');
+    clock
+        .split(':')
+        .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
+}
+
+/// From the start of a dead loop to its verdict.
+pub(super) fn time_to_verdict(_floor: &Samples) {
+    let more = "watch: { cpu_loop: { after: 2s, respond: [tell] } }";
+    let mut beyond = Vec::new();
+    for _ in 0..ROUNDS {
+        let agent = Agent::start(&one("web", "burn bare", more));
+        let time = |kind| {
+            let events = agent.wait_for_events("web", kind, 1);
+            seconds(events[0]["time"].as_str().unwrap())
+        };
+        let (start, verdict) = (time("start"), time("cpu_loop"));
+        beyond.push(Duration::from_secs_f64((verdict - start - 2.0).max(0.0)));
+    }
+    let beyond = Samples::of(beyond);
+    println!("start of a loop → verdict, beyond `after` (2 s): {beyond}");
+    println!(
+        "    {:.2} × `after` in all",
+        1.0 + beyond.median().as_secs_f64() / 2.0
+    );
+}
+
+/// What the kernel counts for one program: runs, and nanoseconds of them.
+fn statistics(agent: &Agent, kind: &str) -> Option<(u64, u64)> {
+    let folder = format!("/proc/{}/fdinfo", agent.pid());
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let field = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+            line.trim_start_matches(':').trim().parse::<u64>().ok()
+        };
+        if text.contains(&format!("prog_type:\t{kind}\n")) {
+            return Some((field("run_cnt")?, field("run_time_ns")?));
+        }
+    }
+    None
+}
+
+/// What one sample costs.
+pub(super) fn sample_cost(_floor: &Samples) {
+    const PERF_EVENT: &str = "7";
+    fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").unwrap();
+    for hz in ["49", "997"] {
+        let agent = Agent::start_with(
+            &one("web", "burn bare", "watch: { cpu_loop: { after: 60s } }"),
+            &["--sample-hz", hz],
+        );
+        agent.wait_for_state("web", "running");
+        let begun = Instant::now();
+        let (runs, nanos) = wait_for("five seconds of samples", || {
+            let found = statistics(&agent, PERF_EVENT)?;
+            (begun.elapsed() > Duration::from_secs(5)).then_some(found)
+        });
+        let each = nanos / runs.max(1);
+        let share = each as f64 * hz.parse::<f64>().unwrap() / 1e9 * 100.0;
+        println!("a sample at {hz} Hz: {each} ns ({runs} runs), {share:.3} % of a CPU");
+    }
+    fs::write("/proc/sys/kernel/bpf_stats_enabled", "0").unwrap();
+}
+
+/// What programs get done with the detector on and off, by turns.
+pub(super) fn throughput(_floor: &Samples) {
+    let ways: [(&str, &[&str]); 3] = [
+        ("off", &["--ebpf", "off"]),
+        ("on", &[]),
+        ("on, sampling every CPU", &["--sample-scope", "cpu"]),
+    ];
+    for program in ["switches", "calls"] {
+        let mut done: [Vec<f64>; 3] = Default::default();
+        for _ in 0..ROUNDS {
+            for ((_, arguments), done) in ways.iter().zip(&mut done) {
+                let agent =
+                    Agent::start_with(&one("web", &format!("{program} 2000"), ""), arguments);
+                let count = wait_for("its count", || {
+                    let said = agent.output("web");
+                    said.trim().strip_prefix("done ")?.parse::<f64>().ok()
+                });
+                done.push(count);
+            }
+        }
+        let [off, rest @ ..] = &mut done;
+        println!("{program} with the detector off: {:.0} in 2 s", median(off));
+        for (sampled, (name, _)) in rest.iter_mut().zip(&ways[1..]) {
+            // Each beside the one that ran just before.
+            let mut ratios: Vec<f64> = sampled
+                .iter()
+                .zip(&*off)
+                .map(|(on, off)| on / off)
+                .collect();
+            let ratio = median(sampled) / median(off);
+            ratios.sort_by(f64::total_cmp);
+            println!(
+                "    {name}: {ratio:.3} of that (single pairs {:.3} to {:.3}; target 0.99)",
+                ratios[0],
+                ratios[ratios.len() - 1]
+            );
+        }
+    }
+}
+
+fn median(numbers: &mut [f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
+}
+
+/// CPU time of a process so far, in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// The agent's own CPU time while a hundred threads spin.
+pub(super) fn hundred_threads(_floor: &Samples) {
+    let more = "watch: { cpu_loop: { after: 1s, respond: [tell] } }";
+    for (name, mode) in [
+        ("one that rests", "rest"),
+        ("100 threads that spin", "burn hundred"),
+    ] {
+        let agent = Agent::start(&one("web", mode, more));
+        agent.wait_for_state("web", "running");
+        if mode != "rest" {
+            agent.wait_for_events("web", "cpu_loop", 1);
+        }
+        let (begun, before) = (Instant::now(), cpu_ticks(agent.pid()));
+        let wait = Duration::from_secs(40);
+        wait_for("40 seconds", || (begun.elapsed() > wait).then_some(()));
+        let spent = cpu_ticks(agent.pid()) - before;
+        let told = agent.events("web", "cpu_loop").len();
+        println!(
+            "agent beside {name}: {:.2} % of a CPU, over 40 s ({told} threads told)",
+            spent as f64 / 100.0 / begun.elapsed().as_secs_f64() * 100.0
+        );
+    }
+}
+
+/// What each program of the corpus is called, four at a time, then each alone.
+pub(super) fn corpus(_floor: &Samples) {
+    println!("{HEADER}");
+    for programs in PROGRAMS.chunks(4) {
+        print(&run(programs));
+    }
+    println!("\nalone:\n\n{HEADER}");
+    for program in PROGRAMS
+        .iter()
+        .filter(|program| program.expected != Nothing)
+    {
+        print(&run(&[*program]));
+    }
+}
+
+fn print(outcomes: &[Outcome]) {
+    for outcome in outcomes {
+        println!("{}", outcome.row());
+    }
+}
+
+/// Every method of stress-ng, four at a time: all of them are work.
+pub(super) fn methods(_floor: &Samples) {
+    let listed = std::process::Command::new("/usr/bin/stress-ng")
+        .args(["--cpu", "1", "--cpu-method", "which"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&listed.stderr).into_owned()
+        + &String::from_utf8_lossy(&listed.stdout);
+    let names: Vec<&'static str> = text
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .filter(|name| *name != "all")
+        .map(|name| &*name.to_owned().leak())
+        .collect();
+    let programs: Vec<Program> = names
+        .iter()
+        .map(|name| {
+            let command = vec!["/usr/bin/stress-ng", "--cpu", "1", "--cpu-method", name];
+            Program {
+                name: name.replace('_', "-").leak(),
+                command: command.leak(),
+                cgroup: "",
+                expected: Work,
+            }
+        })
+        .collect();
+    println!("{} methods of stress-ng\n{HEADER}", programs.len());
+    let outcomes: Vec<Outcome> = programs
+        .chunks(4)
+        .flat_map(|programs| {
+            let outcomes = run(programs);
+            print(&outcomes);
+            outcomes
+        })
+        .collect();
+    let wrong = outcomes
+        .iter()
+        .filter(|outcome| !outcome.is_right())
+        .count();
+    println!("{wrong} of {} called what they are not", outcomes.len());
+}
