@@ -9,7 +9,7 @@ use crate::kernel::perf::cpu_clock::CpuClock;
 use crate::kernel::{process, ready, threads};
 use enforcer_common::Suspect as Record;
 use enforcer_core::WorkloadName;
-use enforcer_core::cpu_loop::{Source, Streaks, Suspect, Thread};
+use enforcer_core::cpu_loop::{GATE, Source, Streaks, Suspect, Thread, WORTH_SAMPLING};
 use enforcer_core::event::{CgroupId, Event};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -88,8 +88,19 @@ pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor
             tracing::warn!("CPUs that come back will not be sampled: {error}");
         })
         .ok();
+    let mut tick = tokio::time::interval(GATE);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut used = executor.cpu_time_of_all();
     loop {
         tokio::select! {
+            _ = tick.tick() => {
+                let now = executor.cpu_time_of_all();
+                let busy = now.saturating_sub(used) >= WORTH_SAMPLING;
+                used = now;
+                if let Err(error) = clock.run(busy) {
+                    executor.send(degraded(format!("the CPU clock can't be switched: {error}")));
+                }
+            }
             readable = polled.readable() => {
                 let Ok(mut readable) = readable else { return };
                 ring.drain(|record| deliver(&record, &executor));
@@ -124,8 +135,10 @@ async fn next_announcement(
 }
 
 fn follow_cpus(clock: &mut CpuClock, socket: &Announcements) -> std::io::Result<()> {
+    // First: a word that comes after the list was read wakes us once more.
+    let spoke = socket.take();
     let online = cpus::online()?;
-    match socket.take() {
+    match spoke {
         Some(cpus) if cpus.is_empty() => return Ok(()),
         Some(cpus) => cpus.into_iter().for_each(|cpu| clock.reopen(cpu)),
         // Which ones is not known: all of them are opened anew.
@@ -149,7 +162,11 @@ fn deliver(record: &Record, executor: &Executor) {
         command: process::command_of(&record.comm),
         cpu: Duration::from_nanos(record.cpu_ns),
         source: Source::Ebpf,
+        sleeps: Some(record.nvcsw),
     };
+    // From here on: it may sleep before its turn has come.
+    let followed = &executor.followed;
+    followed.add(workload.clone(), suspect.thread, record.nvcsw);
     executor.send(Event::CpuSuspect { workload, suspect });
 }
 
@@ -190,7 +207,10 @@ fn read_all(executor: &Executor, streaks: &mut Streaks) {
                     command: threads::command(pid, tid).unwrap_or_default(),
                     cpu,
                     source: Source::Proc,
+                    sleeps: Some(now.sleeps),
                 };
+                let followed = &executor.followed;
+                followed.add(workload.clone(), thread, now.sleeps);
                 let workload = workload.clone();
                 executor.send(Event::CpuSuspect { workload, suspect });
             }

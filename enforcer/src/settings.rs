@@ -29,7 +29,7 @@ pub(crate) struct Settings {
         default_value = "auto"
     )]
     pub(crate) ebpf: Wanted,
-    /// CPU samples a second, on each CPU that runs a workload
+    /// CPU samples a second, on each CPU
     #[arg(
         long,
         global = true,
@@ -39,13 +39,13 @@ pub(crate) struct Settings {
         value_parser = clap::value_parser!(u32).range(1..=1000)
     )]
     pub(crate) sample_hz: u32,
-    /// Sample only while a workload is on the CPU, or every CPU all the time
+    /// Sample every CPU while workloads are busy, or only a CPU that runs one
     #[arg(
         long,
         global = true,
         env = "ENFORCER_SAMPLE_SCOPE",
         value_name = "SCOPE",
-        default_value = "cgroup"
+        default_value = "cpu"
     )]
     pub(crate) sample_scope: SampleScope,
     /// Colours on the terminal

@@ -52,6 +52,12 @@ pub fn burn(kind: &str) {
             }
             bare()
         }
+        // Ends by itself, when it has just become a suspect.
+        "until-alarm" => {
+            // SAFETY: without a handler it ends the process.
+            unsafe { libc::alarm(4) };
+            bare()
+        }
         "until-usr1" => until_usr1(),
         "traced" => traced(),
         other => panic!("no such kind: {other}"),

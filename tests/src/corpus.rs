@@ -215,7 +215,14 @@ impl Outcome {
                 DeadLoop => self.verdict() == "dead_loop",
                 SyscallSpin => self.verdict() == "syscall_spin",
                 Unproven => true,
-                Work => matches!(self.verdict(), "over_budget" | "none"),
+                // It was looked into, or never suspected.
+                Work => match &self.event {
+                    Some(event) => {
+                        let took = event["details"]["evidence"]["took_seconds"].as_f64();
+                        self.verdict() == "over_budget" && took > Some(0.0)
+                    }
+                    None => true,
+                },
                 Nothing => self.verdict() == "none",
             }
     }

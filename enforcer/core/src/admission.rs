@@ -13,13 +13,23 @@ pub(crate) const PROOFS_AT_ONCE: usize = 2;
 pub(crate) struct Waiting {
     pub(crate) workload: WorkloadName,
     pub(crate) thread: Thread,
+    /// Nothing is known of it yet.
+    pub(crate) is_first: bool,
     pub(crate) priority: u8,
     pub(crate) since: MonoTime,
 }
 
-/// The most important workload's first; among equals who waits longest.
+/// Those of which nothing is known first, so that what is hot for good doesn't keep
+/// new ones waiting; then the most important workload's; then who waits longest.
 pub(crate) fn next(waiting: impl Iterator<Item = Waiting>) -> Option<Waiting> {
-    waiting.min_by_key(|entry| (u8::MAX - entry.priority, entry.since, entry.thread))
+    waiting.min_by_key(|entry| {
+        (
+            !entry.is_first,
+            u8::MAX - entry.priority,
+            entry.since,
+            entry.thread,
+        )
+    })
 }
 
 #[cfg(test)]
@@ -28,22 +38,28 @@ mod tests {
 
     #[test]
     fn the_important_and_the_patient_come_first() {
-        let entry = |tid, priority, since| Waiting {
+        let entry = |tid, is_first, priority, since| Waiting {
             workload: WorkloadName::parse("web").expect("a name"),
             thread: Thread {
                 pid: 1,
                 tid,
                 start_ticks: 0,
             },
+            is_first,
             priority,
             since: MonoTime(since),
         };
-        let mut queue = vec![entry(1, 50, 3), entry(2, 90, 9), entry(3, 50, 1)];
+        let mut queue = vec![
+            entry(1, true, 50, 3),
+            entry(2, true, 90, 9),
+            entry(3, true, 50, 1),
+            entry(4, false, 99, 0),
+        ];
         let mut order = Vec::new();
         while let Some(found) = next(queue.iter().cloned()) {
             queue.retain(|entry| *entry != found);
             order.push(found.thread.tid);
         }
-        assert_eq!(order, [2, 3, 1]);
+        assert_eq!(order, [2, 3, 1, 4]);
     }
 }

@@ -20,6 +20,12 @@ use std::fmt;
 use std::time::Duration;
 use waits::Wait;
 
+/// How often it is asked whether the workloads are busy enough to be sampled, …
+pub const GATE: Duration = Duration::from_millis(250);
+/// … which they are if all together have used so much CPU time since: less than
+/// half a percent of one CPU hides no loop for long.
+pub const WORTH_SAMPLING: Duration = Duration::from_millis(1);
+
 /// How long a suspect's registers are sampled before it is stopped at all, and
 /// how often a second.
 pub const SAMPLE_TIME: Duration = Duration::from_millis(500);
@@ -77,6 +83,8 @@ pub struct Suspect {
     /// CPU time since its last sleep.
     pub cpu: Duration,
     pub source: Source,
+    /// How often it had slept by then; `None` where our own stops have counted.
+    pub sleeps: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -86,7 +94,8 @@ pub enum Verdict {
     OverBudget,
     /// Busy polling: it spins through system calls that do nothing.
     SyscallSpin,
-    /// Proved: its whole state recurs, and nothing else can change that.
+    /// Proved: its whole state recurs, and nothing that is known of can change
+    /// that unless somebody outside the process acts.
     DeadLoop,
 }
 
@@ -137,6 +146,8 @@ pub struct Calls {
     pub all: u32,
     /// Those that did nothing: nothing was ready, nothing was moved.
     pub idle: u32,
+    /// Those that say nothing either way, as reading a clock.
+    pub neutral: u32,
     /// Names of the most frequent ones, most frequent first.
     pub names: Vec<String>,
 }
@@ -261,7 +272,10 @@ impl Evidence {
         if self.recurs && !self.outside.iter().any(Outside::breaks_the_proof) {
             return Verdict::DeadLoop;
         }
-        let polls = self.calls.all >= ENOUGH_CALLS && self.calls.idle == self.calls.all;
+        let Calls {
+            all, idle, neutral, ..
+        } = self.calls;
+        let polls = all >= ENOUGH_CALLS && idle >= all / 2 && idle + neutral == all;
         if polls && self.user_share.is_some_and(|share| share <= MOST_USER_TIME) {
             return Verdict::SyscallSpin;
         }

@@ -21,6 +21,7 @@ pub(super) fn examine(pid: u32, tid: u32) -> Result<(), Fault> {
         command: threads::command(pid, tid).unwrap_or_default(),
         cpu: Duration::ZERO,
         source: Source::Ebpf,
+        sleeps: None,
     };
     let Some(Finding { evidence, .. }) = investigate(&suspect) else {
         return Err(Fault::Failed(format!(

@@ -5,12 +5,12 @@
 
 use super::error_chain;
 use crate::kernel::clock;
-use crate::kernel::memory_state::{MemoryError, MemoryState, can_be_stepped};
+use crate::kernel::memory_state::{MemoryError, MemoryState};
 use crate::kernel::perf;
 use crate::kernel::ptrace::{Stop, Tracee};
 use crate::kernel::threads::{self, ThreadState};
 use crate::symbolize;
-use enforcer_core::cpu_loop::waits::{call_name, is_idle};
+use enforcer_core::cpu_loop::waits::{Outcome, call_name, is_exec, outcome};
 use enforcer_core::cpu_loop::{
     ENOUGH_CALLS, ENOUGH_SAMPLES, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside,
     PROOF_TIME, Recurrence, SAMPLE_HZ, SAMPLE_TIME, Sampling, Source, Suspect,
@@ -20,6 +20,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
 use std::time::Duration;
 
+/// Things outside of a proof that are told.
+const MOST_OUTSIDE: usize = 16;
 const TOO_LITTLE_TIME: &str = "there was too little CPU time for it";
 
 /// What was found, and how often the thread had slept when we let go of it.
@@ -34,6 +36,9 @@ pub(crate) fn investigate(suspect: &Suspect) -> Option<Finding> {
     let thread = suspect.thread;
     let begun = clock::now();
     let before = threads::counters(thread)?;
+    if suspect.sleeps.is_some_and(|sleeps| sleeps != before.sleeps) {
+        return None;
+    }
     let mut evidence = Evidence::none(suspect.source, "");
     evidence.unproven = None;
     let mut stack = Vec::new();
@@ -55,9 +60,19 @@ pub(crate) fn investigate(suspect: &Suspect) -> Option<Finding> {
         };
         evidence.new_state_probability = sampling.new_state_probability();
         evidence.user_share = sampling.user_share();
-        if sampling.is_worth_a_proof() {
+        if samples.all == 0 {
+            evidence.unproven = Some(TOO_LITTLE_TIME.to_owned());
+        } else if sampling.is_worth_a_proof() {
+            if threads::counters(thread)?.sleeps != before.sleeps {
+                return None;
+            }
             let mut proof = Proof::new(suspect, begun);
-            evidence.unproven = proof.run(&samples).err();
+            // What a thread traces is let go when it ends, whatever state it is in.
+            let run = || proof.run(&samples);
+            let ran = std::thread::scope(|scope| scope.spawn(run).join());
+            evidence.unproven = ran
+                .unwrap_or(Err("the proof itself failed".to_owned()))
+                .err();
             stops = proof.stops;
             proof.tell(&mut evidence);
         } else {
@@ -96,10 +111,13 @@ struct Proof<'a> {
     noise: RandomState,
     calls: HashMap<u64, u32>,
     idle_calls: u32,
+    neutral_calls: u32,
     /// The call that the thread is in.
     call: Option<u64>,
     signals: u32,
     major_faults: u64,
+    /// The CPU time that it was given so far.
+    ran: Duration,
     stops: u64,
     stopped: Duration,
     last_stop: Duration,
@@ -118,9 +136,11 @@ impl<'a> Proof<'a> {
             noise: RandomState::new(),
             calls: HashMap::new(),
             idle_calls: 0,
+            neutral_calls: 0,
             call: None,
             signals: 0,
             major_faults: 0,
+            ran: Duration::ZERO,
             stops: 0,
             stopped: Duration::ZERO,
             last_stop: Duration::ZERO,
@@ -141,14 +161,16 @@ impl<'a> Proof<'a> {
         let mut memory = None;
         let mut tracee = Tracee::seize(thread.tid).map_err(ptrace_failed)?;
         let outcome = self.follow(&mut tracee, &mut memory);
-        self.stops = tracee.let_go();
-        if let Some(memory) = memory {
+        self.stops = tracee.stops();
+        drop(tracee);
+        if let Some(memory) = &memory {
             self.reads_clock |= samples
                 .addresses
                 .keys()
                 .any(|address| memory.vdso.contains(address));
-            self.outside = self.look_around(&others, &memory);
         }
+        self.keep_outside(memory);
+        self.look_around(&others);
         outcome
     }
 
@@ -160,7 +182,9 @@ impl<'a> Proof<'a> {
         let mut next = clock::now().after(self.gap());
         let mut asked = false;
         loop {
-            let wait_until = if asked {
+            // In the middle of a call it is left alone: it may sleep there, and
+            // would be woken by being stopped.
+            let wait_until = if asked || self.call.is_some() {
                 self.until
             } else {
                 next.min(self.until)
@@ -174,10 +198,12 @@ impl<'a> Proof<'a> {
                 continue;
             };
             let stopped = clock::now();
+            let stop_again = |this: &mut Self| this.count_stop(clock::now().since(stopped));
             let done = match stop {
                 Stop::Asked => {
                     asked = false;
-                    self.look(tracee, memory)?;
+                    let looked = self.look(tracee, memory);
+                    looked.inspect_err(|_| stop_again(self))?;
                     None
                 }
                 Stop::CallEntry { number } => {
@@ -185,7 +211,11 @@ impl<'a> Proof<'a> {
                     self.states.input();
                     None
                 }
-                Stop::CallExit { result } => self.call_returned(result),
+                Stop::CallExit { result } => {
+                    // It may have mapped memory that must be hashed as well.
+                    self.keep_outside(memory.take());
+                    self.call_returned(result)
+                }
                 Stop::Signal => {
                     self.signals += 1;
                     self.states.input();
@@ -208,13 +238,14 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Takes one snapshot of the thread, which stands still. If it is as it was, it
-    /// may not have run since, so it executes one instruction more.
+    /// Takes one snapshot of the thread, which stands still.
     fn look(
         &mut self,
         tracee: &mut Tracee,
         memory: &mut Option<MemoryState>,
     ) -> Result<(), String> {
+        let ran = threads::cpu_time(self.suspect.thread).unwrap_or_default();
+        let since = ran.saturating_sub(std::mem::replace(&mut self.ran, ran));
         let Some(memory) = memory else {
             // Begun while it stands still: it would else wait for the lock of its
             // own memory, and that is a sleep.
@@ -224,24 +255,14 @@ impl<'a> Proof<'a> {
         };
         self.reads_clock |= memory.vdso.contains(&tracee.instruction());
         let state = self.state(tracee, memory)?;
-        if self.states.note(clock::now(), state) {
-            return Ok(());
-        }
-        if !can_be_stepped(self.suspect.thread.pid, tracee.instruction()) {
-            self.states.input();
-            return Ok(());
-        }
-        match tracee.step(self.until).map_err(ptrace_failed)? {
-            Some(Stop::Asked) => {
-                let state = self.state(tracee, memory)?;
-                self.states.stepped(clock::now(), state);
-                Ok(())
-            }
-            Some(Stop::Gone) => Err("it has ended".to_owned()),
-            None => Err(TOO_LITTLE_TIME.to_owned()),
-            Some(_) => {
-                self.states.input();
-                Ok(())
+        self.states.note(clock::now(), state, since);
+        Ok(())
+    }
+
+    fn keep_outside(&mut self, memory: Option<MemoryState>) {
+        for outside in memory.into_iter().flat_map(|memory| memory.outside) {
+            if !self.outside.contains(&outside) {
+                self.outside.push(outside);
             }
         }
     }
@@ -288,8 +309,15 @@ impl<'a> Proof<'a> {
         self.states.input();
         // The first one may be met on its way out.
         let number = self.call.take()?;
+        if is_exec(number, result) {
+            return Some(Err("it has become another program".to_owned()));
+        }
         *self.calls.entry(number).or_default() += 1;
-        self.idle_calls += u32::from(is_idle(number, result));
+        match outcome(number, result) {
+            Outcome::Idle => self.idle_calls += 1,
+            Outcome::Neutral => self.neutral_calls += 1,
+            Outcome::Done => {}
+        }
         let enough = self.calls.values().sum::<u32>() >= ENOUGH_CALLS;
         enough.then(|| Err("it makes system calls all the time".to_owned()))
     }
@@ -310,14 +338,17 @@ impl<'a> Proof<'a> {
     }
 
     /// What else could end the loop.
-    fn look_around(&self, before: &[ThreadState], memory: &MemoryState) -> Vec<Outside> {
+    fn look_around(&mut self, before: &[ThreadState]) {
         let thread = self.suspect.thread;
-        let mut outside = memory.outside.clone();
+        let outside = &mut self.outside;
         if self.reads_clock {
             outside.push(Outside::Clock);
         }
-        if threads::has_signal_timer(thread.pid) {
+        if threads::may_be_signalled(thread.pid) {
             outside.push(Outside::Timer);
+        }
+        if threads::has_io_uring(thread.pid) {
+            outside.push(Outside::DeviceMapping("an io_uring".to_owned()));
         }
         let now = threads::others(thread);
         let name = |state: &ThreadState| format!("{} (tid {})", state.command, state.tid);
@@ -336,7 +367,9 @@ impl<'a> Proof<'a> {
                 outside.push(Outside::ThreadRan(name(state)));
             }
         }
-        outside
+        // What breaks the proof must not be lost, and each one is enough.
+        outside.sort_by_key(|entry| !entry.breaks_the_proof());
+        outside.truncate(MOST_OUTSIDE);
     }
 
     fn tell(self, evidence: &mut Evidence) {
@@ -351,6 +384,7 @@ impl<'a> Proof<'a> {
         evidence.outside = self.outside;
         evidence.calls.all = self.calls.values().sum();
         evidence.calls.idle = self.idle_calls;
+        evidence.calls.neutral = self.neutral_calls;
         let mut calls: Vec<(u64, u32)> = self.calls.into_iter().collect();
         calls.sort_by_key(|(number, times)| (std::cmp::Reverse(*times), *number));
         let names = calls.into_iter().take(5);

@@ -4,6 +4,7 @@
 use super::investigate::{Finding, investigate};
 use super::{Executor, Registered};
 use crate::kernel::cgroupfs::Cgroup;
+use crate::kernel::usage;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event};
@@ -28,6 +29,11 @@ impl Executor {
             Some((name.clone(), Arc::clone(&entry.cgroup), entry.loop_budget?))
         });
         watched.collect()
+    }
+
+    /// What all workloads together have used so far.
+    pub(crate) fn cpu_time_of_all(&self) -> Duration {
+        Duration::from_micros(usage::read_cpu(self.tree.workloads()).cpu_usec)
     }
 
     pub(super) fn watch_loops(&self, entry: &mut Registered, spec: &WorkloadSpec) {

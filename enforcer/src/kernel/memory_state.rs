@@ -1,12 +1,13 @@
 //! What a process has written to its memory, as one number. Which pages those
 //! are, the kernel says: soft-dirty bits (`CONFIG_MEM_SOFT_DIRTY`, Linux 3.11)
-//! where it has them, else every anonymous page there is. What the number proves
-//! is decided elsewhere.
+//! where it has them, else every anonymous page there is. Huge pages of hugetlb
+//! have no such bits (`fs/proc/task_mmu.c`, `clear_refs_walk_ops`): a process that
+//! has them is not looked at. What the number proves is decided elsewhere.
 
 use enforcer_core::cpu_loop::{MAX_PAGES, MAX_SCANNED_PAGES, Outside};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
@@ -19,6 +20,10 @@ const FILE_OR_SHARED: u64 = 1 << 61;
 const SOFT_DIRTY: u64 = 1 << 55;
 /// A stack grows down by itself, up to this by default.
 const STACK_GROWTH: u64 = 8 << 20;
+/// Tens of thousands of mappings; who has more is not looked at.
+const LONGEST_MAPS: u64 = 4 << 20;
+/// Mappings that are named in the evidence; each of them is enough.
+const MOST_OUTSIDE: usize = 16;
 /// Pages that are copied at a time, and entries that are read at a time.
 const BATCH: usize = 64;
 const ENTRIES: usize = 8192;
@@ -31,6 +36,8 @@ pub(crate) enum MemoryError {
     TooMuchWritten,
     #[error("its writable memory spans more than {} GiB: walking that would stop it for too long", (MAX_SCANNED_PAGES * PAGE) >> 30)]
     TooMuchMapped,
+    #[error("it has huge pages of hugetlb, of which nobody tells whether they were written")]
+    HugePages,
 }
 
 /// A process's memory from one moment on.
@@ -49,22 +56,27 @@ pub(crate) struct MemoryState {
 impl MemoryState {
     /// From now on, what is written counts.
     pub(crate) fn begin(pid: u32) -> Result<Self, MemoryError> {
-        let soft_dirty = has_soft_dirty();
-        if soft_dirty {
-            std::fs::write(format!("/proc/{pid}/clear_refs"), "4")?;
+        let mut maps = String::new();
+        File::open(format!("/proc/{pid}/maps"))?
+            .take(LONGEST_MAPS)
+            .read_to_string(&mut maps)?;
+        if maps.len() as u64 == LONGEST_MAPS {
+            return Err(MemoryError::TooMuchMapped);
         }
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
         let mut state = Self {
             pid: libc::pid_t::try_from(pid).map_err(io::Error::other)?,
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
             writable: Vec::new(),
-            soft_dirty,
+            soft_dirty: has_soft_dirty(),
             entries: vec![0; ENTRIES * 8],
             pages: vec![0; BATCH * PAGE_BYTES],
             vdso: 0..0,
             outside: Vec::new(),
         };
         for mapping in maps.lines().filter_map(Mapping::parse) {
+            if mapping.is_huge() {
+                return Err(MemoryError::HugePages);
+            }
             state.add(&mapping);
         }
         let pages: u64 = state
@@ -74,6 +86,10 @@ impl MemoryState {
             .sum();
         if pages > MAX_SCANNED_PAGES {
             return Err(MemoryError::TooMuchMapped);
+        }
+        // Last, for it walks all of the process's memory.
+        if state.soft_dirty {
+            std::fs::write(format!("/proc/{pid}/clear_refs"), "4")?;
         }
         Ok(state)
     }
@@ -89,6 +105,7 @@ impl MemoryState {
             _ => {}
         }
         if let Some(outside) = mapping.outside()
+            && self.outside.len() < MOST_OUTSIDE
             && !self.outside.contains(&outside)
         {
             self.outside.push(outside);
@@ -111,7 +128,8 @@ impl MemoryState {
                     .pagemap
                     .read_at(&mut self.entries[..bytes], address / PAGE * 8)?;
                 if read < 8 {
-                    break;
+                    // The memory that this was opened for is gone: another program.
+                    return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
                 }
                 let written = self.written(address, read / 8);
                 hashed += u64::try_from(written.len()).unwrap_or(u64::MAX);
@@ -185,18 +203,6 @@ impl MemoryState {
     }
 }
 
-/// Whether a step over a process's next instruction shows all that it does: one
-/// over a system call shows no stop of its own, and a breakpoint's signal looks
-/// like the step's.
-pub(crate) fn can_be_stepped(pid: u32, address: u64) -> bool {
-    let mut code = [0; 2];
-    let read = File::open(format!("/proc/{pid}/mem"))
-        .and_then(|memory| memory.read_exact_at(&mut code, address));
-    // `syscall`, `sysenter`, `int`, `int3`, `int1`.
-    let is_special = matches!(code, [0x0f, 0x05 | 0x34] | [0xcc | 0xcd | 0xf1, _]);
-    read.is_ok() && !is_special && cfg!(target_arch = "x86_64")
-}
-
 /// A line of `/proc/PID/maps`.
 struct Mapping<'a> {
     range: Range<u64>,
@@ -220,6 +226,13 @@ impl<'a> Mapping<'a> {
 
     fn is_writable(&self) -> bool {
         self.permissions.as_bytes().get(1) == Some(&b'w')
+    }
+
+    fn is_huge(&self) -> bool {
+        self.is_writable()
+            && ["/anon_hugepage", "/dev/hugepages/"]
+                .iter()
+                .any(|name| self.name.starts_with(name))
     }
 
     /// Whether somebody else may write to it. What the system's own packages

@@ -38,7 +38,11 @@ pub(crate) fn command_of(comm: &[u8]) -> String {
         .iter()
         .position(|byte| *byte == 0)
         .unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..end]).into_owned()
+    let name = String::from_utf8_lossy(&comm[..end]);
+    // A program may call itself anything, and a terminal would obey.
+    name.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// The user and the group that it runs as.

@@ -1,7 +1,8 @@
 //! One thread, stopped for a moment and looked at: ptrace(2) by `PTRACE_SEIZE`
-//! (Linux 3.4), which sends no signal and leaves no trace in the program. A
-//! tracee belongs to the thread that seized it: if that thread ends, however it
-//! ends, the kernel lets go of the tracee and it runs on.
+//! (Linux 3.4), which sends no signal. A tracee belongs to the thread that seized
+//! it: when that thread ends, however it ends, the kernel lets go of the tracee
+//! and it runs on. So a seized thread is never stepped (a step that is left over
+//! would kill it), and nothing here waits for a stop just to let go.
 
 use super::clock;
 use enforcer_core::units::MonoTime;
@@ -23,15 +24,13 @@ const GENERAL_SET: libc::c_int = 1;
 const REGISTER_BYTES: usize = 16 << 10;
 /// How often a stop is looked for. It comes with the thread's next interrupt.
 const POLL: Duration = Duration::from_micros(50);
-/// How long a running thread may take to stop so that it can be let go.
-const LET_GO: Duration = Duration::from_secs(1);
 
-/// A seized thread. It is let go when this is dropped.
+/// A seized thread. It is let go when this is dropped, if it stands still then; or
+/// else with the end of the thread that seized it.
 pub(crate) struct Tracee {
     tid: libc::pid_t,
     stopped: Option<libc::c_int>,
     stops: u64,
-    gone: bool,
     registers: Vec<u8>,
     /// Only the thread that seized it may ask for anything.
     _not_send: PhantomData<*const ()>,
@@ -81,7 +80,6 @@ impl Tracee {
             tid,
             stopped: None,
             stops: 0,
-            gone: false,
             registers: vec![0; REGISTER_BYTES],
             _not_send: PhantomData,
         })
@@ -92,40 +90,51 @@ impl Tracee {
         self.request(libc::PTRACE_INTERRUPT, 0)
     }
 
-    /// Waits for it to stop for any reason; `None` if it doesn't until then.
+    /// Waits for it to stop for any reason; `None` if it doesn't until then. An
+    /// exit is left for whoever waits for the process: it may be our own child.
     pub(crate) fn wait(&mut self, until: MonoTime) -> io::Result<Option<Stop>> {
         loop {
-            let mut status = 0;
-            // SAFETY: writes the status of this one thread, which we trace.
-            let found =
-                unsafe { libc::waitpid(self.tid, &raw mut status, libc::WNOHANG | libc::__WALL) };
-            match found {
-                0 => {}
-                tid if tid == self.tid => return Ok(Some(self.stop(status))),
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.raw_os_error() == Some(libc::ECHILD) {
-                        self.gone = true;
-                        return Ok(Some(Stop::Gone));
-                    }
-                    return Err(error);
+            match self.look(libc::WSTOPPED)? {
+                Some(status) => return Ok(Some(self.stop(status))),
+                None if self.look(libc::WEXITED | libc::WNOWAIT)?.is_some() => {
+                    return Ok(Some(Stop::Gone));
                 }
+                None if clock::now() >= until => return Ok(None),
+                None => clock::pause(POLL),
             }
-            if clock::now() >= until {
-                return Ok(None);
-            }
-            clock::pause(POLL);
         }
     }
 
-    fn stop(&mut self, status: libc::c_int) -> Stop {
-        if !libc::WIFSTOPPED(status) {
-            self.gone = true;
-            return Stop::Gone;
+    /// Its status, if it has one of this kind: of a stop the signal, and above it
+    /// the event.
+    fn look(&mut self, kind: libc::c_int) -> io::Result<Option<libc::c_int>> {
+        let id = libc::id_t::try_from(self.tid).map_err(io::Error::other)?;
+        // SAFETY: an all-zero siginfo is valid; the kernel fills it.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        let options = kind | libc::WNOHANG | libc::__WALL;
+        // SAFETY: `info` is ours; this one thread is looked at.
+        let result = unsafe { libc::waitid(libc::P_PID, id, &raw mut info, options) };
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            // Somebody else has waited for it meanwhile.
+            let is_gone = error.raw_os_error() == Some(libc::ECHILD);
+            return if is_gone && kind & libc::WEXITED != 0 {
+                Ok(Some(0))
+            } else if is_gone {
+                Ok(None)
+            } else {
+                Err(error)
+            };
         }
+        // SAFETY: filled by waitid, or still zero.
+        let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+        Ok((pid != 0).then_some(status))
+    }
+
+    fn stop(&mut self, status: libc::c_int) -> Stop {
         self.stops += 1;
-        let signal = libc::WSTOPSIG(status);
-        let event = status >> 16;
+        let signal = status & 0xff;
+        let event = status >> 8;
         self.stopped = Some(0);
         if event == EVENT_STOP {
             return if signal == libc::SIGTRAP {
@@ -185,20 +194,6 @@ impl Tracee {
         }
     }
 
-    /// Lets it execute one instruction. Returns how it stopped after that: `Asked`
-    /// if that was all, or `CallExit` if the instruction was a system call.
-    pub(crate) fn step(&mut self, until: MonoTime) -> io::Result<Option<Stop>> {
-        let signal = self.stopped.take().unwrap_or(0);
-        self.request(libc::PTRACE_SINGLESTEP, signal)?;
-        let stop = self.wait(until)?;
-        // The trap of a step is a signal that only we are to see.
-        if stop == Some(Stop::Signal) && self.stopped == Some(libc::SIGTRAP) {
-            self.stopped = Some(0);
-            return Ok(Some(Stop::Asked));
-        }
-        Ok(stop)
-    }
-
     /// Passes its registers, all of them, to `take`. It must stand still.
     pub(crate) fn registers(&mut self, mut take: impl FnMut(&[u8])) -> io::Result<()> {
         for set in [GENERAL_SET, FPU_SET] {
@@ -217,25 +212,10 @@ impl Tracee {
         Ok(())
     }
 
-    /// Lets it go for good; returns how often it was stopped in all. The kernel
-    /// counts each of these as a sleep of its own will.
-    pub(crate) fn let_go(mut self) -> u64 {
-        self.release();
+    /// How often it was stopped so far. The kernel counts each of these as a sleep
+    /// of its own will.
+    pub(crate) fn stops(&self) -> u64 {
         self.stops
-    }
-
-    fn release(&mut self) {
-        if std::mem::replace(&mut self.gone, true) {
-            return;
-        }
-        if self.stopped.is_none() && self.interrupt().is_ok() {
-            // Without a stop the end of this thread lets go of it.
-            let _ = self.wait(clock::now().after(LET_GO));
-        }
-        if let Some(signal) = self.stopped.take() {
-            // It may have been killed meanwhile: then there is nothing to let go.
-            let _ = self.request(libc::PTRACE_DETACH, signal);
-        }
     }
 
     fn request(&self, request: libc::c_uint, data: libc::c_int) -> io::Result<()> {
@@ -249,7 +229,11 @@ impl Tracee {
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        self.release();
+        // One that runs is let go when this thread ends.
+        if let Some(signal) = self.stopped.take() {
+            // It may have been killed meanwhile: then there is nothing to let go.
+            let _ = self.request(libc::PTRACE_DETACH, signal);
+        }
     }
 }
 
@@ -273,6 +257,12 @@ mod tests {
         line.unwrap_or_default().to_owned()
     }
 
+    fn wait_for_stop(tracee: &mut Tracee) -> Stop {
+        let until = clock::now().after(Duration::from_secs(10));
+        let stop = tracee.wait(until).expect("it is ours");
+        stop.expect("it stops in time")
+    }
+
     #[test]
     fn a_thread_is_stopped_looked_at_and_let_go() {
         let child = Killed(
@@ -282,27 +272,60 @@ mod tests {
                 .expect("a shell"),
         );
         let pid = child.0.id();
-        let mut tracee = Tracee::seize(pid).expect("our own child");
-        let until = clock::now().after(Duration::from_secs(10));
-        tracee.interrupt().expect("it is alive");
-        let mut stop = tracee.wait(until).expect("it is ours");
-        // A shell may be just in a call of its own.
-        while matches!(stop, Some(Stop::CallEntry { .. } | Stop::CallExit { .. })) {
-            tracee.resume().expect("it stands still");
-            stop = tracee.wait(until).expect("it is ours");
-        }
-        assert_eq!(stop, Some(Stop::Asked));
         let mut sets = Vec::new();
-        tracee
-            .registers(|bytes| sets.push(bytes.len()))
-            .expect("it stands still");
+        let look = || {
+            let mut tracee = Tracee::seize(pid).expect("our own child");
+            tracee.interrupt().expect("it is alive");
+            let mut stop = wait_for_stop(&mut tracee);
+            // A shell may be just in a call of its own.
+            while matches!(stop, Stop::CallEntry { .. } | Stop::CallExit { .. }) {
+                tracee.resume().expect("it stands still");
+                stop = wait_for_stop(&mut tracee);
+            }
+            assert_eq!(stop, Stop::Asked);
+            tracee
+                .registers(|bytes| sets.push(bytes.len()))
+                .expect("it stands still");
+            assert!(Tracee::seize(pid).is_err(), "it is traced already");
+            // It runs, and is asked to stop, when the thread that traces it ends.
+            tracee.resume().expect("it stands still");
+            tracee.interrupt().expect("it is alive");
+        };
+        std::thread::scope(|scope| scope.spawn(look).join()).expect("it was looked at");
         assert!(
             sets.len() == 2 && sets.iter().all(|bytes| *bytes > 0),
             "{sets:?}"
         );
-        assert!(Tracee::seize(pid).is_err(), "it is traced already");
-        drop(tracee);
-        assert_eq!(state(pid, "TracerPid"), "TracerPid:\t0");
-        assert!(state(pid, "State").contains("R"), "{}", state(pid, "State"));
+        // A thread is joined a moment before its tracees are let go.
+        let until = clock::now().after(Duration::from_secs(10));
+        let is_free =
+            || state(pid, "TracerPid") == "TracerPid:\t0" && state(pid, "State").contains('R');
+        while !is_free() {
+            assert!(clock::now() < until, "{}", state(pid, "State"));
+            clock::pause(POLL);
+        }
+    }
+
+    #[test]
+    fn an_exit_is_left_for_the_parent() {
+        let mut child = Killed(
+            Command::new("/bin/sh")
+                .args(["-c", "read line; exit 7"])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .expect("a shell"),
+        );
+        let pid = child.0.id();
+        let stdin = child.0.stdin.take();
+        let follow = || {
+            let mut tracee = Tracee::seize(pid).expect("our own child");
+            drop(stdin);
+            while wait_for_stop(&mut tracee) != Stop::Gone {
+                tracee.resume().expect("it stands still");
+            }
+        };
+        std::thread::scope(|scope| scope.spawn(follow).join()).expect("it was followed");
+        let status = child.0.wait().expect("our own child");
+        assert_eq!(status.code(), Some(7));
     }
 }

@@ -62,8 +62,20 @@ fn field(status: &str, key: &str) -> Option<u64> {
 
 /// The name of a thread.
 pub(crate) fn command(pid: u32, tid: u32) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
-    Some(text.trim_end().to_owned())
+    let name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
+    Some(super::process::command_of(name.trim_ascii_end()))
+}
+
+/// The CPU time that a thread was given, to the nanosecond (`CONFIG_SCHED_INFO`).
+/// Of one that stands still it is exact.
+pub(crate) fn cpu_time(thread: Thread) -> Option<Duration> {
+    let Thread { pid, tid, .. } = thread;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    text.split(' ')
+        .next()?
+        .parse()
+        .ok()
+        .map(Duration::from_nanos)
 }
 
 /// Every thread of the process but this one.
@@ -103,30 +115,38 @@ fn state(pid: u32, tid: u32, has_timer_descriptor: bool) -> Option<ThreadState> 
     };
     Some(ThreadState {
         tid,
-        command: read("comm").unwrap_or_default().trim_end().to_owned(),
+        command: command(pid, tid).unwrap_or_default(),
         switches,
         wait,
     })
 }
 
 fn has_timer_descriptor(pid: u32) -> bool {
+    has_descriptor(pid, "anon_inode:[timerfd]") || has_io_uring(pid)
+}
+
+/// Whether the kernel may write to its memory on its own: completions of an
+/// io_uring, whose memory need not show among the mappings.
+pub(crate) fn has_io_uring(pid: u32) -> bool {
+    has_descriptor(pid, "anon_inode:[io_uring]")
+}
+
+fn has_descriptor(pid: u32, kind: &str) -> bool {
     let listed = std::fs::read_dir(format!("/proc/{pid}/fd"));
-    let links = listed
+    let mut links = listed
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| std::fs::read_link(entry.path()).ok());
-    links
-        .map(|link| link.to_string_lossy().into_owned())
-        .any(|link| link == "anon_inode:[timerfd]" || link == "anon_inode:[io_uring]")
+    links.any(|link| link.to_string_lossy() == kind)
 }
 
-/// Whether a timer may send the process a signal that it handles: a POSIX timer
-/// (`CONFIG_CHECKPOINT_RESTORE` shows them), or a handler for what setitimer(2)
-/// sends, whose timers are shown nowhere.
-pub(crate) fn has_signal_timer(pid: u32) -> bool {
-    let timers = std::fs::read_to_string(format!("/proc/{pid}/timers")).unwrap_or_default();
-    if !timers.trim().is_empty() {
+/// Whether a signal that it handles may come by itself: of a POSIX timer
+/// (`CONFIG_CHECKPOINT_RESTORE` shows them), of setitimer(2), whose timers are shown
+/// nowhere, of a child that ends, of a descriptor, or of a limit.
+pub(crate) fn may_be_signalled(pid: u32) -> bool {
+    let timers = std::fs::read_to_string(format!("/proc/{pid}/timers"));
+    if timers.map_or(true, |timers| !timers.trim().is_empty()) {
         return true;
     }
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -134,10 +154,26 @@ pub(crate) fn has_signal_timer(pid: u32) -> bool {
         .lines()
         .find_map(|line| line.strip_prefix("SigCgt:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0);
-    [libc::SIGALRM, libc::SIGVTALRM, libc::SIGPROF]
-        .iter()
-        .any(|signal| caught & (1 << (signal - 1)) != 0)
+        .unwrap_or(u64::MAX);
+    let is_caught = |signal: libc::c_int| caught & (1 << (signal - 1)) != 0;
+    let by_themselves = [
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGXCPU,
+    ];
+    by_themselves.into_iter().any(is_caught) || is_caught(libc::SIGCHLD) && has_children(pid)
+}
+
+fn has_children(pid: u32) -> bool {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let mut threads = listed.into_iter().flatten().flatten();
+    threads.any(|thread| {
+        // `CONFIG_PROC_CHILDREN`; what can't be read is taken for a child.
+        let children = std::fs::read_to_string(thread.path().join("children"));
+        children.map_or(true, |children| !children.trim().is_empty())
+    })
 }
 
 /// Who traces it, if anybody.

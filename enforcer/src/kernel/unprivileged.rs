@@ -18,10 +18,15 @@ const GID: &str = "ENFORCER_CONFINE_GID";
 const NOBODY: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 64 << 10;
-const MEMORY: u64 = 1 << 30;
+const MEMORY: u64 = 256 << 20;
+/// What a pipe takes at once: the writer never waits for the child.
+const LONGEST_QUESTION: usize = 32 << 10;
 
 /// Asks a hidden command of this program, as this user; root becomes nobody.
 pub(crate) fn run(command: &str, question: &[u8], (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+    if question.len() > LONGEST_QUESTION {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let somebody = |id: u32| if id == 0 { NOBODY } else { id };
     let mut child = Command::new("/proc/self/exe")
         .arg(command)
@@ -85,14 +90,39 @@ pub(crate) fn confine() -> io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } != 0 {
         return Err(io::Error::last_os_error());
     }
+    drop_capabilities()?;
     for (resource, limit) in [
         (Resource::RLIMIT_AS, MEMORY),
         (Resource::RLIMIT_CPU, PATIENCE.as_secs()),
         (Resource::RLIMIT_FSIZE, 0),
         (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_NPROC, 0),
         (Resource::RLIMIT_NOFILE, 64),
     ] {
         setrlimit(resource, limit, limit)?;
+    }
+    Ok(())
+}
+
+/// Whatever is left after the change of user, or of an agent that is not root.
+fn drop_capabilities() -> io::Result<()> {
+    // SAFETY: takes only integers.
+    let cleared = unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    };
+    // capget(2): version 3, this thread; two times three empty sets.
+    let header = [0x2008_0522_u32, 0];
+    let sets = [0u32; 6];
+    // SAFETY: the kernel reads as much as version 3 has: 8 and 24 bytes.
+    let emptied = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) };
+    if cleared != 0 || emptied != 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

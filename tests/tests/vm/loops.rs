@@ -208,8 +208,8 @@ fn throttle_and_release_by_hand() {
 fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
     let mut agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
     let pid = pid_of(&agent.wait_for_state("web", "running"));
-    wait_for("the proof", || {
-        (kernel::status(pid, "TracerPid")? != "0").then_some(())
+    wait_for("a stop of the proof", || {
+        kernel::status(pid, "State")?.starts_with('t').then_some(())
     });
     agent.kill();
     assert_eq!(kernel::status(pid, "TracerPid").as_deref(), Some("0"));
@@ -221,6 +221,40 @@ fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
     wait_for("it to be gone", || {
         kernel::processes("web").is_empty().then_some(())
     });
+}
+
+/// The proof's thread must not take the exit that the agent waits for.
+#[test]
+fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
+    let more = format!("{QUICKLY}\nrecovery: {{ restart: never }}");
+    let agent = Agent::start(&manifest(&workload("web", "burn until-alarm", &more)));
+    let pid = pid_of(&agent.wait_for_state("web", "running"));
+    wait_for("the proof", || {
+        (kernel::status(pid, "TracerPid")? != "0").then_some(())
+    });
+    let exit = agent.wait_for_events("web", "exit", 1);
+    assert_eq!(exit[0]["details"]["signal"], Signal::SIGALRM as i32);
+    agent.wait_for_state("web", "failed");
+}
+
+/// Somebody stops the process while it is looked at: it stays stopped, and goes on
+/// when it is told to.
+#[test]
+fn a_stop_in_the_middle_of_a_proof_holds() {
+    let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
+    let pid = pid_of(&agent.wait_for_state("web", "running"));
+    wait_for("the proof", || {
+        (kernel::status(pid, "TracerPid")? != "0").then_some(())
+    });
+    signal(pid, Signal::SIGSTOP);
+    wait_for("it to stand still, and to be let go", || {
+        let stopped = kernel::status(pid, "State")?.starts_with('T');
+        (stopped && kernel::status(pid, "TracerPid")? == "0").then_some(())
+    });
+    let used = || kernel::field("web", "cpu.stat", "usage_usec").unwrap();
+    let before = used();
+    signal(pid, Signal::SIGCONT);
+    wait_for("it to go on", || (used() > before + 200_000).then_some(()));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which states were seen before. An input makes all earlier ones worthless:
 //! the thread may go another way from the same state on. And a thread that got no
-//! CPU time between two looks is in the same state without having looped: a state
-//! recurs only if at least one instruction was executed in between.
+//! CPU time between two looks is in the same state without having looped: the same
+//! state twice in a row counts only if it has run in between.
 
 use crate::units::MonoTime;
 use std::collections::HashMap;
@@ -12,6 +12,10 @@ const MIN_RECURRENCES: u32 = 3;
 /// … and one of them so long after it was first seen: a loop that reads a clock
 /// of one-second steps repeats itself for up to a second.
 const MIN_SPAN: Duration = Duration::from_millis(1100);
+/// What the kernel's own part of going on and stopping again takes at most: a
+/// thread that was given more than this has executed code of its own.
+const MIN_RUN: Duration = Duration::from_millis(1);
+
 /// So many states without a single recurrence: a loop of up to a thousand states
 /// would have shown one by now, nearly always (the birthday paradox).
 const HOPELESS: usize = 100;
@@ -28,24 +32,13 @@ pub struct Recurrence {
 }
 
 impl Recurrence {
-    /// A snapshot was taken of a state with this hash. Returns whether the thread
-    /// has moved for sure; if not, it has to be stepped by one instruction.
-    #[must_use]
-    pub fn note(&mut self, at: MonoTime, state: u64) -> bool {
+    /// A snapshot was taken of a state with this hash, after the thread was given
+    /// so much CPU time since the one before.
+    pub fn note(&mut self, at: MonoTime, state: u64, ran: Duration) {
         self.snapshots += 1;
-        if self.last == Some(state) {
-            return false;
+        if self.last == Some(state) && ran < MIN_RUN {
+            return;
         }
-        self.moved_to(at, state);
-        true
-    }
-
-    /// The thread was stepped by one instruction, and is in this state now.
-    pub fn stepped(&mut self, at: MonoTime, state: u64) {
-        self.moved_to(at, state);
-    }
-
-    fn moved_to(&mut self, at: MonoTime, state: u64) {
         self.last = Some(state);
         match self.first_seen.get(&state) {
             Some(first) => {

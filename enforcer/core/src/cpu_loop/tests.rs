@@ -26,6 +26,7 @@ fn verdicts() {
         calls: Calls {
             all,
             idle,
+            neutral: 0,
             names: Vec::new(),
         },
         user_share: Some(share),
@@ -99,6 +100,18 @@ fn verdicts() {
             Verdict::OverBudget,
         ),
         (
+            "clocks alone",
+            Evidence {
+                calls: Calls {
+                    all: 200,
+                    neutral: 200,
+                    ..Calls::default()
+                },
+                ..calls(0, 0, 0.4)
+            },
+            Verdict::OverBudget,
+        ),
+        (
             "no samples to judge by",
             Evidence {
                 user_share: None,
@@ -139,43 +152,28 @@ fn at(millis: u64) -> MonoTime {
     MonoTime(millis * 1_000_000)
 }
 
-/// Takes a snapshot; where the thread may not have moved, the next state is what
-/// a step leads to.
-fn look(states: &mut Recurrence, millis: u64, state: u64, next: u64) {
-    if !states.note(at(millis), state) {
-        states.stepped(at(millis), next);
-    }
-}
+const RAN: Duration = Duration::from_millis(10);
 
 #[test]
 fn a_small_loop_is_proved_when_it_was_watched_long_enough() {
     let mut states = Recurrence::default();
     for number in 0..100 {
-        look(&mut states, number * 10, number * 3 % 8, 99);
+        states.note(at(number * 10), number * 3 % 8, RAN);
     }
     assert_eq!(
         (states.snapshots(), states.distinct(), states.recurrences()),
         (100, 8, 92)
     );
     assert!(!states.proves(), "a second is less than a clock's step");
-    look(&mut states, 1200, 5, 99);
+    states.note(at(1200), 5, RAN);
     assert!(states.proves());
 }
 
 #[test]
-fn a_jump_to_itself_is_proved_by_its_steps() {
+fn a_jump_to_itself_is_proved_by_the_time_it_ran() {
     let mut states = Recurrence::default();
     for number in 0..130 {
-        look(&mut states, number * 10, 7, 7);
-    }
-    assert!(states.proves());
-}
-
-#[test]
-fn two_instructions_are_proved_whatever_is_met() {
-    let mut states = Recurrence::default();
-    for number in 0..130 {
-        look(&mut states, number * 10, 1, 2);
+        states.note(at(number * 10), 7, RAN);
     }
     assert!(states.proves());
 }
@@ -184,7 +182,7 @@ fn two_instructions_are_proved_whatever_is_met() {
 fn work_never_repeats_a_state() {
     let mut states = Recurrence::default();
     for number in 0..160 {
-        look(&mut states, number * 10, number, 0);
+        states.note(at(number * 10), number, RAN);
     }
     assert!(!states.proves());
 }
@@ -193,12 +191,8 @@ fn work_never_repeats_a_state() {
 #[test]
 fn a_thread_that_does_not_get_to_run_has_not_looped() {
     let mut states = Recurrence::default();
-    let mut instruction = 0;
     for number in 0..160 {
-        if !states.note(at(number * 100), instruction) {
-            instruction += 1;
-            states.stepped(at(number * 100), instruction);
-        }
+        states.note(at(number * 100), number / 20, Duration::from_micros(200));
     }
     assert_eq!(states.recurrences(), 0);
     assert!(!states.proves());
@@ -209,7 +203,7 @@ fn a_clock_of_seconds_repeats_itself_within_one() {
     let mut states = Recurrence::default();
     for number in 0..300u64 {
         let second = number / 100 * 10;
-        look(&mut states, number * 10, second + number % 5, 0);
+        states.note(at(number * 10), second + number % 5, RAN);
     }
     assert!(states.recurrences() > 200 && !states.proves());
 }
@@ -221,7 +215,7 @@ fn an_input_makes_earlier_states_worthless() {
         if number % 50 == 0 {
             states.input();
         }
-        look(&mut states, number * 10, 1, 1);
+        states.note(at(number * 10), 1, RAN);
     }
     assert!(!states.proves());
 }

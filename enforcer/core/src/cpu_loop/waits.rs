@@ -46,11 +46,10 @@ impl Sleep {
             EPOLL_PWAIT2 => self.descriptors(fourth == 0),
             SELECT | PSELECT6 => self.descriptors(fifth == 0),
             PPOLL => self.descriptors(third == 0),
-            READ | READV | PREAD64 | ACCEPT | ACCEPT4 | RECVFROM | RECVMSG => {
-                self.descriptors(true)
-            }
-            PAUSE | RT_SIGSUSPEND | WAIT4 | WAITID => Wait::ForOutside,
+            READ | READV | ACCEPT | ACCEPT4 => self.descriptors(true),
+            PAUSE | RT_SIGSUSPEND => Wait::ForOutside,
             RT_SIGTIMEDWAIT if third == 0 => Wait::ForOutside,
+            // Children end by themselves, and `recv` may have a time-out of its own.
             _ => Wait::Timed,
         }
     }
@@ -66,19 +65,16 @@ impl Sleep {
 
 const READ: u64 = 0;
 const POLL: u64 = 7;
-const PREAD64: u64 = 17;
 const READV: u64 = 19;
 const SELECT: u64 = 23;
 const PAUSE: u64 = 34;
 const ACCEPT: u64 = 43;
 const RECVFROM: u64 = 45;
 const RECVMSG: u64 = 47;
-const WAIT4: u64 = 61;
 const RT_SIGTIMEDWAIT: u64 = 128;
 const RT_SIGSUSPEND: u64 = 130;
 const FUTEX: u64 = 202;
 const EPOLL_WAIT: u64 = 232;
-const WAITID: u64 = 247;
 const PSELECT6: u64 = 270;
 const PPOLL: u64 = 271;
 const EPOLL_PWAIT: u64 = 281;
@@ -108,22 +104,48 @@ fn is_forever(milliseconds: u64) -> bool {
 
 const SCHED_YIELD: u64 = 24;
 const GETPID: u64 = 39;
+const EXECVE: u64 = 59;
+const EXECVEAT: u64 = 322;
 const CLOCK_GETTIME: u64 = 228;
 const GETTIMEOFDAY: u64 = 96;
 const TIME: u64 = 201;
 const NANOSLEEP: u64 = 35;
 const CLOCK_NANOSLEEP: u64 = 230;
 
-/// Whether a call that has returned did nothing: nothing was ready, nothing was
-/// moved, or it failed.
+/// What a call that has returned says of its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing was ready, nothing was moved.
+    Idle,
+    /// It says nothing either way.
+    Neutral,
+    /// It did something, or failed at something.
+    Done,
+}
+
+const EINTR: i64 = -4;
+const EAGAIN: i64 = -11;
+
+/// What this call's result says.
 #[must_use]
-pub fn is_idle(number: u64, result: i64) -> bool {
+pub fn outcome(number: u64, result: i64) -> Outcome {
     match number {
-        SCHED_YIELD | GETPID | CLOCK_GETTIME | GETTIMEOFDAY | TIME | NANOSLEEP
-        | CLOCK_NANOSLEEP => true,
-        POLL | PPOLL | SELECT | PSELECT6 | EPOLL_WAIT | EPOLL_PWAIT | EPOLL_PWAIT2 => result <= 0,
-        _ => result < 0,
+        GETPID | CLOCK_GETTIME | GETTIMEOFDAY | TIME => Outcome::Neutral,
+        SCHED_YIELD => Outcome::Idle,
+        POLL | PPOLL | SELECT | PSELECT6 | EPOLL_WAIT | EPOLL_PWAIT | EPOLL_PWAIT2
+            if result == 0 =>
+        {
+            Outcome::Idle
+        }
+        _ if result == EAGAIN || result == EINTR => Outcome::Idle,
+        _ => Outcome::Done,
     }
+}
+
+/// Whether a call has replaced the program.
+#[must_use]
+pub fn is_exec(number: u64, result: i64) -> bool {
+    [EXECVE, EXECVEAT].contains(&number) && result == 0
 }
 
 /// The name of a call that is often seen in a loop.
@@ -190,6 +212,9 @@ mod tests {
             (CLOCK_NANOSLEEP, [0, 0, timer, 0, 0, 0], Wait::Timed),
             (NANOSLEEP, [timer, 0, 0, 0, 0, 0], Wait::Timed),
             (PAUSE, [0; 6], Wait::ForOutside),
+            // wait4, recvfrom
+            (61, [0; 6], Wait::Timed),
+            (RECVFROM, [0; 6], Wait::Timed),
             (999, [0; 6], Wait::Timed),
         ];
         for (number, arguments, expected) in table {
@@ -208,8 +233,19 @@ mod tests {
 
     #[test]
     fn only_calls_that_moved_nothing_are_idle() {
-        assert!(is_idle(EPOLL_WAIT, 0) && is_idle(EPOLL_WAIT, -4) && !is_idle(EPOLL_WAIT, 1));
-        assert!(is_idle(READ, -11) && !is_idle(READ, 1) && !is_idle(READ, 0));
-        assert!(is_idle(SCHED_YIELD, 0) && !is_idle(1, 5));
+        let table = [
+            (EPOLL_WAIT, 0, Outcome::Idle),
+            (EPOLL_WAIT, EINTR, Outcome::Idle),
+            (EPOLL_WAIT, 1, Outcome::Done),
+            (READ, EAGAIN, Outcome::Idle),
+            (READ, 0, Outcome::Done),
+            (SCHED_YIELD, 0, Outcome::Idle),
+            (CLOCK_GETTIME, 0, Outcome::Neutral),
+            // A search that doesn't find is no polling: ENOENT of stat.
+            (4, -2, Outcome::Done),
+        ];
+        for (number, result, expected) in table {
+            assert_eq!(outcome(number, result), expected, "{number} = {result}");
+        }
     }
 }

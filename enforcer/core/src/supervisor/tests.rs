@@ -603,7 +603,7 @@ struct World {
     owed: Vec<(InstanceId, &'static str)>,
     alive: BTreeSet<InstanceId>,
     starts: Vec<MonoTime>,
-    proofs: Vec<Thread>,
+    proofs: Vec<(Thread, MonoTime)>,
     /// What the kernel was last given.
     limits: Option<Limits>,
 }
@@ -632,7 +632,10 @@ impl World {
                 }
                 ActionKind::WriteLimits { limits, .. } => self.limits = Some((**limits).clone()),
                 ActionKind::Investigate { suspect } => {
-                    self.proofs.push(suspect.thread);
+                    // What doesn't come back loses its turn.
+                    let lost = Duration::from_secs(30);
+                    self.proofs.retain(|(_, since)| now.since(*since) < lost);
+                    self.proofs.push((suspect.thread, now));
                     assert!(
                         self.proofs.len() <= PROOFS_AT_ONCE,
                         "too many proofs at once"
@@ -717,7 +720,7 @@ proptest! {
                 }
                 Step::Suspect(tid) => loops::suspect(tid),
                 Step::Evidence(verdict) => match world.proofs.pop() {
-                    Some(thread) => loops::evidence(thread.tid, verdict),
+                    Some((thread, _)) => loops::evidence(thread.tid, verdict),
                     None => Event::Wake,
                 },
                 Step::Slept(tid) => loops::slept(tid),

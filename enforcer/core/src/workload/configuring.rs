@@ -14,6 +14,7 @@ impl Workload {
         spec: Arc<WorkloadSpec>,
         changes: Vec<SettingChange>,
     ) {
+        let rewatched = self.spec.watch != spec.watch || self.spec.mode != spec.mode;
         self.spec = spec;
         self.managed = true;
         let restart = changes
@@ -25,7 +26,9 @@ impl Workload {
             None,
             Detail::Config(ConfigChange::Changed(changes)),
         );
-        self.unwatch_loops(context);
+        if rewatched {
+            self.rewatch_loops(context);
+        }
         match self.state {
             // It was on its way out of the manifest, and is back.
             Lifecycle::Stopping { ref mut after, .. } | Lifecycle::Ending { ref mut after, .. }

@@ -26,6 +26,8 @@ const OVERDUE: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// … up to this.
 const LOOK_AGAIN_MOST: Duration = Duration::from_secs(300);
+/// A proof that hasn't come back by then never will, and others may have its turn.
+const PROOF_LOST: Duration = Duration::from_secs(30);
 /// Busy workloads are not news each time one more of their threads gets hot.
 const HOT_IS_NEWS_AFTER: Duration = Duration::from_secs(60);
 
@@ -46,10 +48,16 @@ struct Found {
     /// The thread's CPU time, less what it has used in this streak.
     cpu_before: Option<Duration>,
     proof: Proof,
+    /// How long after its next proof it is looked at again.
+    look_again: Duration,
     verdict: Option<(Verdict, Seq)>,
     /// The next rung of the ladder, and when it is due.
     climb: Option<(usize, MonoTime)>,
+    /// When it was last proved a dead loop.
+    proved: Option<MonoTime>,
     claims: Claims,
+    /// The last rung is due, and waits for a fresh proof.
+    confirming: bool,
     /// An operator has given back what the ladder took: it is only told now.
     muted: bool,
 }
@@ -57,9 +65,9 @@ struct Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Proof {
     Waiting(MonoTime),
-    Running,
-    /// The next one is due then, and the one after it so much later.
-    Done(Option<(MonoTime, Duration)>),
+    Running(MonoTime),
+    /// The next one is due then.
+    Done(Option<MonoTime>),
 }
 
 impl Loops {
@@ -96,8 +104,9 @@ impl Loops {
             let overdue = (found.verdict.is_none()).then(|| found.suspected.after(OVERDUE));
             let climb = found.climb.map(|(_, at)| at);
             let again = match found.proof {
-                Proof::Done(again) => again.map(|(at, _)| at),
-                Proof::Waiting(_) | Proof::Running => None,
+                Proof::Done(again) => again,
+                Proof::Running(since) => Some(since.after(PROOF_LOST)),
+                Proof::Waiting(_) => None,
             };
             [overdue, climb, again].into_iter().flatten().min()
         };
@@ -122,15 +131,18 @@ impl Workload {
             suspected: now,
             cpu_before: None,
             proof: Proof::Waiting(now),
+            look_again: LOOK_AGAIN,
             verdict: None,
             climb: None,
+            proved: None,
             claims: Claims::default(),
+            confirming: false,
             muted: false,
         });
     }
 
     pub(crate) fn proofs_running(&self) -> usize {
-        let running = |found: &&Found| found.proof == Proof::Running;
+        let running = |found: &&Found| matches!(found.proof, Proof::Running(_));
         self.loops.found.values().filter(running).count()
     }
 
@@ -142,6 +154,7 @@ impl Workload {
             Some(Waiting {
                 workload: self.name.clone(),
                 thread: *thread,
+                is_first: found.verdict.is_none(),
                 priority: self.spec.priority,
                 since,
             })
@@ -152,7 +165,7 @@ impl Workload {
         let Some(found) = self.loops.found.get_mut(&thread) else {
             return;
         };
-        found.proof = Proof::Running;
+        found.proof = Proof::Running(context.moment.now);
         let suspect = found.suspect.clone();
         let reason = Reason {
             cause: Cause::CpuLoop,
@@ -175,14 +188,16 @@ impl Workload {
         let Some(found) = self.loops.found.get_mut(&thread) else {
             return;
         };
-        let wait = match found.proof {
-            Proof::Done(Some((_, wait))) => wait,
-            Proof::Done(None) | Proof::Waiting(_) | Proof::Running => LOOK_AGAIN,
-        };
         let verdict = evidence.verdict();
-        let again = (verdict != Verdict::DeadLoop)
-            .then(|| (now.after(wait), (wait * 2).min(LOOK_AGAIN_MOST)));
+        let again = (verdict != Verdict::DeadLoop).then(|| now.after(found.look_again));
         found.proof = Proof::Done(again);
+        if verdict == Verdict::DeadLoop {
+            found.proved = Some(now);
+        }
+        found.look_again = (found.look_again * 2).min(LOOK_AGAIN_MOST);
+        // From now on our own stops are among its sleeps.
+        found.suspect.sleeps = None;
+        let confirmed = std::mem::take(&mut found.confirming) && verdict == Verdict::DeadLoop;
         let before = *found
             .cpu_before
             .get_or_insert(evidence.thread_cpu.saturating_sub(found.suspect.cpu));
@@ -190,9 +205,10 @@ impl Workload {
             .thread_cpu
             .saturating_sub(before)
             .max(found.suspect.cpu);
-        let known = found.verdict.map(|(verdict, _)| verdict);
-        if known.is_none_or(|known| verdict > known) {
-            self.judge(context, thread, verdict, cpu, *evidence);
+        match found.verdict {
+            Some((_, seq)) if confirmed => self.restart_of_loop(context, seq),
+            Some((known, _)) if verdict <= known => {}
+            Some(_) | None => self.judge(context, thread, verdict, cpu, *evidence),
         }
     }
 
@@ -264,7 +280,7 @@ impl Workload {
             Rung::Throttle(percent) => claims.throttled = Some(percent),
             Rung::Restart => {
                 found.climb = None;
-                self.restart_of_loop(context, seq, observed);
+                self.last_rung(context, thread, seq, watch.assume_loop);
                 return;
             }
         }
@@ -276,15 +292,28 @@ impl Workload {
         self.claimed(context, before, Cause::CpuLoop, Some(seq));
     }
 
-    fn restart_of_loop(&mut self, context: &mut Context<'_>, seq: Seq, observed: bool) {
-        if observed {
+    /// A restart is due. What was proved a while ago may have ended without a
+    /// sleep: unless it was proved just now, it is proved once more.
+    fn last_rung(&mut self, context: &mut Context<'_>, thread: Thread, seq: Seq, assumed: bool) {
+        let now = context.moment.now;
+        let Some(found) = self.loops.found.get_mut(&thread) else {
+            return;
+        };
+        if assumed || found.proved == Some(now) {
+            self.restart_of_loop(context, seq);
+            return;
+        }
+        found.confirming = true;
+        if matches!(found.proof, Proof::Done(_)) {
+            found.proof = Proof::Waiting(now);
+        }
+    }
+
+    fn restart_of_loop(&mut self, context: &mut Context<'_>, seq: Seq) {
+        if self.spec.mode == Mode::Observe {
             let plan = self.restart_plan(1, Duration::ZERO, false);
-            self.tell(
-                context,
-                Some(Cause::CpuLoop),
-                Some(seq),
-                Detail::Restart(plan),
-            );
+            let detail = Detail::Restart(plan);
+            self.tell(context, Some(Cause::CpuLoop), Some(seq), detail);
             return;
         }
         if let Lifecycle::Running { pid, since } = self.state {
@@ -335,7 +364,7 @@ impl Workload {
     /// It has slept, or is gone: what was taken because of it is given back.
     pub(crate) fn cpu_streak_ended(&mut self, context: &mut Context<'_>, thread: Thread) {
         let found = self.loops.found.get(&thread);
-        if found.is_some_and(|found| found.proof == Proof::Running) {
+        if found.is_some_and(|found| matches!(found.proof, Proof::Running(_))) {
             // The proof itself will tell, and its stops look like sleeps.
             return;
         }
@@ -390,18 +419,25 @@ impl Workload {
         }
     }
 
-    /// The manifest watches for loops no more.
-    pub(super) fn unwatch_loops(&mut self, context: &mut Context<'_>) {
+    /// The manifest has another ladder, or watches for loops no more.
+    pub(super) fn rewatch_loops(&mut self, context: &mut Context<'_>) {
         let before = self.loops.claims();
-        if self.spec.watch.cpu_loop.is_none() {
+        let why = if self.spec.watch.cpu_loop.is_none() {
             self.loops.found.clear();
-            self.released(
-                context,
-                before,
-                (Cause::Config, None),
-                "watch.cpu_loop is off",
-            );
-        }
+            "watch.cpu_loop is off"
+        } else if self.spec.mode == Mode::Observe {
+            for found in self.loops.found.values_mut() {
+                found.claims = Claims::default();
+            }
+            "mode is observe"
+        } else {
+            // Rungs that hold already are passed in their time.
+            for found in self.loops.found.values_mut() {
+                found.climb = Some((0, context.moment.now));
+            }
+            return;
+        };
+        self.released(context, before, (Cause::Config, None), why);
     }
 
     pub(super) fn throttle_by_hand(&mut self, context: &mut Context<'_>, percent: Percent) {
@@ -435,8 +471,11 @@ impl Workload {
                 continue;
             };
             match found.proof {
-                Proof::Done(Some((at, _))) if at <= now => found.proof = Proof::Waiting(now),
-                Proof::Done(_) | Proof::Waiting(_) | Proof::Running => {}
+                Proof::Done(Some(at)) if at <= now => found.proof = Proof::Waiting(now),
+                Proof::Running(since) if now.since(since) >= PROOF_LOST => {
+                    found.proof = Proof::Done(None);
+                }
+                Proof::Done(_) | Proof::Waiting(_) | Proof::Running(_) => {}
             }
             if found.verdict.is_none() && now.since(found.suspected) >= OVERDUE {
                 let (source, cpu) = (found.suspect.source, found.suspect.cpu);

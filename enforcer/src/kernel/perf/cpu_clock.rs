@@ -1,8 +1,8 @@
-//! The workloads' CPU-clock events, one a CPU, each with the eBPF program behind
-//! it. Scoped to the workloads' parent cgroup (`PERF_FLAG_PID_CGROUP`, Linux
-//! 2.6.39; cgroup v2 since 4.4), so a CPU that runs no workload is not woken.
+//! The CPU-clock events, one a CPU, each with the eBPF program behind it. They
+//! may be tied to the workloads' parent cgroup (`PERF_FLAG_PID_CGROUP`, Linux
+//! 2.6.39; cgroup v2 since 4.6), or stop while there is nothing to see.
 
-use super::{Attributes, IOC_ENABLE, IOC_SET_BPF, Scope, control};
+use super::{Attributes, IOC_DISABLE, IOC_ENABLE, IOC_SET_BPF, Scope, control};
 use crate::kernel::cgroupfs::Cgroup;
 use std::collections::BTreeMap;
 use std::io;
@@ -11,11 +11,13 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 /// What the CPU clock is tied to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum SampleScope {
-    /// The workloads' cgroup: a CPU without a workload is not woken, and a switch
-    /// between a workload and another process sets a timer.
-    Cgroup,
     /// Each CPU, whoever runs there; the program sorts out what is none of ours.
+    /// Off while the workloads use next to no CPU time.
     Cpu,
+    /// The workloads' cgroup alone. A CPU without a workload is never woken, but
+    /// each switch between a workload and anything else, idling included, sets or
+    /// clears a timer.
+    Cgroup,
 }
 
 /// What is open, by CPU; it ends when this goes.
@@ -25,6 +27,7 @@ pub(crate) struct CpuClock {
     attributes: Attributes,
     open: BTreeMap<u32, OwnedFd>,
     scope: SampleScope,
+    running: bool,
 }
 
 impl CpuClock {
@@ -39,6 +42,7 @@ impl CpuClock {
             attributes: Attributes::cpu_clock(hz),
             open: BTreeMap::new(),
             scope,
+            running: true,
         };
         let cpus = super::super::cpus::online()?;
         let first = cpus.first().copied().unwrap_or(0);
@@ -56,10 +60,29 @@ impl CpuClock {
     /// Opens what is missing and drops what is gone.
     pub(crate) fn reconcile(&mut self, online: &[u32]) -> io::Result<()> {
         self.open.retain(|cpu, _| online.contains(cpu));
-        for cpu in online {
-            if !self.open.contains_key(cpu) {
-                self.add(*cpu)?;
-            }
+        let missing: Vec<u32> = online
+            .iter()
+            .copied()
+            .filter(|cpu| !self.open.contains_key(cpu))
+            .collect();
+        // One that fails doesn't keep the others from being opened.
+        let mut outcome = Ok(());
+        for cpu in missing {
+            outcome = outcome.and(self.add(cpu));
+        }
+        outcome
+    }
+
+    /// Has the clock stop or go on; one that is tied to the workloads always goes.
+    pub(crate) fn run(&mut self, running: bool) -> io::Result<()> {
+        let running = running || self.scope == SampleScope::Cgroup;
+        if running == self.running {
+            return Ok(());
+        }
+        self.running = running;
+        let request = if running { IOC_ENABLE } else { IOC_DISABLE };
+        for event in self.open.values() {
+            control(event, request, 0)?;
         }
         Ok(())
     }
@@ -78,7 +101,9 @@ impl CpuClock {
         let event = self.attributes.open(scope)?;
         let program = libc::c_ulong::try_from(self.program.as_raw_fd()).unwrap_or(0);
         control(&event, IOC_SET_BPF, program)?;
-        control(&event, IOC_ENABLE, 0)?;
+        if self.running {
+            control(&event, IOC_ENABLE, 0)?;
+        }
         self.open.insert(cpu, event);
         Ok(())
     }

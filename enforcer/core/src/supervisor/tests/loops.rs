@@ -21,6 +21,7 @@ pub(super) fn suspect(tid: u32) -> Event {
             command: "web".to_owned(),
             cpu: Duration::from_secs(10),
             source: Source::Ebpf,
+            sleeps: Some(3),
         },
     }
 }
@@ -36,6 +37,7 @@ pub(super) fn evidence(tid: u32, verdict: Verdict) -> Event {
             calls: Calls {
                 all: 200,
                 idle: 200,
+                neutral: 0,
                 names: Vec::new(),
             },
             user_share: Some(0.3),
@@ -89,8 +91,9 @@ fn a_dead_loop_climbs_the_ladder_step_by_step() {
             (17, Event::Wake),
             (22, Event::Wake),
             (27, Event::Wake),
-            (27, exited(1)),
-            (27, reaped(1, ExitStatus::Signal(9), 0)),
+            (29, evidence(1, Verdict::DeadLoop)),
+            (29, exited(1)),
+            (29, reaped(1, ExitStatus::Signal(9), 0)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -102,13 +105,40 @@ fn a_dead_loop_climbs_the_ladder_step_by_step() {
             17 s:   → write limits #1
             22 s: #5 throttle (cpu_loop) because of #3
             22 s:   → write limits #1
-            27 s: #6 stop (cpu_loop) because of #3
-            27 s:   → kill tree #1
-            27 s:   → reap #1
-            27 s: #7 exit because of #6
-            27 s: #8 release (cpu_loop)
-            27 s: #9 restart (cpu_loop) because of #7
-            27 s:   → start #2
+            27 s:   → investigate #1
+            29 s: #6 stop (cpu_loop) because of #3
+            29 s:   → kill tree #1
+            29 s:   → reap #1
+            29 s: #7 exit because of #6
+            29 s: #8 release (cpu_loop)
+            29 s: #9 restart (cpu_loop) because of #7
+            29 s:   → start #2
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_not_proved_again_is_not_restarted() {
+    check(
+        ladder(&[Rung::Demote, Rung::Restart]),
+        vec![
+            (0, started(1)),
+            (10, suspect(1)),
+            (12, evidence(1, Verdict::DeadLoop)),
+            (17, Event::Wake),
+            (19, evidence(1, Verdict::OverBudget)),
+            (60, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            10 s:   → investigate #1
+            12 s: #3 cpu_loop
+            12 s: #4 throttle (cpu_loop) because of #3
+            12 s:   → write limits #1
+            17 s:   → investigate #1
+            60 s:   → investigate #1
         "#]],
     );
 }
@@ -230,6 +260,7 @@ fn an_observer_is_told_what_would_be_done() {
             (10, suspect(1)),
             (12, evidence(1, Verdict::DeadLoop)),
             (17, Event::Wake),
+            (19, evidence(1, Verdict::DeadLoop)),
             (60, Event::Wake),
         ],
         &expect![[r#"
@@ -239,7 +270,8 @@ fn an_observer_is_told_what_would_be_done() {
             10 s:   → investigate #1
             12 s: #3 cpu_loop
             12 s: #4 throttle (cpu_loop) because of #3
-            17 s: #5 restart (cpu_loop) because of #3
+            17 s:   → investigate #1
+            19 s: #5 restart (cpu_loop) because of #3
         "#]],
     );
 }
