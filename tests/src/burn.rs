@@ -42,6 +42,7 @@ pub fn burn(kind: &str) {
         "sort" => sort(),
         "matrix" => matrix(),
         "clock" => clock(),
+        "clock-seldom" => clock_seldom(),
         "server" => server(),
         "flag-later" => flag_later(),
         "timer" => timer(),
@@ -223,6 +224,21 @@ fn clock() {
         let begun = unsafe { libc::time(std::ptr::null_mut()) };
         // SAFETY: as above.
         while unsafe { libc::time(std::ptr::null_mut()) } < begun + 60 {}
+    }
+}
+
+/// The same work again and again until its time is over, which it looks up now and
+/// then, and forgets.
+fn clock_seldom() {
+    let numbers: Vec<u64> = (0..100).collect();
+    // SAFETY: with a null pointer it only returns the time.
+    let end = unsafe { libc::time(std::ptr::null_mut()) } + 60;
+    // SAFETY: as above.
+    while unsafe { libc::time(std::ptr::null_mut()) } < end {
+        let mut sum = 0;
+        for number in black_box(&numbers) {
+            sum = black_box(sum ^ number);
+        }
     }
 }
 

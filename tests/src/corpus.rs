@@ -160,6 +160,7 @@ pub const PROGRAMS: &[Program] = &[
         Work,
     ),
     program("clock", &[FIXTURE, "burn", "clock"], Work),
+    program("clock-seldom", &[FIXTURE, "burn", "clock-seldom"], Work),
     program("timer", &[FIXTURE, "burn", "timer"], Work),
     program("shared", &[FIXTURE, "burn", "shared"], Work),
     Program {

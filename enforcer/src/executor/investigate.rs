@@ -7,6 +7,7 @@ use super::error_chain;
 use crate::kernel::clock;
 use crate::kernel::memory_state::{MemoryError, MemoryState};
 use crate::kernel::perf;
+use crate::kernel::perf::clock_reads::ClockReads;
 use crate::kernel::ptrace::{Stop, Tracee};
 use crate::kernel::threads::{self, ThreadState};
 use crate::symbolize;
@@ -124,6 +125,7 @@ struct Proof<'a> {
     longest_stop: Duration,
     pages: u64,
     reads_clock: bool,
+    clocks: Option<ClockReads>,
     outside: Vec<Outside>,
 }
 
@@ -147,6 +149,7 @@ impl<'a> Proof<'a> {
             longest_stop: Duration::ZERO,
             pages: 0,
             reads_clock: false,
+            clocks: None,
             outside: Vec::new(),
         }
     }
@@ -250,7 +253,12 @@ impl<'a> Proof<'a> {
             // Begun while it stands still: it would else wait for the lock of its
             // own memory, and that is a sleep.
             let begun = MemoryState::begin(self.suspect.thread.pid);
-            *memory = Some(begun.map_err(|error| error_chain(&error))?);
+            let begun = begun.map_err(|error| error_chain(&error))?;
+            if self.clocks.is_none() {
+                let tid = self.suspect.thread.tid;
+                self.clocks = Some(ClockReads::watch(tid, begun.vdso.start));
+            }
+            *memory = Some(begun);
             return Ok(());
         };
         self.reads_clock |= memory.vdso.contains(&tracee.instruction());
@@ -289,6 +297,12 @@ impl<'a> Proof<'a> {
             ))
         {
             self.states.input();
+        }
+        if self.clocks.as_ref().is_some_and(ClockReads::any) {
+            self.reads_clock = true;
+        }
+        if self.reads_clock {
+            return Some(Err("it reads a clock".to_owned()));
         }
         if self.states.proves() {
             return Some(Ok(()));

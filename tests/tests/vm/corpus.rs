@@ -37,7 +37,7 @@ groups! {
     pipelines: ["xz", "gzip", "compile", "throttled-work"];
     counters_of_interpreters: ["python-range", "python-arithmetic", "perl-count"];
     stressors: ["stress-loop", "stress-prime", "stress-fft", "stress-queens"];
-    waits_that_end_by_themselves: ["clock", "timer", "shared", "flag-later"];
+    waits_that_end_by_themselves: ["clock", "clock-seldom", "timer", "shared", "flag-later"];
     programs_that_sleep: ["server", "stress-load"];
 }
 

@@ -1,7 +1,8 @@
-//! perf_event_open(2): the clock that samples. Two uses of it, each in a file of
-//! its own: the workloads' CPU time, all the time, and one thread for a moment.
-//! Only software events: no PMU is needed, so it works in any VM.
+//! perf_event_open(2): the clock that samples. Three uses of it, each in a file of
+//! its own: the workloads' CPU time, all the time, and one thread for a moment; and
+//! breakpoints on a thread's clocks. No PMU is needed, so it works in any VM.
 
+pub(crate) mod clock_reads;
 pub(crate) mod cpu_clock;
 pub(crate) mod thread;
 
