@@ -5,6 +5,7 @@
 mod investigate;
 mod launch;
 mod looping;
+mod proof;
 mod start;
 
 pub(crate) use investigate::{Finding, investigate};

@@ -179,7 +179,7 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
             "{path}: `{name}` says nothing about what is inside"
         ));
     }
-    let is_tests = name == "tests" || path.starts_with("tests/tests/");
+    let is_tests = name == "tests" || path.contains("/tests/");
     if !text.starts_with("//!") && !is_tests {
         faults.push(format!(
             "{path}: the file doesn't open with `//!`: what it alone is responsible for"

@@ -15,6 +15,35 @@ pub struct Manifest {
     pub workloads: BTreeMap<WorkloadName, WorkloadSpec>,
 }
 
+impl Manifest {
+    /// The host's settings with the protections that its workloads need from their
+    /// parent: a child's `memory.low` counts only as far as its ancestors' reach.
+    #[must_use]
+    pub fn parent_host(&self) -> Host {
+        let mut host = self.host.clone();
+        let sum = |of: fn(&Limits) -> Option<Limit<Bytes>>| {
+            let mut total = Bytes(0);
+            for spec in self.workloads.values() {
+                match of(&spec.limits) {
+                    Some(Limit::Max) => return Some(Limit::Max),
+                    Some(Limit::At(bytes)) => total.0 = total.0.saturating_add(bytes.0),
+                    None => {}
+                }
+            }
+            (total.0 > 0).then_some(Limit::At(total))
+        };
+        host.limits.memory_low = host
+            .limits
+            .memory_low
+            .or_else(|| sum(|limits| limits.memory_low));
+        host.limits.memory_min = host
+            .limits
+            .memory_min
+            .or_else(|| sum(|limits| limits.memory_min));
+        host
+    }
+}
+
 /// What is kept for the host, and the limits of all workloads together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Host {

@@ -6,12 +6,10 @@ use crate::event::{
     Action, ActionKind, Cause, ConfigChange, Decision, Detail, Event, InstanceId, LimitChange,
     Moment, Reason, Seq, Transition,
 };
-use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::Ancestors;
 use crate::plan::{Change, Plan};
 use crate::spec::{Host, Manifest, WorkloadSpec};
-use crate::units::{Bytes, Limit};
 use crate::workload::{Context, Workload};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -271,8 +269,8 @@ impl Supervisor {
         decision: &mut Decision,
     ) {
         let plan = Plan::between(&self.manifest(), &manifest);
-        let protections = |manifest: &Manifest| parent_host(manifest).limits;
-        let host = parent_host(&manifest);
+        let protections = |manifest: &Manifest| manifest.parent_host().limits;
+        let host = manifest.parent_host();
         let host_changed = !plan.host.is_empty() || protections(&self.manifest()) != host.limits;
         if !plan.host.is_empty() {
             let change = ConfigChange::Changed(plan.host);
@@ -373,33 +371,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// The host's settings with the protections that its workloads need from their
-/// parent: a child's `memory.low` counts only as far as its ancestors' reach.
-#[must_use]
-pub fn parent_host(manifest: &Manifest) -> Host {
-    let mut host = manifest.host.clone();
-    let sum = |of: fn(&Limits) -> Option<Limit<Bytes>>| {
-        let mut total = Bytes(0);
-        for spec in manifest.workloads.values() {
-            match of(&spec.limits) {
-                Some(Limit::Max) => return Some(Limit::Max),
-                Some(Limit::At(bytes)) => total.0 = total.0.saturating_add(bytes.0),
-                None => {}
-            }
-        }
-        (total.0 > 0).then_some(Limit::At(total))
-    };
-    host.limits.memory_low = host
-        .limits
-        .memory_low
-        .or_else(|| sum(|limits| limits.memory_low));
-    host.limits.memory_min = host
-        .limits
-        .memory_min
-        .or_else(|| sum(|limits| limits.memory_min));
-    host
 }
 
 #[cfg(test)]

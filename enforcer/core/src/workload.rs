@@ -12,6 +12,7 @@
 //! An exit is told only when its OOM incident is, so that the cause always
 //! stands before its effect.
 
+mod climbing;
 mod configuring;
 mod ending;
 mod looping;

@@ -124,7 +124,7 @@ async fn supervise(
         events.clone(),
     );
     executor
-        .write_host_limits(&enforcer_core::supervisor::parent_host(&manifest))
+        .write_host_limits(&manifest.parent_host())
         .map_err(|error| {
             Fault::Failed(format!("failed to limit all workloads together: {error}"))
         })?;

@@ -5,7 +5,7 @@ use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
 use crate::recovery::TRIAL;
 use crate::spec::{Backoff, Budget, Recovery};
-use crate::units::{MonoTime, Percent};
+use crate::units::{Bytes, Limit, MonoTime, Percent};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use std::collections::BTreeSet;

@@ -1,22 +1,19 @@
-//! Threads of this workload that spin, and the ladder of responses: each rung
-//! holds for a step, then comes the next, and what was taken is given back as
-//! soon as the loop ends by itself.
+//! Threads of this workload that spin: their turn for a proof, what came of it, and
+//! their end. What is done about them is `climbing.rs`'s affair.
 //!
 //! ```text
 //! suspected → waiting → under proof → judged ─(step)→ rung → rung → … restart
 //!     └───────────┴──────────┴───────────┴─ it slept, or is gone: all is undone
 //! ```
 
-use super::{After, Context, Lifecycle, Workload};
+use super::{Context, Lifecycle, Workload};
 use crate::admission::Waiting;
 use crate::claims::Claims;
-use crate::cpu_loop::{Evidence, Rung, Suspect, Thread, Verdict};
-use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Seq, ThrottleChange};
-use crate::limits::Limits;
-use crate::spec::{CpuLoopWatch, Mode};
+use crate::cpu_loop::{Evidence, Suspect, Thread, Verdict};
+use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Seq};
+use crate::spec::Mode;
 use crate::units::{MonoTime, Percent};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A suspect that isn't proved by then is told as what it is: hot.
@@ -34,36 +31,36 @@ const HOT_IS_NEWS_AFTER: Duration = Duration::from_secs(60);
 /// What is known of this workload's spinning threads, and what was taken from it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loops {
-    found: BTreeMap<Thread, Found>,
+    pub(super) found: BTreeMap<Thread, Found>,
     /// By an operator, until an operator gives it back.
-    manual: Option<Percent>,
+    pub(super) manual: Option<Percent>,
     /// When and by which record a hot thread was last told.
     told_hot: Option<(MonoTime, Seq)>,
 }
 
 #[derive(Clone, Debug)]
-struct Found {
-    suspect: Suspect,
-    suspected: MonoTime,
+pub(super) struct Found {
+    pub(super) suspect: Suspect,
+    pub(super) suspected: MonoTime,
     /// The thread's CPU time, less what it has used in this streak.
-    cpu_before: Option<Duration>,
-    proof: Proof,
+    pub(super) cpu_before: Option<Duration>,
+    pub(super) proof: Proof,
     /// How long after its next proof it is looked at again.
-    look_again: Duration,
-    verdict: Option<(Verdict, Seq)>,
+    pub(super) look_again: Duration,
+    pub(super) verdict: Option<(Verdict, Seq)>,
     /// The next rung of the ladder, and when it is due.
-    climb: Option<(usize, MonoTime)>,
+    pub(super) climb: Option<(usize, MonoTime)>,
     /// When it was last proved a dead loop.
-    proved: Option<MonoTime>,
-    claims: Claims,
+    pub(super) proved: Option<MonoTime>,
+    pub(super) claims: Claims,
     /// The last rung is due, and waits for a fresh proof.
-    confirming: bool,
+    pub(super) confirming: bool,
     /// An operator has given back what the ladder took: it is only told now.
-    muted: bool,
+    pub(super) muted: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
+pub(super) enum Proof {
     Waiting(MonoTime),
     Running(MonoTime),
     /// The next one is due then.
@@ -115,11 +112,6 @@ impl Loops {
 }
 
 impl Workload {
-    /// What the kernel should have now: the manifest's limits, and what was claimed.
-    pub(super) fn effective_limits(&self) -> Box<Limits> {
-        Box::new(self.loops.claims().effective(&self.spec.limits))
-    }
-
     pub(crate) fn cpu_suspect(&mut self, context: &mut Context<'_>, suspect: Suspect) {
         let runs = matches!(self.state, Lifecycle::Running { .. });
         if !runs || self.spec.watch.cpu_loop.is_none() {
@@ -250,117 +242,6 @@ impl Workload {
         self.climb(context, thread);
     }
 
-    /// Takes the next open rung, if it is due.
-    fn climb(&mut self, context: &mut Context<'_>, thread: Thread) {
-        let now = context.moment.now;
-        let Some(watch) = self.spec.watch.cpu_loop.clone() else {
-            return;
-        };
-        let before = self.loops.claims();
-        let Some(found) = self.loops.found.get_mut(&thread) else {
-            return;
-        };
-        if found.muted {
-            found.climb = None;
-        }
-        let due = found.climb.filter(|(_, at)| *at <= now);
-        let (Some((verdict, seq)), Some((from, _))) = (found.verdict, due) else {
-            return;
-        };
-        let Some((rung, next)) = next_rung(&watch, from, verdict) else {
-            found.climb = None;
-            return;
-        };
-        found.climb = Some((next, now.after(watch.step)));
-        let observed = self.spec.mode == Mode::Observe;
-        let mut claims = found.claims;
-        match rung {
-            Rung::Tell => return,
-            Rung::Demote => claims.demoted = true,
-            Rung::Throttle(percent) => claims.throttled = Some(percent),
-            Rung::Restart => {
-                found.climb = None;
-                self.last_rung(context, thread, seq, watch.assume_loop);
-                return;
-            }
-        }
-        if observed {
-            self.tell_throttle(context, Cause::CpuLoop, Some(seq), claims, false);
-            return;
-        }
-        found.claims = claims;
-        self.claimed(context, before, Cause::CpuLoop, Some(seq));
-    }
-
-    /// A restart is due. What was proved a while ago may have ended without a
-    /// sleep: unless it was proved just now, it is proved once more.
-    fn last_rung(&mut self, context: &mut Context<'_>, thread: Thread, seq: Seq, assumed: bool) {
-        let now = context.moment.now;
-        let Some(found) = self.loops.found.get_mut(&thread) else {
-            return;
-        };
-        if assumed || found.proved == Some(now) {
-            self.restart_of_loop(context, seq);
-            return;
-        }
-        found.confirming = true;
-        if matches!(found.proof, Proof::Done(_)) {
-            found.proof = Proof::Waiting(now);
-        }
-    }
-
-    fn restart_of_loop(&mut self, context: &mut Context<'_>, seq: Seq) {
-        if self.spec.mode == Mode::Observe {
-            let plan = self.restart_plan(1, Duration::ZERO, false);
-            let detail = Detail::Restart(plan);
-            self.tell(context, Some(Cause::CpuLoop), Some(seq), detail);
-            return;
-        }
-        if let Lifecycle::Running { pid, since } = self.state {
-            // What loops does not answer: there is nothing to wait for.
-            let after = After::Recover(Cause::CpuLoop);
-            self.stop_running(
-                context,
-                (pid, since),
-                after,
-                (Cause::CpuLoop, Some(seq)),
-                true,
-            );
-        }
-    }
-
-    /// Something was taken or given back: says so, and has the kernel follow.
-    fn claimed(
-        &mut self,
-        context: &mut Context<'_>,
-        before: Claims,
-        cause: Cause,
-        because: Option<Seq>,
-    ) {
-        let claims = self.loops.claims();
-        if claims == before {
-            return;
-        }
-        let seq = self.tell_throttle(context, cause, because, claims, true);
-        self.write_limits(context, cause, seq);
-    }
-
-    fn tell_throttle(
-        &self,
-        context: &mut Context<'_>,
-        cause: Cause,
-        because: Option<Seq>,
-        claims: Claims,
-        carried_out: bool,
-    ) -> Seq {
-        let change = ThrottleChange {
-            throttle: claims.word(),
-            cpu_percent: claims.throttled.map(|percent| percent.0),
-            carried_out,
-        };
-        self.tell(context, Some(cause), because, Detail::Throttle(change))
-    }
-
     /// It has slept, or is gone: what was taken because of it is given back.
     pub(crate) fn cpu_streak_ended(&mut self, context: &mut Context<'_>, thread: Thread) {
         let found = self.loops.found.get(&thread);
@@ -382,25 +263,6 @@ impl Workload {
                 "the loop has ended",
             );
         }
-    }
-
-    fn released(
-        &mut self,
-        context: &mut Context<'_>,
-        before: Claims,
-        (cause, because): (Cause, Option<Seq>),
-        why: &'static str,
-    ) {
-        let claims = self.loops.claims();
-        if claims == before {
-            return;
-        }
-        let detail = Detail::Release {
-            throttle: claims.word(),
-            why,
-        };
-        let seq = self.tell(context, Some(cause), because, detail);
-        self.write_limits(context, cause, seq);
     }
 
     /// No thread of an instance that is gone spins any more. The next start
@@ -440,27 +302,6 @@ impl Workload {
         self.released(context, before, (Cause::Config, None), why);
     }
 
-    pub(super) fn throttle_by_hand(&mut self, context: &mut Context<'_>, percent: Percent) {
-        let before = self.loops.claims();
-        self.loops.manual = Some(percent);
-        self.claimed(context, before, Cause::Manual, None);
-    }
-
-    pub(super) fn release_by_hand(&mut self, context: &mut Context<'_>) {
-        let before = self.loops.claims();
-        self.loops.manual = None;
-        for found in self.loops.found.values_mut() {
-            found.claims = Claims::default();
-            found.muted = true;
-        }
-        self.released(
-            context,
-            before,
-            (Cause::Manual, None),
-            "an operator released it",
-        );
-    }
-
     /// Does what is due: the next rungs, another look, a word on what is overdue.
     pub(super) fn wake_loops(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
@@ -484,26 +325,4 @@ impl Workload {
             }
         }
     }
-
-    pub(super) fn write_limits(&mut self, context: &mut Context<'_>, cause: Cause, seq: Seq) {
-        if self.main_pid().is_none() && !matches!(self.state, Lifecycle::Starting { .. }) {
-            // The next start takes them with it.
-            return;
-        }
-        self.limits_refused = false;
-        self.limits_cause = cause;
-        self.writes_under_way += 1;
-        let kind = ActionKind::WriteLimits {
-            spec: Arc::clone(&self.spec),
-            limits: self.effective_limits(),
-        };
-        self.act(context, Reason { cause, seq }, kind);
-    }
-}
-
-/// The first rung from this one on that the verdict reaches, and the one after it.
-fn next_rung(watch: &CpuLoopWatch, from: usize, verdict: Verdict) -> Option<(Rung, usize)> {
-    let rungs = watch.respond.iter().copied().enumerate().skip(from);
-    let mut open = rungs.filter(|(_, rung)| rung.is_open_to(verdict, watch.assume_loop));
-    open.next().map(|(index, rung)| (rung, index + 1))
 }

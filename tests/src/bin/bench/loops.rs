@@ -95,7 +95,7 @@ pub(super) fn throughput(_floor: &Samples) {
     ];
     for program in ["switches", "calls"] {
         let mut done: [Vec<f64>; 3] = Default::default();
-        for _ in 0..2 * ROUNDS {
+        for _ in 0..ROUNDS {
             for ((_, arguments), done) in ways.iter().zip(&mut done) {
                 let agent =
                     Agent::start_with(&one("web", &format!("{program} 2000"), ""), arguments);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::cpu_loop::{Calls, Evidence, Rung, Source, Suspect};
 use crate::spec::{CpuLoopWatch, Mode, Watch};
-use crate::units::{Bytes, CpuQuota, CpuWeight, Limit};
+use crate::units::{CpuQuota, CpuWeight};
 
 fn thread(tid: u32) -> Thread {
     Thread {

@@ -1,0 +1,194 @@
+//! The ladder of responses, and claims by hand: each rung holds for a step, then
+//! comes the next, and what was taken is given back as soon as the loop ends. All
+//! that goes to the kernel is the manifest's limits with what is claimed.
+
+use super::looping::Proof;
+use super::{After, Context, Lifecycle, Workload};
+use crate::claims::Claims;
+use crate::cpu_loop::{Rung, Thread, Verdict};
+use crate::event::{ActionKind, Cause, Detail, Reason, Seq, ThrottleChange};
+use crate::limits::Limits;
+use crate::spec::{CpuLoopWatch, Mode};
+use crate::units::Percent;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Workload {
+    /// Takes the next open rung, if it is due.
+    pub(super) fn climb(&mut self, context: &mut Context<'_>, thread: Thread) {
+        let now = context.moment.now;
+        let Some(watch) = self.spec.watch.cpu_loop.clone() else {
+            return;
+        };
+        let before = self.loops.claims();
+        let Some(found) = self.loops.found.get_mut(&thread) else {
+            return;
+        };
+        if found.muted {
+            found.climb = None;
+        }
+        let due = found.climb.filter(|(_, at)| *at <= now);
+        let (Some((verdict, seq)), Some((from, _))) = (found.verdict, due) else {
+            return;
+        };
+        let Some((rung, next)) = next_rung(&watch, from, verdict) else {
+            found.climb = None;
+            return;
+        };
+        found.climb = Some((next, now.after(watch.step)));
+        let observed = self.spec.mode == Mode::Observe;
+        let mut claims = found.claims;
+        match rung {
+            Rung::Tell => return,
+            Rung::Demote => claims.demoted = true,
+            Rung::Throttle(percent) => claims.throttled = Some(percent),
+            Rung::Restart => {
+                found.climb = None;
+                self.last_rung(context, thread, seq, watch.assume_loop);
+                return;
+            }
+        }
+        if observed {
+            self.tell_throttle(context, Cause::CpuLoop, Some(seq), claims, false);
+            return;
+        }
+        found.claims = claims;
+        self.claimed(context, before, Cause::CpuLoop, Some(seq));
+    }
+
+    /// A restart is due. What was proved a while ago may have ended without a
+    /// sleep: unless it was proved just now, it is proved once more.
+    fn last_rung(&mut self, context: &mut Context<'_>, thread: Thread, seq: Seq, assumed: bool) {
+        let now = context.moment.now;
+        let Some(found) = self.loops.found.get_mut(&thread) else {
+            return;
+        };
+        if assumed || found.proved == Some(now) {
+            self.restart_of_loop(context, seq);
+            return;
+        }
+        found.confirming = true;
+        if matches!(found.proof, Proof::Done(_)) {
+            found.proof = Proof::Waiting(now);
+        }
+    }
+
+    pub(super) fn restart_of_loop(&mut self, context: &mut Context<'_>, seq: Seq) {
+        if self.spec.mode == Mode::Observe {
+            let plan = self.restart_plan(1, Duration::ZERO, false);
+            let detail = Detail::Restart(plan);
+            self.tell(context, Some(Cause::CpuLoop), Some(seq), detail);
+            return;
+        }
+        if let Lifecycle::Running { pid, since } = self.state {
+            // What loops does not answer: there is nothing to wait for.
+            let after = After::Recover(Cause::CpuLoop);
+            self.stop_running(
+                context,
+                (pid, since),
+                after,
+                (Cause::CpuLoop, Some(seq)),
+                true,
+            );
+        }
+    }
+
+    /// Something was taken or given back: says so, and has the kernel follow.
+    pub(super) fn claimed(
+        &mut self,
+        context: &mut Context<'_>,
+        before: Claims,
+        cause: Cause,
+        because: Option<Seq>,
+    ) {
+        let claims = self.loops.claims();
+        if claims == before {
+            return;
+        }
+        let seq = self.tell_throttle(context, cause, because, claims, true);
+        self.write_limits(context, cause, seq);
+    }
+
+    fn tell_throttle(
+        &self,
+        context: &mut Context<'_>,
+        cause: Cause,
+        because: Option<Seq>,
+        claims: Claims,
+        carried_out: bool,
+    ) -> Seq {
+        let change = ThrottleChange {
+            throttle: claims.word(),
+            cpu_percent: claims.throttled.map(|percent| percent.0),
+            carried_out,
+        };
+        self.tell(context, Some(cause), because, Detail::Throttle(change))
+    }
+
+    pub(super) fn released(
+        &mut self,
+        context: &mut Context<'_>,
+        before: Claims,
+        (cause, because): (Cause, Option<Seq>),
+        why: &'static str,
+    ) {
+        let claims = self.loops.claims();
+        if claims == before {
+            return;
+        }
+        let detail = Detail::Release {
+            throttle: claims.word(),
+            why,
+        };
+        let seq = self.tell(context, Some(cause), because, detail);
+        self.write_limits(context, cause, seq);
+    }
+
+    pub(super) fn throttle_by_hand(&mut self, context: &mut Context<'_>, percent: Percent) {
+        let before = self.loops.claims();
+        self.loops.manual = Some(percent);
+        self.claimed(context, before, Cause::Manual, None);
+    }
+
+    pub(super) fn release_by_hand(&mut self, context: &mut Context<'_>) {
+        let before = self.loops.claims();
+        self.loops.manual = None;
+        for found in self.loops.found.values_mut() {
+            found.claims = Claims::default();
+            found.muted = true;
+        }
+        self.released(
+            context,
+            before,
+            (Cause::Manual, None),
+            "an operator released it",
+        );
+    }
+
+    pub(super) fn write_limits(&mut self, context: &mut Context<'_>, cause: Cause, seq: Seq) {
+        if self.main_pid().is_none() && !matches!(self.state, Lifecycle::Starting { .. }) {
+            // The next start takes them with it.
+            return;
+        }
+        self.limits_refused = false;
+        self.limits_cause = cause;
+        self.writes_under_way += 1;
+        let kind = ActionKind::WriteLimits {
+            spec: Arc::clone(&self.spec),
+            limits: self.effective_limits(),
+        };
+        self.act(context, Reason { cause, seq }, kind);
+    }
+
+    /// What the kernel should have now: the manifest's limits, and what was claimed.
+    pub(super) fn effective_limits(&self) -> Box<Limits> {
+        Box::new(self.loops.claims().effective(&self.spec.limits))
+    }
+}
+
+/// The first rung from this one on that the verdict reaches, and the one after it.
+fn next_rung(watch: &CpuLoopWatch, from: usize, verdict: Verdict) -> Option<(Rung, usize)> {
+    let rungs = watch.respond.iter().copied().enumerate().skip(from);
+    let mut open = rungs.filter(|(_, rung)| rung.is_open_to(verdict, watch.assume_loop));
+    open.next().map(|(index, rung)| (rung, index + 1))
+}
