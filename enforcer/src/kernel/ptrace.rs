@@ -94,20 +94,22 @@ impl Tracee {
     /// exit is left for whoever waits for the process: it may be our own child.
     pub(crate) fn wait(&mut self, until: MonoTime) -> io::Result<Option<Stop>> {
         loop {
-            match self.look(libc::WSTOPPED)? {
-                Some(status) => return Ok(Some(self.stop(status))),
-                None if self.look(libc::WEXITED | libc::WNOWAIT)?.is_some() => {
-                    return Ok(Some(Stop::Gone));
+            // A tracer is told of stops whatever it asks for: the code says what it is.
+            match self.look(libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)? {
+                Some((libc::CLD_TRAPPED | libc::CLD_STOPPED, _)) => {
+                    let taken = self.look(libc::WSTOPPED)?;
+                    return Ok(taken.map(|(_, status)| self.stop(status)));
                 }
+                Some(_) => return Ok(Some(Stop::Gone)),
                 None if clock::now() >= until => return Ok(None),
                 None => clock::pause(POLL),
             }
         }
     }
 
-    /// Its status, if it has one of this kind: of a stop the signal, and above it
-    /// the event.
-    fn look(&mut self, kind: libc::c_int) -> io::Result<Option<libc::c_int>> {
+    /// What has become of it, if anything of this kind has: the code, and of a stop
+    /// the signal, and above it the event.
+    fn look(&self, kind: libc::c_int) -> io::Result<Option<(libc::c_int, libc::c_int)>> {
         let id = libc::id_t::try_from(self.tid).map_err(io::Error::other)?;
         // SAFETY: an all-zero siginfo is valid; the kernel fills it.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -118,17 +120,11 @@ impl Tracee {
             let error = io::Error::last_os_error();
             // Somebody else has waited for it meanwhile.
             let is_gone = error.raw_os_error() == Some(libc::ECHILD);
-            return if is_gone && kind & libc::WEXITED != 0 {
-                Ok(Some(0))
-            } else if is_gone {
-                Ok(None)
-            } else {
-                Err(error)
-            };
+            return is_gone.then_some(Some((libc::CLD_EXITED, 0))).ok_or(error);
         }
         // SAFETY: filled by waitid, or still zero.
         let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
-        Ok((pid != 0).then_some(status))
+        Ok((pid != 0).then_some((info.si_code, status)))
     }
 
     fn stop(&mut self, status: libc::c_int) -> Stop {

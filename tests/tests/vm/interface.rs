@@ -1,10 +1,33 @@
 //! The command line and the socket, as a user and a script meet them.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_tests::agent::{self, Agent};
 use enforcer_tests::wait_for;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
+
+#[test]
+fn the_doctor_finds_this_machine_fit_and_says_what_is_switched_off() {
+    let examine = |arguments: &[&str]| {
+        let output = agent::command(&agent::folder())
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(answer["fit"], true);
+        answer["checks"].as_array().unwrap().clone()
+    };
+    for check in examine(&["doctor", "--json"]) {
+        // A VM without swap is as good as any.
+        assert_eq!(check["grade"], "good", "{check}");
+    }
+    let checks = examine(&["doctor", "--json", "--ebpf", "off"]);
+    let ebpf = checks.iter().find(|check| check["what"] == "eBPF").unwrap();
+    assert_eq!(ebpf["grade"], "less");
+    assert!(ebpf["found"].as_str().unwrap().contains("none is proved"));
+    assert!(ebpf["cure"].is_string());
+}
 
 #[test]
 fn ps_has_the_documented_shape() {

@@ -198,6 +198,19 @@ fn a_thread_that_does_not_get_to_run_has_not_looped() {
     assert!(!states.proves());
 }
 
+/// A hypervisor kept a CPU that the kernel believes it gave to work.
+#[test]
+fn time_that_was_only_given_on_paper_proves_nothing() {
+    let mut states = Recurrence::default();
+    for number in 0..160 {
+        states.note(at(number * 200), number / 8, RAN);
+        if number == 10 {
+            break;
+        }
+    }
+    assert!(states.recurrences() > 3 && !states.proves());
+}
+
 #[test]
 fn a_clock_of_seconds_repeats_itself_within_one() {
     let mut states = Recurrence::default();

@@ -70,8 +70,25 @@ pub(crate) struct Attached {
 pub(crate) struct EventRing {
     ring: Mutex<RingBuf<MapData>>,
     descriptor: OwnedFd,
-    lost: Mutex<(PerCpuArray<MapData, u64>, u64)>,
+    lost: Lost,
     watched: Mutex<HashMap<MapData, u32, u8>>,
+}
+
+/// Records that found their ring full, by CPU, and how many were told already.
+struct Lost(Mutex<(PerCpuArray<MapData, u64>, u64)>);
+
+impl Lost {
+    fn newly(&self) -> u64 {
+        let mut lost = lock(&self.0);
+        let total = lost
+            .0
+            .get(&0, 0)
+            .map(|values| values.iter().sum())
+            .unwrap_or(lost.1);
+        let newly = total - lost.1.min(total);
+        lost.1 = total;
+        newly
+    }
 }
 
 impl std::fmt::Debug for EventRing {
@@ -110,15 +127,7 @@ impl EventRing {
 
     /// Records that were lost since the last call.
     pub(crate) fn newly_lost(&self) -> u64 {
-        let mut lost = lock(&self.lost);
-        let total = lost
-            .0
-            .get(&0, 0)
-            .map(|values| values.iter().sum())
-            .unwrap_or(lost.1);
-        let newly = total - lost.1.min(total);
-        lost.1 = total;
-        newly
+        self.lost.newly()
     }
 
     /// Asks for the exit of a process to be told.
@@ -252,7 +261,7 @@ fn open_ring(ebpf: &mut Ebpf) -> Result<EventRing, BpfError> {
             .try_clone_to_owned()
             .map_err(BpfError::Duplicate)?,
         ring: Mutex::new(ring),
-        lost: Mutex::new((lost, 0)),
+        lost: Lost(Mutex::new((lost, 0))),
         watched: Mutex::new(watched),
     })
 }

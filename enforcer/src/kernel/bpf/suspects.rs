@@ -1,9 +1,9 @@
 //! The sampler's maps: threads that don't sleep come out of one, and into
 //! another goes how much CPU time each workload's threads may use between sleeps.
 
-use super::{BpfError, lock};
+use super::{BpfError, Lost, lock};
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use enforcer_common::Suspect;
 use enforcer_core::event::CgroupId;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +14,7 @@ pub(crate) struct SuspectRing {
     ring: Mutex<RingBuf<MapData>>,
     descriptor: OwnedFd,
     budgets: Mutex<HashMap<MapData, u64, u64>>,
-    lost: Mutex<(PerCpuArray<MapData, u64>, u64)>,
+    lost: Lost,
 }
 
 impl std::fmt::Debug for SuspectRing {
@@ -45,7 +45,7 @@ impl SuspectRing {
             descriptor: descriptor.map_err(BpfError::Duplicate)?,
             ring: Mutex::new(ring),
             budgets: Mutex::new(budgets),
-            lost: Mutex::new((lost, 0)),
+            lost: Lost(Mutex::new((lost, 0))),
         })
     }
 
@@ -63,15 +63,7 @@ impl SuspectRing {
     /// Records that found the ring full since the last call. Their threads are
     /// told again at their next sample.
     pub(crate) fn newly_lost(&self) -> u64 {
-        let mut lost = lock(&self.lost);
-        let total = lost
-            .0
-            .get(&0, 0)
-            .map(|values| values.iter().sum())
-            .unwrap_or(lost.1);
-        let newly = total - lost.1.min(total);
-        lost.1 = total;
-        newly
+        self.lost.newly()
     }
 
     /// Watches a workload's threads, or, without a budget, no more.
