@@ -48,7 +48,7 @@ pub(crate) fn cpu_sample(_context: PerfEventContext) -> u32 {
         return 0;
     }
     // SAFETY: a copy of a value that is written whole.
-    let Some(budget) = (unsafe { BUDGETS.get(&workload) }).copied() else {
+    let Some(budget) = (unsafe { BUDGETS.get(workload) }).copied() else {
         return 0;
     };
     let now = Streak {
@@ -58,9 +58,9 @@ pub(crate) fn cpu_sample(_context: PerfEventContext) -> u32 {
         told: 0,
     };
     let tid = task.tid();
-    let Some(known) = STREAKS.get_ptr_mut(&tid) else {
+    let Some(known) = STREAKS.get_ptr_mut(tid) else {
         // A full table only forgets an older thread.
-        let _ = STREAKS.insert(&tid, &now, 0);
+        let _ = STREAKS.insert(tid, now, 0);
         return 0;
     };
     // SAFETY: the entry of the thread that runs here: no other CPU writes it.
