@@ -294,7 +294,8 @@ impl Workload {
             "mode is observe"
         } else {
             // Rungs that hold already are passed in their time.
-            for found in self.loops.found.values_mut() {
+            let judged = |found: &&mut Found| found.verdict.is_some();
+            for found in self.loops.found.values_mut().filter(judged) {
                 found.climb = Some((0, context.moment.now));
             }
             return;

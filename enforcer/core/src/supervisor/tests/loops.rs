@@ -392,6 +392,29 @@ fn what_an_operator_released_is_not_taken_again() {
 }
 
 #[test]
+fn another_ladder_leaves_nothing_overdue_behind() {
+    let mut supervisor = Supervisor::new();
+    let mut handle = |event| {
+        let moment = Moment {
+            now: MonoTime(1),
+            noise: 0,
+        };
+        supervisor.handle(moment, event)
+    };
+    for event in [configure(ladder(&[Rung::Demote])), started(1), suspect(1)] {
+        let _ = handle(event);
+    }
+    let decision = handle(configure(ladder(&WHOLE)));
+    assert!(decision.wake > Some(MonoTime(1)), "{:?}", decision.wake);
+    let _ = handle(evidence(1, Verdict::DeadLoop));
+    // One that is judged climbs the new ladder from its foot.
+    let decision = handle(configure(ladder(&[Rung::Throttle(Percent(30))])));
+    assert_eq!(decision.wake, Some(MonoTime(1)));
+    let decision = handle(Event::Wake);
+    assert!(decision.wake > Some(MonoTime(1)), "{:?}", decision.wake);
+}
+
+#[test]
 fn rungs_survive_an_apply() {
     let mut supervisor = Supervisor::new();
     let mut written = Vec::new();
