@@ -177,6 +177,21 @@ impl Agent {
         self.process.wait().unwrap();
     }
 
+    /// Kills what a dead agent left running, and removes its cgroups: the next test
+    /// finds the machine as it was.
+    ///
+    /// # Panics
+    /// If something stays.
+    pub fn clear(&mut self) {
+        self.kill();
+        let root = Path::new("/sys/fs/cgroup/enforcer");
+        let _ = fs::write(root.join("cgroup.kill"), "1");
+        wait_for("the cgroups to go", || {
+            remove(root);
+            (!root.exists()).then_some(())
+        });
+    }
+
     /// Ctrl-C; returns whether it ended well.
     ///
     /// # Panics
@@ -201,15 +216,23 @@ impl Drop for Agent {
         }
         // What is stuck shows where, and then goes without being asked.
         let stuck = stacks(self.process.id());
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = fs::write("/sys/fs/cgroup/enforcer/cgroup.kill", "1");
+        self.clear();
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         println!(
             "--- the agent's lines\n{}--- the agent's log\n{log}--- the agent's threads\n{stuck}---",
             self.lines()
         );
     }
+}
+
+/// A cgroup with all below it, if they are empty.
+fn remove(cgroup: &Path) {
+    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(cgroup);
 }
 
 /// Where each thread of the agent and of its children is in the kernel.

@@ -62,6 +62,7 @@ fn ps_has_the_documented_shape() {
         "swap_bytes",
         "swap_max_bytes",
         "throttle",
+        "throttle_cpu_percent",
     ];
     assert_eq!(keys, expected);
     assert_eq!(
