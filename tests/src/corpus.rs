@@ -318,13 +318,13 @@ fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
     }
 }
 
-/// Dead loops are only told, or they would be restarted; everything else is
+/// Dead loops are demoted, which leaves the CPUs to the rest; everything else is
 /// given the harshest ladder there is, and must not climb it.
 fn manifest(programs: &[Program]) -> String {
     let mut text = "version: 1\nworkloads:\n".to_owned();
     for program in programs {
         let respond = match program.expected {
-            DeadLoop | Unproven => "tell",
+            DeadLoop | Unproven => "demote",
             SyscallSpin | Work | Nothing => "restart",
         };
         let command: Vec<String> = program
