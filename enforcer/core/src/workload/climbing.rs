@@ -44,7 +44,7 @@ impl Workload {
             Rung::Throttle(percent) => claims.throttled = Some(percent),
             Rung::Restart => {
                 found.climb = None;
-                self.last_rung(context, thread, seq, watch.assume_loop);
+                self.last_rung(context, thread, (seq, next - 1), watch.assume_loop);
                 return;
             }
         }
@@ -58,7 +58,13 @@ impl Workload {
 
     /// A restart is due. What was proved a while ago may have ended without a
     /// sleep: unless it was proved just now, it is proved once more.
-    fn last_rung(&mut self, context: &mut Context<'_>, thread: Thread, seq: Seq, assumed: bool) {
+    fn last_rung(
+        &mut self,
+        context: &mut Context<'_>,
+        thread: Thread,
+        (seq, rung): (Seq, usize),
+        assumed: bool,
+    ) {
         let now = context.moment.now;
         let Some(found) = self.loops.found.get_mut(&thread) else {
             return;
@@ -67,7 +73,7 @@ impl Workload {
             self.restart_of_loop(context, seq);
             return;
         }
-        found.confirming = true;
+        found.confirming = Some(rung);
         if matches!(found.proof, Proof::Done(_)) {
             found.proof = Proof::Waiting(now);
         }

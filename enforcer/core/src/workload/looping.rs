@@ -53,8 +53,8 @@ pub(super) struct Found {
     /// When it was last proved a dead loop.
     pub(super) proved: Option<MonoTime>,
     pub(super) claims: Claims,
-    /// The last rung is due, and waits for a fresh proof.
-    pub(super) confirming: bool,
+    /// This rung, a restart, is due, and waits for a fresh proof.
+    pub(super) confirming: Option<usize>,
     /// An operator has given back what the ladder took: it is only told now.
     pub(super) muted: bool,
 }
@@ -128,7 +128,7 @@ impl Workload {
             climb: None,
             proved: None,
             claims: Claims::default(),
-            confirming: false,
+            confirming: None,
             muted: false,
         });
     }
@@ -189,7 +189,7 @@ impl Workload {
         found.look_again = (found.look_again * 2).min(LOOK_AGAIN_MOST);
         // From now on our own stops are among its sleeps.
         found.suspect.sleeps = None;
-        let confirmed = std::mem::take(&mut found.confirming) && verdict == Verdict::DeadLoop;
+        let confirming = found.confirming.take();
         let before = *found
             .cpu_before
             .get_or_insert(evidence.thread_cpu.saturating_sub(found.suspect.cpu));
@@ -198,7 +198,22 @@ impl Workload {
             .saturating_sub(before)
             .max(found.suspect.cpu);
         match found.verdict {
-            Some((_, seq)) if confirmed => self.restart_of_loop(context, seq),
+            Some((_, seq)) if confirming.is_some() && verdict == Verdict::DeadLoop => {
+                self.restart_of_loop(context, seq);
+            }
+            Some(_) if confirming.is_some() => {
+                // Told, so that nobody wonders why it isn't restarted; and tried again.
+                found.climb = confirming.map(|rung| (rung, now.after(found.look_again)));
+                let command = found.suspect.command.clone();
+                let detail = Detail::CpuLoop(Box::new(CpuLoopFound {
+                    verdict,
+                    thread,
+                    command,
+                    cpu,
+                    evidence: *evidence,
+                }));
+                self.tell(context, None, None, detail);
+            }
             Some((known, _)) if verdict <= known => {}
             Some(_) | None => self.judge(context, thread, verdict, cpu, *evidence),
         }

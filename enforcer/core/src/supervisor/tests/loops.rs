@@ -128,6 +128,7 @@ fn what_is_not_proved_again_is_not_restarted() {
             (17, Event::Wake),
             (19, evidence(1, Verdict::OverBudget)),
             (60, Event::Wake),
+            (62, evidence(1, Verdict::DeadLoop)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -138,7 +139,10 @@ fn what_is_not_proved_again_is_not_restarted() {
             12 s: #4 throttle (cpu_loop) because of #3
             12 s:   → write limits #1
             17 s:   → investigate #1
+            19 s: #5 cpu_loop
             60 s:   → investigate #1
+            62 s: #6 stop (cpu_loop) because of #3
+            62 s:   → kill tree #1
         "#]],
     );
 }
