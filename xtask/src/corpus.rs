@@ -9,6 +9,7 @@ use crate::setup::say;
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// What the tests start; apt finds what these need in turn.
 const PACKAGES: &[&str] = &[
@@ -35,8 +36,13 @@ const UNUSED: &[&str] = &[
     "var",
 ];
 
+/// Held while the tree is looked at or made: the kernels' tests begin side by
+/// side, and each of them wants it.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// The unpacked tree, made where it is missing.
 pub(crate) fn tree() -> Result<PathBuf> {
+    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = target().join("vm/corpus");
     let stamp = folder.join("stamp");
     let wanted = format!("merged: {}", PACKAGES.join(" "));
