@@ -211,6 +211,10 @@ impl Drop for Agent {
         if !std::thread::panicking() {
             if self.process.try_wait().ok().flatten().is_none() {
                 self.interrupt();
+                if Path::new("/sys/fs/cgroup/enforcer").exists() {
+                    let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+                    panic!("the agent left its cgroups behind; its log: {log}");
+                }
             }
             return;
         }

@@ -20,6 +20,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use refusal::HierarchyError;
 use refusal::{chain, cure, refine};
@@ -29,6 +30,9 @@ const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 /// Set for the copy of ourselves that `systemd-run` starts.
 const IN_SCOPE: &str = "ENFORCER_IN_SCOPE";
+
+/// How long what the agent itself had started may take to be gone.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
 /// The agent's cgroups, ready for workloads.
 #[derive(Debug)]
@@ -112,6 +116,9 @@ impl Tree {
                     .write("cgroup.subtree_control", &format!("-{controller}"));
             }
             Cgroup::open(&self.origin)?.write("cgroup.procs", &own)?;
+            // A child that still looks up names would keep it from going.
+            let supervisor = Cgroup::open(&self.root.path().join("supervisor"))?;
+            supervisor.kill_and_wait(LEFT_BEHIND)?;
             self.root.remove_child("supervisor")
         });
         if let Err(error) = back {
@@ -119,7 +126,10 @@ impl Tree {
             return;
         }
         if self.made_root {
-            let _ = std::fs::remove_dir(self.root.path());
+            let removed = std::fs::remove_dir(self.root.path());
+            if let Err(error) = removed {
+                tracing::warn!("{} is left behind: {error}", self.root.path().display());
+            }
         }
     }
 }
