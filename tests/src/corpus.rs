@@ -2,7 +2,7 @@
 //! polling, and work that must never be taken for either.
 
 use crate::agent::Agent;
-use crate::{kernel, wait_for};
+use crate::{PATIENCE, kernel, wait_within};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -188,6 +188,10 @@ pub const PROGRAMS: &[Program] = &[
     program("flag-later", &[FIXTURE, "burn", "flag-later"], Work),
 ];
 
+/// A busy emulator takes so long to import a server's modules that a loop may be
+/// met before it begins, and is then looked at again after 5, 10, 20 and 40 s.
+const LOOKED_AT_AGAIN: Duration = Duration::from_secs(100);
+
 /// What became of one program.
 #[derive(Clone, Debug)]
 pub struct Outcome {
@@ -226,6 +230,15 @@ impl Outcome {
                 },
                 Nothing => self.verdict() == "none",
             }
+    }
+
+    /// Its turn for a proof did not come within the 15 s that a suspect waits at most.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        let unproven = |event: &Value| event["details"]["evidence"]["unproven"].clone();
+        let told = self.event.as_ref().map(unproven).unwrap_or_default();
+        told.as_str()
+            .is_some_and(|told| told.starts_with("its turn for a proof"))
     }
 
     /// A line of the table in docs/detection.md.
@@ -269,7 +282,7 @@ pub fn run(programs: &[Program]) -> Vec<Outcome> {
     let agent = Agent::start(&manifest(programs));
     let begun = Instant::now();
     for program in programs {
-        wait_for(program.name, || {
+        wait_within(PATIENCE + LOOKED_AT_AGAIN, program.name, || {
             is_decided(&agent, program, begun).then_some(())
         });
     }
@@ -312,7 +325,7 @@ fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
         DeadLoop => {
             let events = agent.events(program.name, "cpu_loop");
             let proved = |event: &Value| event["details"]["verdict"] == "dead_loop";
-            events.iter().any(proved) || begun.elapsed() > Duration::from_secs(55)
+            events.iter().any(proved) || begun.elapsed() > LOOKED_AT_AGAIN
         }
         SyscallSpin | Unproven | Work => !agent.events(program.name, "cpu_loop").is_empty(),
     }
