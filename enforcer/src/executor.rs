@@ -2,12 +2,16 @@
 //! Actions of one workload run in order, one at a time; nothing here decides
 //! what comes next, and every answer goes back as an event.
 
+mod errand;
 mod investigate;
 mod launch;
+pub(crate) mod levels;
 mod looping;
 mod proof;
+mod remedy;
 mod start;
 
+pub(crate) use errand::Errand;
 pub(crate) use investigate::{Finding, investigate};
 
 use crate::kernel::bpf::EventRing;
@@ -19,7 +23,7 @@ use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::signal::parse_signal;
 use crate::kernel::spawn::Launch;
-use crate::kernel::usage::Usage;
+use crate::kernel::usage::{LevelFiles, Usage};
 use crate::kernel::{clock, limits, memory_info};
 use crate::loops::Followed;
 use crate::marks;
@@ -32,6 +36,7 @@ use enforcer_core::event::{
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::{Host, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, MonoTime};
+use levels::HostLevels;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +55,10 @@ pub(crate) struct Registered {
     pub(crate) id: CgroupId,
     pub(crate) counters: Arc<Mutex<CounterReader>>,
     pub(crate) pid: u32,
+    /// As it was last applied.
+    pub(crate) spec: Arc<WorkloadSpec>,
+    /// Opened at the first tick that wants them.
+    levels: Option<LevelFiles>,
     /// When this instance began, and what its cgroup had used by then.
     pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
@@ -76,6 +85,8 @@ pub(crate) struct Executor {
     queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Action>>>,
     slow: Arc<Semaphore>,
     bounding: Mutex<()>,
+    errands: Mutex<HashMap<String, Arc<Cgroup>>>,
+    host_levels: Mutex<HostLevels>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -105,6 +116,8 @@ impl Executor {
             queues: Mutex::default(),
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
             bounding: Mutex::new(()),
+            errands: Mutex::default(),
+            host_levels: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         })
     }
@@ -119,6 +132,10 @@ impl Executor {
 
     /// Queues an action behind those of the same workload.
     pub(crate) fn dispatch(self: &Arc<Self>, action: Action) {
+        let action = match self.dispatch_beside(action) {
+            Some(action) => action,
+            None => return,
+        };
         let mut queues = lock(&self.queues);
         let queue = queues.entry(action.workload.clone()).or_insert_with(|| {
             let (queue, waiting) = mpsc::unbounded_channel();
@@ -127,6 +144,26 @@ impl Executor {
         });
         // The worker lives as long as its queue is in the table.
         let _ = queue.send(action);
+    }
+
+    /// What nothing else has to wait for.
+    fn dispatch_beside(self: &Arc<Self>, action: Action) -> Option<Action> {
+        match (action.workload, action.kind) {
+            (Some(workload), ActionKind::RunHook { spec, hook }) => {
+                let this = Arc::clone(self);
+                self.runtime.spawn(this.run_hook(workload, spec, hook));
+                None
+            }
+            (_, ActionKind::RunOnHost { command }) => {
+                self.runtime.spawn(Arc::clone(self).run_on_host(command));
+                None
+            }
+            (workload, kind) => Some(Action {
+                workload,
+                kind,
+                ..action
+            }),
+        }
     }
 
     async fn work(self: Arc<Self>, mut waiting: mpsc::UnboundedReceiver<Action>) {
@@ -165,9 +202,20 @@ impl Executor {
             return;
         };
         match action.kind {
-            ActionKind::Start { spec, limits } => {
+            ActionKind::Start {
+                spec,
+                limits,
+                remedy,
+            } => {
                 let cause = action.reason.cause;
-                self.start(&workload, action.instance, (&spec, &limits), cause);
+                match self.remedy(&workload, &spec, *remedy) {
+                    Ok(()) => self.start(&workload, action.instance, (&spec, &limits), cause),
+                    Err(error) => self.events.send(Event::StartFailed {
+                        workload,
+                        instance: action.instance,
+                        error,
+                    }),
+                }
             }
             ActionKind::Signal { signal } => self.signal(&workload, &signal),
             ActionKind::KillTree => self.kill_tree(&workload),
@@ -181,6 +229,7 @@ impl Executor {
                 let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
                 if let Some(entry) = self.registry().get_mut(&workload) {
                     entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
+                    entry.spec = Arc::clone(&spec);
                     self.watch_loops(entry, &spec);
                 }
                 let (changed, error) = outcome(
@@ -194,7 +243,9 @@ impl Executor {
                     error,
                 });
             }
-            ActionKind::WriteHostLimits { .. } => {}
+            ActionKind::WriteHostLimits { .. }
+            | ActionKind::RunHook { .. }
+            | ActionKind::RunOnHost { .. } => {}
         }
     }
 
@@ -211,6 +262,7 @@ impl Executor {
         let (memory, swap) =
             memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
         let ceiling = host.ceiling(memory, swap);
+        lock(&self.host_levels).watch = host.watch.clone();
         if ceiling.memory_max == Some(Limit::At(Bytes(0))) {
             return Err(format!(
                 "keep the reserve: of {memory} nothing is left for workloads"
@@ -300,6 +352,7 @@ impl Executor {
             watch.abort();
         }
         self.instances.forget(workload);
+        self.forget_errands(workload);
         if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
             tracing::error!(
                 "{workload}: failed to {}; it stays behind",
@@ -363,6 +416,8 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::WriteLimits { .. } => "write the limits",
         ActionKind::Investigate { .. } => "look into a suspect",
         ActionKind::WriteHostLimits { .. } => "write the host's limits",
+        ActionKind::RunHook { .. } => "run a hook",
+        ActionKind::RunOnHost { .. } => "run a command of the host's",
     }
 }
 

@@ -7,6 +7,7 @@ mod kernel;
 mod loops;
 mod manifest_files;
 mod marks;
+mod probe;
 mod runtime;
 mod settings;
 mod store;

@@ -4,11 +4,12 @@
 
 use crate::executor::Executor;
 use crate::kernel::clock;
+use crate::probe::Prober;
 use crate::store::history::History;
 use enforcer_core::event::{Detail, InstanceId, Moment, Request, Transition};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
-use enforcer_core::supervisor::View;
+use enforcer_core::supervisor::{ProbeView, View};
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Decision, Event, Supervisor, WorkloadName};
 use std::hash::{BuildHasher as _, RandomState};
@@ -81,14 +82,16 @@ pub(crate) enum RequestError {
 struct Waiter {
     workload: WorkloadName,
     request: Request,
-    /// The instance there was when it was asked.
+    /// The instance there was when it was asked, and when that was.
     instance: InstanceId,
+    asked: MonoTime,
     reply: oneshot::Sender<Result<View, RequestError>>,
 }
 
 pub(crate) struct Runtime {
     supervisor: Supervisor,
     executor: Arc<Executor>,
+    prober: Arc<Prober>,
     history: Arc<History>,
     waiters: Vec<Waiter>,
     noise: RandomState,
@@ -96,9 +99,16 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    pub(crate) fn new(executor: Arc<Executor>, history: Arc<History>) -> Self {
+    /// For a host with so many CPUs.
+    pub(crate) fn new(
+        executor: Arc<Executor>,
+        prober: Arc<Prober>,
+        history: Arc<History>,
+        cpus: u32,
+    ) -> Self {
         Self {
-            supervisor: Supervisor::new(),
+            supervisor: Supervisor::new(cpus),
+            prober,
             executor,
             history,
             waiters: Vec::new(),
@@ -143,12 +153,16 @@ impl Runtime {
         let Decision {
             actions,
             transitions,
+            probes,
             wake,
             finished,
         } = self.supervisor.handle(moment, event);
         self.wake = wake;
         for action in actions {
             self.executor.dispatch(action);
+        }
+        for probe in probes {
+            self.prober.ask(probe);
         }
         self.history
             .append(transitions, |transition| time_of(transition, now));
@@ -186,6 +200,7 @@ impl Runtime {
                     workload: workload.clone(),
                     request,
                     instance: view.instance,
+                    asked: clock::now(),
                     reply,
                 });
                 return self.handle(Event::Request { workload, request });
@@ -246,6 +261,21 @@ fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestEr
                 ..
             } => failed("the kernel refused the limits; `events` has its word"),
             view => Some(Ok(view)),
+        };
+    }
+    if waiter.request == Request::Probe {
+        // What rests is not asked; whoever doesn't run answers nothing.
+        let answered = |probe: &ProbeView| {
+            probe.at_rest
+                || probe
+                    .last
+                    .as_ref()
+                    .is_some_and(|last| last.at >= waiter.asked)
+        };
+        return match view.state {
+            "running" if !view.probes.iter().all(answered) => None,
+            "running" => Some(Ok(view)),
+            state => failed(&format!("it is {state}: there is nothing to ask")),
         };
     }
     let upwards = matches!(waiter.request, Request::Start | Request::Restart);

@@ -5,6 +5,7 @@ use crate::executor::{error_chain, lock};
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::counters::{CounterReader, EventsFile};
 use crate::kernel::pidfd::PidFd;
+use crate::kernel::pressure::Trigger;
 use crate::kernel::ready;
 use crate::runtime::Events;
 use enforcer_core::WorkloadName;
@@ -33,6 +34,17 @@ pub(crate) async fn exit(
         }
     }
     events.send(Event::MainExited { workload, instance });
+}
+
+/// Tells whenever everything waited for memory.
+pub(crate) async fn stalls(trigger: Trigger, events: Events) {
+    let Ok(polled) = ready::watch(&trigger, Interest::PRIORITY) else {
+        return;
+    };
+    while let Ok(mut stalled) = polled.ready(Interest::PRIORITY).await {
+        stalled.clear_ready();
+        events.send(Event::HostStalled);
+    }
 }
 
 /// Reads the counters whenever the kernel says that one of them changed: kernfs

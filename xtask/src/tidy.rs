@@ -28,7 +28,8 @@ const RULES: &[Rule] = &[
         words: &[
             "std::fs",
             "std::io",
-            "std::net",
+            "std::net::Tcp",
+            "std::net::Udp",
             "std::env",
             "std::process",
             "std::thread",

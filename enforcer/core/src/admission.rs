@@ -1,5 +1,6 @@
-//! Which of many waiting things comes next. Today these are proofs: each stops a
-//! thread now and then and keeps a CPU busy hashing, so only a few run at once.
+//! Which of many waiting things comes next: proofs, of which each stops a thread
+//! now and then and keeps a CPU busy hashing; and starts, of which a thousand at
+//! once would be a storm. Only a few of either run at a time.
 
 use crate::cpu_loop::Thread;
 use crate::name::WorkloadName;
@@ -19,6 +20,28 @@ pub(crate) struct Waiting {
     pub(crate) since: MonoTime,
 }
 
+/// A start that waits for its turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) workload: WorkloadName,
+    /// A person waits for it, and it for nothing.
+    pub(crate) by_hand: bool,
+    pub(crate) priority: u8,
+}
+
+/// Whose turn it is: those asked for by hand first, then the most important; among
+/// equals, chance decides, so that none is always the last.
+pub(crate) fn next_start(queued: &[Queued], noise: u64) -> Option<&Queued> {
+    let rank = |queued: &&Queued| (queued.by_hand, queued.priority);
+    let best = queued.iter().map(|queued| rank(&queued)).max()?;
+    let equals: Vec<&Queued> = queued
+        .iter()
+        .filter(|queued| rank(queued) == best)
+        .collect();
+    let chosen = usize::try_from(noise >> 32).unwrap_or(0) % equals.len();
+    equals.get(chosen).copied()
+}
+
 /// Those of which nothing is known first, so that what is hot for good doesn't keep
 /// new ones waiting; then the most important workload's; then who waits longest.
 pub(crate) fn next(waiting: impl Iterator<Item = Waiting>) -> Option<Waiting> {
@@ -35,6 +58,29 @@ pub(crate) fn next(waiting: impl Iterator<Item = Waiting>) -> Option<Waiting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_important_start_first_and_chance_decides_among_equals() {
+        let entry = |name, by_hand, priority| Queued {
+            workload: WorkloadName::parse(name).expect("a name"),
+            by_hand,
+            priority,
+        };
+        let mut queue = vec![
+            entry("a", false, 10),
+            entry("b", false, 50),
+            entry("c", false, 50),
+            entry("d", true, 0),
+        ];
+        let mut order = String::new();
+        for noise in [0, 1 << 32, 0, 0] {
+            let chosen = next_start(&queue, noise).expect("one is left").clone();
+            queue.retain(|entry| *entry != chosen);
+            order.push_str(chosen.workload.as_str());
+        }
+        assert_eq!(order, "dcba");
+        assert_eq!(next_start(&[], 0), None);
+    }
 
     #[test]
     fn the_important_and_the_patient_come_first() {

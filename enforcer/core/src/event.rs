@@ -1,13 +1,21 @@
 //! The words between the core and the edges: what happened, what to do, and
 //! what to remember. No behaviour lives here.
 
-use crate::cpu_loop::{Evidence, Suspect, Thread, Verdict};
+mod detail;
+
+pub(crate) use detail::seconds;
+pub use detail::{
+    BreakerChange, BreakerState, ConfigChange, CpuLoopFound, Detail, HealthChange, HostPressure,
+    Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
+};
+
+use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::limits::Limits;
 use crate::name::WorkloadName;
-use crate::oom::{Counters, Incident, Victim};
-use crate::plan::SettingChange;
-use crate::spec::{Host, Manifest, WorkloadSpec};
-use crate::units::{MonoTime, Percent};
+use crate::oom::{Counters, Victim};
+use crate::probe::Outcome;
+use crate::spec::{Host, Manifest, ProbeName, Strategy, WorkloadSpec};
+use crate::units::{Bytes, MonoTime, Percent};
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;
@@ -65,6 +73,8 @@ pub enum Request {
     Throttle(Percent),
     /// Give back what anybody took beside the manifest.
     Release,
+    /// Ask every probe now.
+    Probe,
 }
 
 /// Something happened.
@@ -139,6 +149,37 @@ pub enum Event {
         workload: WorkloadName,
         thread: Thread,
     },
+    /// What came of one [`ProbeRun`].
+    Probed {
+        workload: WorkloadName,
+        instance: InstanceId,
+        probe: ProbeName,
+        run: u64,
+        outcome: Outcome,
+        took: Duration,
+    },
+    /// What came of [`ActionKind::RunHook`].
+    HookDone {
+        workload: WorkloadName,
+        hook: Hook,
+        error: Option<String>,
+    },
+    /// The command between two instances failed; the next one is started all the same.
+    RemedyFailed {
+        workload: WorkloadName,
+        error: String,
+    },
+    /// Levels that the kernel raises no edge for, read at every tick.
+    Measured {
+        workloads: Vec<(WorkloadName, Measured)>,
+        host: HostMeasured,
+    },
+    /// Everything on the host waited for memory for a while just now.
+    HostStalled,
+    /// What came of [`ActionKind::RunOnHost`].
+    HostCommandDone {
+        error: Option<String>,
+    },
     /// Whether marks can be expected at all.
     EbpfAttached(bool),
     /// Records that found the ring full, since the last time.
@@ -150,6 +191,72 @@ pub enum Event {
     Shutdown,
     /// The moment that [`Decision::wake`] named has come.
     Wake,
+}
+
+/// What one workload uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// The working set, of `memory.max`; `None` without such a limit.
+    pub memory: Option<Percent>,
+    /// Bytes that are charged, for the order of sacrifices.
+    pub memory_bytes: Bytes,
+    /// CPU time since it began; `None` where nobody watches it.
+    pub cpu: Option<Duration>,
+    /// Waiting for memory in full, of the last ten seconds; `None` where that was
+    /// not worth reading.
+    pub memory_stalled: Option<Percent>,
+}
+
+/// What the whole host uses; `None` where nobody watches it, or it can't be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostMeasured {
+    pub memory: Option<Percent>,
+    pub cpu: Option<Percent>,
+    pub disk: Option<Percent>,
+}
+
+/// What is done before a start that follows a failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remedy {
+    pub strategy: Strategy,
+    /// Environment of the strategy's command: what has failed.
+    pub failure: Vec<(&'static str, String)>,
+}
+
+/// A command that tells others whether a workload may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    OnReady,
+    OnUnready,
+}
+
+impl Hook {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::OnReady => "on_ready",
+            Self::OnUnready => "on_unready",
+        }
+    }
+}
+
+/// How long a hook may run.
+pub const HOOK_LIMIT: Duration = Duration::from_secs(10);
+/// How long the command of a recovery may run, or one that makes room on a disk.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// A probe to be asked. It changes nothing, so it needs no reason.
+#[derive(Clone, Debug)]
+pub struct ProbeRun {
+    pub workload: WorkloadName,
+    pub instance: InstanceId,
+    pub spec: Arc<WorkloadSpec>,
+    pub probe: ProbeName,
+    /// Which asking this is; the answer names it.
+    pub run: u64,
+    /// When it should have begun.
+    pub due: MonoTime,
 }
 
 /// One kernel file that was changed.
@@ -169,16 +276,37 @@ pub struct Reason {
 }
 
 /// The reasons of `restart` records, and of stops and starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     Exit,
     OomKill,
+    Liveness,
+    Startup,
+    Progress,
     CpuLoop,
+    /// The host as a whole ran short.
+    HostPressure,
     Manual,
     Config,
     /// The agent itself comes or goes.
     Agent,
+}
+
+impl Cause {
+    /// Whether something went wrong, and nobody asked for what follows.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::Exit
+            | Self::OomKill
+            | Self::Liveness
+            | Self::Startup
+            | Self::Progress
+            | Self::CpuLoop => true,
+            Self::HostPressure | Self::Manual | Self::Config | Self::Agent => false,
+        }
+    }
 }
 
 impl fmt::Display for Cause {
@@ -186,7 +314,11 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::Exit => "exit",
             Self::OomKill => "oom_kill",
+            Self::Liveness => "liveness",
+            Self::Startup => "startup",
+            Self::Progress => "progress",
             Self::CpuLoop => "cpu_loop",
+            Self::HostPressure => "host_pressure",
             Self::Manual => "manual",
             Self::Config => "config",
             Self::Agent => "agent",
@@ -212,7 +344,11 @@ pub enum ActionKind {
     Start {
         spec: Arc<WorkloadSpec>,
         limits: Box<Limits>,
+        /// Carried out first.
+        remedy: Box<Remedy>,
     },
+    /// Run a hook beside everything else. Answered by `HookDone`.
+    RunHook { spec: Arc<WorkloadSpec>, hook: Hook },
     /// Send the stop signal to the main process. Not answered.
     Signal { signal: String },
     /// Kill the whole cgroup. Not answered: the main process's exit will be.
@@ -232,154 +368,10 @@ pub enum ActionKind {
     /// Answered by `CpuEvidence`.
     Investigate { suspect: Suspect },
     /// Bring the parent's limits to the host's. Answered by `LimitsWritten`.
-    WriteHostLimits { host: Host },
-}
-
-/// What to remember, in the order in which it happened.
-#[derive(Clone, Debug)]
-pub struct Transition {
-    pub seq: Seq,
-    pub workload: Option<WorkloadName>,
-    pub instance: Option<InstanceId>,
-    pub reason: Option<Cause>,
-    pub caused_by: Option<Seq>,
-    pub detail: Detail,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub enum Detail {
-    Start {
-        pid: u32,
-    },
-    StartFailed(StartError),
-    Stop {
-        signal: String,
-        grace_seconds: f64,
-        kill: bool,
-    },
-    Exit {
-        code: Option<i32>,
-        signal: Option<i32>,
-        oom_killed: bool,
-    },
-    OomKill(Incident),
-    CpuLoop(Box<CpuLoopFound>),
-    Throttle(ThrottleChange),
-    Release {
-        /// What it comes to: `none`, or what another claim still holds.
-        throttle: &'static str,
-        why: &'static str,
-    },
-    Restart(RestartPlan),
-    Breaker(BreakerChange),
-    Config(ConfigChange),
-    Lost {
-        records: u64,
-    },
-    Degraded {
-        what: String,
-        why: String,
-    },
-    Agent {
-        state: &'static str,
-    },
-}
-
-/// A thread that spins, and what that is.
-#[derive(Clone, Debug, Serialize)]
-pub struct CpuLoopFound {
-    pub verdict: Verdict,
-    #[serde(flatten)]
-    pub thread: Thread,
-    pub command: String,
-    /// CPU time without a sleep.
-    #[serde(rename = "cpu_seconds", serialize_with = "seconds")]
-    pub cpu: Duration,
-    pub evidence: Evidence,
-}
-
-/// What is taken from a workload beside its manifest.
-#[derive(Clone, Debug, Serialize)]
-pub struct ThrottleChange {
-    /// `demoted` or `throttled`.
-    pub throttle: &'static str,
-    /// Of one CPU; `None` while it is only demoted.
-    pub cpu_percent: Option<u32>,
-    /// False where the mode is `observe`: told, not done.
-    pub carried_out: bool,
-}
-
-/// What follows an exit.
-#[derive(Clone, Debug, Serialize)]
-pub struct RestartPlan {
-    /// The how-manieth since the last long run; 0 for one that costs nothing.
-    pub attempt: u32,
-    #[serde(rename = "delay_seconds", serialize_with = "seconds")]
-    pub delay: Duration,
-    /// False where the mode is `observe`: told, not done.
-    pub carried_out: bool,
-    pub budget_used: u32,
-    /// `None` without a budget.
-    pub budget: Option<u32>,
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct BreakerChange {
-    pub state: BreakerState,
-    #[serde(rename = "cooldown_seconds", serialize_with = "seconds")]
-    pub cooldown: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BreakerState {
-    Open,
-    HalfOpen,
-    Closed,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConfigChange {
-    Added,
-    /// Named by no manifest any more; it runs on.
-    Unmanaged,
-    Removed,
-    Changed(Vec<SettingChange>),
-    /// The kernel took these.
-    Limits(Vec<LimitChange>),
-    /// The kernel refused; the old ones hold.
-    LimitsRefused(String),
-}
-
-pub(crate) fn seconds<S: serde::Serializer>(
-    duration: &Duration,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(duration.as_secs_f64())
-}
-
-impl Detail {
-    /// The record's kind, as it is called everywhere.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Start { .. } | Self::StartFailed(_) => "start",
-            Self::Stop { .. } => "stop",
-            Self::Exit { .. } => "exit",
-            Self::OomKill(_) => "oom_kill",
-            Self::CpuLoop(_) => "cpu_loop",
-            Self::Throttle(_) => "throttle",
-            Self::Release { .. } => "release",
-            Self::Restart(_) => "restart",
-            Self::Breaker(_) => "breaker",
-            Self::Config(_) => "config",
-            Self::Lost { .. } => "lost",
-            Self::Degraded { .. } => "degraded",
-            Self::Agent { .. } => "agent",
-        }
-    }
+    WriteHostLimits { host: Box<Host> },
+    /// Run a command of the host's, as the agent itself. Answered by
+    /// `HostCommandDone`.
+    RunOnHost { command: Vec<String> },
 }
 
 /// What follows an event.
@@ -388,6 +380,7 @@ impl Detail {
 pub struct Decision {
     pub actions: Vec<Action>,
     pub transitions: Vec<Transition>,
+    pub probes: Vec<ProbeRun>,
     /// When to come back with [`Event::Wake`], whatever else happens.
     pub wake: Option<MonoTime>,
     /// After a shutdown: nothing runs any more.

@@ -8,14 +8,18 @@ mod admission;
 pub mod claims;
 pub mod cpu_loop;
 pub mod event;
+pub mod health;
+mod host;
 pub mod limits;
 pub mod manifest;
 pub mod name;
 pub mod oom;
 pub mod plan;
+pub mod probe;
 pub mod recovery;
 pub mod spec;
 pub mod supervisor;
+pub mod threshold;
 pub mod units;
 mod workload;
 

@@ -4,8 +4,11 @@
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
-use crate::spec::{CpuLoopWatch, Manifest, Mode, RestartPolicy, WorkloadSpec};
-use crate::units::{Bytes, Limit};
+use crate::spec::{
+    Check, CpuLoopWatch, DiskWatch, Manifest, Mode, RestartPolicy, Strategy, Threshold,
+    WorkloadSpec,
+};
+use crate::units::{Bytes, Limit, Percent};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -116,6 +119,21 @@ fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
     let settings = |manifest: &Manifest| {
         let mut settings = limit_settings(&manifest.host.limits);
         let reserve = manifest.host.reserve;
+        if let Some(starts) = manifest.host.starts_at_once {
+            settings.insert("starts_at_once".to_owned(), starts.to_string());
+        }
+        let watch = &manifest.host.watch;
+        let disk = watch.disk.as_ref();
+        for (key, watch) in [
+            (
+                "watch.memory",
+                watch.memory.map(|watch| shown_threshold(&watch)),
+            ),
+            ("watch.cpu", watch.cpu.map(|watch| shown_threshold(&watch))),
+            ("watch.disk", disk.map(shown_disk)),
+        ] {
+            settings.extend(watch.map(|watch| (key.to_owned(), watch)));
+        }
         for (key, portion) in [
             ("reserve.memory", reserve.memory),
             ("reserve.swap", reserve.swap),
@@ -147,13 +165,17 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
 }
 
 fn effect(setting: &str) -> Effect {
-    const LIVE: [&str; 6] = [
+    const LIVE: [&str; 10] = [
         "cgroup.",
         "recovery.",
         "stop.",
         "reserve.",
         "logs.",
         "watch.",
+        "probes.",
+        "needs",
+        "on_",
+        "starts_at_once",
     ];
     let live = setting == "mode" || LIVE.iter().any(|prefix| setting.starts_with(prefix));
     if live { Effect::Live } else { Effect::Restart }
@@ -207,6 +229,7 @@ fn settings(spec: &WorkloadSpec) -> Settings {
         );
     }
     recovery_settings(spec, &mut set);
+    probe_settings(spec, &mut set);
     let shown = |watch: &CpuLoopWatch| {
         let ladder: Vec<String> = watch.respond.iter().map(ToString::to_string).collect();
         format!(
@@ -224,7 +247,110 @@ fn settings(spec: &WorkloadSpec) -> Settings {
     let watch = spec.watch.cpu_loop.as_ref();
     let watch = watch.map_or_else(|| "off".to_owned(), shown);
     settings.insert("watch.cpu_loop".to_owned(), watch);
+    for (key, watch) in [
+        ("watch.memory", spec.watch.memory),
+        ("watch.cpu", spec.watch.cpu),
+    ] {
+        let shown = watch.map_or_else(|| "off".to_owned(), |watch| shown_threshold(&watch));
+        settings.insert(key.to_owned(), shown);
+    }
     settings
+}
+
+fn shown_threshold(threshold: &Threshold) -> String {
+    let level =
+        |level: Option<Percent>| level.map_or_else(|| "off".to_owned(), |at| at.to_string());
+    format!(
+        "warn {}, critical {}, for {:?}",
+        level(threshold.warn),
+        level(threshold.critical),
+        threshold.hold
+    )
+}
+
+fn shown_disk(disk: &DiskWatch) -> String {
+    let run = disk
+        .run
+        .as_ref()
+        .map(|command| format!(": {}", quoted(command)));
+    format!(
+        "{} {}{}",
+        disk.path,
+        shown_threshold(&disk.threshold),
+        run.unwrap_or_default()
+    )
+}
+
+fn probe_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
+    for (name, probe) in &spec.probes {
+        let check = match &probe.check {
+            Check::Http {
+                host,
+                port,
+                path,
+                headers,
+            } => {
+                // A header may be a secret.
+                let all: String = headers
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value};"))
+                    .collect();
+                let digest = digest(&all);
+                let headers = match headers.len() {
+                    0 => String::new(),
+                    count => format!(" with {count} headers #{digest:08x}"),
+                };
+                format!("http {host}:{port}{path}{headers}")
+            }
+            Check::Tcp { host, port } => format!("tcp {host}:{port}"),
+            Check::Exec { command } => format!("exec {}", quoted(command)),
+            Check::File { path, fresh_within } => format!("file {path} within {fresh_within:?}"),
+            Check::Cgroup { cpu, io, within } => {
+                format!("cgroup cpu {cpu:?} io {io:?} within {within:?}")
+            }
+        };
+        let timing = format!(
+            "after {:?} every {:?}, time-out {:?}, {} failures, {} passes",
+            probe.initial_delay,
+            probe.period,
+            probe.timeout,
+            probe.failure_threshold,
+            probe.success_threshold
+        );
+        set(&format!("probes.{name}"), format!("{check}, {timing}"));
+    }
+    if !spec.needs.is_empty() {
+        let needs = spec
+            .needs
+            .iter()
+            .map(|(name, need)| format!("{name} {}", need.word()));
+        set("needs", needs.collect::<Vec<_>>().join(", "));
+    }
+    for (key, command) in [
+        ("on_ready", &spec.on_ready),
+        ("on_unready", &spec.on_unready),
+    ] {
+        if let Some(command) = command {
+            set(key, quoted(command));
+        }
+    }
+    let strategies = &spec.recovery.strategies;
+    let words = |list: &[Strategy]| {
+        let word = |strategy: &Strategy| match strategy {
+            Strategy::Run(command) => format!("run {}", quoted(command)),
+            Strategy::Restart | Strategy::Reset | Strategy::Recreate => strategy.word().to_owned(),
+        };
+        list.iter().map(word).collect::<Vec<_>>().join(", then ")
+    };
+    if !strategies.default.is_empty() {
+        set("recovery.strategy", words(&strategies.default));
+    }
+    for (cause, list) in &strategies.by_cause {
+        set(&format!("recovery.strategy.{cause}"), words(list));
+    }
+    if !spec.recovery.reset_paths.is_empty() {
+        set("recovery.reset_paths", quoted(&spec.recovery.reset_paths));
+    }
 }
 
 fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {

@@ -1,6 +1,12 @@
 //! A manifest after it was understood: every default filled in, every value in
 //! its unit, nothing left to interpret.
 
+mod probes;
+mod recovery;
+
+pub use probes::{Check, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold};
+pub use recovery::{Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy};
+
 use crate::cpu_loop::Rung;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
@@ -49,6 +55,9 @@ impl Manifest {
 pub struct Host {
     pub reserve: Reserve,
     pub limits: Limits,
+    /// Starts under way at a time; `None` for twice the number of CPUs.
+    pub starts_at_once: Option<u32>,
+    pub watch: HostWatch,
 }
 
 /// `None` takes the default: 10 % of memory but at most 1 GiB; half of the swap.
@@ -124,6 +133,12 @@ pub struct WorkloadSpec {
     pub rlimits: BTreeMap<String, Limit<u64>>,
     pub priority: u8,
     pub limits: Limits,
+    /// What must be up before this is started.
+    pub needs: BTreeMap<WorkloadName, Need>,
+    pub probes: Probes,
+    /// Run when it becomes ready, and when it no longer is.
+    pub on_ready: Option<Vec<String>>,
+    pub on_unready: Option<Vec<String>>,
     pub watch: Watch,
     pub recovery: Recovery,
     pub stop: Stop,
@@ -144,6 +159,10 @@ impl WorkloadSpec {
 pub struct Watch {
     /// `None` for `off`.
     pub cpu_loop: Option<CpuLoopWatch>,
+    /// Of `memory.max`; `None` for `off`.
+    pub memory: Option<Threshold>,
+    /// Of `cpu.max`, or of all CPUs where it has none.
+    pub cpu: Option<Threshold>,
 }
 
 /// When a thread is suspected of a loop, and what is done about it.
@@ -163,6 +182,8 @@ impl Default for Watch {
     fn default() -> Self {
         Self {
             cpu_loop: Some(CpuLoopWatch::default()),
+            memory: Some(Threshold::DEFAULT),
+            cpu: None,
         }
     }
 }
@@ -178,42 +199,6 @@ impl Default for CpuLoopWatch {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Recovery {
-    pub restart: RestartPolicy,
-    pub backoff: Option<Backoff>,
-    pub budget: Option<Budget>,
-    pub breaker: Option<Breaker>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Backoff {
-    pub initial: Duration,
-    pub factor: f64,
-    pub max: Duration,
-    pub jitter: Percent,
-    pub reset_after: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Budget {
-    pub restarts: u32,
-    pub within: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Breaker {
-    pub cooldown: Duration,
-    pub max: Duration,
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stop {
     /// As in signal(7): `SIGTERM`.
@@ -226,47 +211,6 @@ pub struct Logs {
     pub max_size: Bytes,
     /// Older files beside the one that is written.
     pub keep: u32,
-}
-
-impl Default for Recovery {
-    fn default() -> Self {
-        Self {
-            restart: RestartPolicy::Always,
-            backoff: Some(Backoff::default()),
-            budget: Some(Budget::default()),
-            breaker: Some(Breaker::default()),
-        }
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            initial: Duration::from_secs(1),
-            factor: 2.0,
-            max: Duration::from_secs(300),
-            jitter: Percent(10),
-            reset_after: Duration::from_secs(600),
-        }
-    }
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self {
-            restarts: 5,
-            within: Duration::from_secs(300),
-        }
-    }
-}
-
-impl Default for Breaker {
-    fn default() -> Self {
-        Self {
-            cooldown: Duration::from_secs(60),
-            max: Duration::from_secs(600),
-        }
-    }
 }
 
 impl Default for Stop {
@@ -304,6 +248,10 @@ impl Default for WorkloadSpec {
                 memory_oom_group: Some(true),
                 ..Limits::default()
             },
+            needs: BTreeMap::new(),
+            probes: Probes::new(),
+            on_ready: None,
+            on_unready: None,
             watch: Watch::default(),
             recovery: Recovery::default(),
             stop: Stop::default(),

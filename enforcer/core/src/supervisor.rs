@@ -1,26 +1,37 @@
 //! The thin top of the core: finds the workload an event is about, and collects
 //! when to wake up next. It knows no lifecycle.
 
-use crate::admission::{self, PROOFS_AT_ONCE, Waiting};
-use crate::event::{
-    Action, ActionKind, Cause, ConfigChange, Decision, Detail, Event, InstanceId, LimitChange,
-    Moment, Reason, Seq, Transition,
-};
+mod configuring;
+mod relief;
+mod turns;
+
+use crate::event::{Cause, Decision, Detail, Event, Moment, Seq, Transition};
+use crate::host::HostState;
 use crate::name::WorkloadName;
 use crate::oom::Ancestors;
-use crate::plan::{Change, Plan};
-use crate::spec::{Host, Manifest, WorkloadSpec};
+use crate::spec::{Host, Manifest};
+use crate::units::MonoTime;
 use crate::workload::{Context, Workload};
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
-pub use crate::workload::{LastExit, View};
+pub use crate::workload::{LastExit, ProbeView, View, answer_in_words};
 
 /// Everything the agent knows and decides. One task owns it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Supervisor {
+    cpus: u32,
     host: Host,
+    host_state: HostState,
     workloads: BTreeMap<WorkloadName, Workload>,
+    /// Those that an event has touched, to be looked at again after it.
+    touched: BTreeSet<WorkloadName>,
+    /// When each next has something to do, in order and by name.
+    due: BTreeSet<(MonoTime, WorkloadName)>,
+    due_of: BTreeMap<WorkloadName, MonoTime>,
+    /// Those whose start waits for its turn, and those with a proof due or under way.
+    queued: BTreeSet<WorkloadName>,
+    suspected: BTreeSet<WorkloadName>,
+    began: Option<MonoTime>,
     ancestors: Ancestors,
     ebpf: bool,
     shutting_down: bool,
@@ -29,25 +40,69 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
+    /// For a host with so many CPUs.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(cpus: u32) -> Self {
+        Self {
+            cpus: cpus.max(1),
+            host: Host::default(),
+            host_state: HostState::default(),
+            workloads: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            due: BTreeSet::new(),
+            due_of: BTreeMap::new(),
+            queued: BTreeSet::new(),
+            suspected: BTreeSet::new(),
+            began: None,
+            ancestors: Ancestors::default(),
+            ebpf: false,
+            shutting_down: false,
+            next_seq: 0,
+            next_instance: 0,
+        }
     }
 
     /// What follows from an event. The same events with the same moments always
     /// give the same decisions.
     pub fn handle(&mut self, moment: Moment, event: Event) -> Decision {
         let mut decision = Decision::default();
+        self.began.get_or_insert(moment.now);
         self.dispatch(moment, event, &mut decision);
+        self.settle_touched();
         self.admit_proofs(moment, &mut decision);
-        self.workloads.retain(|_, workload| !workload.is_gone());
-        decision.wake = self
-            .workloads
-            .values()
-            .filter_map(|workload| workload.deadline(self.ebpf))
-            .min();
+        self.admit_starts(moment, &mut decision);
+        self.settle_touched();
+        decision.wake = self.due.first().map(|(at, _)| *at);
         decision.finished = self.shutting_down && self.workloads.values().all(Workload::is_at_rest);
         decision
+    }
+
+    /// Files those that were touched where they belong now.
+    fn settle_touched(&mut self) {
+        for name in std::mem::take(&mut self.touched) {
+            if let Some(at) = self.due_of.remove(&name) {
+                self.due.remove(&(at, name.clone()));
+            }
+            self.queued.remove(&name);
+            self.suspected.remove(&name);
+            let Some(workload) = self.workloads.get(&name) else {
+                continue;
+            };
+            if workload.is_gone() {
+                self.workloads.remove(&name);
+                continue;
+            }
+            if workload.queued().is_some() {
+                self.queued.insert(name.clone());
+            }
+            if workload.has_suspects() {
+                self.suspected.insert(name.clone());
+            }
+            if let Some(at) = workload.deadline(self.ebpf) {
+                self.due_of.insert(name.clone(), at);
+                self.due.insert((at, name));
+            }
+        }
     }
 
     /// Every workload, by name.
@@ -172,7 +227,47 @@ impl Supervisor {
                     workload.cpu_streak_ended(context, thread)
                 });
             }
-            Event::EbpfAttached(attached) => self.ebpf = attached,
+            Event::Probed {
+                workload,
+                instance,
+                probe,
+                run,
+                outcome,
+                took,
+            } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.probed(context, (instance, probe, run), &outcome, took);
+                });
+            }
+            Event::HookDone {
+                workload,
+                hook,
+                error,
+            } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.hook_done(context, hook, error)
+                });
+            }
+            Event::RemedyFailed { workload, error } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.remedy_failed(context, error)
+                });
+            }
+            Event::Measured { workloads, host } => {
+                let cpus = self.cpus;
+                for (name, measured) in workloads {
+                    self.with(moment, &name, decision, |workload, context| {
+                        workload.measured(context, measured, cpus)
+                    });
+                }
+                self.host_measured(moment, host, decision);
+            }
+            Event::HostStalled => self.host_stalled(moment, decision),
+            Event::HostCommandDone { error } => self.host_command_done(error, decision),
+            Event::EbpfAttached(attached) => {
+                self.ebpf = attached;
+                self.touched.extend(self.workloads.keys().cloned());
+            }
             Event::EventsLost(records) => self.tell(decision, None, Detail::Lost { records }),
             Event::Degraded { what, why } => {
                 self.tell(decision, None, Detail::Degraded { what, why })
@@ -190,29 +285,13 @@ impl Supervisor {
                     });
                 }
             }
-            Event::Wake => self.with_all(moment, decision, Workload::wake),
-        }
-    }
-
-    /// Lets the next suspects be looked into.
-    fn admit_proofs(&mut self, moment: Moment, decision: &mut Decision) {
-        let running = |workload: &Workload| workload.proofs_running();
-        let mut running: usize = self.workloads.values().map(running).sum();
-        while running < PROOFS_AT_ONCE {
-            let waiting = self
-                .workloads
-                .values()
-                .flat_map(Workload::waiting_for_proof);
-            let Some(Waiting {
-                workload, thread, ..
-            }) = admission::next(waiting)
-            else {
-                return;
-            };
-            self.with(moment, &workload, decision, |workload, context| {
-                workload.begin_proof(context, thread)
-            });
-            running += 1;
+            Event::Wake => {
+                let due = self.due.iter().take_while(|(at, _)| *at <= moment.now);
+                let names: Vec<WorkloadName> = due.map(|(_, name)| name.clone()).collect();
+                for name in names {
+                    self.with(moment, &name, decision, Workload::wake);
+                }
+            }
         }
     }
 
@@ -227,12 +306,17 @@ impl Supervisor {
             let mut context = Context {
                 moment,
                 ebpf: self.ebpf,
+                agent_began: self.began.unwrap_or(moment.now),
                 ancestors: &mut self.ancestors,
                 next_seq: &mut self.next_seq,
                 next_instance: &mut self.next_instance,
                 decision,
             };
             act(workload, &mut context);
+            workload.refresh(&mut context);
+            if !self.touched.contains(name) {
+                self.touched.insert(name.clone());
+            }
         }
     }
 
@@ -259,117 +343,6 @@ impl Supervisor {
             caused_by: None,
             detail,
         });
-    }
-
-    fn configure(
-        &mut self,
-        moment: Moment,
-        manifest: Manifest,
-        prune: bool,
-        decision: &mut Decision,
-    ) {
-        let plan = Plan::between(&self.manifest(), &manifest);
-        let protections = |manifest: &Manifest| manifest.parent_host().limits;
-        let host = manifest.parent_host();
-        let host_changed = !plan.host.is_empty() || protections(&self.manifest()) != host.limits;
-        if !plan.host.is_empty() {
-            let change = ConfigChange::Changed(plan.host);
-            self.tell(decision, Some(Cause::Config), Detail::Config(change));
-        }
-        self.host = manifest.host;
-        let mut specs = manifest.workloads;
-        let unnamed: Vec<WorkloadName> = self
-            .workloads
-            .keys()
-            .filter(|name| !specs.contains_key(*name))
-            .cloned()
-            .collect();
-        for (name, change) in plan.workloads {
-            match (change, specs.remove(&name)) {
-                (Change::Add, Some(spec)) => self.add(moment, name, spec, decision),
-                (Change::Update(changes), Some(spec)) => {
-                    self.with(moment, &name, decision, |workload, context| {
-                        workload.configure(context, Arc::new(spec), changes);
-                    });
-                }
-                (Change::Remove, _) if !prune => {
-                    self.with(moment, &name, decision, Workload::disown)
-                }
-                (Change::Add | Change::Update(_) | Change::Remove, _) => {}
-            }
-        }
-        if prune {
-            for name in unnamed {
-                self.with(moment, &name, decision, |workload, context| {
-                    workload.leave(context, Cause::Config)
-                });
-            }
-        }
-        self.with_all(moment, decision, Workload::write_refused_limits);
-        if host_changed {
-            // Last, so that the reason is the last record of what led to it.
-            decision.actions.push(Action {
-                workload: None,
-                instance: InstanceId(0),
-                reason: Reason {
-                    cause: Cause::Config,
-                    seq: Seq(self.next_seq),
-                },
-                kind: ActionKind::WriteHostLimits { host },
-            });
-        }
-    }
-
-    /// A name that is new, or that was disowned and is back.
-    fn add(
-        &mut self,
-        moment: Moment,
-        name: WorkloadName,
-        spec: WorkloadSpec,
-        decision: &mut Decision,
-    ) {
-        if let Some(present) = self.workloads.get(&name) {
-            let changes = crate::plan::spec_changes(&present.spec, &spec);
-            self.with(moment, &name, decision, |workload, context| {
-                workload.configure(context, Arc::new(spec), changes);
-            });
-            return;
-        }
-        let workload = Workload::new(name.clone(), Arc::new(spec), moment.now);
-        self.workloads.insert(name.clone(), workload);
-        self.with(moment, &name, decision, |workload, context| {
-            workload.record(context, Cause::Config, Detail::Config(ConfigChange::Added));
-            let reason = Reason {
-                cause: Cause::Config,
-                seq: Seq(*context.next_seq),
-            };
-            workload.start(context, reason);
-        });
-    }
-
-    fn limits_written(
-        &mut self,
-        moment: Moment,
-        workload: Option<WorkloadName>,
-        (changed, error): (Vec<LimitChange>, Option<String>),
-        decision: &mut Decision,
-    ) {
-        let change = match error {
-            Some(error) => Some(ConfigChange::LimitsRefused(error)),
-            None if changed.is_empty() => None,
-            None => Some(ConfigChange::Limits(changed)),
-        };
-        match (workload, change) {
-            (None, None) => {}
-            (None, Some(change)) => {
-                self.tell(decision, Some(Cause::Config), Detail::Config(change))
-            }
-            (Some(name), change) => {
-                self.with(moment, &name, decision, |workload, context| {
-                    workload.limits_written(context, change);
-                });
-            }
-        }
     }
 }
 

@@ -16,27 +16,38 @@ mod climbing;
 mod configuring;
 mod ending;
 mod looping;
+mod probing;
+mod readying;
 mod starting;
 mod stopping;
+mod wellbeing;
+mod yielding;
+
+pub use probing::{ProbeView, answer_in_words};
 
 use crate::claims::Claims;
 use crate::event::{
     Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, ExitStatus,
-    InstanceId, Moment, Reason, Seq, Transition,
+    InstanceId, Moment, Reason, Remedy, Seq, Transition,
 };
+use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
-use crate::units::MonoTime;
+use crate::units::{Bytes, MonoTime};
 use looping::Loops;
+use probing::Probing;
+use readying::Ready;
 use std::sync::Arc;
-use std::time::Duration;
+use wellbeing::Levels;
 
 /// What all workloads share while one of them decides.
 pub(crate) struct Context<'a> {
     pub(crate) moment: Moment,
     pub(crate) ebpf: bool,
+    /// When the first manifest came.
+    pub(crate) agent_began: MonoTime,
     pub(crate) ancestors: &'a mut Ancestors,
     pub(crate) next_seq: &'a mut u64,
     pub(crate) next_instance: &'a mut u64,
@@ -67,6 +78,10 @@ struct Then {
 #[derive(Clone, Debug)]
 enum Lifecycle {
     Pending,
+    /// A start is due, and waits for its turn and for what it needs.
+    Queued {
+        reason: Reason,
+    },
     /// `then` holds what was asked for meanwhile.
     Starting {
         then: Option<Then>,
@@ -75,12 +90,14 @@ enum Lifecycle {
         pid: u32,
         since: MonoTime,
     },
-    /// The stop signal was sent; at `kill_at` the tree is killed.
+    /// The stop signal was sent; at `kill_at` the tree is killed. Before that it may
+    /// wait for its hook, at most until `withdrawing`.
     Stopping {
         pid: u32,
         since: MonoTime,
         after: After,
         reason: Reason,
+        withdrawing: Option<MonoTime>,
         kill_at: Option<MonoTime>,
     },
     /// The main process is gone.
@@ -113,6 +130,9 @@ pub struct View {
     pub spec: Arc<WorkloadSpec>,
     pub managed: bool,
     pub state: &'static str,
+    pub health: Health,
+    pub ready: bool,
+    pub probes: Vec<ProbeView>,
     pub instance: InstanceId,
     pub pid: Option<u32>,
     pub restarts: u64,
@@ -167,6 +187,18 @@ pub(crate) struct Workload {
     limits_cause: Cause,
     writes_under_way: u32,
     loops: Loops,
+    probing: Probing,
+    ready: Ready,
+    levels: Levels,
+    health: Health,
+    health_why: String,
+    /// The record that told it.
+    health_seq: Seq,
+    memory_bytes: Bytes,
+    /// What the next automatic start begins with.
+    remedy: Box<Remedy>,
+    /// It was stopped for the host's sake, and comes back.
+    sacrificed: bool,
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
@@ -189,6 +221,15 @@ impl Workload {
             limits_cause: Cause::Config,
             writes_under_way: 0,
             loops: Loops::default(),
+            probing: Probing::default(),
+            ready: Ready::default(),
+            levels: Levels::default(),
+            health: Health::default(),
+            health_why: String::new(),
+            health_seq: Seq(0),
+            memory_bytes: Bytes(0),
+            remedy: Box::default(),
+            sacrificed: false,
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
@@ -197,7 +238,7 @@ impl Workload {
 
     pub(crate) fn view(&self) -> View {
         let (state, pid, next_start) = match &self.state {
-            Lifecycle::Pending => ("pending", None, None),
+            Lifecycle::Pending | Lifecycle::Queued { .. } => ("pending", None, None),
             Lifecycle::Starting { .. } => ("starting", None, None),
             Lifecycle::Running { pid, .. } => ("running", Some(*pid), None),
             Lifecycle::Stopping { pid, .. } => ("stopping", Some(*pid), None),
@@ -212,6 +253,9 @@ impl Workload {
             spec: Arc::clone(&self.spec),
             managed: self.managed,
             state,
+            health: self.health,
+            ready: self.ready.now,
+            probes: self.probe_views(),
             instance: self.instance,
             pid,
             restarts: self.restarts,
@@ -219,7 +263,7 @@ impl Workload {
             last_exit: self.last_exit,
             since: self.since,
             next_start,
-            reason: self.loops.describe().unwrap_or_else(|| self.reason.clone()),
+            reason: self.describe(),
             budget_used: self.recovery.budget_used(),
             claims: self.loops.claims(),
             writing: self.writes_under_way > 0,
@@ -235,13 +279,32 @@ impl Workload {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.state {
             Lifecycle::Pending | Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone => true,
-            Lifecycle::Starting { .. }
+            Lifecycle::Queued { .. }
+            | Lifecycle::Starting { .. }
             | Lifecycle::Running { .. }
             | Lifecycle::Stopping { .. }
             | Lifecycle::Ending { .. }
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. } => false,
         }
+    }
+
+    /// One line: why it is in this state.
+    fn describe(&self) -> String {
+        let off = matches!(self.health, Health::Degraded | Health::Unhealthy);
+        match self.loops.describe() {
+            Some(looping) => looping,
+            None if off && matches!(self.state, Lifecycle::Running { .. }) => {
+                self.health_why.clone()
+            }
+            None => self.reason.clone(),
+        }
+    }
+
+    /// After every event: what follows from where it stands now.
+    pub(crate) fn refresh(&mut self, context: &mut Context<'_>) {
+        self.refresh_health(context);
+        self.refresh_ready(context);
     }
 
     fn enter(&mut self, context: &Context<'_>, state: Lifecycle, reason: impl Into<String>) {
@@ -285,6 +348,7 @@ impl Workload {
             | Lifecycle::Stopping { pid, .. }
             | Lifecycle::Ending { pid, .. } => Some(pid),
             Lifecycle::Pending
+            | Lifecycle::Queued { .. }
             | Lifecycle::Starting { .. }
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. }
@@ -309,12 +373,22 @@ impl Workload {
         }
     }
 
+    /// Whether time alone decides about a half-open breaker.
+    fn is_on_trial(&self) -> bool {
+        self.recovery.is_on_trial() && self.probing.startup_passed
+    }
+
     /// Does what is due at this moment.
     pub(crate) fn wake(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         self.settle(context);
         self.wake_loops(context);
+        self.ask_probes(context);
         match self.state {
+            Lifecycle::Stopping {
+                withdrawing: Some(until),
+                ..
+            } if until <= now => self.withdrawn(context),
             Lifecycle::Stopping {
                 ref mut kill_at,
                 reason,
@@ -337,17 +411,11 @@ impl Workload {
                 self.restarts += 1;
                 self.start(context, Reason { cause, seq });
             }
-            Lifecycle::Running { since, .. }
-                if self.recovery.is_on_trial() && now.since(since) >= TRIAL =>
-            {
-                let change = BreakerChange {
-                    state: BreakerState::Closed,
-                    cooldown: Duration::ZERO,
-                };
-                self.tell(context, None, None, Detail::Breaker(change));
-                self.recovery.reset();
+            Lifecycle::Running { since, .. } if self.is_on_trial() && now.since(since) >= TRIAL => {
+                self.pass_trial(context);
             }
             Lifecycle::Pending
+            | Lifecycle::Queued { .. }
             | Lifecycle::Starting { .. }
             | Lifecycle::Running { .. }
             | Lifecycle::Stopping { .. }
@@ -364,14 +432,17 @@ impl Workload {
     pub(crate) fn deadline(&self, ebpf: bool) -> Option<MonoTime> {
         let due = match self.state {
             Lifecycle::Starting { .. } => return None,
-            Lifecycle::Stopping { kill_at, .. } => kill_at,
+            Lifecycle::Stopping {
+                withdrawing,
+                kill_at,
+                ..
+            } => withdrawing.or(kill_at),
             Lifecycle::BackingOff { until, .. } | Lifecycle::BreakerOpen { until, .. } => {
                 Some(until)
             }
-            Lifecycle::Running { since, .. } if self.recovery.is_on_trial() => {
-                Some(since.after(TRIAL))
-            }
+            Lifecycle::Running { since, .. } if self.is_on_trial() => Some(since.after(TRIAL)),
             Lifecycle::Pending
+            | Lifecycle::Queued { .. }
             | Lifecycle::Running { .. }
             | Lifecycle::Ending { .. }
             | Lifecycle::Stopped
@@ -380,6 +451,7 @@ impl Workload {
         };
         let settle = self.ledger.deadline(self.circumstances(ebpf));
         let loops = self.loops.deadline();
-        [due, settle, loops].into_iter().flatten().min()
+        let probes = self.probing.deadline();
+        [due, settle, loops, probes].into_iter().flatten().min()
     }
 }

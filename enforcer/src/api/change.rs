@@ -29,7 +29,7 @@ pub(super) async fn request(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path((name, word)): Path<(String, String)>,
     body: Bytes,
-) -> Result<Json<views::Workload>, Failure> {
+) -> Result<Json<serde_json::Value>, Failure> {
     peer.may_change()?;
     let request = match word.as_str() {
         "start" => Request::Start,
@@ -38,6 +38,7 @@ pub(super) async fn request(
         "kill" => Request::Kill,
         "throttle" => Request::Throttle(throttle(&body)?),
         "release" => Request::Release,
+        "probe" => Request::Probe,
         _ => return Err(Failure::not_found("there is no such route")),
     };
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
@@ -46,10 +47,19 @@ pub(super) async fn request(
         .ask(|reply| Question::Request(parsed, request, reply))
         .await;
     match answer.ok_or_else(Failure::going_down)? {
-        Ok(view) => Ok(Json(views::describe(&api, &view))),
+        // Who asks its probes wants to see what they say.
+        Ok(view) if request == Request::Probe => shown(&views::inspect(&api, &view)),
+        Ok(view) => shown(&views::describe(&api, &view)),
         Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&name)),
         Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),
     }
+}
+
+fn shown(view: &impl Serialize) -> Result<Json<serde_json::Value>, Failure> {
+    let shown = serde_json::to_value(view);
+    Ok(Json(
+        shown.map_err(|error| Failure::failed(error.to_string()))?,
+    ))
 }
 
 /// `{"cpu": "20%"}`: of one CPU.

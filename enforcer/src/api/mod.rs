@@ -10,6 +10,7 @@ mod views;
 pub(crate) use change::{Proposal, ProposedFile};
 
 use crate::executor::Executor;
+use crate::probe::Prober;
 use crate::runtime::Events;
 use crate::store::history::History;
 use axum::Router;
@@ -28,6 +29,7 @@ use tokio::net::UnixListener;
 pub(crate) struct Api {
     pub(crate) events: Events,
     pub(crate) executor: Arc<Executor>,
+    pub(crate) prober: Arc<Prober>,
     pub(crate) history: Arc<History>,
     pub(crate) usage: Arc<views::UsageSamples>,
     /// Where `apply` reads the manifest, and installs a new one.
@@ -38,12 +40,14 @@ impl Api {
     pub(crate) fn new(
         events: Events,
         executor: Arc<Executor>,
+        prober: Arc<Prober>,
         history: Arc<History>,
         manifest: PathBuf,
     ) -> Self {
         Self {
             events,
             executor,
+            prober,
             history,
             usage: Arc::default(),
             manifest,
@@ -77,6 +81,10 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
             "/health",
             get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
         )
+        .route("/health/workloads/{name}", get(views::health))
+        .route("/health/worker/{name}", get(views::health))
+        .route("/v1/ready", get(views::ready))
+        .route("/v1/agent", get(views::agent))
         .route("/v1/workloads", get(views::workloads))
         .route("/v1/workloads/{name}", get(views::workload))
         .route("/v1/workloads/{name}/{request}", post(change::request))

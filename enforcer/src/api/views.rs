@@ -8,13 +8,16 @@ use crate::kernel::clock;
 use crate::kernel::usage::{self, LimitState, Usage};
 use crate::runtime::Question;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::response::Json;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::InstanceId;
-use enforcer_core::supervisor::{LastExit, View};
+use enforcer_core::health::Health;
+use enforcer_core::spec::ProbeName;
+use enforcer_core::supervisor::{LastExit, ProbeView, View, answer_in_words};
 use enforcer_core::units::MonoTime;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ pub(crate) struct Workloads {
 pub(crate) struct Workload {
     name: WorkloadName,
     state: &'static str,
-    health: &'static str,
+    health: Health,
     ready: bool,
     throttle: &'static str,
     throttle_cpu_percent: Option<u32>,
@@ -48,6 +51,44 @@ pub(crate) struct Workload {
     reason: String,
 }
 
+/// One probe, and what it said last.
+#[derive(Debug, Serialize)]
+struct Probe {
+    probe: ProbeName,
+    kind: &'static str,
+    state: &'static str,
+    consecutive_failures: u32,
+    at_rest: bool,
+    last: Option<LastAnswer>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastAnswer {
+    result: &'static str,
+    time: jiff::Timestamp,
+    took_seconds: f64,
+    text: String,
+}
+
+impl Probe {
+    fn of(view: &ProbeView) -> Self {
+        let last = view.last.as_ref().map(|last| LastAnswer {
+            result: last.answer.word(),
+            time: clock::wall_time_of(last.at),
+            took_seconds: last.took.as_secs_f64(),
+            text: answer_in_words(last),
+        });
+        Self {
+            probe: view.probe,
+            kind: view.kind,
+            state: view.state,
+            consecutive_failures: view.consecutive_failures,
+            at_rest: view.at_rest,
+            last,
+        }
+    }
+}
+
 /// `inspect`: the same, and everything that stands behind it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Inspection {
@@ -61,6 +102,7 @@ pub(crate) struct Inspection {
     /// Names only: a value may be a secret.
     environment: Vec<String>,
     oom_score_adj: i32,
+    probes: Vec<Probe>,
     limits: Vec<LimitState>,
     log: String,
     budget_used: u32,
@@ -175,9 +217,8 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
     Workload {
         name: view.name.clone(),
         state: view.state,
-        // Without probes nobody has answered yet.
-        health: "unknown",
-        ready: view.state == "running",
+        health: view.health,
+        ready: view.ready,
         throttle: view.claims.word(),
         throttle_cpu_percent: view.claims.throttled.map(|percent| percent.0),
         pid: view.pid,
@@ -196,7 +237,51 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
     }
 }
 
-fn inspect(api: &Api, view: &View) -> Inspection {
+/// `/health/workloads/{name}`: 200, or 503 where it is unhealthy or doesn't run.
+pub(super) async fn health(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
+    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let view = api
+        .events
+        .ask(|reply| Question::View(parsed, reply))
+        .await
+        .ok_or_else(Failure::going_down)?;
+    let view = view.ok_or_else(|| Failure::no_such_workload(&name))?;
+    let serves = view.state == "running" && view.health != Health::Unhealthy;
+    let status = if serves {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let body = serde_json::json!({
+        "name": view.name, "state": view.state, "health": view.health, "ready": view.ready,
+        "reason": view.reason,
+    });
+    Ok((status, Json(body)))
+}
+
+/// `/v1/ready`: which workloads may be used.
+pub(super) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Value>, Failure> {
+    let views = api
+        .events
+        .ask(Question::Views)
+        .await
+        .ok_or_else(Failure::going_down)?;
+    let workloads: BTreeMap<WorkloadName, bool> = views
+        .into_iter()
+        .map(|view| (view.name, view.ready))
+        .collect();
+    Ok(Json(serde_json::json!({ "workloads": workloads })))
+}
+
+/// `/v1/agent`: how the agent itself is doing.
+pub(super) async fn agent(State(api): State<Api>) -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "probes": api.prober.lateness.summary() }))
+}
+
+pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
     let cgroup = cgroup_of(&api.executor, &view.name);
     let spec = &view.spec;
     Inspection {
@@ -208,6 +293,7 @@ fn inspect(api: &Api, view: &View) -> Inspection {
         directory: spec.directory.clone(),
         environment: spec.environment.keys().cloned().collect(),
         oom_score_adj: spec.oom_score_adj(),
+        probes: view.probes.iter().map(Probe::of).collect(),
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),
         log: api.executor.log_path(&view.name).display().to_string(),
         budget_used: view.budget_used,

@@ -7,6 +7,7 @@ mod events;
 mod examine;
 mod fault;
 mod live;
+mod probe;
 mod ps;
 mod run;
 mod sentence;
@@ -110,12 +111,25 @@ enum Command {
     },
     /// Give back what was taken from a workload beside its manifest
     Release { workload: String },
+    /// Ask a workload's probes now; exits with 3 if one of them fails
+    Probe {
+        workload: String,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Look into one thread of any process, as the agent would, and print the evidence
     #[command(hide = true)]
     Examine {
         pid: u32,
         /// A thread of it [default: the first]
         tid: Option<u32>,
+    },
+    /// Empty folders of one's own (the agent asks this of itself, as a workload's user)
+    #[command(hide = true)]
+    Clear {
+        /// Never this one
+        home: String,
+        paths: Vec<String>,
     },
     /// Names for the frames of a stack (the agent asks this of itself)
     #[command(hide = true)]
@@ -178,6 +192,8 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Throttle { workload, cpu } => workload::throttle(&settings, &workload, &cpu),
         Command::Release { workload } => workload::request(&settings, &workload, "release"),
         Command::Examine { pid, tid } => examine::examine(pid, tid.unwrap_or(pid)),
+        Command::Clear { home, paths } => workload::clear(&home, &paths),
+        Command::Probe { workload, output } => probe::probe(&settings, &workload, output.json),
         Command::Symbolize => {
             crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
         }

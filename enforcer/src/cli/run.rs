@@ -2,12 +2,14 @@
 
 use super::{Fault, live, workload};
 use crate::api::{self, Api};
-use crate::executor::{Executor, error_chain};
+use crate::executor::{Executor, error_chain, levels};
 use crate::kernel::hierarchy::{self, Tree};
+use crate::kernel::pressure::Trigger;
 use crate::kernel::{bpf, clock};
 use crate::loops;
 use crate::manifest_files;
 use crate::marks;
+use crate::probe::Prober;
 use crate::runtime::{Events, Runtime};
 use crate::settings::Settings;
 use crate::store::history::History;
@@ -138,11 +140,15 @@ async fn supervise(
     };
     tokio::task::yield_now().await;
     watch_kernel(attached, &events, &executor);
+    watch_pressure(&events, &executor);
+    tokio::spawn(levels::tick(Arc::clone(&executor)));
+    let prober = Prober::new(Arc::clone(&executor));
     tokio::spawn(api::serve(
         listener,
         Api::new(
             events.clone(),
             Arc::clone(&executor),
+            Arc::clone(&prober),
             Arc::clone(&history),
             file.to_owned(),
         ),
@@ -152,7 +158,9 @@ async fn supervise(
         prune: false,
     });
     stop_on_signal(&events)?;
-    Runtime::new(Arc::clone(&executor), Arc::clone(&history))
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    Runtime::new(Arc::clone(&executor), prober, Arc::clone(&history), cpus)
         .run(messages)
         .await;
     // Removals are the last actions, and wait in their queues.
@@ -207,6 +215,20 @@ fn watch_kernel(
     }
     // Detached only when the process ends.
     std::mem::forget(attached);
+}
+
+/// Has the kernel wake us when everything waits for memory: on the host, and among
+/// the workloads. Where it can't, the readings of the tick are all there is.
+fn watch_pressure(events: &Events, executor: &Arc<Executor>) {
+    let workloads = executor.tree.workloads();
+    for trigger in [Trigger::of_host(), Trigger::of_cgroup(workloads)] {
+        match trigger {
+            Ok(trigger) => drop(tokio::spawn(crate::watch::stalls(trigger, events.clone()))),
+            Err(error) => {
+                tracing::info!("no trigger for memory pressure: {error}");
+            }
+        }
+    }
 }
 
 /// Ctrl-C and SIGTERM stop the workloads, each with its grace.

@@ -2,6 +2,7 @@
 //! and the answers of another read alike.
 
 mod cpu_loop;
+mod wellbeing;
 
 use enforcer_core::units::{Bytes, human_duration};
 use serde_json::Value;
@@ -26,8 +27,10 @@ pub(super) fn line(events: &[Value], color: bool) -> String {
         return format!("{name}: {text}");
     }
     let style = match events.first().and_then(|event| event["kind"].as_str()) {
-        Some("oom_kill" | "cpu_loop" | "breaker" | "lost" | "degraded") => "\u{1b}[31m",
-        Some("exit" | "restart" | "throttle") => "\u{1b}[33m",
+        Some("oom_kill" | "cpu_loop" | "breaker" | "lost" | "degraded" | "host_pressure") => {
+            "\u{1b}[31m"
+        }
+        Some("exit" | "restart" | "throttle" | "pressure" | "health") => "\u{1b}[33m",
         _ => "",
     };
     format!("\u{1b}[1m{name}\u{1b}[0m: {style}{text}\u{1b}[0m")
@@ -44,6 +47,15 @@ fn part(event: &Value) -> Option<String> {
         "cpu_loop" => cpu_loop::found(details),
         "throttle" => cpu_loop::throttle(details, reason),
         "release" => cpu_loop::release(details),
+        "pressure" => format!(
+            "{} use is {}: {}% of its limit",
+            word(details, "resource"),
+            word(details, "level"),
+            details["used_percent"]
+        ),
+        "health" => wellbeing::health(details),
+        "ready" => wellbeing::ready(details),
+        "host_pressure" => wellbeing::host_pressure(details),
         "restart" => restart(details, reason),
         "breaker" => breaker(details),
         "config" => config(details),
@@ -179,7 +191,13 @@ fn restart(details: &Value, reason: &str) -> String {
         Some(delay) if delay > 0.0 => format!("in {}", seconds(details, "delay_seconds")),
         _ => "now".to_owned(),
     };
-    format!("restarting {when}, attempt {attempt}")
+    let first = match details["strategy"].as_str() {
+        Some("reset") => ", after its reset paths are cleared",
+        Some("recreate") => ", in a new cgroup with a new log",
+        Some("run") => ", after the strategy's command",
+        _ => "",
+    };
+    format!("restarting {when}, attempt {attempt}{first}")
 }
 
 fn breaker(details: &Value) -> String {

@@ -41,6 +41,14 @@ fn print(name: &str, workload: &Value) {
     let rows = [
         ["  why", &text("reason")],
         ["  health", &text("health")],
+        [
+            "  ready",
+            if workload["ready"] == true {
+                "yes"
+            } else {
+                "no"
+            },
+        ],
         ["  throttle", &throttle_in_words(workload)],
         [
             "  memory",
@@ -75,4 +83,8 @@ fn print(name: &str, workload: &Value) {
         ],
     ];
     print!("{}", ps::table(&rows.map(|row| row.map(str::to_owned))));
+    let probes = workload["probes"].as_array().map_or(&[][..], Vec::as_slice);
+    if !probes.is_empty() {
+        print!("{}", super::probe::table(probes));
+    }
 }

@@ -222,6 +222,19 @@ pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<
     Ok(())
 }
 
+/// Runs as a workload's user, on the agent's behalf.
+pub(super) fn clear(home: &str, paths: &[String]) -> Result<(), Fault> {
+    for path in paths {
+        crate::kernel::clear::clear(path, home).map_err(|error| {
+            Fault::Failed(format!(
+                "failed to {}",
+                crate::executor::error_chain(&error)
+            ))
+        })?;
+    }
+    Ok(())
+}
+
 pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/throttle", escaped(name));
     let body = serde_json::json!({ "cpu": cpu });

@@ -15,6 +15,8 @@ use std::ffi::CString;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The kernel's own default, which an agent's unit may have raised.
 const DEFAULT_NOFILE: u64 = 524_288;
+/// A check is worth less than whatever it checks.
+const FIRST_TO_GO: i32 = 500;
 
 pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<Launch, StartError> {
     let identity = account::identity(spec.user.as_deref(), spec.group.as_deref())
@@ -64,6 +66,28 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         oom_score_adj: string(spec.oom_score_adj().to_string())?,
         identity,
     })
+}
+
+/// The same for a short command beside a workload: its user and its environment,
+/// and none of its capabilities.
+pub(super) fn errand(errand: &super::Errand) -> Result<Launch, StartError> {
+    let spec = WorkloadSpec {
+        command: errand.command.clone(),
+        capabilities: Vec::new(),
+        ..(*errand.spec).clone()
+    };
+    let host = WorkloadName::parse("host");
+    let name = errand.workload.as_ref().or(host.as_ref());
+    let Some(name) = name else {
+        return Err(failure("prepare the command", "it has no name".to_owned()));
+    };
+    let mut launch = prepare(name, &spec)?;
+    let told = errand.environment.iter();
+    launch.environment.extend(strings(
+        told.map(|(name, value)| format!("{name}={}", value.replace('\0', " "))),
+    )?);
+    launch.oom_score_adj = string(FIRST_TO_GO.to_string())?;
+    Ok(launch)
 }
 
 /// Nothing of the agent's own: what the manifest names, and what a program

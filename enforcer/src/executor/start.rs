@@ -109,7 +109,7 @@ impl Executor {
         spec: &Arc<WorkloadSpec>,
         cause: Cause,
     ) -> Result<Arc<Launch>, StartError> {
-        if matches!(cause, Cause::Exit | Cause::OomKill | Cause::CpuLoop)
+        if cause.is_failure()
             && let Some((of, launch)) = self
                 .registry()
                 .get(workload)
@@ -163,6 +163,7 @@ impl Executor {
         (spec, launch): (&Arc<WorkloadSpec>, Arc<Launch>),
     ) {
         let launch = Some((Arc::clone(spec), launch));
+        let own = Arc::clone(spec);
         let begun = (clock::now(), usage::read_cpu(&cgroup));
         let log = Some(log);
         let log_limits = (spec.logs.max_size.0, spec.logs.keep);
@@ -174,6 +175,7 @@ impl Executor {
             entry.log = log;
             entry.log_limits = log_limits;
             entry.launch = launch;
+            entry.spec = own;
             self.watch_loops(entry, spec);
             return;
         }
@@ -193,6 +195,8 @@ impl Executor {
             pidfd: None,
             log,
             log_limits,
+            spec: own,
+            levels: None,
             loop_budget: None,
             launch,
             watch,

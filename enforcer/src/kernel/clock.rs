@@ -22,6 +22,14 @@ pub(crate) fn wall_time_of(moment: MonoTime) -> jiff::Timestamp {
     wall_now() - now().since(moment)
 }
 
+/// How long ago a file was last written, by the wall clock; nothing if that is yet to
+/// come. The file is not opened.
+pub(crate) fn age_of_file(path: &std::path::Path) -> std::io::Result<std::time::Duration> {
+    let modified = std::fs::metadata(path)?.modified()?;
+    let age = std::time::SystemTime::now().duration_since(modified);
+    Ok(age.unwrap_or_default())
+}
+
 /// Tells one boot from another.
 pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/              delegated to the agent, or made by it
 //!   supervisor/      the agent itself
+//!   probes/          commands that check on a workload, each in one of its own
 //!   workloads/       the ceiling of all workloads together
 //!     NAME/          one workload
 //! ```
@@ -38,6 +39,7 @@ const LEFT_BEHIND: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Tree {
     root: Cgroup,
+    probes: Cgroup,
     workloads: Arc<Cgroup>,
     /// `workloads/` and everything above it whose limits also hold.
     ancestors: Arc<Vec<Cgroup>>,
@@ -52,6 +54,10 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn workloads(&self) -> &Arc<Cgroup> {
         &self.workloads
+    }
+
+    pub(crate) fn probes(&self) -> &Cgroup {
+        &self.probes
     }
 
     pub(crate) fn ancestors(&self) -> &Arc<Vec<Cgroup>> {
@@ -89,7 +95,7 @@ impl Tree {
             }
             populate(&path, asked)
         })();
-        let (root, workloads) = prepared.inspect_err(|_| {
+        let (root, probes, workloads) = prepared.inspect_err(|_| {
             if made_root {
                 // What was made for nothing goes again; a part that is in use stays.
                 let _ = std::fs::remove_dir(&path);
@@ -98,6 +104,7 @@ impl Tree {
         Ok(Self {
             ancestors: Arc::new(ancestors_of(workloads.path())?),
             root,
+            probes,
             workloads: Arc::new(workloads),
             origin,
             made_root,
@@ -108,7 +115,10 @@ impl Tree {
     /// Leaves the host as it was found, as far as the host lets us.
     pub(crate) fn dissolve(&self) {
         let own = std::process::id().to_string();
-        let back = self.root.remove_child("workloads").and_then(|()| {
+        let probes = self.probes.kill_and_wait(LEFT_BEHIND);
+        let probes = probes.and_then(|()| self.root.remove_child("probes"));
+        let back = probes.and_then(|()| self.root.remove_child("workloads"));
+        let back = back.and_then(|()| {
             // A delegated root takes its process back only without controllers.
             for controller in CONTROLLERS {
                 let _ = self
@@ -134,11 +144,11 @@ impl Tree {
     }
 }
 
-/// Makes the root's two branches, and moves this process into the one.
+/// Makes the root's branches, and moves this process into the one.
 fn populate(
     path: &Path,
     asked: &BTreeMap<&'static str, &'static str>,
-) -> Result<(Cgroup, Cgroup), HierarchyError> {
+) -> Result<(Cgroup, Cgroup, Cgroup), HierarchyError> {
     let root = Cgroup::open(path)?;
     check_controllers(&root, asked)?;
     // A cgroup with processes can't hand controllers down: out of the way first.
@@ -149,7 +159,9 @@ fn populate(
     let workloads = root.ensure_child("workloads").map_err(refine)?;
     refuse_occupied(&workloads)?;
     enable(&workloads)?;
-    Ok((root, workloads))
+    let probes = root.ensure_child("probes").map_err(refine)?;
+    enable(&probes)?;
+    Ok((root, probes, workloads))
 }
 
 fn check_mount() -> Result<(), HierarchyError> {

@@ -44,6 +44,26 @@ impl LogFile {
         &self.file
     }
 
+    /// Makes room for a new file: this one becomes the newest of the older ones. Only
+    /// where nobody writes to it any more.
+    pub(crate) fn set_aside(path: &Path, keep: u32) -> io::Result<()> {
+        let older = |number: u32| older(path, number);
+        for number in (1..keep).rev() {
+            match std::fs::rename(older(number), older(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let moved = match keep {
+            0 => std::fs::remove_file(path),
+            _ => std::fs::rename(path, older(1)),
+        };
+        match moved {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Moves everything written so far into an older file, if it is more than
     /// `max` bytes; keeps `keep` older ones.
     pub(crate) fn bound(&mut self, max: u64, keep: u32) -> io::Result<()> {
@@ -69,9 +89,7 @@ impl LogFile {
     }
 
     fn older(&self, number: u32) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
-        path.push(format!(".{number}"));
-        path.into()
+        older(&self.path, number)
     }
 
     fn copy_to(&self, path: &Path, end: u64) -> io::Result<()> {
@@ -98,6 +116,12 @@ impl LogFile {
         }
         Ok(())
     }
+}
+
+fn older(path: &Path, number: u32) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(format!(".{number}"));
+    path.into()
 }
 
 /// The first byte that was not punched out: after the hole, and after the zeros

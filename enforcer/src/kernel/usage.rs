@@ -2,8 +2,15 @@
 
 use super::cgroupfs::{Cgroup, CgroupError};
 use super::counters::field;
+use super::pressure;
 use enforcer_core::limits::Limits;
+use enforcer_core::probe::{Load, Work};
+use enforcer_core::units::Bytes;
+use nix::fcntl::OFlag;
 use serde::Serialize;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
 
 /// Numbers of the kernel's files; `None` where the file says `max` or is missing.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +44,76 @@ pub(crate) fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
         periods: field(&cpu, "nr_periods"),
         throttled_periods: field(&cpu, "nr_throttled"),
     })
+}
+
+/// What is charged, without the page cache that could be dropped at once.
+pub(crate) fn working_set(cgroup: &Cgroup, current: u64) -> u64 {
+    let stat = cgroup.read("memory.stat").unwrap_or_default();
+    current.saturating_sub(field(&stat, "inactive_file"))
+}
+
+/// Shares of the last ten seconds; empty where the kernel keeps none.
+pub(crate) fn read_load(cgroup: &Cgroup) -> Load {
+    let read = |file: &str| {
+        cgroup
+            .read_if_present(file)
+            .ok()
+            .flatten()
+            .unwrap_or_default()
+    };
+    Load {
+        cpu: pressure::avg10(&read("cpu.pressure"), "some"),
+        memory: pressure::avg10(&read("memory.pressure"), "full"),
+    }
+}
+
+/// What was done in the cgroup's life.
+pub(crate) fn read_work(cgroup: &Cgroup) -> Option<Work> {
+    let io = cgroup.read_if_present("io.stat").ok()?.unwrap_or_default();
+    let moved = io.split_whitespace().filter_map(|word| {
+        let (key, value) = word.split_once('=')?;
+        let counts = ["rbytes", "wbytes"].contains(&key);
+        counts.then(|| value.parse::<u64>().ok()).flatten()
+    });
+    let cpu = cgroup.read("cpu.stat").ok()?;
+    Some(Work {
+        cpu: Duration::from_micros(field(&cpu, "usage_usec")),
+        io: Bytes(moved.sum()),
+    })
+}
+
+/// The files of the tick, kept open.
+#[derive(Debug)]
+pub(crate) struct LevelFiles {
+    memory: File,
+    cpu: File,
+}
+
+impl LevelFiles {
+    pub(crate) fn open(cgroup: &Cgroup) -> std::io::Result<Self> {
+        Ok(Self {
+            memory: cgroup.open_file("memory.current", OFlag::O_RDONLY)?,
+            cpu: cgroup.open_file("cpu.stat", OFlag::O_RDONLY)?,
+        })
+    }
+
+    /// Bytes that are charged.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let mut buffer = [0; 32];
+        let length = self.memory.read_at(&mut buffer, 0).ok()?;
+        std::str::from_utf8(&buffer[..length])
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    pub(crate) fn cpu(&self) -> Option<Duration> {
+        let mut buffer = [0; 512];
+        let length = self.cpu.read_at(&mut buffer, 0).ok()?;
+        let text = std::str::from_utf8(&buffer[..length]).ok()?;
+        Some(Duration::from_micros(field(text, "usage_usec")))
+    }
 }
 
 /// CPU time alone: what an instance starts from, since its cgroup may have had

@@ -94,6 +94,45 @@ fn main() {
             std::hint::spin_loop();
         },
         "http" => http(number(1, 8080)),
+        // Answers in every way there is, after so many milliseconds; see `answer`.
+        "serve" => {
+            std::thread::sleep(milliseconds(if argument(2).is_empty() {
+                "0"
+            } else {
+                argument(2)
+            }));
+            enforcer_tests::serve::serve(u16::try_from(number(1, 8080)).unwrap())
+        }
+        // Crashes at its first so many starts, counted in a file, and then serves.
+        "serve-after" => {
+            if count_start(argument(2)) <= number(1, 0) {
+                std::process::exit(1);
+            }
+            enforcer_tests::serve::serve(u16::try_from(number(3, 8080)).unwrap())
+        }
+        "exists" => std::process::exit(i32::from(!std::path::Path::new(argument(1)).exists())),
+        "append" => append(argument(1), argument(2)),
+        // Says so when it is asked to end.
+        "append-on-term" => {
+            let mut asked = nix::sys::signal::SigSet::empty();
+            asked.add(Signal::SIGTERM);
+            asked.thread_block().unwrap();
+            println!("ready");
+            asked.wait().unwrap();
+            append(argument(1), "term");
+        }
+        // Who it is, where, and with what; then it fails.
+        "complain" => {
+            report();
+            let wanted = std::env::vars().filter(|(name, _)| name.starts_with("ENFORCER_"));
+            let all: Vec<String> = wanted
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            append(argument(1), &all.join(" "));
+            println!("complaint by uid {}", nix::unistd::getuid());
+            std::process::exit(3);
+        }
+        "remove" => fs::remove_file(argument(1)).unwrap(),
         "ignore-term" => {
             // SAFETY: ignoring a signal installs no handler.
             unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
@@ -169,6 +208,14 @@ fn count_start(file: &str) -> usize {
         .unwrap();
     log.write_all(b".").unwrap();
     usize::try_from(log.metadata().unwrap().len()).unwrap()
+}
+
+fn append(file: &str, line: &str) {
+    if file.is_empty() {
+        return;
+    }
+    let opened = File::options().append(true).create(true).open(file);
+    writeln!(opened.unwrap(), "{line}").unwrap();
 }
 
 fn in_child(act: impl FnOnce()) {

@@ -12,6 +12,7 @@ mod interface;
 mod limits;
 mod loops;
 mod oom;
+mod probes;
 mod recovery;
 mod refuse;
 mod start;

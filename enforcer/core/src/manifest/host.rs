@@ -1,6 +1,5 @@
 //! The `host` section.
 
-use super::fault::Fault;
 use super::quantity;
 use super::read::Reader;
 use super::yaml::Node;
@@ -20,11 +19,13 @@ impl Reader<'_> {
             host.limits = self.limits(node, Limits::default());
         }
         if let Some(node) = fields.get("starts_at_once") {
-            self.parsed(node, |text| quantity::integer(text, 1..=10_000));
-            self.fault(Fault::not_yet(node.span.clone(), "host.starts_at_once"));
+            host.starts_at_once = self.parsed(node, |text| {
+                let number = quantity::integer(text, 1..=10_000)?;
+                u32::try_from(number).map_err(|_| "a smaller number".to_owned())
+            });
         }
         if let Some(node) = fields.get("watch") {
-            self.host_watch(node);
+            host.watch = self.host_watch(node);
         }
         host
     }

@@ -3,8 +3,9 @@
 
 pub mod fault;
 mod host;
-mod later;
 mod limits;
+mod needs;
+mod probes;
 mod quantity;
 mod read;
 mod recovery;
@@ -49,6 +50,8 @@ pub struct Parsed {
     pub faults: Vec<Fault>,
     /// Where each workload's name stands, for faults that need several files.
     pub places: BTreeMap<WorkloadName, Range<usize>>,
+    /// Where its `needs` stand, for the same.
+    pub needs: BTreeMap<WorkloadName, Range<usize>>,
 }
 
 impl Parsed {
@@ -70,6 +73,7 @@ pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
         manifest: Manifest::default(),
         faults: Vec::new(),
         places: BTreeMap::new(),
+        needs: BTreeMap::new(),
     };
     match yaml::parse(source) {
         Err(fault) => parsed.faults.push(fault),
@@ -117,7 +121,10 @@ impl Reader<'_> {
             let spec = self.workload(node.1, mode);
             parsed.manifest.workloads.insert(name, spec);
         }
-        self.needs_of_all(workloads);
+        parsed.needs = needs::places(workloads)
+            .into_iter()
+            .filter_map(|(name, place)| Some((WorkloadName::parse(&name)?, place)))
+            .collect();
     }
 
     /// The workloads whose names are names, with the place of the name.
@@ -157,7 +164,11 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
     let mut manifest = Manifest::default();
     let mut faults = Vec::new();
     let mut host: Option<usize> = None;
+    let mut needs: BTreeMap<WorkloadName, (usize, Range<usize>)> = BTreeMap::new();
     for (index, file) in files.into_iter().enumerate() {
+        for (name, place) in &file.needs {
+            needs.entry(name.clone()).or_insert((index, place.clone()));
+        }
         if file.has_host {
             if host.is_some() {
                 let fault = Fault::error(0..0, "a second file with a `host` section")
@@ -180,6 +191,14 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
             }
         }
     }
+    for (name, fault) in needs::faults(&manifest) {
+        let (index, place) = needs.get(&name).cloned().unwrap_or((0, 0..0));
+        let fault = Fault {
+            span: place,
+            ..fault
+        };
+        faults.push((index, fault));
+    }
     (manifest, faults)
 }
 
@@ -193,6 +212,7 @@ impl Default for Parsed {
             },
             faults: Vec::new(),
             places: BTreeMap::new(),
+            needs: BTreeMap::new(),
         }
     }
 }

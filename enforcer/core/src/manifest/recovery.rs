@@ -4,7 +4,10 @@ use super::fault::Fault;
 use super::quantity;
 use super::read::{Reader, is_off, one_of};
 use super::yaml::{Node, Value};
-use crate::spec::{Backoff, Breaker, Budget, Logs, Recovery, RestartPolicy, Stop};
+use crate::event::Cause;
+use crate::spec::{
+    Backoff, Breaker, Budget, Logs, Recovery, RestartPolicy, Stop, Strategies, Strategy,
+};
 use std::time::Duration;
 
 const KEYS: &[&str] = &[
@@ -34,17 +37,58 @@ const SIGNALS: [(&str, &str); 9] = [
     ("SIGKILL", "SIGKILL"),
 ];
 
+const CAUSES: [(&str, Cause); 6] = [
+    ("exit", Cause::Exit),
+    ("oom_kill", Cause::OomKill),
+    ("liveness", Cause::Liveness),
+    ("startup", Cause::Startup),
+    ("progress", Cause::Progress),
+    ("cpu_loop", Cause::CpuLoop),
+];
+const WORDS: [(&str, usize); 3] = [("restart", 0), ("reset", 1), ("recreate", 2)];
+const STRATEGIES: [Strategy; 3] = [Strategy::Restart, Strategy::Reset, Strategy::Recreate];
+
+/// Why a path may not be emptied, if it may not.
+fn refusal_of(path: &str) -> Option<&'static str> {
+    let parts: Vec<&str> = path
+        .split('/')
+        .skip(1)
+        .filter(|part| !part.is_empty())
+        .collect();
+    if !path.starts_with('/') || path.contains('\0') {
+        return Some("expected an absolute path");
+    }
+    if parts.iter().any(|part| *part == "." || *part == "..") {
+        return Some("expected a path without . and ..");
+    }
+    // `/`, `/var`, `/home/web`: nothing that near the root is a cache.
+    let home = parts.first() == Some(&"home") && parts.len() <= 2;
+    (parts.len() < 2 || home).then_some("expected a folder of the workload's own, further down")
+}
+
 impl Reader<'_> {
     pub(super) fn recovery(&mut self, node: &Node) -> Recovery {
         let fields = self.fields(node, KEYS);
         let mut recovery = Recovery::default();
         self.set(&fields, "restart", &mut recovery.restart, one_of(&POLICIES));
         if let Some(node) = fields.get("strategy") {
-            self.strategy(node);
+            recovery.strategies = self.strategies(node);
         }
         if let Some(node) = fields.get("reset_paths") {
-            self.words(node, "a list of paths");
-            self.fault(Fault::not_yet(node.span.clone(), "recovery.reset_paths"));
+            recovery.reset_paths = self.reset_paths(node);
+        }
+        if recovery.reset_paths.is_empty()
+            && recovery
+                .strategies
+                .all()
+                .any(|strategy| *strategy == Strategy::Reset)
+            && let Some(node) = fields.get("strategy")
+        {
+            self.fault(
+                Fault::error(node.span.clone(), "there is nothing to `reset`")
+                    .label("this strategy clears `reset_paths`")
+                    .help("name them: reset_paths: [/srv/web/cache]"),
+            );
         }
         if let Some(node) = fields.get("backoff") {
             recovery.backoff = if is_off(node) {
@@ -70,32 +114,70 @@ impl Reader<'_> {
         recovery
     }
 
-    /// `restart` works today; the others are checked, and refused for now.
-    fn strategy(&mut self, node: &Node) {
-        const WORDS: [(&str, bool); 3] = [("restart", true), ("reset", false), ("recreate", false)];
+    /// One strategy, a list of them by attempt, or either by cause.
+    fn strategies(&mut self, node: &Node) -> Strategies {
+        let mut strategies = Strategies::default();
         match &node.value {
-            Value::Mapping(entries) if entries.len() == 1 && is_key(&entries[0].0, "run") => {
-                self.command(&entries[0].1);
-                self.fault(Fault::not_yet(node.span.clone(), "recovery.strategy `run`"));
-            }
-            Value::Mapping(_) => {
-                const CAUSES: &[&str] = &[
-                    "exit", "oom_kill", "liveness", "startup", "progress", "cpu_loop",
-                ];
-                for (_, value) in self.fields(node, CAUSES).iter() {
-                    self.strategy(value);
+            Value::Mapping(entries) if !entries.iter().any(|(key, _)| is_key(key, "run")) => {
+                for (name, value) in self.fields(node, &CAUSES.map(|(name, _)| name)).iter() {
+                    if let Some((_, cause)) = CAUSES.iter().find(|(known, _)| *known == name) {
+                        let list = self.strategy_list(value);
+                        strategies.by_cause.insert(*cause, list);
+                    }
                 }
-                self.fault(Fault::not_yet(
-                    node.span.clone(),
-                    "a recovery.strategy by cause",
-                ));
             }
-            Value::Null | Value::Scalar { .. } | Value::Sequence(_) => {
-                if self.parsed(node, one_of(&WORDS)) == Some(false) {
-                    self.fault(Fault::not_yet(node.span.clone(), "this recovery.strategy"));
-                }
+            Value::Mapping(_) | Value::Null | Value::Scalar { .. } | Value::Sequence(_) => {
+                strategies.default = self.strategy_list(node);
             }
         }
+        strategies
+    }
+
+    fn strategy_list(&mut self, node: &Node) -> Vec<Strategy> {
+        match &node.value {
+            Value::Sequence(attempts) => attempts
+                .iter()
+                .filter_map(|attempt| self.strategy(attempt))
+                .collect(),
+            Value::Mapping(_) | Value::Null | Value::Scalar { .. } => {
+                self.strategy(node).into_iter().collect()
+            }
+        }
+    }
+
+    fn strategy(&mut self, node: &Node) -> Option<Strategy> {
+        if let Value::Mapping(_) = node.value {
+            let fields = self.fields(node, &["run"]);
+            let command = self.command(fields.get("run")?)?;
+            return Some(Strategy::Run(command));
+        }
+        let index = self.parsed(node, one_of(&WORDS))?;
+        STRATEGIES.get(index).cloned()
+    }
+
+    /// Folders that may be emptied: never a whole tree that others live in. Whose
+    /// they are is checked when it comes to that.
+    fn reset_paths(&mut self, node: &Node) -> Vec<String> {
+        let Some(paths) = self.words(node, "a list of paths") else {
+            return Vec::new();
+        };
+        let Value::Sequence(items) = &node.value else {
+            return Vec::new();
+        };
+        let mut good = Vec::new();
+        for (path, item) in paths.into_iter().zip(items) {
+            match refusal_of(&path) {
+                None => good.push(path),
+                Some(why) => self.fault(
+                    Fault::error(
+                        item.span.clone(),
+                        format!("`{}` may not be cleared", path.escape_debug()),
+                    )
+                    .label(why),
+                ),
+            }
+        }
+        good
     }
 
     fn backoff(&mut self, node: &Node) -> Backoff {

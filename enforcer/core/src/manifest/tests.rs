@@ -196,16 +196,14 @@ fn wrong_kinds_of_values() {
 }
 
 #[test]
-fn what_comes_later_is_checked_and_refused() {
+fn faults_of_many_sections_are_told_together() {
     check_workload(
         "probes:\n  liveness: { http: { prot: 9025 }, timeout: 400 }\nwatch:\n  cpu_loop: { after: 10s, respond: [demote, burn] }\n  memory: off\nneeds: { db: ready }",
         &expect![[r#"
-            7:7 error: `probes` is not supported yet (nothing would act on this) [leave it out for now]
             7:25 error: this `http` probe has no `port` ()
             7:27 error: unknown key `prot` (did you mean `port`?)
             7:50 error: `400` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
             9:49 error: `burn` is not valid here (expected one of tell, demote, restart)
-            11:12 error: `needs` is not supported yet (nothing would act on this) [leave it out for now]
         "#]],
     );
 }
@@ -216,15 +214,282 @@ fn needs_in_a_circle() {
         format!("  {name}: {{ command: [/bin/true], user: web, needs: {{ {needs}: ready }} }}\n")
     };
     let source = format!("version: 1\nworkloads:\n{}{}", one("a", "b"), one("b", "a"));
-    let told: Vec<String> = parse(&source, &Known)
-        .faults
-        .into_iter()
-        .map(|fault| fault.message)
-        .collect();
-    assert!(
-        told.contains(&"`needs` goes in a circle: a → b → a".to_owned()),
-        "{told:?}"
+    let whole = |sources: &[&str]| -> String {
+        let files = sources.iter().map(|source| parse(source, &Known)).collect();
+        let (_, faults) = join(files);
+        faults
+            .iter()
+            .map(|(index, fault)| format!("{index} {}", shown(sources[*index], fault)))
+            .collect()
+    };
+    expect![[r#"
+        0 3:41 error: `needs` goes in a circle: a → b → a (none of them could ever start)
+    "#]]
+    .assert_eq(&whole(&[&source]));
+    // Across files as well, and of what nobody has.
+    let head = "version: 1\nworkloads:\n";
+    let (first, second) = (one("a", "b"), one("b", "a"));
+    let third = one("c", "d");
+    let files = [first, second, third].map(|lines| format!("{head}{lines}"));
+    expect![[r#"
+        2 3:41 error: `c` needs `d`, which no manifest names (it could never start)
+        0 3:41 error: `needs` goes in a circle: a → b → a (none of them could ever start)
+    "#]]
+    .assert_eq(&whole(&files.each_ref().map(String::as_str)));
+}
+
+#[test]
+fn probes_as_they_should_not_be() {
+    let lines = "probes:
+  startup: { tcp: { port: 1 }, success_threshold: 2 }
+  liveness: { http: { port: 80, path: health, headers: { \"a b\": x } }, timeout: 0s, period: 1ms }
+  readiness: { cgroup: { within: 1m } }
+  progress: { cgroup: { within: 1m } }";
+    check_workload(
+        lines,
+        &expect![[r#"
+        7:55 error: `success_threshold` of a startup probe is always 1 (only `readiness` may ask for more)
+        8:43 error: `health` is not valid here (expected a path that starts with /, without spaces)
+        8:69 error: `a b` is not a header's name ()
+        8:85 error: `0s` is not valid here (expected a duration above 0)
+        8:97 error: `1ms` is not valid here (expected at least 100ms)
+        9:28 error: a `cgroup` probe is for `progress` only ()
+        9:28 error: this `cgroup` probe asks for nothing (expected `cpu`, `io` or both)
+        10:27 error: this `cgroup` probe asks for nothing (expected `cpu`, `io` or both)
+    "#]],
     );
+    let lines = "probes:
+  startup: { tcp: { port: 1 }, exec: { command: [/x] } }
+  liveness: { http: { host: 169.254.169.254, port: 80 } }
+  readiness: { tcp: { host: \"fe80::1\", port: 70000 } }
+  progress: { file: { path: heartbeat, fresh_within: 10 } }";
+    check_workload(
+        lines,
+        &expect![[r#"
+            7:16 error: `startup` needs exactly one kind of probe (one of http, tcp, exec, file, cgroup)
+            8:33 error: `169.254.169.254` is not valid here (expected an address that is not link-local)
+            9:33 error: `fe80::1` is not valid here (expected an address that is not link-local)
+            9:50 error: `70000` is not valid here (expected a whole number from 1 to 65535)
+            10:33 error: `heartbeat` is not valid here (expected an absolute path)
+            10:58 error: `10` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
+        "#]],
+    );
+}
+
+#[test]
+fn recoveries_as_they_should_not_be() {
+    let lines = "recovery:
+  strategy: { liveness: reset, oom: recreate, exit: [restart, recrate] }";
+    check_workload(
+        lines,
+        &expect![[r#"
+        7:17 error: there is nothing to `reset` (this strategy clears `reset_paths`) [name them: reset_paths: [/srv/web/cache]]
+        7:36 error: unknown key `oom` (not a key of this section) [known keys: exit, oom_kill, liveness, startup, progress, cpu_loop]
+        7:67 error: `recrate` is not valid here (expected one of restart, reset, recreate)
+    "#]],
+    );
+    let lines = "recovery:
+  strategy: reset
+  reset_paths: [/, /home/web, /srv/../etc, relative, /srv/web/cache]";
+    check_workload(
+        lines,
+        &expect![[r#"
+        8:21 error: `/` may not be cleared (expected a folder of the workload's own, further down)
+        8:24 error: `/home/web` may not be cleared (expected a folder of the workload's own, further down)
+        8:35 error: `/srv/../etc` may not be cleared (expected a path without . and ..)
+        8:48 error: `relative` may not be cleared (expected an absolute path)
+    "#]],
+    );
+    let lines = "watch:
+  memory: { warn: 95%, critical: 90% }
+  cpu: { warn: 101%, for: 1 }";
+    check_workload(
+        lines,
+        &expect![[r#"
+        7:23 error: `warn` is above `critical` ()
+        8:20 error: `101%` is not valid here (expected a percentage from 0% to 100%)
+        8:31 error: `1` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
+    "#]],
+    );
+}
+
+#[test]
+fn probes_needs_and_strategies_are_read() {
+    let source = r#"
+version: 1
+host:
+  starts_at_once: 4
+  watch:
+    memory: { warn: 80% }
+    disk: { path: /var, run: [/clean, now] }
+workloads:
+  db: { command: [/bin/true], user: web }
+  web:
+    command: [/bin/true]
+    user: web
+    needs: { db: ready }
+    probes:
+      startup: { http: { port: 9025, path: /health }, period: 1s, failure_threshold: 60 }
+      liveness: { http: { port: 9025 }, timeout: 400ms }
+      readiness: { exec: { command: [/check] }, success_threshold: 2 }
+      progress: { cgroup: { cpu: 1s, io: 1M, within: 10m }, period: 30s }
+    on_ready: [/join]
+    watch: { memory: off, cpu: { warn: 50%, for: 5s } }
+    recovery:
+      strategy: { oom_kill: { run: [/fix] }, exit: [restart, reset] }
+      reset_paths: [/srv/web/cache]
+"#;
+    let parsed = parse(source, &Known);
+    assert!(!parsed.has_errors(), "{:?}", parsed.faults);
+    let web = WorkloadName::parse("web").expect("a name");
+    let spec = &parsed.manifest.workloads[&web];
+    expect![[r#"
+        (
+            {
+                db: Ready,
+            },
+            {
+                Startup: Probe {
+                    check: Http {
+                        host: "127.0.0.1",
+                        port: 9025,
+                        path: "/health",
+                        headers: {},
+                    },
+                    initial_delay: 0ns,
+                    period: 1s,
+                    timeout: 1s,
+                    failure_threshold: 60,
+                    success_threshold: 1,
+                },
+                Liveness: Probe {
+                    check: Http {
+                        host: "127.0.0.1",
+                        port: 9025,
+                        path: "/",
+                        headers: {},
+                    },
+                    initial_delay: 0ns,
+                    period: 10s,
+                    timeout: 400ms,
+                    failure_threshold: 3,
+                    success_threshold: 1,
+                },
+                Readiness: Probe {
+                    check: Exec {
+                        command: [
+                            "/check",
+                        ],
+                    },
+                    initial_delay: 0ns,
+                    period: 10s,
+                    timeout: 1s,
+                    failure_threshold: 3,
+                    success_threshold: 2,
+                },
+                Progress: Probe {
+                    check: Cgroup {
+                        cpu: Some(
+                            1s,
+                        ),
+                        io: Some(
+                            Bytes(
+                                1048576,
+                            ),
+                        ),
+                        within: 600s,
+                    },
+                    initial_delay: 0ns,
+                    period: 30s,
+                    timeout: 1s,
+                    failure_threshold: 3,
+                    success_threshold: 1,
+                },
+            },
+            Some(
+                Threshold {
+                    warn: Some(
+                        Percent(
+                            50,
+                        ),
+                    ),
+                    critical: Some(
+                        Percent(
+                            95,
+                        ),
+                    ),
+                    hold: 5s,
+                },
+            ),
+            Strategies {
+                default: [],
+                by_cause: {
+                    Exit: [
+                        Restart,
+                        Reset,
+                    ],
+                    OomKill: [
+                        Run(
+                            [
+                                "/fix",
+                            ],
+                        ),
+                    ],
+                },
+            },
+        )
+    "#]]
+    .assert_debug_eq(&(
+        &spec.needs,
+        &spec.probes,
+        spec.watch.cpu,
+        &spec.recovery.strategies,
+    ));
+    expect![[r#"
+        HostWatch {
+            memory: Some(
+                Threshold {
+                    warn: Some(
+                        Percent(
+                            80,
+                        ),
+                    ),
+                    critical: Some(
+                        Percent(
+                            95,
+                        ),
+                    ),
+                    hold: 60s,
+                },
+            ),
+            cpu: None,
+            disk: Some(
+                DiskWatch {
+                    path: "/var",
+                    threshold: Threshold {
+                        warn: Some(
+                            Percent(
+                                85,
+                            ),
+                        ),
+                        critical: Some(
+                            Percent(
+                                90,
+                            ),
+                        ),
+                        hold: 120s,
+                    },
+                    run: Some(
+                        [
+                            "/clean",
+                            "now",
+                        ],
+                    ),
+                },
+            ),
+        }
+    "#]]
+    .assert_debug_eq(&parsed.manifest.host.watch);
 }
 
 #[test]

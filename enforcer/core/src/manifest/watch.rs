@@ -1,11 +1,12 @@
-//! The `watch` section of a workload.
+//! The `watch` sections: of a workload, and of the host.
 
 use super::fault::Fault;
 use super::quantity;
-use super::read::{Reader, boolean, is_off, one_of};
+use super::read::{Fields, Reader, boolean, is_off, one_of};
 use super::yaml::{Node, Value};
 use crate::cpu_loop::Rung;
-use crate::spec::{CpuLoopWatch, Watch};
+use crate::spec::{CpuLoopWatch, DiskWatch, HostWatch, Threshold, Watch};
+use crate::units::Percent;
 use std::time::Duration;
 
 /// Less would suspect whatever starts up.
@@ -18,16 +19,78 @@ impl Reader<'_> {
             match key {
                 "cpu_loop" if is_off(value) => watch.cpu_loop = None,
                 "cpu_loop" => watch.cpu_loop = Some(self.cpu_loop(value)),
-                // Off is what it is today.
-                _ if is_off(value) => {}
-                _ => {
-                    self.threshold(value, &[]);
-                    let what = format!("`watch.{key}`");
-                    self.fault(Fault::not_yet(value.span.clone(), &what));
-                }
+                "memory" if is_off(value) => watch.memory = None,
+                "memory" => watch.memory = Some(self.threshold(value)),
+                _ if is_off(value) => watch.cpu = None,
+                _ => watch.cpu = Some(self.threshold(value)),
             }
         }
         watch
+    }
+
+    pub(super) fn host_watch(&mut self, node: &Node) -> HostWatch {
+        let mut watch = HostWatch::default();
+        for (key, value) in self.fields(node, &["memory", "cpu", "disk"]).iter() {
+            match key {
+                _ if is_off(value) => {}
+                "memory" => watch.memory = Some(self.threshold(value)),
+                "cpu" => watch.cpu = Some(self.threshold(value)),
+                _ => watch.disk = self.disk(value),
+            }
+        }
+        watch
+    }
+
+    fn disk(&mut self, node: &Node) -> Option<DiskWatch> {
+        let known = ["path", "run", "warn", "critical", "for"];
+        let fields = self.fields(node, &known);
+        let threshold = self.levels(
+            &fields,
+            Threshold {
+                warn: Some(Percent(85)),
+                critical: Some(Percent(90)),
+                hold: Duration::from_secs(120),
+            },
+        );
+        let path = match fields.get("path") {
+            Some(node) => self.absolute_path(node)?,
+            None => "/".to_owned(),
+        };
+        let run = match fields.get("run") {
+            Some(node) => Some(self.command(node)?),
+            None => None,
+        };
+        Some(DiskWatch {
+            path,
+            threshold,
+            run,
+        })
+    }
+
+    /// `{ warn: 90%, critical: 95%, for: 1m }`; what is left out is as shown.
+    fn threshold(&mut self, node: &Node) -> Threshold {
+        let fields = self.fields(node, &["warn", "critical", "for"]);
+        self.levels(&fields, Threshold::DEFAULT)
+    }
+
+    /// A level that is named leaves the other one to its default only where that
+    /// still makes sense.
+    fn levels(&mut self, fields: &Fields<'_>, default: Threshold) -> Threshold {
+        let mut threshold = default;
+        self.set_some(fields, "warn", &mut threshold.warn, quantity::share);
+        self.set_some(fields, "critical", &mut threshold.critical, quantity::share);
+        self.set(fields, "for", &mut threshold.hold, quantity::duration);
+        if threshold.warn > threshold.critical {
+            match (fields.get("warn"), fields.get("critical")) {
+                (Some(node), Some(_)) => self.fault(Fault::error(
+                    node.span.clone(),
+                    "`warn` is above `critical`",
+                )),
+                (Some(_), None) => threshold.critical = None,
+                (None, _) => threshold.warn = None,
+            }
+        }
+        threshold
     }
 
     fn cpu_loop(&mut self, node: &Node) -> CpuLoopWatch {

@@ -152,6 +152,14 @@ impl Reader<'_> {
         if let Some(node) = fields.get("cgroup") {
             spec.limits = self.limits(node, spec.limits);
         }
+        if let Some(node) = fields.get("needs") {
+            spec.needs = self.needs(node);
+        }
+        if let Some(node) = fields.get("probes") {
+            spec.probes = self.probes(node);
+        }
+        spec.on_ready = fields.get("on_ready").and_then(|node| self.command(node));
+        spec.on_unready = fields.get("on_unready").and_then(|node| self.command(node));
         if let Some(node) = fields.get("watch") {
             spec.watch = self.watch(node);
         }
@@ -164,7 +172,6 @@ impl Reader<'_> {
         if let Some(node) = fields.get("logs") {
             spec.logs = self.logs(node);
         }
-        self.later(&fields);
         spec
     }
 

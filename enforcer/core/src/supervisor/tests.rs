@@ -1,10 +1,12 @@
 use super::*;
+use crate::admission::PROOFS_AT_ONCE;
 use crate::cpu_loop::{Thread, Verdict};
-use crate::event::{ActionKind, CgroupId, ExitStatus, Request, StartError};
+use crate::event::{ActionKind, CgroupId, ExitStatus, InstanceId, Request, StartError};
 use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
+use crate::plan::Plan;
 use crate::recovery::TRIAL;
-use crate::spec::{Backoff, Budget, Recovery};
+use crate::spec::{Backoff, Budget, Recovery, WorkloadSpec};
 use crate::units::{Bytes, Limit, MonoTime, Percent};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -18,6 +20,7 @@ fn name(text: &str) -> WorkloadName {
 }
 
 mod loops;
+mod probes;
 
 fn spec() -> WorkloadSpec {
     let backoff = Backoff {
@@ -99,7 +102,7 @@ fn request(request: Request) -> Event {
 
 /// Actions and records of each event, with the time in seconds.
 fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(2);
     let mut told = String::new();
     let all = [(0, Event::EbpfAttached(true)), (0, configure(spec))]
         .into_iter()
@@ -124,6 +127,9 @@ fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
             }
             told.push('\n');
         }
+        for run in &decision.probes {
+            told.push_str(&format!("{seconds} s:   → ask {}\n", run.probe));
+        }
         for action in &decision.actions {
             told.push_str(&format!(
                 "{seconds} s:   → {} #{}\n",
@@ -145,6 +151,8 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::WriteLimits { .. } => "write limits",
         ActionKind::WriteHostLimits { .. } => "write host limits",
         ActionKind::Investigate { .. } => "investigate",
+        ActionKind::RunHook { hook, .. } => hook.word(),
+        ActionKind::RunOnHost { .. } => "run on the host",
     }
 }
 
@@ -242,10 +250,12 @@ fn failures_back_off_and_open_the_breaker() {
             1 s:   → reap #3
             1 s: #9 exit
             1 s: #10 breaker (exit) because of #9
-            61 s: #11 breaker (exit) because of #10
+            1 s: #11 health
+            61 s: #12 breaker (exit) because of #10
+            61 s: #13 health
             61 s:   → start #4
-            61 s: #12 start
-            91 s: #13 breaker
+            61 s: #14 start
+            91 s: #15 breaker
         "#]],
     );
 }
@@ -507,7 +517,7 @@ fn a_command_that_is_mended_while_the_broken_one_starts_is_tried() {
 fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
     let mut lone = spec();
     lone.limits.memory_oom_group = Some(false);
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(2);
     let mut told = Vec::new();
     let one_kill = Counters {
         oom_kill: 1,
@@ -546,7 +556,7 @@ fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
 
 #[test]
 fn a_shutdown_is_finished_when_nothing_runs() {
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(2);
     let mut handle = |event| {
         supervisor
             .handle(
@@ -619,10 +629,7 @@ impl World {
                     assert!(self.owed.is_empty(), "an action while another is under way");
                     self.alive.insert(action.instance);
                     self.owed.push((action.instance, "start"));
-                    if matches!(
-                        action.reason.cause,
-                        Cause::Exit | Cause::OomKill | Cause::CpuLoop
-                    ) {
+                    if action.reason.cause.is_failure() {
                         self.starts.push(now);
                     }
                 }
@@ -643,7 +650,9 @@ impl World {
                 }
                 ActionKind::Signal { .. }
                 | ActionKind::KillTree
-                | ActionKind::WriteHostLimits { .. } => {}
+                | ActionKind::WriteHostLimits { .. }
+                | ActionKind::RunHook { .. }
+                | ActionKind::RunOnHost { .. } => {}
             }
         }
         let seqs: Vec<Seq> = decision
@@ -658,7 +667,7 @@ impl World {
 proptest! {
     #[test]
     fn whatever_happens_the_invariants_hold(steps in prop::collection::vec(step(), 1..300)) {
-        let mut supervisor = Supervisor::new();
+        let mut supervisor = Supervisor::new(2);
         let mut world = World::default();
         let mut now = MonoTime(0);
         let handle = |supervisor: &mut Supervisor, world: &mut World, now, event| {

@@ -81,7 +81,7 @@ impl Workload {
 
     pub(super) fn restart_of_loop(&mut self, context: &mut Context<'_>, seq: Seq) {
         if self.spec.mode == Mode::Observe {
-            let plan = self.restart_plan(1, Duration::ZERO, false);
+            let plan = self.restart_plan(Cause::CpuLoop, 1, Duration::ZERO, false);
             let detail = Detail::Restart(plan);
             self.tell(context, Some(Cause::CpuLoop), Some(seq), detail);
             return;
@@ -159,6 +159,7 @@ impl Workload {
     pub(super) fn release_by_hand(&mut self, context: &mut Context<'_>) {
         let before = self.loops.claims();
         self.loops.manual = None;
+        self.loops.host_demoted = false;
         for found in self.loops.found.values_mut() {
             found.claims = Claims::default();
             found.muted = true;

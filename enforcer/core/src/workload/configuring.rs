@@ -15,6 +15,7 @@ impl Workload {
         changes: Vec<SettingChange>,
     ) {
         let rewatched = self.spec.watch != spec.watch || self.spec.mode != spec.mode;
+        let reprobed = self.spec.probes != spec.probes || self.spec.mode != spec.mode;
         self.spec = spec;
         self.managed = true;
         let restart = changes
@@ -28,6 +29,10 @@ impl Workload {
         );
         if rewatched {
             self.rewatch_loops(context);
+        }
+        if reprobed {
+            self.reprobe(context);
+            self.ask_probes(context);
         }
         match self.state {
             // It was on its way out of the manifest, and is back.
@@ -60,6 +65,7 @@ impl Workload {
             }
             // The next start takes them with it.
             Lifecycle::Pending
+            | Lifecycle::Queued { .. }
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. }
             | Lifecycle::Stopped

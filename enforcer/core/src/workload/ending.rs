@@ -1,14 +1,16 @@
 //! An instance's end: collecting what is left, telling OOM incidents before the
 //! exit they caused, and what follows.
 
+use super::probing::Probing;
+use super::wellbeing::Levels;
 use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{
-    ActionKind, BreakerChange, BreakerState, Cause, Detail, ExitStatus, InstanceId, Reason,
+    ActionKind, BreakerChange, BreakerState, Cause, Detail, ExitStatus, InstanceId, Reason, Remedy,
     RestartPlan, Seq,
 };
 use crate::oom::{Counters, Victim};
 use crate::recovery::Next;
-use crate::spec::{Mode, RestartPolicy};
+use crate::spec::{Mode, RestartPolicy, Strategy};
 use crate::units::MonoTime;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,7 @@ impl Workload {
                 ..
             } => (pid, since, after, Some(reason)),
             Lifecycle::Pending
+            | Lifecycle::Queued { .. }
             | Lifecycle::Starting { .. }
             | Lifecycle::Ending { .. }
             | Lifecycle::BackingOff { .. }
@@ -46,6 +49,8 @@ impl Workload {
             seq: Seq(*context.next_seq + 1),
         });
         self.act(context, because, ActionKind::Reap);
+        self.probing = Probing::default();
+        self.levels = Levels::default();
         self.enter(
             context,
             Lifecycle::Ending {
@@ -188,11 +193,16 @@ impl Workload {
                 );
             }
             After::Recover(cause) => {
-                self.reason = "a dead loop".to_owned();
+                self.reason = if cause == Cause::CpuLoop {
+                    "a dead loop".to_owned()
+                } else {
+                    self.health_why.clone()
+                };
                 self.recover(context, cause, seq, context.moment.now.since(since), true);
             }
             After::Restart(cause) => {
-                let plan = self.restart_plan(0, Duration::ZERO, true);
+                *self.remedy = Remedy::default();
+                let plan = self.restart_plan(cause, 0, Duration::ZERO, true);
                 let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
                 self.start(context, Reason { cause, seq });
             }
@@ -205,14 +215,20 @@ impl Workload {
 
     pub(super) fn restart_plan(
         &self,
+        cause: Cause,
         attempt: u32,
         delay: Duration,
         carried_out: bool,
     ) -> RestartPlan {
+        let strategy = match attempt {
+            0 => Strategy::Restart,
+            attempt => self.spec.recovery.strategies.choose(cause, attempt),
+        };
         RestartPlan {
             attempt,
             delay,
             carried_out,
+            strategy: strategy.word(),
             budget_used: self.recovery.budget_used(),
             budget: self
                 .spec
@@ -240,7 +256,7 @@ impl Workload {
         let spec = Arc::clone(&self.spec);
         if !wanted || spec.mode == Mode::Observe {
             if wanted {
-                let plan = self.restart_plan(1, Duration::ZERO, false);
+                let plan = self.restart_plan(cause, 1, Duration::ZERO, false);
                 self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
             }
             self.act(context, Reason { cause, seq }, ActionKind::RemoveCgroup);
@@ -258,7 +274,8 @@ impl Workload {
             .after_failure(context.moment, ran, &spec.recovery)
         {
             Next::Restart { attempt, delay } => {
-                let plan = self.restart_plan(attempt, delay, true);
+                self.choose_strategy(cause, attempt);
+                let plan = self.restart_plan(cause, attempt, delay, true);
                 let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
                 if delay.is_zero() {
                     self.restarts += 1;
@@ -270,6 +287,7 @@ impl Workload {
                 }
             }
             Next::Open { cooldown } => {
+                self.choose_strategy(cause, u32::MAX);
                 let change = BreakerChange {
                     state: BreakerState::Open,
                     cooldown,
@@ -284,6 +302,32 @@ impl Workload {
                 );
             }
         }
+    }
+}
+
+impl Workload {
+    /// What the next start begins with, and what its command is told.
+    fn choose_strategy(&mut self, cause: Cause, attempt: u32) {
+        let strategy = self.spec.recovery.strategies.choose(cause, attempt);
+        let mut failure = vec![
+            ("ENFORCER_CAUSE", cause.to_string()),
+            ("ENFORCER_REASON", self.reason.clone()),
+        ];
+        if attempt < u32::MAX {
+            failure.push(("ENFORCER_ATTEMPT", attempt.to_string()));
+        }
+        let exit = self.last_exit;
+        let code = exit.and_then(|exit| exit.code);
+        let signal = exit.and_then(|exit| exit.signal);
+        failure.extend(code.map(|code| ("ENFORCER_EXIT_CODE", code.to_string())));
+        failure.extend(signal.map(|signal| ("ENFORCER_EXIT_SIGNAL", signal.to_string())));
+        *self.remedy = Remedy { strategy, failure };
+    }
+
+    /// The command between two instances came to nothing.
+    pub(crate) fn remedy_failed(&mut self, context: &mut Context<'_>, why: String) {
+        let what = "recovery".to_owned();
+        self.tell(context, None, None, Detail::Degraded { what, why });
     }
 }
 

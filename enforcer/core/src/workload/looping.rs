@@ -34,6 +34,8 @@ pub(super) struct Loops {
     pub(super) found: BTreeMap<Thread, Found>,
     /// By an operator, until an operator gives it back.
     pub(super) manual: Option<Percent>,
+    /// For the host's sake.
+    pub(super) host_demoted: bool,
     /// When and by which record a hot thread was last told.
     told_hot: Option<(MonoTime, Seq)>,
 }
@@ -70,12 +72,17 @@ pub(super) enum Proof {
 impl Loops {
     pub(super) fn claims(&self) -> Claims {
         let manual = Claims {
-            demoted: false,
+            demoted: self.host_demoted,
             throttled: self.manual,
         };
         self.found
             .values()
             .fold(manual, |claims, found| claims.and(found.claims))
+    }
+
+    pub(super) fn worst_verdict(&self) -> Option<Verdict> {
+        let verdicts = self.found.values().filter_map(|found| found.verdict);
+        verdicts.map(|(verdict, _)| verdict).max()
     }
 
     /// The worst verdict that stands, in words.
@@ -136,6 +143,10 @@ impl Workload {
     pub(crate) fn proofs_running(&self) -> usize {
         let running = |found: &&Found| matches!(found.proof, Proof::Running(_));
         self.loops.found.values().filter(running).count()
+    }
+
+    pub(crate) fn has_suspects(&self) -> bool {
+        !self.loops.found.is_empty()
     }
 
     pub(crate) fn waiting_for_proof(&self) -> impl Iterator<Item = Waiting> + '_ {

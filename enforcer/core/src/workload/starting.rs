@@ -1,25 +1,74 @@
 //! The way up: a start that is due, asked for, done or failed.
 
+use super::wellbeing::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
+use crate::admission::Queued;
 use crate::event::{
-    ActionKind, Cause, CgroupId, Detail, InstanceId, Reason, Request, Seq, StartError,
+    ActionKind, Cause, CgroupId, Detail, InstanceId, Reason, Remedy, Request, Seq, StartError,
 };
+use crate::name::WorkloadName;
 use crate::oom::Counters;
+use crate::spec::Need;
 use std::sync::Arc;
 use std::time::Duration;
 
 impl Workload {
-    /// Starts a new instance; `reason` names the record that made it so.
+    /// A new instance is to be started, as soon as it is its turn; `reason` names
+    /// the record that made it so.
     pub(crate) fn start(&mut self, context: &mut Context<'_>, reason: Reason) {
+        self.sacrificed = false;
+        let told = format!("waiting for its turn to start ({})", reason.cause);
+        self.enter(context, Lifecycle::Queued { reason }, told);
+    }
+
+    /// Whether a start waits for its turn.
+    pub(crate) fn queued(&self) -> Option<Queued> {
+        let Lifecycle::Queued { reason } = self.state else {
+            return None;
+        };
+        Some(Queued {
+            workload: self.name.clone(),
+            by_hand: reason.cause == Cause::Manual,
+            priority: self.spec.priority,
+        })
+    }
+
+    /// Whether a start of it takes one of the host's places.
+    pub(crate) fn is_coming_up(&self) -> bool {
+        matches!(self.state, Lifecycle::Starting { .. }) || self.probing.takes_a_turn()
+    }
+
+    /// How far it has come, for those that need it.
+    pub(crate) fn meets(&self, need: Need) -> bool {
+        match need {
+            Need::Started => matches!(self.state, Lifecycle::Running { .. }),
+            Need::Ready => self.ready.now,
+        }
+    }
+
+    /// Says what a queued start waits for, if not for its turn alone.
+    pub(crate) fn waits_for(&mut self, other: &WorkloadName, need: Need) {
+        if let Lifecycle::Queued { .. } = self.state {
+            self.reason = format!("waiting for {other} to be {}", need.word());
+        }
+    }
+
+    /// Its turn has come.
+    pub(crate) fn begin_start(&mut self, context: &mut Context<'_>) {
+        let Lifecycle::Queued { reason } = self.state else {
+            return;
+        };
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
         self.fatal_oom = None;
+        let remedy = std::mem::take(&mut self.remedy);
         self.act(
             context,
             reason,
             ActionKind::Start {
                 spec: Arc::clone(&self.spec),
                 limits: self.effective_limits(),
+                remedy,
             },
         );
         self.enter(
@@ -35,6 +84,7 @@ impl Workload {
                 self.recovery.reset();
                 match self.state {
                     Lifecycle::Pending
+                    | Lifecycle::Queued { .. }
                     | Lifecycle::BackingOff { .. }
                     | Lifecycle::BreakerOpen { .. }
                     | Lifecycle::Stopped
@@ -59,17 +109,19 @@ impl Workload {
             Request::Kill => self.stop(context, After::Stop, Cause::Manual, true),
             Request::Throttle(percent) => self.throttle_by_hand(context, percent),
             Request::Release => self.release_by_hand(context),
+            Request::Probe => self.probe_by_hand(context),
         }
     }
 
     pub(super) fn is_waiting(&self) -> bool {
         matches!(
             self.state,
-            Lifecycle::BackingOff { .. } | Lifecycle::BreakerOpen { .. }
+            Lifecycle::Queued { .. } | Lifecycle::BackingOff { .. } | Lifecycle::BreakerOpen { .. }
         )
     }
 
     pub(super) fn start_by_hand(&mut self, context: &mut Context<'_>) {
+        *self.remedy = Remedy::default();
         // The record of the start itself is what the action's reason points to:
         // it comes with the pid, one number further on.
         let reason = Reason {
@@ -108,6 +160,9 @@ impl Workload {
             },
             "running",
         );
+        self.levels = Levels::default();
+        self.begin_probes(context);
+        self.ask_probes(context);
         if let Some(Then { after, cause, kill }) = then {
             self.stop(context, after, cause, kill);
         }

@@ -1,5 +1,6 @@
 //! The way down that somebody asked for: the signal, the grace, the kill.
 
+use super::probing::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{ActionKind, Cause, ConfigChange, Detail, Reason, Seq};
 use crate::units::MonoTime;
@@ -29,6 +30,10 @@ impl Workload {
                 let seq = *seq;
                 self.rest_after(context, after, cause, seq);
             }
+            Lifecycle::Queued { reason } => {
+                let seq = reason.seq;
+                self.rest_after(context, after, cause, seq);
+            }
             Lifecycle::Pending | Lifecycle::Failed | Lifecycle::Stopped => {
                 self.come_to_rest(context, after, cause)
             }
@@ -42,11 +47,13 @@ impl Workload {
             Lifecycle::Stopping {
                 after: present,
                 reason,
+                withdrawing,
                 kill_at,
                 ..
             } => {
                 *present = after;
                 if kill {
+                    *withdrawing = None;
                     *kill_at = None;
                     let reason = *reason;
                     self.act(context, reason, ActionKind::KillTree);
@@ -96,16 +103,16 @@ impl Workload {
         let reason = Reason { cause, seq };
         let at_once = kill || stop.grace.is_zero();
         let kill_at = (!at_once).then(|| context.moment.now.after(stop.grace));
+        self.probing = Probing::default();
+        let busy = self.withdraw(context);
+        // What has failed is not waited for: it has nothing to finish.
+        let waits = !at_once && !matches!(after, After::Recover(_));
+        let withdrawing = busy.filter(|_| waits);
         if at_once {
             self.act(context, reason, ActionKind::KillTree);
-        } else {
-            self.act(
-                context,
-                reason,
-                ActionKind::Signal {
-                    signal: stop.signal,
-                },
-            );
+        } else if withdrawing.is_none() {
+            let signal = stop.signal;
+            self.act(context, reason, ActionKind::Signal { signal });
         }
         self.enter(
             context,
@@ -114,10 +121,29 @@ impl Workload {
                 since,
                 after,
                 reason,
+                withdrawing,
                 kill_at,
             },
             format!("stopping ({cause})"),
         );
+    }
+
+    /// Nobody sends it work any more, or won't listen: now it is asked to end.
+    pub(super) fn withdrawn(&mut self, context: &mut Context<'_>) {
+        let Lifecycle::Stopping {
+            ref mut withdrawing,
+            ref mut kill_at,
+            reason,
+            ..
+        } = self.state
+        else {
+            return;
+        };
+        if withdrawing.take().is_some() {
+            *kill_at = Some(context.moment.now.after(self.spec.stop.grace));
+            let signal = self.spec.stop.signal.clone();
+            self.act(context, reason, ActionKind::Signal { signal });
+        }
     }
 
     /// The cgroup goes, and the workload stays where it is.

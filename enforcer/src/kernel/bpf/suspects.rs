@@ -76,6 +76,11 @@ impl SuspectRing {
             }
             None => match budgets.remove(&cgroup.0) {
                 Err(MapError::KeyNotFound) => Ok(()),
+                Err(MapError::SyscallError(error))
+                    if error.io_error.kind() == std::io::ErrorKind::NotFound =>
+                {
+                    Ok(())
+                }
                 removed => removed,
             },
         };

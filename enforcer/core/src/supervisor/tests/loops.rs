@@ -67,6 +67,7 @@ fn ladder(respond: &[Rung]) -> WorkloadSpec {
                 respond: respond.to_vec(),
                 ..CpuLoopWatch::default()
             }),
+            ..Watch::default()
         },
         ..spec()
     }
@@ -101,17 +102,19 @@ fn a_dead_loop_climbs_the_ladder_step_by_step() {
             0 s: #2 start
             10 s:   → investigate #1
             12 s: #3 cpu_loop
-            17 s: #4 throttle (cpu_loop) because of #3
+            12 s: #4 health
+            17 s: #5 throttle (cpu_loop) because of #3
             17 s:   → write limits #1
-            22 s: #5 throttle (cpu_loop) because of #3
+            22 s: #6 throttle (cpu_loop) because of #3
             22 s:   → write limits #1
             27 s:   → investigate #1
-            29 s: #6 stop (cpu_loop) because of #3
+            29 s: #7 stop (cpu_loop) because of #3
             29 s:   → kill tree #1
             29 s:   → reap #1
-            29 s: #7 exit because of #6
-            29 s: #8 release (cpu_loop)
-            29 s: #9 restart (cpu_loop) because of #7
+            29 s: #8 exit because of #7
+            29 s: #9 release (cpu_loop)
+            29 s: #10 restart (cpu_loop) because of #8
+            29 s: #11 health
             29 s:   → start #2
         "#]],
     );
@@ -137,11 +140,12 @@ fn what_is_not_proved_again_is_not_restarted() {
             10 s:   → investigate #1
             12 s: #3 cpu_loop
             12 s: #4 throttle (cpu_loop) because of #3
+            12 s: #5 health
             12 s:   → write limits #1
             17 s:   → investigate #1
-            19 s: #5 cpu_loop
+            19 s: #6 cpu_loop
             60 s:   → investigate #1
-            62 s: #6 stop (cpu_loop) because of #3
+            62 s: #7 stop (cpu_loop) because of #3
             62 s:   → kill tree #1
         "#]],
     );
@@ -165,9 +169,11 @@ fn a_loop_that_ends_gives_everything_back() {
             0 s: #2 start
             10 s:   → investigate #1
             12 s: #3 cpu_loop
-            17 s: #4 throttle (cpu_loop) because of #3
+            12 s: #4 health
+            17 s: #5 throttle (cpu_loop) because of #3
             17 s:   → write limits #1
-            20 s: #5 release (cpu_loop) because of #3
+            20 s: #6 release (cpu_loop) because of #3
+            20 s: #7 health
             20 s:   → write limits #1
         "#]],
     );
@@ -196,7 +202,8 @@ fn heat_is_told_once_and_looked_at_again() {
             17 s:   → investigate #1
             28 s:   → investigate #1
             30 s: #4 cpu_loop
-            35 s: #5 throttle (cpu_loop) because of #4
+            30 s: #5 health
+            35 s: #6 throttle (cpu_loop) because of #4
             35 s:   → write limits #1
         "#]],
     );
@@ -220,6 +227,7 @@ fn busy_polling_is_demoted_at_most() {
             10 s:   → investigate #1
             12 s: #3 cpu_loop
             17 s: #4 throttle (cpu_loop) because of #3
+            17 s: #5 health
             17 s:   → write limits #1
             17 s:   → investigate #1
         "#]],
@@ -274,8 +282,9 @@ fn an_observer_is_told_what_would_be_done() {
             10 s:   → investigate #1
             12 s: #3 cpu_loop
             12 s: #4 throttle (cpu_loop) because of #3
+            12 s: #5 health
             17 s:   → investigate #1
-            19 s: #5 restart (cpu_loop) because of #3
+            19 s: #6 restart (cpu_loop) because of #3
         "#]],
     );
 }
@@ -303,6 +312,7 @@ fn a_remedy_under_never_is_the_end() {
             12 s:   → kill tree #1
             12 s:   → reap #1
             12 s: #5 exit because of #4
+            12 s: #6 health
             12 s:   → remove cgroup #1
         "#]],
     );
@@ -331,6 +341,7 @@ fn who_waits_too_long_for_a_proof_is_told_as_hot() {
             26 s:   → investigate #1
             27 s: #4 cpu_loop
             27 s: #5 throttle (cpu_loop) because of #4
+            27 s: #6 health
             27 s:   → write limits #1
         "#]],
     );
@@ -355,15 +366,19 @@ fn by_hand_it_is_the_same_claim() {
             0 s:   → start #1
             0 s: #2 start
             1 s: #3 throttle (manual)
+            1 s: #4 health
             1 s:   → write limits #1
-            2 s: #4 throttle (manual)
+            2 s: #5 throttle (manual)
             2 s:   → write limits #1
             3 s:   → reap #1
-            3 s: #5 exit
-            3 s: #6 restart (exit) because of #5
+            3 s: #6 exit
+            3 s: #7 restart (exit) because of #6
+            3 s: #8 health
             3 s:   → start #2
-            3 s: #7 start
-            4 s: #8 release (manual)
+            3 s: #9 start
+            3 s: #10 health
+            4 s: #11 release (manual)
+            4 s: #12 health
             4 s:   → write limits #2
         "#]],
     );
@@ -387,9 +402,10 @@ fn what_an_operator_released_is_not_taken_again() {
             0 s: #2 start
             10 s:   → investigate #1
             12 s: #3 cpu_loop
-            17 s: #4 throttle (cpu_loop) because of #3
+            12 s: #4 health
+            17 s: #5 throttle (cpu_loop) because of #3
             17 s:   → write limits #1
-            18 s: #5 release (manual)
+            18 s: #6 release (manual)
             18 s:   → write limits #1
         "#]],
     );
@@ -397,7 +413,7 @@ fn what_an_operator_released_is_not_taken_again() {
 
 #[test]
 fn another_ladder_leaves_nothing_overdue_behind() {
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(2);
     let mut handle = |event| {
         let moment = Moment {
             now: MonoTime(1),
@@ -420,7 +436,7 @@ fn another_ladder_leaves_nothing_overdue_behind() {
 
 #[test]
 fn rungs_survive_an_apply() {
-    let mut supervisor = Supervisor::new();
+    let mut supervisor = Supervisor::new(2);
     let mut written = Vec::new();
     let mut changed = ladder(&[Rung::Demote]);
     changed.limits.memory_max = Some(Limit::At(Bytes(1 << 30)));

@@ -1,0 +1,140 @@
+//! The host as a whole: what of it is in use, and whether it has held above its
+//! thresholds. Who steps back for it is decided in `supervisor/relief.rs`.
+
+use crate::event::{HostMeasured, HostPressure};
+use crate::spec::{DiskWatch, HostWatch, Threshold};
+use crate::threshold::{Gauge, Level};
+use crate::units::{MonoTime, Percent};
+use std::time::Duration;
+
+/// Between two workloads that step back, and between two that come back: what the
+/// first one brought must show before the next has to follow.
+pub(crate) const PAUSE: Duration = Duration::from_secs(10);
+/// So long after the host last waited for memory in full, it is taken for well.
+pub(crate) const CALM: Duration = Duration::from_secs(60);
+/// A command that made no room is not run again before.
+const RUN_AGAIN: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    memory: Gauge,
+    cpu: Gauge,
+    disk: Gauge,
+    used: HostMeasured,
+    /// When everything on it last waited for memory.
+    stalled: Option<MonoTime>,
+    /// When somebody last had to step back, or came back.
+    last_step: Option<MonoTime>,
+    /// When the disk's command was last run, and whether it still runs.
+    ran: Option<(MonoTime, bool)>,
+}
+
+/// What the host's memory asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relief {
+    /// Somebody has to step back.
+    Needed,
+    /// Somebody may come back.
+    Over,
+}
+
+impl HostState {
+    /// Takes a reading; the levels that count from now on.
+    pub(crate) fn observe(
+        &mut self,
+        now: MonoTime,
+        used: HostMeasured,
+        watch: &HostWatch,
+    ) -> Vec<HostPressure> {
+        self.used = used;
+        let disk = watch.disk.as_ref().map(|disk| disk.threshold);
+        let observe =
+            |gauge: &mut Gauge, resource, used: Option<Percent>, at: Option<Threshold>| {
+                let used = used?;
+                let level = gauge.observe(now, used, &at?)?;
+                Some(HostPressure {
+                    resource,
+                    level,
+                    used_percent: Some(used.0),
+                    done: "warned",
+                    error: None,
+                    carried_out: true,
+                })
+            };
+        let changes = [
+            observe(&mut self.memory, "memory", used.memory, watch.memory),
+            observe(&mut self.cpu, "cpu", used.cpu, watch.cpu),
+            observe(&mut self.disk, "disk", used.disk, disk),
+        ];
+        changes.into_iter().flatten().collect()
+    }
+
+    /// Everything on the host waited for memory just now.
+    pub(crate) fn stalled(&mut self, now: MonoTime) {
+        self.stalled = Some(now);
+    }
+
+    pub(crate) fn memory_used(&self) -> Option<u32> {
+        self.used.memory.map(|used| used.0)
+    }
+
+    pub(crate) fn memory_level(&self) -> Level {
+        self.memory.level()
+    }
+
+    /// What the memory asks for now, at most one step a pause.
+    pub(crate) fn relief(&self, now: MonoTime, watch: &HostWatch) -> Option<Relief> {
+        // Who sets no threshold wants nobody to step back.
+        watch.memory?;
+        if self.last_step.is_some_and(|last| now.since(last) < PAUSE) {
+            return None;
+        }
+        let stalls = self
+            .stalled
+            .is_some_and(|stalled| now.since(stalled) < PAUSE);
+        let calm = self
+            .stalled
+            .is_none_or(|stalled| now.since(stalled) >= CALM);
+        if self.memory.level() == Level::Critical || stalls {
+            return Some(Relief::Needed);
+        }
+        (self.memory.level() == Level::Normal && calm).then_some(Relief::Over)
+    }
+
+    pub(crate) fn stepped(&mut self, now: MonoTime) {
+        self.last_step = Some(now);
+    }
+
+    /// The command that should make room on the disk now.
+    pub(crate) fn disk_command(&mut self, now: MonoTime, watch: &HostWatch) -> Option<Vec<String>> {
+        let command = watch
+            .disk
+            .as_ref()
+            .and_then(|disk: &DiskWatch| disk.run.clone())?;
+        let rests = self
+            .ran
+            .is_some_and(|(at, running)| running || now.since(at) < RUN_AGAIN);
+        if self.disk.level() < Level::Critical || rests {
+            return None;
+        }
+        self.ran = Some((now, true));
+        Some(command)
+    }
+
+    pub(crate) fn disk_pressure(&self, done: &'static str, error: Option<String>) -> HostPressure {
+        HostPressure {
+            resource: "disk",
+            level: self.disk.level(),
+            used_percent: self.used.disk.map(|used| used.0),
+            done,
+            error,
+            carried_out: true,
+        }
+    }
+
+    pub(crate) fn command_done(&mut self) {
+        if let Some((_, running)) = &mut self.ran {
+            *running = false;
+        }
+    }
+}

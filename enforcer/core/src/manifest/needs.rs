@@ -1,0 +1,100 @@
+//! `needs`: who must be up before whom, and that nobody waits for itself.
+
+use super::fault::Fault;
+use super::read::{Reader, one_of};
+use super::yaml::{Node, Value};
+use super::{Manifest, WorkloadName};
+use crate::spec::Need;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+const LEVELS: [(&str, Need); 2] = [("started", Need::Started), ("ready", Need::Ready)];
+
+impl Reader<'_> {
+    pub(super) fn needs(&mut self, node: &Node) -> BTreeMap<WorkloadName, Need> {
+        let mut needs = BTreeMap::new();
+        for (other, level) in self.entries(node).iter() {
+            let need = self.parsed(level, one_of(&LEVELS));
+            match WorkloadName::parse(other) {
+                Some(name) => drop(need.map(|need| needs.insert(name, need))),
+                None => self.fault(Fault::error(
+                    level.span.clone(),
+                    format!("`{}` is not a workload's name", other.escape_debug()),
+                )),
+            }
+        }
+        needs
+    }
+}
+
+/// What is wrong with the needs of a whole manifest, workload by workload: names
+/// that nobody has, and circles, each told once.
+pub(super) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
+    let mut faults = Vec::new();
+    let mut graph: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, spec) in &manifest.workloads {
+        for other in spec
+            .needs
+            .keys()
+            .filter(|other| !manifest.workloads.contains_key(*other))
+        {
+            let message = format!("`{name}` needs `{other}`, which no manifest names");
+            let fault = Fault::error(0..0, message).label("it could never start");
+            faults.push((name.clone(), fault));
+        }
+        let needed = spec.needs.keys().map(ToString::to_string).collect();
+        graph.insert(name.to_string(), needed);
+    }
+    for name in manifest.workloads.keys() {
+        if let Some(path) = cycle_from(name.as_str(), &graph) {
+            let message = format!("`needs` goes in a circle: {}", path.join(" → "));
+            let fault = Fault::error(0..0, message).label("none of them could ever start");
+            faults.push((name.clone(), fault));
+        }
+    }
+    faults
+}
+
+/// Where each workload's `needs` stands, or else its name.
+pub(super) fn places(workloads: &Node) -> BTreeMap<String, Range<usize>> {
+    let mut places = BTreeMap::new();
+    let Value::Mapping(entries) = &workloads.value else {
+        return places;
+    };
+    for (key, value) in entries {
+        let Value::Scalar { text: name, .. } = &key.value else {
+            continue;
+        };
+        let mut place = key.span.clone();
+        if let Value::Mapping(fields) = &value.value {
+            let is_needs =
+                |key: &Node| matches!(&key.value, Value::Scalar { text, .. } if text == "needs");
+            if let Some((key, _)) = fields.iter().find(|(key, _)| is_needs(key)) {
+                place = key.span.clone();
+            }
+        }
+        places.insert(name.clone(), place);
+    }
+    places
+}
+
+/// The way from a name back to itself, if it is the first of that circle.
+fn cycle_from(start: &str, graph: &BTreeMap<String, Vec<String>>) -> Option<Vec<String>> {
+    let mut paths = vec![vec![start.to_owned()]];
+    let mut seen = Vec::new();
+    while let Some(path) = paths.pop() {
+        let last = path.last()?;
+        for next in graph.get(last).into_iter().flatten() {
+            let mut longer = path.clone();
+            longer.push(next.clone());
+            if next == start {
+                return (longer.iter().min().map(String::as_str) == Some(start)).then_some(longer);
+            }
+            if !seen.contains(next) {
+                seen.push(next.clone());
+                paths.push(longer);
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,390 @@
+//! One probe of one instance: when it is asked next, and what its answers in a row
+//! come to. What follows from that is the workload's affair.
+//!
+//! ```text
+//! due → under way ─answer→ passed, failed or unknown → due again
+//!           └─ no answer, long after its time-out: unknown
+//! ```
+
+use crate::spec::{Check, Probe};
+use crate::units::{Bytes, MonoTime, Percent};
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+/// Addresses that no probe dials: link-local ones, where clouds keep the metadata
+/// service that gives out a host's credentials, and that service's other addresses.
+#[must_use]
+pub fn is_forbidden(address: IpAddr) -> bool {
+    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+    match address {
+        IpAddr::V4(address) => address.is_link_local() || address.octets() == [100, 100, 100, 200],
+        IpAddr::V6(address) => {
+            let mapped = address.to_ipv4_mapped();
+            address.is_unicast_link_local()
+                || address == METADATA
+                || mapped.is_some_and(|address| is_forbidden(IpAddr::V4(address)))
+        }
+    }
+}
+
+/// An edge that hasn't answered this long after the time-out never will.
+const LOST: Duration = Duration::from_secs(30);
+/// Samples of work that are kept, over the time that is looked back.
+const SAMPLES: u32 = 64;
+
+/// What came of asking once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Passed,
+    Failed(Failure),
+    /// It couldn't be carried out, by no fault of the workload's.
+    Unknown(String),
+    /// What it has done so far in its life; whether that is enough is judged here.
+    Did(Work),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failure {
+    pub why: String,
+    /// No answer came in time, which a busy host can cause as well.
+    pub slow: bool,
+    /// What it had to wait for then.
+    pub load: Load,
+}
+
+/// Shares of the last ten seconds in which the workload waited, from its pressure
+/// files (Linux 4.20, `psi=1`); `None` without them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// `some` of `cpu.pressure`.
+    pub cpu: Option<Percent>,
+    /// `full` of `memory.pressure`.
+    pub memory: Option<Percent>,
+}
+
+/// Of the whole cgroup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    pub cpu: Duration,
+    /// Read and written.
+    pub io: Bytes,
+}
+
+/// How one asking ended, as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Passed,
+    Failed,
+    Unknown,
+}
+
+impl Answer {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The last asking.
+#[derive(Clone, Debug)]
+pub struct Last {
+    pub at: MonoTime,
+    pub took: Duration,
+    pub answer: Answer,
+    /// Empty where it passed.
+    pub why: String,
+}
+
+/// A probe with its memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    pub(crate) spec: Probe,
+    due: MonoTime,
+    /// The number of the asking under way, and since when.
+    under_way: Option<(u64, MonoTime)>,
+    runs: u64,
+    passes: u32,
+    failures: u32,
+    /// What the answers come to; `None` before enough of them.
+    standing: Option<bool>,
+    last: Option<Last>,
+    work: VecDeque<(MonoTime, Work)>,
+}
+
+impl Watched {
+    pub(crate) fn new(spec: Probe, first: MonoTime) -> Self {
+        Self {
+            spec,
+            due: first,
+            under_way: None,
+            runs: 0,
+            passes: 0,
+            failures: 0,
+            standing: None,
+            last: None,
+            work: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn standing(&self) -> Option<bool> {
+        self.standing
+    }
+
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    pub(crate) fn last(&self) -> Option<&Last> {
+        self.last.as_ref()
+    }
+
+    /// Not before `earliest`, which is when it was allowed to begin.
+    pub(crate) fn put_off(&mut self, earliest: MonoTime) {
+        self.due = self.due.max(earliest);
+    }
+
+    /// Asks now, whatever the schedule says.
+    pub(crate) fn hasten(&mut self, now: MonoTime) {
+        self.due = self.due.min(now);
+    }
+
+    /// When it has something to do without being told.
+    pub(crate) fn deadline(&self) -> MonoTime {
+        match self.under_way {
+            Some((_, since)) => since.after(self.spec.timeout).after(LOST),
+            None => self.due,
+        }
+    }
+
+    /// The number of a new asking and when it was due, if its time has come. It
+    /// never overlaps with the one before; what was missed meanwhile is left out.
+    pub(crate) fn begin(&mut self, now: MonoTime) -> Option<(u64, MonoTime)> {
+        if self.under_way.is_some() || self.due > now {
+            return None;
+        }
+        let due = self.due;
+        let next = due.after(self.spec.period);
+        self.due = if next > now {
+            next
+        } else {
+            now.after(self.spec.period)
+        };
+        self.runs += 1;
+        self.under_way = Some((self.runs, now));
+        Some((self.runs, due))
+    }
+
+    /// Whether the asking under way will not be answered any more.
+    pub(crate) fn is_lost(&self, now: MonoTime) -> Option<u64> {
+        let (run, since) = self.under_way?;
+        (since.after(self.spec.timeout).after(LOST) <= now).then_some(run)
+    }
+
+    /// Takes an answer; false for one that nobody waits for.
+    pub(crate) fn answer(
+        &mut self,
+        now: MonoTime,
+        run: u64,
+        outcome: &Outcome,
+        took: Duration,
+    ) -> bool {
+        if self.under_way.is_none_or(|(number, _)| number != run) {
+            return false;
+        }
+        self.under_way = None;
+        let (answer, why) = match outcome {
+            Outcome::Passed => (Answer::Passed, String::new()),
+            Outcome::Failed(failure) => (Answer::Failed, failure.why.clone()),
+            Outcome::Unknown(why) => (Answer::Unknown, why.clone()),
+            Outcome::Did(work) => self.judge(now, *work),
+        };
+        match answer {
+            Answer::Passed => {
+                self.passes = self.passes.saturating_add(1);
+                self.failures = 0;
+            }
+            Answer::Failed => {
+                self.failures = self.failures.saturating_add(1);
+                self.passes = 0;
+            }
+            // Neither for it nor against it.
+            Answer::Unknown => {}
+        }
+        self.last = Some(Last {
+            at: now,
+            took,
+            answer,
+            why,
+        });
+        true
+    }
+
+    /// What the answers come to now, if that is another than before.
+    pub(crate) fn turn(&mut self, failure_threshold: u32) -> Option<bool> {
+        let turned = if self.passes >= self.spec.success_threshold {
+            true
+        } else if self.failures >= failure_threshold {
+            false
+        } else {
+            return None;
+        };
+        (self.standing.replace(turned) != Some(turned)).then_some(turned)
+    }
+
+    /// Whether enough was done within the time that is looked back.
+    fn judge(&mut self, now: MonoTime, work: Work) -> (Answer, String) {
+        let Check::Cgroup { cpu, io, within } = self.spec.check else {
+            return (Answer::Unknown, "it measured nothing".to_owned());
+        };
+        // The newest that is old enough is where the count begins.
+        let old_enough = |sample: &(MonoTime, Work)| now.since(sample.0) >= within;
+        while self.work.get(1).is_some_and(old_enough) {
+            self.work.pop_front();
+        }
+        let begun = self
+            .work
+            .front()
+            .filter(|sample| old_enough(sample))
+            .copied();
+        let last = self.work.back().map(|sample| sample.0);
+        if last.is_none_or(|last| now.since(last) >= within / SAMPLES) {
+            self.work.push_back((now, work));
+        }
+        let Some((_, before)) = begun else {
+            return (
+                Answer::Unknown,
+                "it has not been watched for long enough".to_owned(),
+            );
+        };
+        let used = work.cpu.saturating_sub(before.cpu);
+        let moved = Bytes(work.io.0.saturating_sub(before.io.0));
+        let enough = cpu.is_none_or(|least| used >= least) && io.is_none_or(|least| moved >= least);
+        if enough {
+            return (Answer::Passed, String::new());
+        }
+        let why = format!(
+            "in {} it used {} of CPU time and moved {moved}",
+            crate::units::human_duration(within),
+            crate::units::human_duration(used),
+        );
+        (Answer::Failed, why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+
+    fn at(seconds: u64) -> MonoTime {
+        MonoTime(seconds * 1_000_000_000)
+    }
+
+    fn probe(failures: u32, passes: u32) -> Probe {
+        Probe {
+            period: Duration::from_secs(5),
+            failure_threshold: failures,
+            success_threshold: passes,
+            ..Probe::of(Check::Tcp {
+                host: "127.0.0.1".to_owned(),
+                port: 1,
+            })
+        }
+    }
+
+    /// Answers in order (`+`, `-`, `?`), and where they turn.
+    fn check(probe: Probe, answers: &str, expected: &Expect) {
+        let mut watched = Watched::new(probe, at(0));
+        let mut told = String::new();
+        for (index, answer) in (0..).zip(answers.chars()) {
+            let now = at(index * 5);
+            let (run, _) = watched.begin(now).expect("due");
+            let outcome = match answer {
+                '+' => Outcome::Passed,
+                '-' => Outcome::Failed(Failure::default()),
+                _ => Outcome::Unknown("ours".to_owned()),
+            };
+            assert!(watched.answer(now, run, &outcome, Duration::ZERO));
+            told.push(answer);
+            match watched.turn(watched.spec.failure_threshold) {
+                Some(true) => told.push_str(" passing "),
+                Some(false) => told.push_str(" failing "),
+                None => {}
+            }
+        }
+        expected.assert_eq(&told);
+    }
+
+    #[test]
+    fn answers_in_a_row_turn_it() {
+        check(
+            probe(3, 1),
+            "--+---+--?-+",
+            &expect!["--+ passing --- failing + passing --?- failing + passing "],
+        );
+        check(
+            probe(1, 2),
+            "+-+++-",
+            &expect!["+- failing ++ passing +- failing "],
+        );
+    }
+
+    #[test]
+    fn it_never_overlaps_and_leaves_out_what_it_missed() {
+        let mut watched = Watched::new(probe(3, 1), at(10));
+        assert_eq!(watched.begin(at(9)), None);
+        assert_eq!(watched.begin(at(10)), Some((1, at(10))));
+        assert_eq!(watched.begin(at(15)), None, "the first is under way");
+        assert!(!watched.answer(at(16), 7, &Outcome::Passed, Duration::ZERO));
+        assert!(watched.answer(at(27), 1, &Outcome::Passed, Duration::ZERO));
+        assert_eq!(watched.begin(at(27)), Some((2, at(15))));
+        assert!(watched.answer(at(27), 2, &Outcome::Passed, Duration::ZERO));
+        assert_eq!(watched.deadline(), at(32));
+    }
+
+    #[test]
+    fn what_is_never_answered_is_given_up() {
+        let mut watched = Watched::new(probe(3, 1), at(0));
+        let _ = watched.begin(at(0));
+        assert_eq!(watched.is_lost(at(30)), None);
+        assert_eq!(watched.is_lost(watched.deadline()), Some(1));
+    }
+
+    #[test]
+    fn progress_is_what_was_done_within_the_time() {
+        let mut watched = Watched::new(
+            Probe {
+                period: Duration::from_secs(5),
+                ..Probe::of(Check::Cgroup {
+                    cpu: Some(Duration::from_secs(1)),
+                    io: None,
+                    within: Duration::from_secs(10),
+                })
+            },
+            at(0),
+        );
+        let mut told = Vec::new();
+        // It works for fifteen seconds, and then stands still.
+        for (round, cpu) in [0, 5, 10, 15, 15, 15, 15].into_iter().enumerate() {
+            let now = at(u64::try_from(round).expect("small") * 5);
+            let (run, _) = watched.begin(now).expect("due");
+            let work = Work {
+                cpu: Duration::from_secs(cpu),
+                io: Bytes(0),
+            };
+            watched.answer(now, run, &Outcome::Did(work), Duration::ZERO);
+            told.push(watched.last().expect("an answer").answer.word());
+        }
+        assert_eq!(
+            told,
+            [
+                "unknown", "unknown", "passed", "passed", "passed", "failed", "failed"
+            ]
+        );
+    }
+}

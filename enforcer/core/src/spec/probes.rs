@@ -1,0 +1,168 @@
+//! Probes, thresholds and needs, as the manifest means them.
+
+use crate::units::{Bytes, Percent};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+/// Which of a workload's probes: each is answered differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeName {
+    /// Gates the others until it has passed once.
+    Startup,
+    /// Restarts.
+    Liveness,
+    /// Gates traffic.
+    Readiness,
+    /// Restarts what is up and does nothing.
+    Progress,
+}
+
+impl ProbeName {
+    pub const ALL: [Self; 4] = [
+        Self::Startup,
+        Self::Liveness,
+        Self::Readiness,
+        Self::Progress,
+    ];
+
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Liveness => "liveness",
+            Self::Readiness => "readiness",
+            Self::Progress => "progress",
+        }
+    }
+}
+
+impl fmt::Display for ProbeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+pub type Probes = BTreeMap<ProbeName, Probe>;
+
+/// A question that is asked again and again, and when its answers count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    pub check: Check,
+    /// From the instance's start.
+    pub initial_delay: Duration,
+    pub period: Duration,
+    /// For the whole of it: connecting, asking, reading.
+    pub timeout: Duration,
+    /// So many in a row.
+    pub failure_threshold: u32,
+    pub success_threshold: u32,
+}
+
+impl Probe {
+    /// With the defaults of Kubernetes.
+    #[must_use]
+    pub fn of(check: Check) -> Self {
+        Self {
+            check,
+            initial_delay: Duration::ZERO,
+            period: Duration::from_secs(10),
+            timeout: Duration::from_secs(1),
+            failure_threshold: 3,
+            success_threshold: 1,
+        }
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// 200 to 399 passes; redirects are followed on the same host.
+    Http {
+        host: String,
+        port: u16,
+        path: String,
+        headers: BTreeMap<String, String>,
+    },
+    /// A connection is accepted.
+    Tcp { host: String, port: u16 },
+    /// The command ends with 0.
+    Exec { command: Vec<String> },
+    /// It was modified no longer ago than this, by the wall clock.
+    File {
+        path: String,
+        fresh_within: Duration,
+    },
+    /// The workload did at least this much within that time.
+    Cgroup {
+        cpu: Option<Duration>,
+        io: Option<Bytes>,
+        within: Duration,
+    },
+}
+
+impl Check {
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Tcp { .. } => "tcp",
+            Self::Exec { .. } => "exec",
+            Self::File { .. } => "file",
+            Self::Cgroup { .. } => "cgroup",
+        }
+    }
+}
+
+/// Two levels of a use, and how long it must stay there to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    pub warn: Option<Percent>,
+    pub critical: Option<Percent>,
+    pub hold: Duration,
+}
+
+impl Threshold {
+    /// Of `watch.memory`, as of `watch.cpu` where it is asked for without more.
+    pub const DEFAULT: Self = Self {
+        warn: Some(Percent(90)),
+        critical: Some(Percent(95)),
+        hold: Duration::from_secs(60),
+    };
+}
+
+/// How far another workload must be before this one starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Started,
+    Ready,
+}
+
+impl Need {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// Thresholds of the whole host; `None` where nothing is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostWatch {
+    pub memory: Option<Threshold>,
+    pub cpu: Option<Threshold>,
+    pub disk: Option<DiskWatch>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskWatch {
+    /// Anything on the file system that is meant.
+    pub path: String,
+    pub threshold: Threshold,
+    /// Makes room, as the agent's own user; the disk is looked at again after it.
+    pub run: Option<Vec<String>>,
+}

@@ -1,0 +1,165 @@
+//! What follows a failure, as the manifest means it.
+
+use crate::event::Cause;
+use crate::units::Percent;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recovery {
+    pub restart: RestartPolicy,
+    pub strategies: Strategies,
+    /// What `reset` clears; the folders themselves stay.
+    pub reset_paths: Vec<String>,
+    pub backoff: Option<Backoff>,
+    pub budget: Option<Budget>,
+    pub breaker: Option<Breaker>,
+}
+
+/// What is done between the old instance and the new one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// Nothing more.
+    #[default]
+    Restart,
+    /// The reset paths are emptied.
+    Reset,
+    /// A new cgroup and a new log.
+    Recreate,
+    /// A command, as the workload's user.
+    Run(Vec<String>),
+}
+
+impl Strategy {
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Reset => "reset",
+            Self::Recreate => "recreate",
+            Self::Run(_) => "run",
+        }
+    }
+}
+
+/// Strategies by cause and attempt. The n-th attempt takes the n-th of its list;
+/// the last one stands for all that come after.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Strategies {
+    /// For every cause that has no list of its own; empty for `restart`.
+    pub default: Vec<Strategy>,
+    pub by_cause: BTreeMap<Cause, Vec<Strategy>>,
+}
+
+impl Strategies {
+    /// The strategy of this attempt, counted from 1.
+    #[must_use]
+    pub fn choose(&self, cause: Cause, attempt: u32) -> Strategy {
+        let list = self.by_cause.get(&cause).unwrap_or(&self.default);
+        let index = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+        let chosen = list.get(index).or(list.last());
+        chosen.cloned().unwrap_or_default()
+    }
+
+    /// Every strategy that may be chosen.
+    pub fn all(&self) -> impl Iterator<Item = &Strategy> {
+        self.default.iter().chain(self.by_cause.values().flatten())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backoff {
+    pub initial: Duration,
+    pub factor: f64,
+    pub max: Duration,
+    pub jitter: Percent,
+    pub reset_after: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    pub restarts: u32,
+    pub within: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Breaker {
+    pub cooldown: Duration,
+    pub max: Duration,
+}
+
+impl Default for Recovery {
+    fn default() -> Self {
+        Self {
+            restart: RestartPolicy::Always,
+            strategies: Strategies::default(),
+            reset_paths: Vec::new(),
+            backoff: Some(Backoff::default()),
+            budget: Some(Budget::default()),
+            breaker: Some(Breaker::default()),
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_secs(1),
+            factor: 2.0,
+            max: Duration::from_secs(300),
+            jitter: Percent(10),
+            reset_after: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            restarts: 5,
+            within: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self {
+            cooldown: Duration::from_secs(60),
+            max: Duration::from_secs(600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cause_and_attempt_choose_the_strategy() {
+        let strategies = Strategies {
+            default: vec![Strategy::Restart, Strategy::Reset],
+            by_cause: BTreeMap::from([(Cause::OomKill, vec![Strategy::Recreate])]),
+        };
+        let chosen = |cause, attempt| strategies.choose(cause, attempt).word();
+        assert_eq!(
+            [1, 2, 3].map(|attempt| chosen(Cause::Exit, attempt)),
+            ["restart", "reset", "reset"]
+        );
+        assert_eq!(
+            [0, 7].map(|attempt| chosen(Cause::OomKill, attempt)),
+            ["recreate"; 2]
+        );
+        let none = Strategies::default();
+        assert_eq!(none.choose(Cause::Liveness, 3), Strategy::Restart);
+    }
+}

@@ -1,0 +1,126 @@
+//! Another manifest: what it adds, changes and no longer names; and what the kernel
+//! said to the limits in it.
+
+use super::Supervisor;
+use crate::event::{
+    Action, ActionKind, Cause, ConfigChange, Decision, Detail, InstanceId, LimitChange, Moment,
+    Reason, Seq,
+};
+use crate::name::WorkloadName;
+use crate::plan::{Change, Plan};
+use crate::spec::{Manifest, WorkloadSpec};
+use crate::workload::Workload;
+use std::sync::Arc;
+
+impl Supervisor {
+    pub(super) fn configure(
+        &mut self,
+        moment: Moment,
+        manifest: Manifest,
+        prune: bool,
+        decision: &mut Decision,
+    ) {
+        let plan = Plan::between(&self.manifest(), &manifest);
+        let protections = |manifest: &Manifest| manifest.parent_host().limits;
+        let host = Box::new(manifest.parent_host());
+        let host_changed = !plan.host.is_empty() || protections(&self.manifest()) != host.limits;
+        if !plan.host.is_empty() {
+            let change = ConfigChange::Changed(plan.host);
+            self.tell(decision, Some(Cause::Config), Detail::Config(change));
+        }
+        self.host = manifest.host;
+        let mut specs = manifest.workloads;
+        let unnamed: Vec<WorkloadName> = self
+            .workloads
+            .keys()
+            .filter(|name| !specs.contains_key(*name))
+            .cloned()
+            .collect();
+        for (name, change) in plan.workloads {
+            match (change, specs.remove(&name)) {
+                (Change::Add, Some(spec)) => self.add(moment, name, spec, decision),
+                (Change::Update(changes), Some(spec)) => {
+                    self.with(moment, &name, decision, |workload, context| {
+                        workload.configure(context, Arc::new(spec), changes);
+                    });
+                }
+                (Change::Remove, _) if !prune => {
+                    self.with(moment, &name, decision, Workload::disown)
+                }
+                (Change::Add | Change::Update(_) | Change::Remove, _) => {}
+            }
+        }
+        if prune {
+            for name in unnamed {
+                self.with(moment, &name, decision, |workload, context| {
+                    workload.leave(context, Cause::Config)
+                });
+            }
+        }
+        self.with_all(moment, decision, Workload::write_refused_limits);
+        if host_changed {
+            // Last, so that the reason is the last record of what led to it.
+            decision.actions.push(Action {
+                workload: None,
+                instance: InstanceId(0),
+                reason: Reason {
+                    cause: Cause::Config,
+                    seq: Seq(self.next_seq),
+                },
+                kind: ActionKind::WriteHostLimits { host },
+            });
+        }
+    }
+
+    /// A name that is new, or that was disowned and is back.
+    fn add(
+        &mut self,
+        moment: Moment,
+        name: WorkloadName,
+        spec: WorkloadSpec,
+        decision: &mut Decision,
+    ) {
+        if let Some(present) = self.workloads.get(&name) {
+            let changes = crate::plan::spec_changes(&present.spec, &spec);
+            self.with(moment, &name, decision, |workload, context| {
+                workload.configure(context, Arc::new(spec), changes);
+            });
+            return;
+        }
+        let workload = Workload::new(name.clone(), Arc::new(spec), moment.now);
+        self.workloads.insert(name.clone(), workload);
+        self.with(moment, &name, decision, |workload, context| {
+            workload.record(context, Cause::Config, Detail::Config(ConfigChange::Added));
+            let reason = Reason {
+                cause: Cause::Config,
+                seq: Seq(*context.next_seq),
+            };
+            workload.start(context, reason);
+        });
+    }
+
+    pub(super) fn limits_written(
+        &mut self,
+        moment: Moment,
+        workload: Option<WorkloadName>,
+        (changed, error): (Vec<LimitChange>, Option<String>),
+        decision: &mut Decision,
+    ) {
+        let change = match error {
+            Some(error) => Some(ConfigChange::LimitsRefused(error)),
+            None if changed.is_empty() => None,
+            None => Some(ConfigChange::Limits(changed)),
+        };
+        match (workload, change) {
+            (None, None) => {}
+            (None, Some(change)) => {
+                self.tell(decision, Some(Cause::Config), Detail::Config(change))
+            }
+            (Some(name), change) => {
+                self.with(moment, &name, decision, |workload, context| {
+                    workload.limits_written(context, change);
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! When the host itself runs short of memory: the least important workload steps
+//! back first, one at a time, demoted before it is stopped, and each comes back
+//! when the shortage is over.
+
+use super::Supervisor;
+use crate::event::{
+    Action, ActionKind, Cause, Decision, Detail, HostMeasured, HostPressure, InstanceId, Moment,
+    Reason, Seq,
+};
+use crate::host::Relief;
+use crate::name::WorkloadName;
+use crate::spec::Mode;
+
+impl Supervisor {
+    pub(super) fn host_measured(
+        &mut self,
+        moment: Moment,
+        used: HostMeasured,
+        decision: &mut Decision,
+    ) {
+        let watch = self.host.watch.clone();
+        for change in self.host_state.observe(moment.now, used, &watch) {
+            self.tell(decision, None, Detail::HostPressure(change));
+        }
+        if let Some(command) = self.host_state.disk_command(moment.now, &watch) {
+            let told = self.host_state.disk_pressure("ran", None);
+            self.tell(
+                decision,
+                Some(Cause::HostPressure),
+                Detail::HostPressure(told),
+            );
+            decision.actions.push(Action {
+                workload: None,
+                instance: InstanceId(0),
+                reason: Reason {
+                    cause: Cause::HostPressure,
+                    seq: Seq(self.next_seq),
+                },
+                kind: ActionKind::RunOnHost { command },
+            });
+        }
+        self.relieve(moment, decision);
+    }
+
+    pub(super) fn host_stalled(&mut self, moment: Moment, decision: &mut Decision) {
+        self.host_state.stalled(moment.now);
+        self.relieve(moment, decision);
+    }
+
+    pub(super) fn host_command_done(&mut self, error: Option<String>, decision: &mut Decision) {
+        self.host_state.command_done();
+        if error.is_some() {
+            let told = self.host_state.disk_pressure("failed", error);
+            self.tell(
+                decision,
+                Some(Cause::HostPressure),
+                Detail::HostPressure(told),
+            );
+        }
+    }
+
+    fn relieve(&mut self, moment: Moment, decision: &mut Decision) {
+        if self.shutting_down {
+            return;
+        }
+        let relief = self.host_state.relief(moment.now, &self.host.watch);
+        let stepped = match relief {
+            None => None,
+            Some(Relief::Needed) => self.next_to_step_back(),
+            Some(Relief::Over) => self.next_to_come_back(),
+        };
+        let Some(name) = stepped else {
+            return;
+        };
+        self.host_state.stepped(moment.now);
+        let told = HostPressure {
+            resource: "memory",
+            level: self.host_state.memory_level(),
+            used_percent: self.host_state.memory_used(),
+            done: "",
+            error: None,
+            carried_out: true,
+        };
+        let over = relief == Some(Relief::Over);
+        self.with(moment, &name, decision, |workload, context| {
+            if over {
+                workload.come_back(context, told);
+            } else {
+                workload.step_back(context, told);
+            }
+        });
+    }
+
+    /// The least important one that runs; of equals the one that uses most. The last
+    /// one that runs is left alone.
+    fn next_to_step_back(&self) -> Option<WorkloadName> {
+        let running = self
+            .workloads
+            .iter()
+            .filter(|(_, workload)| workload.runs());
+        let mut candidates: Vec<_> = running.collect();
+        if candidates.len() < 2 {
+            return None;
+        }
+        candidates.retain(|(_, workload)| workload.may_step_back());
+        let rank = |workload: &crate::workload::Workload| {
+            (
+                workload.spec.priority,
+                u64::MAX - workload.memory_in_use().0,
+            )
+        };
+        let (name, _) = candidates
+            .into_iter()
+            .min_by_key(|(_, workload)| rank(workload))?;
+        Some(name.clone())
+    }
+
+    /// The most important one that had to step back.
+    fn next_to_come_back(&self) -> Option<WorkloadName> {
+        let back = self
+            .workloads
+            .iter()
+            .filter(|(_, workload)| workload.stepped_back());
+        let (name, _) = back.max_by_key(|(_, workload)| {
+            (workload.spec.mode == Mode::Enforce, workload.spec.priority)
+        })?;
+        Some(name.clone())
+    }
+}

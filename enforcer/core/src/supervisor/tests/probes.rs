@@ -1,0 +1,577 @@
+//! Probes, readiness, health, and what is done about them.
+
+use super::*;
+use crate::event::{Hook, HostMeasured, Measured};
+use crate::probe::{Failure, Load, Outcome};
+use crate::spec::{Check, Mode, Need, Probe, ProbeName, Strategy, Threshold};
+
+fn probe(period: u64, failures: u32) -> Probe {
+    Probe {
+        period: Duration::from_secs(period),
+        failure_threshold: failures,
+        ..Probe::of(Check::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: 80,
+        })
+    }
+}
+
+fn probed(instance: u64, probe: ProbeName, run: u64, outcome: Outcome) -> Event {
+    Event::Probed {
+        workload: name(WEB),
+        instance: InstanceId(instance),
+        probe,
+        run,
+        outcome,
+        took: Duration::from_millis(1),
+    }
+}
+
+fn refused() -> Outcome {
+    Outcome::Failed(Failure {
+        why: "refused".to_owned(),
+        ..Failure::default()
+    })
+}
+
+fn slow(cpu: u32) -> Outcome {
+    Outcome::Failed(Failure {
+        why: "no answer".to_owned(),
+        slow: true,
+        load: Load {
+            cpu: Some(Percent(cpu)),
+            memory: None,
+        },
+    })
+}
+
+fn with_probes(probes: &[(ProbeName, Probe)]) -> WorkloadSpec {
+    WorkloadSpec {
+        probes: probes.iter().cloned().collect(),
+        ..spec()
+    }
+}
+
+fn live() -> WorkloadSpec {
+    with_probes(&[(ProbeName::Liveness, probe(5, 3))])
+}
+
+#[test]
+fn a_liveness_probe_past_its_threshold_restarts() {
+    let fails = |seconds, run| (seconds, probed(1, ProbeName::Liveness, run, refused()));
+    check(
+        live(),
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Liveness, 1, Outcome::Passed)),
+            (5, Event::Wake),
+            fails(5, 2),
+            (10, Event::Wake),
+            fails(10, 3),
+            (15, Event::Wake),
+            fails(15, 4),
+            (15, exited(1)),
+            (15, reaped(1, ExitStatus::Signal(15), 0)),
+            (15, started(2)),
+            (15, probed(2, ProbeName::Liveness, 1, Outcome::Passed)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask liveness
+            0 s: #3 health
+            5 s:   → ask liveness
+            5 s: #4 health
+            10 s:   → ask liveness
+            15 s:   → ask liveness
+            15 s: #5 health
+            15 s: #6 stop (liveness) because of #5
+            15 s:   → signal #1
+            15 s:   → reap #1
+            15 s: #7 exit because of #6
+            15 s: #8 restart (liveness) because of #7
+            15 s: #9 health
+            15 s:   → start #2
+            15 s: #10 start
+            15 s:   → ask liveness
+            15 s: #11 health
+        "#]],
+    );
+}
+
+#[test]
+fn one_failure_beside_a_proof_is_enough() {
+    check(
+        live(),
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Liveness, 1, Outcome::Passed)),
+            (1, loops::suspect(1)),
+            (2, loops::evidence(1, Verdict::DeadLoop)),
+            (5, Event::Wake),
+            (5, probed(1, ProbeName::Liveness, 2, slow(90))),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask liveness
+            0 s: #3 health
+            1 s:   → investigate #1
+            2 s: #4 cpu_loop
+            2 s: #5 throttle (cpu_loop) because of #4
+            2 s: #6 health
+            2 s:   → write limits #1
+            5 s:   → ask liveness
+            5 s: #7 health
+            5 s: #8 stop (liveness) because of #7
+            5 s:   → kill tree #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_held_back_gets_grace_and_no_more() {
+    let mut events = vec![(0, started(1)), (0, request(Request::Throttle(Percent(5))))];
+    for run in 1..=9 {
+        let seconds = (run - 1) * 5;
+        events.push((seconds, Event::Wake));
+        events.push((seconds, probed(1, ProbeName::Liveness, run, slow(0))));
+    }
+    check(
+        live(),
+        events,
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        0 s: #2 start
+        0 s:   → ask liveness
+        0 s: #3 throttle (manual)
+        0 s: #4 health
+        0 s:   → write limits #1
+        5 s:   → ask liveness
+        10 s:   → ask liveness
+        10 s: #5 health
+        15 s:   → ask liveness
+        20 s:   → ask liveness
+        25 s:   → ask liveness
+        30 s:   → ask liveness
+        35 s:   → ask liveness
+        40 s:   → ask liveness
+        40 s: #6 health
+        40 s: #7 stop (liveness) because of #6
+        40 s:   → signal #1
+    "#]],
+    );
+}
+
+#[test]
+fn a_refused_connection_is_no_slowness() {
+    let mut events = vec![(0, started(1)), (0, request(Request::Throttle(Percent(5))))];
+    for run in 1..=3 {
+        let seconds = (run - 1) * 5;
+        events.push((seconds, Event::Wake));
+        events.push((seconds, probed(1, ProbeName::Liveness, run, refused())));
+    }
+    check(
+        live(),
+        events,
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        0 s: #2 start
+        0 s:   → ask liveness
+        0 s: #3 throttle (manual)
+        0 s: #4 health
+        0 s:   → write limits #1
+        5 s:   → ask liveness
+        10 s:   → ask liveness
+        10 s: #5 health
+        10 s: #6 stop (liveness) because of #5
+        10 s:   → signal #1
+    "#]],
+    );
+}
+
+#[test]
+fn startup_gates_the_others() {
+    let gated = with_probes(&[
+        (ProbeName::Startup, probe(1, 2)),
+        (ProbeName::Liveness, probe(5, 3)),
+        (ProbeName::Readiness, probe(5, 3)),
+    ]);
+    check(
+        gated,
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Startup, 1, refused())),
+            (7, Event::Wake),
+            (7, probed(1, ProbeName::Startup, 2, Outcome::Passed)),
+            (7, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask startup
+            7 s:   → ask startup
+            7 s: #3 health
+            7 s:   → ask liveness
+            7 s:   → ask readiness
+            7 s: #4 ready
+        "#]],
+    );
+}
+
+#[test]
+fn what_does_not_come_up_is_restarted() {
+    check(
+        with_probes(&[(ProbeName::Startup, probe(1, 2))]),
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Startup, 1, refused())),
+            (1, Event::Wake),
+            (1, probed(1, ProbeName::Startup, 2, refused())),
+            (11, Event::Wake),
+            (11, exited(1)),
+            (11, reaped(1, ExitStatus::Signal(9), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask startup
+            1 s:   → ask startup
+            1 s: #3 health
+            1 s: #4 stop (startup) because of #3
+            1 s:   → signal #1
+            11 s:   → kill tree #1
+            11 s:   → reap #1
+            11 s: #5 exit because of #4
+            11 s: #6 restart (startup) because of #5
+            11 s: #7 health
+            11 s:   → start #2
+        "#]],
+    );
+}
+
+#[test]
+fn observing_tells_once_what_it_would_do() {
+    let mut events = vec![(0, started(1))];
+    for run in 1..=5 {
+        let seconds = (run - 1) * 5;
+        events.push((seconds, Event::Wake));
+        events.push((seconds, probed(1, ProbeName::Liveness, run, refused())));
+    }
+    let observed = WorkloadSpec {
+        mode: Mode::Observe,
+        ..live()
+    };
+    check(
+        observed,
+        events,
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        0 s: #2 start
+        0 s:   → ask liveness
+        0 s: #3 health
+        5 s:   → ask liveness
+        10 s:   → ask liveness
+        10 s: #4 health
+        10 s: #5 restart (liveness) because of #4
+        15 s:   → ask liveness
+        20 s:   → ask liveness
+    "#]],
+    );
+}
+
+fn hooked() -> WorkloadSpec {
+    WorkloadSpec {
+        on_ready: Some(vec!["/join".to_owned()]),
+        on_unready: Some(vec!["/leave".to_owned()]),
+        ..with_probes(&[(ProbeName::Readiness, probe(1, 1))])
+    }
+}
+
+fn hook_done(hook: Hook) -> Event {
+    Event::HookDone {
+        workload: name(WEB),
+        hook,
+        error: None,
+    }
+}
+
+#[test]
+fn a_stop_waits_until_nobody_sends_work_any_more() {
+    check(
+        hooked(),
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
+            (0, hook_done(Hook::OnReady)),
+            (3, request(Request::Stop)),
+            (4, hook_done(Hook::OnUnready)),
+            (14, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask readiness
+            0 s: #3 health
+            0 s: #4 ready
+            0 s:   → on_ready #1
+            3 s: #5 stop (manual)
+            3 s: #6 ready
+            3 s:   → on_unready #1
+            4 s:   → signal #1
+            14 s:   → kill tree #1
+        "#]],
+    );
+}
+
+#[test]
+fn hooks_run_one_at_a_time_and_the_last_one_is_true() {
+    check(
+        hooked(),
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
+            (1, Event::Wake),
+            (1, probed(1, ProbeName::Readiness, 2, refused())),
+            (2, Event::Wake),
+            (2, probed(1, ProbeName::Readiness, 3, Outcome::Passed)),
+            (3, Event::Wake),
+            (3, probed(1, ProbeName::Readiness, 4, refused())),
+            (4, hook_done(Hook::OnReady)),
+            (5, hook_done(Hook::OnUnready)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask readiness
+            0 s: #3 health
+            0 s: #4 ready
+            0 s:   → on_ready #1
+            1 s:   → ask readiness
+            1 s: #5 health
+            1 s: #6 ready
+            2 s:   → ask readiness
+            2 s: #7 health
+            2 s: #8 ready
+            3 s:   → ask readiness
+            3 s: #9 health
+            3 s: #10 ready
+            4 s:   → on_unready #1
+        "#]],
+    );
+}
+
+#[test]
+fn answers_that_nobody_waits_for_change_nothing() {
+    let mut supervisor = Supervisor::new(2);
+    let moment = |seconds: u64| Moment {
+        now: MonoTime(seconds * 1_000_000_000),
+        noise: 0,
+    };
+    for event in [configure(live()), started(1)] {
+        let _ = supervisor.handle(moment(0), event);
+    }
+    for stale in [
+        probed(0, ProbeName::Liveness, 1, refused()),
+        probed(1, ProbeName::Liveness, 9, refused()),
+        probed(1, ProbeName::Startup, 1, refused()),
+        hook_done(Hook::OnReady),
+    ] {
+        let decision = supervisor.handle(moment(1), stale);
+        assert!(decision.transitions.is_empty() && decision.actions.is_empty());
+    }
+}
+
+#[test]
+fn the_strategy_follows_cause_and_attempt() {
+    let mut spec = spec();
+    spec.recovery.strategies.default = vec![Strategy::Restart, Strategy::Recreate];
+    let mut supervisor = Supervisor::new(2);
+    let mut chosen = Vec::new();
+    let events = [
+        configure(spec),
+        started(1),
+        exited(1),
+        reaped(1, ExitStatus::Code(3), 0),
+        started(2),
+        exited(2),
+        reaped(2, ExitStatus::Code(3), 0),
+        Event::Wake,
+    ];
+    for (second, event) in (0..).zip(events) {
+        let moment = Moment {
+            now: MonoTime(second * 1_000_000_000),
+            noise: 0,
+        };
+        for action in supervisor.handle(moment, event).actions {
+            if let ActionKind::Start { remedy, .. } = action.kind {
+                let code = remedy
+                    .failure
+                    .iter()
+                    .find(|(name, _)| *name == "ENFORCER_EXIT_CODE");
+                chosen.push((remedy.strategy.word(), code.map(|(_, code)| code.clone())));
+            }
+        }
+    }
+    let three = Some("3".to_owned());
+    assert_eq!(
+        chosen,
+        [
+            ("restart", None),
+            ("restart", three.clone()),
+            ("recreate", three)
+        ]
+    );
+}
+
+/// Which workloads are started by each event.
+fn starts(supervisor: &mut Supervisor, seconds: u64, event: Event) -> Vec<String> {
+    let moment = Moment {
+        now: MonoTime(seconds * 1_000_000_000),
+        noise: 0,
+    };
+    let actions = supervisor.handle(moment, event).actions;
+    let started = actions
+        .into_iter()
+        .filter(|action| matches!(action.kind, ActionKind::Start { .. }));
+    started
+        .filter_map(|action| action.workload.map(|name| name.to_string()))
+        .collect()
+}
+
+fn up(text: &str, instance: u64) -> Event {
+    Event::Started {
+        workload: name(text),
+        instance: InstanceId(instance),
+        pid: 7,
+    }
+}
+
+#[test]
+fn starts_take_turns_by_priority() {
+    let of = |priority| WorkloadSpec { priority, ..spec() };
+    let mut all = manifest(&[("a", of(10)), ("b", of(90)), ("c", of(50)), ("d", of(80))]);
+    all.host.starts_at_once = Some(2);
+    let mut supervisor = Supervisor::new(2);
+    let first = starts(
+        &mut supervisor,
+        0,
+        Event::Configure {
+            manifest: all,
+            prune: false,
+        },
+    );
+    assert_eq!(first, ["b", "d"]);
+    assert_eq!(starts(&mut supervisor, 1, up("d", 2)), ["c"]);
+    assert_eq!(starts(&mut supervisor, 2, up("b", 1)), ["a"]);
+}
+
+#[test]
+fn a_dependant_waits_until_what_it_needs_is_ready() {
+    let mut web = spec();
+    web.needs.insert(name("db"), Need::Ready);
+    let db = with_probes(&[(ProbeName::Readiness, probe(1, 1))]);
+    let mut supervisor = Supervisor::new(2);
+    let all = Event::Configure {
+        manifest: manifest(&[("db", db), (WEB, web)]),
+        prune: false,
+    };
+    assert_eq!(starts(&mut supervisor, 0, all), ["db"]);
+    assert!(starts(&mut supervisor, 1, up("db", 1)).is_empty());
+    let view = supervisor.view(&name(WEB)).expect("a view");
+    assert_eq!(
+        (view.state, view.reason.as_str()),
+        ("pending", "waiting for db to be ready")
+    );
+    let ready = Event::Probed {
+        workload: name("db"),
+        instance: InstanceId(1),
+        probe: ProbeName::Readiness,
+        run: 1,
+        outcome: Outcome::Passed,
+        took: Duration::ZERO,
+    };
+    assert_eq!(starts(&mut supervisor, 2, ready), [WEB]);
+}
+
+/// What the host's shortage does, second by second.
+#[test]
+fn the_least_important_steps_back_first_and_comes_back_last() {
+    let of = |priority| WorkloadSpec { priority, ..spec() };
+    let mut all = manifest(&[("batch", of(10)), ("cache", of(30)), ("shop", of(90))]);
+    all.host.watch.memory = Some(Threshold {
+        hold: Duration::ZERO,
+        ..Threshold::DEFAULT
+    });
+    let mut supervisor = Supervisor::new(2);
+    let mut told = String::new();
+    let reading = |used| Event::Measured {
+        workloads: vec![(name("batch"), Measured::default())],
+        host: HostMeasured {
+            memory: Some(Percent(used)),
+            ..HostMeasured::default()
+        },
+    };
+    let exited = |instance| Event::MainExited {
+        workload: name("batch"),
+        instance,
+    };
+    let reaped = |instance| Event::Reaped {
+        workload: name("batch"),
+        instance,
+        status: ExitStatus::Signal(15),
+        counters: Counters::default(),
+    };
+    let mut events = vec![(
+        0,
+        Event::Configure {
+            manifest: all,
+            prune: false,
+        },
+    )];
+    events.extend(
+        [("shop", 1), ("cache", 2), ("batch", 3)].map(|(text, instance)| (0, up(text, instance))),
+    );
+    events.extend([(5, reading(97)), (10, reading(97)), (15, reading(97))]);
+    events.extend([(16, exited(InstanceId(3))), (16, reaped(InstanceId(3)))]);
+    events.extend([
+        (25, reading(97)),
+        (35, reading(50)),
+        (40, reading(50)),
+        (45, reading(50)),
+        (55, reading(50)),
+    ]);
+    for (seconds, event) in events {
+        let moment = Moment {
+            now: MonoTime(seconds * 1_000_000_000),
+            noise: 0,
+        };
+        for transition in supervisor.handle(moment, event).transitions {
+            if let Detail::HostPressure(pressure) = transition.detail {
+                let who = transition
+                    .workload
+                    .map_or_else(|| "host".to_owned(), |name| name.to_string());
+                told.push_str(&format!("{seconds} s: {who} {}\n", pressure.done));
+            }
+        }
+    }
+    expect![[r#"
+        5 s: host warned
+        5 s: batch demoted
+        15 s: batch stopped
+        25 s: cache demoted
+        35 s: host warned
+        35 s: cache released
+        45 s: batch started again
+    "#]]
+    .assert_eq(&told);
+}

@@ -1,0 +1,101 @@
+//! Whose turn it is: proofs and starts that wait for one.
+
+use super::Supervisor;
+use crate::admission::{self, PROOFS_AT_ONCE, Queued, Waiting};
+use crate::event::{Decision, Moment};
+use crate::name::WorkloadName;
+use crate::spec::Need;
+use crate::workload::Workload;
+
+impl Supervisor {
+    /// Lets the next suspects be looked into.
+    pub(super) fn admit_proofs(&mut self, moment: Moment, decision: &mut Decision) {
+        let names = self.suspected.clone();
+        let suspected = |this: &Self| -> Vec<Waiting> {
+            let found = names.iter().filter_map(|name| this.workloads.get(name));
+            found.flat_map(Workload::waiting_for_proof).collect()
+        };
+        let running = names.iter().filter_map(|name| self.workloads.get(name));
+        let mut running: usize = running.map(Workload::proofs_running).sum();
+        while running < PROOFS_AT_ONCE {
+            let waiting = suspected(self).into_iter();
+            let Some(Waiting {
+                workload, thread, ..
+            }) = admission::next(waiting)
+            else {
+                return;
+            };
+            self.with(moment, &workload, decision, |workload, context| {
+                workload.begin_proof(context, thread)
+            });
+            running += 1;
+        }
+    }
+
+    /// Lets the next starts begin.
+    pub(super) fn admit_starts(&mut self, moment: Moment, decision: &mut Decision) {
+        if self.queued.is_empty() {
+            return;
+        }
+        let mut under_way = self
+            .workloads
+            .values()
+            .filter(|workload| workload.is_coming_up())
+            .count();
+        let most = self
+            .host
+            .starts_at_once
+            .unwrap_or(self.cpus.saturating_mul(2));
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let mut waiting = self.startable();
+        let mut noise = moment.noise;
+        while under_way < most {
+            let Some(Queued { workload: name, .. }) =
+                admission::next_start(&waiting, noise).cloned()
+            else {
+                return;
+            };
+            waiting.retain(|queued| queued.workload != name);
+            // Another number for the next choice.
+            noise = noise.rotate_left(23).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            self.with(moment, &name, decision, |workload, context| {
+                workload.begin_start(context)
+            });
+            under_way += 1;
+        }
+    }
+
+    /// Queued starts that wait for nothing but their turn.
+    fn startable(&mut self) -> Vec<Queued> {
+        let mut startable = Vec::new();
+        let mut blocked: Vec<(WorkloadName, WorkloadName, Need)> = Vec::new();
+        for name in &self.queued {
+            let Some((queued, workload)) = self
+                .workloads
+                .get(name)
+                .and_then(|workload| Some((workload.queued()?, workload)))
+            else {
+                continue;
+            };
+            let unmet = |(other, need): &(&WorkloadName, &Need)| {
+                !self
+                    .workloads
+                    .get(*other)
+                    .is_some_and(|other| other.meets(**need))
+            };
+            // A person who starts it by hand knows better.
+            match workload.spec.needs.iter().find(unmet) {
+                Some((other, need)) if !queued.by_hand => {
+                    blocked.push((name.clone(), other.clone(), *need));
+                }
+                Some(_) | None => startable.push(queued),
+            }
+        }
+        for (name, other, need) in blocked {
+            if let Some(workload) = self.workloads.get_mut(&name) {
+                workload.waits_for(&other, need);
+            }
+        }
+        startable
+    }
+}

@@ -1,0 +1,361 @@
+//! An instance's probes: when each is asked, and what is done when one has turned.
+//! Startup gates the others; liveness, startup and progress restart; readiness is
+//! `readying.rs`'s affair.
+
+use super::{After, Context, Lifecycle, Workload};
+use crate::cpu_loop::Verdict;
+use crate::event::{BreakerChange, BreakerState, Cause, Detail, InstanceId, ProbeRun};
+use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
+use crate::spec::{Mode, Probe, ProbeName, WorkloadSpec};
+use crate::units::{MonoTime, Percent, human_duration};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// So many times its failure threshold is a liveness probe given that fails because
+/// the workload is held back, and no more: what hangs as well is restarted then.
+const GRACE_FACTOR: u32 = 3;
+/// Waiting this much for a CPU, a probe may well come too late.
+const BUSY: Percent = Percent(50);
+/// And waiting this much for memory.
+const STALLED: Percent = Percent(10);
+/// A start counts as under way until its startup probe passed, but no longer.
+const START_TURN: Duration = Duration::from_secs(10);
+
+/// What is known of the running instance's probes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probing {
+    pub(super) watched: BTreeMap<ProbeName, Watched>,
+    /// Or there is nothing that could fail to pass.
+    pub(super) startup_passed: bool,
+    /// Until then it takes one of the host's places for starts.
+    turn: Option<MonoTime>,
+    /// That it is spared for now was told.
+    spared: bool,
+}
+
+impl Probing {
+    /// The probes of an instance that has just started. Those for whose answer
+    /// nobody waits are spread over one period while the agent is young, so that a
+    /// thousand workloads aren't asked in one moment for ever after.
+    fn begin(spec: &WorkloadSpec, context: &Context<'_>) -> Self {
+        let now = context.moment.now;
+        let first = |name: ProbeName, probe: &Probe| {
+            let due = now.after(probe.initial_delay);
+            match name {
+                ProbeName::Startup | ProbeName::Readiness => due,
+                ProbeName::Liveness | ProbeName::Progress
+                    if now.since(context.agent_began) < probe.period =>
+                {
+                    due.after(spread(context.moment.noise, probe.period))
+                }
+                ProbeName::Liveness | ProbeName::Progress => due,
+            }
+        };
+        let watched = spec.probes.iter();
+        let gated = spec.probes.contains_key(&ProbeName::Startup);
+        Self {
+            watched: watched
+                .map(|(name, probe)| (*name, Watched::new(probe.clone(), first(*name, probe))))
+                .collect(),
+            startup_passed: !gated,
+            turn: gated.then(|| now.after(START_TURN)),
+            spared: false,
+        }
+    }
+
+    /// Those that may be asked now: before the startup probe passed, it alone, and
+    /// after that, all others.
+    fn open(&self) -> impl Iterator<Item = (&ProbeName, &Watched)> {
+        self.watched
+            .iter()
+            .filter(|(name, _)| (**name == ProbeName::Startup) != self.startup_passed)
+    }
+
+    pub(super) fn deadline(&self) -> Option<MonoTime> {
+        let probes = self.open().map(|(_, watched)| watched.deadline()).min();
+        [probes, self.turn].into_iter().flatten().min()
+    }
+
+    pub(super) fn takes_a_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// What has turned against it, in words.
+    pub(super) fn failing(&self) -> Option<String> {
+        let turned = self.watched.iter().filter(|(name, watched)| {
+            **name != ProbeName::Readiness && watched.standing() == Some(false)
+        });
+        turned
+            .map(|(name, watched)| describe(*name, watched))
+            .next()
+    }
+
+    /// What failed last, though not often enough to turn.
+    pub(super) fn wavering(&self) -> Option<String> {
+        let wavering = self.open().filter(|(name, watched)| {
+            watched.failures() > 0 && **name != ProbeName::Startup && **name != ProbeName::Readiness
+        });
+        wavering
+            .map(|(name, watched)| describe(*name, watched))
+            .next()
+    }
+
+    /// Whether any probe has an opinion yet.
+    pub(super) fn has_answered(&self) -> bool {
+        self.watched
+            .values()
+            .any(|watched| watched.standing() == Some(true))
+    }
+}
+
+/// The upper half of the noise as a part of the period.
+fn spread(noise: u64, period: Duration) -> Duration {
+    period.mul_f64((noise >> 32) as f64 / f64::from(u32::MAX))
+}
+
+pub(super) fn describe(name: ProbeName, watched: &Watched) -> String {
+    let why = watched.last().map_or("", |last| last.why.as_str());
+    let why = if why.is_empty() {
+        String::new()
+    } else {
+        format!(": {why}")
+    };
+    match watched.failures() {
+        0 | 1 => format!("{name} probe failed{why}"),
+        times => format!("{name} probe failed {times} times{why}"),
+    }
+}
+
+/// One probe as the API shows it.
+#[derive(Clone, Debug)]
+pub struct ProbeView {
+    pub probe: ProbeName,
+    pub kind: &'static str,
+    /// `passing`, `failing`, or `unknown` before enough answers.
+    pub state: &'static str,
+    pub consecutive_failures: u32,
+    pub last: Option<Last>,
+    /// It waits for the startup probe, or is the startup probe, which has passed.
+    pub at_rest: bool,
+}
+
+impl Workload {
+    pub(super) fn probe_views(&self) -> Vec<ProbeView> {
+        let at_rest = |name: ProbeName| !self.probing.open().any(|(open, _)| *open == name);
+        let watched = self.probing.watched.iter();
+        watched
+            .map(|(name, watched)| ProbeView {
+                probe: *name,
+                kind: watched.spec.check.kind(),
+                state: match watched.standing() {
+                    Some(true) => "passing",
+                    Some(false) => "failing",
+                    None => "unknown",
+                },
+                consecutive_failures: watched.failures(),
+                last: watched.last().cloned(),
+                at_rest: at_rest(*name),
+            })
+            .collect()
+    }
+
+    pub(super) fn begin_probes(&mut self, context: &Context<'_>) {
+        self.probing = Probing::begin(&self.spec, context);
+    }
+
+    /// The manifest has other probes: those that are the same keep what they know.
+    pub(super) fn reprobe(&mut self, context: &Context<'_>) {
+        if !matches!(self.state, Lifecycle::Running { .. }) {
+            return;
+        }
+        let mut old = std::mem::replace(&mut self.probing, Probing::begin(&self.spec, context));
+        self.probing.turn = None;
+        if old.startup_passed {
+            self.probing.startup_passed = true;
+        }
+        for (name, watched) in &mut self.probing.watched {
+            if let Some(known) = old.watched.remove(name)
+                && known.spec == watched.spec
+            {
+                *watched = known;
+            }
+        }
+    }
+
+    /// A person wants to know now.
+    pub(super) fn probe_by_hand(&mut self, context: &mut Context<'_>) {
+        let now = context.moment.now;
+        for watched in self.probing.watched.values_mut() {
+            watched.hasten(now);
+        }
+        self.ask_probes(context);
+    }
+
+    /// Asks what is due.
+    pub(super) fn ask_probes(&mut self, context: &mut Context<'_>) {
+        let now = context.moment.now;
+        if self.probing.turn.is_some_and(|until| until <= now) {
+            self.probing.turn = None;
+        }
+        if !matches!(self.state, Lifecycle::Running { .. }) {
+            return;
+        }
+        let open: Vec<ProbeName> = self.probing.open().map(|(name, _)| *name).collect();
+        for name in open {
+            let Some(watched) = self.probing.watched.get_mut(&name) else {
+                continue;
+            };
+            if let Some(run) = watched.is_lost(now) {
+                let outcome = Outcome::Unknown("no answer of ours came back".to_owned());
+                watched.answer(now, run, &outcome, Duration::ZERO);
+            }
+            if let Some((run, due)) = watched.begin(now) {
+                context.decision.probes.push(ProbeRun {
+                    workload: self.name.clone(),
+                    instance: self.instance,
+                    spec: Arc::clone(&self.spec),
+                    probe: name,
+                    run,
+                    due,
+                });
+            }
+        }
+    }
+
+    pub(crate) fn probed(
+        &mut self,
+        context: &mut Context<'_>,
+        (instance, name, run): (InstanceId, ProbeName, u64),
+        outcome: &Outcome,
+        took: Duration,
+    ) {
+        let runs = matches!(self.state, Lifecycle::Running { .. });
+        let now = context.moment.now;
+        let Some(watched) = self.probing.watched.get_mut(&name) else {
+            return;
+        };
+        if instance != self.instance || !runs || !watched.answer(now, run, outcome, took) {
+            return;
+        }
+        let threshold = watched.spec.failure_threshold;
+        let threshold = match outcome {
+            Outcome::Failed(failure) if name == ProbeName::Liveness => {
+                self.patience(context, threshold, failure)
+            }
+            Outcome::Passed | Outcome::Failed(_) | Outcome::Unknown(_) | Outcome::Did(_) => {
+                threshold
+            }
+        };
+        let turned = self
+            .probing
+            .watched
+            .get_mut(&name)
+            .and_then(|watched| watched.turn(threshold));
+        match (name, turned) {
+            (_, None) | (ProbeName::Readiness, Some(_)) => {}
+            (ProbeName::Startup, Some(true)) => self.started_up(context),
+            (ProbeName::Liveness | ProbeName::Progress, Some(true)) => self.probing.spared = false,
+            (ProbeName::Startup, Some(false)) => self.fails(context, Cause::Startup),
+            (ProbeName::Liveness, Some(false)) => self.fails(context, Cause::Liveness),
+            (ProbeName::Progress, Some(false)) => self.fails(context, Cause::Progress),
+        }
+    }
+
+    /// How many failures in a row are too many now.
+    fn patience(&mut self, context: &mut Context<'_>, threshold: u32, failure: &Failure) -> u32 {
+        match self.loops.worst_verdict() {
+            // Two witnesses.
+            Some(Verdict::DeadLoop) => return 1,
+            Some(Verdict::SyscallSpin | Verdict::OverBudget) => return threshold,
+            None => {}
+        }
+        let Some(excuse) = self.excuse(failure) else {
+            return threshold;
+        };
+        let failures = self
+            .probing
+            .watched
+            .get(&ProbeName::Liveness)
+            .map_or(0, Watched::failures);
+        if failures >= threshold && !self.probing.spared {
+            self.probing.spared = true;
+            let why = format!(
+                "liveness probe failed {failures} times, but {excuse}: it is given until the {}th",
+                threshold.saturating_mul(GRACE_FACTOR)
+            );
+            self.tell_health(context, self.health, why);
+        }
+        threshold.saturating_mul(GRACE_FACTOR)
+    }
+
+    /// What made an answer come late, if not the workload itself.
+    fn excuse(&self, failure: &Failure) -> Option<String> {
+        if !failure.slow {
+            return None;
+        }
+        let claims = self.loops.claims();
+        if let Some(percent) = claims.throttled {
+            return Some(format!("it is throttled to {percent} of a CPU"));
+        }
+        if claims.demoted {
+            return Some("it is demoted".to_owned());
+        }
+        let Load { cpu, memory } = failure.load;
+        if let Some(share) = memory.filter(|share| *share >= STALLED) {
+            return Some(format!("it waits for memory {share} of the time"));
+        }
+        let share = cpu.filter(|share| *share >= BUSY)?;
+        Some(format!("it waits for a CPU {share} of the time"))
+    }
+
+    fn started_up(&mut self, context: &mut Context<'_>) {
+        let now = context.moment.now;
+        self.probing.startup_passed = true;
+        self.probing.turn = None;
+        for watched in self.probing.watched.values_mut() {
+            watched.put_off(now);
+        }
+        self.pass_trial(context);
+        self.ask_probes(context);
+    }
+
+    /// A half-open breaker closes: the trial has come up.
+    pub(super) fn pass_trial(&mut self, context: &mut Context<'_>) {
+        if !self.recovery.is_on_trial() {
+            return;
+        }
+        let change = BreakerChange {
+            state: BreakerState::Closed,
+            cooldown: Duration::ZERO,
+        };
+        self.tell(context, None, None, Detail::Breaker(change));
+        self.recovery.reset();
+    }
+
+    /// A probe has turned against the instance.
+    fn fails(&mut self, context: &mut Context<'_>, cause: Cause) {
+        self.refresh_health(context);
+        let seq = self.health_seq;
+        if self.spec.mode == Mode::Observe {
+            let plan = self.restart_plan(cause, 1, Duration::ZERO, false);
+            self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+            return;
+        }
+        if let Lifecycle::Running { pid, since } = self.state {
+            // What loops does not answer: there is nothing to wait for.
+            let kill = self.loops.worst_verdict() == Some(Verdict::DeadLoop);
+            let after = After::Recover(cause);
+            self.stop_running(context, (pid, since), after, (cause, Some(seq)), kill);
+        }
+    }
+}
+
+/// The last answer in words, for a person who asked.
+#[must_use]
+pub fn answer_in_words(last: &Last) -> String {
+    match last.answer {
+        Answer::Passed => format!("passed in {}", human_duration(last.took)),
+        Answer::Failed | Answer::Unknown => format!("{}: {}", last.answer.word(), last.why),
+    }
+}

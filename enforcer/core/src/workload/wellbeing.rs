@@ -1,0 +1,151 @@
+//! A workload's health: what its probes, its use of its limits and its throttling
+//! come to. Every change is told, with its cause.
+
+use super::{Context, Lifecycle, Workload};
+use crate::cpu_loop::Verdict;
+use crate::event::{Detail, HealthChange, Measured, Pressure};
+use crate::health::Health;
+use crate::spec::ProbeName;
+use crate::threshold::{Gauge, Level};
+use crate::units::{MonoTime, Percent};
+use std::time::Duration;
+
+/// Waiting this much for its own memory is more than a full limit: it thrashes.
+const STALLED: Percent = Percent(10);
+
+/// Uses that are watched, of the running instance.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Levels {
+    memory: Gauge,
+    cpu: Gauge,
+    /// The reading before, to tell CPU time per time.
+    cpu_before: Option<(MonoTime, Duration)>,
+    stalled: bool,
+}
+
+impl Workload {
+    fn judge_health(&self) -> (Health, String) {
+        match self.state {
+            Lifecycle::Running { .. } => self.judge_running(),
+            // What is about to change is left as it is.
+            Lifecycle::Stopping { .. }
+            | Lifecycle::Ending { .. }
+            | Lifecycle::BackingOff { .. } => (self.health, String::new()),
+            Lifecycle::BreakerOpen { .. } | Lifecycle::Failed => {
+                (Health::Unhealthy, self.reason.clone())
+            }
+            Lifecycle::Pending
+            | Lifecycle::Queued { .. }
+            | Lifecycle::Starting { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Gone => (Health::Unknown, self.reason.clone()),
+        }
+    }
+
+    fn judge_running(&self) -> (Health, String) {
+        if let Some(why) = self.probing.failing() {
+            return (Health::Unhealthy, why);
+        }
+        let claims = self.loops.claims();
+        let readiness = self.probing.watched.get(&ProbeName::Readiness);
+        let unready = readiness.filter(|watched| watched.standing() == Some(false));
+        let level = |what: &str, gauge: Gauge| {
+            (gauge.level() > Level::Normal).then(|| format!("{what} use is {}", gauge.level()))
+        };
+        let looping = self.loops.worst_verdict() == Some(Verdict::DeadLoop);
+        let off = [
+            self.probing.wavering(),
+            unready.map(|watched| super::probing::describe(ProbeName::Readiness, watched)),
+            looping.then(|| "a thread is in a dead loop".to_owned()),
+            level("memory", self.levels.memory),
+            level("cpu", self.levels.cpu),
+            (self.levels.stalled).then(|| "it waits for its own memory".to_owned()),
+            (claims.word() != "none").then(|| format!("it is {}", claims.word())),
+        ];
+        if let Some(why) = off.into_iter().flatten().next() {
+            return (Health::Degraded, why);
+        }
+        if self.probing.has_answered() {
+            return (Health::Healthy, "its probes pass".to_owned());
+        }
+        (Health::Unknown, "no probe has answered yet".to_owned())
+    }
+
+    pub(super) fn refresh_health(&mut self, context: &mut Context<'_>) {
+        let (health, why) = self.judge_health();
+        if health != self.health {
+            self.tell_health(context, health, why);
+        }
+    }
+
+    pub(super) fn tell_health(&mut self, context: &mut Context<'_>, to: Health, why: String) {
+        let from = std::mem::replace(&mut self.health, to);
+        self.health_why.clone_from(&why);
+        let detail = Detail::Health(HealthChange { from, to, why });
+        self.health_seq = self.tell(context, None, None, detail);
+    }
+
+    /// Takes a reading of the tick.
+    pub(crate) fn measured(&mut self, context: &mut Context<'_>, measured: Measured, cpus: u32) {
+        if !matches!(self.state, Lifecycle::Running { .. }) {
+            return;
+        }
+        let now = context.moment.now;
+        self.memory_bytes = measured.memory_bytes;
+        self.levels.stalled = measured
+            .memory_stalled
+            .is_some_and(|share| share >= STALLED);
+        if let (Some(threshold), Some(used)) = (self.spec.watch.memory, measured.memory)
+            && let Some(level) = self.levels.memory.observe(now, used, &threshold)
+        {
+            self.tell_pressure(context, "memory", level, used);
+        }
+        let before = measured
+            .cpu
+            .and_then(|cpu| self.levels.cpu_before.replace((now, cpu)));
+        if let (Some(threshold), Some(cpu), Some((then, used))) =
+            (self.spec.watch.cpu, measured.cpu, before)
+        {
+            let allowed = self.cpus_allowed(cpus) * now.since(then).as_secs_f64();
+            let used = share(cpu.saturating_sub(used).as_secs_f64(), allowed);
+            if let Some(level) = self.levels.cpu.observe(now, used, &threshold) {
+                self.tell_pressure(context, "cpu", level, used);
+            }
+        }
+    }
+
+    /// In CPUs: what `cpu.max` allows in effect, or all there are.
+    fn cpus_allowed(&self, cpus: u32) -> f64 {
+        let quota = self.effective_limits().cpu_max;
+        let allowed = quota.and_then(|quota| {
+            let micros = quota.quota.at()?;
+            Some(micros as f64 / quota.period as f64)
+        });
+        allowed.unwrap_or(f64::INFINITY).min(f64::from(cpus))
+    }
+
+    fn tell_pressure(
+        &self,
+        context: &mut Context<'_>,
+        resource: &'static str,
+        level: Level,
+        used: Percent,
+    ) {
+        let detail = Detail::Pressure(Pressure {
+            resource,
+            level,
+            used_percent: used.0,
+        });
+        self.tell(context, None, None, detail);
+    }
+}
+
+fn share(part: f64, whole: f64) -> Percent {
+    if whole <= 0.0 {
+        return Percent(0);
+    }
+    // Saturates, and what is shown is at most a few hundred.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let percent = (part / whole * 100.0).clamp(0.0, 1e6) as u32;
+    Percent(percent)
+}

@@ -1,0 +1,79 @@
+//! Stepping back for the host's sake, and coming back.
+
+use super::{After, Context, Lifecycle, Workload};
+use crate::event::{Cause, Detail, HostPressure, Reason};
+use crate::spec::Mode;
+use crate::units::Bytes;
+
+impl Workload {
+    pub(crate) fn runs(&self) -> bool {
+        matches!(self.state, Lifecycle::Running { .. })
+    }
+
+    pub(crate) fn memory_in_use(&self) -> Bytes {
+        self.memory_bytes
+    }
+
+    /// In `observe` it is told once what would be done.
+    pub(crate) fn may_step_back(&self) -> bool {
+        self.spec.mode == Mode::Enforce || !self.sacrificed
+    }
+
+    pub(crate) fn stepped_back(&self) -> bool {
+        self.sacrificed || self.loops.host_demoted
+    }
+
+    /// Demoted first, and stopped where that was not enough.
+    pub(crate) fn step_back(&mut self, context: &mut Context<'_>, told: HostPressure) {
+        let Lifecycle::Running { pid, since } = self.state else {
+            return;
+        };
+        let demoted = self.loops.host_demoted;
+        let observed = self.spec.mode == Mode::Observe;
+        let told = HostPressure {
+            done: if demoted || observed {
+                "stopped"
+            } else {
+                "demoted"
+            },
+            carried_out: !observed,
+            ..told
+        };
+        let cause = Cause::HostPressure;
+        let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
+        if observed {
+            self.sacrificed = true;
+        } else if demoted {
+            self.sacrificed = true;
+            let why = (cause, Some(seq));
+            self.stop_running(context, (pid, since), After::Stop, why, false);
+        } else {
+            let before = self.loops.claims();
+            self.loops.host_demoted = true;
+            self.claimed(context, before, cause, Some(seq));
+        }
+    }
+
+    /// Started again, or given back what it had.
+    pub(crate) fn come_back(&mut self, context: &mut Context<'_>, told: HostPressure) {
+        let cause = Cause::HostPressure;
+        let stopped = std::mem::take(&mut self.sacrificed) && self.is_at_rest();
+        let told = HostPressure {
+            done: if stopped { "started again" } else { "released" },
+            ..told
+        };
+        let before = self.loops.claims();
+        let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
+        self.loops.host_demoted = false;
+        if stopped {
+            self.start(context, Reason { cause, seq });
+        } else {
+            self.released(
+                context,
+                before,
+                (cause, Some(seq)),
+                "the host has memory again",
+            );
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What a recovery strategy does between two instances, before the next one starts.
+
+use super::errand::{Errand, outcome_of};
+use super::{Executor, error_chain};
+use crate::kernel::account;
+use crate::kernel::log_file::LogFile;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{COMMAND_LIMIT, Event, Remedy, StartError};
+use enforcer_core::spec::{Strategy, WorkloadSpec};
+use std::sync::Arc;
+
+/// Under this name the agent's own program empties folders, as the workload's user.
+const CLEAR: &str = "clear";
+
+impl Executor {
+    pub(super) fn remedy(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+        Remedy { strategy, failure }: Remedy,
+    ) -> Result<(), StartError> {
+        match strategy {
+            Strategy::Restart => Ok(()),
+            Strategy::Reset => self.reset(workload, spec),
+            Strategy::Recreate => self.recreate(workload, spec),
+            Strategy::Run(command) => {
+                let errand = self.errand(workload, spec, command, failure);
+                if let Some(error) = outcome_of(self.run_errand_here(errand)) {
+                    let workload = workload.clone();
+                    let error = format!("the command of the strategy `run`: {error}");
+                    self.events.send(Event::RemedyFailed { workload, error });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn errand(
+        &self,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+        command: Vec<String>,
+        environment: Vec<(&'static str, String)>,
+    ) -> Errand {
+        Errand {
+            workload: Some(workload.clone()),
+            what: "recovery",
+            spec: Arc::clone(spec),
+            command,
+            environment,
+            limit: COMMAND_LIMIT,
+        }
+    }
+
+    /// Empties the reset paths with no other rights than the workload's own user has.
+    fn reset(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+    ) -> Result<(), StartError> {
+        let failed = |error: String| StartError {
+            stage: "clear the reset paths".to_owned(),
+            errno: None,
+            error,
+        };
+        let identity = account::identity(spec.user.as_deref(), spec.group.as_deref())
+            .map_err(|error| failed(error_chain(&error)))?;
+        let program = "/proc/self/exe".to_owned();
+        let mut command = vec![program, CLEAR.to_owned(), identity.home];
+        command.extend(spec.recovery.reset_paths.iter().cloned());
+        let errand = self.errand(workload, spec, command, Vec::new());
+        match outcome_of(self.run_errand_here(errand)) {
+            None => Ok(()),
+            Some(error) => Err(failed(error)),
+        }
+    }
+
+    /// A new cgroup and a new log; the old log is kept as an older one.
+    fn recreate(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+    ) -> Result<(), StartError> {
+        self.remove(workload);
+        LogFile::set_aside(&self.log_path(workload), spec.logs.keep).map_err(|error| StartError {
+            stage: "set the log aside".to_owned(),
+            errno: error.raw_os_error(),
+            error: crate::kernel::spawn::describe(&error),
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! An `http` probe: one connection, one request, and redirects on the same host.
+//! Connecting, a header that drips and a body without an end all count against the
+//! same deadline. No proxy is asked, whatever the environment says.
+
+use super::{dial, failed, too_late};
+use enforcer_core::probe::Outcome;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response, Uri, header};
+use hyper_util::rt::TokioIo;
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+/// As browsers do, one gives up after so many.
+const REDIRECTS: usize = 10;
+/// A body is read up to here; whoever sends more has answered.
+const LONGEST_BODY: usize = 16 << 10;
+const LONGEST_HEAD: usize = 64 << 10;
+
+/// What hasn't happened yet, for whoever wants to know why it took too long.
+#[derive(Default)]
+struct Missing(AtomicUsize);
+
+const MISSING: [&str; 3] = [
+    "no connection",
+    "no answer",
+    "an answer, but no end of its body",
+];
+
+impl Missing {
+    fn set(&self, step: usize) {
+        self.0.store(step, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> &'static str {
+        MISSING
+            .get(self.0.load(Ordering::Relaxed))
+            .copied()
+            .unwrap_or("nothing")
+    }
+}
+
+pub(super) async fn ask(
+    (host, port): (&str, u16),
+    path: &str,
+    headers: &BTreeMap<String, String>,
+    timeout: Duration,
+) -> Outcome {
+    let missing = Missing::default();
+    let asked = follow((host, port), path, headers, &missing);
+    match tokio::time::timeout(timeout, asked).await {
+        Ok(Ok(())) => Outcome::Passed,
+        Ok(Err(outcome)) => outcome,
+        Err(_) => too_late(missing.word(), timeout),
+    }
+}
+
+async fn follow(
+    (host, port): (&str, u16),
+    path: &str,
+    headers: &BTreeMap<String, String>,
+    missing: &Missing,
+) -> Result<(), Outcome> {
+    let mut address = dial::resolve((host, port)).await?;
+    let mut path = path.to_owned();
+    for _ in 0..=REDIRECTS {
+        missing.set(0);
+        let request = request((host, address.port()), &path, headers)?;
+        let (status, location) = exchange(address, request, missing).await?;
+        if !(200..400).contains(&status) {
+            return Err(failed(format!("answered {status}"), false));
+        }
+        // Elsewhere is somebody else's health.
+        let Some((port, next)) = location.and_then(|uri| here(&uri, host, address.port())) else {
+            return Ok(());
+        };
+        address.set_port(port);
+        path = next;
+    }
+    Err(failed(
+        format!("was redirected more than {REDIRECTS} times"),
+        false,
+    ))
+}
+
+/// Port and path of a redirect, if it stays on this host and needs no TLS.
+fn here(uri: &Uri, host: &str, port: u16) -> Option<(u16, String)> {
+    let path = uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
+    let Some(named) = uri.host() else {
+        return Some((port, path));
+    };
+    let same = named.trim_matches(['[', ']']).eq_ignore_ascii_case(host);
+    let plain = uri.scheme_str().is_none_or(|scheme| scheme == "http");
+    (same && plain).then(|| (uri.port_u16().unwrap_or(80), path))
+}
+
+fn request(
+    (host, port): (&str, u16),
+    path: &str,
+    headers: &BTreeMap<String, String>,
+) -> Result<Request<Empty<Bytes>>, Outcome> {
+    let shown = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let mut request = Request::get(path).header(header::CONNECTION, "close");
+    let given = |name: &str| headers.keys().any(|known| known.eq_ignore_ascii_case(name));
+    for (name, value) in [("host", shown.as_str()), ("user-agent", "enforcer-probe")] {
+        if !given(name) {
+            request = request.header(name, value);
+        }
+    }
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    let built = request.body(Empty::new());
+    built.map_err(|error| Outcome::Unknown(format!("the request can't be made: {error}")))
+}
+
+/// The status, and where a redirect leads.
+async fn exchange(
+    address: SocketAddr,
+    request: Request<Empty<Bytes>>,
+    missing: &Missing,
+) -> Result<(u16, Option<Uri>), Outcome> {
+    let broken = |error: hyper::Error| {
+        let error = crate::executor::error_chain(&error);
+        failed(format!("broke off: {error}"), false)
+    };
+    let stream = dial::connect(address).await?;
+    missing.set(1);
+    let handshake = http1::Builder::new()
+        .max_buf_size(LONGEST_HEAD)
+        .handshake(TokioIo::new(stream));
+    let (mut sender, connection) = handshake.await.map_err(broken)?;
+    let asked = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status().as_u16();
+        let location = response.headers().get(header::LOCATION);
+        let location = location.filter(|_| (300..400).contains(&status));
+        let location = location.and_then(|value| value.to_str().ok()?.parse().ok());
+        missing.set(2);
+        read(response).await.map_err(broken)?;
+        Ok((status, location))
+    };
+    beside(connection, asked).await
+}
+
+/// Polls the connection along with what goes over it, in the same task.
+async fn beside<T>(connection: impl Future, asked: impl Future<Output = T>) -> T {
+    let mut connection = pin!(connection);
+    let mut asked = pin!(asked);
+    let mut ended = false;
+    poll_fn(|context| {
+        if let Poll::Ready(answer) = asked.as_mut().poll(context) {
+            return Poll::Ready(answer);
+        }
+        // Its end may be what the answer waits for.
+        if !ended && connection.as_mut().poll(context).is_ready() {
+            ended = true;
+        }
+        asked.as_mut().poll(context)
+    })
+    .await
+}
+
+async fn read(response: Response<Incoming>) -> Result<(), hyper::Error> {
+    let mut body = response.into_body();
+    let mut length = 0;
+    while !body.is_end_stream() && length < LONGEST_BODY {
+        match body.frame().await {
+            Some(frame) => length += frame?.data_ref().map_or(0, Bytes::len),
+            None => break,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::here;
+
+    #[test]
+    fn redirects_stay_on_their_host() {
+        let check = |location: &str| here(&location.parse().expect("a URI"), "127.0.0.1", 8080);
+        assert_eq!(check("/next?a=1"), Some((8080, "/next?a=1".to_owned())));
+        assert_eq!(check("http://127.0.0.1:81/x"), Some((81, "/x".to_owned())));
+        assert_eq!(check("http://10.0.0.1/x"), None);
+        assert_eq!(check("https://127.0.0.1/x"), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! Asks what the core wants to know, and tells it what came of it. Every asking is
+//! a task of its own with one deadline over all of it, so that a thousand that hang
+//! delay none that don't. What an answer means is not known here.
+
+mod dial;
+mod file;
+mod http;
+mod lateness;
+
+pub(crate) use lateness::Lateness;
+
+use crate::executor::{Errand, Executor};
+use crate::kernel::clock;
+use enforcer_core::event::{Event, ProbeRun};
+use enforcer_core::probe::{Failure, Outcome};
+use enforcer_core::spec::{Check, Probe};
+use enforcer_core::units::human_duration;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(crate) struct Prober {
+    executor: Arc<Executor>,
+    pub(crate) lateness: Lateness,
+}
+
+impl Prober {
+    pub(crate) fn new(executor: Arc<Executor>) -> Arc<Self> {
+        Arc::new(Self {
+            executor,
+            lateness: Lateness::default(),
+        })
+    }
+
+    /// Never waits.
+    pub(crate) fn ask(self: &Arc<Self>, run: ProbeRun) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let begun = clock::now();
+            this.lateness.record(begun.since(run.due));
+            let outcome = match run.spec.probes.get(&run.probe) {
+                Some(probe) => this.carry_out(&run, probe).await,
+                None => Outcome::Unknown("the manifest has no such probe any more".to_owned()),
+            };
+            this.executor.send(Event::Probed {
+                workload: run.workload,
+                instance: run.instance,
+                probe: run.probe,
+                run: run.run,
+                outcome,
+                took: clock::now().since(begun),
+            });
+        });
+    }
+
+    async fn carry_out(self: &Arc<Self>, run: &ProbeRun, probe: &Probe) -> Outcome {
+        let timeout = probe.timeout;
+        let mut outcome = match &probe.check {
+            Check::Http {
+                host,
+                port,
+                path,
+                headers,
+            } => http::ask((host, *port), path, headers, timeout).await,
+            Check::Tcp { host, port } => dial::ask((host, *port), timeout).await,
+            Check::Exec { command } => self.execute(run, command, timeout).await,
+            Check::File { path, fresh_within } => {
+                file::ask(path.clone(), *fresh_within, timeout).await
+            }
+            Check::Cgroup { .. } => self.work(run).await,
+        };
+        if let Outcome::Failed(failure) = &mut outcome
+            && failure.slow
+        {
+            let (executor, name) = (Arc::clone(&self.executor), run.workload.clone());
+            let load = tokio::task::spawn_blocking(move || executor.load_of(&name)).await;
+            failure.load = load.unwrap_or_default();
+        }
+        outcome
+    }
+
+    /// As the workload's user, in a cgroup of its own.
+    async fn execute(&self, run: &ProbeRun, command: &[String], limit: Duration) -> Outcome {
+        let errand = Errand {
+            workload: Some(run.workload.clone()),
+            what: run.probe.word(),
+            spec: Arc::clone(&run.spec),
+            command: command.to_vec(),
+            environment: Vec::new(),
+            limit,
+        };
+        match self.executor.run_errand(errand).await {
+            Err(error) => Outcome::Unknown(error),
+            Ok(ran) if ran.succeeded() => Outcome::Passed,
+            Ok(ran) => failed(ran.describe(), ran.timed_out()),
+        }
+    }
+
+    async fn work(&self, run: &ProbeRun) -> Outcome {
+        let (executor, name) = (Arc::clone(&self.executor), run.workload.clone());
+        match tokio::task::spawn_blocking(move || executor.work_of(&name)).await {
+            Ok(Some(work)) => Outcome::Did(work),
+            Ok(None) | Err(_) => Outcome::Unknown("its cgroup can't be read".to_owned()),
+        }
+    }
+}
+
+fn failed(why: String, slow: bool) -> Outcome {
+    Outcome::Failed(Failure {
+        why,
+        slow,
+        ..Failure::default()
+    })
+}
+
+/// The time is over; `what` hadn't happened by then.
+fn too_late(what: &str, timeout: Duration) -> Outcome {
+    failed(format!("{what} within {}", human_duration(timeout)), true)
+}

@@ -1,0 +1,433 @@
+//! Probes against real processes and sockets: what they say, and what follows.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use serde_json::Value;
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+
+/// The probe of a workload as the API shows it.
+fn probe(agent: &Agent, workload: &str, name: &str) -> Value {
+    let view = agent.workload(workload);
+    let probes = view["probes"].as_array().cloned().unwrap_or_default();
+    let found = probes.into_iter().find(|probe| probe["probe"] == name);
+    found.unwrap_or_default()
+}
+
+fn wait_for_health(agent: &Agent, workload: &str, health: &str) -> Value {
+    wait_for(&format!("{workload} to be {health}"), || {
+        let view = agent.workload(workload);
+        (view["health"] == health).then_some(view)
+    })
+}
+
+fn send(port: u16, path: &str) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    // In one piece: the server reads once.
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+}
+
+#[test]
+fn s1_a_server_that_hangs_heals_by_liveness_alone() {
+    let more = "
+        probes: { liveness: { http: { port: 9025, path: /health }, period: 500ms, timeout: 400ms, failure_threshold: 3 } }
+        watch: { cpu_loop: off }";
+    let agent = Agent::start(&manifest(&workload("web", "http 9025", more)));
+    let before = wait_for_health(&agent, "web", "healthy");
+    send(9025, "/break");
+    let restart = agent.wait_for_events("web", "restart", 1).remove(0);
+    assert_eq!(restart["reason"], "liveness");
+    let after = wait_for_health(&agent, "web", "healthy");
+    assert_ne!(before["pid"], after["pid"]);
+    assert_eq!(after["restarts"], 1);
+    // The chain of records leads from the restart to the probe that failed.
+    let all = agent.events("web", "");
+    let by_seq = |seq: &Value| {
+        all.iter()
+            .find(|event| event["seq"] == *seq)
+            .cloned()
+            .unwrap()
+    };
+    let exit = by_seq(&restart["caused_by"]);
+    let stop = by_seq(&exit["caused_by"]);
+    let health = by_seq(&stop["caused_by"]);
+    assert_eq!(
+        (&stop["kind"], &health["kind"]),
+        (&"stop".into(), &"health".into())
+    );
+    let why = health["details"]["why"].as_str().unwrap();
+    assert!(
+        why.starts_with("liveness probe failed 3 times: no answer within 400ms"),
+        "{why}"
+    );
+}
+
+/// One workload per endpoint, whose readiness probe asks it of the server.
+fn asks(endpoints: &[(&str, &str)], port: u16) -> String {
+    let mut text = String::new();
+    for (name, path) in endpoints {
+        text.push_str(&workload(
+            name,
+            "rest",
+            &format!("probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 500ms, timeout: 400ms, failure_threshold: 1 }} }}"),
+        ));
+    }
+    text
+}
+
+#[test]
+fn every_kind_of_answer_is_told_for_what_it_is() {
+    let good = [
+        ("fine", "/health"),
+        ("endless", "/endless"),
+        ("here", "/here"),
+        ("full", "/here-in-full"),
+        ("away", "/away"),
+    ];
+    let bad = [
+        ("hang", "/hang", "no answer within 400ms"),
+        ("drip-head", "/drip-head", "no answer within 400ms"),
+        (
+            "drip",
+            "/drip",
+            "an answer, but no end of its body within 400ms",
+        ),
+        ("circle", "/circle", "was redirected more than 10 times"),
+        ("nowhere", "/to-nowhere", "answered 404"),
+        ("fail", "/fail", "answered 500"),
+        ("garbage", "/garbage", "broke off"),
+    ];
+    let asked: Vec<(&str, &str)> = bad.iter().map(|(name, path, _)| (*name, *path)).collect();
+    let refused = workload(
+        "refused",
+        "rest",
+        "probes: { readiness: { tcp: { port: 1 }, failure_threshold: 1 } }",
+    );
+    let nobody = workload(
+        "nobody",
+        "rest",
+        "probes: { readiness: { tcp: { host: no-such-host, port: 1 }, timeout: 5s } }",
+    );
+    let server = workload("server", "serve 9030", "priority: 99");
+    let agent = Agent::start(&manifest(&format!(
+        "{server}{}{}{refused}{nobody}",
+        asks(&good, 9030),
+        asks(&asked, 9030)
+    )));
+    for (name, _) in good {
+        let view = wait_for_health(&agent, name, "healthy");
+        assert_eq!(view["ready"], true, "{name}");
+    }
+    let said = |name: &str| probe(&agent, name, "readiness")["last"]["text"].to_string();
+    for (name, _, why) in bad {
+        let view = wait_for_health(&agent, name, "degraded");
+        assert_eq!(view["ready"], false, "{name}");
+        wait_for(
+            &format!("{name} to be told as {why}: {}", said(name)),
+            || said(name).contains(why).then_some(()),
+        );
+    }
+    wait_for_health(&agent, "refused", "degraded");
+    assert!(
+        said("refused").contains("127.0.0.1:1: Connection refused"),
+        "{}",
+        said("refused")
+    );
+    // What can't be asked is neither good nor bad.
+    wait_for("an answer", || {
+        said("nobody").contains("nobody knows").then_some(())
+    });
+    let view = agent.workload("nobody");
+    assert_eq!(
+        (&view["health"], &view["ready"]),
+        (&"unknown".into(), &false.into())
+    );
+    // A probe that fails for traffic is no reason to restart anything.
+    assert!(agent.events("hang", "restart").is_empty());
+    let ready = agent.get("/v1/ready").unwrap_or_default();
+    assert_eq!(
+        (&ready["workloads"]["fine"], &ready["workloads"]["hang"]),
+        (&true.into(), &false.into())
+    );
+}
+
+/// Processes of the whole machine with this word among their arguments.
+fn processes_with(word: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> = String::from_utf8_lossy(&line)
+            .split('\0')
+            .map(str::to_owned)
+            .collect();
+        if words.iter().any(|one| one == word) {
+            found.push(words.join(" "));
+        }
+    }
+    found
+}
+
+#[test]
+fn exec_probes_end_in_time_and_leave_nothing() {
+    // Ten at a time, five rounds each, and every one leaves daemons behind.
+    let names: Vec<String> = (0..10).map(|number| format!("w{number}")).collect();
+    let mut text = String::new();
+    for name in &names {
+        text.push_str(&workload(
+            name,
+            "rest",
+            "probes: { readiness: { exec: { command: [/bin/fixture, double-fork, probe-of-mine] }, period: 1s, timeout: 1s, failure_threshold: 1 } }",
+        ));
+    }
+    let agent = Agent::start(&manifest(&text));
+    let failures = |name: &str| probe(&agent, name, "readiness")["consecutive_failures"].as_u64();
+    for name in &names {
+        wait_for("five rounds", || (failures(name) >= Some(5)).then_some(()));
+        let last = probe(&agent, name, "readiness")["last"].clone();
+        assert_eq!(last["text"], "failed: no end within 1s: ready");
+        let took = last["took_seconds"].as_f64().unwrap();
+        assert!((1.0..6.0).contains(&took), "{took}");
+    }
+    // Nothing outlives the agent's word for it.
+    for name in &names {
+        let stopped = agent.cli(&["stop", name]);
+        assert!(stopped.status.success());
+    }
+    wait_for("the last ones to go", || {
+        processes_with("probe-of-mine").is_empty().then_some(())
+    });
+    assert!(
+        fs::read_dir("/sys/fs/cgroup/enforcer/probes")
+            .unwrap()
+            .flatten()
+            .all(|entry| entry.path().is_file())
+    );
+}
+
+#[test]
+fn exec_probes_run_as_the_workloads_user_in_a_cgroup_of_their_own() {
+    let file = "/tmp/complaints";
+    fs::write(file, "").unwrap();
+    std::os::unix::fs::chown(file, Some(1000), Some(1000)).unwrap();
+    let more = format!("
+        environment: {{ SECRET: x }}
+        probes: {{ liveness: {{ exec: {{ command: [/bin/fixture, complain, {file}] }}, period: 1h, timeout: 20s }} }}");
+    let agent = Agent::start(&manifest(&workload("web", "rest", &more)));
+    // A check by hand, whatever the schedule says.
+    let answer = agent.cli(&["probe", "web"]);
+    let told = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(answer.status.code(), Some(3), "{told}");
+    assert!(
+        told.contains("failed: exited with code 3: complaint by uid 1000"),
+        "{told}"
+    );
+    assert!(
+        fs::read_to_string(file)
+            .unwrap()
+            .contains("ENFORCER_WORKLOAD=web")
+    );
+    let limit =
+        fs::read_to_string("/sys/fs/cgroup/enforcer/probes/web.liveness/memory.max").unwrap();
+    assert_eq!(limit.trim(), (128u64 << 20).to_string());
+    // One failure of three: something is off, and no more.
+    assert_eq!(agent.workload("web")["health"], "degraded");
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    wait_for("its probes' cgroup to go", || {
+        (!Path::new("/sys/fs/cgroup/enforcer/probes/web.liveness").exists()).then_some(())
+    });
+}
+
+#[test]
+fn startup_gates_the_others() {
+    let more = "probes: { startup: { http: { port: 9031 }, period: 100ms, failure_threshold: 600 }, liveness: { http: { port: 9031 }, period: 100ms, failure_threshold: 1 } }";
+    let agent = Agent::start(&manifest(&workload("late", "serve 9031 3000", more)));
+    let view = wait_for("its first failure", || {
+        let view = agent.workload("late");
+        (probe(&agent, "late", "startup")["consecutive_failures"].as_u64() > Some(3))
+            .then_some(view)
+    });
+    assert_eq!(
+        (&view["health"], &view["ready"]),
+        (&"unknown".into(), &false.into())
+    );
+    assert!(probe(&agent, "late", "liveness")["last"].is_null());
+    let view = wait_for_health(&agent, "late", "healthy");
+    assert_eq!(
+        (&view["restarts"], &view["ready"]),
+        (&0.into(), &true.into())
+    );
+    wait_for("liveness to be asked", || {
+        (probe(&agent, "late", "liveness")["state"] == "passing").then_some(())
+    });
+}
+
+#[test]
+fn what_does_not_come_up_is_restarted_until_the_breaker_opens_and_a_trial_closes_it() {
+    let _ = fs::remove_file("/tmp/comes-up");
+    let more = "
+        probes: { startup: { tcp: { port: 9032 }, period: 100ms, timeout: 5s, failure_threshold: 100 } }
+        recovery: { backoff: off, budget: { restarts: 2, within: 1h }, breaker: { cooldown: 200ms, max: 1s } }";
+    let agent = Agent::start(&manifest(&workload(
+        "late",
+        "serve-after 4 /tmp/comes-up 9032",
+        more,
+    )));
+    wait_for_health(&agent, "late", "healthy");
+    let states: Vec<Value> = agent
+        .events("late", "breaker")
+        .iter()
+        .map(|event| event["details"]["state"].clone())
+        .collect();
+    // Three starts of the budget, then trials; the fifth start serves.
+    assert_eq!(states, ["open", "half_open", "open", "half_open", "closed"]);
+    assert_eq!(agent.workload("late")["restarts"], 4);
+}
+
+#[test]
+fn readiness_flaps_and_the_hooks_follow() {
+    let (log, flag) = ("/tmp/hooks", "/tmp/is-ready");
+    let _ = (fs::remove_file(log), fs::remove_file(flag));
+    let more = format!("
+        probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, exists, {flag}] }}, period: 200ms, timeout: 20s, failure_threshold: 1 }} }}
+        on_ready: [/bin/fixture, append, {log}, join]
+        on_unready: [/bin/fixture, append, {log}, leave]");
+    let mode = format!("append-on-term {log}");
+    let agent = Agent::start(&manifest(&workload("web", &mode, &more)));
+    let is_ready = |wanted: bool| {
+        wait_for(&format!("ready to be {wanted}"), || {
+            (agent.workload("web")["ready"] == wanted).then_some(())
+        });
+    };
+    wait_for("an answer", || {
+        (!probe(&agent, "web", "readiness")["last"].is_null()).then_some(())
+    });
+    is_ready(false);
+    for _ in 0..3 {
+        fs::write(flag, "").unwrap();
+        is_ready(true);
+        fs::remove_file(flag).unwrap();
+        is_ready(false);
+    }
+    fs::write(flag, "").unwrap();
+    is_ready(true);
+    let lines = || fs::read_to_string(log).unwrap_or_default();
+    wait_for("the hooks to settle", || {
+        lines().ends_with("join\n").then_some(())
+    });
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    // Whoever sends it work heard of the stop before the workload did.
+    assert!(lines().ends_with("join\nleave\nterm\n"), "{}", lines());
+    // Each told what had changed, and none twice.
+    let told: Vec<String> = lines()
+        .lines()
+        .filter(|line| *line != "term")
+        .map(str::to_owned)
+        .collect();
+    assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
+    assert!(agent.events("web", "restart").is_empty());
+}
+
+#[test]
+fn progress_is_what_the_cgroup_has_done() {
+    let probes = "probes: { progress: { cgroup: { cpu: 50ms, within: 2s }, period: 500ms, failure_threshold: 2 } }";
+    let busy = workload("busy", "keep-warm 1", probes);
+    let stuck = workload("stuck", "rest", probes);
+    let agent = Agent::start(&manifest(&format!("{busy}{stuck}")));
+    let restart = agent.wait_for_events("stuck", "restart", 1).remove(0);
+    assert_eq!(restart["reason"], "progress");
+    let health = agent.events("stuck", "health");
+    let why = health.iter().find_map(|event| {
+        let why = event["details"]["why"].as_str()?;
+        why.contains("progress probe failed 2 times")
+            .then(|| why.to_owned())
+    });
+    assert!(
+        why.clone().unwrap_or_default().contains("in 2s it used "),
+        "{why:?}"
+    );
+    wait_for_health(&agent, "busy", "healthy");
+    assert!(agent.events("busy", "restart").is_empty());
+}
+
+#[test]
+fn a_heartbeat_file_that_gets_old_is_no_progress() {
+    let file = "/tmp/heartbeat";
+    fs::write(file, "").unwrap();
+    let probes = format!(
+        "probes: {{ progress: {{ file: {{ path: {file}, fresh_within: 2s }}, period: 200ms, failure_threshold: 2 }} }}"
+    );
+    let agent = Agent::start(&manifest(&workload("web", "rest", &probes)));
+    wait_for_health(&agent, "web", "healthy");
+    let restart = agent.wait_for_events("web", "restart", 1).remove(0);
+    assert_eq!(restart["reason"], "progress");
+    fs::remove_file(file).unwrap();
+    wait_for("it to be missed", || {
+        let told = probe(&agent, "web", "progress")["last"]["text"].to_string();
+        told.contains("there is no /tmp/heartbeat").then_some(())
+    });
+}
+
+#[test]
+fn a_full_memory_is_told_before_it_kills() {
+    let more = "
+        cgroup: { memory.max: 64M }
+        watch: { memory: { warn: 50%, critical: 80%, for: 1s } }";
+    let agent = Agent::start(&manifest(&workload("web", "hog 40", more)));
+    let pressure = agent.wait_for_events("web", "pressure", 1).remove(0);
+    assert_eq!(
+        (
+            &pressure["details"]["resource"],
+            &pressure["details"]["level"]
+        ),
+        (&"memory".into(), &"warn".into())
+    );
+    let used = pressure["details"]["used_percent"].as_u64().unwrap();
+    assert!((60..80).contains(&used), "{used}");
+    let view = wait_for_health(&agent, "web", "degraded");
+    assert_eq!(view["reason"], "memory use is warn");
+    assert!(agent.events("web", "oom_kill").is_empty());
+}
+
+#[test]
+fn what_is_throttled_gets_grace_and_what_is_broken_gets_none() {
+    // Neither answers any more; the one is held back, and that may be why.
+    let probes = "probes: { liveness: { http: { port: PORT, path: /hang }, period: 300ms, timeout: 200ms, failure_threshold: 2 } }";
+    let held = workload("held", "serve 9033", &probes.replace("PORT", "9033"));
+    let free = workload("free", "serve 9034", &probes.replace("PORT", "9034"));
+    let agent = Agent::start(&manifest(&format!("{held}{free}")));
+    assert!(
+        agent
+            .cli(&["throttle", "held", "--cpu", "50%"])
+            .status
+            .success()
+    );
+    let count = |name: &str| {
+        let restart = agent.wait_for_events(name, "restart", 1).remove(0);
+        assert_eq!(restart["reason"], "liveness");
+        let told = agent.events(name, "health");
+        let why = told
+            .iter()
+            .filter_map(|event| event["details"]["why"].as_str());
+        why.filter_map(|why| {
+            why.strip_prefix("liveness probe failed ")?
+                .split_once(" times")?
+                .0
+                .parse::<u32>()
+                .ok()
+        })
+        .max()
+    };
+    assert_eq!(count("free"), Some(2));
+    assert_eq!(count("held"), Some(6));
+    let spared = agent.events("held", "health").into_iter().any(|event| {
+        event["details"]["why"].as_str().is_some_and(|why| {
+            why.contains("but it is throttled to 50% of a CPU: it is given until the 6th")
+        })
+    });
+    assert!(spared, "that it was spared was not told");
+    assert!(kernel::read("free", "cpu.max").is_some());
+}
