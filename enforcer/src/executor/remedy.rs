@@ -4,6 +4,7 @@ use super::errand::{Errand, outcome_of};
 use super::{Executor, error_chain};
 use crate::kernel::account;
 use crate::kernel::log_file::LogFile;
+use crate::kernel::process::OWN_PROGRAM;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{COMMAND_LIMIT, Event, Remedy, StartError};
 use enforcer_core::spec::{Strategy, WorkloadSpec};
@@ -65,7 +66,7 @@ impl Executor {
         };
         let identity = account::identity(spec.user.as_deref(), spec.group.as_deref())
             .map_err(|error| failed(error_chain(&error)))?;
-        let program = "/proc/self/exe".to_owned();
+        let program = OWN_PROGRAM.to_owned();
         let mut command = vec![program, CLEAR.to_owned(), identity.home];
         command.extend(spec.recovery.reset_paths.iter().cloned());
         let errand = self.errand(workload, spec, command, Vec::new());

@@ -5,6 +5,9 @@ use procfs::process::{MMPermissions, MMapPath, Process};
 use std::ops::Range;
 use std::path::PathBuf;
 
+/// Wherever this program was started from, and though it was replaced meanwhile.
+pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// When a process started, in clock ticks since boot: with the pid, and within
 /// one boot, it names a process.
 pub(crate) fn start_ticks(pid: u32) -> Option<u64> {

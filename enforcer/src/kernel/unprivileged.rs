@@ -28,7 +28,7 @@ pub(crate) fn run(command: &str, question: &[u8], (uid, gid): (u32, u32)) -> io:
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let somebody = |id: u32| if id == 0 { NOBODY } else { id };
-    let mut child = Command::new("/proc/self/exe")
+    let mut child = Command::new(super::process::OWN_PROGRAM)
         .arg(command)
         .env_clear()
         .env(UID, somebody(uid).to_string())
