@@ -2,6 +2,7 @@
 //! Actions of one workload run in order, one at a time; nothing here decides
 //! what comes next, and every answer goes back as an event.
 
+mod end;
 mod errand;
 mod investigate;
 mod launch;
@@ -21,19 +22,14 @@ use crate::kernel::counters::CounterReader;
 use crate::kernel::hierarchy::Tree;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
-use crate::kernel::signal::parse_signal;
 use crate::kernel::spawn::Launch;
 use crate::kernel::usage::{LevelFiles, Usage};
-use crate::kernel::{clock, limits, memory_info};
+use crate::kernel::{limits, memory_info};
 use crate::loops::Followed;
-use crate::marks;
 use crate::runtime::Events;
 use crate::store::instances::Instances;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{
-    Action, ActionKind, CgroupId, Event, ExitStatus, InstanceId, LimitChange,
-};
-use enforcer_core::oom::Counters;
+use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange};
 use enforcer_core::spec::{Host, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, MonoTime};
 use levels::HostLevels;
@@ -279,93 +275,6 @@ impl Executor {
         limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
     }
 
-    fn signal(&self, workload: &WorkloadName, signal: &str) {
-        let pidfd = self
-            .registry()
-            .get(workload)
-            .and_then(|entry| entry.pidfd.clone());
-        if let Some(pidfd) = pidfd
-            && let Err(error) = pidfd.signal(parse_signal(signal))
-        {
-            tracing::error!(
-                "{workload}: failed to send {signal}: {error}; it will be killed after its grace"
-            );
-        }
-    }
-
-    fn kill_tree(&self, workload: &WorkloadName) {
-        if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
-            tracing::error!("{workload}: failed to {}", error_chain(&error));
-        }
-    }
-
-    /// Waits for the main process, kills what it left behind, and reads the
-    /// books before anyone is told.
-    fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
-        let entry = self.registry().get(&workload).map(|entry| {
-            (
-                entry.pidfd.clone(),
-                Arc::clone(&entry.cgroup),
-                Arc::clone(&entry.counters),
-            )
-        });
-        let Some((Some(pidfd), cgroup, reader)) = entry else {
-            return;
-        };
-        // First: where a mark tells only a pid, its owner is still in /proc.
-        if let Some(ring) = &self.ring {
-            marks::drain(ring, self);
-        }
-        let status = pidfd.wait().unwrap_or_else(|error| {
-            tracing::error!(
-                "{workload}: failed to wait for the main process: {error}; taking it for killed"
-            );
-            ExitStatus::Signal(libc::SIGKILL)
-        });
-        while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
-            tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
-        }
-        if let Some(ring) = &self.ring {
-            marks::drain(ring, self);
-        }
-        let counters = lock(&reader).read().unwrap_or_else(|error| {
-            tracing::error!(
-                "{workload}: failed to {}; an OOM kill may go untold",
-                error_chain(&error)
-            );
-            Counters::default()
-        });
-        self.events.send(Event::Reaped {
-            workload,
-            instance,
-            status,
-            counters,
-        });
-    }
-
-    fn remove(&self, workload: &WorkloadName) {
-        let watch = self
-            .registry()
-            .get_mut(workload)
-            .and_then(|entry| entry.watch.take());
-        if let Some(watch) = watch {
-            watch.abort();
-        }
-        self.instances.forget(workload);
-        self.forget_errands(workload);
-        if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
-            tracing::error!(
-                "{workload}: failed to {}; it stays behind",
-                error_chain(&error)
-            );
-        }
-        // Last: who finds no entry may rely on there being no cgroup.
-        let removed = self.registry().remove(workload);
-        if let Some(entry) = removed {
-            self.unwatch_loops(entry.id);
-        }
-    }
-
     /// Moves the heads of long logs away, one round at a time. A file is copied
     /// while nobody waits for the table.
     pub(crate) fn bound_logs(&self) {
@@ -389,16 +298,6 @@ impl Executor {
                 entry.log.get_or_insert(log);
             }
         }
-    }
-
-    /// Carries out what is still queued, then leaves the host as it was found.
-    pub(crate) fn close(&self) {
-        lock(&self.queues).clear();
-        let begun = clock::now();
-        while !self.registry().is_empty() && clock::now().since(begun) < KILL_PATIENCE {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        self.tree.dissolve();
     }
 
     pub(crate) fn send(&self, event: Event) {

@@ -20,12 +20,13 @@ mod probing;
 mod readying;
 mod starting;
 mod stopping;
+mod view;
 mod wellbeing;
 mod yielding;
 
 pub use probing::{ProbeView, answer_in_words};
+pub use view::{LastExit, View};
 
-use crate::claims::Claims;
 use crate::event::{
     Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, ExitStatus,
     InstanceId, Moment, Reason, Remedy, Seq, Transition,
@@ -123,42 +124,6 @@ enum Lifecycle {
     Gone,
 }
 
-/// What the API shows of a workload.
-#[derive(Clone, Debug)]
-pub struct View {
-    pub name: WorkloadName,
-    pub spec: Arc<WorkloadSpec>,
-    pub managed: bool,
-    pub state: &'static str,
-    pub health: Health,
-    pub ready: bool,
-    pub probes: Vec<ProbeView>,
-    pub instance: InstanceId,
-    pub pid: Option<u32>,
-    pub restarts: u64,
-    pub oom_kills: u64,
-    pub last_exit: Option<LastExit>,
-    /// When the state was entered.
-    pub since: MonoTime,
-    /// When the next start is due.
-    pub next_start: Option<MonoTime>,
-    /// One line: why it is in this state.
-    pub reason: String,
-    pub budget_used: u32,
-    pub claims: Claims,
-    /// Limits that the kernel has not been given yet.
-    pub writing: bool,
-    /// Whether the kernel refused the last ones.
-    pub limits_refused: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct LastExit {
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-    pub oom_killed: bool,
-}
-
 /// An incident that may explain the exit that follows it.
 #[derive(Clone, Copy, Debug)]
 struct FatalOom {
@@ -236,41 +201,6 @@ impl Workload {
         }
     }
 
-    pub(crate) fn view(&self) -> View {
-        let (state, pid, next_start) = match &self.state {
-            Lifecycle::Pending | Lifecycle::Queued { .. } => ("pending", None, None),
-            Lifecycle::Starting { .. } => ("starting", None, None),
-            Lifecycle::Running { pid, .. } => ("running", Some(*pid), None),
-            Lifecycle::Stopping { pid, .. } => ("stopping", Some(*pid), None),
-            Lifecycle::Ending { .. } => ("stopping", None, None),
-            Lifecycle::BackingOff { until, .. } => ("backing_off", None, Some(*until)),
-            Lifecycle::BreakerOpen { until, .. } => ("breaker_open", None, Some(*until)),
-            Lifecycle::Stopped | Lifecycle::Gone => ("stopped", None, None),
-            Lifecycle::Failed => ("failed", None, None),
-        };
-        View {
-            name: self.name.clone(),
-            spec: Arc::clone(&self.spec),
-            managed: self.managed,
-            state,
-            health: self.health,
-            ready: self.ready.now,
-            probes: self.probe_views(),
-            instance: self.instance,
-            pid,
-            restarts: self.restarts,
-            oom_kills: self.oom_kills,
-            last_exit: self.last_exit,
-            since: self.since,
-            next_start,
-            reason: self.describe(),
-            budget_used: self.recovery.budget_used(),
-            claims: self.loops.claims(),
-            writing: self.writes_under_way > 0,
-            limits_refused: self.limits_refused,
-        }
-    }
-
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self.state, Lifecycle::Gone)
     }
@@ -286,18 +216,6 @@ impl Workload {
             | Lifecycle::Ending { .. }
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. } => false,
-        }
-    }
-
-    /// One line: why it is in this state.
-    fn describe(&self) -> String {
-        let off = matches!(self.health, Health::Degraded | Health::Unhealthy);
-        match self.loops.describe() {
-            Some(looping) => looping,
-            None if off && matches!(self.state, Lifecycle::Running { .. }) => {
-                self.health_why.clone()
-            }
-            None => self.reason.clone(),
         }
     }
 

@@ -1,0 +1,241 @@
+//! Everything that a manifest sets, as one text for each setting: what is compared,
+//! and what is shown. A value that may be a secret is only told from others.
+
+use super::Settings;
+use crate::limits::Limits;
+use crate::spec::{
+    Check, CpuLoopWatch, DiskWatch, Mode, RestartPolicy, Strategy, Threshold, WorkloadSpec,
+};
+use crate::units::Percent;
+use std::time::Duration;
+
+pub(super) fn limit_settings(limits: &Limits) -> Settings {
+    let files = limits.files().into_iter().filter(|entry| entry.asked);
+    files
+        .map(|entry| (format!("cgroup.{}", entry.file), entry.value))
+        .collect()
+}
+
+/// Everything that was set, as a text for each setting.
+pub(super) fn settings(spec: &WorkloadSpec) -> Settings {
+    let mut settings = limit_settings(&spec.limits);
+    let mut set = |key: &str, value: String| drop(settings.insert(key.to_owned(), value));
+    set(
+        "mode",
+        if spec.mode == Mode::Enforce {
+            "enforce"
+        } else {
+            "observe"
+        }
+        .to_owned(),
+    );
+    set("command", quoted(&spec.command));
+    set("priority", spec.priority.to_string());
+    for (key, value) in [
+        ("user", &spec.user),
+        ("group", &spec.group),
+        ("directory", &spec.directory),
+    ] {
+        if let Some(value) = value {
+            set(key, value.clone());
+        }
+    }
+    if !spec.environment_files.is_empty() {
+        set("environment_files", quoted(&spec.environment_files));
+    }
+    if !spec.capabilities.is_empty() {
+        set("capabilities", spec.capabilities.join(" "));
+    }
+    for (name, limit) in &spec.rlimits {
+        set(&format!("rlimits.{name}"), limit.to_string());
+    }
+    // A value may be a secret; that it differs is enough to know.
+    for (name, value) in &spec.environment {
+        set(
+            &format!("environment.{name}"),
+            format!("({} characters, #{:08x})", value.len(), digest(value)),
+        );
+    }
+    recovery_settings(spec, &mut set);
+    probe_settings(spec, &mut set);
+    let shown = |watch: &CpuLoopWatch| {
+        let ladder: Vec<String> = watch.respond.iter().map(ToString::to_string).collect();
+        format!(
+            "after {:?}: {}, step {:?}{}",
+            watch.after,
+            ladder.join(", "),
+            watch.step,
+            if watch.assume_loop {
+                ", assume_loop"
+            } else {
+                ""
+            }
+        )
+    };
+    let watch = spec.watch.cpu_loop.as_ref();
+    let watch = watch.map_or_else(|| "off".to_owned(), shown);
+    settings.insert("watch.cpu_loop".to_owned(), watch);
+    for (key, watch) in [
+        ("watch.memory", spec.watch.memory),
+        ("watch.cpu", spec.watch.cpu),
+    ] {
+        let shown = watch.map_or_else(|| "off".to_owned(), |watch| shown_threshold(&watch));
+        settings.insert(key.to_owned(), shown);
+    }
+    settings
+}
+
+pub(super) fn shown_threshold(threshold: &Threshold) -> String {
+    let level =
+        |level: Option<Percent>| level.map_or_else(|| "off".to_owned(), |at| at.to_string());
+    format!(
+        "warn {}, critical {}, for {:?}",
+        level(threshold.warn),
+        level(threshold.critical),
+        threshold.hold
+    )
+}
+
+pub(super) fn shown_disk(disk: &DiskWatch) -> String {
+    let run = disk
+        .run
+        .as_ref()
+        .map(|command| format!(": {}", quoted(command)));
+    format!(
+        "{} {}{}",
+        disk.path,
+        shown_threshold(&disk.threshold),
+        run.unwrap_or_default()
+    )
+}
+
+fn probe_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
+    for (name, probe) in &spec.probes {
+        let check = match &probe.check {
+            Check::Http {
+                host,
+                port,
+                path,
+                headers,
+            } => {
+                // A header may be a secret.
+                let all: String = headers
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value};"))
+                    .collect();
+                let digest = digest(&all);
+                let headers = match headers.len() {
+                    0 => String::new(),
+                    count => format!(" with {count} headers #{digest:08x}"),
+                };
+                format!("http {host}:{port}{path}{headers}")
+            }
+            Check::Tcp { host, port } => format!("tcp {host}:{port}"),
+            Check::Exec { command } => format!("exec {}", quoted(command)),
+            Check::File { path, fresh_within } => format!("file {path} within {fresh_within:?}"),
+            Check::Cgroup { cpu, io, within } => {
+                format!("cgroup cpu {cpu:?} io {io:?} within {within:?}")
+            }
+        };
+        let timing = format!(
+            "after {:?} every {:?}, time-out {:?}, {} failures, {} passes",
+            probe.initial_delay,
+            probe.period,
+            probe.timeout,
+            probe.failure_threshold,
+            probe.success_threshold
+        );
+        set(&format!("probes.{name}"), format!("{check}, {timing}"));
+    }
+    if !spec.needs.is_empty() {
+        let needs = spec
+            .needs
+            .iter()
+            .map(|(name, need)| format!("{name} {}", need.word()));
+        set("needs", needs.collect::<Vec<_>>().join(", "));
+    }
+    for (key, command) in [
+        ("on_ready", &spec.on_ready),
+        ("on_unready", &spec.on_unready),
+    ] {
+        if let Some(command) = command {
+            set(key, quoted(command));
+        }
+    }
+    let strategies = &spec.recovery.strategies;
+    let words = |list: &[Strategy]| {
+        let word = |strategy: &Strategy| match strategy {
+            Strategy::Run(command) => format!("run {}", quoted(command)),
+            Strategy::Restart | Strategy::Reset | Strategy::Recreate => strategy.word().to_owned(),
+        };
+        list.iter().map(word).collect::<Vec<_>>().join(", then ")
+    };
+    if !strategies.default.is_empty() {
+        set("recovery.strategy", words(&strategies.default));
+    }
+    for (cause, list) in &strategies.by_cause {
+        set(&format!("recovery.strategy.{cause}"), words(list));
+    }
+    if !spec.recovery.reset_paths.is_empty() {
+        set("recovery.reset_paths", quoted(&spec.recovery.reset_paths));
+    }
+}
+
+fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
+    let recovery = &spec.recovery;
+    // Exact: what is rounded would hide a change.
+    let shown = |duration: Duration| format!("{duration:?}");
+    let policy = match recovery.restart {
+        RestartPolicy::Always => "always",
+        RestartPolicy::OnFailure => "on-failure",
+        RestartPolicy::Never => "never",
+    };
+    set("recovery.restart", policy.to_owned());
+    let off = || "off".to_owned();
+    let backoff = recovery.backoff.as_ref().map_or_else(off, |backoff| {
+        format!(
+            "{} × {} up to {} ± {}, again after {}",
+            shown(backoff.initial),
+            backoff.factor,
+            shown(backoff.max),
+            backoff.jitter,
+            shown(backoff.reset_after)
+        )
+    });
+    set("recovery.backoff", backoff);
+    let budget = recovery.budget.as_ref();
+    set(
+        "recovery.budget",
+        budget.map_or_else(off, |budget| {
+            format!("{} within {}", budget.restarts, shown(budget.within))
+        }),
+    );
+    let breaker = recovery.breaker.as_ref();
+    set(
+        "recovery.breaker",
+        breaker.map_or_else(off, |breaker| {
+            format!("{} up to {}", shown(breaker.cooldown), shown(breaker.max))
+        }),
+    );
+    set("stop.signal", spec.stop.signal.clone());
+    set("stop.grace", shown(spec.stop.grace));
+    set("logs.max_size", spec.logs.max_size.0.to_string());
+    set("logs.keep", spec.logs.keep.to_string());
+}
+
+/// Words that a shell would read as these same words.
+fn quoted(words: &[String]) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
+    let quote = |word: &String| match word.is_empty() || !word.bytes().all(plain) {
+        true => format!("'{}'", word.replace('\'', "'\\''")),
+        false => word.clone(),
+    };
+    words.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// FNV-1a, to tell values apart without showing them.
+fn digest(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}

@@ -1,0 +1,110 @@
+//! The end of an instance, of a workload's cgroup, and of the agent's own.
+
+use super::{Executor, KILL_PATIENCE, error_chain, lock};
+use crate::kernel::signal::parse_signal;
+use crate::kernel::{clock, limits};
+use crate::marks;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{Event, ExitStatus, InstanceId};
+use enforcer_core::oom::Counters;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Executor {
+    pub(super) fn signal(&self, workload: &WorkloadName, signal: &str) {
+        let pidfd = self
+            .registry()
+            .get(workload)
+            .and_then(|entry| entry.pidfd.clone());
+        if let Some(pidfd) = pidfd
+            && let Err(error) = pidfd.signal(parse_signal(signal))
+        {
+            tracing::error!(
+                "{workload}: failed to send {signal}: {error}; it will be killed after its grace"
+            );
+        }
+    }
+
+    pub(super) fn kill_tree(&self, workload: &WorkloadName) {
+        if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
+            tracing::error!("{workload}: failed to {}", error_chain(&error));
+        }
+    }
+
+    /// Waits for the main process, kills what it left behind, and reads the
+    /// books before anyone is told.
+    pub(super) fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
+        let entry = self.registry().get(&workload).map(|entry| {
+            (
+                entry.pidfd.clone(),
+                Arc::clone(&entry.cgroup),
+                Arc::clone(&entry.counters),
+            )
+        });
+        let Some((Some(pidfd), cgroup, reader)) = entry else {
+            return;
+        };
+        // First: where a mark tells only a pid, its owner is still in /proc.
+        if let Some(ring) = &self.ring {
+            marks::drain(ring, self);
+        }
+        let status = pidfd.wait().unwrap_or_else(|error| {
+            tracing::error!(
+                "{workload}: failed to wait for the main process: {error}; taking it for killed"
+            );
+            ExitStatus::Signal(libc::SIGKILL)
+        });
+        while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
+            tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
+        }
+        if let Some(ring) = &self.ring {
+            marks::drain(ring, self);
+        }
+        let counters = lock(&reader).read().unwrap_or_else(|error| {
+            tracing::error!(
+                "{workload}: failed to {}; an OOM kill may go untold",
+                error_chain(&error)
+            );
+            Counters::default()
+        });
+        self.events.send(Event::Reaped {
+            workload,
+            instance,
+            status,
+            counters,
+        });
+    }
+
+    pub(super) fn remove(&self, workload: &WorkloadName) {
+        let watch = self
+            .registry()
+            .get_mut(workload)
+            .and_then(|entry| entry.watch.take());
+        if let Some(watch) = watch {
+            watch.abort();
+        }
+        self.instances.forget(workload);
+        self.forget_errands(workload);
+        if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
+            tracing::error!(
+                "{workload}: failed to {}; it stays behind",
+                error_chain(&error)
+            );
+        }
+        // Last: who finds no entry may rely on there being no cgroup.
+        let removed = self.registry().remove(workload);
+        if let Some(entry) = removed {
+            self.unwatch_loops(entry.id);
+        }
+    }
+
+    /// Carries out what is still queued, then leaves the host as it was found.
+    pub(crate) fn close(&self) {
+        lock(&self.queues).clear();
+        let begun = clock::now();
+        while !self.registry().is_empty() && clock::now().since(begun) < KILL_PATIENCE {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        self.tree.dissolve();
+    }
+}
