@@ -29,9 +29,10 @@ use crate::loops::Followed;
 use crate::runtime::Events;
 use crate::store::instances::Instances;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange};
+use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
 use enforcer_core::spec::{Host, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, MonoTime};
+use errand::Places;
 use levels::HostLevels;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -54,7 +55,7 @@ pub(crate) struct Registered {
     /// As it was last applied.
     pub(crate) spec: Arc<WorkloadSpec>,
     /// Opened at the first tick that wants them.
-    levels: Option<LevelFiles>,
+    levels: Option<Arc<LevelFiles>>,
     /// When this instance began, and what its cgroup had used by then.
     pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
@@ -81,7 +82,8 @@ pub(crate) struct Executor {
     queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Action>>>,
     slow: Arc<Semaphore>,
     bounding: Mutex<()>,
-    errands: Mutex<HashMap<String, Arc<Cgroup>>>,
+    places: Mutex<Places>,
+    errands: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
     runtime: tokio::runtime::Handle,
 }
@@ -112,7 +114,8 @@ impl Executor {
             queues: Mutex::default(),
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
             bounding: Mutex::new(()),
-            errands: Mutex::default(),
+            places: Mutex::default(),
+            errands: Arc::new(Semaphore::new(errand::AT_ONCE)),
             host_levels: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         })
@@ -150,6 +153,11 @@ impl Executor {
                 self.runtime.spawn(this.run_hook(workload, spec, hook));
                 None
             }
+            (Some(workload), ActionKind::Remedy { spec, remedy }) => {
+                let (this, of) = (Arc::clone(self), (workload, action.instance));
+                self.runtime.spawn(this.run_remedy(of, spec, *remedy));
+                None
+            }
             (_, ActionKind::RunOnHost { command }) => {
                 self.runtime.spawn(Arc::clone(self).run_on_host(command));
                 None
@@ -174,12 +182,26 @@ impl Executor {
                 None
             };
             let this = Arc::clone(&self);
+            let starting = matches!(action.kind, ActionKind::Start { .. });
+            let started = starting.then(|| (action.workload.clone(), action.instance));
             let done = tokio::task::spawn_blocking(move || {
                 this.carry_out(action);
                 drop(permit);
             });
             if let Err(error) = done.await {
                 tracing::error!("an action was lost: {error}");
+                if let Some((Some(workload), instance)) = started {
+                    let error = StartError {
+                        stage: "carry the start out".to_owned(),
+                        errno: None,
+                        error: error.to_string(),
+                    };
+                    self.send(Event::StartFailed {
+                        workload,
+                        instance,
+                        error,
+                    });
+                }
             }
         }
     }
@@ -198,20 +220,9 @@ impl Executor {
             return;
         };
         match action.kind {
-            ActionKind::Start {
-                spec,
-                limits,
-                remedy,
-            } => {
+            ActionKind::Start { spec, limits } => {
                 let cause = action.reason.cause;
-                match self.remedy(&workload, &spec, *remedy) {
-                    Ok(()) => self.start(&workload, action.instance, (&spec, &limits), cause),
-                    Err(error) => self.events.send(Event::StartFailed {
-                        workload,
-                        instance: action.instance,
-                        error,
-                    }),
-                }
+                self.start(&workload, action.instance, (&spec, &limits), cause);
             }
             ActionKind::Signal { signal } => self.signal(&workload, &signal),
             ActionKind::KillTree => self.kill_tree(&workload),
@@ -240,6 +251,7 @@ impl Executor {
                 });
             }
             ActionKind::WriteHostLimits { .. }
+            | ActionKind::Remedy { .. }
             | ActionKind::RunHook { .. }
             | ActionKind::RunOnHost { .. } => {}
         }
@@ -315,6 +327,7 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::WriteLimits { .. } => "write the limits",
         ActionKind::Investigate { .. } => "look into a suspect",
         ActionKind::WriteHostLimits { .. } => "write the host's limits",
+        ActionKind::Remedy { .. } => "carry out a remedy",
         ActionKind::RunHook { .. } => "run a hook",
         ActionKind::RunOnHost { .. } => "run a command of the host's",
     }

@@ -10,6 +10,7 @@ pub mod corpus;
 pub mod kernel;
 pub mod serve;
 pub mod swap;
+pub mod traces;
 
 use std::time::{Duration, Instant};
 

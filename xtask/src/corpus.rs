@@ -16,6 +16,7 @@ const PACKAGES: &[&str] = &[
     "bash",
     "coreutils",
     "cpp",
+    "curl",
     "dash",
     "gzip",
     "mawk",

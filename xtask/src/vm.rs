@@ -13,6 +13,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 const MEMORY_MIB: u32 = 1024;
+/// For a thousand workloads: one kernel is enough for that.
+const MUCH_MEMORY_MIB: u32 = 3072;
+const MUCH_MEMORY: &str = "6.12";
 
 /// How the virtual CPUs are emulated where there is no KVM.
 #[derive(Clone, Copy)]
@@ -166,11 +169,16 @@ fn qemu(kernel: &Kernel, initramfs: &Path, job: &str, emulation: Emulation) -> R
         Emulation::Sound => "tcg,thread=single",
         Emulation::Concurrent => "tcg,thread=multi",
     };
+    let memory = if kernel.series == MUCH_MEMORY {
+        MUCH_MEMORY_MIB
+    } else {
+        MEMORY_MIB
+    };
     command
         .args(["-accel", accelerator, "-cpu", "max", "-smp", "2"])
         .args([
             "-m",
-            &MEMORY_MIB.to_string(),
+            &memory.to_string(),
             "-nographic",
             "-no-reboot",
             "-nic",

@@ -24,8 +24,10 @@ pub(crate) struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Queued {
     pub(crate) workload: WorkloadName,
-    /// A person waits for it, and it for nothing.
+    /// A person waits for it.
     pub(crate) by_hand: bool,
+    /// It doesn't wait for what it needs.
+    pub(crate) at_once: bool,
     pub(crate) priority: u8,
 }
 
@@ -64,6 +66,7 @@ mod tests {
         let entry = |name, by_hand, priority| Queued {
             workload: WorkloadName::parse(name).expect("a name"),
             by_hand,
+            at_once: by_hand,
             priority,
         };
         let mut queue = vec![

@@ -164,6 +164,12 @@ pub enum Event {
         hook: Hook,
         error: Option<String>,
     },
+    /// What came of [`ActionKind::Remedy`]; with an error, the start has failed.
+    Remedied {
+        workload: WorkloadName,
+        instance: InstanceId,
+        error: Option<StartError>,
+    },
     /// The command between two instances failed; the next one is started all the same.
     RemedyFailed {
         workload: WorkloadName,
@@ -344,7 +350,10 @@ pub enum ActionKind {
     Start {
         spec: Arc<WorkloadSpec>,
         limits: Box<Limits>,
-        /// Carried out first.
+    },
+    /// Do what comes before a start, beside everything else. Answered by `Remedied`.
+    Remedy {
+        spec: Arc<WorkloadSpec>,
         remedy: Box<Remedy>,
     },
     /// Run a hook beside everything else. Answered by `HookDone`.

@@ -39,6 +39,13 @@ pub(crate) enum Relief {
 }
 
 impl HostState {
+    /// The thresholds are others now.
+    pub(crate) fn rewatched(&mut self) {
+        self.memory = Gauge::default();
+        self.cpu = Gauge::default();
+        self.disk = Gauge::default();
+    }
+
     /// Takes a reading; the levels that count from now on.
     pub(crate) fn observe(
         &mut self,
@@ -85,17 +92,26 @@ impl HostState {
     /// What the memory asks for now, at most one step a pause.
     pub(crate) fn relief(&self, now: MonoTime, watch: &HostWatch) -> Option<Relief> {
         // Who sets no threshold wants nobody to step back.
-        watch.memory?;
+        let Some(threshold) = watch.memory else {
+            return Some(Relief::Over);
+        };
         if self.last_step.is_some_and(|last| now.since(last) < PAUSE) {
             return None;
         }
+        // A level outlasts what it was about: what counts is how full it is now. And
+        // one workload that waits at its own limit is no shortage of the host's.
+        let now_above = |level: Option<Percent>| {
+            level.is_some_and(|level| self.used.memory.is_some_and(|used| used >= level))
+        };
+        let full = self.memory.level() == Level::Critical && now_above(threshold.critical);
         let stalls = self
             .stalled
-            .is_some_and(|stalled| now.since(stalled) < PAUSE);
+            .is_some_and(|stalled| now.since(stalled) < PAUSE)
+            && now_above(threshold.warn.or(threshold.critical));
         let calm = self
             .stalled
             .is_none_or(|stalled| now.since(stalled) >= CALM);
-        if self.memory.level() == Level::Critical || stalls {
+        if full || stalls {
             return Some(Relief::Needed);
         }
         (self.memory.level() == Level::Normal && calm).then_some(Relief::Over)
@@ -121,14 +137,19 @@ impl HostState {
         Some(command)
     }
 
-    pub(crate) fn disk_pressure(&self, done: &'static str, error: Option<String>) -> HostPressure {
+    pub(crate) fn disk_pressure(
+        &self,
+        done: &'static str,
+        error: Option<String>,
+        carried_out: bool,
+    ) -> HostPressure {
         HostPressure {
             resource: "disk",
             level: self.disk.level(),
             used_percent: self.used.disk.map(|used| used.0),
             done,
             error,
-            carried_out: true,
+            carried_out,
         }
     }
 

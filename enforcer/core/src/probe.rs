@@ -67,8 +67,8 @@ pub struct Load {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     pub cpu: Duration,
-    /// Read and written.
-    pub io: Bytes,
+    /// Read and written; `None` without the controller `io`.
+    pub io: Option<Bytes>,
 }
 
 /// How one asking ended, as it is shown.
@@ -107,7 +107,6 @@ pub(crate) struct Watched {
     due: MonoTime,
     /// The number of the asking under way, and since when.
     under_way: Option<(u64, MonoTime)>,
-    runs: u64,
     passes: u32,
     failures: u32,
     /// What the answers come to; `None` before enough of them.
@@ -122,7 +121,6 @@ impl Watched {
             spec,
             due: first,
             under_way: None,
-            runs: 0,
             passes: 0,
             failures: 0,
             standing: None,
@@ -148,6 +146,19 @@ impl Watched {
         self.due = self.due.max(earliest);
     }
 
+    /// Another way of asking takes the place of this one: until that has an answer of
+    /// its own, it stands where this one stood.
+    pub(crate) fn take_over(&mut self, known: &Self) {
+        self.standing = known.standing;
+    }
+
+    /// The next failures are news again.
+    pub(crate) fn forget_failing(&mut self) {
+        if self.standing == Some(false) {
+            self.standing = None;
+        }
+    }
+
     /// Asks now, whatever the schedule says.
     pub(crate) fn hasten(&mut self, now: MonoTime) {
         self.due = self.due.min(now);
@@ -162,21 +173,24 @@ impl Watched {
     }
 
     /// The number of a new asking and when it was due, if its time has come. It
-    /// never overlaps with the one before; what was missed meanwhile is left out.
-    pub(crate) fn begin(&mut self, now: MonoTime) -> Option<(u64, MonoTime)> {
+    /// never overlaps with the one before; what was missed meanwhile is left out. The
+    /// numbers are the caller's, who gives none twice.
+    pub(crate) fn begin(&mut self, now: MonoTime, runs: &mut u64) -> Option<(u64, MonoTime)> {
         if self.under_way.is_some() || self.due > now {
             return None;
         }
-        let due = self.due;
+        // What it had to wait for itself is no lateness.
+        let answered = self.last.as_ref().map_or(MonoTime(0), |last| last.at);
+        let due = self.due.max(answered);
         let next = due.after(self.spec.period);
         self.due = if next > now {
             next
         } else {
             now.after(self.spec.period)
         };
-        self.runs += 1;
-        self.under_way = Some((self.runs, now));
-        Some((self.runs, due))
+        *runs += 1;
+        self.under_way = Some((*runs, now));
+        Some((*runs, due))
     }
 
     /// Whether the asking under way will not be answered any more.
@@ -262,7 +276,14 @@ impl Watched {
             );
         };
         let used = work.cpu.saturating_sub(before.cpu);
-        let moved = Bytes(work.io.0.saturating_sub(before.io.0));
+        let moved = match (work.io, before.io) {
+            (Some(now), Some(then)) => Bytes(now.0.saturating_sub(then.0)),
+            _ if io.is_some() => {
+                let why = "the controller `io` is not enabled";
+                return (Answer::Unknown, why.to_owned());
+            }
+            _ => Bytes(0),
+        };
         let enough = cpu.is_none_or(|least| used >= least) && io.is_none_or(|least| moved >= least);
         if enough {
             return (Answer::Passed, String::new());
@@ -299,11 +320,11 @@ mod tests {
 
     /// Answers in order (`+`, `-`, `?`), and where they turn.
     fn check(probe: Probe, answers: &str, expected: &Expect) {
-        let mut watched = Watched::new(probe, at(0));
+        let (mut watched, mut runs) = (Watched::new(probe, at(0)), 0);
         let mut told = String::new();
         for (index, answer) in (0..).zip(answers.chars()) {
             let now = at(index * 5);
-            let (run, _) = watched.begin(now).expect("due");
+            let (run, _) = watched.begin(now, &mut runs).expect("due");
             let outcome = match answer {
                 '+' => Outcome::Passed,
                 '-' => Outcome::Failed(Failure::default()),
@@ -336,21 +357,25 @@ mod tests {
 
     #[test]
     fn it_never_overlaps_and_leaves_out_what_it_missed() {
-        let mut watched = Watched::new(probe(3, 1), at(10));
-        assert_eq!(watched.begin(at(9)), None);
-        assert_eq!(watched.begin(at(10)), Some((1, at(10))));
-        assert_eq!(watched.begin(at(15)), None, "the first is under way");
+        let (mut watched, mut runs) = (Watched::new(probe(3, 1), at(10)), 0);
+        assert_eq!(watched.begin(at(9), &mut runs), None);
+        assert_eq!(watched.begin(at(10), &mut runs), Some((1, at(10))));
+        assert_eq!(
+            watched.begin(at(15), &mut runs),
+            None,
+            "the first is under way"
+        );
         assert!(!watched.answer(at(16), 7, &Outcome::Passed, Duration::ZERO));
         assert!(watched.answer(at(27), 1, &Outcome::Passed, Duration::ZERO));
-        assert_eq!(watched.begin(at(27)), Some((2, at(15))));
+        assert_eq!(watched.begin(at(27), &mut runs), Some((2, at(27))));
         assert!(watched.answer(at(27), 2, &Outcome::Passed, Duration::ZERO));
         assert_eq!(watched.deadline(), at(32));
     }
 
     #[test]
     fn what_is_never_answered_is_given_up() {
-        let mut watched = Watched::new(probe(3, 1), at(0));
-        let _ = watched.begin(at(0));
+        let (mut watched, mut runs) = (Watched::new(probe(3, 1), at(0)), 0);
+        let _ = watched.begin(at(0), &mut runs);
         assert_eq!(watched.is_lost(at(30)), None);
         assert_eq!(watched.is_lost(watched.deadline()), Some(1));
     }
@@ -368,14 +393,14 @@ mod tests {
             },
             at(0),
         );
-        let mut told = Vec::new();
+        let (mut told, mut runs) = (Vec::new(), 0);
         // It works for fifteen seconds, and then stands still.
         for (round, cpu) in [0, 5, 10, 15, 15, 15, 15].into_iter().enumerate() {
             let now = at(u64::try_from(round).expect("small") * 5);
-            let (run, _) = watched.begin(now).expect("due");
+            let (run, _) = watched.begin(now, &mut runs).expect("due");
             let work = Work {
                 cpu: Duration::from_secs(cpu),
-                io: Bytes(0),
+                io: None,
             };
             watched.answer(now, run, &Outcome::Did(work), Duration::ZERO);
             told.push(watched.last().expect("an answer").answer.word());

@@ -99,6 +99,11 @@ impl RecoveryState {
         cooldown
     }
 
+    /// Open, or half so.
+    pub(crate) fn is_open(&self) -> bool {
+        self.circuit != Circuit::Closed
+    }
+
     pub(crate) fn is_on_trial(&self) -> bool {
         matches!(self.circuit, Circuit::HalfOpen { .. })
     }

@@ -58,6 +58,8 @@ pub struct Host {
     /// Starts under way at a time; `None` for twice the number of CPUs.
     pub starts_at_once: Option<u32>,
     pub watch: HostWatch,
+    /// The manifest's own: a workload may have another.
+    pub mode: Mode,
 }
 
 /// `None` takes the default: 10 % of memory but at most 1 GiB; half of the swap.
@@ -182,7 +184,7 @@ impl Default for Watch {
     fn default() -> Self {
         Self {
             cpu_loop: Some(CpuLoopWatch::default()),
-            memory: Some(Threshold::DEFAULT),
+            memory: Some(Threshold::MEMORY),
             cpu: None,
         }
     }

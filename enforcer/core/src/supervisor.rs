@@ -11,7 +11,7 @@ use crate::name::WorkloadName;
 use crate::oom::Ancestors;
 use crate::spec::{Host, Manifest};
 use crate::units::MonoTime;
-use crate::workload::{Context, Workload};
+use crate::workload::{Context, Progress, Workload};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::workload::{LastExit, ProbeView, View, answer_in_words};
@@ -30,6 +30,10 @@ pub struct Supervisor {
     due_of: BTreeMap<WorkloadName, MonoTime>,
     /// Those whose start waits for its turn, and those with a proof due or under way.
     queued: BTreeSet<WorkloadName>,
+    /// How far each has come, for those that wait for a turn or for it.
+    progress: BTreeMap<WorkloadName, Progress>,
+    /// Something has changed that a queued start may have waited for.
+    turns_changed: bool,
     suspected: BTreeSet<WorkloadName>,
     began: Option<MonoTime>,
     ancestors: Ancestors,
@@ -52,6 +56,8 @@ impl Supervisor {
             due: BTreeSet::new(),
             due_of: BTreeMap::new(),
             queued: BTreeSet::new(),
+            progress: BTreeMap::new(),
+            turns_changed: false,
             suspected: BTreeSet::new(),
             began: None,
             ancestors: Ancestors::default(),
@@ -73,7 +79,7 @@ impl Supervisor {
         self.admit_starts(moment, &mut decision);
         self.settle_touched();
         decision.wake = self.due.first().map(|(at, _)| *at);
-        decision.finished = self.shutting_down && self.workloads.values().all(Workload::is_at_rest);
+        decision.finished = self.shutting_down && self.workloads.values().all(Workload::is_done);
         decision
     }
 
@@ -83,16 +89,23 @@ impl Supervisor {
             if let Some(at) = self.due_of.remove(&name) {
                 self.due.remove(&(at, name.clone()));
             }
-            self.queued.remove(&name);
+            let was_queued = self.queued.remove(&name);
             self.suspected.remove(&name);
             let Some(workload) = self.workloads.get(&name) else {
                 continue;
             };
             if workload.is_gone() {
                 self.workloads.remove(&name);
+                self.progress.remove(&name);
+                self.turns_changed = true;
                 continue;
             }
+            let progress = workload.progress();
+            if self.progress.insert(name.clone(), progress) != Some(progress) {
+                self.turns_changed = true;
+            }
             if workload.queued().is_some() {
+                self.turns_changed |= !was_queued;
                 self.queued.insert(name.clone());
             }
             if workload.has_suspects() {
@@ -246,6 +259,15 @@ impl Supervisor {
             } => {
                 self.with(moment, &workload, decision, |workload, context| {
                     workload.hook_done(context, hook, error)
+                });
+            }
+            Event::Remedied {
+                workload,
+                instance,
+                error,
+            } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.remedied(context, instance, error)
                 });
             }
             Event::RemedyFailed { workload, error } => {

@@ -42,10 +42,27 @@ impl Threshold {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Gauge {
     level: Level,
-    /// Since when it has been at this level or beyond it without a break.
-    since: [Option<MonoTime>; 2],
-    /// Since when it has been below the level that counts.
-    below: Option<MonoTime>,
+    warn: Held,
+    critical: Held,
+}
+
+/// Since when a level has been reached without a break, or left.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    reached: Option<MonoTime>,
+    left: Option<MonoTime>,
+}
+
+impl Held {
+    fn observe(&mut self, now: MonoTime, reached: bool) {
+        let (goes_on, ends) = if reached {
+            (&mut self.reached, &mut self.left)
+        } else {
+            (&mut self.left, &mut self.reached)
+        };
+        goes_on.get_or_insert(now);
+        *ends = None;
+    }
 }
 
 impl Gauge {
@@ -61,34 +78,27 @@ impl Gauge {
         threshold: &Threshold,
     ) -> Option<Level> {
         let instant = threshold.level_of(used);
-        for (since, level) in self.since.iter_mut().zip([Level::Warn, Level::Critical]) {
-            if instant < level {
-                *since = None;
-            } else {
-                since.get_or_insert(now);
-            }
-        }
-        if instant >= self.level {
-            self.below = None;
-        }
-        let held =
+        self.warn.observe(now, instant >= Level::Warn);
+        self.critical.observe(now, instant >= Level::Critical);
+        let for_long =
             |since: Option<MonoTime>| since.is_some_and(|since| now.since(since) >= threshold.hold);
-        let reached = if held(self.since[1]) {
-            Level::Critical
-        } else if held(self.since[0]) {
-            Level::Warn
-        } else {
-            Level::Normal
+        let highest = |of: fn(&Held) -> Option<MonoTime>, reached: bool| {
+            if for_long(of(&self.critical)) == reached {
+                Level::Critical
+            } else if for_long(of(&self.warn)) == reached {
+                Level::Warn
+            } else {
+                Level::Normal
+            }
         };
-        let next = if reached > self.level {
-            reached
-        } else if instant < self.level && held(Some(*self.below.get_or_insert(now))) {
-            instant
-        } else {
+        // Up to what was reached for long, and down to what was not left for long.
+        let up = highest(|held| held.reached, true);
+        let down = highest(|held| held.left, false);
+        let next = self.level.max(up).min(down.max(up));
+        if next == self.level {
             return None;
-        };
+        }
         self.level = next;
-        self.below = None;
         Some(next)
     }
 }
@@ -102,7 +112,7 @@ mod tests {
     fn levels(readings: &[u32]) -> Vec<String> {
         let threshold = Threshold {
             hold: Duration::from_secs(5),
-            ..Threshold::DEFAULT
+            ..Threshold::MEMORY
         };
         let mut gauge = Gauge::default();
         let mut told = Vec::new();
@@ -125,6 +135,11 @@ mod tests {
         assert_eq!(
             levels(&[99, 99, 92, 92, 10, 10]),
             ["1: critical", "3: warn", "5: normal"]
+        );
+        // One low reading at the end of the hold is no all-clear of the lower level.
+        assert_eq!(
+            levels(&[99, 99, 92, 10, 92, 92]),
+            ["1: critical", "3: warn"]
         );
     }
 }

@@ -25,6 +25,7 @@ mod wellbeing;
 mod yielding;
 
 pub use probing::{ProbeView, answer_in_words};
+pub(crate) use view::Progress;
 pub use view::{LastExit, View};
 
 use crate::event::{
@@ -82,10 +83,14 @@ enum Lifecycle {
     /// A start is due, and waits for its turn and for what it needs.
     Queued {
         reason: Reason,
+        /// It waits for its turn alone, not for what it needs.
+        at_once: bool,
     },
-    /// `then` holds what was asked for meanwhile.
+    /// `then` holds what was asked for meanwhile. First comes the remedy, where there
+    /// is one.
     Starting {
         then: Option<Then>,
+        remedying: Option<Reason>,
     },
     Running {
         pid: u32,
@@ -164,6 +169,12 @@ pub(crate) struct Workload {
     remedy: Box<Remedy>,
     /// It was stopped for the host's sake, and comes back.
     sacrificed: bool,
+    /// It would have had to step back for the host's sake, were it not observed only.
+    spared_by_mode: bool,
+    /// Askings so far, of all probes of all instances.
+    probe_runs: u64,
+    /// The record of the instance's start.
+    start_seq: Seq,
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
@@ -195,6 +206,9 @@ impl Workload {
             memory_bytes: Bytes(0),
             remedy: Box::default(),
             sacrificed: false,
+            spared_by_mode: false,
+            probe_runs: 0,
+            start_seq: Seq(0),
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
@@ -217,6 +231,11 @@ impl Workload {
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. } => false,
         }
+    }
+
+    /// Nothing of it is left to wait for when the agent goes.
+    pub(crate) fn is_done(&self) -> bool {
+        self.is_at_rest() && !self.ready.is_busy()
     }
 
     /// After every event: what follows from where it stands now.
@@ -316,8 +335,7 @@ impl Workload {
                 self.act(context, reason, ActionKind::KillTree);
             }
             Lifecycle::BackingOff { until, cause, seq } if until <= now => {
-                self.restarts += 1;
-                self.start(context, Reason { cause, seq });
+                self.start_again(context, Reason { cause, seq });
             }
             Lifecycle::BreakerOpen { until, cause, seq } if until <= now => {
                 let cooldown = self.recovery.half_open();
@@ -326,8 +344,7 @@ impl Workload {
                     cooldown,
                 };
                 let seq = self.tell(context, Some(cause), Some(seq), Detail::Breaker(change));
-                self.restarts += 1;
-                self.start(context, Reason { cause, seq });
+                self.start_again(context, Reason { cause, seq });
             }
             Lifecycle::Running { since, .. } if self.is_on_trial() && now.since(since) >= TRIAL => {
                 self.pass_trial(context);

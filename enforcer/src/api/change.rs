@@ -106,7 +106,10 @@ pub(super) async fn plan(
     State(api): State<Api>,
     Json(proposal): Json<Proposal>,
 ) -> Result<Json<PlanAnswer>, Failure> {
-    let (manifest, warnings) = read(&api, proposal.file.as_ref())?;
+    let (manifest, warnings) = {
+        let api = api.clone();
+        blocking(move || read(&api, proposal.file.as_ref())).await?
+    };
     let plan = api
         .events
         .ask(|reply| Question::Plan(Box::new(manifest), reply))
@@ -123,31 +126,11 @@ pub(super) async fn apply(
     Json(proposal): Json<Proposal>,
 ) -> Result<Json<PlanAnswer>, Failure> {
     peer.may_change()?;
-    let (manifest, warnings) = read(&api, proposal.file.as_ref())?;
-    if !proposal.force {
-        refuse_shrinks(&api, &manifest)?;
-        refuse_host_shrink(&api, &manifest)?;
-    }
-    if let Some(file) = &proposal.file {
-        if api.manifest.is_dir()
-            && file
-                .path
-                .extension()
-                .is_none_or(|extension| extension != "yaml")
-        {
-            return Err(Failure::bad_request(format!(
-                "{} would not be read: files of the manifest's folder end in .yaml",
-                file.path.display()
-            )));
-        }
-        install(&api, file).map_err(|error| {
-            Failure::refused(format!(
-                "failed to install {}: {error}",
-                file.path.display()
-            ))
-        })?;
-    }
     let prune = proposal.prune;
+    let (manifest, warnings) = {
+        let api = api.clone();
+        blocking(move || prepare(&api, &proposal)).await?
+    };
     let manifest = Box::new(manifest);
     let plan = api
         .events
@@ -161,6 +144,43 @@ pub(super) async fn apply(
         plan: plan.ok_or_else(Failure::going_down)?,
         warnings,
     }))
+}
+
+/// Files and accounts are read, and may take their time: not where probes are timed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::going_down())?
+}
+
+/// Reads the manifest that is to be applied, and installs the file that it came with.
+fn prepare(api: &Api, proposal: &Proposal) -> Result<(Manifest, String), Failure> {
+    let (manifest, warnings) = read(api, proposal.file.as_ref())?;
+    if !proposal.force {
+        refuse_shrinks(api, &manifest)?;
+        refuse_host_shrink(api, &manifest)?;
+    }
+    if let Some(file) = &proposal.file {
+        if api.manifest.is_dir()
+            && file
+                .path
+                .extension()
+                .is_none_or(|extension| extension != "yaml")
+        {
+            return Err(Failure::bad_request(format!(
+                "{} would not be read: files of the manifest's folder end in .yaml",
+                file.path.display()
+            )));
+        }
+        install(api, file).map_err(|error| {
+            Failure::refused(format!(
+                "failed to install {}: {error}",
+                file.path.display()
+            ))
+        })?;
+    }
+    Ok((manifest, warnings))
 }
 
 /// What the manifest would be with this file in its place.

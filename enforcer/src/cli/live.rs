@@ -22,9 +22,12 @@ pub(super) async fn print(history: &History, color: bool) {
 
 /// What happened to one workload at one moment reads as one sentence.
 fn print_batch(batch: &Batch, color: bool) {
+    // That nothing is known any more says nothing beside whatever made it so.
+    let quiet = |event: &Value| event["kind"] == "health" && event["details"]["to"] == "unknown";
     let mut rest: Vec<Value> = batch
         .iter()
         .filter_map(|record| serde_json::to_value(record).ok())
+        .filter(|event| !quiet(event))
         .collect();
     while let Some(first) = rest.first() {
         let workload = first["workload"].clone();

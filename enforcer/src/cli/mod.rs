@@ -67,7 +67,7 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show how one workload is doing; exits with 3 if it is not running
+    /// Show how one workload is doing; exits with 3 if it is unhealthy or not running
     Status {
         workload: String,
         #[command(flatten)]

@@ -57,12 +57,18 @@ pub(super) fn run(
     ended
 }
 
-/// Half a dozen descriptors a workload add up; workloads get the default again.
+/// A dozen descriptors a workload add up; workloads get the default again.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // The soft limit may always go up to the hard one.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    /// `fs.nr_open`, as every kernel has it unless it was changed.
+    const MOST: u64 = 1 << 20;
+    let descriptors = Resource::RLIMIT_NOFILE;
+    if let Ok((_, hard)) = getrlimit(descriptors) {
+        let most = hard.max(MOST);
+        // Root may go beyond the hard limit; anybody may go up to it.
+        if setrlimit(descriptors, most, most).is_err() {
+            let _ = setrlimit(descriptors, hard, hard);
+        }
     }
 }
 

@@ -15,6 +15,9 @@ pub(super) fn status(settings: &Settings, name: &str, json: bool) -> Result<(), 
         print(name, &workload);
     }
     match workload["state"].as_str() {
+        Some("running") if workload["health"] == "unhealthy" => {
+            Err(Fault::NotRunning(format!("{name} is unhealthy")))
+        }
         Some("running") => Ok(()),
         state => Err(Fault::NotRunning(format!(
             "{name} is {}",

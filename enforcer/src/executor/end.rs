@@ -54,6 +54,7 @@ impl Executor {
             );
             ExitStatus::Signal(libc::SIGKILL)
         });
+        self.end_probes_of(&workload);
         while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
             tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
         }
@@ -100,6 +101,7 @@ impl Executor {
 
     /// Carries out what is still queued, then leaves the host as it was found.
     pub(crate) fn close(&self) {
+        self.close_places();
         lock(&self.queues).clear();
         let begun = clock::now();
         while !self.registry().is_empty() && clock::now().since(begun) < KILL_PATIENCE {

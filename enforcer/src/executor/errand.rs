@@ -1,27 +1,29 @@
 //! Short commands beside a workload: probes, hooks, remedies. Each runs as the
-//! workload's user in a cgroup of its own below `probes/`, with a ceiling and a
-//! deadline, and its whole tree is gone afterwards, whatever it left behind.
+//! workload's user in a cgroup of its own below `probes/`, with a deadline, and its
+//! whole tree is gone afterwards, whatever it left behind.
+
+mod place;
+
+pub(super) use place::Places;
 
 use super::{Executor, error_chain, launch};
-use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::pidfd::PidFd;
-use crate::kernel::{clock, limits, ready, spawn};
+use crate::kernel::{clock, ready, spawn};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{COMMAND_LIMIT, ExitStatus};
-use enforcer_core::limits::Limits;
+use enforcer_core::event::{COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, StartError};
 use enforcer_core::spec::WorkloadSpec;
-use enforcer_core::units::{Bytes, Limit, human_duration};
+use enforcer_core::units::human_duration;
+use place::{PATIENCE, Place, name_of};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 
-/// More is no check but a program of its own.
-const MEMORY: Bytes = Bytes(128 << 20);
-const PIDS: u64 = 64;
-/// How long what was killed may take to be gone.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// At a time, on the whole host.
+pub(super) const AT_ONCE: usize = 256;
+/// What of it is ours, beginning and ending, may take so much longer than its limit.
+const OURS: Duration = Duration::from_secs(15);
 /// Of its output, in its last line.
 const SHOWN: usize = 200;
 
@@ -29,7 +31,7 @@ const SHOWN: usize = 200;
 pub(crate) struct Errand {
     /// `None` for one of the host's, which runs as the agent itself.
     pub(crate) workload: Option<WorkloadName>,
-    /// Names its cgroup; there is never a second one of the same name.
+    /// Names its cgroup; a second one of the same name waits for the first.
     pub(crate) what: &'static str,
     pub(crate) spec: Arc<WorkloadSpec>,
     pub(crate) command: Vec<String>,
@@ -49,6 +51,11 @@ pub(crate) struct Ran {
 impl Ran {
     pub(crate) fn succeeded(&self) -> bool {
         self.ended == Some(ExitStatus::Code(0))
+    }
+
+    /// By the kernel, for want of memory, and not by its deadline.
+    pub(crate) fn was_killed(&self) -> bool {
+        self.ended == Some(ExitStatus::Signal(libc::SIGKILL))
     }
 
     pub(crate) fn timed_out(&self) -> bool {
@@ -72,105 +79,75 @@ impl Ran {
 
 /// A command under way.
 struct Begun {
-    cgroup: Arc<Cgroup>,
+    place: Arc<Place>,
     pidfd: Arc<PidFd>,
     output: File,
 }
 
 impl Executor {
     /// Runs a command to its end or to its deadline. An error is one of our own: it
-    /// says nothing about the command.
+    /// says nothing about the command. There is an answer, whatever hangs.
     pub(crate) async fn run_errand(self: &Arc<Self>, errand: Errand) -> Result<Ran, String> {
         let limit = errand.limit;
+        // On its own: what comes late is still put in order.
+        let running = self
+            .runtime
+            .spawn(Arc::clone(self).carry_out_errand(errand));
+        match tokio::time::timeout(limit + OURS, running).await {
+            Ok(Ok(ran)) => ran,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it can neither be begun nor ended: something it needs hangs".to_owned()),
+        }
+    }
+
+    async fn carry_out_errand(self: Arc<Self>, errand: Errand) -> Result<Ran, String> {
+        let limit = errand.limit;
         let until = clock::now().after(limit);
-        let this = Arc::clone(self);
-        let begun = tokio::task::spawn_blocking(move || this.begin_errand(&errand));
+        let left = || until.since(clock::now());
+        let turn = tokio::time::timeout(left(), Arc::clone(&self.errands).acquire_owned());
+        let _one_of_many = turn
+            .await
+            .map_err(|_| "too many commands are under way".to_owned())?;
+        let (this, workload, what) = (Arc::clone(&self), errand.workload.clone(), errand.what);
+        let found = move || this.errand_place(workload.as_ref(), what);
+        let place = tokio::task::spawn_blocking(found).await;
+        let place = place.map_err(|error| error.to_string())??;
+        let turn = tokio::time::timeout(left(), Arc::clone(&place.turn).lock_owned());
+        let _turn = turn
+            .await
+            .map_err(|_| "the one before it has not ended".to_owned())?;
+        let begun = tokio::task::spawn_blocking(move || begin(&errand, place));
         let begun = begun.await.map_err(|error| error.to_string())??;
         let exited = ready::watch(&*begun.pidfd, Interest::READABLE);
-        let left = until.since(clock::now());
+        let begun_in_time = !left().is_zero();
         let in_time = match &exited {
-            Ok(exited) => tokio::time::timeout(left, exited.readable()).await.is_ok(),
+            Ok(exited) => tokio::time::timeout(left(), exited.readable())
+                .await
+                .is_ok(),
             Err(_) => false,
         };
-        let ended = tokio::task::spawn_blocking(move || begun.finish(in_time));
-        let (ended, output) = ended.await.map_err(|error| error.to_string())??;
-        exited.map_err(|error| format!("failed to wait for it: {error}"))?;
+        let place = Arc::clone(&begun.place);
+        let emptied = tokio::task::spawn_blocking(move || place.cgroup.kill_and_wait(PATIENCE));
+        let emptied = emptied.await.map_err(|error| error.to_string())?;
+        let exited = exited.map_err(|error| format!("failed to wait for it: {error}"))?;
+        let gone = tokio::time::timeout(PATIENCE, exited.readable()).await;
+        gone.map_err(|_| "it can't be killed".to_owned())?
+            .map(drop)
+            .map_err(|error| format!("failed to wait for it: {error}"))?;
+        let status = begun.pidfd.wait();
+        let status = status.map_err(|error| format!("failed to wait for it: {error}"))?;
+        emptied.map_err(|error| format!("failed to {}", error_chain(&error)))?;
+        if !begun_in_time {
+            return Err(format!(
+                "it could not be begun within {}",
+                human_duration(limit)
+            ));
+        }
         Ok(Ran {
-            ended,
-            output,
+            ended: in_time.then_some(status),
+            output: last_line(&begun.output),
             limit,
         })
-    }
-
-    /// The same, from a thread that may wait.
-    pub(super) fn run_errand_here(self: &Arc<Self>, errand: Errand) -> Result<Ran, String> {
-        self.runtime.block_on(self.run_errand(errand))
-    }
-
-    fn begin_errand(&self, errand: &Errand) -> Result<Begun, String> {
-        let started = |error: enforcer_core::event::StartError| {
-            format!("failed to {}: {}", error.stage, error.error)
-        };
-        let launch = launch::errand(errand).map_err(started)?;
-        let owner = errand
-            .workload
-            .as_ref()
-            .map_or("host", WorkloadName::as_str);
-        let cgroup = self.errand_cgroup(&format!("{owner}.{}", errand.what))?;
-        let output =
-            output_file().map_err(|error| format!("failed to take its output: {error}"))?;
-        let waiting = spawn::spawn(&launch, &cgroup, &output)
-            .map_err(|error| format!("failed to {}", error_chain(&error)))?;
-        let pidfd = waiting.release(&errand.command[0]).map_err(started)?;
-        Ok(Begun {
-            cgroup,
-            pidfd: Arc::new(pidfd),
-            output,
-        })
-    }
-
-    fn errand_cgroup(&self, name: &str) -> Result<Arc<Cgroup>, String> {
-        if let Some(known) = super::lock(&self.errands).get(name) {
-            return Ok(Arc::clone(known));
-        }
-        let failed = |error: &dyn std::error::Error| format!("failed to {}", error_chain(error));
-        let cgroup = self
-            .tree
-            .probes()
-            .ensure_child(name)
-            .map_err(|error| failed(&error))?;
-        let ceiling = Limits {
-            memory_max: Some(Limit::At(MEMORY)),
-            memory_oom_group: Some(true),
-            pids_max: Some(Limit::At(PIDS)),
-            ..Limits::default()
-        };
-        limits::apply(&cgroup, &ceiling).map_err(|error| failed(&error))?;
-        let cgroup = Arc::new(cgroup);
-        super::lock(&self.errands).insert(name.to_owned(), Arc::clone(&cgroup));
-        Ok(cgroup)
-    }
-
-    /// A workload that goes takes the cgroups of its errands with it.
-    pub(super) fn forget_errands(&self, workload: &WorkloadName) {
-        let prefix = format!("{workload}.");
-        let mut errands = super::lock(&self.errands);
-        let names: Vec<String> = errands
-            .keys()
-            .filter(|name| name.starts_with(&prefix))
-            .cloned()
-            .collect();
-        for name in names {
-            let Some(cgroup) = errands.remove(&name) else {
-                continue;
-            };
-            let gone = cgroup
-                .kill_and_wait(PATIENCE)
-                .and_then(|()| self.tree.probes().remove_child(&name));
-            if let Err(error) = gone {
-                tracing::warn!("{workload}: failed to {}", error_chain(&error));
-            }
-        }
     }
 
     /// A hook, beside everything else.
@@ -178,9 +155,8 @@ impl Executor {
         self: Arc<Self>,
         workload: WorkloadName,
         spec: Arc<WorkloadSpec>,
-        hook: enforcer_core::event::Hook,
+        hook: Hook,
     ) {
-        use enforcer_core::event::{Event, HOOK_LIMIT, Hook};
         let command = match hook {
             Hook::OnReady => &spec.on_ready,
             Hook::OnUnready => &spec.on_unready,
@@ -194,6 +170,10 @@ impl Executor {
             spec,
         };
         let error = outcome_of(self.run_errand(errand).await);
+        // Nobody else would: the workload may be gone by now.
+        let (this, name) = (Arc::clone(&self), name_of(Some(&workload), hook.word()));
+        let removed = tokio::task::spawn_blocking(move || this.forget_place(&name));
+        let _ = removed.await;
         self.send(Event::HookDone {
             workload,
             hook,
@@ -212,7 +192,7 @@ impl Executor {
             limit: COMMAND_LIMIT,
         };
         let error = outcome_of(self.run_errand(errand).await);
-        self.send(enforcer_core::Event::HostCommandDone { error });
+        self.send(Event::HostCommandDone { error });
     }
 }
 
@@ -232,17 +212,18 @@ fn output_file() -> nix::Result<File> {
     memfd_create(c"output", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
-impl Begun {
-    /// Ends what has not ended, and reads what it said.
-    fn finish(self, in_time: bool) -> Result<(Option<ExitStatus>, String), String> {
-        let gone = self.cgroup.kill_and_wait(PATIENCE);
-        let status = self
-            .pidfd
-            .wait()
-            .map_err(|error| format!("failed to wait for it: {error}"))?;
-        gone.map_err(|error| format!("failed to {}", error_chain(&error)))?;
-        Ok((in_time.then_some(status), last_line(&self.output)))
-    }
+fn begin(errand: &Errand, place: Arc<Place>) -> Result<Begun, String> {
+    let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
+    let launch = launch::errand(errand).map_err(started)?;
+    let output = output_file().map_err(|error| format!("failed to take its output: {error}"))?;
+    let waiting = spawn::spawn(&launch, &place.cgroup, &output)
+        .map_err(|error| format!("failed to {}", error_chain(&error)))?;
+    let pidfd = waiting.release(&errand.command[0]).map_err(started)?;
+    Ok(Begun {
+        place,
+        pidfd: Arc::new(pidfd),
+        output,
+    })
 }
 
 fn last_line(output: &File) -> String {

@@ -73,7 +73,6 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
 pub(super) fn errand(errand: &super::Errand) -> Result<Launch, StartError> {
     let spec = WorkloadSpec {
         command: errand.command.clone(),
-        capabilities: Vec::new(),
         ..(*errand.spec).clone()
     };
     let host = WorkloadName::parse("host");
@@ -82,6 +81,10 @@ pub(super) fn errand(errand: &super::Errand) -> Result<Launch, StartError> {
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
     let mut launch = prepare(name, &spec)?;
+    // Of root, the list is what bounds it.
+    if !launch.identity.uid.is_root() {
+        launch.capabilities.clear();
+    }
     let told = errand.environment.iter();
     launch.environment.extend(strings(
         told.map(|(name, value)| format!("{name}={}", value.replace('\0', " "))),

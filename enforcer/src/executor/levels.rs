@@ -1,12 +1,13 @@
 //! What workloads and the host use, read at the tick and when a probe wants it.
 
-use super::{Executor, Registered};
+use super::Executor;
+use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::host_usage::HostUsage;
 use crate::kernel::usage::{self, LevelFiles};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostMeasured, Measured};
 use enforcer_core::probe::{Load, Work};
-use enforcer_core::spec::HostWatch;
+use enforcer_core::spec::{HostWatch, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, Percent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,10 @@ const TICK: Duration = Duration::from_secs(5);
 pub(crate) struct HostLevels {
     pub(super) watch: HostWatch,
     usage: HostUsage,
+    /// The last answer of the disk, and whether it is being asked: a file system may
+    /// hang, and nothing else must.
+    disk: Option<Percent>,
+    asking: bool,
 }
 
 /// Reads the levels for as long as the agent lives.
@@ -29,22 +34,46 @@ pub(crate) async fn tick(executor: Arc<Executor>) {
     loop {
         tick.tick().await;
         let this = Arc::clone(&executor);
-        let Ok(read) = tokio::task::spawn_blocking(move || this.measure()).await else {
+        match tokio::task::spawn_blocking(move || this.measure()).await {
+            Ok(read) => executor.send(read),
+            Err(error) => tracing::error!("the levels were not read: {error}"),
+        }
+        ask_disk(&executor).await;
+    }
+}
+
+/// Waits a little for its answer; one that comes late is the next tick's.
+async fn ask_disk(executor: &Arc<Executor>) {
+    let path = {
+        let mut levels = super::lock(&executor.host_levels);
+        let Some(disk) = levels.watch.disk.clone() else {
+            levels.disk = None;
             return;
         };
-        executor.send(read);
-    }
+        if std::mem::replace(&mut levels.asking, true) {
+            return;
+        }
+        disk.path
+    };
+    let this = Arc::clone(executor);
+    let asked = tokio::task::spawn_blocking(move || {
+        let used = HostUsage::disk(path.as_ref());
+        let mut levels = super::lock(&this.host_levels);
+        levels.disk = used;
+        levels.asking = false;
+    });
+    let _ = tokio::time::timeout(TICK / 2, asked).await;
 }
 
 impl Executor {
     fn measure(&self) -> Event {
         let host = self.measure_host();
         let all = host.memory.is_some();
-        let mut registry = self.registry();
-        let measured = registry.iter_mut().filter_map(|(name, entry)| {
-            let wanted = all || entry.spec.watch.memory.is_some() || entry.spec.watch.cpu.is_some();
-            let measured = wanted.then(|| measure(entry)).flatten()?;
-            Some((name.clone(), measured))
+        // The table is only held while it is copied: others wait for it.
+        let entries: Vec<Entry> = self.entries_to_measure(all);
+        let measured = entries.into_iter().filter_map(|entry| {
+            let measured = measure(&entry)?;
+            Some((entry.name, measured))
         });
         Event::Measured {
             workloads: measured.collect(),
@@ -52,16 +81,41 @@ impl Executor {
         }
     }
 
+    fn entries_to_measure(&self, all: bool) -> Vec<Entry> {
+        let mut registry = self.registry();
+        let wanted = registry.iter_mut().filter(|(_, entry)| {
+            let watch = &entry.spec.watch;
+            let bounded = entry.spec.limits.memory_max.is_some() && watch.memory.is_some();
+            all || bounded || watch.cpu.is_some()
+        });
+        let copied = wanted.filter_map(|(name, entry)| {
+            let files = match &entry.levels {
+                Some(files) => Arc::clone(files),
+                None => Arc::clone(
+                    entry
+                        .levels
+                        .insert(Arc::new(LevelFiles::open(&entry.cgroup).ok()?)),
+                ),
+            };
+            Some(Entry {
+                name: name.clone(),
+                cgroup: Arc::clone(&entry.cgroup),
+                spec: Arc::clone(&entry.spec),
+                files,
+            })
+        });
+        copied.collect()
+    }
+
     fn measure_host(&self) -> HostMeasured {
         let mut levels = super::lock(&self.host_levels);
-        let HostLevels { watch, usage } = &mut *levels;
+        let HostLevels {
+            watch, usage, disk, ..
+        } = &mut *levels;
         HostMeasured {
             memory: watch.memory.and_then(|_| usage.memory()),
             cpu: watch.cpu.and_then(|_| usage.cpu()),
-            disk: watch
-                .disk
-                .as_ref()
-                .and_then(|disk| usage.disk(disk.path.as_ref())),
+            disk: watch.disk.as_ref().and(*disk),
         }
     }
 
@@ -77,14 +131,18 @@ impl Executor {
     }
 }
 
+/// One workload's part of a round.
+struct Entry {
+    name: WorkloadName,
+    cgroup: Arc<Cgroup>,
+    spec: Arc<WorkloadSpec>,
+    files: Arc<LevelFiles>,
+}
+
 /// Two small files at most; `memory.stat` and the pressure only where the rest of
 /// the memory may be full, since both are work for the kernel.
-fn measure(entry: &mut Registered) -> Option<Measured> {
-    let files = match &mut entry.levels {
-        Some(files) => files,
-        none => none.insert(LevelFiles::open(&entry.cgroup).ok()?),
-    };
-    let current = files.memory()?;
+fn measure(entry: &Entry) -> Option<Measured> {
+    let current = entry.files.memory()?;
     let max = entry.spec.limits.memory_max.and_then(Limit::at);
     let watch = entry.spec.watch.memory;
     let percent = |used: u64, max: Bytes| {
@@ -104,7 +162,7 @@ fn measure(entry: &mut Registered) -> Option<Measured> {
         measured.memory_stalled = usage::read_load(&entry.cgroup).memory;
     }
     if entry.spec.watch.cpu.is_some() {
-        measured.cpu = files.cpu();
+        measured.cpu = entry.files.cpu();
     }
     Some(measured)
 }

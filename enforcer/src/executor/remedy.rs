@@ -1,12 +1,12 @@
 //! What a recovery strategy does between two instances, before the next one starts.
 
 use super::errand::{Errand, outcome_of};
-use super::{Executor, error_chain};
+use super::{Executor, error_chain, lock};
 use crate::kernel::account;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::process::OWN_PROGRAM;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{COMMAND_LIMIT, Event, Remedy, StartError};
+use enforcer_core::event::{COMMAND_LIMIT, Event, InstanceId, Remedy, StartError};
 use enforcer_core::spec::{Strategy, WorkloadSpec};
 use std::sync::Arc;
 
@@ -14,7 +14,21 @@ use std::sync::Arc;
 const CLEAR: &str = "clear";
 
 impl Executor {
-    pub(super) fn remedy(
+    pub(super) async fn run_remedy(
+        self: Arc<Self>,
+        (workload, instance): (WorkloadName, InstanceId),
+        spec: Arc<WorkloadSpec>,
+        remedy: Remedy,
+    ) {
+        let done = self.remedy(&workload, &spec, remedy).await;
+        self.send(Event::Remedied {
+            workload,
+            instance,
+            error: done.err(),
+        });
+    }
+
+    async fn remedy(
         self: &Arc<Self>,
         workload: &WorkloadName,
         spec: &Arc<WorkloadSpec>,
@@ -22,14 +36,22 @@ impl Executor {
     ) -> Result<(), StartError> {
         match strategy {
             Strategy::Restart => Ok(()),
-            Strategy::Reset => self.reset(workload, spec),
-            Strategy::Recreate => self.recreate(workload, spec),
+            Strategy::Reset => self.reset(workload, spec).await,
+            Strategy::Recreate => {
+                let (this, name, spec) = (Arc::clone(self), workload.clone(), Arc::clone(spec));
+                let done = tokio::task::spawn_blocking(move || this.recreate(&name, &spec));
+                done.await.map_err(|error| StartError {
+                    stage: "make its cgroup anew".to_owned(),
+                    errno: None,
+                    error: error.to_string(),
+                })?
+            }
             Strategy::Run(command) => {
                 let errand = self.errand(workload, spec, command, failure);
-                if let Some(error) = outcome_of(self.run_errand_here(errand)) {
+                if let Some(error) = outcome_of(self.run_errand(errand).await) {
                     let workload = workload.clone();
                     let error = format!("the command of the strategy `run`: {error}");
-                    self.events.send(Event::RemedyFailed { workload, error });
+                    self.send(Event::RemedyFailed { workload, error });
                 }
                 Ok(())
             }
@@ -54,7 +76,7 @@ impl Executor {
     }
 
     /// Empties the reset paths with no other rights than the workload's own user has.
-    fn reset(
+    async fn reset(
         self: &Arc<Self>,
         workload: &WorkloadName,
         spec: &Arc<WorkloadSpec>,
@@ -69,8 +91,14 @@ impl Executor {
         let program = OWN_PROGRAM.to_owned();
         let mut command = vec![program, CLEAR.to_owned(), identity.home];
         command.extend(spec.recovery.reset_paths.iter().cloned());
-        let errand = self.errand(workload, spec, command, Vec::new());
-        match outcome_of(self.run_errand_here(errand)) {
+        // It is our own program: nothing of the workload's is to reach it.
+        let spec = Arc::new(WorkloadSpec {
+            user: spec.user.clone(),
+            group: spec.group.clone(),
+            ..WorkloadSpec::default()
+        });
+        let errand = self.errand(workload, &spec, command, Vec::new());
+        match outcome_of(self.run_errand(errand).await) {
             None => Ok(()),
             Some(error) => Err(failed(error)),
         }
@@ -83,6 +111,8 @@ impl Executor {
         spec: &Arc<WorkloadSpec>,
     ) -> Result<(), StartError> {
         self.remove(workload);
+        // Nobody moves its head away meanwhile.
+        let _bounding = lock(&self.bounding);
         LogFile::set_aside(&self.log_path(workload), spec.logs.keep).map_err(|error| StartError {
             stage: "set the log aside".to_owned(),
             errno: error.raw_os_error(),

@@ -3,13 +3,15 @@
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{Mode, fstat, fstatat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, fstat, fstatat, stat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+/// A folder may have more entries than memory.
+const AT_ONCE: usize = 1024;
 /// More levels are no cache.
 const DEEPEST: usize = 64;
 
@@ -17,6 +19,8 @@ const DEEPEST: usize = 64;
 pub(crate) enum ClearError {
     #[error("open {path}")]
     Open { path: String, source: Errno },
+    #[error("clear {0}: expected a folder further down")]
+    TooMuch(String),
     #[error("clear {0}: it is the user's home")]
     Home(String),
     #[error("clear {0}: it belongs to somebody else")]
@@ -34,6 +38,10 @@ pub(crate) enum ClearError {
 /// Removes everything in a folder that belongs to the caller. A folder that isn't
 /// there is empty.
 pub(crate) fn clear(path: &str, home: &str) -> Result<(), ClearError> {
+    let parts = path.split('/').filter(|part| !part.is_empty());
+    if !path.starts_with('/') || parts.count() < 2 {
+        return Err(ClearError::TooMuch(path.to_owned()));
+    }
     let folder = match walk_to(path) {
         Ok(folder) => folder,
         Err(Errno::ENOENT) => return Ok(()),
@@ -42,20 +50,16 @@ pub(crate) fn clear(path: &str, home: &str) -> Result<(), ClearError> {
             return Err(ClearError::Open { path, source });
         }
     };
-    let failed = |source| ClearError::Open {
+    let found = fstat(&folder).map_err(|source| ClearError::Open {
         path: path.to_owned(),
         source,
-    };
-    let found = fstat(&folder).map_err(failed)?;
+    })?;
     if found.st_uid != geteuid().as_raw() {
         return Err(ClearError::Owner(path.to_owned()));
     }
-    let same =
-        |home: nix::sys::stat::FileStat| (home.st_dev, home.st_ino) == (found.st_dev, found.st_ino);
-    if nix::sys::stat::stat(Path::new(home)).is_ok_and(same) {
-        return Err(ClearError::Home(path.to_owned()));
-    }
-    empty(folder, path, found.st_dev, DEEPEST)
+    let home = stat(Path::new(home)).ok();
+    let home = home.map(|home| (home.st_dev, home.st_ino));
+    empty(&folder, path, home, DEEPEST)
 }
 
 const FOLDER: OFlag = OFlag::O_RDONLY
@@ -63,16 +67,28 @@ const FOLDER: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// Part by part, so that no part may be a link.
+/// Part by part, so that no part may be a link; what is only passed through need not be
+/// readable.
 fn walk_to(path: &str) -> Result<OwnedFd, Errno> {
-    let mut folder = open("/", FOLDER, Mode::empty())?;
+    let mut folder = open("/", FOLDER | OFlag::O_PATH, Mode::empty())?;
     for part in path.split('/').filter(|part| !part.is_empty()) {
-        folder = openat(&folder, part, FOLDER, Mode::empty())?;
+        folder = openat(&folder, part, FOLDER | OFlag::O_PATH, Mode::empty())?;
     }
-    Ok(folder)
+    openat(&folder, ".", FOLDER, Mode::empty())
 }
 
-fn empty(folder: OwnedFd, path: &str, device: u64, levels: usize) -> Result<(), ClearError> {
+/// A folder in another, if nothing else is mounted there (openat2, Linux 5.6).
+fn inner(folder: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
+    openat2(folder, name, OpenHow::new().flags(FOLDER).resolve(resolve))
+}
+
+fn empty(
+    folder: &OwnedFd,
+    path: &str,
+    home: Option<(u64, u64)>,
+    levels: usize,
+) -> Result<(), ClearError> {
     let opened = |source| ClearError::Open {
         path: path.to_owned(),
         source,
@@ -81,10 +97,42 @@ fn empty(folder: OwnedFd, path: &str, device: u64, levels: usize) -> Result<(), 
         let path = path.to_owned();
         return Err(ClearError::TooDeep { path });
     }
-    let listed = folder.try_clone().map_err(|_| opened(Errno::EMFILE))?;
-    let mut entries: Vec<(CString, bool)> = Vec::new();
-    for entry in Dir::from_fd(listed).map_err(opened)?.iter() {
-        let entry = entry.map_err(opened)?;
+    let here = fstat(folder).map_err(opened)?;
+    if home == Some((here.st_dev, here.st_ino)) {
+        return Err(ClearError::Home(path.to_owned()));
+    }
+    loop {
+        let entries = list(folder).map_err(opened)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        for (name, is_folder) in entries {
+            let shown = name.to_string_lossy().into_owned();
+            let removed = |source| ClearError::Remove {
+                path: path.to_owned(),
+                name: shown.clone(),
+                source,
+            };
+            let mut flags = UnlinkatFlags::NoRemoveDir;
+            if is_folder {
+                let inner = inner(folder, &name).map_err(removed)?;
+                empty(&inner, &format!("{path}/{shown}"), home, levels - 1)?;
+                flags = UnlinkatFlags::RemoveDir;
+            }
+            match unlinkat(folder.as_fd(), name.as_c_str(), flags) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(source) => return Err(removed(source)),
+            }
+        }
+    }
+}
+
+/// Some of a folder's entries, and which of them are folders.
+fn list(folder: &OwnedFd) -> Result<Vec<(CString, bool)>, Errno> {
+    let mut listed = Dir::from_fd(openat(folder, ".", FOLDER, Mode::empty())?)?;
+    let mut entries = Vec::new();
+    for entry in listed.iter() {
+        let entry = entry?;
         let name = entry.file_name().to_owned();
         if [&b"."[..], b".."].contains(&name.as_bytes()) {
             continue;
@@ -92,38 +140,16 @@ fn empty(folder: OwnedFd, path: &str, device: u64, levels: usize) -> Result<(), 
         let is_folder = match entry.file_type() {
             Some(kind) => kind == Type::Directory,
             None => {
-                let found = fstatat(&folder, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW);
-                found.is_ok_and(|found| found.st_mode & libc::S_IFMT == libc::S_IFDIR)
+                let found = fstatat(folder, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+                found.st_mode & libc::S_IFMT == libc::S_IFDIR
             }
         };
         entries.push((name, is_folder));
-    }
-    for (name, is_folder) in entries {
-        let shown = name.to_string_lossy().into_owned();
-        let removed = |source| ClearError::Remove {
-            path: path.to_owned(),
-            name: shown.clone(),
-            source,
-        };
-        if is_folder {
-            let inner = openat(&folder, name.as_c_str(), FOLDER, Mode::empty()).map_err(removed)?;
-            // Something else is mounted there.
-            if fstat(&inner).map_err(removed)?.st_dev != device {
-                return Err(removed(Errno::EXDEV));
-            }
-            empty(inner, &format!("{path}/{shown}"), device, levels - 1)?;
-        }
-        let flags = if is_folder {
-            UnlinkatFlags::RemoveDir
-        } else {
-            UnlinkatFlags::NoRemoveDir
-        };
-        match unlinkat(folder.as_fd(), name.as_c_str(), flags) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(source) => return Err(removed(source)),
+        if entries.len() == AT_ONCE {
+            break;
         }
     }
-    Ok(())
+    Ok(entries)
 }
 
 #[cfg(test)]

@@ -159,6 +159,11 @@ fn populate(
     let workloads = root.ensure_child("workloads").map_err(refine)?;
     refuse_occupied(&workloads)?;
     enable(&workloads)?;
+    // Whatever an agent that died was asking has nobody to answer to.
+    if let Ok(left) = Cgroup::open(&path.join("probes")) {
+        left.kill_and_wait(LEFT_BEHIND).map_err(refine)?;
+        root.remove_child("probes").map_err(refine)?;
+    }
     let probes = root.ensure_child("probes").map_err(refine)?;
     enable(&probes)?;
     Ok((root, probes, workloads))

@@ -36,14 +36,16 @@ impl HostUsage {
     }
 
     /// As df(1) counts: of what somebody who isn't root could use.
-    pub(crate) fn disk(&self, path: &Path) -> Option<Percent> {
+    pub(crate) fn disk(path: &Path) -> Option<Percent> {
         let status = statvfs(path).ok()?;
         let used = status.blocks().saturating_sub(status.blocks_free());
-        percent(used, used + status.blocks_available())
+        // Rounded up, as df does.
+        let all = used + status.blocks_available();
+        percent(used.saturating_mul(100).div_ceil(all.max(1)), 100)
     }
 }
 
 fn percent(part: u64, whole: u64) -> Option<Percent> {
-    let percent = (u128::from(part) * 100).div_ceil(u128::from(whole).max(1));
+    let percent = u128::from(part) * 100 / u128::from(whole).max(1);
     (whole > 0).then(|| Percent(u32::try_from(percent).unwrap_or(100)))
 }

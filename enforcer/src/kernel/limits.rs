@@ -43,6 +43,11 @@ impl LimitError {
     }
 }
 
+/// Whether swap can be limited there: a kernel without swap has no such file.
+pub(crate) fn knows_swap(cgroup: &Cgroup) -> bool {
+    cgroup.has_file("memory.swap.max")
+}
+
 /// Brings every file to what the limits say, defaults included, and reads each
 /// back. Returns what was changed; files that are right already are not written.
 pub(crate) fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>, LimitError> {

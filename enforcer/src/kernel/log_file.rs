@@ -54,8 +54,18 @@ impl LogFile {
                 _ => {}
             }
         }
+        let hole = match File::open(path) {
+            Ok(mut file) => first_byte(&mut file)? > 0,
+            Err(_) => false,
+        };
+        if keep > 0 && hole {
+            // Its head was moved away already: what is left is not to begin with zeros.
+            let log = Self::open(path)?;
+            log.copy_to(&older(1), log.file.metadata()?.size())?;
+        }
         let moved = match keep {
             0 => std::fs::remove_file(path),
+            _ if hole => std::fs::remove_file(path),
             _ => std::fs::rename(path, older(1)),
         };
         match moved {

@@ -69,16 +69,18 @@ pub(crate) fn read_load(cgroup: &Cgroup) -> Load {
 
 /// What was done in the cgroup's life.
 pub(crate) fn read_work(cgroup: &Cgroup) -> Option<Work> {
-    let io = cgroup.read_if_present("io.stat").ok()?.unwrap_or_default();
-    let moved = io.split_whitespace().filter_map(|word| {
-        let (key, value) = word.split_once('=')?;
-        let counts = ["rbytes", "wbytes"].contains(&key);
-        counts.then(|| value.parse::<u64>().ok()).flatten()
-    });
+    let moved = |io: String| {
+        let parts = io.split_whitespace().filter_map(|word| {
+            let (key, value) = word.split_once('=')?;
+            let counts = ["rbytes", "wbytes"].contains(&key);
+            counts.then(|| value.parse::<u64>().ok()).flatten()
+        });
+        Bytes(parts.sum())
+    };
     let cpu = cgroup.read("cpu.stat").ok()?;
     Some(Work {
         cpu: Duration::from_micros(field(&cpu, "usage_usec")),
-        io: Bytes(moved.sum()),
+        io: cgroup.read_if_present("io.stat").ok()?.map(moved),
     })
 }
 

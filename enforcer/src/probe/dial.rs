@@ -1,76 +1,119 @@
-//! A name to one address, once, and a connection to it. Nothing is dialled that
+//! A name to its addresses, once, and a connection to one of them. Nothing is dialled that
 //! gives out the host's credentials.
 
 use super::{failed, too_late};
 use enforcer_core::probe::{Outcome, is_forbidden};
+use enforcer_core::units::human_duration;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
 /// A `tcp` probe: whoever accepts, passes.
 pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
+    let known = AtomicBool::new(false);
     let asked = async {
-        let address = resolve(target).await?;
-        connect(address).await
+        let addresses = resolve(target).await?;
+        known.store(true, Ordering::Relaxed);
+        connect(&addresses).await
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(_)) => Outcome::Passed,
         Ok(Err(outcome)) => outcome,
+        Err(_) if !known.load(Ordering::Relaxed) => unresolved(target.0, timeout),
         Err(_) => too_late("no connection", timeout),
     }
 }
 
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Outcome> {
-    TcpStream::connect(address).await.map_err(|error| {
-        let told = format!("{address}: {}", crate::kernel::spawn::describe(&error));
-        match error.raw_os_error() {
-            // Ours: no descriptor, no memory or no port is left.
-            Some(
-                libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL,
-            ) => Outcome::Unknown(told),
-            _ => failed(told, error.kind() == io::ErrorKind::TimedOut),
-        }
-    })
+/// That a name server doesn't answer is not the workload's fault.
+pub(super) fn unresolved(host: &str, timeout: Duration) -> Outcome {
+    Outcome::Unknown(format!(
+        "nobody says where `{host}` is within {}",
+        human_duration(timeout)
+    ))
 }
 
-/// The address that is dialled in this asking, whatever the name means a moment later.
-pub(super) async fn resolve((host, port): (&str, u16)) -> Result<SocketAddr, Outcome> {
-    let address = match host.parse::<IpAddr>() {
-        Ok(address) => address,
-        Err(_) if host == "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        // That nobody knows the name is not the workload's fault.
-        Err(_) => look_up(host)
-            .await
-            .ok_or_else(|| Outcome::Unknown(format!("nobody knows the host `{host}`")))?,
+/// To the first address that takes it.
+pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Outcome> {
+    let mut outcome = Outcome::Unknown("there is no address".to_owned());
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => outcome = judge(*address, &error),
+        }
+    }
+    Err(outcome)
+}
+
+fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
+    let told = format!("{address}: {}", crate::kernel::spawn::describe(error));
+    match error.raw_os_error() {
+        // Ours: no descriptor, no memory, no port or no way is left.
+        Some(
+            libc::EMFILE
+            | libc::ENFILE
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::ENOSPC
+            | libc::EADDRNOTAVAIL
+            | libc::ENETUNREACH,
+        ) => Outcome::Unknown(told),
+        _ => failed(told, error.kind() == io::ErrorKind::TimedOut),
+    }
+}
+
+/// The addresses that are dialled in this asking, whatever the name means a moment
+/// later.
+pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>, Outcome> {
+    let found = match host.parse::<IpAddr>() {
+        Ok(address) => vec![address],
+        Err(_) if host == "localhost" => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        Err(_) => look_up(host).await,
     };
-    if is_forbidden(address) {
+    if found.is_empty() {
+        return Err(Outcome::Unknown(format!("nobody knows the host `{host}`")));
+    }
+    let (forbidden, allowed): (Vec<IpAddr>, Vec<IpAddr>) = found
+        .into_iter()
+        .partition(|address| is_forbidden(*address));
+    if let (Some(address), []) = (forbidden.first(), &allowed[..]) {
         let told =
             format!("`{host}` is {address}, a link-local address, and those are not dialled");
         return Err(Outcome::Unknown(told));
     }
-    Ok(SocketAddr::new(address, port))
+    let sockets = allowed
+        .into_iter()
+        .map(|address| SocketAddr::new(address, port));
+    Ok(sockets.collect())
 }
 
 /// The host's own way to its names, in a process of its own: a static program can't
 /// load the modules that the C library would ask.
-async fn look_up(host: &str) -> Option<IpAddr> {
+async fn look_up(host: &str) -> Vec<IpAddr> {
     if let Some(address) = in_hosts_file(host).await {
-        return Some(address);
+        return vec![address];
     }
-    let output = Command::new("/usr/bin/getent")
+    let asked = Command::new("/usr/bin/getent")
         .args(["ahosts", "--", host])
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
-        .output()
-        .await
-        .ok()?;
+        .output();
+    let Ok(output) = asked.await else {
+        return Vec::new();
+    };
     let text = String::from_utf8_lossy(&output.stdout);
-    text.split_whitespace().next()?.parse().ok()
+    // Each address stands there once for every type of socket.
+    let words = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    let mut addresses: Vec<IpAddr> = words.filter_map(|word| word.parse().ok()).collect();
+    addresses.dedup();
+    addresses
 }
 
 async fn in_hosts_file(host: &str) -> Option<IpAddr> {

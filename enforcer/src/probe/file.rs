@@ -1,23 +1,37 @@
 //! A `file` probe: somebody writes a heartbeat.
 
-use super::{failed, too_late};
+use super::failed;
 use crate::kernel::clock;
 use enforcer_core::probe::Outcome;
 use enforcer_core::units::human_duration;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
-/// Looks at the file's modification time and opens nothing: it may be anything.
-pub(super) async fn ask(path: String, fresh_within: Duration, timeout: Duration) -> Outcome {
+/// Looks at the file's modification time and opens nothing: it may be anything. A file
+/// system that hangs is not the workload's doing.
+pub(super) async fn ask(
+    looks: &Arc<Semaphore>,
+    (path, fresh_within): (String, Duration),
+    timeout: Duration,
+) -> Outcome {
     let shown = path.clone();
-    let look = tokio::task::spawn_blocking(move || clock::age_of_file(path.as_ref()));
-    match tokio::time::timeout(timeout, look).await {
-        // A file system that hangs is not the workload's doing.
+    let asked = async {
+        let one = Arc::clone(looks).acquire_owned().await;
+        let look = tokio::task::spawn_blocking(move || {
+            // Given back when the file system has answered, and not before.
+            let _one = one;
+            clock::age_of_file(path.as_ref())
+        });
+        look.await
+    };
+    match tokio::time::timeout(timeout, asked).await {
         Err(_) => Outcome::Unknown(format!(
             "{shown} did not answer within {}",
             human_duration(timeout)
         )),
-        Ok(Err(_)) => too_late("no answer", timeout),
+        Ok(Err(error)) => Outcome::Unknown(error.to_string()),
         Ok(Ok(Ok(age))) if age <= fresh_within => Outcome::Passed,
         Ok(Ok(Ok(age))) => failed(
             format!("{shown} was last written {} ago", human_duration(age)),

@@ -27,7 +27,8 @@ const LONGEST_HEAD: usize = 64 << 10;
 #[derive(Default)]
 struct Missing(AtomicUsize);
 
-const MISSING: [&str; 3] = [
+const MISSING: [&str; 4] = [
+    "no address",
     "no connection",
     "no answer",
     "an answer, but no end of its body",
@@ -36,6 +37,10 @@ const MISSING: [&str; 3] = [
 impl Missing {
     fn set(&self, step: usize) {
         self.0.store(step, Ordering::Relaxed);
+    }
+
+    fn is_a_name(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 
     fn word(&self) -> &'static str {
@@ -57,6 +62,7 @@ pub(super) async fn ask(
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(outcome)) => outcome,
+        Err(_) if missing.is_a_name() => dial::unresolved(host, timeout),
         Err(_) => too_late(missing.word(), timeout),
     }
 }
@@ -67,21 +73,23 @@ async fn follow(
     headers: &BTreeMap<String, String>,
     missing: &Missing,
 ) -> Result<(), Outcome> {
-    let mut address = dial::resolve((host, port)).await?;
-    let mut path = path.to_owned();
+    let mut addresses = dial::resolve((host, port)).await?;
+    let (mut port, mut path) = (port, path.to_owned());
     for _ in 0..=REDIRECTS {
-        missing.set(0);
-        let request = request((host, address.port()), &path, headers)?;
-        let (status, location) = exchange(address, request, missing).await?;
+        missing.set(1);
+        let request = request((host, port), &path, headers)?;
+        let (status, location) = exchange(&addresses, request, missing).await?;
         if !(200..400).contains(&status) {
             return Err(failed(format!("answered {status}"), false));
         }
         // Elsewhere is somebody else's health.
-        let Some((port, next)) = location.and_then(|uri| here(&uri, host, address.port())) else {
+        let Some((next, to)) = location.and_then(|to| here(&to, (host, port), &path)) else {
             return Ok(());
         };
-        address.set_port(port);
-        path = next;
+        (port, path) = (next, to);
+        addresses
+            .iter_mut()
+            .for_each(|address| address.set_port(next));
     }
     Err(failed(
         format!("was redirected more than {REDIRECTS} times"),
@@ -90,17 +98,25 @@ async fn follow(
 }
 
 /// Port and path of a redirect, if it stays on this host and needs no TLS.
-fn here(uri: &Uri, host: &str, port: u16) -> Option<(u16, String)> {
-    let path = uri
-        .path_and_query()
-        .map_or("/", |path| path.as_str())
-        .to_owned();
-    let Some(named) = uri.host() else {
-        return Some((port, path));
-    };
-    let same = named.trim_matches(['[', ']']).eq_ignore_ascii_case(host);
-    let plain = uri.scheme_str().is_none_or(|scheme| scheme == "http");
-    (same && plain).then(|| (uri.port_u16().unwrap_or(80), path))
+fn here(location: &str, (host, port): (&str, u16), from: &str) -> Option<(u16, String)> {
+    let is_path = location.starts_with('/') && !location.starts_with("//");
+    if is_path {
+        return Some((port, location.to_owned()));
+    }
+    let has_scheme = location.split(['/', '?', '#']).next()?.contains(':');
+    if !has_scheme && !location.starts_with("//") {
+        // From the folder of the page that says so.
+        let folder = from.split('?').next()?.rsplit_once('/')?.0;
+        return Some((port, format!("{folder}/{location}")));
+    }
+    let uri: Uri = location.parse().ok()?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    let same = uri
+        .host()?
+        .trim_matches(['[', ']'])
+        .eq_ignore_ascii_case(host);
+    let plain = uri.scheme_str() == Some("http");
+    (same && plain).then(|| (uri.port_u16().unwrap_or(80), path.to_owned()))
 }
 
 fn request(
@@ -129,16 +145,16 @@ fn request(
 
 /// The status, and where a redirect leads.
 async fn exchange(
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     request: Request<Empty<Bytes>>,
     missing: &Missing,
-) -> Result<(u16, Option<Uri>), Outcome> {
+) -> Result<(u16, Option<String>), Outcome> {
     let broken = |error: hyper::Error| {
         let error = crate::executor::error_chain(&error);
         failed(format!("broke off: {error}"), false)
     };
-    let stream = dial::connect(address).await?;
-    missing.set(1);
+    let stream = dial::connect(addresses).await?;
+    missing.set(2);
     let handshake = http1::Builder::new()
         .max_buf_size(LONGEST_HEAD)
         .handshake(TokioIo::new(stream));
@@ -148,8 +164,8 @@ async fn exchange(
         let status = response.status().as_u16();
         let location = response.headers().get(header::LOCATION);
         let location = location.filter(|_| (300..400).contains(&status));
-        let location = location.and_then(|value| value.to_str().ok()?.parse().ok());
-        missing.set(2);
+        let location = location.and_then(|value| Some(value.to_str().ok()?.to_owned()));
+        missing.set(3);
         read(response).await.map_err(broken)?;
         Ok((status, location))
     };
@@ -192,10 +208,17 @@ mod tests {
 
     #[test]
     fn redirects_stay_on_their_host() {
-        let check = |location: &str| here(&location.parse().expect("a URI"), "127.0.0.1", 8080);
+        let check = |location| here(location, ("127.0.0.1", 8080), "/a/b?c");
         assert_eq!(check("/next?a=1"), Some((8080, "/next?a=1".to_owned())));
+        assert_eq!(check("next"), Some((8080, "/a/next".to_owned())));
         assert_eq!(check("http://127.0.0.1:81/x"), Some((81, "/x".to_owned())));
-        assert_eq!(check("http://10.0.0.1/x"), None);
-        assert_eq!(check("https://127.0.0.1/x"), None);
+        for elsewhere in [
+            "http://10.0.0.1/x",
+            "//10.0.0.1/x",
+            "https://127.0.0.1/x",
+            "ftp://x",
+        ] {
+            assert_eq!(check(elsewhere), None, "{elsewhere}");
+        }
     }
 }

@@ -17,17 +17,24 @@ use enforcer_core::spec::{Check, Probe};
 use enforcer_core::units::human_duration;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 #[derive(Debug)]
 pub(crate) struct Prober {
     executor: Arc<Executor>,
+    /// Looks at files: one that hangs keeps a thread.
+    looks: Arc<Semaphore>,
     pub(crate) lateness: Lateness,
 }
+
+/// Files that are looked at, at a time.
+const LOOKS: usize = 64;
 
 impl Prober {
     pub(crate) fn new(executor: Arc<Executor>) -> Arc<Self> {
         Arc::new(Self {
             executor,
+            looks: Arc::new(Semaphore::new(LOOKS)),
             lateness: Lateness::default(),
         })
     }
@@ -65,7 +72,8 @@ impl Prober {
             Check::Tcp { host, port } => dial::ask((host, *port), timeout).await,
             Check::Exec { command } => self.execute(run, command, timeout).await,
             Check::File { path, fresh_within } => {
-                file::ask(path.clone(), *fresh_within, timeout).await
+                let look = (path.clone(), *fresh_within);
+                file::ask(&self.looks, look, timeout).await
             }
             Check::Cgroup { .. } => self.work(run).await,
         };
@@ -92,6 +100,8 @@ impl Prober {
         match self.executor.run_errand(errand).await {
             Err(error) => Outcome::Unknown(error),
             Ok(ran) if ran.succeeded() => Outcome::Passed,
+            // Its own ceiling, or the host's memory, and no word of the workload's.
+            Ok(ran) if ran.was_killed() => Outcome::Unknown(ran.describe()),
             Ok(ran) => failed(ran.describe(), ran.timed_out()),
         }
     }

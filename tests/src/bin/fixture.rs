@@ -4,6 +4,7 @@
     reason = "a fixture that fails should fail loudly"
 )]
 
+use enforcer_tests::traces::{append, count_start, monotonic};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, fork, pause};
 use std::fs::{self, File};
@@ -110,6 +111,23 @@ fn main() {
             }
             enforcer_tests::serve::serve(u16::try_from(number(3, 8080)).unwrap())
         }
+        // Says how full a folder is, fills it, and crashes.
+        "count-and-fill" => {
+            let folder = std::path::Path::new(argument(1));
+            println!("entries {}", fs::read_dir(folder).unwrap().count());
+            fs::create_dir_all(folder.join("deep/er")).unwrap();
+            fs::write(folder.join("deep/er/file"), "x").unwrap();
+            fs::write(folder.join("file"), "x").unwrap();
+            std::process::exit(1);
+        }
+        // Crashes as soon as a file is there, which it takes away.
+        "crash-when-told" => {
+            println!("waiting");
+            while fs::remove_file(argument(1)).is_err() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::process::exit(1);
+        }
         "exists" => std::process::exit(i32::from(!std::path::Path::new(argument(1)).exists())),
         "append" => append(argument(1), argument(2)),
         // Says so when it is asked to end.
@@ -197,25 +215,6 @@ fn hog(mebibytes: usize) {
     for _ in 0..mebibytes {
         std::mem::forget(fill(1));
     }
-}
-
-/// Which start this is, from 1.
-fn count_start(file: &str) -> usize {
-    let mut log = File::options()
-        .append(true)
-        .create(true)
-        .open(file)
-        .unwrap();
-    log.write_all(b".").unwrap();
-    usize::try_from(log.metadata().unwrap().len()).unwrap()
-}
-
-fn append(file: &str, line: &str) {
-    if file.is_empty() {
-        return;
-    }
-    let opened = File::options().append(true).create(true).open(file);
-    writeln!(opened.unwrap(), "{line}").unwrap();
 }
 
 fn in_child(act: impl FnOnce()) {
@@ -326,12 +325,6 @@ fn report() {
         println!("environment {name}={value}");
     }
     println!("end of report");
-}
-
-/// CLOCK_MONOTONIC in nanoseconds.
-fn monotonic() -> i64 {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
-    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
 }
 
 /// `first N` for the first instruction, and where it hogs, `last N` again and

@@ -114,7 +114,7 @@ fn each_rung_holds_for_a_step_and_the_last_one_restarts() {
         .map(|event| event["kind"].as_str().unwrap().to_owned())
         .collect();
     let expected = [
-        "start", "cpu_loop", "throttle", "throttle", "stop", "exit", "release", "restart",
+        "start", "cpu_loop", "health", "throttle", "throttle", "stop", "exit", "release", "restart",
     ];
     assert_eq!(kinds, expected);
     let levels: Vec<Value> = agent

@@ -15,8 +15,10 @@ mod oom;
 mod probes;
 mod recovery;
 mod refuse;
+mod remedies;
 mod start;
 mod stop;
+mod storm;
 
 /// A manifest with these workloads, each line indented as under `workloads:`.
 fn manifest(workloads: &str) -> String {

@@ -200,12 +200,13 @@ fn exec_probes_end_in_time_and_leave_nothing() {
     wait_for("the last ones to go", || {
         processes_with("probe-of-mine").is_empty().then_some(())
     });
-    assert!(
+    wait_for("their cgroups to go", || {
         fs::read_dir("/sys/fs/cgroup/enforcer/probes")
             .unwrap()
             .flatten()
             .all(|entry| entry.path().is_file())
-    );
+            .then_some(())
+    });
 }
 
 #[test]
@@ -361,7 +362,11 @@ fn a_heartbeat_file_that_gets_old_is_no_progress() {
         "probes: {{ progress: {{ file: {{ path: {file}, fresh_within: 2s }}, period: 200ms, failure_threshold: 2 }} }}"
     );
     let agent = Agent::start(&manifest(&workload("web", "rest", &probes)));
-    wait_for_health(&agent, "web", "healthy");
+    // As long as it beats, all is well.
+    wait_for("web to be healthy", || {
+        fs::write(file, "beat").unwrap();
+        (agent.workload("web")["health"] == "healthy").then_some(())
+    });
     let restart = agent.wait_for_events("web", "restart", 1).remove(0);
     assert_eq!(restart["reason"], "progress");
     fs::remove_file(file).unwrap();

@@ -113,6 +113,7 @@ impl Reader<'_> {
             parsed.has_host = true;
             parsed.manifest.host = self.host(node);
         }
+        parsed.manifest.host.mode = mode;
         let Some(workloads) = fields.get("workloads") else {
             return;
         };

@@ -80,19 +80,24 @@ pub(super) fn places(workloads: &Node) -> BTreeMap<String, Range<usize>> {
 
 /// The way from a name back to itself, if it is the first of that circle.
 fn cycle_from(start: &str, graph: &BTreeMap<String, Vec<String>>) -> Option<Vec<String>> {
-    let mut paths = vec![vec![start.to_owned()]];
-    let mut seen = Vec::new();
-    while let Some(path) = paths.pop() {
-        let last = path.last()?;
-        for next in graph.get(last).into_iter().flatten() {
-            let mut longer = path.clone();
-            longer.push(next.clone());
+    let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut waiting = vec![start];
+    while let Some(last) = waiting.pop() {
+        for next in graph.get(last).into_iter().flatten().map(String::as_str) {
             if next == start {
-                return (longer.iter().min().map(String::as_str) == Some(start)).then_some(longer);
+                let mut path = vec![start.to_owned()];
+                let mut at = last;
+                while at != start {
+                    path.push(at.to_owned());
+                    at = came_from.get(at)?;
+                }
+                path.push(start.to_owned());
+                path.reverse();
+                return (path.iter().min().map(String::as_str) == Some(start)).then_some(path);
             }
-            if !seen.contains(next) {
-                seen.push(next.clone());
-                paths.push(longer);
+            if next != start && !came_from.contains_key(next) {
+                came_from.insert(next, last);
+                waiting.push(next);
             }
         }
     }

@@ -459,7 +459,7 @@ workloads:
                             95,
                         ),
                     ),
-                    hold: 60s,
+                    hold: 120s,
                 },
             ),
             cpu: None,

@@ -6,7 +6,6 @@ use super::read::{Fields, Reader, boolean, is_off, one_of};
 use super::yaml::{Node, Value};
 use crate::cpu_loop::Rung;
 use crate::spec::{CpuLoopWatch, DiskWatch, HostWatch, Threshold, Watch};
-use crate::units::Percent;
 use std::time::Duration;
 
 /// Less would suspect whatever starts up.
@@ -20,9 +19,9 @@ impl Reader<'_> {
                 "cpu_loop" if is_off(value) => watch.cpu_loop = None,
                 "cpu_loop" => watch.cpu_loop = Some(self.cpu_loop(value)),
                 "memory" if is_off(value) => watch.memory = None,
-                "memory" => watch.memory = Some(self.threshold(value)),
+                "memory" => watch.memory = Some(self.threshold(value, Threshold::MEMORY)),
                 _ if is_off(value) => watch.cpu = None,
-                _ => watch.cpu = Some(self.threshold(value)),
+                _ => watch.cpu = Some(self.threshold(value, Threshold::CPU)),
             }
         }
         watch
@@ -33,8 +32,10 @@ impl Reader<'_> {
         for (key, value) in self.fields(node, &["memory", "cpu", "disk"]).iter() {
             match key {
                 _ if is_off(value) => {}
-                "memory" => watch.memory = Some(self.threshold(value)),
-                "cpu" => watch.cpu = Some(self.threshold(value)),
+                "memory" => {
+                    watch.memory = Some(self.threshold(value, Threshold::MEMORY.of_host()));
+                }
+                "cpu" => watch.cpu = Some(self.threshold(value, Threshold::CPU.of_host())),
                 _ => watch.disk = self.disk(value),
             }
         }
@@ -44,14 +45,7 @@ impl Reader<'_> {
     fn disk(&mut self, node: &Node) -> Option<DiskWatch> {
         let known = ["path", "run", "warn", "critical", "for"];
         let fields = self.fields(node, &known);
-        let threshold = self.levels(
-            &fields,
-            Threshold {
-                warn: Some(Percent(85)),
-                critical: Some(Percent(90)),
-                hold: Duration::from_secs(120),
-            },
-        );
+        let threshold = self.levels(&fields, Threshold::DISK.of_host());
         let path = match fields.get("path") {
             Some(node) => self.absolute_path(node)?,
             None => "/".to_owned(),
@@ -68,9 +62,9 @@ impl Reader<'_> {
     }
 
     /// `{ warn: 90%, critical: 95%, for: 1m }`; what is left out is as shown.
-    fn threshold(&mut self, node: &Node) -> Threshold {
+    fn threshold(&mut self, node: &Node, default: Threshold) -> Threshold {
         let fields = self.fields(node, &["warn", "critical", "for"]);
-        self.levels(&fields, Threshold::DEFAULT)
+        self.levels(&fields, default)
     }
 
     /// A level that is named leaves the other one to its default only where that

@@ -125,12 +125,29 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// Of `watch.memory`, as of `watch.cpu` where it is asked for without more.
-    pub const DEFAULT: Self = Self {
+    pub const MEMORY: Self = Self {
         warn: Some(Percent(90)),
         critical: Some(Percent(95)),
         hold: Duration::from_secs(60),
     };
+    pub const CPU: Self = Self {
+        warn: Some(Percent(80)),
+        ..Self::MEMORY
+    };
+    pub const DISK: Self = Self {
+        warn: Some(Percent(85)),
+        critical: Some(Percent(90)),
+        ..Self::MEMORY
+    };
+
+    /// Of the whole host, where it has to hold for longer.
+    #[must_use]
+    pub const fn of_host(self) -> Self {
+        Self {
+            hold: Duration::from_secs(120),
+            ..self
+        }
+    }
 }
 
 /// How far another workload must be before this one starts.

@@ -28,6 +28,9 @@ impl Supervisor {
             let change = ConfigChange::Changed(plan.host);
             self.tell(decision, Some(Cause::Config), Detail::Config(change));
         }
+        if self.host.watch != manifest.host.watch {
+            self.host_state.rewatched();
+        }
         self.host = manifest.host;
         let mut specs = manifest.workloads;
         let unnamed: Vec<WorkloadName> = self

@@ -23,21 +23,26 @@ impl Supervisor {
             self.tell(decision, None, Detail::HostPressure(change));
         }
         if let Some(command) = self.host_state.disk_command(moment.now, &watch) {
-            let told = self.host_state.disk_pressure("ran", None);
+            let observed = self.host.mode == Mode::Observe;
+            let told = self.host_state.disk_pressure("ran", None, !observed);
             self.tell(
                 decision,
                 Some(Cause::HostPressure),
                 Detail::HostPressure(told),
             );
-            decision.actions.push(Action {
-                workload: None,
-                instance: InstanceId(0),
-                reason: Reason {
-                    cause: Cause::HostPressure,
-                    seq: Seq(self.next_seq),
-                },
-                kind: ActionKind::RunOnHost { command },
-            });
+            if observed {
+                self.host_state.command_done();
+            } else {
+                decision.actions.push(Action {
+                    workload: None,
+                    instance: InstanceId(0),
+                    reason: Reason {
+                        cause: Cause::HostPressure,
+                        seq: Seq(self.next_seq),
+                    },
+                    kind: ActionKind::RunOnHost { command },
+                });
+            }
         }
         self.relieve(moment, decision);
     }
@@ -50,7 +55,7 @@ impl Supervisor {
     pub(super) fn host_command_done(&mut self, error: Option<String>, decision: &mut Decision) {
         self.host_state.command_done();
         if error.is_some() {
-            let told = self.host_state.disk_pressure("failed", error);
+            let told = self.host_state.disk_pressure("failed", error, true);
             self.tell(
                 decision,
                 Some(Cause::HostPressure),
@@ -66,6 +71,8 @@ impl Supervisor {
         let relief = self.host_state.relief(moment.now, &self.host.watch);
         let stepped = match relief {
             None => None,
+            // What the one before brings shows when it is gone.
+            Some(Relief::Needed) if self.steps_back() => None,
             Some(Relief::Needed) => self.next_to_step_back(),
             Some(Relief::Over) => self.next_to_come_back(),
         };
@@ -89,6 +96,12 @@ impl Supervisor {
                 workload.step_back(context, told);
             }
         });
+    }
+
+    fn steps_back(&self) -> bool {
+        self.workloads
+            .values()
+            .any(|workload| workload.is_stepping_back())
     }
 
     /// The least important one that runs; of equals the one that uses most. The last

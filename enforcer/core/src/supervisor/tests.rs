@@ -151,6 +151,7 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::WriteLimits { .. } => "write limits",
         ActionKind::WriteHostLimits { .. } => "write host limits",
         ActionKind::Investigate { .. } => "investigate",
+        ActionKind::Remedy { .. } => "remedy",
         ActionKind::RunHook { hook, .. } => hook.word(),
         ActionKind::RunOnHost { .. } => "run on the host",
     }
@@ -245,17 +246,19 @@ fn failures_back_off_and_open_the_breaker() {
             0 s:   → reap #2
             0 s: #6 exit
             0 s: #7 restart (exit) because of #6
+            0 s: #8 health
+            1 s: #9 health
             1 s:   → start #3
-            1 s: #8 start
+            1 s: #10 start
             1 s:   → reap #3
-            1 s: #9 exit
-            1 s: #10 breaker (exit) because of #9
-            1 s: #11 health
-            61 s: #12 breaker (exit) because of #10
-            61 s: #13 health
+            1 s: #11 exit
+            1 s: #12 breaker (exit) because of #11
+            1 s: #13 health
+            61 s: #14 breaker (exit) because of #12
+            61 s: #15 health
             61 s:   → start #4
-            61 s: #14 start
-            91 s: #15 breaker
+            61 s: #16 start
+            91 s: #17 breaker
         "#]],
     );
 }
@@ -339,15 +342,18 @@ fn a_start_by_hand_ends_the_waiting() {
             (0, started(3)),
         ],
         &expect![[r#"
-              0 s: #1 config (config)
-              0 s:   → start #1
-              0 s: #2 start
-              0 s: #3 restart (exit) because of #2
-              0 s:   → start #2
-              0 s: #4 start
-              0 s: #5 restart (exit) because of #4
-              0 s:   → start #3
-              0 s: #6 start
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s: #3 restart (exit) because of #2
+            0 s:   → start #2
+            0 s: #4 start
+            0 s: #5 restart (exit) because of #4
+            0 s: #6 health
+            0 s: #7 restart (manual)
+            0 s: #8 health
+            0 s:   → start #3
+            0 s: #9 start
         "#]],
     );
 }
@@ -651,6 +657,7 @@ impl World {
                 ActionKind::Signal { .. }
                 | ActionKind::KillTree
                 | ActionKind::WriteHostLimits { .. }
+                | ActionKind::Remedy { .. }
                 | ActionKind::RunHook { .. }
                 | ActionKind::RunOnHost { .. } => {}
             }

@@ -34,7 +34,7 @@ impl Supervisor {
 
     /// Lets the next starts begin.
     pub(super) fn admit_starts(&mut self, moment: Moment, decision: &mut Decision) {
-        if self.queued.is_empty() {
+        if self.queued.is_empty() || !std::mem::take(&mut self.turns_changed) {
             return;
         }
         let mut under_way = self
@@ -83,9 +83,8 @@ impl Supervisor {
                     .get(*other)
                     .is_some_and(|other| other.meets(**need))
             };
-            // A person who starts it by hand knows better.
             match workload.spec.needs.iter().find(unmet) {
-                Some((other, need)) if !queued.by_hand => {
+                Some((other, need)) if !queued.at_once => {
                     blocked.push((name.clone(), other.clone(), *need));
                 }
                 Some(_) | None => startable.push(queued),

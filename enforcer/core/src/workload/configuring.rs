@@ -1,6 +1,7 @@
 //! Another version of the manifest, for a workload in any state.
 
-use super::{After, Context, Lifecycle, Workload};
+use super::wellbeing::Levels;
+use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{Cause, ConfigChange, Detail, Seq};
 use crate::plan::{Effect, SettingChange};
 use crate::spec::WorkloadSpec;
@@ -15,6 +16,10 @@ impl Workload {
         changes: Vec<SettingChange>,
     ) {
         let rewatched = self.spec.watch != spec.watch || self.spec.mode != spec.mode;
+        let releveled = self.spec.watch.memory != spec.watch.memory
+            || self.spec.watch.cpu != spec.watch.cpu
+            || self.spec.limits.memory_max != spec.limits.memory_max;
+        let observed = spec.mode != self.spec.mode;
         let reprobed = self.spec.probes != spec.probes || self.spec.mode != spec.mode;
         self.spec = spec;
         self.managed = true;
@@ -30,8 +35,11 @@ impl Workload {
         if rewatched {
             self.rewatch_loops(context);
         }
+        if releveled {
+            self.levels = Levels::default();
+        }
         if reprobed {
-            self.reprobe(context);
+            self.reprobe(context, observed);
             self.ask_probes(context);
         }
         match self.state {
@@ -40,6 +48,15 @@ impl Workload {
                 if *after == After::Remove =>
             {
                 *after = After::Restart(Cause::Config);
+            }
+            Lifecycle::Starting { ref mut then, .. }
+                if then.is_some_and(|then| then.after == After::Remove) =>
+            {
+                *then = restart.then_some(Then {
+                    after: After::Restart(Cause::Config),
+                    cause: Cause::Config,
+                    kill: false,
+                });
             }
             // What was stopped by hand stays stopped.
             Lifecycle::Stopping {
@@ -99,6 +116,7 @@ impl Workload {
     pub(crate) fn disown(&mut self, context: &mut Context<'_>) {
         if self.managed {
             self.managed = false;
+            self.sacrificed = false;
             self.tell(
                 context,
                 Some(Cause::Config),

@@ -43,10 +43,10 @@ impl Workload {
             | Lifecycle::Failed
             | Lifecycle::Gone => return,
         };
-        // What is left beside it is killed because of the exit, which is told next.
+        // The exit itself is told later: what it ends is the instance of this start.
         let because = reason.unwrap_or(Reason {
             cause: Cause::Exit,
-            seq: Seq(*context.next_seq + 1),
+            seq: self.start_seq,
         });
         self.act(context, because, ActionKind::Reap);
         self.probing = Probing::default();
@@ -204,7 +204,7 @@ impl Workload {
                 *self.remedy = Remedy::default();
                 let plan = self.restart_plan(cause, 0, Duration::ZERO, true);
                 let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
-                self.start(context, Reason { cause, seq });
+                self.start_at_once(context, Reason { cause, seq });
             }
             After::Stop | After::Remove => {
                 let cause = reason.map_or(Cause::Manual, |reason| reason.cause);

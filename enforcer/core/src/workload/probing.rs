@@ -38,10 +38,10 @@ impl Probing {
     /// The probes of an instance that has just started. Those for whose answer
     /// nobody waits are spread over one period while the agent is young, so that a
     /// thousand workloads aren't asked in one moment for ever after.
-    fn begin(spec: &WorkloadSpec, context: &Context<'_>) -> Self {
+    fn begin(spec: &WorkloadSpec, context: &Context<'_>, since: MonoTime) -> Self {
         let now = context.moment.now;
         let first = |name: ProbeName, probe: &Probe| {
-            let due = now.after(probe.initial_delay);
+            let due = since.after(probe.initial_delay).max(now);
             match name {
                 ProbeName::Startup | ProbeName::Readiness => due,
                 ProbeName::Liveness | ProbeName::Progress
@@ -161,24 +161,33 @@ impl Workload {
     }
 
     pub(super) fn begin_probes(&mut self, context: &Context<'_>) {
-        self.probing = Probing::begin(&self.spec, context);
+        self.probing = Probing::begin(&self.spec, context, context.moment.now);
     }
 
     /// The manifest has other probes: those that are the same keep what they know.
-    pub(super) fn reprobe(&mut self, context: &Context<'_>) {
-        if !matches!(self.state, Lifecycle::Running { .. }) {
+    pub(super) fn reprobe(&mut self, context: &Context<'_>, mode_changed: bool) {
+        let Lifecycle::Running { since, .. } = self.state else {
             return;
-        }
-        let mut old = std::mem::replace(&mut self.probing, Probing::begin(&self.spec, context));
+        };
+        let new = Probing::begin(&self.spec, context, since);
+        let mut old = std::mem::replace(&mut self.probing, new);
         self.probing.turn = None;
         if old.startup_passed {
             self.probing.startup_passed = true;
         }
         for (name, watched) in &mut self.probing.watched {
-            if let Some(known) = old.watched.remove(name)
-                && known.spec == watched.spec
-            {
+            let Some(known) = old.watched.remove(name) else {
+                continue;
+            };
+            if known.spec == watched.spec {
                 *watched = known;
+                if mode_changed {
+                    // What was only told is answered from now on, and the other way.
+                    watched.forget_failing();
+                }
+            } else {
+                // Asked in another way, it is what it was until it answers.
+                watched.take_over(&known);
             }
         }
     }
@@ -210,7 +219,7 @@ impl Workload {
                 let outcome = Outcome::Unknown("no answer of ours came back".to_owned());
                 watched.answer(now, run, &outcome, Duration::ZERO);
             }
-            if let Some((run, due)) = watched.begin(now) {
+            if let Some((run, due)) = watched.begin(now, &mut self.probe_runs) {
                 context.decision.probes.push(ProbeRun {
                     workload: self.name.clone(),
                     instance: self.instance,
@@ -239,6 +248,12 @@ impl Workload {
             return;
         }
         let threshold = watched.spec.failure_threshold;
+        match watched.last().map(|last| last.answer) {
+            // Our own error turns nothing, whatever came before it.
+            None | Some(Answer::Unknown) => return,
+            Some(Answer::Passed) if name == ProbeName::Liveness => self.probing.spared = false,
+            Some(Answer::Passed | Answer::Failed) => {}
+        }
         let threshold = match outcome {
             Outcome::Failed(failure) if name == ProbeName::Liveness => {
                 self.patience(context, threshold, failure)
@@ -255,7 +270,7 @@ impl Workload {
         match (name, turned) {
             (_, None) | (ProbeName::Readiness, Some(_)) => {}
             (ProbeName::Startup, Some(true)) => self.started_up(context),
-            (ProbeName::Liveness | ProbeName::Progress, Some(true)) => self.probing.spared = false,
+            (ProbeName::Liveness | ProbeName::Progress, Some(true)) => {}
             (ProbeName::Startup, Some(false)) => self.fails(context, Cause::Startup),
             (ProbeName::Liveness, Some(false)) => self.fails(context, Cause::Liveness),
             (ProbeName::Progress, Some(false)) => self.fails(context, Cause::Progress),

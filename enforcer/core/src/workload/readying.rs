@@ -17,6 +17,12 @@ pub(super) struct Ready {
     running: Option<Hook>,
 }
 
+impl Ready {
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+}
+
 impl Workload {
     /// Its own word, while it runs.
     fn is_ready(&self) -> bool {

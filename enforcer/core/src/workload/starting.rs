@@ -8,7 +8,7 @@ use crate::event::{
 };
 use crate::name::WorkloadName;
 use crate::oom::Counters;
-use crate::spec::Need;
+use crate::spec::{Mode, Need, Strategy};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,26 +16,63 @@ impl Workload {
     /// A new instance is to be started, as soon as it is its turn; `reason` names
     /// the record that made it so.
     pub(crate) fn start(&mut self, context: &mut Context<'_>, reason: Reason) {
+        self.queue(context, reason, false);
+    }
+
+    /// A person waits for it, or it ran until just now: what it needs is not asked.
+    pub(super) fn start_at_once(&mut self, context: &mut Context<'_>, reason: Reason) {
+        self.queue(context, reason, true);
+    }
+
+    fn queue(&mut self, context: &mut Context<'_>, reason: Reason, at_once: bool) {
         self.sacrificed = false;
         let told = format!("waiting for its turn to start ({})", reason.cause);
-        self.enter(context, Lifecycle::Queued { reason }, told);
+        self.enter(context, Lifecycle::Queued { reason, at_once }, told);
+    }
+
+    /// A failed one is to run again. Where it is only observed now, that is only told.
+    pub(super) fn start_again(&mut self, context: &mut Context<'_>, reason: Reason) {
+        if self.spec.mode == Mode::Observe {
+            let plan = self.restart_plan(reason.cause, 1, Duration::ZERO, false);
+            self.tell(
+                context,
+                Some(reason.cause),
+                Some(reason.seq),
+                Detail::Restart(plan),
+            );
+            self.act(context, reason, ActionKind::RemoveCgroup);
+            let told = std::mem::take(&mut self.reason);
+            self.enter(context, Lifecycle::Failed, told);
+            return;
+        }
+        self.restarts += 1;
+        self.start(context, reason);
     }
 
     /// Whether a start waits for its turn.
     pub(crate) fn queued(&self) -> Option<Queued> {
-        let Lifecycle::Queued { reason } = self.state else {
+        let Lifecycle::Queued { reason, at_once } = self.state else {
             return None;
         };
         Some(Queued {
             workload: self.name.clone(),
             by_hand: reason.cause == Cause::Manual,
+            at_once,
             priority: self.spec.priority,
         })
     }
 
     /// Whether a start of it takes one of the host's places.
     pub(crate) fn is_coming_up(&self) -> bool {
-        matches!(self.state, Lifecycle::Starting { .. }) || self.probing.takes_a_turn()
+        // A remedy may take a minute, and is no start yet.
+        let starting = matches!(
+            self.state,
+            Lifecycle::Starting {
+                remedying: None,
+                ..
+            }
+        );
+        starting || self.probing.takes_a_turn()
     }
 
     /// How far it has come, for those that need it.
@@ -49,39 +86,86 @@ impl Workload {
     /// Says what a queued start waits for, if not for its turn alone.
     pub(crate) fn waits_for(&mut self, other: &WorkloadName, need: Need) {
         if let Lifecycle::Queued { .. } = self.state {
+            // Told once; it is looked at whenever something changes.
             self.reason = format!("waiting for {other} to be {}", need.word());
         }
     }
 
     /// Its turn has come.
     pub(crate) fn begin_start(&mut self, context: &mut Context<'_>) {
-        let Lifecycle::Queued { reason } = self.state else {
+        let Lifecycle::Queued { reason, .. } = self.state else {
             return;
         };
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
         self.fatal_oom = None;
         let remedy = std::mem::take(&mut self.remedy);
-        self.act(
-            context,
-            reason,
-            ActionKind::Start {
-                spec: Arc::clone(&self.spec),
-                limits: self.effective_limits(),
-                remedy,
-            },
-        );
-        self.enter(
-            context,
-            Lifecycle::Starting { then: None },
-            format!("starting ({})", reason.cause),
-        );
+        let told = format!("starting ({})", reason.cause);
+        if remedy.strategy == Strategy::Restart {
+            self.carry_out_start(context, reason);
+        } else {
+            let spec = Arc::clone(&self.spec);
+            self.act(context, reason, ActionKind::Remedy { spec, remedy });
+            let remedying = Some(reason);
+            let then = None;
+            self.enter(context, Lifecycle::Starting { then, remedying }, told);
+        }
+    }
+
+    fn carry_out_start(&mut self, context: &mut Context<'_>, reason: Reason) {
+        let kind = ActionKind::Start {
+            spec: Arc::clone(&self.spec),
+            limits: self.effective_limits(),
+        };
+        self.act(context, reason, kind);
+        let told = format!("starting ({})", reason.cause);
+        let starting = Lifecycle::Starting {
+            then: None,
+            remedying: None,
+        };
+        self.enter(context, starting, told);
+    }
+
+    /// What comes before the start is done, or has failed as a start fails.
+    pub(crate) fn remedied(
+        &mut self,
+        context: &mut Context<'_>,
+        instance: InstanceId,
+        error: Option<StartError>,
+    ) {
+        let Lifecycle::Starting {
+            then,
+            remedying: Some(reason),
+        } = self.state
+        else {
+            return;
+        };
+        if instance != self.instance {
+            return;
+        }
+        match (error, then) {
+            (Some(error), _) => self.start_failed(context, instance, error),
+            (None, Some(then)) => self.instead_of_starting(context, then, reason.seq),
+            (None, None) => self.carry_out_start(context, reason),
+        }
+    }
+
+    /// The wish came after the start that came to nothing.
+    fn instead_of_starting(&mut self, context: &mut Context<'_>, then: Then, seq: Seq) {
+        match then {
+            // Perhaps with another command.
+            Then {
+                after: After::Restart(cause),
+                ..
+            } => self.start_at_once(context, Reason { cause, seq }),
+            Then { after, cause, .. } => self.rest_after(context, after, cause, seq),
+        }
     }
 
     pub(crate) fn request(&mut self, context: &mut Context<'_>, request: Request) {
         match request {
             Request::Start => {
-                self.recovery.reset();
+                self.close_breaker(context);
                 match self.state {
                     Lifecycle::Pending
                     | Lifecycle::Queued { .. }
@@ -89,7 +173,7 @@ impl Workload {
                     | Lifecycle::BreakerOpen { .. }
                     | Lifecycle::Stopped
                     | Lifecycle::Failed => self.start_by_hand(context),
-                    Lifecycle::Starting { ref mut then } => *then = None,
+                    Lifecycle::Starting { ref mut then, .. } => *then = None,
                     Lifecycle::Stopping { ref mut after, .. }
                     | Lifecycle::Ending { ref mut after, .. } => {
                         *after = After::Restart(Cause::Manual);
@@ -98,15 +182,18 @@ impl Workload {
                 }
             }
             Request::Restart => {
-                self.recovery.reset();
+                self.close_breaker(context);
                 if self.is_at_rest() || self.is_waiting() {
                     self.start_by_hand(context);
                 } else {
                     self.stop(context, After::Restart(Cause::Manual), Cause::Manual, false);
                 }
             }
-            Request::Stop => self.stop(context, After::Stop, Cause::Manual, false),
-            Request::Kill => self.stop(context, After::Stop, Cause::Manual, true),
+            Request::Stop | Request::Kill => {
+                self.sacrificed = false;
+                let kill = request == Request::Kill;
+                self.stop(context, After::Stop, Cause::Manual, kill);
+            }
             Request::Throttle(percent) => self.throttle_by_hand(context, percent),
             Request::Release => self.release_by_hand(context),
             Request::Probe => self.probe_by_hand(context),
@@ -122,13 +209,10 @@ impl Workload {
 
     pub(super) fn start_by_hand(&mut self, context: &mut Context<'_>) {
         *self.remedy = Remedy::default();
-        // The record of the start itself is what the action's reason points to:
-        // it comes with the pid, one number further on.
-        let reason = Reason {
-            cause: Cause::Manual,
-            seq: Seq(*context.next_seq + 1),
-        };
-        self.start(context, reason);
+        let cause = Cause::Manual;
+        let plan = self.restart_plan(cause, 0, Duration::ZERO, true);
+        let seq = self.tell(context, Some(cause), None, Detail::Restart(plan));
+        self.start_at_once(context, Reason { cause, seq });
     }
 
     pub(crate) fn prepared(
@@ -148,10 +232,10 @@ impl Workload {
         if instance != self.instance {
             return;
         }
-        let Lifecycle::Starting { then } = self.state else {
+        let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
-        self.tell(context, None, None, Detail::Start { pid });
+        self.start_seq = self.tell(context, None, None, Detail::Start { pid });
         self.enter(
             context,
             Lifecycle::Running {
@@ -177,20 +261,14 @@ impl Workload {
         if instance != self.instance {
             return;
         }
-        let Lifecycle::Starting { then } = self.state else {
+        let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
         let told = format!("failed to {}: {}", error.stage, error.error);
         let seq = self.tell(context, None, None, Detail::StartFailed(error));
         self.reason = told;
         match then {
-            // The wish came after the start that failed: it is tried, perhaps with
-            // another command.
-            Some(Then {
-                after: After::Restart(cause),
-                ..
-            }) => self.start(context, Reason { cause, seq }),
-            Some(Then { after, cause, .. }) => self.rest_after(context, after, cause, seq),
+            Some(then) => self.instead_of_starting(context, then, seq),
             None => self.recover(context, Cause::Exit, seq, Duration::ZERO, true),
         }
     }

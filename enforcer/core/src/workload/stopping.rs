@@ -2,8 +2,11 @@
 
 use super::probing::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
-use crate::event::{ActionKind, Cause, ConfigChange, Detail, Reason, Seq};
+use crate::event::{
+    ActionKind, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq,
+};
 use crate::units::MonoTime;
+use std::time::Duration;
 
 impl Workload {
     /// No workload is left behind: neither by a shutdown, nor by a removal.
@@ -30,14 +33,14 @@ impl Workload {
                 let seq = *seq;
                 self.rest_after(context, after, cause, seq);
             }
-            Lifecycle::Queued { reason } => {
+            Lifecycle::Queued { reason, .. } => {
                 let seq = reason.seq;
                 self.rest_after(context, after, cause, seq);
             }
             Lifecycle::Pending | Lifecycle::Failed | Lifecycle::Stopped => {
                 self.come_to_rest(context, after, cause)
             }
-            Lifecycle::Starting { then } => {
+            Lifecycle::Starting { then, .. } => {
                 *then = Some(Then { after, cause, kill });
             }
             Lifecycle::Running { pid, since } => {
@@ -82,6 +85,29 @@ impl Workload {
                 }
             }
         }
+        // Who has to step back, or goes with the agent, keeps what it has spent.
+        match cause {
+            Cause::Manual | Cause::Config => self.close_breaker(context),
+            Cause::Exit
+            | Cause::OomKill
+            | Cause::Liveness
+            | Cause::Startup
+            | Cause::Progress
+            | Cause::CpuLoop
+            | Cause::HostPressure
+            | Cause::Agent => {}
+        }
+    }
+
+    /// A person, or another manifest: all is forgotten.
+    pub(super) fn close_breaker(&mut self, context: &mut Context<'_>) {
+        if self.recovery.is_open() {
+            let change = BreakerChange {
+                state: BreakerState::Closed,
+                cooldown: Duration::ZERO,
+            };
+            self.tell(context, Some(Cause::Manual), None, Detail::Breaker(change));
+        }
         self.recovery.reset();
     }
 
@@ -101,19 +127,15 @@ impl Workload {
         };
         let seq = self.tell(context, Some(cause), because, detail);
         let reason = Reason { cause, seq };
-        let at_once = kill || stop.grace.is_zero();
-        let kill_at = (!at_once).then(|| context.moment.now.after(stop.grace));
         self.probing = Probing::default();
         let busy = self.withdraw(context);
         // What has failed is not waited for: it has nothing to finish.
-        let waits = !at_once && !matches!(after, After::Recover(_));
+        let waits = !kill && !matches!(after, After::Recover(_));
         let withdrawing = busy.filter(|_| waits);
-        if at_once {
-            self.act(context, reason, ActionKind::KillTree);
-        } else if withdrawing.is_none() {
-            let signal = stop.signal;
-            self.act(context, reason, ActionKind::Signal { signal });
-        }
+        let kill_at = match withdrawing {
+            None => self.ask_to_end(context, reason, kill),
+            Some(_) => None,
+        };
         self.enter(
             context,
             Lifecycle::Stopping {
@@ -128,21 +150,39 @@ impl Workload {
         );
     }
 
+    /// Sends its signal, or kills it where it has no grace; when the grace is over.
+    fn ask_to_end(
+        &self,
+        context: &mut Context<'_>,
+        reason: Reason,
+        kill: bool,
+    ) -> Option<MonoTime> {
+        let stop = &self.spec.stop;
+        if kill || stop.grace.is_zero() {
+            self.act(context, reason, ActionKind::KillTree);
+            return None;
+        }
+        let signal = stop.signal.clone();
+        self.act(context, reason, ActionKind::Signal { signal });
+        Some(context.moment.now.after(stop.grace))
+    }
+
     /// Nobody sends it work any more, or won't listen: now it is asked to end.
     pub(super) fn withdrawn(&mut self, context: &mut Context<'_>) {
         let Lifecycle::Stopping {
             ref mut withdrawing,
-            ref mut kill_at,
             reason,
             ..
         } = self.state
         else {
             return;
         };
-        if withdrawing.take().is_some() {
-            *kill_at = Some(context.moment.now.after(self.spec.stop.grace));
-            let signal = self.spec.stop.signal.clone();
-            self.act(context, reason, ActionKind::Signal { signal });
+        if withdrawing.take().is_none() {
+            return;
+        }
+        let asked = self.ask_to_end(context, reason, false);
+        if let Lifecycle::Stopping { kill_at, .. } = &mut self.state {
+            *kill_at = asked;
         }
     }
 

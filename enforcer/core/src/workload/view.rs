@@ -1,4 +1,4 @@
-//! A workload as the API shows it.
+//! A workload as the API shows it, and as others' starts see it.
 
 use super::{Lifecycle, ProbeView, Workload};
 use crate::claims::Claims;
@@ -45,7 +45,23 @@ pub struct LastExit {
     pub oom_killed: bool,
 }
 
+/// What others' starts depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Progress {
+    runs: bool,
+    ready: bool,
+    coming_up: bool,
+}
+
 impl Workload {
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            runs: self.runs(),
+            ready: self.ready.now,
+            coming_up: self.is_coming_up(),
+        }
+    }
+
     pub(crate) fn view(&self) -> View {
         let (state, pid, next_start) = match &self.state {
             Lifecycle::Pending | Lifecycle::Queued { .. } => ("pending", None, None),

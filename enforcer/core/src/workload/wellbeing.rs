@@ -28,10 +28,8 @@ impl Workload {
         match self.state {
             Lifecycle::Running { .. } => self.judge_running(),
             // What is about to change is left as it is.
-            Lifecycle::Stopping { .. }
-            | Lifecycle::Ending { .. }
-            | Lifecycle::BackingOff { .. } => (self.health, String::new()),
-            Lifecycle::BreakerOpen { .. } | Lifecycle::Failed => {
+            Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => (self.health, String::new()),
+            Lifecycle::BackingOff { .. } | Lifecycle::BreakerOpen { .. } | Lifecycle::Failed => {
                 (Health::Unhealthy, self.reason.clone())
             }
             Lifecycle::Pending
@@ -75,6 +73,9 @@ impl Workload {
         let (health, why) = self.judge_health();
         if health != self.health {
             self.tell_health(context, health, why);
+        } else if matches!(self.state, Lifecycle::Running { .. }) {
+            // Another reason for the same word is no news, and shown all the same.
+            self.health_why = why;
         }
     }
 

@@ -16,11 +16,20 @@ impl Workload {
 
     /// In `observe` it is told once what would be done.
     pub(crate) fn may_step_back(&self) -> bool {
-        self.spec.mode == Mode::Enforce || !self.sacrificed
+        self.spec.mode == Mode::Enforce || !self.spared_by_mode
     }
 
+    /// It is on its way down for the host's sake.
+    pub(crate) fn is_stepping_back(&self) -> bool {
+        self.sacrificed && !self.is_at_rest()
+    }
+
+    /// It has stepped back for the host's sake, and could come back.
     pub(crate) fn stepped_back(&self) -> bool {
-        self.sacrificed || self.loops.host_demoted
+        match self.sacrificed {
+            true => self.is_at_rest(),
+            false => self.loops.host_demoted || self.spared_by_mode,
+        }
     }
 
     /// Demoted first, and stopped where that was not enough.
@@ -42,7 +51,7 @@ impl Workload {
         let cause = Cause::HostPressure;
         let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
         if observed {
-            self.sacrificed = true;
+            self.spared_by_mode = true;
         } else if demoted {
             self.sacrificed = true;
             let why = (cause, Some(seq));
@@ -57,7 +66,11 @@ impl Workload {
     /// Started again, or given back what it had.
     pub(crate) fn come_back(&mut self, context: &mut Context<'_>, told: HostPressure) {
         let cause = Cause::HostPressure;
-        let stopped = std::mem::take(&mut self.sacrificed) && self.is_at_rest();
+        let stopped = std::mem::take(&mut self.sacrificed);
+        if std::mem::take(&mut self.spared_by_mode) && !stopped && !self.loops.host_demoted {
+            // Nothing was taken, so there is nothing to give back.
+            return;
+        }
         let told = HostPressure {
             done: if stopped { "started again" } else { "released" },
             ..told

@@ -7,6 +7,7 @@
 )]
 
 mod loops;
+mod probes;
 
 use enforcer_tests::agent::{self, Agent};
 use enforcer_tests::{kernel, wait_for};
@@ -27,10 +28,11 @@ fn main() {
         demo();
         return;
     }
-    let all: [Measurement; 9] = [
+    let all: [Measurement; 10] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
+        ("probes", probes::probes),
         ("verdict", loops::time_to_verdict),
         ("sample", loops::sample_cost),
         ("throughput", loops::throughput),
@@ -46,7 +48,7 @@ fn main() {
     for (name, measure) in all {
         let asked = match wanted.as_str() {
             "" => quick.contains(&name),
-            "loops" => !quick.contains(&name),
+            "loops" => !quick.contains(&name) && name != "probes",
             wanted => name.contains(wanted),
         };
         if asked {
@@ -68,6 +70,17 @@ fn keep_controllers_in_use() {
     }
     fs::create_dir("/sys/fs/cgroup/kept").unwrap();
     fs::write("/sys/fs/cgroup/kept/cpu.max", "50000 100000").unwrap();
+}
+
+/// Workloads that this machine takes: a thousand where there are 3 GB.
+fn many() -> usize {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.split_whitespace().nth(1).unwrap();
+    if total.parse::<u64>().unwrap() > 2 << 20 {
+        1000
+    } else {
+        200
+    }
 }
 
 /// Some durations, sorted.

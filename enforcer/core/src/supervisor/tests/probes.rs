@@ -73,7 +73,7 @@ fn a_liveness_probe_past_its_threshold_restarts() {
             (15, exited(1)),
             (15, reaped(1, ExitStatus::Signal(15), 0)),
             (15, started(2)),
-            (15, probed(2, ProbeName::Liveness, 1, Outcome::Passed)),
+            (15, probed(2, ProbeName::Liveness, 5, Outcome::Passed)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -208,7 +208,7 @@ fn startup_gates_the_others() {
             (0, probed(1, ProbeName::Startup, 1, refused())),
             (7, Event::Wake),
             (7, probed(1, ProbeName::Startup, 2, Outcome::Passed)),
-            (7, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
+            (7, probed(1, ProbeName::Readiness, 4, Outcome::Passed)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -391,45 +391,74 @@ fn answers_that_nobody_waits_for_change_nothing() {
     }
 }
 
+fn remedied(instance: u64, error: Option<StartError>) -> Event {
+    Event::Remedied {
+        workload: name(WEB),
+        instance: InstanceId(instance),
+        error,
+    }
+}
+
 #[test]
-fn the_strategy_follows_cause_and_attempt() {
+fn a_remedy_comes_before_the_start_and_may_fail_as_one() {
     let mut spec = spec();
     spec.recovery.strategies.default = vec![Strategy::Restart, Strategy::Recreate];
-    let mut supervisor = Supervisor::new(2);
-    let mut chosen = Vec::new();
-    let events = [
-        configure(spec),
-        started(1),
-        exited(1),
-        reaped(1, ExitStatus::Code(3), 0),
-        started(2),
-        exited(2),
-        reaped(2, ExitStatus::Code(3), 0),
-        Event::Wake,
-    ];
-    for (second, event) in (0..).zip(events) {
-        let moment = Moment {
-            now: MonoTime(second * 1_000_000_000),
-            noise: 0,
-        };
-        for action in supervisor.handle(moment, event).actions {
-            if let ActionKind::Start { remedy, .. } = action.kind {
-                let code = remedy
-                    .failure
-                    .iter()
-                    .find(|(name, _)| *name == "ENFORCER_EXIT_CODE");
-                chosen.push((remedy.strategy.word(), code.map(|(_, code)| code.clone())));
-            }
-        }
-    }
-    let three = Some("3".to_owned());
-    assert_eq!(
-        chosen,
-        [
-            ("restart", None),
-            ("restart", three.clone()),
-            ("recreate", three)
-        ]
+    let error = StartError {
+        stage: "set the log aside".to_owned(),
+        errno: None,
+        error: "no room".to_owned(),
+    };
+    check(
+        spec,
+        vec![
+            (0, started(1)),
+            (0, exited(1)),
+            (0, reaped(1, ExitStatus::Code(3), 0)),
+            (0, started(2)),
+            (0, exited(2)),
+            (0, reaped(2, ExitStatus::Code(3), 0)),
+            (1, Event::Wake),
+            (1, remedied(3, Some(error))),
+            (3, Event::Wake),
+            (3, remedied(4, None)),
+            (3, started(4)),
+            (3, exited(4)),
+            (3, reaped(4, ExitStatus::Code(3), 0)),
+            (7, Event::Wake),
+            // Asked to stop while its remedy is under way, it is not started at all.
+            (7, request(Request::Stop)),
+            (8, remedied(5, None)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → reap #1
+            0 s: #3 exit
+            0 s: #4 restart (exit) because of #3
+            0 s:   → start #2
+            0 s: #5 start
+            0 s:   → reap #2
+            0 s: #6 exit
+            0 s: #7 restart (exit) because of #6
+            0 s: #8 health
+            1 s: #9 health
+            1 s:   → remedy #3
+            1 s: #10 start
+            1 s: #11 restart (exit) because of #10
+            1 s: #12 health
+            3 s: #13 health
+            3 s:   → remedy #4
+            3 s:   → start #4
+            3 s: #14 start
+            3 s:   → reap #4
+            3 s: #15 exit
+            3 s: #16 restart (exit) because of #15
+            3 s: #17 health
+            7 s: #18 health
+            7 s:   → remedy #5
+            8 s:   → remove cgroup #5
+        "#]],
     );
 }
 
@@ -510,7 +539,7 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
     let mut all = manifest(&[("batch", of(10)), ("cache", of(30)), ("shop", of(90))]);
     all.host.watch.memory = Some(Threshold {
         hold: Duration::ZERO,
-        ..Threshold::DEFAULT
+        ..Threshold::MEMORY
     });
     let mut supervisor = Supervisor::new(2);
     let mut told = String::new();
@@ -574,4 +603,124 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
         45 s: batch started again
     "#]]
     .assert_eq(&told);
+}
+
+#[test]
+fn our_own_error_turns_nothing_that_grace_has_spared() {
+    let mut events = vec![(0, started(1)), (0, request(Request::Throttle(Percent(5))))];
+    for run in 1..=4 {
+        let seconds = (run - 1) * 5;
+        events.push((seconds, Event::Wake));
+        events.push((seconds, probed(1, ProbeName::Liveness, run, slow(0))));
+    }
+    events.push((20, Event::Wake));
+    let ours = Outcome::Unknown("no descriptor".to_owned());
+    events.push((20, probed(1, ProbeName::Liveness, 5, ours)));
+    check(
+        live(),
+        events,
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        0 s: #2 start
+        0 s:   → ask liveness
+        0 s: #3 throttle (manual)
+        0 s: #4 health
+        0 s:   → write limits #1
+        5 s:   → ask liveness
+        10 s:   → ask liveness
+        10 s: #5 health
+        15 s:   → ask liveness
+        20 s:   → ask liveness
+    "#]],
+    );
+}
+
+#[test]
+fn what_was_only_observed_is_answered_when_it_is_enforced() {
+    let observed = WorkloadSpec {
+        mode: Mode::Observe,
+        ..live()
+    };
+    let mut events = vec![(0, started(1))];
+    for run in 1..=3 {
+        let seconds = (run - 1) * 5;
+        events.push((seconds, Event::Wake));
+        events.push((seconds, probed(1, ProbeName::Liveness, run, refused())));
+    }
+    events.push((11, configure(live())));
+    events.push((15, Event::Wake));
+    events.push((15, probed(1, ProbeName::Liveness, 4, refused())));
+    check(
+        observed,
+        events,
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        0 s: #2 start
+        0 s:   → ask liveness
+        0 s: #3 health
+        5 s:   → ask liveness
+        10 s:   → ask liveness
+        10 s: #4 health
+        10 s: #5 restart (liveness) because of #4
+        11 s: #6 config (config)
+        11 s: #7 health
+        11 s:   → write limits #1
+        15 s:   → ask liveness
+        15 s: #8 health
+        15 s: #9 stop (liveness) because of #8
+        15 s:   → signal #1
+    "#]],
+    );
+}
+
+#[test]
+fn no_kill_comes_before_the_signal_that_waits_for_its_hook() {
+    let mut hooked = hooked();
+    hooked.stop.grace = Duration::from_secs(2);
+    check(
+        hooked,
+        vec![
+            (0, started(1)),
+            (0, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
+            (0, hook_done(Hook::OnReady)),
+            (3, request(Request::Stop)),
+            (6, Event::Wake),
+            (9, hook_done(Hook::OnUnready)),
+            (11, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask readiness
+            0 s: #3 health
+            0 s: #4 ready
+            0 s:   → on_ready #1
+            3 s: #5 stop (manual)
+            3 s: #6 ready
+            3 s:   → on_unready #1
+            9 s:   → signal #1
+            11 s:   → kill tree #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_pruned_while_it_starts_and_named_again_stays() {
+    let nothing = Event::Configure {
+        manifest: Manifest::default(),
+        prune: true,
+    };
+    check(
+        spec(),
+        vec![(0, nothing), (0, configure(spec())), (1, started(1))],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 config (config)
+            1 s: #3 start
+        "#]],
+    );
 }

@@ -1,0 +1,264 @@
+//! What is done between two instances, in which order starts take their turns, and
+//! who steps back when the host runs short.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use nix::mount::{MsFlags, mount, umount};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// A folder that belongs to the user `web`.
+fn folder_of_web(path: &str) {
+    fs::create_dir_all(path).unwrap();
+    std::os::unix::fs::chown(path, Some(1000), Some(1000)).unwrap();
+}
+
+#[test]
+fn a_reset_empties_the_users_own_folders_and_no_others() {
+    folder_of_web("/tmp/srv/cache");
+    fs::create_dir_all("/tmp/srv/others").unwrap();
+    fs::write("/tmp/srv/others/kept", "").unwrap();
+    // What a link leads to is not its own.
+    let _ = fs::remove_file("/tmp/srv/cache/link");
+    std::os::unix::fs::symlink("/tmp/srv/others", "/tmp/srv/cache/link").unwrap();
+    let more = "recovery: { strategy: reset, reset_paths: [/tmp/srv/cache], backoff: off, budget: { restarts: 2, within: 1h } }";
+    let cache = workload("cache", "count-and-fill /tmp/srv/cache", more);
+    let foreign = workload(
+        "foreign",
+        "crash",
+        &more.replace("/tmp/srv/cache", "/tmp/srv/others"),
+    );
+    let agent = Agent::start(&manifest(&format!("{cache}{foreign}")));
+    agent.wait_for_state("cache", "breaker_open");
+    // The link was there at the first start alone, and was removed itself.
+    assert_eq!(agent.output("cache"), "entries 1\nentries 0\nentries 0\n");
+    let restart = agent.wait_for_events("cache", "restart", 1).remove(0);
+    assert_eq!(restart["details"]["strategy"], "reset");
+    agent.wait_for_state("foreign", "breaker_open");
+    assert!(Path::new("/tmp/srv/others/kept").exists());
+    let starts = agent.events("foreign", "start");
+    let refused = starts
+        .iter()
+        .find(|start| start["details"]["stage"] == "clear the reset paths");
+    let told = refused
+        .map(|start| start["details"]["error"].to_string())
+        .unwrap_or_default();
+    assert!(
+        told.contains("/tmp/srv/others: it belongs to somebody else"),
+        "{told}"
+    );
+}
+
+#[test]
+fn recreating_makes_a_new_cgroup_and_a_new_log() {
+    let more = "recovery: { strategy: [restart, recreate], backoff: off, budget: { restarts: 2, within: 1h }, breaker: { cooldown: 1h, max: 1h } }";
+    let agent = Agent::start(&manifest(&workload(
+        "web",
+        "crash-when-told /tmp/die",
+        more,
+    )));
+    let inode = || fs::metadata(kernel::cgroup("web")).unwrap().ino();
+    let die = |restarts: u64| {
+        fs::write("/tmp/die", "").unwrap();
+        wait_for("the restart", || {
+            let view = agent.workload("web");
+            (view["restarts"] == restarts && view["state"] == "running").then_some(())
+        });
+        wait_for("it to wait again", || {
+            agent.output("web").contains("waiting").then_some(())
+        });
+    };
+    agent.wait_for_state("web", "running");
+    wait_for("it to wait", || {
+        agent.output("web").contains("waiting").then_some(())
+    });
+    let first = inode();
+    die(1);
+    assert_eq!(inode(), first, "the first attempt only restarts");
+    die(2);
+    assert_ne!(inode(), first, "the second one has a new cgroup");
+    let older = fs::read_to_string(agent.folder().join("state/logs/web.log.1")).unwrap();
+    assert_eq!(
+        (older.as_str(), agent.output("web").as_str()),
+        ("waiting\nwaiting\n", "waiting\n")
+    );
+}
+
+#[test]
+fn the_users_own_command_is_told_what_failed() {
+    let file = "/tmp/failure";
+    fs::write(file, "").unwrap();
+    std::os::unix::fs::chown(file, Some(1000), Some(1000)).unwrap();
+    let more = format!(
+        "recovery: {{ strategy: {{ exit: {{ run: [/bin/fixture, complain, {file}] }} }}, backoff: off, budget: {{ restarts: 1, within: 1h }} }}"
+    );
+    let agent = Agent::start(&manifest(&workload("web", "crash 7", &more)));
+    agent.wait_for_state("web", "breaker_open");
+    let told = fs::read_to_string(file).unwrap();
+    for word in [
+        "ENFORCER_WORKLOAD=web",
+        "ENFORCER_CAUSE=exit",
+        "ENFORCER_ATTEMPT=1",
+        "ENFORCER_EXIT_CODE=7",
+    ] {
+        assert!(told.contains(word), "{word} is not in {told}");
+    }
+    // It failed, which is told, and the workload was started all the same.
+    let degraded = agent.wait_for_events("web", "degraded", 1).remove(0);
+    let why = degraded["details"]["why"].as_str().unwrap().to_owned();
+    assert!(
+        why.contains("exited with code 3: complaint by uid 1000"),
+        "{why}"
+    );
+    assert_eq!(agent.events("web", "exit").len(), 2);
+}
+
+#[test]
+fn starts_take_turns_by_priority_and_wait_for_what_they_need() {
+    let flag = "/tmp/db-is-up";
+    let _ = fs::remove_file(flag);
+    let readiness = format!(
+        "probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, exists, {flag}] }}, period: 200ms, timeout: 20s }} }}"
+    );
+    let mut text = workload("db", "rest", &readiness);
+    text.push_str(&workload(
+        "web",
+        "rest",
+        "priority: 100\nneeds: { db: ready }",
+    ));
+    text.push_str(&workload(
+        "log",
+        "rest",
+        "priority: 1\nneeds: { db: started }",
+    ));
+    for number in [20, 40, 60, 80] {
+        text.push_str(&workload(
+            &format!("w{number}"),
+            "rest",
+            &format!("priority: {number}"),
+        ));
+    }
+    let agent = Agent::start(&format!(
+        "version: 1\nhost: {{ starts_at_once: 1 }}\nworkloads:\n{text}"
+    ));
+    agent.wait_for_state("log", "running");
+    let view = agent.workload("web");
+    assert_eq!(
+        (&view["state"], &view["reason"]),
+        (&"pending".into(), &"waiting for db to be ready".into())
+    );
+    fs::write(flag, "").unwrap();
+    agent.wait_for_state("web", "running");
+    let all = agent.get("/v1/events").unwrap();
+    let order: Vec<&str> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["kind"] == "start")
+        .filter_map(|event| event["workload"].as_str())
+        .collect();
+    assert_eq!(order, ["w80", "w60", "db", "w40", "w20", "log", "web"]);
+    // By hand, nobody waits for anything.
+    fs::remove_file(flag).unwrap();
+    wait_for("db to be unready", || {
+        (agent.workload("db")["ready"] == false).then_some(())
+    });
+    assert!(agent.cli(&["restart", "web"]).status.success());
+}
+
+fn host_pressure(agent: &Agent) -> Vec<Value> {
+    let all = agent.get("/v1/events").unwrap_or_default();
+    let wanted = |event: &&Value| event["kind"] == "host_pressure";
+    all.as_array()
+        .into_iter()
+        .flatten()
+        .filter(wanted)
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn a_full_disk_has_its_command_run_and_is_looked_at_again() {
+    let disk = "/tmp/disk";
+    fs::create_dir_all(disk).unwrap();
+    mount(
+        Some("disk"),
+        disk,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("size=8m"),
+    )
+    .unwrap();
+    fs::write(format!("{disk}/big"), vec![1u8; 6 << 20]).unwrap();
+    let host = format!(
+        "version: 1\nhost:\n  watch: {{ disk: {{ path: {disk}, warn: 50%, critical: 60%, for: 0s, run: [/bin/fixture, remove, {disk}/big] }} }}\nworkloads:\n"
+    );
+    let agent = Agent::start(&(host + &workload("web", "rest", "")));
+    let told = wait_for("the disk to be well again", || {
+        let told = host_pressure(&agent);
+        told.iter()
+            .any(|event| event["details"]["level"] == "normal")
+            .then_some(told)
+    });
+    drop(agent);
+    let gone = !Path::new(&format!("{disk}/big")).exists();
+    umount(disk).unwrap();
+    assert!(gone);
+    let shown: Vec<(&str, &str)> = told
+        .iter()
+        .map(|event| {
+            let text = |key: &str| event["details"][key].as_str().unwrap();
+            (text("level"), text("done"))
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("critical", "warned"),
+            ("critical", "ran"),
+            ("normal", "warned")
+        ]
+    );
+    assert_eq!(told[0]["details"]["used_percent"], 75);
+}
+
+#[test]
+fn the_least_important_steps_back_when_the_host_is_short_of_memory() {
+    // Any host uses more than 2 % of its memory, and none more than 100 %.
+    let host = |critical: u32| {
+        let watch = format!("memory: {{ warn: 1%, critical: {critical}%, for: 0s }}");
+        let watch = if critical > 50 {
+            watch.replace("warn: 1%", "warn: 99%")
+        } else {
+            watch
+        };
+        let batch = workload("batch", "rest", "priority: 10");
+        let shop = workload("shop", "rest", "priority: 90");
+        format!("version: 1\nhost:\n  watch: {{ {watch} }}\nworkloads:\n{batch}{shop}")
+    };
+    let agent = Agent::start(&host(2));
+    let view = wait_for("batch to be demoted", || {
+        let view = agent.workload("batch");
+        (view["throttle"] == "demoted").then_some(view)
+    });
+    assert_eq!(view["state"], "running");
+    assert_eq!(kernel::read("batch", "cpu.weight").as_deref(), Some("1"));
+    agent.wait_for_state("batch", "stopped");
+    // The last one that runs is left alone, whatever the host's memory says.
+    assert_eq!(agent.workload("shop")["state"], "running");
+    agent.write_manifest(&host(100));
+    assert!(agent.cli(&["apply"]).status.success());
+    let view = agent.wait_for_state("batch", "running");
+    assert_eq!(view["throttle"], "none");
+    let done: Vec<String> = host_pressure(&agent)
+        .iter()
+        .filter(|event| event["workload"] == "batch")
+        .map(|event| event["details"]["done"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(done, ["demoted", "stopped", "started again"]);
+    let stop = agent.wait_for_events("batch", "stop", 1).remove(0);
+    assert_eq!(stop["reason"], "host_pressure");
+}

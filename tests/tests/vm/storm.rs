@@ -1,0 +1,172 @@
+//! Many at once: half of a thousand fail in one moment, and five hundred probes hang.
+//! How many this machine takes is told by its memory.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_within};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(170);
+
+/// A thousand where there are 3 GB, else two hundred.
+fn many() -> usize {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
+    let total = meminfo.split_whitespace().nth(1).unwrap();
+    if total.parse::<u64>().unwrap() > 2 << 20 {
+        1000
+    } else {
+        200
+    }
+}
+
+/// Past the harness, which keeps what a test says until it fails: a machine that is
+/// silent for minutes is taken for dead.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Every workload, by name.
+fn views(agent: &Agent) -> BTreeMap<String, Value> {
+    let all = agent.get("/v1/workloads").unwrap_or_default();
+    let found = all["workloads"].as_array().cloned().unwrap_or_default();
+    found
+        .into_iter()
+        .map(|view| (view["name"].as_str().unwrap().to_owned(), view))
+        .collect()
+}
+
+fn wait_until_all(
+    agent: &Agent,
+    what: &str,
+    good: impl Fn(&Value) -> bool,
+) -> BTreeMap<String, Value> {
+    wait_within(LONG, what, || {
+        let views = views(agent);
+        let right = views.values().filter(|view| good(view)).count();
+        (right == views.len() && right > 0).then_some(views)
+    })
+}
+
+#[test]
+fn half_of_all_fail_at_once_and_come_back_in_order() {
+    let many = many();
+    let control = "priority: 100
+        probes: { liveness: { tcp: { port: 9040 }, period: 500ms, timeout: 5s, failure_threshold: 3 } }";
+    let mut text = workload("control", "serve 9040", control);
+    for number in 0..many {
+        let priority = if number % 4 == 0 { 80 } else { 20 };
+        text.push_str(&workload(
+            &format!("w{number}"),
+            "rest",
+            &format!("priority: {priority}"),
+        ));
+    }
+    let agent = Agent::start(&manifest(&text));
+    let before = wait_until_all(&agent, "all to run", |view| view["state"] == "running");
+    say(&format!(
+        "{many} workloads run; the agent has {}",
+        kernel::status(agent.pid(), "VmRSS").unwrap()
+    ));
+    let victims: Vec<&str> = before
+        .keys()
+        .filter(|name| name.starts_with('w'))
+        .map(String::as_str)
+        .take(many / 2)
+        .collect();
+    let pid = |view: &Value| i32::try_from(view["pid"].as_u64().unwrap()).unwrap();
+    for name in &victims {
+        kill(Pid::from_raw(pid(&before[*name])), Signal::SIGKILL).unwrap();
+    }
+    let after = wait_until_all(&agent, "all to be back", |view| view["state"] == "running");
+    for (name, view) in &after {
+        let killed = victims.contains(&name.as_str());
+        assert_eq!(view["restarts"], u64::from(killed), "{name}");
+        assert_eq!(pid(view) != pid(&before[name]), killed, "{name}");
+    }
+    // The important ones first. Those that were killed later, when places were free,
+    // could not be foreseen; what waits in line is in order.
+    let all = agent.get("/v1/events").unwrap();
+    let starts: Vec<&str> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|event| event["kind"] == "start")
+        .filter_map(|event| event["workload"].as_str())
+        .collect();
+    let again = &starts[starts.len() - victims.len()..];
+    let important = |name: &&str| {
+        name[1..]
+            .parse::<usize>()
+            .is_ok_and(|number| number % 4 == 0)
+    };
+    let half = &again[..again.len() / 2];
+    let early = half.iter().filter(|name| important(name)).count();
+    let total = again.iter().filter(|name| important(name)).count();
+    say(&format!(
+        "{early} of {total} important ones were back in the first half"
+    ));
+    assert!(early * 10 >= total * 8, "{early} of {total}");
+    // Whoever had nothing to do with it was asked in time, and never failed.
+    assert!(agent.events("control", "restart").is_empty());
+    let lateness = agent.get("/v1/agent").unwrap();
+    say(&format!("probes: {}", lateness["probes"]));
+    assert_eq!(agent.workload("control")["health"], "healthy");
+    assert!(
+        agent.events("control", "health").len() == 1,
+        "{:?}",
+        agent.events("control", "health")
+    );
+}
+
+#[test]
+fn probes_that_hang_delay_none_that_do_not() {
+    let half = many() / 2;
+    let probe = |port: u16, path: &str| {
+        format!(
+            "probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 10s, timeout: 2s, failure_threshold: 1 }} }}"
+        )
+    };
+    let mut text = workload("hung", "serve 9041", "priority: 100");
+    text.push_str(&workload("good", "serve 9042", "priority: 100"));
+    for number in 0..half {
+        text.push_str(&workload(
+            &format!("h{number}"),
+            "rest",
+            &probe(9041, "/hang"),
+        ));
+        text.push_str(&workload(
+            &format!("g{number}"),
+            "rest",
+            &probe(9042, "/health"),
+        ));
+    }
+    let agent = Agent::start(&manifest(&text));
+    let views = wait_until_all(&agent, "every probe to have answered", |view| {
+        let name = view["name"].as_str().unwrap();
+        match name.as_bytes() {
+            [b'h', digit, ..] if digit.is_ascii_digit() => view["health"] == "degraded",
+            [b'g', digit, ..] if digit.is_ascii_digit() => view["health"] == "healthy",
+            _ => view["state"] == "running",
+        }
+    });
+    let ready = views.values().filter(|view| view["ready"] == true).count();
+    assert_eq!(ready, half + 2);
+    let lateness = agent.get("/v1/agent").unwrap();
+    say(&format!("{half} hung, {half} well: {}", lateness["probes"]));
+    // None of the good ones ever took longer than it was given.
+    let bad: Vec<&String> = views
+        .keys()
+        .filter(|name| name.starts_with('g'))
+        .filter(|name| agent.events(name, "health").len() != 1)
+        .take(5)
+        .collect();
+    if half <= 100 {
+        assert!(bad.iter().all(|name| *name == "good"), "{bad:?}");
+    }
+}
