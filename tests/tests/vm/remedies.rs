@@ -54,15 +54,16 @@ fn a_reset_empties_the_users_own_folders_and_no_others() {
 
 #[test]
 fn recreating_makes_a_new_cgroup_and_a_new_log() {
+    folder_of_web("/tmp/doomed");
     let more = "recovery: { strategy: [restart, recreate], backoff: off, budget: { restarts: 2, within: 1h }, breaker: { cooldown: 1h, max: 1h } }";
     let agent = Agent::start(&manifest(&workload(
         "web",
-        "crash-when-told /tmp/die",
+        "crash-when-told /tmp/doomed/die",
         more,
     )));
     let inode = || fs::metadata(kernel::cgroup("web")).unwrap().ino();
     let die = |restarts: u64| {
-        fs::write("/tmp/die", "").unwrap();
+        fs::write("/tmp/doomed/die", "").unwrap();
         wait_for("the restart", || {
             let view = agent.workload("web");
             (view["restarts"] == restarts && view["state"] == "running").then_some(())
@@ -245,7 +246,9 @@ fn the_least_important_steps_back_when_the_host_is_short_of_memory() {
         (view["throttle"] == "demoted").then_some(view)
     });
     assert_eq!(view["state"], "running");
-    assert_eq!(kernel::read("batch", "cpu.weight").as_deref(), Some("1"));
+    wait_for("the kernel to have it", || {
+        (kernel::read("batch", "cpu.weight").as_deref() == Some("1")).then_some(())
+    });
     agent.wait_for_state("batch", "stopped");
     // The last one that runs is left alone, whatever the host's memory says.
     assert_eq!(agent.workload("shop")["state"], "running");

@@ -10,9 +10,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-const LONG: Duration = Duration::from_secs(170);
+const LONG: Duration = Duration::from_secs(500);
+/// How often something is said meanwhile.
+const SAY: Duration = Duration::from_secs(30);
 
 /// A thousand where there are 3 GB, else two hundred.
 fn many() -> usize {
@@ -41,15 +43,28 @@ fn views(agent: &Agent) -> BTreeMap<String, Value> {
         .collect()
 }
 
+/// Waits until so many are ready, and then until all are good. Whether they are ready
+/// is cheap to ask; everything else is a dozen files each, and would be the load.
 fn wait_until_all(
     agent: &Agent,
     what: &str,
+    ready: usize,
     good: impl Fn(&Value) -> bool,
 ) -> BTreeMap<String, Value> {
+    let mut said = Instant::now();
     wait_within(LONG, what, || {
+        let all = agent.get("/v1/ready")?;
+        let states = all["workloads"].as_object()?.values();
+        let now = states.filter(|state| **state == true).count();
+        if said.elapsed() > SAY {
+            said = Instant::now();
+            say(&format!("{now} of {ready} are ready"));
+        }
+        if now != ready {
+            return None;
+        }
         let views = views(agent);
-        let right = views.values().filter(|view| good(view)).count();
-        (right == views.len() && right > 0).then_some(views)
+        views.values().all(&good).then_some(views)
     })
 }
 
@@ -68,7 +83,9 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
         ));
     }
     let agent = Agent::start(&manifest(&text));
-    let before = wait_until_all(&agent, "all to run", |view| view["state"] == "running");
+    let before = wait_until_all(&agent, "all to run", many + 1, |view| {
+        view["state"] == "running"
+    });
     say(&format!(
         "{many} workloads run; the agent has {}",
         kernel::status(agent.pid(), "VmRSS").unwrap()
@@ -83,7 +100,10 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
     for name in &victims {
         kill(Pid::from_raw(pid(&before[*name])), Signal::SIGKILL).unwrap();
     }
-    let after = wait_until_all(&agent, "all to be back", |view| view["state"] == "running");
+    let after = wait_until_all(&agent, "all to be back", many + 1, |view| {
+        let killed = victims.contains(&view["name"].as_str().unwrap());
+        view["state"] == "running" && view["restarts"] == u64::from(killed)
+    });
     for (name, view) in &after {
         let killed = victims.contains(&name.as_str());
         assert_eq!(view["restarts"], u64::from(killed), "{name}");
@@ -129,7 +149,7 @@ fn probes_that_hang_delay_none_that_do_not() {
     let half = many() / 2;
     let probe = |port: u16, path: &str| {
         format!(
-            "probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 10s, timeout: 2s, failure_threshold: 1 }} }}"
+            "probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 30s, timeout: 2s, failure_threshold: 1 }} }}"
         )
     };
     let mut text = workload("hung", "serve 9041", "priority: 100");
@@ -147,7 +167,7 @@ fn probes_that_hang_delay_none_that_do_not() {
         ));
     }
     let agent = Agent::start(&manifest(&text));
-    let views = wait_until_all(&agent, "every probe to have answered", |view| {
+    let views = wait_until_all(&agent, "every probe to have answered", half + 2, |view| {
         let name = view["name"].as_str().unwrap();
         match name.as_bytes() {
             [b'h', digit, ..] if digit.is_ascii_digit() => view["health"] == "degraded",
