@@ -108,7 +108,13 @@ impl RecoveryState {
         matches!(self.circuit, Circuit::HalfOpen { .. })
     }
 
-    /// A trial that passed, or a person who wants it so: all is forgotten.
+    /// A trial has passed. What was spent is not forgotten: who comes up well and fails
+    /// soon after has no new budget for that.
+    pub(crate) fn close(&mut self) {
+        self.circuit = Circuit::Closed;
+    }
+
+    /// A person wants it so: all is forgotten.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }

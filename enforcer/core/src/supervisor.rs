@@ -94,7 +94,7 @@ impl Supervisor {
             let Some(workload) = self.workloads.get(&name) else {
                 continue;
             };
-            if workload.is_gone() {
+            if workload.is_gone() && workload.is_done() {
                 self.workloads.remove(&name);
                 self.progress.remove(&name);
                 self.turns_changed = true;
@@ -120,12 +120,20 @@ impl Supervisor {
 
     /// Every workload, by name.
     pub fn views(&self) -> impl Iterator<Item = View> + '_ {
-        self.workloads.values().map(Workload::view)
+        let shown = self
+            .workloads
+            .values()
+            .filter(|workload| !workload.is_gone());
+        shown.map(Workload::view)
     }
 
     #[must_use]
     pub fn view(&self, name: &WorkloadName) -> Option<View> {
-        self.workloads.get(name).map(Workload::view)
+        let shown = self
+            .workloads
+            .get(name)
+            .filter(|workload| !workload.is_gone());
+        shown.map(Workload::view)
     }
 
     /// The manifest that is in force, with what it no longer names left out.

@@ -215,8 +215,16 @@ impl Workload {
         }
     }
 
+    /// It is to be forgotten, and shown no more.
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self.state, Lifecycle::Gone)
+    }
+
+    /// Another one of its name begins, though the last word about this one is still on
+    /// its way: no hook overtakes another.
+    pub(crate) fn succeed(&mut self, gone: &Self) {
+        self.ready = gone.ready.clone();
+        self.probe_runs = gone.probe_runs;
     }
 
     /// Nothing of it runs, and nothing is about to.

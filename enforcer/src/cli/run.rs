@@ -21,6 +21,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 pub(super) fn run(
     settings: &Settings,
@@ -146,7 +147,7 @@ async fn supervise(
     };
     tokio::task::yield_now().await;
     watch_kernel(attached, &events, &executor);
-    watch_pressure(&events, &executor);
+    let stalls = watch_pressure(&events, &executor);
     tokio::spawn(levels::tick(Arc::clone(&executor)));
     let prober = Prober::new(Arc::clone(&executor));
     tokio::spawn(api::serve(
@@ -169,6 +170,12 @@ async fn supervise(
     Runtime::new(Arc::clone(&executor), prober, Arc::clone(&history), cpus)
         .run(messages)
         .await;
+    // Nothing may poll a trigger of a cgroup that goes: some kernels of 5.x and 6.1 use
+    // its memory after that (fixed by a change of 6.2 to kernel/sched/psi.c).
+    for stall in stalls {
+        stall.abort();
+        let _ = stall.await;
+    }
     // Removals are the last actions, and wait in their queues.
     let closing = Arc::clone(&executor);
     let closed = tokio::task::spawn_blocking(move || closing.close());
@@ -225,16 +232,18 @@ fn watch_kernel(
 
 /// Has the kernel wake us when everything waits for memory: on the host, and among
 /// the workloads. Where it can't, the readings of the tick are all there is.
-fn watch_pressure(events: &Events, executor: &Arc<Executor>) {
+fn watch_pressure(events: &Events, executor: &Arc<Executor>) -> Vec<JoinHandle<()>> {
     let workloads = executor.tree.workloads();
-    for trigger in [Trigger::of_host(), Trigger::of_cgroup(workloads)] {
-        match trigger {
-            Ok(trigger) => drop(tokio::spawn(crate::watch::stalls(trigger, events.clone()))),
-            Err(error) => {
-                tracing::info!("no trigger for memory pressure: {error}");
-            }
-        }
-    }
+    let armed = [Trigger::of_host(), Trigger::of_cgroup(workloads)];
+    let armed = armed.into_iter().filter_map(|trigger| {
+        let told = |error: &std::io::Error| {
+            tracing::info!("no trigger for memory pressure: {error}");
+        };
+        trigger.inspect_err(told).ok()
+    });
+    armed
+        .map(|trigger| tokio::spawn(crate::watch::stalls(trigger, events.clone())))
+        .collect()
 }
 
 /// Ctrl-C and SIGTERM stop the workloads, each with its grace.

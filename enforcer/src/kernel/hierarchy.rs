@@ -115,8 +115,12 @@ impl Tree {
     /// Leaves the host as it was found, as far as the host lets us.
     pub(crate) fn dissolve(&self) {
         let own = std::process::id().to_string();
-        let probes = self.probes.kill_and_wait(LEFT_BEHIND);
-        let probes = probes.and_then(|()| self.root.remove_child("probes"));
+        let clear = || {
+            let emptied = self.probes.kill_and_wait(LEFT_BEHIND);
+            emptied.and_then(|()| self.root.remove_child("probes"))
+        };
+        // One that was just beginning may come between the two.
+        let probes = clear().or_else(|_| clear());
         let back = probes.and_then(|()| self.root.remove_child("workloads"));
         let back = back.and_then(|()| {
             // A delegated root takes its process back only without controllers.

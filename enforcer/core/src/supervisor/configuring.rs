@@ -83,14 +83,20 @@ impl Supervisor {
         spec: WorkloadSpec,
         decision: &mut Decision,
     ) {
-        if let Some(present) = self.workloads.get(&name) {
+        let mut workload = Workload::new(name.clone(), Arc::new(spec.clone()), moment.now);
+        if let Some(gone) = self
+            .workloads
+            .get(&name)
+            .filter(|present| present.is_gone())
+        {
+            workload.succeed(gone);
+        } else if let Some(present) = self.workloads.get(&name) {
             let changes = crate::plan::spec_changes(&present.spec, &spec);
             self.with(moment, &name, decision, |workload, context| {
                 workload.configure(context, Arc::new(spec), changes);
             });
             return;
         }
-        let workload = Workload::new(name.clone(), Arc::new(spec), moment.now);
         self.workloads.insert(name.clone(), workload);
         self.with(moment, &name, decision, |workload, context| {
             workload.record(context, Cause::Config, Detail::Config(ConfigChange::Added));

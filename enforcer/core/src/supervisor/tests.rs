@@ -593,6 +593,14 @@ enum Step {
     Suspect(u32),
     Evidence(Verdict),
     Slept(u32),
+    /// Of any probe under way: it passed, or failed, or couldn't be asked.
+    Probe(u8),
+    /// A hook has ended.
+    Hook,
+    /// Another manifest: without the workload, and with or without pruning it.
+    Unname(bool),
+    /// The host's memory, in percent.
+    Memory(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -610,6 +618,10 @@ fn step() -> impl Strategy<Value = Step> {
             Just(Verdict::DeadLoop)
         ].prop_map(Step::Evidence),
         1 => (0..4u32).prop_map(Step::Slept),
+        4 => (0..5u8).prop_map(Step::Probe),
+        2 => Just(Step::Hook),
+        1 => any::<bool>().prop_map(Step::Unname),
+        1 => (0..101u32).prop_map(Step::Memory),
     ]
 }
 
@@ -620,6 +632,10 @@ struct World {
     alive: BTreeSet<InstanceId>,
     starts: Vec<MonoTime>,
     proofs: Vec<(Thread, MonoTime)>,
+    probes: Vec<crate::event::ProbeRun>,
+    hooks: Vec<crate::event::Hook>,
+    /// The stop signal was sent, or the tree killed, since the instance began.
+    asked_to_end: bool,
     /// What the kernel was last given.
     limits: Option<Limits>,
 }
@@ -630,6 +646,7 @@ impl World {
             assert!(action.reason.seq.0 > 0, "no action without a reason");
             match &action.kind {
                 ActionKind::Start { limits, .. } => {
+                    self.asked_to_end = false;
                     self.limits = Some((**limits).clone());
                     assert!(self.alive.is_empty(), "a second live instance");
                     assert!(self.owed.is_empty(), "an action while another is under way");
@@ -654,13 +671,37 @@ impl World {
                         "too many proofs at once"
                     );
                 }
-                ActionKind::Signal { .. }
-                | ActionKind::KillTree
-                | ActionKind::WriteHostLimits { .. }
-                | ActionKind::Remedy { .. }
-                | ActionKind::RunHook { .. }
-                | ActionKind::RunOnHost { .. } => {}
+                ActionKind::RunHook { hook, .. } => {
+                    self.hooks.push(*hook);
+                    assert_eq!(self.hooks.len(), 1, "two hooks at once");
+                }
+                ActionKind::Remedy { .. } => {
+                    assert!(
+                        self.owed.is_empty(),
+                        "a remedy while an action is under way"
+                    );
+                    self.owed.push((action.instance, "remedy"));
+                }
+                ActionKind::Signal { .. } => {
+                    assert!(!self.asked_to_end, "asked to end twice");
+                    self.asked_to_end = true;
+                }
+                ActionKind::KillTree => self.asked_to_end = true,
+                ActionKind::WriteHostLimits { .. } | ActionKind::RunOnHost { .. } => {}
             }
+        }
+        for run in &decision.probes {
+            let same = |other: &crate::event::ProbeRun| {
+                other.instance == run.instance && other.probe == run.probe
+            };
+            // One that is never answered is asked again after its time-out and a while.
+            self.probes
+                .retain(|other| !same(other) || now.since(other.due) < Duration::from_secs(31));
+            assert!(
+                !self.probes.iter().any(same),
+                "a probe that overlaps with itself"
+            );
+            self.probes.push(run.clone());
         }
         let seqs: Vec<Seq> = decision
             .transitions
@@ -682,11 +723,12 @@ proptest! {
             world.take(now, &decision);
             decision
         };
-        let _ = handle(&mut supervisor, &mut world, now, configure(spec()));
+        let _ = handle(&mut supervisor, &mut world, now, configure(probes::everything()));
         for step in steps {
             let event = match step {
                 Step::Answer => match world.owed.pop() {
                     Some((instance, "start")) => started(instance.0),
+                    Some((instance, "remedy")) => probes::remedied(instance.0, None),
                     Some((instance, _)) => {
                         world.alive.remove(&instance);
                         world.proofs.clear();
@@ -717,7 +759,7 @@ proptest! {
                     ][usize::from(which)],
                 ),
                 Step::Change(command) => {
-                    let mut changed = spec();
+                    let mut changed = probes::everything();
                     if command {
                         changed.command.push(now.0.to_string());
                     } else {
@@ -740,6 +782,16 @@ proptest! {
                     None => Event::Wake,
                 },
                 Step::Slept(tid) => loops::slept(tid),
+                Step::Probe(outcome) => match world.probes.pop() {
+                    Some(run) => probes::answer(&run, outcome),
+                    None => Event::Wake,
+                },
+                Step::Hook => match world.hooks.pop() {
+                    Some(hook) => probes::hook_done(hook),
+                    None => Event::Wake,
+                },
+                Step::Unname(prune) => Event::Configure { manifest: Manifest::default(), prune },
+                Step::Memory(used) => probes::memory(used),
                 Step::Wait(millis) => {
                     now = now.after(Duration::from_millis(u64::from(millis)));
                     Event::Wake
@@ -757,7 +809,14 @@ proptest! {
                 prop_assert_eq!(world.limits.as_ref(), Some(&effective));
             }
             // What is due is not put off.
-            prop_assert!(decision.wake.is_none_or(|wake| wake > now) || decision.wake == Some(now));
+            // What is due is done at once, or put off: never asked for again and again.
+            let mut wakes = 0;
+            let mut wake = decision.wake;
+            while wake.is_some_and(|wake| wake <= now) {
+                wakes += 1;
+                prop_assert!(wakes < 20, "it wants to be woken for ever");
+                wake = handle(&mut supervisor, &mut world, now, Event::Wake).wake;
+            }
             let budget = Budget::default();
             let recent = world.starts.iter().filter(|start| now.since(**start) < budget.within).count();
             // The breaker's own trials come on top, one for each cooldown of a minute or more.
@@ -768,5 +827,28 @@ proptest! {
         prop_assert!(Plan::between(&manifest, &manifest).is_empty());
         let decision = handle(&mut supervisor, &mut world, now, Event::Configure { manifest, prune: false });
         prop_assert!(decision.actions.is_empty() && decision.transitions.is_empty());
+        // Whatever is under way, a shutdown comes to its end.
+        let mut finished = handle(&mut supervisor, &mut world, now, Event::Shutdown).finished;
+        for _ in 0..50 {
+            let event = if let Some((instance, what)) = world.owed.pop() {
+                match what {
+                    "start" => started(instance.0),
+                    "remedy" => probes::remedied(instance.0, None),
+                    _ => {
+                        world.alive.remove(&instance);
+                        reaped(instance.0, ExitStatus::Signal(15), 0)
+                    }
+                }
+            } else if let Some(hook) = world.hooks.pop() {
+                probes::hook_done(hook)
+            } else if let Some(instance) = world.alive.first().filter(|_| world.asked_to_end) {
+                exited(instance.0)
+            } else {
+                now = now.after(Duration::from_secs(60));
+                Event::Wake
+            };
+            finished |= handle(&mut supervisor, &mut world, now, event).finished;
+        }
+        prop_assert!(finished, "the shutdown never ends: {supervisor:?}");
     }
 }

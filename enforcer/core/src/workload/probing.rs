@@ -345,7 +345,7 @@ impl Workload {
             cooldown: Duration::ZERO,
         };
         self.tell(context, None, None, Detail::Breaker(change));
-        self.recovery.reset();
+        self.recovery.close();
     }
 
     /// A probe has turned against the instance.

@@ -52,6 +52,41 @@ fn with_probes(probes: &[(ProbeName, Probe)]) -> WorkloadSpec {
     }
 }
 
+/// A workload with all that can go on at once.
+pub(super) fn everything() -> WorkloadSpec {
+    let mut spec = WorkloadSpec {
+        on_ready: Some(vec!["/join".to_owned()]),
+        on_unready: Some(vec!["/leave".to_owned()]),
+        ..with_probes(&[
+            (ProbeName::Startup, probe(1, 3)),
+            (ProbeName::Liveness, probe(5, 3)),
+            (ProbeName::Readiness, probe(2, 1)),
+        ])
+    };
+    spec.recovery.strategies.default = vec![Strategy::Restart, Strategy::Recreate];
+    spec
+}
+
+pub(super) fn answer(run: &crate::event::ProbeRun, outcome: u8) -> Event {
+    let outcome = match outcome {
+        0 | 1 => Outcome::Passed,
+        2 => refused(),
+        3 => slow(90),
+        _ => Outcome::Unknown("ours".to_owned()),
+    };
+    probed(run.instance.0, run.probe, run.run, outcome)
+}
+
+pub(super) fn memory(used: u32) -> Event {
+    Event::Measured {
+        workloads: vec![(name(WEB), Measured::default())],
+        host: HostMeasured {
+            memory: Some(Percent(used)),
+            ..HostMeasured::default()
+        },
+    }
+}
+
 fn live() -> WorkloadSpec {
     with_probes(&[(ProbeName::Liveness, probe(5, 3))])
 }
@@ -295,7 +330,7 @@ fn hooked() -> WorkloadSpec {
     }
 }
 
-fn hook_done(hook: Hook) -> Event {
+pub(super) fn hook_done(hook: Hook) -> Event {
     Event::HookDone {
         workload: name(WEB),
         hook,
@@ -391,7 +426,7 @@ fn answers_that_nobody_waits_for_change_nothing() {
     }
 }
 
-fn remedied(instance: u64, error: Option<StartError>) -> Event {
+pub(super) fn remedied(instance: u64, error: Option<StartError>) -> Event {
     Event::Remedied {
         workload: name(WEB),
         instance: InstanceId(instance),
