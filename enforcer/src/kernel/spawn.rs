@@ -151,7 +151,9 @@ impl Waiting {
             errno: source.raw_os_error(),
             error: describe(&source),
         };
-        if let (Ok(_), [stage, errno @ ..]) = (&told, report.as_slice()) {
+        // Whatever came after it: a child that fails when the byte is already there goes
+        // without reading it, and its side is then told to have been reset.
+        if let [stage, errno @ ..] = report.as_slice() {
             let number = errno.try_into().map_or(0, i32::from_ne_bytes);
             let _ = self.pidfd.wait();
             return Err(failed(
