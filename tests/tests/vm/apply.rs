@@ -69,8 +69,11 @@ fn shrinking_below_what_is_in_use_needs_force() {
     let refused = agent.cli(&["apply"]);
     assert_eq!(refused.status.code(), Some(1));
     let told = stderr(&refused);
+    // Twenty, and what the kernel charges in batches on top.
+    let in_use = told.split_once("memory.max 10M is below the ");
+    let in_use = in_use.and_then(|(_, rest)| rest.split_once('M')?.0.parse::<f64>().ok());
     assert!(
-        told.contains("memory.max 10M is below the 20.") && told.contains("--force"),
+        in_use.is_some_and(|used| (20.0..25.0).contains(&used)) && told.contains("--force"),
         "{told}"
     );
     assert_eq!(
