@@ -5,9 +5,16 @@
 use crate::cpu_loop::Thread;
 use crate::name::WorkloadName;
 use crate::units::MonoTime;
+use std::time::Duration;
 
 /// Proofs at a time, on the whole host.
 pub(crate) const PROOFS_AT_ONCE: usize = 2;
+
+/// One of a crowd is looked into this often, and none beside it: a hundred threads that
+/// spin would otherwise keep the agent busy for minutes.
+pub(crate) const ONE_OF_A_CROWD: Duration = Duration::from_secs(8);
+/// So many suspects in one workload are a crowd.
+pub(crate) const CROWD: usize = 6;
 
 /// A suspect that waits for its proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +23,8 @@ pub(crate) struct Waiting {
     pub(crate) thread: Thread,
     /// Nothing is known of it yet.
     pub(crate) is_first: bool,
+    /// Its workload has many like it, and nothing waits for this one.
+    pub(crate) crowded: bool,
     pub(crate) priority: u8,
     pub(crate) since: MonoTime,
 }
@@ -49,6 +58,7 @@ pub(crate) fn next_start(queued: &[Queued], noise: u64) -> Option<&Queued> {
 pub(crate) fn next(waiting: impl Iterator<Item = Waiting>) -> Option<Waiting> {
     waiting.min_by_key(|entry| {
         (
+            entry.crowded,
             !entry.is_first,
             u8::MAX - entry.priority,
             entry.since,
@@ -95,6 +105,7 @@ mod tests {
                 start_ticks: 0,
             },
             is_first,
+            crowded: tid == 5,
             priority,
             since: MonoTime(since),
         };
@@ -103,12 +114,13 @@ mod tests {
             entry(2, true, 90, 9),
             entry(3, true, 50, 1),
             entry(4, false, 99, 0),
+            entry(5, true, 99, 0),
         ];
         let mut order = Vec::new();
         while let Some(found) = next(queue.iter().cloned()) {
             queue.retain(|entry| *entry != found);
             order.push(found.thread.tid);
         }
-        assert_eq!(order, [2, 3, 1, 4]);
+        assert_eq!(order, [2, 3, 1, 4, 5]);
     }
 }

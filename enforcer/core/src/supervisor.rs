@@ -36,6 +36,8 @@ pub struct Supervisor {
     turns_changed: bool,
     suspected: BTreeSet<WorkloadName>,
     began: Option<MonoTime>,
+    /// Before that, none of a crowd of suspects is looked into.
+    next_of_a_crowd: MonoTime,
     ancestors: Ancestors,
     ebpf: bool,
     shutting_down: bool,
@@ -60,6 +62,7 @@ impl Supervisor {
             turns_changed: false,
             suspected: BTreeSet::new(),
             began: None,
+            next_of_a_crowd: MonoTime(0),
             ancestors: Ancestors::default(),
             ebpf: false,
             shutting_down: false,
@@ -78,7 +81,10 @@ impl Supervisor {
         self.admit_proofs(moment, &mut decision);
         self.admit_starts(moment, &mut decision);
         self.settle_touched();
-        decision.wake = self.due.first().map(|(at, _)| *at);
+        let crowd = (!self.suspected.is_empty()).then_some(self.next_of_a_crowd);
+        let crowd = crowd.filter(|at| *at > moment.now);
+        let due = self.due.first().map(|(at, _)| *at);
+        decision.wake = [due, crowd].into_iter().flatten().min();
         decision.finished = self.shutting_down && self.workloads.values().all(Workload::is_done);
         decision
     }

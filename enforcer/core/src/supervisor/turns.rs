@@ -1,7 +1,7 @@
 //! Whose turn it is: proofs and starts that wait for one.
 
 use super::Supervisor;
-use crate::admission::{self, PROOFS_AT_ONCE, Queued, Waiting};
+use crate::admission::{self, ONE_OF_A_CROWD, PROOFS_AT_ONCE, Queued, Waiting};
 use crate::event::{Decision, Moment};
 use crate::name::WorkloadName;
 use crate::spec::Need;
@@ -20,11 +20,20 @@ impl Supervisor {
         while running < PROOFS_AT_ONCE {
             let waiting = suspected(self).into_iter();
             let Some(Waiting {
-                workload, thread, ..
+                workload,
+                thread,
+                crowded,
+                ..
             }) = admission::next(waiting)
             else {
                 return;
             };
+            if crowded {
+                if running > 0 || self.next_of_a_crowd > moment.now {
+                    return;
+                }
+                self.next_of_a_crowd = moment.now.after(ONE_OF_A_CROWD);
+            }
             self.with(moment, &workload, decision, |workload, context| {
                 workload.begin_proof(context, thread)
             });

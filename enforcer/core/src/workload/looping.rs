@@ -7,7 +7,7 @@
 //! ```
 
 use super::{Context, Lifecycle, Workload};
-use crate::admission::Waiting;
+use crate::admission::{CROWD, Waiting};
 use crate::claims::Claims;
 use crate::cpu_loop::{Evidence, Suspect, Thread, Verdict};
 use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Seq};
@@ -150,7 +150,9 @@ impl Workload {
     }
 
     pub(crate) fn waiting_for_proof(&self) -> impl Iterator<Item = Waiting> + '_ {
-        self.loops.found.iter().filter_map(|(thread, found)| {
+        let judged = self.loops.worst_verdict().is_some();
+        let crowded = judged && self.loops.found.len() >= CROWD;
+        self.loops.found.iter().filter_map(move |(thread, found)| {
             let Proof::Waiting(since) = found.proof else {
                 return None;
             };
@@ -158,6 +160,7 @@ impl Workload {
                 workload: self.name.clone(),
                 thread: *thread,
                 is_first: found.verdict.is_none(),
+                crowded: crowded && found.confirming.is_none(),
                 priority: self.spec.priority,
                 since,
             })

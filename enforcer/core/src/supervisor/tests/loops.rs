@@ -466,3 +466,42 @@ fn rungs_survive_an_apply() {
     assert_eq!(written[1].memory_max, changed.limits.memory_max);
     assert_eq!(written[2], changed.limits);
 }
+
+#[test]
+fn a_crowd_is_looked_into_one_by_one_and_seldom() {
+    let mut events = vec![(0, started(1))];
+    events.extend((1..=20).map(|tid| (1, suspect(tid))));
+    let mut supervisor = Supervisor::new(2);
+    let mut begun = Vec::new();
+    let mut at = |seconds: u64, event: Event| {
+        let moment = Moment {
+            now: MonoTime(seconds * 1_000_000_000),
+            noise: 0,
+        };
+        let decision = supervisor.handle(moment, event);
+        let proofs = decision.actions.iter().filter_map(|action| {
+            if let ActionKind::Investigate { suspect } = &action.kind {
+                return Some(suspect.thread.tid);
+            }
+            None
+        });
+        let proofs: Vec<u32> = proofs.collect();
+        begun.extend(proofs.iter().map(|tid| (seconds, *tid)));
+        proofs
+    };
+    let _ = at(0, configure(spec()));
+    let mut under_way = Vec::new();
+    for (seconds, event) in events {
+        under_way.extend(at(seconds, event));
+    }
+    for seconds in 2..40 {
+        let done: Vec<u32> = std::mem::take(&mut under_way);
+        for tid in done {
+            under_way.extend(at(seconds, evidence(tid, Verdict::OverBudget)));
+        }
+        under_way.extend(at(seconds, Event::Wake));
+    }
+    let when: Vec<u64> = begun.iter().map(|(seconds, _)| *seconds).collect();
+    // Two at once as long as nothing is known, and then one in eight seconds.
+    assert_eq!(when, [1, 1, 2, 10, 18, 26, 34]);
+}
