@@ -12,6 +12,7 @@ use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{GATE, Source, Streaks, Suspect, Thread, WORTH_SAMPLING};
 use enforcer_core::event::{CgroupId, Event};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -19,37 +20,53 @@ use tokio::time::MissedTickBehavior;
 
 /// How often the threads that were looked at are asked whether they slept.
 const FOLLOW: Duration = Duration::from_millis(500);
+/// So many of them: where a hundred spin, each is asked every few seconds.
+const A_ROUND: usize = 16;
 /// How often `/proc` is read where there is no sampler.
 const POLL: Duration = Duration::from_secs(1);
 const NANOS_PER_TICK: u64 = 10_000_000;
 
 /// Threads that were looked at, with how often they had slept by then.
 #[derive(Debug, Default)]
-pub(crate) struct Followed(Mutex<BTreeMap<Thread, (WorkloadName, u64)>>);
+pub(crate) struct Followed(Mutex<Threads>);
+
+#[derive(Debug, Default)]
+struct Threads {
+    known: BTreeMap<Thread, (WorkloadName, u64)>,
+    /// The last one that was asked: the next round begins after it.
+    asked: Option<Thread>,
+}
 
 impl Followed {
     pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
-        lock(&self.0).insert(thread, (workload, sleeps));
+        lock(&self.0).known.insert(thread, (workload, sleeps));
     }
 
     /// Our own stops would look like sleeps.
     pub(crate) fn pause(&self, thread: Thread) {
-        lock(&self.0).remove(&thread);
+        lock(&self.0).known.remove(&thread);
     }
 
-    /// Takes out those that have slept, or are gone.
+    /// Takes out those that have slept, or are gone, of the next few.
     fn ended(&self) -> Vec<(WorkloadName, Thread)> {
-        let spins = |thread: &Thread, sleeps: u64| {
-            threads::counters(*thread).is_some_and(|now| now.sleeps == sleeps)
-        };
+        let mut threads = lock(&self.0);
+        let after = threads.asked.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = threads.known.range((after, Bound::Unbounded));
+        let round: Vec<Thread> = rest
+            .chain(&threads.known)
+            .map(|(thread, _)| *thread)
+            .take(A_ROUND.min(threads.known.len()))
+            .collect();
+        threads.asked = round.last().copied();
         let mut ended = Vec::new();
-        lock(&self.0).retain(|thread, (workload, sleeps)| {
-            let goes_on = spins(thread, *sleeps);
-            if !goes_on {
-                ended.push((workload.clone(), *thread));
+        for thread in round {
+            let spins = threads.known.get(&thread).is_some_and(|(_, sleeps)| {
+                crate::kernel::threads::counters(thread).is_some_and(|now| now.sleeps == *sleeps)
+            });
+            if !spins && let Some((workload, _)) = threads.known.remove(&thread) {
+                ended.push((workload, thread));
             }
-            goes_on
-        });
+        }
         ended
     }
 }

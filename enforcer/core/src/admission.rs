@@ -12,7 +12,7 @@ pub(crate) const PROOFS_AT_ONCE: usize = 2;
 
 /// One of a crowd is looked into this often, and none beside it: a hundred threads that
 /// spin would otherwise keep the agent busy for minutes.
-pub(crate) const ONE_OF_A_CROWD: Duration = Duration::from_secs(8);
+pub(crate) const ONE_OF_A_CROWD: Duration = Duration::from_secs(60);
 /// So many suspects in one workload are a crowd.
 pub(crate) const CROWD: usize = 6;
 
