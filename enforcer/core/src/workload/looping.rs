@@ -273,6 +273,10 @@ impl Workload {
 
     /// It has slept, or is gone: what was taken because of it is given back.
     pub(crate) fn cpu_streak_ended(&mut self, context: &mut Context<'_>, thread: Thread) {
+        if !matches!(self.state, Lifecycle::Running { .. }) {
+            // It goes with its instance, whose end gives everything back.
+            return;
+        }
         let found = self.loops.found.get(&thread);
         if found.is_some_and(|found| matches!(found.proof, Proof::Running(_))) {
             // The proof itself will tell, and its stops look like sleeps.
