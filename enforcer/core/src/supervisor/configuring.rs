@@ -32,6 +32,8 @@ impl Supervisor {
             self.host_state.rewatched();
         }
         self.host = manifest.host;
+        // Other needs, and another number of places.
+        self.turns_changed = true;
         let mut specs = manifest.workloads;
         let unnamed: Vec<WorkloadName> = self
             .workloads

@@ -567,6 +567,21 @@ fn a_dependant_waits_until_what_it_needs_is_ready() {
     assert_eq!(starts(&mut supervisor, 2, ready), [WEB]);
 }
 
+#[test]
+fn what_needs_nothing_any_more_starts() {
+    let mut web = spec();
+    web.needs.insert(name("db"), Need::Ready);
+    let db = with_probes(&[(ProbeName::Readiness, probe(1, 1))]);
+    let all = |web| Event::Configure {
+        manifest: manifest(&[("db", db.clone()), (WEB, web)]),
+        prune: false,
+    };
+    let mut supervisor = Supervisor::new(2);
+    assert_eq!(starts(&mut supervisor, 0, all(web)), ["db"]);
+    assert!(starts(&mut supervisor, 1, up("db", 1)).is_empty());
+    assert_eq!(starts(&mut supervisor, 2, all(spec())), [WEB]);
+}
+
 /// What the host's shortage does, second by second.
 #[test]
 fn the_least_important_steps_back_first_and_comes_back_last() {
