@@ -5,7 +5,7 @@
 
 /// Raised with every change of a record's shape or of a map's type; it becomes
 /// part of the place where maps are pinned.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// The length of a command name in the kernel, `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
@@ -15,14 +15,12 @@ pub const ABSENT: u64 = u64::MAX;
 
 /// [`Record::kind`] of a process that the OOM killer marked as its victim.
 pub const MARK: u32 = 1;
-/// [`Record::kind`] of a process whose last thread has left.
-pub const EXIT: u32 = 2;
 
 /// One event of the ring `EVENTS`. Fields that a kind doesn't know are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
-    /// [`MARK`] or [`EXIT`].
+    /// [`MARK`].
     pub kind: u32,
     /// The process, as the initial pid namespace numbers it.
     pub tgid: u32,
@@ -33,8 +31,7 @@ pub struct Record {
     pub time_ns: u64,
     /// When the process started, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_ns: u64,
-    /// The wait status (of an exit).
-    pub status: u32,
+    pub reserved: u32,
     /// The process whose allocation met the limit (of a mark).
     pub asker_tgid: u32,
     /// That process's cgroup id.
@@ -69,7 +66,7 @@ impl Record {
             cgroup: long(8),
             time_ns: long(16),
             start_ns: long(24),
-            status: word(32),
+            reserved: word(32),
             asker_tgid: word(36),
             asker_cgroup: long(40),
             anon_pages: long(48),
@@ -80,6 +77,52 @@ impl Record {
             comm: field(bytes, 88),
             asker_comm: field(bytes, 104),
         })
+    }
+}
+
+/// [`Watch::state`] of a process that lives, as far as is known.
+pub const LIVES: u32 = 0;
+/// Its last thread has left.
+pub const EXITED: u32 = 1;
+/// The same, and it had never executed a program of its own.
+pub const NEVER_RAN: u32 = 2;
+
+/// Clock ticks of `/proc/PID/stat` a second, on every architecture that has BTF.
+pub const TICKS_PER_SECOND: u64 = 100;
+
+/// A process of the map `WATCHED`, by its number: its exit is kept until it was read,
+/// whoever reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Watch {
+    /// When it started, as field 22 of `/proc/PID/stat` has it.
+    pub start_ticks: u64,
+    /// The wait status, once it has exited.
+    pub status: u32,
+    /// [`LIVES`], [`EXITED`] or [`NEVER_RAN`].
+    pub state: u32,
+}
+
+const _: () = assert!(size_of::<Watch>() == 16);
+
+impl Watch {
+    /// As it lies in the map.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.start_ticks.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&self.status.to_ne_bytes());
+        bytes[12..].copy_from_slice(&self.state.to_ne_bytes());
+        bytes
+    }
+
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self {
+            start_ticks: u64::from_ne_bytes(field(&bytes, 0)),
+            status: u32::from_ne_bytes(field(&bytes, 8)),
+            state: u32::from_ne_bytes(field(&bytes, 12)),
+        }
     }
 }
 
@@ -136,13 +179,19 @@ mod tests {
         let bytes: Vec<u8> = (0..120).collect();
         let record = Record::from_bytes(&bytes).expect("the size is right");
         assert_eq!(record.kind, u32::from_ne_bytes([0, 1, 2, 3]));
-        assert_eq!(record.status, u32::from_ne_bytes([32, 33, 34, 35]));
+        assert_eq!(record.reserved, u32::from_ne_bytes([32, 33, 34, 35]));
         assert_eq!(
             record.pgtables_bytes,
             u64::from_ne_bytes([80, 81, 82, 83, 84, 85, 86, 87])
         );
         assert_eq!(record.asker_comm[15], 119);
         assert_eq!(Record::from_bytes(&bytes[1..]), None);
+        let watch = Watch {
+            start_ticks: 1 << 40,
+            status: 0x700,
+            state: NEVER_RAN,
+        };
+        assert_eq!(Watch::from_bytes(watch.to_bytes()), watch);
         let suspect = Suspect::from_bytes(&bytes[..56]).expect("the size is right");
         assert_eq!(suspect.tid, u32::from_ne_bytes([4, 5, 6, 7]));
         assert_eq!(

@@ -17,7 +17,7 @@ static SUSPECTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 /// Suspects that found the ring full, by CPU. Their streaks go on, and are told
 /// at their next sample.
 #[map]
-static SUSPECTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static SUSPECTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
 /// By cgroup id: how much CPU time a thread may use between two sleeps, in
 /// nanoseconds. A workload that isn't here isn't watched.

@@ -1,38 +1,36 @@
-//! `sched:sched_process_exit`: the last thread of a watched process has left.
-//! It runs before the task leaves its cgroup.
+//! `sched:sched_process_exit`: the last thread of a watched process has left. How is
+//! kept in the map, so that it is found by an agent that wasn't there.
 
+use crate::WATCHED;
 use crate::task::Task;
-use crate::{WATCHED, emit};
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
-use aya_log_ebpf::warn;
-use enforcer_common::{EXIT, Record};
+use enforcer_common::{EXITED, LIVES, NEVER_RAN, TICKS_PER_SECOND};
+
+const NANOS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
 #[btf_tracepoint(function = "sched_process_exit")]
 pub(crate) fn process_exit(context: BtfTracePointContext) -> i32 {
     let task = Task(context.arg::<*const u8>(0) as u64);
-    let tgid = task.tgid();
-    if WATCHED.get_ptr(tgid).is_none() || !task.is_group_dead() {
+    let Some(watch) = WATCHED.get_ptr_mut(task.tgid()) else {
         return 0;
-    }
-    // Two last threads may both see no thread left: who removes it, tells it.
-    if WATCHED.remove(tgid).is_err() {
-        return 0;
-    }
-    let record = Record {
-        kind: EXIT,
-        tgid,
-        cgroup: task.workload(),
-        // SAFETY: reads a clock.
-        time_ns: unsafe { bpf_ktime_get_boot_ns() },
-        start_ns: task.start_ns(),
-        status: task.status(),
-        comm: task.comm(),
-        ..Record::default()
     };
-    if !emit(&record) {
-        warn!(&context, "no room for the exit of {}", tgid);
+    if !task.is_group_dead() {
+        return 0;
     }
+    // SAFETY: the entry stays while this program runs; two last threads that both see
+    // no thread left write the same.
+    let watch = unsafe { &mut *watch };
+    let leader = task.leader();
+    // The number may have been given to another process by now.
+    if watch.state != LIVES || watch.start_ticks != leader.start_ns() / NANOS_PER_TICK {
+        return 0;
+    }
+    watch.status = task.status();
+    watch.state = if leader.has_executed() {
+        EXITED
+    } else {
+        NEVER_RAN
+    };
     0
 }

@@ -11,21 +11,21 @@ mod task;
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
-use enforcer_common::Record;
+use enforcer_common::{Record, Watch};
 
-/// OOM marks and exits, and nothing else: no flood of another kind can starve them.
+/// OOM marks, and nothing else: no flood of another kind can starve them.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// Records that found the ring full, by CPU; the agent sums and exports them.
+/// Records that found the ring full, by CPU; the agent sums and exports them. The second
+/// slot is the agents': how many of them were told.
 #[map]
-static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
-/// Processes whose exit is told: the workloads' main ones, put here by the
-/// agent, and OOM victims, put here by `mark_victim`. A shell that forks a
-/// thousand times a second costs one look-up each and no event.
+/// The workloads' main processes, put here by the agent; how they exited is kept here
+/// until it is read. A shell that forks a thousand times a second costs one look-up each.
 #[map]
-static WATCHED: HashMap<u32, u8> = HashMap::with_max_entries(16_384, 0);
+static WATCHED: HashMap<u32, Watch> = HashMap::with_max_entries(16_384, 0);
 
 /// The cgroup id of the parent of all workloads.
 #[unsafe(no_mangle)]

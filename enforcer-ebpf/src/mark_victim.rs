@@ -2,8 +2,8 @@
 //! task whose allocation failed, so the victim's cgroup is read from the victim,
 //! never from the current task.
 
+use crate::emit;
 use crate::task::Task;
-use crate::{WATCHED, emit};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
@@ -34,7 +34,7 @@ pub(crate) fn mark_victim_task(context: BtfTracePointContext) -> i32 {
         comm: victim.comm(),
         ..asked_by_current()
     };
-    if tell(&record) {
+    if emit(&record) {
         debug!(
             &context,
             "OOM victim {} in cgroup {}", record.tgid, record.cgroup
@@ -58,17 +58,10 @@ pub(crate) fn mark_victim_pid(context: TracePointContext) -> i32 {
         tgid: pid,
         ..asked_by_current()
     };
-    if !tell(&record) {
+    if !emit(&record) {
         warn!(&context, "no room for OOM victim {}", record.tgid);
     }
     0
-}
-
-#[inline(always)]
-fn tell(record: &Record) -> bool {
-    // The victim's exit is wanted as well. A full map only loses that.
-    let _ = WATCHED.insert(record.tgid, 0, 0);
-    emit(record)
 }
 
 #[inline(always)]

@@ -19,6 +19,8 @@ offsets! {
     TASK_TGID,
     TASK_COMM,
     TASK_START_BOOTTIME,
+    TASK_FLAGS,
+    TASK_GROUP_LEADER,
     /// How often the task has slept of its own will.
     TASK_NVCSW,
     /// `se.sum_exec_runtime`: CPU time in nanoseconds.
@@ -88,6 +90,18 @@ impl Task {
 
     pub(crate) fn start_ns(self) -> u64 {
         read(self.0, &TASK_START_BOOTTIME)
+    }
+
+    /// The process's first thread; it stays until all have left.
+    pub(crate) fn leader(self) -> Self {
+        Self(read(self.0, &TASK_GROUP_LEADER))
+    }
+
+    /// Whether it has called exec since its fork: `PF_FORKNOEXEC` of
+    /// `include/linux/sched.h`.
+    pub(crate) fn has_executed(self) -> bool {
+        const FORKED_ONLY: u32 = 0x40;
+        read::<u32>(self.0, &TASK_FLAGS) & FORKED_ONLY == 0
     }
 
     /// True once no thread of the process is left (`kernel/exit.c`, `do_exit`

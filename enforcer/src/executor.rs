@@ -2,6 +2,7 @@
 //! Actions of one workload run in order, one at a time; nothing here decides
 //! what comes next, and every answer goes back as an event.
 
+mod adopt;
 mod end;
 mod errand;
 mod investigate;
@@ -15,6 +16,7 @@ mod start;
 pub(crate) use errand::Errand;
 pub(crate) use investigate::{Finding, investigate};
 
+use crate::failpoint;
 use crate::kernel::bpf::EventRing;
 use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cgroupfs::Cgroup;
@@ -27,7 +29,7 @@ use crate::kernel::usage::{LevelFiles, Usage};
 use crate::kernel::{limits, memory_info};
 use crate::loops::Followed;
 use crate::runtime::Events;
-use crate::store::instances::Instances;
+use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
 use enforcer_core::spec::{Host, WorkloadSpec};
@@ -51,7 +53,11 @@ pub(crate) struct Registered {
     pub(crate) cgroup: Arc<Cgroup>,
     pub(crate) id: CgroupId,
     pub(crate) counters: Arc<Mutex<CounterReader>>,
+    /// The main process, and when it started, as `/proc` has it.
     pub(crate) pid: u32,
+    start_ticks: u64,
+    /// Another agent has started it: only eBPF can tell how it exits.
+    adopted: bool,
     /// As it was last applied.
     pub(crate) spec: Arc<WorkloadSpec>,
     /// Opened at the first tick that wants them.
@@ -72,7 +78,7 @@ pub(crate) struct Registered {
 #[derive(Debug)]
 pub(crate) struct Executor {
     pub(crate) tree: Tree,
-    instances: Instances,
+    handover: Arc<Handover>,
     logs: PathBuf,
     ring: Option<Arc<EventRing>>,
     suspects: Option<Arc<SuspectRing>>,
@@ -97,14 +103,14 @@ impl Executor {
     /// Must be called inside the runtime, whose tasks wait for exits.
     pub(crate) fn new(
         tree: Tree,
-        instances: Instances,
+        handover: Arc<Handover>,
         logs: PathBuf,
         (ring, suspects): (Option<Arc<EventRing>>, Option<Arc<SuspectRing>>),
         events: Events,
     ) -> Arc<Self> {
         Arc::new(Self {
             tree,
-            instances,
+            handover,
             logs,
             ring,
             suspects,
@@ -233,7 +239,9 @@ impl Executor {
                 spec,
                 limits: wanted,
             } => {
+                failpoint::pass("limits-unwritten");
                 let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
+                failpoint::pass("limits-written");
                 if let Some(entry) = self.registry().get_mut(&workload) {
                     entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
                     entry.spec = Arc::clone(&spec);

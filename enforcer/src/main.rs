@@ -1,8 +1,10 @@
 //! The agent and its command line in one binary.
 
+mod agent;
 mod api;
 mod cli;
 mod executor;
+mod failpoint;
 mod kernel;
 mod loops;
 mod manifest_files;

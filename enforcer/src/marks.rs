@@ -4,7 +4,7 @@
 use crate::executor::{Executor, error_chain, lock};
 use crate::kernel::bpf::EventRing;
 use crate::kernel::{process, ready};
-use enforcer_common::{EXIT, MARK, Record};
+use enforcer_common::{MARK, Record};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{CgroupId, Event};
 use enforcer_core::oom::{Asker, Victim};
@@ -46,11 +46,6 @@ pub(crate) fn drain(ring: &EventRing, executor: &Executor) {
 fn deliver(record: &Record, executor: &Executor) {
     match record.kind {
         MARK => mark(record, executor),
-        EXIT => tracing::debug!(
-            pid = record.tgid,
-            status = record.status,
-            "exit seen by eBPF"
-        ),
         other => tracing::warn!("an eBPF record of the unknown kind {other}"),
     }
 }

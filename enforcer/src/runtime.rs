@@ -3,15 +3,17 @@
 //! but the next event.
 
 use crate::executor::Executor;
+use crate::failpoint;
 use crate::kernel::clock;
 use crate::probe::Prober;
+use crate::store::handover::Handover;
 use crate::store::history::History;
-use enforcer_core::event::{Detail, InstanceId, Moment, Request, Transition};
+use enforcer_core::event::{Detail, InstanceId, Moment, Request, Seq, Transition};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::{ProbeView, View};
 use enforcer_core::units::MonoTime;
-use enforcer_core::{Decision, Event, Supervisor, WorkloadName};
+use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -88,22 +90,32 @@ struct Waiter {
     reply: oneshot::Sender<Result<View, RequestError>>,
 }
 
+/// How an agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Nothing that it started runs any more.
+    WithWorkloads,
+    /// What ran runs on.
+    Alone,
+}
+
 pub(crate) struct Runtime {
     supervisor: Supervisor,
     executor: Arc<Executor>,
     prober: Arc<Prober>,
     history: Arc<History>,
+    handover: Arc<Handover>,
     waiters: Vec<Waiter>,
     noise: RandomState,
     wake: Option<MonoTime>,
+    last_seq: Seq,
 }
 
 impl Runtime {
     /// For a host with so many CPUs.
     pub(crate) fn new(
-        executor: Arc<Executor>,
-        prober: Arc<Prober>,
-        history: Arc<History>,
+        (executor, prober): (Arc<Executor>, Arc<Prober>),
+        (history, handover): (Arc<History>, Arc<Handover>),
         cpus: u32,
     ) -> Self {
         Self {
@@ -111,14 +123,16 @@ impl Runtime {
             prober,
             executor,
             history,
+            handover,
             waiters: Vec::new(),
             noise: RandomState::new(),
             wake: None,
+            last_seq: Seq(0),
         }
     }
 
-    /// Runs until a shutdown is complete.
-    pub(crate) async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
+    /// Runs until it is to go, or a shutdown is complete.
+    pub(crate) async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) -> Ended {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -134,11 +148,18 @@ impl Runtime {
                 }
             };
             let finished = match message {
-                Message::Event(event) => self.handle(*event),
+                Message::Event(event) => {
+                    let leaves = matches!(*event, Event::Leave);
+                    let finished = self.handle(*event);
+                    if leaves {
+                        return Ended::Alone;
+                    }
+                    finished
+                }
                 Message::Question(question) => self.answer(question),
             };
             if finished {
-                return;
+                return Ended::WithWorkloads;
             }
         }
     }
@@ -154,12 +175,23 @@ impl Runtime {
             actions,
             transitions,
             probes,
+            checkpoints,
             wake,
             finished,
         } = self.supervisor.handle(moment, event);
         self.wake = wake;
-        for action in actions {
-            self.executor.dispatch(action);
+        let last = transitions.last().map(|transition| transition.seq);
+        self.last_seq = last.unwrap_or(self.last_seq);
+        if !checkpoints.is_empty() {
+            failpoint::pass("decided");
+            self.keep(&checkpoints);
+            failpoint::pass("kept");
+        }
+        if !actions.is_empty() {
+            for action in actions {
+                self.executor.dispatch(action);
+            }
+            failpoint::pass("dispatched");
         }
         for probe in probes {
             self.prober.ask(probe);
@@ -168,6 +200,20 @@ impl Runtime {
             .append(transitions, |transition| time_of(transition, now));
         self.wake_waiters();
         finished
+    }
+
+    /// What is about to be done is known to a later agent before it is done.
+    fn keep(&self, checkpoints: &[(WorkloadName, Option<Checkpoint>)]) {
+        for (workload, checkpoint) in checkpoints {
+            let kept = self
+                .handover
+                .keep(workload, self.last_seq, checkpoint.as_ref());
+            if let Err(error) = kept {
+                tracing::error!(
+                    "{workload}: failed to write its checkpoint: {error}; a later agent would not know of this change"
+                );
+            }
+        }
     }
 
     fn answer(&mut self, question: Question) -> bool {

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 pub const ENFORCER: &str = "/bin/enforcer";
 
+/// Of how many of the agent's children a failed test shows where they are.
+const CHILDREN_SHOWN: usize = 8;
+
 /// Each agent has a folder of its own.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -30,6 +33,10 @@ pub fn log_at(level: &'static str) {
 pub struct Agent {
     process: Child,
     folder: PathBuf,
+    /// What it was started with, before `run` and after it.
+    arguments: Vec<String>,
+    /// In the background: its workloads outlive it.
+    daemon: bool,
 }
 
 impl Agent {
@@ -50,22 +57,82 @@ impl Agent {
     pub fn start_with(manifest: &str, arguments: &[&str]) -> Self {
         let folder = folder();
         fs::write(folder.join("manifest.yaml"), manifest).unwrap();
-        let mut command = command(&folder);
-        if let Some(level) = LOG_LEVEL.with(std::cell::Cell::take) {
-            command.env("ENFORCER_LOG", level);
-        }
-        let process = command
-            .args(arguments)
-            .args(["run", "-f"])
-            .arg(folder.join("manifest.yaml"))
-            .stdin(Stdio::null())
-            .stdout(File::create(folder.join("lines")).unwrap())
-            .stderr(File::create(folder.join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let agent = Self { process, folder };
+        let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+        let process = spawn(&folder, &arguments, false, None);
+        let agent = Self {
+            process,
+            folder,
+            arguments,
+            daemon: false,
+        };
         wait_for("the agent to answer", || agent.get("/health"));
         agent
+    }
+
+    /// The same in the background, as a service manager would start it.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    #[must_use]
+    pub fn start_daemon(manifest: &str) -> Self {
+        let folder = folder();
+        fs::write(folder.join("manifest.yaml"), manifest).unwrap();
+        let process = spawn(&folder, &[], true, None);
+        let agent = Self {
+            process,
+            folder,
+            arguments: Vec::new(),
+            daemon: true,
+        };
+        wait_for("the agent to answer", || agent.get("/health"));
+        agent
+    }
+
+    /// Another agent in the place of this one, which has ended or is killed.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    pub fn start_again(&mut self) {
+        self.start_doomed(None);
+        wait_for("the next agent to answer", || self.get("/health"));
+    }
+
+    /// The same, without waiting; it kills itself where it is told to.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    pub fn start_doomed(&mut self, failpoint: Option<&str>) {
+        self.kill();
+        self.process = spawn(&self.folder, &self.arguments, self.daemon, failpoint);
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_for_end(&mut self) {
+        wait_for("the agent to end", || self.process.try_wait().unwrap());
+    }
+
+    /// Whether it has.
+    ///
+    /// # Panics
+    /// If it can't be waited for.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_some()
+    }
+
+    /// SIGTERM; returns whether it ended well.
+    ///
+    /// # Panics
+    /// If it doesn't end.
+    pub fn terminate(&mut self) -> bool {
+        let pid = Pid::from_raw(i32::try_from(self.process.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        wait_for("the agent to end", || self.process.try_wait().unwrap()).success()
+    }
+
+    /// What this agent and those before it have logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
     #[must_use]
@@ -173,7 +240,8 @@ impl Agent {
     /// # Panics
     /// If it can't be waited for.
     pub fn kill(&mut self) {
-        self.process.kill().unwrap();
+        // One that has ended by itself is as dead.
+        let _ = self.process.kill();
         self.process.wait().unwrap();
     }
 
@@ -210,7 +278,12 @@ impl Drop for Agent {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             if self.process.try_wait().ok().flatten().is_none() {
-                self.interrupt();
+                if self.daemon {
+                    let ended = self.cli(&["shutdown", "--workloads"]);
+                    assert!(ended.status.success(), "{ended:?}");
+                } else {
+                    self.interrupt();
+                }
                 if Path::new("/sys/fs/cgroup/enforcer").exists() {
                     let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                     panic!("the agent left its cgroups behind; its log: {log}");
@@ -229,6 +302,35 @@ impl Drop for Agent {
     }
 }
 
+fn spawn(folder: &Path, arguments: &[String], daemon: bool, failpoint: Option<&str>) -> Child {
+    let mut command = command(folder);
+    if let Some(level) = LOG_LEVEL.with(std::cell::Cell::take) {
+        command.env("ENFORCER_LOG", level);
+    }
+    if let Some(failpoint) = failpoint {
+        command.env("ENFORCER_FAILPOINT", failpoint);
+    }
+    let log = |name: &str| {
+        let mut log = File::options();
+        log.append(true)
+            .create(true)
+            .open(folder.join(name))
+            .unwrap()
+    };
+    command
+        .args(arguments)
+        .args(match daemon {
+            true => ["daemon", "--manifest"],
+            false => ["run", "-f"],
+        })
+        .arg(folder.join("manifest.yaml"))
+        .stdin(Stdio::null())
+        .stdout(log("lines"))
+        .stderr(log("log"))
+        .spawn()
+        .unwrap()
+}
+
 /// A cgroup with all below it, if they are empty.
 fn remove(cgroup: &Path) {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
@@ -242,6 +344,7 @@ fn remove(cgroup: &Path) {
 /// Where each thread of the agent and of its children is in the kernel.
 fn stacks(agent: u32) -> String {
     let mut text = String::new();
+    let mut children = 0;
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = process
             .file_name()
@@ -251,7 +354,9 @@ fn stacks(agent: u32) -> String {
             continue;
         };
         let parent = crate::kernel::status(pid, "PPid").and_then(|parent| parent.parse().ok());
-        if pid != agent && parent != Some(agent) {
+        let child = parent == Some(agent);
+        children += usize::from(child);
+        if pid != agent && (!child || children > CHILDREN_SHOWN) {
             continue;
         }
         for thread in fs::read_dir(process.path().join("task"))

@@ -6,6 +6,13 @@ use std::path::PathBuf;
 /// The parent of all workloads, as the agent makes it in the VM.
 pub const WORKLOADS: &str = "/sys/fs/cgroup/enforcer/workloads";
 
+/// `uname -r`.
+#[must_use]
+pub fn release() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    text.unwrap_or_default().trim().to_owned()
+}
+
 #[must_use]
 pub fn cgroup(workload: &str) -> PathBuf {
     PathBuf::from(WORKLOADS).join(workload)

@@ -19,6 +19,10 @@ pub(crate) struct Outcome {
     panicked: bool,
     pub(crate) passed: u32,
     pub(crate) failed: u32,
+    /// What each panic said, in a line: the console has a thousand lines after it.
+    pub(crate) panics: Vec<String>,
+    /// The last line told of a panic; the next one says why.
+    telling: bool,
 }
 
 impl Outcome {
@@ -34,6 +38,20 @@ impl Outcome {
 
     fn take(&mut self, line: &str) {
         self.panicked |= line.contains("Kernel panic") || line.contains("BUG: ");
+        if self.telling {
+            if let Some(last) = self.panics.last_mut() {
+                last.push_str(": ");
+                last.push_str(line.trim());
+            }
+            self.telling = false;
+        } else if let Some((_, place)) = line.split_once("thread '")
+            && let Some((name, place)) = place.split_once("' ")
+            && let Some((_, place)) = place.split_once("panicked at ")
+        {
+            self.panics
+                .push(format!("{name} at {}", place.trim_end_matches(':')));
+            self.telling = true;
+        }
         // libtest's closing line: `test result: ok. 3 passed; 0 failed; …`
         if let Some(counts) = line.split("test result: ").nth(1) {
             let number = |word: &str| {
@@ -141,6 +159,20 @@ mod tests {
                 .verdict()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_panic_is_told_in_a_line() {
+        let outcome = after(
+            &[
+                "thread 'storm::half' (812) panicked at tests/tests/vm/storm.rs:9:5:",
+                "3 of 12",
+                "note: run with `RUST_BACKTRACE=1`",
+            ],
+            Some(101),
+        );
+        let told = ["storm::half at tests/tests/vm/storm.rs:9:5: 3 of 12"];
+        assert_eq!(outcome.panics, told);
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
         let told = outcome.and_then(|outcome| {
             passes += outcome.passed;
             failures += outcome.failed;
+            for panic in &outcome.panics {
+                eprintln!("vm: kernel {}: {panic}", kernel.series);
+            }
             outcome.verdict()
         });
         if let Err(error) = told {

@@ -4,9 +4,10 @@
 
 use crate::limits::Limits;
 use crate::units::{CpuQuota, CpuWeight, Percent};
+use serde::{Deserialize, Serialize};
 
 /// What stands beside the manifest right now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// `cpu.weight` 1: it runs where nobody else wants to.
     pub demoted: bool,

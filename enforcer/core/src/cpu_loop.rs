@@ -15,7 +15,7 @@ pub use recurrence::Recurrence;
 pub use streaks::Streaks;
 
 use crate::units::Percent;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 use waits::Wait;
@@ -57,7 +57,7 @@ pub const ENOUGH_CALLS: u32 = 100;
 const MOST_USER_TIME: f64 = 0.85;
 
 /// A thread, named so that a number that is used again is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Thread {
     pub pid: u32,
     pub tid: u32,
@@ -67,7 +67,7 @@ pub struct Thread {
 }
 
 /// Who found a suspect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     Ebpf,
@@ -76,7 +76,7 @@ pub enum Source {
 }
 
 /// A thread that has used its budget of CPU time without a voluntary sleep.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
     pub thread: Thread,
     pub command: String,
@@ -87,7 +87,7 @@ pub struct Suspect {
     pub sleeps: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// Hot, and nothing is proved.
@@ -284,7 +284,7 @@ impl Evidence {
 }
 
 /// One rung of the ladder of responses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rung {
     /// The event is all.
     Tell,

@@ -16,7 +16,8 @@ use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
 use crate::spec::{Host, Manifest, ProbeName, Strategy, WorkloadSpec};
 use crate::units::{Bytes, MonoTime, Percent};
-use serde::Serialize;
+use crate::workload::Checkpoint;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,26 +30,32 @@ pub struct Moment {
 }
 
 /// The place of a record in the agent's history; it only grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
 /// One start of a workload. Together with the name it names a process tree;
 /// a pid never does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct InstanceId(pub u64);
 
 /// A cgroup's id: its directory's inode. Paths are recycled, ids are not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct CgroupId(pub u64);
 
 /// How a main process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
     Code(i32),
     Signal(i32),
+    /// Nobody saw it: it ended while no agent was there to be told.
+    Unknown,
 }
 
 /// Why a start came to nothing, before the program's first instruction.
@@ -83,6 +90,12 @@ pub enum Event {
     Configure {
         manifest: Manifest,
         prune: bool,
+    },
+    /// What an agent before this one has left, once and before everything else.
+    TakeOver {
+        workloads: Vec<TakenOver>,
+        /// The last that it gave to a record, and to an instance.
+        last: (Seq, InstanceId),
     },
     Request {
         workload: WorkloadName,
@@ -195,8 +208,31 @@ pub enum Event {
         why: String,
     },
     Shutdown,
+    /// The agent goes, and what runs runs on.
+    Leave,
     /// The moment that [`Decision::wake`] named has come.
     Wake,
+}
+
+/// A workload as the agent before this one has left it.
+#[derive(Clone, Debug)]
+pub struct TakenOver {
+    pub workload: WorkloadName,
+    pub checkpoint: Checkpoint,
+    pub found: Found,
+}
+
+/// What is left of an instance.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Neither a process nor a cgroup.
+    Nothing,
+    /// Its cgroup, and no main process that has run a program.
+    Cgroup(CgroupId, Counters),
+    /// Its main process has run, and is gone.
+    Ended(CgroupId, Counters, u32),
+    /// Its main process.
+    Running(CgroupId, Counters, u32),
 }
 
 /// What one workload uses.
@@ -222,11 +258,11 @@ pub struct HostMeasured {
 }
 
 /// What is done before a start that follows a failure.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remedy {
     pub strategy: Strategy,
     /// Environment of the strategy's command: what has failed.
-    pub failure: Vec<(&'static str, String)>,
+    pub failure: Vec<(String, String)>,
 }
 
 /// A command that tells others whether a workload may be used.
@@ -275,14 +311,14 @@ pub struct LimitChange {
 }
 
 /// Why the host is changed: one word, and the record that says more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     pub cause: Cause,
     pub seq: Seq,
 }
 
 /// The reasons of `restart` records, and of stops and starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     Exit,
@@ -390,6 +426,9 @@ pub struct Decision {
     pub actions: Vec<Action>,
     pub transitions: Vec<Transition>,
     pub probes: Vec<ProbeRun>,
+    /// What an agent after this one would have to know, where that has changed; `None`
+    /// for a workload that is no more. To be kept before the actions are carried out.
+    pub checkpoints: Vec<(WorkloadName, Option<Checkpoint>)>,
     /// When to come back with [`Event::Wake`], whatever else happens.
     pub wake: Option<MonoTime>,
     /// After a shutdown: nothing runs any more.

@@ -26,3 +26,4 @@ mod workload;
 pub use event::{Action, ActionKind, Decision, Event, Transition};
 pub use name::WorkloadName;
 pub use supervisor::Supervisor;
+pub use workload::Checkpoint;

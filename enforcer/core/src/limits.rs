@@ -1,22 +1,29 @@
 //! The cgroup keys of the manifest as values, the kernel files they become, and
 //! whether what the kernel says back is what was asked for.
 
-use crate::units::{Bytes, CpuQuota, CpuWeight, Limit};
+use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, asked_limit};
+use serde::{Deserialize, Serialize};
 
 /// What a manifest says under `cgroup:`. `None` leaves the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     pub cpu_weight: Option<CpuWeight>,
     pub cpu_max: Option<CpuQuota>,
     /// Microseconds.
     pub cpu_max_burst: Option<u64>,
     pub cpuset_cpus: Option<String>,
+    #[serde(with = "asked_limit")]
     pub memory_min: Option<Limit<Bytes>>,
+    #[serde(with = "asked_limit")]
     pub memory_low: Option<Limit<Bytes>>,
+    #[serde(with = "asked_limit")]
     pub memory_high: Option<Limit<Bytes>>,
+    #[serde(with = "asked_limit")]
     pub memory_max: Option<Limit<Bytes>>,
+    #[serde(with = "asked_limit")]
     pub memory_swap_max: Option<Limit<Bytes>>,
     pub memory_oom_group: Option<bool>,
+    #[serde(with = "asked_limit")]
     pub pids_max: Option<Limit<u64>>,
     pub io_weight: Option<u16>,
 }

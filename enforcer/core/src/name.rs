@@ -1,7 +1,7 @@
 //! A workload's name: what may become a folder, a label and a word in a
 //! sentence without any escaping.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
@@ -46,6 +46,14 @@ impl fmt::Debug for WorkloadName {
 impl Serialize for WorkloadName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for WorkloadName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let refused = || serde::de::Error::custom(format!("{text:?} is no name: {RULE}"));
+        Self::parse(&text).ok_or_else(refused)
     }
 }
 

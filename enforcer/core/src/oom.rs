@@ -12,7 +12,7 @@
 
 use crate::event::CgroupId;
 use crate::units::{Bytes, MonoTime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -96,6 +96,8 @@ pub enum Scope {
 pub enum Source {
     Ebpf,
     Counters,
+    /// The counters alone, after a time without an agent.
+    Recovered,
 }
 
 /// One kill episode.
@@ -158,6 +160,28 @@ pub(crate) struct Ledger {
 struct Episode {
     opened: MonoTime,
     victims: Vec<Victim>,
+    /// It happened while no agent was there: marks of that time may still come.
+    past: bool,
+}
+
+/// What of a ledger a later agent has to know: up to where kills are explained. What
+/// was open is found again in the counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Balance {
+    cgroup: CgroupId,
+    oom_kill: u64,
+    oom_group_kill: u64,
+    own_oom: u64,
+}
+
+impl Episode {
+    fn new(opened: MonoTime) -> Self {
+        Self {
+            opened,
+            victims: Vec::new(),
+            past: false,
+        }
+    }
 }
 
 /// How an episode may be judged.
@@ -186,11 +210,49 @@ impl Ledger {
         }
     }
 
+    pub(crate) fn balance(&self) -> Balance {
+        Balance {
+            cgroup: self.cgroup,
+            oom_kill: self.explained.oom_kill,
+            oom_group_kill: self.explained.oom_group_kill,
+            own_oom: self.explained.own_oom,
+        }
+    }
+
+    /// Goes on where another agent's ledger was left. Another cgroup than that one's is
+    /// a new one, and has counted from 0.
+    pub(crate) fn resume(
+        now: MonoTime,
+        known: Balance,
+        (cgroup, counters): (CgroupId, Counters),
+    ) -> Self {
+        let known = if known.cgroup == cgroup {
+            known
+        } else {
+            Balance::default()
+        };
+        let mut ledger = Self {
+            cgroup,
+            explained: Counters {
+                oom_kill: known.oom_kill,
+                oom_group_kill: known.oom_group_kill,
+                own_oom: known.own_oom,
+                ..counters.clone()
+            },
+            latest: counters,
+            episode: None,
+        };
+        if ledger.delta() > 0 {
+            ledger.episode = Some(Episode {
+                past: true,
+                ..Episode::new(now)
+            });
+        }
+        ledger
+    }
+
     pub(crate) fn mark(&mut self, now: MonoTime, victim: Victim) {
-        let episode = self.episode.get_or_insert(Episode {
-            opened: now,
-            victims: Vec::new(),
-        });
+        let episode = self.episode.get_or_insert(Episode::new(now));
         let same = |known: &Victim| known.pid == victim.pid && known.start_ns == victim.start_ns;
         if !episode.victims.iter().any(same) {
             episode.victims.push(victim);
@@ -203,10 +265,7 @@ impl Ledger {
             return;
         }
         if counters.oom_kill > self.explained.oom_kill && self.episode.is_none() {
-            self.episode = Some(Episode {
-                opened: now,
-                victims: Vec::new(),
-            });
+            self.episode = Some(Episode::new(now));
         }
         self.latest = counters;
     }
@@ -215,7 +274,11 @@ impl Ledger {
     pub(crate) fn deadline(&self, circumstances: Circumstances) -> Option<MonoTime> {
         let episode = self.episode.as_ref()?;
         let group = self.is_group(circumstances) && !circumstances.ended && self.delta() > 0;
-        let wait = if group { GROUP_WAIT } else { MARK_WAIT };
+        let wait = if group || episode.past {
+            GROUP_WAIT
+        } else {
+            MARK_WAIT
+        };
         Some(episode.opened.after(wait))
     }
 
@@ -262,6 +325,7 @@ impl Ledger {
         // A group kill counts its first victim twice.
         let everyone_known = known.saturating_add(u64::from(group)) >= delta && known > 0;
         let complete = match circumstances {
+            _ if episode.past => waited >= GROUP_WAIT || everyone_known,
             Circumstances {
                 ended: true,
                 ebpf: true,
@@ -281,11 +345,9 @@ impl Ledger {
 
     fn close(&mut self, now: MonoTime, ancestors: &Ancestors) -> Incident {
         let group = self.group_kills() > 0;
-        let victims = self
-            .episode
-            .take()
-            .map(|episode| episode.victims)
-            .unwrap_or_default();
+        let episode = self.episode.take();
+        let past = episode.as_ref().is_some_and(|episode| episode.past);
+        let victims = episode.map(|episode| episode.victims).unwrap_or_default();
         let (scope, limit_bytes) = if self.latest.own_oom > self.explained.own_oom {
             (Scope::Own, self.latest.limit)
         } else if let Some(ancestor) = ancestors.culprit(now, &self.latest) {
@@ -302,10 +364,10 @@ impl Ledger {
             limit_bytes,
             peak_bytes: self.latest.peak,
             group,
-            source: if victims.is_empty() {
-                Source::Counters
-            } else {
-                Source::Ebpf
+            source: match (victims.is_empty(), past) {
+                (false, _) => Source::Ebpf,
+                (true, false) => Source::Counters,
+                (true, true) => Source::Recovered,
             },
             marked_ns: first.map(|victim| victim.marked_ns),
             counter_before: self.explained.oom_kill,

@@ -8,6 +8,7 @@
 
 use crate::spec::{Check, Probe};
 use crate::units::{Bytes, MonoTime, Percent};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -100,6 +101,14 @@ pub struct Last {
     pub why: String,
 }
 
+/// What a later agent has to know of a probe: its answers so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    passes: u32,
+    failures: u32,
+    standing: Option<bool>,
+}
+
 /// A probe with its memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched {
@@ -127,6 +136,22 @@ impl Watched {
             last: None,
             work: VecDeque::new(),
         }
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        Tally {
+            // More of them say nothing more.
+            passes: self.passes.min(self.spec.success_threshold),
+            failures: self.failures,
+            standing: self.standing,
+        }
+    }
+
+    /// Goes on counting where another agent has stopped.
+    pub(crate) fn resume(&mut self, tally: Tally) {
+        self.passes = tally.passes;
+        self.failures = tally.failures;
+        self.standing = tally.standing;
     }
 
     pub(crate) fn standing(&self) -> Option<bool> {

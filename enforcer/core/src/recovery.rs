@@ -10,13 +10,14 @@
 use crate::event::Moment;
 use crate::spec::{Backoff, Recovery};
 use crate::units::MonoTime;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// A half-open trial has passed when its instance is this old.
 pub const TRIAL: Duration = Duration::from_secs(30);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct RecoveryState {
     /// Restarts since the last long run.
     attempts: u32,
@@ -25,7 +26,7 @@ pub(crate) struct RecoveryState {
     circuit: Circuit,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 enum Circuit {
     #[default]
     Closed,

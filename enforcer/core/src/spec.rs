@@ -11,6 +11,7 @@ use crate::cpu_loop::Rung;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::units::{Bytes, Limit, Percent};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -111,14 +112,14 @@ impl Host {
 }
 
 /// Whether remedies are carried out, or only told. Limits apply in both.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     #[default]
     Enforce,
     Observe,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadSpec {
     pub mode: Mode,
     /// The program and its arguments; never empty.
@@ -157,7 +158,7 @@ impl WorkloadSpec {
 }
 
 /// What is watched beside exits and OOM kills.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     /// `None` for `off`.
     pub cpu_loop: Option<CpuLoopWatch>,
@@ -168,7 +169,7 @@ pub struct Watch {
 }
 
 /// When a thread is suspected of a loop, and what is done about it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CpuLoopWatch {
     /// CPU time without a voluntary sleep.
     pub after: Duration,
@@ -201,14 +202,14 @@ impl Default for CpuLoopWatch {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stop {
     /// As in signal(7): `SIGTERM`.
     pub signal: String,
     pub grace: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Logs {
     pub max_size: Bytes,
     /// Older files beside the one that is written.

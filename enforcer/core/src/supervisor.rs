@@ -3,6 +3,7 @@
 
 mod configuring;
 mod relief;
+mod taking_over;
 mod turns;
 
 use crate::event::{Cause, Decision, Detail, Event, Moment, Seq, Transition};
@@ -25,6 +26,8 @@ pub struct Supervisor {
     workloads: BTreeMap<WorkloadName, Workload>,
     /// Those that an event has touched, to be looked at again after it.
     touched: BTreeSet<WorkloadName>,
+    /// Those whose checkpoint may be another one since.
+    unkept: BTreeSet<WorkloadName>,
     /// When each next has something to do, in order and by name.
     due: BTreeSet<(MonoTime, WorkloadName)>,
     due_of: BTreeMap<WorkloadName, MonoTime>,
@@ -55,6 +58,7 @@ impl Supervisor {
             host_state: HostState::default(),
             workloads: BTreeMap::new(),
             touched: BTreeSet::new(),
+            unkept: BTreeSet::new(),
             due: BTreeSet::new(),
             due_of: BTreeMap::new(),
             queued: BTreeSet::new(),
@@ -81,6 +85,15 @@ impl Supervisor {
         self.admit_proofs(moment, &mut decision);
         self.admit_starts(moment, &mut decision);
         self.settle_touched();
+        for name in std::mem::take(&mut self.unkept) {
+            let changed = match self.workloads.get_mut(&name) {
+                Some(workload) => workload.changed_checkpoint(),
+                None => Some(None),
+            };
+            decision
+                .checkpoints
+                .extend(changed.map(|changed| (name, changed)));
+        }
         let crowd = (!self.suspected.is_empty()).then_some(self.next_of_a_crowd);
         let crowd = crowd.filter(|at| *at > moment.now);
         let due = self.due.first().map(|(at, _)| *at);
@@ -95,6 +108,7 @@ impl Supervisor {
             if let Some(at) = self.due_of.remove(&name) {
                 self.due.remove(&(at, name.clone()));
             }
+            self.unkept.insert(name.clone());
             let was_queued = self.queued.remove(&name);
             self.suspected.remove(&name);
             let Some(workload) = self.workloads.get(&name) else {
@@ -163,6 +177,9 @@ impl Supervisor {
             Event::Configure { .. } if self.shutting_down => {}
             Event::Configure { manifest, prune } => {
                 self.configure(moment, manifest, prune, decision)
+            }
+            Event::TakeOver { workloads, last } => {
+                self.take_over(moment, workloads, last, decision);
             }
             Event::Request { workload, request } => {
                 if !self.shutting_down {
@@ -320,6 +337,10 @@ impl Supervisor {
                         workload.leave(context, Cause::Agent)
                     });
                 }
+            }
+            Event::Leave => {
+                let detail = Detail::Agent { state: "leaving" };
+                self.tell(decision, Some(Cause::Agent), detail);
             }
             Event::Wake => {
                 let due = self.due.iter().take_while(|(at, _)| *at <= moment.now);

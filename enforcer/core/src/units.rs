@@ -1,7 +1,7 @@
 //! The only file in which a number has no unit yet: quantities, how they are
 //! written for the kernel, and how a person reads them.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const PAGE: u64 = 4096;
 
 /// An amount of memory, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
@@ -83,6 +83,53 @@ impl<T: Serialize> Serialize for Limit<T> {
     }
 }
 
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Limit<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::Max, Self::At))
+    }
+}
+
+/// For checkpoints, which know no limit at all from one that wasn't asked for:
+/// `"max"` is the one, `null` the other.
+pub(crate) mod asked_limit {
+    use super::Limit;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(untagged)]
+    enum Asked<T> {
+        At(T),
+        Max(Word),
+    }
+
+    #[derive(Deserialize, Serialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Word {
+        Max,
+    }
+
+    pub(crate) fn serialize<T: Serialize + Copy, S: Serializer>(
+        limit: &Option<Limit<T>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let asked = limit.map(|limit| match limit {
+            Limit::At(value) => Asked::At(value),
+            Limit::Max => Asked::Max(Word::Max),
+        });
+        asked.serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Limit<T>>, D::Error> {
+        let asked = Option::<Asked<T>>::deserialize(deserializer)?;
+        Ok(asked.map(|asked| match asked {
+            Asked::At(value) => Limit::At(value),
+            Asked::Max(Word::Max) => Limit::Max,
+        }))
+    }
+}
+
 impl<T: fmt::Display> fmt::Display for Limit<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -93,7 +140,7 @@ impl<T: fmt::Display> fmt::Display for Limit<T> {
 }
 
 /// A whole percentage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Percent(pub u32);
 
 impl fmt::Display for Percent {
@@ -103,7 +150,7 @@ impl fmt::Display for Percent {
 }
 
 /// `cpu.weight`: 1 to 10000, or the class below every weight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CpuWeight {
     /// `cpu.idle` 1, since Linux 5.15.
     Idle,
@@ -120,7 +167,7 @@ impl fmt::Display for CpuWeight {
 }
 
 /// `cpu.max`: microseconds of CPU time in each period of microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuQuota {
     pub quota: Limit<u64>,
     pub period: u64,
@@ -160,7 +207,7 @@ impl fmt::Display for CpuQuota {
 }
 
 /// A moment of a clock that only goes forward, in nanoseconds since boot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MonoTime(pub u64);
 
 impl MonoTime {

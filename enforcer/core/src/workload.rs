@@ -12,6 +12,7 @@
 //! An exit is told only when its OOM incident is, so that the cause always
 //! stands before its effect.
 
+mod checkpoint;
 mod climbing;
 mod configuring;
 mod ending;
@@ -20,10 +21,12 @@ mod probing;
 mod readying;
 mod starting;
 mod stopping;
+mod taking_over;
 mod view;
 mod wellbeing;
 mod yielding;
 
+pub use checkpoint::Checkpoint;
 pub use probing::{ProbeView, answer_in_words};
 pub(crate) use view::Progress;
 pub use view::{LastExit, View};
@@ -41,6 +44,7 @@ use crate::units::{Bytes, MonoTime};
 use looping::Loops;
 use probing::Probing;
 use readying::Ready;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use wellbeing::Levels;
 
@@ -57,7 +61,7 @@ pub(crate) struct Context<'a> {
 }
 
 /// What comes after an instance is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum After {
     /// It went by itself: the restart policy decides.
     Policy,
@@ -70,14 +74,14 @@ enum After {
 }
 
 /// What was asked for while a start was under way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 struct Then {
     after: After,
     cause: Cause,
     kill: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 enum Lifecycle {
     Pending,
     /// A start is due, and waits for its turn and for what it needs.
@@ -130,7 +134,7 @@ enum Lifecycle {
 }
 
 /// An incident that may explain the exit that follows it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 struct FatalOom {
     seq: Seq,
     /// Whether the main process was among its victims for sure.
@@ -169,6 +173,8 @@ pub(crate) struct Workload {
     remedy: Box<Remedy>,
     /// It was stopped for the host's sake, and comes back.
     sacrificed: bool,
+    /// Why it came to rest last.
+    stopped_for: Cause,
     /// It would have had to step back for the host's sake, were it not observed only.
     spared_by_mode: bool,
     /// Askings so far, of all probes of all instances.
@@ -178,6 +184,8 @@ pub(crate) struct Workload {
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
+    /// As it was last kept.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Workload {
@@ -206,12 +214,14 @@ impl Workload {
             memory_bytes: Bytes(0),
             remedy: Box::default(),
             sacrificed: false,
+            stopped_for: Cause::Agent,
             spared_by_mode: false,
             probe_runs: 0,
             start_seq: Seq(0),
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
+            checkpoint: None,
         }
     }
 

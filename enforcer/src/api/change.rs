@@ -11,12 +11,12 @@ use crate::runtime::{Question, RequestError};
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::response::Json;
-use enforcer_core::WorkloadName;
 use enforcer_core::event::Request;
 use enforcer_core::manifest::parse_throttle;
 use enforcer_core::plan::{Plan, shrinks_below_use};
 use enforcer_core::spec::Manifest;
 use enforcer_core::units::{Bytes as Size, Limit, Percent};
+use enforcer_core::{Event, WorkloadName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -75,6 +75,27 @@ fn throttle(body: &[u8]) -> Result<Percent, Failure> {
     parse_throttle(&asked.cpu).map_err(|expected| {
         Failure::bad_request(format!("cpu is `{}`: expected {expected}", asked.cpu))
     })
+}
+
+/// `{"workloads": true}`: they end with the agent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shutdown {
+    #[serde(default)]
+    workloads: bool,
+}
+
+pub(super) async fn shutdown(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(asked): Json<Shutdown>,
+) -> Result<Json<serde_json::Value>, Failure> {
+    peer.may_change()?;
+    api.events.send(match asked.workloads {
+        true => Event::Shutdown,
+        false => Event::Leave,
+    });
+    Ok(Json(serde_json::json!({ "workloads": asked.workloads })))
 }
 
 /// A manifest to plan or to apply.

@@ -89,6 +89,7 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/workloads/{name}", get(views::workload))
         .route("/v1/workloads/{name}/{request}", post(change::request))
         .route("/v1/events", get(events))
+        .route("/v1/shutdown", post(change::shutdown))
         .route("/v1/plan", post(change::plan))
         .route("/v1/apply", post(change::apply))
         .fallback(|| async { Failure::not_found("there is no such route") })

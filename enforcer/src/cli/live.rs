@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Prints until the history ends.
-pub(super) async fn print(history: &History, color: bool) {
+pub(crate) async fn print(history: &History, color: bool) {
     let (_, mut batches) = history.follow();
     loop {
         match batches.recv().await {

@@ -6,20 +6,21 @@ mod doctor;
 mod events;
 mod examine;
 mod fault;
-mod live;
+pub(crate) mod live;
 mod probe;
 mod ps;
-mod run;
 mod sentence;
 mod status;
 mod workload;
 
+use crate::agent::{self, Manner};
 use crate::settings::{Color, Settings};
 use clap::{Parser, Subcommand};
 pub(crate) use fault::Fault;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+pub(crate) use workload::refused;
 
 /// Limits, watches and restarts workloads through cgroup v2 and eBPF.
 #[derive(Debug, Parser)]
@@ -37,6 +38,17 @@ enum Command {
     Run {
         #[arg(short, long, value_name = "FILE|FOLDER")]
         file: PathBuf,
+    },
+    /// Run the agent as a daemon; what it has started runs on when it ends
+    Daemon {
+        #[arg(long, value_name = "FILE|FOLDER")]
+        manifest: PathBuf,
+    },
+    /// End the agent; the workloads run on, unless they are to end with it
+    Shutdown {
+        /// Stop them first, each with its grace
+        #[arg(long)]
+        workloads: bool,
     },
     /// Check manifests
     Validate {
@@ -160,7 +172,16 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
     let stderr_color = use_color(settings.color, std::io::stderr().is_terminal());
     let stdout_color = use_color(settings.color, std::io::stdout().is_terminal());
     match command {
-        Command::Run { file } => run::run(&settings, &file, (stdout_color, stderr_color)),
+        Command::Run { file } => {
+            let manner = Manner::Foreground {
+                color: stdout_color,
+            };
+            agent::supervise(&settings, &file, manner, stderr_color)
+        }
+        Command::Daemon { manifest } => {
+            agent::supervise(&settings, &manifest, Manner::Daemon, stderr_color)
+        }
+        Command::Shutdown { workloads } => workload::shutdown(&settings, workloads),
         Command::Validate { files } => workload::validate(&files, stderr_color),
         Command::Plan { file, output } => {
             workload::plan(&settings, &file, output.json, stderr_color)

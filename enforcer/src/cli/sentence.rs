@@ -41,6 +41,7 @@ fn part(event: &Value) -> Option<String> {
     let reason = event["reason"].as_str().unwrap_or("");
     Some(match event["kind"].as_str()? {
         "start" => start(details),
+        "adopt" => format!("taken over, pid {}", details["pid"]),
         "stop" => stop(details, reason),
         "exit" => exit(details),
         "oom_kill" => oom_kill(details),
@@ -68,7 +69,12 @@ fn part(event: &Value) -> Option<String> {
             word(details, "what"),
             word(details, "why")
         ),
-        "agent" => word(details, "state"),
+        "agent" => match details["state"].as_str() {
+            Some("started") => "the agent has started".to_owned(),
+            Some("took over") => "the agent has taken over from the one before it".to_owned(),
+            Some("leaving") => "the agent goes, and its workloads run on".to_owned(),
+            _ => word(details, "state"),
+        },
         other => format!("{other} {details}"),
     })
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Faults of a manifest as the command line tells them.
-pub(super) fn refused(error: LoadError) -> Fault {
+pub(crate) fn refused(error: LoadError) -> Fault {
     match error {
         LoadError::Faults(drawn, count) => {
             let summary = if count == 1 {
@@ -219,6 +219,25 @@ pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<
         Some(pid) => println!("{name}: {state} (pid {pid})"),
         None => println!("{name}: {state}"),
     }
+    Ok(())
+}
+
+/// Ends the agent, and waits until it has gone.
+pub(super) fn shutdown(settings: &Settings, workloads: bool) -> Result<(), Fault> {
+    let body = serde_json::json!({ "workloads": workloads });
+    client::call(settings, "POST", "/v1/shutdown", Some(body))?;
+    // It holds this lock for as long as it lives.
+    if let Ok(lock) = std::fs::File::open(settings.runtime_dir().join("lock")) {
+        let gone = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockShared);
+        drop(gone);
+    }
+    println!(
+        "{}",
+        match workloads {
+            true => "the agent has ended, and its workloads with it",
+            false => "the agent has ended; its workloads run on",
+        }
+    );
     Ok(())
 }
 

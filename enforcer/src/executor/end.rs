@@ -3,7 +3,7 @@
 use super::{Executor, KILL_PATIENCE, error_chain, lock};
 use crate::kernel::signal::parse_signal;
 use crate::kernel::{clock, limits};
-use crate::marks;
+use crate::{failpoint, marks};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceId};
 use enforcer_core::oom::Counters;
@@ -16,6 +16,7 @@ impl Executor {
             .registry()
             .get(workload)
             .and_then(|entry| entry.pidfd.clone());
+        failpoint::pass("stop-unsignalled");
         if let Some(pidfd) = pidfd
             && let Err(error) = pidfd.signal(parse_signal(signal))
         {
@@ -23,9 +24,11 @@ impl Executor {
                 "{workload}: failed to send {signal}: {error}; it will be killed after its grace"
             );
         }
+        failpoint::pass("stop-signalled");
     }
 
     pub(super) fn kill_tree(&self, workload: &WorkloadName) {
+        failpoint::pass("kill");
         if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
@@ -36,24 +39,41 @@ impl Executor {
     pub(super) fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
         let entry = self.registry().get(&workload).map(|entry| {
             (
-                entry.pidfd.clone(),
+                (entry.pidfd.clone(), entry.adopted),
+                (entry.pid, entry.start_ticks),
                 Arc::clone(&entry.cgroup),
                 Arc::clone(&entry.counters),
             )
         });
-        let Some((Some(pidfd), cgroup, reader)) = entry else {
+        let Some(((pidfd, adopted), (pid, start_ticks), cgroup, reader)) = entry else {
+            // Nothing of it was found when it was taken over.
+            self.events.send(Event::Reaped {
+                workload,
+                instance,
+                status: ExitStatus::Unknown,
+                counters: Counters::default(),
+            });
             return;
         };
         // First: where a mark tells only a pid, its owner is still in /proc.
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }
-        let status = pidfd.wait().unwrap_or_else(|error| {
-            tracing::error!(
-                "{workload}: failed to wait for the main process: {error}; taking it for killed"
-            );
-            ExitStatus::Signal(libc::SIGKILL)
-        });
+        failpoint::pass("reap-unread");
+        let status = match pidfd {
+            Some(pidfd) if !adopted => pidfd.wait().unwrap_or_else(|error| {
+                tracing::error!(
+                    "{workload}: failed to wait for the main process: {error}; how it ended is unknown"
+                );
+                ExitStatus::Unknown
+            }),
+            Some(pidfd) => {
+                pidfd.wait_for_exit();
+                self.past_status(pid, start_ticks)
+            }
+            None => self.past_status(pid, start_ticks),
+        };
+        failpoint::pass("reap-read");
         self.end_probes_of(&workload);
         while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
             tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
@@ -68,12 +88,20 @@ impl Executor {
             );
             Counters::default()
         });
+        failpoint::pass("reap-emptied");
         self.events.send(Event::Reaped {
             workload,
             instance,
             status,
             counters,
         });
+    }
+
+    /// How a process ended is known, and told.
+    pub(super) fn forget_exit(&self, pid: u32) {
+        if let Some(ring) = &self.ring {
+            ring.forget(pid);
+        }
     }
 
     pub(super) fn remove(&self, workload: &WorkloadName) {
@@ -84,7 +112,8 @@ impl Executor {
         if let Some(watch) = watch {
             watch.abort();
         }
-        self.instances.forget(workload);
+        failpoint::pass("remove-begun");
+        self.handover.forget(workload);
         self.forget_errands(workload);
         if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
             tracing::error!(
@@ -92,10 +121,12 @@ impl Executor {
                 error_chain(&error)
             );
         }
+        failpoint::pass("remove-done");
         // Last: who finds no entry may rely on there being no cgroup.
         let removed = self.registry().remove(workload);
         if let Some(entry) = removed {
             self.unwatch_loops(entry.id);
+            self.forget_exit(entry.pid);
         }
     }
 

@@ -35,7 +35,7 @@ pub(crate) struct Errand {
     pub(crate) what: &'static str,
     pub(crate) spec: Arc<WorkloadSpec>,
     pub(crate) command: Vec<String>,
-    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) limit: Duration,
 }
 
@@ -65,6 +65,7 @@ impl Ran {
     pub(crate) fn describe(&self) -> String {
         let how = match self.ended {
             None => format!("no end within {}", human_duration(self.limit)),
+            Some(ExitStatus::Unknown) => "it ended unseen".to_owned(),
             Some(ExitStatus::Code(code)) => format!("exited with code {code}"),
             Some(ExitStatus::Signal(signal)) => {
                 format!("killed by {}", crate::kernel::signal::signal_name(signal))

@@ -63,7 +63,7 @@ impl Executor {
         workload: &WorkloadName,
         spec: &Arc<WorkloadSpec>,
         command: Vec<String>,
-        environment: Vec<(&'static str, String)>,
+        environment: Vec<(String, String)>,
     ) -> Errand {
         Errand {
             workload: Some(workload.clone()),

@@ -7,8 +7,8 @@ use crate::kernel::counters::CounterReader;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::spawn::Launch;
 use crate::kernel::{clock, limits, process, spawn, usage};
-use crate::store::instances::RunningInstance;
-use crate::watch;
+use crate::store::handover::RunningInstance;
+use crate::{failpoint, watch};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Cause, CgroupId, Event, InstanceId, StartError};
 use enforcer_core::limits::Limits;
@@ -17,7 +17,7 @@ use enforcer_core::spec::WorkloadSpec;
 use std::sync::{Arc, Mutex};
 
 /// A workload's cgroup, its id, and what reads its counters.
-type OpenCgroup = (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>);
+pub(super) type OpenCgroup = (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>);
 
 impl Executor {
     pub(super) fn start(
@@ -49,6 +49,7 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         })?;
+        failpoint::pass("start-limited");
         let launch = self.launch(workload, spec, cause)?;
         let log = LogFile::open(&self.log_path(workload))
             .map_err(|error| io_failure("open the log", &error))?;
@@ -61,24 +62,32 @@ impl Executor {
             error: error_chain(&error),
         })?;
         let pid = waiting.pid;
-        let recorded = self.instances.record(&RunningInstance {
-            workload,
+        failpoint::pass("start-forked");
+        let start_ticks = process::start_ticks(pid).unwrap_or(0);
+        if let Some(ring) = &self.ring {
+            ring.watch(pid, start_ticks);
+        }
+        let recorded = self.handover.record(&RunningInstance {
+            workload: workload.clone(),
             instance,
             pid,
-            start_ticks: process::start_ticks(pid).unwrap_or(0),
+            start_ticks,
             cgroup: id,
-            boot_id: self.instances.boot_id(),
         });
         if let Err(error) = recorded {
             // What isn't recorded doesn't run.
             waiting.abandon();
             return Err(io_failure("record the instance", &error));
         }
-        if let Some(ring) = &self.ring {
-            ring.watch(pid);
-        }
+        failpoint::pass("start-recorded");
         // From here on its events can be told apart, so they may come.
-        self.register(workload, (cgroup, id, reader), pid, log, (spec, launch));
+        self.register(
+            workload,
+            (cgroup, id, reader),
+            (pid, start_ticks),
+            Some(log),
+            (spec, Some(launch)),
+        );
         self.events.send(Event::Prepared {
             workload: workload.clone(),
             instance,
@@ -86,7 +95,8 @@ impl Executor {
             counters,
         });
         let released = waiting.release(&spec.command[0]);
-        let pidfd = Arc::new(released.inspect_err(|_| self.instances.forget(workload))?);
+        let pidfd = Arc::new(released.inspect_err(|_| self.handover.forget(workload))?);
+        failpoint::pass("start-released");
         if let Some(entry) = self.registry().get_mut(workload) {
             entry.pidfd = Some(Arc::clone(&pidfd));
         }
@@ -135,13 +145,13 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         };
-        let cgroup = Arc::new(
-            self.tree
-                .workloads()
-                .ensure_child(workload.as_str())
-                .map_err(failed)?,
-        );
-        let id = cgroup.id().map_err(failed)?;
+        self.open_workload(workload).map_err(failed)
+    }
+
+    pub(super) fn open_workload(&self, workload: &WorkloadName) -> Result<OpenCgroup, CgroupError> {
+        let cgroup = self.tree.workloads().ensure_child(workload.as_str())?;
+        let cgroup = Arc::new(cgroup);
+        let id = cgroup.id()?;
         let reader = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
         Ok((cgroup, id, Arc::new(Mutex::new(reader))))
     }
@@ -154,22 +164,26 @@ impl Executor {
         })
     }
 
-    fn register(
+    pub(super) fn register(
         self: &Arc<Self>,
         workload: &WorkloadName,
         (cgroup, id, counters): OpenCgroup,
-        pid: u32,
-        log: LogFile,
-        (spec, launch): (&Arc<WorkloadSpec>, Arc<Launch>),
+        (pid, start_ticks): (u32, u64),
+        log: Option<LogFile>,
+        (spec, launch): (&Arc<WorkloadSpec>, Option<Arc<Launch>>),
     ) {
-        let launch = Some((Arc::clone(spec), launch));
+        let launch = launch.map(|launch| (Arc::clone(spec), launch));
         let own = Arc::clone(spec);
         let begun = (clock::now(), usage::read_cpu(&cgroup));
-        let log = Some(log);
         let log_limits = (spec.logs.max_size.0, spec.logs.keep);
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
-            entry.pid = pid;
+            let before = std::mem::replace(&mut entry.pid, pid);
+            if before != pid {
+                self.forget_exit(before);
+            }
+            entry.start_ticks = start_ticks;
+            entry.adopted = false;
             entry.begun = begun;
             entry.pidfd = None;
             entry.log = log;
@@ -191,6 +205,8 @@ impl Executor {
             id,
             counters,
             pid,
+            start_ticks,
+            adopted: false,
             begun,
             pidfd: None,
             log,

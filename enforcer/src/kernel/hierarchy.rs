@@ -16,7 +16,7 @@ mod refusal;
 use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::geteuid;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,6 +34,15 @@ const IN_SCOPE: &str = "ENFORCER_IN_SCOPE";
 
 /// How long what the agent itself had started may take to be gone.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
+
+/// What an agent before this one has left.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    /// Where its workloads are; `None` where it left none.
+    pub(crate) root: Option<PathBuf>,
+    pub(crate) made_root: bool,
+    pub(crate) workloads: BTreeSet<String>,
+}
 
 /// The agent's cgroups, ready for workloads.
 #[derive(Debug)]
@@ -74,12 +83,19 @@ impl Tree {
         self.made_root.then_some(&self.root)
     }
 
+    /// Its path, and whether an agent has made it.
+    pub(crate) fn root(&self) -> (&Path, bool) {
+        (self.root.path(), self.made_root)
+    }
+
     /// Prepares the tree for workloads that need these controllers, each with the
     /// file that asks for it.
     pub(crate) fn prepare(
         requested: Option<&Path>,
         asked: &BTreeMap<&'static str, &'static str>,
+        inherited: &Inherited,
     ) -> Result<Self, HierarchyError> {
+        let requested = inherited.root.as_deref().or(requested);
         check_mount()?;
         let origin = own_cgroup()?;
         let mut notes = Vec::new();
@@ -88,12 +104,12 @@ impl Tree {
             None if is_delegated(&origin) => (origin.clone(), true),
             None => (Path::new(MOUNT_POINT).join("enforcer"), false),
         };
-        let made_root = !path.exists() && !delegated;
+        let made_root = inherited.made_root || !path.exists() && !delegated;
         let prepared = (|| {
             if !delegated {
                 make_way(&path, &mut notes)?;
             }
-            populate(&path, asked)
+            populate(&path, asked, &inherited.workloads)
         })();
         let (root, probes, workloads) = prepared.inspect_err(|_| {
             if made_root {
@@ -152,6 +168,7 @@ impl Tree {
 fn populate(
     path: &Path,
     asked: &BTreeMap<&'static str, &'static str>,
+    inherited: &BTreeSet<String>,
 ) -> Result<(Cgroup, Cgroup, Cgroup), HierarchyError> {
     let root = Cgroup::open(path)?;
     check_controllers(&root, asked)?;
@@ -161,7 +178,7 @@ fn populate(
     supervisor.write("cgroup.procs", &own).map_err(refine)?;
     enable(&root)?;
     let workloads = root.ensure_child("workloads").map_err(refine)?;
-    refuse_occupied(&workloads)?;
+    refuse_occupied(&workloads, inherited)?;
     enable(&workloads)?;
     // Whatever an agent that died was asking has nobody to answer to.
     if let Ok(left) = Cgroup::open(&path.join("probes")) {
@@ -314,23 +331,26 @@ fn check_controllers(
     Ok(())
 }
 
-fn refuse_occupied(workloads: &Cgroup) -> Result<(), HierarchyError> {
-    if !workloads.is_populated()? {
-        // Empty cgroups of an earlier run are only in the way.
-        if let Ok(entries) = std::fs::read_dir(workloads.path()) {
-            for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
-                workloads.remove_child(&entry.file_name().to_string_lossy())?;
-            }
-        }
-        return Ok(());
-    }
+/// What is there and was not left by an agent of ours is not ours to take.
+fn refuse_occupied(workloads: &Cgroup, inherited: &BTreeSet<String>) -> Result<(), HierarchyError> {
     let mut processes = 0;
-    if let Ok(entries) = std::fs::read_dir(workloads.path()) {
-        for entry in entries.flatten() {
-            let listed =
-                std::fs::read_to_string(entry.path().join("cgroup.procs")).unwrap_or_default();
-            processes += listed.lines().count();
+    let entries = std::fs::read_dir(workloads.path()).into_iter().flatten();
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if inherited.contains(&name) {
+            continue;
         }
+        let cgroup = Cgroup::open(&entry.path())?;
+        if cgroup.is_populated()? {
+            let listed = cgroup.read("cgroup.procs").unwrap_or_default();
+            processes += listed.lines().count().max(1);
+        } else {
+            // Empty cgroups of an earlier run are only in the way.
+            workloads.remove_child(&name)?;
+        }
+    }
+    if processes == 0 {
+        return Ok(());
     }
     Err(HierarchyError::Occupied {
         path: workloads.path().to_owned(),

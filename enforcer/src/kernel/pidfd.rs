@@ -1,13 +1,14 @@
 //! Processes by descriptor: a number may be reused, a descriptor never is.
 
+use super::process;
 use enforcer_core::event::ExitStatus;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
-/// A process that this agent started and has not waited for. Needs Linux 5.3.
+/// A process that this agent started or adopted, and has not waited for. Needs Linux 5.3.
 #[derive(Debug)]
 pub(crate) struct PidFd(OwnedFd);
 
@@ -20,6 +21,19 @@ impl AsFd for PidFd {
 impl PidFd {
     pub(crate) fn new(descriptor: OwnedFd) -> Self {
         Self(descriptor)
+    }
+
+    /// The process of this number, if it is the one that started then (in clock ticks
+    /// since boot); `None` if that one is gone.
+    pub(crate) fn of(pid: u32, start_ticks: u64) -> Option<Self> {
+        let number = libc::pid_t::try_from(pid).ok()?;
+        // SAFETY: takes two numbers and returns a descriptor, see pidfd_open(2).
+        let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
+        let descriptor = i32::try_from(opened).ok().filter(|opened| *opened >= 0)?;
+        // SAFETY: it was just opened, and nobody else knows it.
+        let pidfd = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        // After it is held: the number can't be given to another any more unseen.
+        (process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
     }
 
     /// Sends a signal; a process that is gone already is no error.

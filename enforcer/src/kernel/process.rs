@@ -14,6 +14,14 @@ pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
     Some(process(pid)?.stat().ok()?.starttime)
 }
 
+/// Whether it has called exec since its fork: `PF_FORKNOEXEC`, which field 9 of
+/// `/proc/PID/stat` shows (proc_pid_stat(5)).
+pub(crate) fn has_executed(pid: u32) -> bool {
+    const FORKED_ONLY: u32 = 0x40;
+    let stat = process(pid).and_then(|process| process.stat().ok());
+    stat.is_some_and(|stat| stat.flags & FORKED_ONLY == 0)
+}
+
 /// The process of a thread.
 pub(crate) fn tgid_of(thread: u32) -> Option<u32> {
     u32::try_from(process(thread)?.status().ok()?.tgid).ok()

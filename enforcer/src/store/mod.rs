@@ -1,4 +1,4 @@
-//! What the agent remembers: its history, and what it has started.
+//! What the agent remembers: its history, and what the next agent has to know.
 
+pub(crate) mod handover;
 pub(crate) mod history;
-pub(crate) mod instances;

@@ -5,9 +5,11 @@
     reason = "a test that can't go on should say where"
 )]
 
+mod adopt;
 mod apply;
 mod corpus;
 mod cpu;
+mod death;
 mod interface;
 mod limits;
 mod loops;

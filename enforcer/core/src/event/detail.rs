@@ -28,6 +28,10 @@ pub enum Detail {
         pid: u32,
     },
     StartFailed(StartError),
+    /// Started by an agent before this one, and running on.
+    Adopt {
+        pid: u32,
+    },
     Stop {
         signal: String,
         grace_seconds: f64,
@@ -186,6 +190,7 @@ impl Detail {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Start { .. } | Self::StartFailed(_) => "start",
+            Self::Adopt { .. } => "adopt",
             Self::Stop { .. } => "stop",
             Self::Exit { .. } => "exit",
             Self::OomKill(_) => "oom_kill",

@@ -1,13 +1,13 @@
 //! Probes, thresholds and needs, as the manifest means them.
 
 use crate::units::{Bytes, Percent};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 /// Which of a workload's probes: each is answered differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeName {
     /// Gates the others until it has passed once.
@@ -48,7 +48,7 @@ impl fmt::Display for ProbeName {
 pub type Probes = BTreeMap<ProbeName, Probe>;
 
 /// A question that is asked again and again, and when its answers count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     pub check: Check,
     /// From the instance's start.
@@ -77,7 +77,7 @@ impl Probe {
 }
 
 /// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Check {
     /// 200 to 399 passes; redirects are followed on the same host.
     Http {
@@ -117,7 +117,7 @@ impl Check {
 }
 
 /// Two levels of a use, and how long it must stay there to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Threshold {
     pub warn: Option<Percent>,
     pub critical: Option<Percent>,
@@ -151,7 +151,7 @@ impl Threshold {
 }
 
 /// How far another workload must be before this one starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Need {
     Started,
     Ready,

@@ -2,18 +2,18 @@
 
 use crate::event::Cause;
 use crate::units::Percent;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RestartPolicy {
     Always,
     OnFailure,
     Never,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recovery {
     pub restart: RestartPolicy,
     pub strategies: Strategies,
@@ -25,7 +25,7 @@ pub struct Recovery {
 }
 
 /// What is done between the old instance and the new one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     /// Nothing more.
@@ -53,7 +53,7 @@ impl Strategy {
 
 /// Strategies by cause and attempt. The n-th attempt takes the n-th of its list;
 /// the last one stands for all that come after.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strategies {
     /// For every cause that has no list of its own; empty for `restart`.
     pub default: Vec<Strategy>,
@@ -76,7 +76,7 @@ impl Strategies {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Backoff {
     pub initial: Duration,
     pub factor: f64,
@@ -85,13 +85,13 @@ pub struct Backoff {
     pub reset_after: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
     pub restarts: u32,
     pub within: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Breaker {
     pub cooldown: Duration,
     pub max: Duration,

@@ -1,7 +1,9 @@
 use super::*;
 use crate::admission::PROOFS_AT_ONCE;
 use crate::cpu_loop::{Thread, Verdict};
-use crate::event::{ActionKind, CgroupId, ExitStatus, InstanceId, Request, StartError};
+use crate::event::{
+    ActionKind, CgroupId, ExitStatus, Found, InstanceId, Request, StartError, TakenOver,
+};
 use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
 use crate::plan::Plan;
@@ -10,7 +12,7 @@ use crate::spec::{Backoff, Budget, Recovery, WorkloadSpec};
 use crate::units::{Bytes, Limit, MonoTime, Percent};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const WEB: &str = "web";
@@ -601,6 +603,9 @@ enum Step {
     Unname(bool),
     /// The host's memory, in percent.
     Memory(u32),
+    /// The agent dies, and another one takes over; what becomes of a start that is under
+    /// way, and whether the instance ends meanwhile.
+    Crash(bool, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -622,6 +627,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Hook),
         1 => any::<bool>().prop_map(Step::Unname),
         1 => (0..101u32).prop_map(Step::Memory),
+        2 => any::<(bool, bool)>().prop_map(|(begun, ended)| Step::Crash(begun, ended)),
     ]
 }
 
@@ -638,10 +644,61 @@ struct World {
     asked_to_end: bool,
     /// What the kernel was last given.
     limits: Option<Limits>,
+    /// What was kept for a later agent, as it is written.
+    kept: BTreeMap<WorkloadName, String>,
+    last: (Seq, InstanceId),
 }
 
 impl World {
+    /// What another agent finds after this one has died.
+    fn crash(&mut self, begun: bool, ended: bool) -> Event {
+        let counters = Counters::default();
+        let cgroup = CgroupId(7);
+        let found = match (self.alive.first().copied(), self.owed.pop()) {
+            // The gate closes with the agent, or was open already.
+            (Some(_), Some((_, "start"))) if !begun => {
+                self.alive.clear();
+                Found::Cgroup(cgroup, counters)
+            }
+            (Some(_), Some((_, "reap"))) => Found::Ended(cgroup, counters, 100),
+            (Some(_), _) if ended => Found::Ended(cgroup, counters, 100),
+            (Some(_), _) => Found::Running(cgroup, counters, 100),
+            (None, Some(_)) => Found::Cgroup(cgroup, counters),
+            (None, None) => Found::Nothing,
+        };
+        self.owed.clear();
+        self.proofs.clear();
+        self.probes.clear();
+        self.hooks.clear();
+        self.asked_to_end = false;
+        let taken = |(workload, text): (&WorkloadName, &String)| TakenOver {
+            workload: workload.clone(),
+            checkpoint: serde_json::from_str(text).expect("it was written so"),
+            found: found.clone(),
+        };
+        Event::TakeOver {
+            workloads: self.kept.iter().map(taken).collect(),
+            last: self.last,
+        }
+    }
+
+    fn keep(&mut self, decision: &Decision) {
+        for (name, checkpoint) in &decision.checkpoints {
+            match checkpoint {
+                Some(checkpoint) => {
+                    self.last.1 = self.last.1.max(checkpoint.instance());
+                    let text = serde_json::to_string(checkpoint).expect("it can be written");
+                    self.kept.insert(name.clone(), text);
+                }
+                None => drop(self.kept.remove(name)),
+            }
+        }
+        let seqs = decision.transitions.iter().map(|transition| transition.seq);
+        self.last.0 = seqs.max().unwrap_or_default().max(self.last.0);
+    }
+
     fn take(&mut self, now: MonoTime, decision: &Decision) {
+        self.keep(decision);
         for action in &decision.actions {
             assert!(action.reason.seq.0 > 0, "no action without a reason");
             match &action.kind {
@@ -792,6 +849,22 @@ proptest! {
                 },
                 Step::Unname(prune) => Event::Configure { manifest: Manifest::default(), prune },
                 Step::Memory(used) => probes::memory(used),
+                Step::Crash(begun, ended) => {
+                    let before = supervisor.view(&name(WEB));
+                    let manifest = supervisor.manifest();
+                    let left = world.crash(begun, ended);
+                    let known = !world.kept.is_empty();
+                    supervisor = Supervisor::new(2);
+                    let _ = handle(&mut supervisor, &mut world, now, left);
+                    if let (Some(before), Some(after), true) = (before, supervisor.view(&name(WEB)), known) {
+                        prop_assert_eq!(before.restarts, after.restarts);
+                        prop_assert_eq!(before.budget_used, after.budget_used);
+                        prop_assert_eq!(before.instance, after.instance);
+                        prop_assert_eq!(before.claims, after.claims);
+                        prop_assert_eq!(before.spec, after.spec);
+                    }
+                    Event::Configure { manifest, prune: false }
+                }
                 Step::Wait(millis) => {
                     now = now.after(Duration::from_millis(u64::from(millis)));
                     Event::Wake

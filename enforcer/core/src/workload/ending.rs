@@ -81,7 +81,11 @@ impl Workload {
         else {
             return;
         };
-        *slot = Some(status);
+        // Who asks a second time, after the agent that knew is gone, may know less.
+        match status {
+            ExitStatus::Unknown => _ = slot.get_or_insert(status),
+            ExitStatus::Code(_) | ExitStatus::Signal(_) => *slot = Some(status),
+        }
         self.counters_read(context, counters);
     }
 
@@ -151,12 +155,14 @@ impl Workload {
         let (code, signal) = match status {
             ExitStatus::Code(code) => (Some(code), None),
             ExitStatus::Signal(signal) => (None, Some(signal)),
+            ExitStatus::Unknown => (None, None),
         };
         let now = context.moment.now;
         let explains = |oom: &FatalOom| oom.certain || now.since(oom.told) <= NAMELESS_WAIT;
         let oom = self
             .fatal_oom
-            .filter(|oom| signal == Some(SIGKILL) && explains(oom))
+            .filter(|_| code.is_none() && signal.is_none_or(|signal| signal == SIGKILL))
+            .filter(explains)
             .map(|oom| oom.seq);
         let exit = LastExit {
             code,
@@ -310,17 +316,22 @@ impl Workload {
     fn choose_strategy(&mut self, cause: Cause, attempt: u32) {
         let strategy = self.spec.recovery.strategies.choose(cause, attempt);
         let mut failure = vec![
-            ("ENFORCER_CAUSE", cause.to_string()),
-            ("ENFORCER_REASON", self.reason.clone()),
+            ("ENFORCER_CAUSE".to_owned(), cause.to_string()),
+            ("ENFORCER_REASON".to_owned(), self.reason.clone()),
         ];
+        let mut tell = |name: &str, value: String| failure.push((name.to_owned(), value));
         if attempt < u32::MAX {
-            failure.push(("ENFORCER_ATTEMPT", attempt.to_string()));
+            tell("ENFORCER_ATTEMPT", attempt.to_string());
         }
         let exit = self.last_exit;
         let code = exit.and_then(|exit| exit.code);
         let signal = exit.and_then(|exit| exit.signal);
-        failure.extend(code.map(|code| ("ENFORCER_EXIT_CODE", code.to_string())));
-        failure.extend(signal.map(|signal| ("ENFORCER_EXIT_SIGNAL", signal.to_string())));
+        if let Some(code) = code {
+            tell("ENFORCER_EXIT_CODE", code.to_string());
+        }
+        if let Some(signal) = signal {
+            tell("ENFORCER_EXIT_SIGNAL", signal.to_string());
+        }
         *self.remedy = Remedy { strategy, failure };
     }
 
@@ -347,6 +358,6 @@ fn describe_exit(exit: LastExit) -> String {
             code: None,
             signal: None,
             ..
-        } => "exited".to_owned(),
+        } => "ended while no agent was there to see how".to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use super::{Context, Lifecycle, Workload};
 use crate::event::{ActionKind, Cause, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
 use crate::spec::ProbeName;
 use crate::units::MonoTime;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 #[derive(Clone, Debug, Default)]
@@ -17,7 +18,33 @@ pub(super) struct Ready {
     running: Option<Hook>,
 }
 
+/// What of it a later agent has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptReady {
+    now: bool,
+    seq: Seq,
+    told: bool,
+}
+
 impl Ready {
+    pub(super) fn kept(&self) -> KeptReady {
+        KeptReady {
+            now: self.now,
+            seq: self.seq,
+            // Whoever was just being told something may not have heard it.
+            told: self.told != self.running.is_some(),
+        }
+    }
+
+    pub(super) fn resume(kept: KeptReady) -> Self {
+        Self {
+            now: kept.now,
+            seq: kept.seq,
+            told: kept.told,
+            running: None,
+        }
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.running.is_some()
     }

@@ -99,20 +99,27 @@ impl Workload {
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
         self.fatal_oom = None;
-        let remedy = std::mem::take(&mut self.remedy);
         let told = format!("starting ({})", reason.cause);
-        if remedy.strategy == Strategy::Restart {
+        if self.remedy.strategy == Strategy::Restart {
             self.carry_out_start(context, reason);
         } else {
-            let spec = Arc::clone(&self.spec);
-            self.act(context, reason, ActionKind::Remedy { spec, remedy });
+            self.carry_out_remedy(context, reason);
             let remedying = Some(reason);
             let then = None;
             self.enter(context, Lifecycle::Starting { then, remedying }, told);
         }
     }
 
-    fn carry_out_start(&mut self, context: &mut Context<'_>, reason: Reason) {
+    pub(super) fn carry_out_remedy(&self, context: &mut Context<'_>, reason: Reason) {
+        let kind = ActionKind::Remedy {
+            spec: Arc::clone(&self.spec),
+            remedy: self.remedy.clone(),
+        };
+        self.act(context, reason, kind);
+    }
+
+    pub(super) fn carry_out_start(&mut self, context: &mut Context<'_>, reason: Reason) {
+        *self.remedy = Remedy::default();
         let kind = ActionKind::Start {
             spec: Arc::clone(&self.spec),
             limits: self.effective_limits(),

@@ -80,6 +80,7 @@ impl Workload {
                 self.enter(context, Lifecycle::Gone, "removed");
             }
             After::Stop | After::Policy | After::Restart(_) | After::Recover(_) => {
+                self.stopped_for = cause;
                 if !matches!(self.state, Lifecycle::Stopped) {
                     self.enter(context, Lifecycle::Stopped, format!("stopped ({cause})"));
                 }

@@ -7,6 +7,7 @@ use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::spec::WorkloadSpec;
 use crate::units::MonoTime;
+use serde::Deserialize;
 use std::sync::Arc;
 
 /// What the API shows of a workload.
@@ -38,7 +39,7 @@ pub struct View {
     pub limits_refused: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
 pub struct LastExit {
     pub code: Option<i32>,
     pub signal: Option<i32>,

@@ -2,7 +2,6 @@
 //! another goes how much CPU time each workload's threads may use between sleeps.
 
 use super::{BpfError, Lost, lock};
-use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use enforcer_common::Suspect;
 use enforcer_core::event::CgroupId;
@@ -32,9 +31,9 @@ impl AsFd for SuspectRing {
 }
 
 impl SuspectRing {
-    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+    pub(super) fn take(attached: &mut super::Attached) -> Result<Self, BpfError> {
         let failed = |map| move |source: MapError| BpfError::Map { map, source };
-        let mut take = |map| ebpf.take_map(map).ok_or(BpfError::Missing(map));
+        let mut take = |map| attached.take_map(map);
         let ring: RingBuf<MapData> = take("SUSPECTS")?.try_into().map_err(failed("SUSPECTS"))?;
         let budgets = take("BUDGETS")?.try_into().map_err(failed("BUDGETS"))?;
         let lost = take("SUSPECTS_LOST")?
@@ -45,7 +44,7 @@ impl SuspectRing {
             descriptor: descriptor.map_err(BpfError::Duplicate)?,
             ring: Mutex::new(ring),
             budgets: Mutex::new(budgets),
-            lost: Lost(Mutex::new((lost, 0))),
+            lost: Lost(Mutex::new(lost)),
         })
     }
 

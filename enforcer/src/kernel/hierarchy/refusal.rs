@@ -37,8 +37,8 @@ pub(crate) enum HierarchyError {
         cure: String,
     },
     #[error(
-        "take over {}: {processes} processes of an earlier run are in it, and taking over running workloads is not \
-         supported yet; end them with `echo 1 > {}/cgroup.kill`", path.display(), path.display()
+        "take over {}: {processes} processes are in it that no agent with this runtime folder has left; use that \
+         agent's --runtime-dir, or end them with `echo 1 > {}/cgroup.kill`", path.display(), path.display()
     )]
     Occupied { path: PathBuf, processes: usize },
     #[error(transparent)]

@@ -1,0 +1,37 @@
+//! What an agent before this one has left, taken over once and before everything else.
+
+use super::Supervisor;
+use crate::event::{Cause, Decision, Detail, InstanceId, Moment, Seq, TakenOver};
+use crate::workload::Workload;
+
+impl Supervisor {
+    pub(super) fn take_over(
+        &mut self,
+        moment: Moment,
+        workloads: Vec<TakenOver>,
+        (seq, instance): (Seq, InstanceId),
+        decision: &mut Decision,
+    ) {
+        self.next_seq = self.next_seq.max(seq.0);
+        self.next_instance = self.next_instance.max(instance.0);
+        let state = if workloads.is_empty() {
+            "started"
+        } else {
+            "took over"
+        };
+        self.tell(decision, Some(Cause::Agent), Detail::Agent { state });
+        let seq = Seq(self.next_seq);
+        for TakenOver {
+            workload,
+            checkpoint,
+            found,
+        } in workloads
+        {
+            let resumed = Workload::resume(workload.clone(), &checkpoint);
+            self.workloads.insert(workload.clone(), resumed);
+            self.with(moment, &workload, decision, |workload, context| {
+                workload.take_over(context, &checkpoint, &found, seq);
+            });
+        }
+    }
+}

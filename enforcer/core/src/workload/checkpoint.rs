@@ -1,0 +1,163 @@
+//! What a later agent has to know of a workload: whatever was decided and isn't in the
+//! kernel. What can be seen again isn't here: levels, probes under way, open proofs.
+
+use super::looping::KeptLoops;
+use super::probing::KeptProbing;
+use super::readying::{KeptReady, Ready};
+use super::{FatalOom, LastExit, Lifecycle, Workload};
+use crate::event::{Cause, InstanceId, Remedy, Seq};
+use crate::health::Health;
+use crate::name::WorkloadName;
+use crate::oom::Balance;
+use crate::recovery::RecoveryState;
+use crate::spec::WorkloadSpec;
+use crate::units::MonoTime;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// One workload between two agents. Moments are of the boot clock, so it holds until
+/// the next boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    spec: Arc<WorkloadSpec>,
+    managed: bool,
+    state: Lifecycle,
+    since: MonoTime,
+    reason: String,
+    instance: InstanceId,
+    recovery: RecoveryState,
+    pub(super) oom: Balance,
+    fatal_oom: Option<FatalOom>,
+    pub(super) loops: KeptLoops,
+    pub(super) probing: KeptProbing,
+    ready: KeptReady,
+    health: Health,
+    health_why: String,
+    health_seq: Seq,
+    remedy: Remedy,
+    sacrificed: bool,
+    stopped_for: Cause,
+    start_seq: Seq,
+    restarts: u64,
+    oom_kills: u64,
+    last_exit: Option<LastExit>,
+}
+
+impl Checkpoint {
+    #[must_use]
+    pub fn spec(&self) -> &Arc<WorkloadSpec> {
+        &self.spec
+    }
+
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Whether a process of this instance may be there, or its exit to be told.
+    #[must_use]
+    pub fn has_instance(&self) -> bool {
+        match self.state {
+            Lifecycle::Starting { remedying, .. } => remedying.is_none(),
+            Lifecycle::Running { .. } | Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => {
+                true
+            }
+            Lifecycle::Pending
+            | Lifecycle::Queued { .. }
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Failed
+            | Lifecycle::Gone => false,
+        }
+    }
+}
+
+impl Checkpoint {
+    /// Whether its start was under way: then its process may never have run.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self.state, Lifecycle::Starting { .. })
+    }
+}
+
+impl Workload {
+    /// Its checkpoint, if that is another one than the last.
+    pub(crate) fn changed_checkpoint(&mut self) -> Option<Option<Checkpoint>> {
+        let checkpoint = self.checkpoint();
+        if self.checkpoint == checkpoint {
+            return None;
+        }
+        self.checkpoint.clone_from(&checkpoint);
+        Some(checkpoint)
+    }
+
+    /// `None` where there is nothing that a later agent has to know: it was stopped
+    /// because its agent went, or never ran.
+    fn checkpoint(&self) -> Option<Checkpoint> {
+        match self.state {
+            Lifecycle::Pending | Lifecycle::Gone => return None,
+            Lifecycle::Stopped if self.stopped_for == Cause::Agent => return None,
+            Lifecycle::Stopped
+            | Lifecycle::Queued { .. }
+            | Lifecycle::Starting { .. }
+            | Lifecycle::Running { .. }
+            | Lifecycle::Stopping { .. }
+            | Lifecycle::Ending { .. }
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Failed => {}
+        }
+        Some(Checkpoint {
+            spec: Arc::clone(&self.spec),
+            managed: self.managed,
+            state: self.state.clone(),
+            since: self.since,
+            reason: self.reason.clone(),
+            instance: self.instance,
+            recovery: self.recovery.clone(),
+            oom: self.ledger.balance(),
+            fatal_oom: self.fatal_oom,
+            loops: self.loops.kept(),
+            probing: self.probing.kept(),
+            ready: self.ready.kept(),
+            health: self.health,
+            health_why: self.health_why.clone(),
+            health_seq: self.health_seq,
+            remedy: (*self.remedy).clone(),
+            sacrificed: self.sacrificed,
+            stopped_for: self.stopped_for,
+            start_seq: self.start_seq,
+            restarts: self.restarts,
+            oom_kills: self.oom_kills,
+            last_exit: self.last_exit,
+        })
+    }
+
+    /// As it was when it was last kept; what is left of it comes with
+    /// [`Workload::take_over`].
+    pub(crate) fn resume(name: WorkloadName, kept: &Checkpoint) -> Self {
+        Self {
+            managed: kept.managed,
+            state: kept.state.clone(),
+            since: kept.since,
+            reason: kept.reason.clone(),
+            instance: kept.instance,
+            recovery: kept.recovery.clone(),
+            fatal_oom: kept.fatal_oom,
+            ready: Ready::resume(kept.ready),
+            health: kept.health,
+            health_why: kept.health_why.clone(),
+            health_seq: kept.health_seq,
+            remedy: Box::new(kept.remedy.clone()),
+            sacrificed: kept.sacrificed,
+            stopped_for: kept.stopped_for,
+            start_seq: kept.start_seq,
+            restarts: kept.restarts,
+            oom_kills: kept.oom_kills,
+            last_exit: kept.last_exit,
+            checkpoint: Some(kept.clone()),
+            ..Self::new(name, Arc::clone(&kept.spec), kept.since)
+        }
+    }
+}

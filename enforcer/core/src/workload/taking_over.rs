@@ -1,0 +1,98 @@
+//! A workload that another agent has left: what it was about to do is done, what runs
+//! runs on, and what ended meanwhile is told.
+
+use super::looping::Loops;
+use super::{Checkpoint, Context, Lifecycle, Workload};
+use crate::event::{ActionKind, Cause, CgroupId, Detail, Found, Reason, Seq};
+use crate::oom::{Counters, Ledger};
+
+impl Found {
+    fn cgroup(&self) -> Option<(CgroupId, &Counters)> {
+        match self {
+            Self::Nothing => None,
+            Self::Cgroup(id, counters)
+            | Self::Ended(id, counters, _)
+            | Self::Running(id, counters, _) => Some((*id, counters)),
+        }
+    }
+}
+
+impl Workload {
+    /// Goes on from where it was left. `seq` is the record of the take-over.
+    pub(crate) fn take_over(
+        &mut self,
+        context: &mut Context<'_>,
+        kept: &Checkpoint,
+        found: &Found,
+        seq: Seq,
+    ) {
+        let now = context.moment.now;
+        let reason = Reason {
+            cause: Cause::Agent,
+            seq,
+        };
+        if let Some((cgroup, counters)) = found.cgroup() {
+            context.ancestors.observe(now, counters);
+            self.ledger = Ledger::resume(now, kept.oom, (cgroup, counters.clone()));
+        }
+        self.loops = Loops::resume(&kept.loops, now);
+        match self.state.clone() {
+            Lifecycle::Pending | Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone => {
+                if found.cgroup().is_some() {
+                    self.act(context, reason, ActionKind::RemoveCgroup);
+                }
+            }
+            Lifecycle::Queued { .. }
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. } => {}
+            Lifecycle::Starting {
+                remedying: Some(reason),
+                ..
+            } => self.carry_out_remedy(context, reason),
+            Lifecycle::Starting {
+                remedying: None,
+                then,
+            } => match found {
+                Found::Running(_, _, pid) => self.started(context, self.instance, *pid),
+                Found::Ended(_, _, pid) => {
+                    self.started(context, self.instance, *pid);
+                    self.main_exited(context, self.instance);
+                }
+                Found::Nothing | Found::Cgroup(..) => {
+                    self.carry_out_start(context, reason);
+                    if let Lifecycle::Starting { then: slot, .. } = &mut self.state {
+                        *slot = then;
+                    }
+                }
+            },
+            Lifecycle::Running { pid, since } => {
+                let detail = Detail::Adopt { pid };
+                self.tell(context, Some(Cause::Agent), Some(self.start_seq), detail);
+                if let Found::Running(..) = found {
+                    self.resume_probes(context, &kept.probing, since);
+                    self.write_limits(context, Cause::Agent, seq);
+                } else {
+                    self.main_exited(context, self.instance);
+                }
+            }
+            Lifecycle::Stopping {
+                withdrawing,
+                kill_at,
+                reason,
+                ..
+            } => match found {
+                // Whether it has heard of it is not known: it is told once more.
+                Found::Running(..) if withdrawing.is_some() => self.withdrawn(context),
+                Found::Running(..) if kill_at.is_some() => {
+                    let signal = self.spec.stop.signal.clone();
+                    self.act(context, reason, ActionKind::Signal { signal });
+                }
+                Found::Running(..) => self.act(context, reason, ActionKind::KillTree),
+                Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => {
+                    self.main_exited(context, self.instance);
+                }
+            },
+            Lifecycle::Ending { .. } => self.act(context, reason, ActionKind::Reap),
+        }
+    }
+}

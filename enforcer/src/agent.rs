@@ -1,0 +1,358 @@
+//! An agent, from what another one has left and a manifest to its end: of itself alone,
+//! or of its workloads as well.
+
+use crate::api::{self, Api};
+use crate::cli::{Fault, live, refused};
+use crate::executor::{Executor, error_chain, levels};
+use crate::kernel::hierarchy::{self, Inherited, Tree};
+use crate::kernel::pressure::Trigger;
+use crate::kernel::{bpf, clock};
+use crate::loops;
+use crate::manifest_files;
+use crate::marks;
+use crate::probe::Prober;
+use crate::runtime::{Ended, Events, Runtime};
+use crate::settings::Settings;
+use crate::store::handover::{Handover, Legacy};
+use crate::store::history::History;
+use enforcer_core::Event;
+use enforcer_core::spec::Manifest;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+/// What becomes of the workloads when the agent is asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// In the foreground, with live lines: they end with it.
+    Foreground { color: bool },
+    /// In the background: they run on.
+    Daemon,
+}
+
+/// Supervises until it is asked to end.
+pub(crate) fn supervise(
+    settings: &Settings,
+    file: &Path,
+    manner: Manner,
+    stderr_color: bool,
+) -> Result<(), Fault> {
+    let loaded = manifest_files::load(file, stderr_color).map_err(refused)?;
+    eprint!("{}", loaded.warnings);
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        Fault::Failed(format!("failed to {what}: {}", error_chain(error)))
+    };
+    let unable =
+        |error: &dyn std::error::Error| Fault::Failed(format!("failed to {}", error_chain(error)));
+    hierarchy::enter_scope(settings.cgroup_root.as_deref())
+        .map_err(|error| failed("enter a delegated scope", &error))?;
+    let _lock = lock(settings)?;
+    let boot_id = clock::boot_id();
+    let (handover, legacy) =
+        Handover::open(&settings.runtime_dir(), &boot_id).map_err(|error| unable(&error))?;
+    let inherited = inherited(settings, &legacy)?;
+    let requested = settings.cgroup_root.as_deref();
+    let tree = Tree::prepare(requested, &asked(&loaded.manifest), &inherited)
+        .map_err(|error| unable(&error))?;
+    let (root, made) = tree.root();
+    handover
+        .describe(root, made)
+        .map_err(|error| unable(&error))?;
+    for note in tree.notes() {
+        eprintln!("note: {note}");
+    }
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| failed("start the runtime", &error))?;
+    let agent = Agent {
+        settings,
+        file,
+        manner,
+        boot_id,
+        tree,
+        handover: Arc::new(handover),
+        legacy,
+    };
+    let ended = runtime.block_on(agent.run(loaded.manifest));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    ended
+}
+
+/// Where the workloads are that were left; they can't be moved elsewhere.
+fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherited, Fault> {
+    let Some((root, made_root)) = legacy.root.as_ref().filter(|(root, _)| root.exists()) else {
+        return Ok(Inherited::default());
+    };
+    let workloads = legacy.workloads.iter();
+    let inherited = Inherited {
+        root: (!legacy.workloads.is_empty()).then(|| root.clone()),
+        made_root: *made_root,
+        workloads: workloads.map(|left| left.workload.to_string()).collect(),
+    };
+    match (&settings.cgroup_root, &inherited.root) {
+        (Some(asked), Some(root)) if asked != root => Err(Fault::Failed(format!(
+            "failed to use {}: the workloads of the agent before this one run below {}; \
+             use that as --cgroup-root, or stop them first with `enforcer shutdown --workloads`",
+            asked.display(),
+            root.display()
+        ))),
+        _ => Ok(inherited),
+    }
+}
+
+/// A dozen descriptors a workload add up; workloads get the default again.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    /// `fs.nr_open`, as every kernel has it unless it was changed.
+    const MOST: u64 = 1 << 20;
+    let descriptors = Resource::RLIMIT_NOFILE;
+    if let Ok((_, hard)) = getrlimit(descriptors) {
+        let most = hard.max(MOST);
+        // Root may go beyond the hard limit; anybody may go up to it.
+        if setrlimit(descriptors, most, most).is_err() {
+            let _ = setrlimit(descriptors, hard, hard);
+        }
+    }
+}
+
+/// One agent for a runtime folder.
+fn lock(settings: &Settings) -> Result<nix::fcntl::Flock<File>, Fault> {
+    let folder = settings.runtime_dir();
+    let path = folder.join("lock");
+    let failed =
+        |error: String| Fault::Failed(format!("failed to lock {}: {error}", path.display()));
+    std::fs::create_dir_all(&folder).map_err(|error| failed(error.to_string()))?;
+    let file = File::create(&path).map_err(|error| failed(error.to_string()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
+        failed("another agent holds it; stop that one, or use another --runtime-dir".to_owned())
+    })
+}
+
+/// The controllers that the manifest can't do without, each with a file that
+/// asks for it.
+fn asked(manifest: &Manifest) -> BTreeMap<&'static str, &'static str> {
+    let of_workloads = manifest.workloads.values().map(|spec| &spec.limits);
+    of_workloads
+        .chain([&manifest.host.limits])
+        .flat_map(|limits| limits.controllers().collect::<Vec<_>>())
+        .collect()
+}
+
+/// Everything that is there before the first event.
+struct Agent<'a> {
+    settings: &'a Settings,
+    file: &'a Path,
+    manner: Manner,
+    boot_id: String,
+    tree: Tree,
+    handover: Arc<Handover>,
+    legacy: Legacy,
+}
+
+impl Agent<'_> {
+    async fn run(self, manifest: Manifest) -> Result<(), Fault> {
+        let Self {
+            settings,
+            tree,
+            legacy,
+            ..
+        } = self;
+        let parent = tree
+            .workloads()
+            .id()
+            .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
+        let (events, messages) = Events::channel();
+        let attached = bpf::attach(
+            settings.ebpf,
+            (parent, tree.workloads()),
+            (settings.sample_scope, settings.sample_hz),
+        );
+        let ring = attached.as_ref().ok().map(|found| Arc::clone(&found.ring));
+        let suspects = attached.as_ref().ok().and_then(|attached| {
+            let found = attached.suspects.as_ref().ok();
+            found.map(|(suspects, _)| Arc::clone(suspects))
+        });
+        let pins = attached.as_ref().ok();
+        let pins = pins.and_then(|attached| attached.pins.as_ref().ok().cloned());
+        let history = Arc::new(History::new(&self.boot_id));
+        let executor = Executor::new(
+            tree,
+            Arc::clone(&self.handover),
+            settings.state_dir().join("logs"),
+            (ring, suspects),
+            events.clone(),
+        );
+        executor
+            .write_host_limits(&manifest.parent_host())
+            .map_err(|error| {
+                Fault::Failed(format!("failed to limit all workloads together: {error}"))
+            })?;
+        let socket = settings.socket();
+        let listener = api::listen(&socket).map_err(|error| {
+            Fault::Failed(format!("failed to listen on {}: {error}", socket.display()))
+        })?;
+        let printer = match self.manner {
+            Manner::Foreground { color } => {
+                let history = Arc::clone(&history);
+                Some(tokio::spawn(
+                    async move { live::print(&history, color).await },
+                ))
+            }
+            Manner::Daemon => None,
+        };
+        tokio::task::yield_now().await;
+        take_over(attached, legacy, &events, &executor).await;
+        let stalls = watch_pressure(&events, &executor);
+        tokio::spawn(levels::tick(Arc::clone(&executor)));
+        let prober = Prober::new(Arc::clone(&executor));
+        let api = Api::new(
+            events.clone(),
+            Arc::clone(&executor),
+            Arc::clone(&prober),
+            Arc::clone(&history),
+            self.file.to_owned(),
+        );
+        tokio::spawn(api::serve(listener, api));
+        events.send(Event::Configure {
+            manifest,
+            prune: false,
+        });
+        end_on_signal(&events, self.manner)?;
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+        let edges = (Arc::clone(&executor), prober);
+        let kept = (Arc::clone(&history), self.handover);
+        let ended = Runtime::new(edges, kept, cpus).run(messages).await;
+        // Nothing may poll a trigger of a cgroup that goes: some kernels of 5.x and 6.1 use
+        // its memory after that (fixed by a change of 6.2 to kernel/sched/psi.c).
+        for stall in stalls {
+            stall.abort();
+            let _ = stall.await;
+        }
+        if ended == Ended::WithWorkloads {
+            // Removals are the last actions, and wait in their queues.
+            let closing = Arc::clone(&executor);
+            let closed = tokio::task::spawn_blocking(move || closing.close());
+            let _ = closed.await;
+            if let Some(pins) = pins {
+                pins.remove();
+            }
+        }
+        drop(history);
+        if let Some(printer) = printer {
+            printer.abort();
+        }
+        let _ = std::fs::remove_file(socket);
+        Ok(())
+    }
+}
+
+/// What was left comes before everything else: before the records of the time between
+/// two agents are read, and before the manifest is.
+async fn take_over(
+    attached: Result<bpf::Attached, bpf::BpfError>,
+    legacy: Legacy,
+    events: &Events,
+    executor: &Arc<Executor>,
+) {
+    events.send(Event::EbpfAttached(attached.is_ok()));
+    let finder = Arc::clone(executor);
+    let last = legacy.last;
+    let found = tokio::task::spawn_blocking(move || finder.adopt(legacy.workloads));
+    let workloads = found.await.unwrap_or_else(|error| {
+        tracing::error!("what was left was not found: {error}");
+        Vec::new()
+    });
+    events.send(Event::TakeOver { workloads, last });
+    watch_kernel(attached, events, executor);
+}
+
+/// Sets the edges going that see what the kernel sees, or says why they can't.
+fn watch_kernel(
+    attached: Result<bpf::Attached, bpf::BpfError>,
+    events: &Events,
+    executor: &Arc<Executor>,
+) {
+    let degraded = |what: &str, why: String| {
+        events.send(Event::Degraded {
+            what: what.to_owned(),
+            why,
+        });
+    };
+    const POLLED: &str = "CPU loops are looked for in /proc once a second, and none is proved";
+    tokio::spawn(loops::follow(Arc::clone(executor)));
+    let mut attached = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            let error = error_chain(&error);
+            let why =
+                format!("{error}; OOM kills are seen by the kernel's counters alone; {POLLED}");
+            degraded("ebpf", why);
+            tokio::spawn(loops::poll(Arc::clone(executor)));
+            return;
+        }
+    };
+    if let Err(error) = &attached.pins {
+        let why = format!(
+            "{}; OOM kills and exits while no agent runs will be told without their names and codes",
+            error_chain(error)
+        );
+        degraded("pins", why);
+    }
+    if let Some(logger) = attached.logger.take() {
+        tokio::spawn(crate::telemetry::relay_ebpf_log(logger));
+    }
+    let ring = Arc::clone(&attached.ring);
+    tokio::spawn(marks::follow(ring, Arc::clone(executor)));
+    match std::mem::replace(&mut attached.suspects, Err(bpf::BpfError::Off)) {
+        Ok((suspects, clock)) => {
+            tokio::spawn(loops::sample(suspects, clock, Arc::clone(executor)));
+        }
+        Err(error) => {
+            degraded("cpu_loop", format!("{}; {POLLED}", error_chain(&error)));
+            tokio::spawn(loops::poll(Arc::clone(executor)));
+        }
+    }
+    // Detached only when the process ends.
+    std::mem::forget(attached);
+}
+
+/// Has the kernel wake us when everything waits for memory: on the host, and among
+/// the workloads. Where it can't, the readings of the tick are all there is.
+fn watch_pressure(events: &Events, executor: &Arc<Executor>) -> Vec<JoinHandle<()>> {
+    let workloads = executor.tree.workloads();
+    let armed = [Trigger::of_host(), Trigger::of_cgroup(workloads)];
+    let armed = armed.into_iter().filter_map(|trigger| {
+        let told = |error: &std::io::Error| {
+            tracing::info!("no trigger for memory pressure: {error}");
+        };
+        trigger.inspect_err(told).ok()
+    });
+    armed
+        .map(|trigger| tokio::spawn(crate::watch::stalls(trigger, events.clone())))
+        .collect()
+}
+
+/// Ctrl-C and SIGTERM: in the foreground the workloads are stopped, each with its grace.
+fn end_on_signal(events: &Events, manner: Manner) -> Result<(), Fault> {
+    for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+        let mut signals = signal(kind)
+            .map_err(|error| Fault::Failed(format!("failed to listen for signals: {error}")))?;
+        let events = events.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                events.send(match manner {
+                    Manner::Foreground { .. } => Event::Shutdown,
+                    Manner::Daemon => Event::Leave,
+                });
+            }
+        });
+    }
+    Ok(())
+}

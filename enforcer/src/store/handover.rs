@@ -1,0 +1,263 @@
+//! What an agent leaves to the next one: what runs, and what was decided about it. Written
+//! before it is done, into the runtime folder, which is on tmpfs: it outlives an agent,
+//! however that ends, and goes with the processes at a reboot.
+//!
+//! ```text
+//! state.json             the shape of all this, the boot, and whose the cgroup root is
+//! instances/NAME.json    a process, recorded before it runs
+//! workloads/NAME.json    a workload's checkpoint
+//! ```
+//!
+//! What it means is the core's affair.
+
+use enforcer_core::event::{CgroupId, InstanceId, Seq};
+use enforcer_core::{Checkpoint, WorkloadName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+/// Raised with every change that an older agent would misread.
+const SCHEMA: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandoverError {
+    #[error(
+        "take over from a newer agent: {} has schema {found}, and this one knows {SCHEMA}; nothing was touched: \
+         start that version again, or stop its workloads with it first", path.display()
+    )]
+    Newer { path: PathBuf, found: u32 },
+    #[error(
+        "read {}, which the agent before this one has left; nothing was touched: what runs is below the cgroup \
+         `workloads`; end it, and remove this folder", path.display()
+    )]
+    Damaged {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("use {}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// The folder, open for this agent.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    folder: PathBuf,
+    boot_id: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct State {
+    schema: u32,
+    boot_id: String,
+    /// Where the workloads are, and whether an agent has made that itself: then it goes
+    /// with the last of them.
+    root: Option<(PathBuf, bool)>,
+}
+
+/// Only what says whether the rest can be read.
+#[derive(Debug, Deserialize)]
+struct Shape {
+    schema: u32,
+}
+
+/// One running instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct RunningInstance {
+    pub(crate) workload: WorkloadName,
+    pub(crate) instance: InstanceId,
+    pub(crate) pid: u32,
+    /// In clock ticks since boot: with pid and boot id it names the process.
+    pub(crate) start_ticks: u64,
+    pub(crate) cgroup: CgroupId,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept<C> {
+    /// The last record when this was written.
+    seq: Seq,
+    checkpoint: C,
+}
+
+/// One workload, as it was left.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) workload: WorkloadName,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) instance: Option<RunningInstance>,
+}
+
+/// All that was left.
+#[derive(Debug, Default)]
+pub(crate) struct Legacy {
+    pub(crate) workloads: Vec<Left>,
+    /// The last that were given away.
+    pub(crate) last: (Seq, InstanceId),
+    pub(crate) root: Option<(PathBuf, bool)>,
+}
+
+impl Handover {
+    /// Reads what was left. What is of an earlier boot is gone with it.
+    pub(crate) fn open(folder: &Path, boot_id: &str) -> Result<(Self, Legacy), HandoverError> {
+        let this = Self {
+            folder: folder.to_owned(),
+            boot_id: boot_id.to_owned(),
+        };
+        let path = this.folder.join("state.json");
+        let state = match read::<Shape>(&path)? {
+            Some(Shape { schema }) if schema > SCHEMA => {
+                return Err(HandoverError::Newer {
+                    path,
+                    found: schema,
+                });
+            }
+            Some(_) => read::<State>(&path)?,
+            None => None,
+        };
+        let legacy = match state.filter(|state| state.boot_id == boot_id) {
+            Some(state) => Legacy {
+                root: state.root,
+                ..this.read_workloads()?
+            },
+            None => {
+                this.clear();
+                Legacy::default()
+            }
+        };
+        for part in ["instances", "workloads"] {
+            let path = this.folder.join(part);
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path);
+            made.map_err(|source| HandoverError::Io { path, source })?;
+        }
+        Ok((this, legacy))
+    }
+
+    /// Says what these files are, and where the workloads are.
+    pub(crate) fn describe(&self, root: &Path, made: bool) -> Result<(), HandoverError> {
+        let path = self.folder.join("state.json");
+        let state = State {
+            schema: SCHEMA,
+            boot_id: self.boot_id.clone(),
+            root: Some((root.to_owned(), made)),
+        };
+        write(&path, &state).map_err(|source| HandoverError::Io { path, source })
+    }
+
+    fn read_workloads(&self) -> Result<Legacy, HandoverError> {
+        let mut legacy = Legacy::default();
+        let entries = match fs::read_dir(self.folder.join("workloads")) {
+            Ok(entries) => entries,
+            Err(_) => return Ok(legacy),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            // A draft that was never finished says nothing.
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let stem = path.file_stem().and_then(std::ffi::OsStr::to_str);
+            let Some(workload) = stem.and_then(WorkloadName::parse) else {
+                continue;
+            };
+            let Some(kept) = read::<Kept<Checkpoint>>(&path)? else {
+                continue;
+            };
+            let instance = read::<RunningInstance>(&self.instance(&workload))?;
+            legacy.last.0 = legacy.last.0.max(kept.seq);
+            legacy.last.1 = legacy.last.1.max(kept.checkpoint.instance());
+            legacy.workloads.push(Left {
+                workload,
+                checkpoint: kept.checkpoint,
+                instance,
+            });
+        }
+        legacy
+            .workloads
+            .sort_by(|one, other| one.workload.cmp(&other.workload));
+        Ok(legacy)
+    }
+
+    /// Replaces the record of what runs in one step: a reader sees the old one or the
+    /// new one.
+    pub(crate) fn record(&self, instance: &RunningInstance) -> io::Result<()> {
+        write(&self.instance(&instance.workload), instance)
+    }
+
+    pub(crate) fn forget(&self, workload: &WorkloadName) {
+        // A record without a process is harmless: it names no process of this start time.
+        let _ = fs::remove_file(self.instance(workload));
+    }
+
+    /// Replaces a workload's checkpoint, or removes it.
+    pub(crate) fn keep(
+        &self,
+        workload: &WorkloadName,
+        seq: Seq,
+        checkpoint: Option<&Checkpoint>,
+    ) -> io::Result<()> {
+        let path = self.folder.join(format!("workloads/{workload}.json"));
+        match checkpoint {
+            Some(checkpoint) => write(&path, &Kept { seq, checkpoint }),
+            None => match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Nothing is left to be taken over.
+    fn clear(&self) {
+        for part in ["instances", "workloads"] {
+            let _ = fs::remove_dir_all(self.folder.join(part));
+        }
+    }
+
+    fn instance(&self, workload: &WorkloadName) -> PathBuf {
+        self.folder.join(format!("instances/{workload}.json"))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HandoverError> {
+    let path = path.to_owned();
+    match fs::read(&path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(source) => Err(HandoverError::Damaged { path, source }),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(HandoverError::Io { path, source }),
+    }
+}
+
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    fs::write(&draft, serde_json::to_vec(value)?)?;
+    fs::rename(draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_newer_is_refused_and_left_as_it_is() {
+        let folder = std::env::temp_dir().join(format!("handover-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let text = r#"{"schema": 2, "boots": ["another shape"]}"#;
+        fs::write(folder.join("state.json"), text).expect("a file");
+        let error = Handover::open(&folder, "b").expect_err("it is newer");
+        assert!(
+            matches!(error, HandoverError::Newer { found: 2, .. }),
+            "{error}"
+        );
+        let kept = fs::read_to_string(folder.join("state.json")).expect("the file");
+        assert_eq!(kept, text);
+        assert!(!folder.join("instances").exists());
+        fs::remove_dir_all(folder).expect("to clean up");
+    }
+}

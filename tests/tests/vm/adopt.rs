@@ -1,0 +1,268 @@
+//! An agent dies, and another one takes over: the same processes, the same counts, and
+//! whatever happened in between.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+fn pid(view: &Value) -> i32 {
+    let pid = view["pid"].as_i64().unwrap_or_default();
+    i32::try_from(pid).unwrap()
+}
+
+fn send(view: &Value, signal: Signal) {
+    kill(Pid::from_raw(pid(view)), signal).unwrap();
+}
+
+fn by_name(agent: &Agent) -> BTreeMap<String, Value> {
+    let all = agent.get("/v1/workloads").unwrap();
+    let all = all["workloads"].as_array().unwrap().iter();
+    all.map(|view| (view["name"].as_str().unwrap().to_owned(), view.clone()))
+        .collect()
+}
+
+#[test]
+fn what_runs_runs_on_and_nothing_is_forgotten() {
+    let mut text = workload("plain", "rest", "cgroup: { memory.max: 30M, cpu.max: 50% }");
+    text.push_str(&workload("held", "rest", ""));
+    text.push_str(&workload("stopped", "rest", ""));
+    text.push_str(&workload(
+        "crashed",
+        "rest",
+        "recovery: { backoff: off, budget: { restarts: 5, within: 10m } }",
+    ));
+    text.push_str(&workload(
+        "waiting",
+        "crash 3",
+        "recovery: { backoff: { initial: 10m, max: 10m, jitter: 0% } }",
+    ));
+    text.push_str(&workload(
+        "failed",
+        "crash 4",
+        "recovery: { restart: never }",
+    ));
+    let mut agent = Agent::start(&manifest(&text));
+    for name in ["plain", "held", "stopped", "crashed"] {
+        agent.wait_for_state(name, "running");
+    }
+    send(&agent.workload("crashed"), Signal::SIGKILL);
+    agent.wait_for_events("crashed", "start", 2);
+    agent.wait_for_state("crashed", "running");
+    agent.wait_for_state("waiting", "backing_off");
+    agent.wait_for_state("failed", "failed");
+    assert!(agent.cli(&["stop", "stopped"]).status.success());
+    assert!(
+        agent
+            .cli(&["throttle", "held", "--cpu", "20%"])
+            .status
+            .success()
+    );
+    let before = by_name(&agent);
+    agent.start_again();
+    for name in ["plain", "held", "crashed"] {
+        agent.wait_for_state(name, "running");
+        let adopted = agent.wait_for_events(name, "adopt", 1);
+        assert_eq!(adopted.len(), 1);
+        assert_eq!(agent.events(name, "start").len(), 0, "{name} was started");
+    }
+    let after = by_name(&agent);
+    let same = [
+        "state",
+        "pid",
+        "restarts",
+        "throttle",
+        "last_exit",
+        "cgroup",
+        "oom_kills",
+    ];
+    for (name, view) in &after {
+        for key in same {
+            assert_eq!(view[key], before[name][key], "{name}: {key}");
+        }
+    }
+    assert_eq!(after.len(), 6);
+    assert_eq!(
+        kernel::read("held", "cpu.max").unwrap().trim(),
+        "20000 100000"
+    );
+    // Nothing about it had to be written: it never went away.
+    assert_eq!(agent.events("plain", "config").len(), 0);
+    // What another agent started is stopped and restarted like its own.
+    assert!(agent.cli(&["release", "held"]).status.success());
+    assert!(agent.cli(&["restart", "plain"]).status.success());
+    let exit = agent.wait_for_events("plain", "exit", 1);
+    assert_eq!(exit[0]["details"]["signal"], 15, "{exit:#?}");
+    assert_ne!(agent.workload("plain")["pid"], before["plain"]["pid"]);
+    send(&agent.workload("crashed"), Signal::SIGKILL);
+    let exit = agent.wait_for_events("crashed", "exit", 1);
+    assert_eq!(exit[0]["details"]["signal"], 9, "{exit:#?}");
+    wait_for("the second restart", || {
+        (agent.workload("crashed")["restarts"] == 2).then_some(())
+    });
+    agent.wait_for_state("crashed", "running");
+}
+
+#[test]
+fn how_a_process_ended_while_no_agent_ran_is_known() {
+    fs::create_dir_all("/tmp/for-web").unwrap();
+    fs::set_permissions("/tmp/for-web", PermissionsExt::from_mode(0o777)).unwrap();
+    let text = workload("told", "crash-when-told /tmp/for-web/crash", "")
+        + &workload("killed", "rest", "")
+        + &workload("left", "double-fork", "");
+    let mut agent = Agent::start(&manifest(&text));
+    for name in ["told", "killed", "left"] {
+        agent.wait_for_state(name, "running");
+    }
+    let before = by_name(&agent);
+    agent.kill();
+    fs::write("/tmp/for-web/crash", "").unwrap();
+    send(&before["killed"], Signal::SIGTERM);
+    for name in ["told", "killed"] {
+        let gone = format!("/proc/{}", pid(&before[name]));
+        wait_for("it to be gone", || {
+            (!fs::exists(&gone).unwrap()).then_some(())
+        });
+    }
+    agent.start_again();
+    let told = agent.wait_for_events("told", "exit", 1);
+    assert_eq!(told[0]["details"]["code"], 1, "{told:#?}");
+    let killed = agent.wait_for_events("killed", "exit", 1);
+    assert_eq!(killed[0]["details"]["signal"], 15, "{killed:#?}");
+    for name in ["told", "killed"] {
+        agent.wait_for_state(name, "running");
+        assert_eq!(agent.workload(name)["restarts"], 1);
+        assert_eq!(agent.events(name, "exit").len(), 1);
+    }
+    assert_eq!(agent.workload("left")["pid"], before["left"]["pid"]);
+}
+
+#[test]
+fn without_ebpf_the_end_of_a_process_is_unknown_and_never_zero() {
+    let mut agent = Agent::start_with(&manifest(&workload("web", "rest", "")), &["--ebpf", "off"]);
+    let view = agent.wait_for_state("web", "running");
+    agent.kill();
+    send(&view, Signal::SIGKILL);
+    agent.start_again();
+    let exit = agent.wait_for_events("web", "exit", 1);
+    assert_eq!(exit[0]["details"]["code"], Value::Null, "{exit:#?}");
+    assert_eq!(exit[0]["details"]["signal"], Value::Null, "{exit:#?}");
+    agent.wait_for_state("web", "running");
+}
+
+#[test]
+fn an_oom_kill_while_no_agent_ran_is_told_once_and_by_name() {
+    for (arguments, source) in [(&[][..], "ebpf"), (&["--ebpf", "off"], "recovered")] {
+        let text = workload("hog", "hog-on-signal", "cgroup: { memory.max: 8M }");
+        let mut agent = Agent::start_with(&manifest(&text), arguments);
+        let view = agent.wait_for_state("hog", "running");
+        wait_for("it to listen", || {
+            agent.output("hog").contains("ready").then_some(())
+        });
+        agent.kill();
+        send(&view, Signal::SIGUSR1);
+        let gone = format!("/proc/{}", pid(&view));
+        wait_for("it to be gone", || {
+            (!fs::exists(&gone).unwrap()).then_some(())
+        });
+        agent.start_again();
+        let told = agent.wait_for_events("hog", "oom_kill", 1);
+        let details = &told[0]["details"];
+        assert_eq!(details["source"], source, "{told:#?}");
+        assert_eq!(details["scope"], "own", "{told:#?}");
+        assert_eq!(details["counter_before"], 0, "{told:#?}");
+        if source == "ebpf" {
+            assert_eq!(details["victims"][0]["pid"], view["pid"], "{told:#?}");
+        }
+        let exit = agent.wait_for_events("hog", "exit", 1);
+        assert_eq!(exit[0]["details"]["oom_killed"], true, "{exit:#?}");
+        assert_eq!(exit[0]["caused_by"], told[0]["seq"], "{exit:#?}");
+        agent.wait_for_state("hog", "running");
+        assert_eq!(agent.events("hog", "oom_kill").len(), 1);
+    }
+}
+
+#[test]
+fn another_process_with_its_number_is_not_taken_for_it() {
+    let mut agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let view = agent.wait_for_state("web", "running");
+    let number = pid(&view);
+    agent.kill();
+    send(&view, Signal::SIGKILL);
+    let gone = format!("/proc/{number}");
+    wait_for("it to be gone", || {
+        (!fs::exists(&gone).unwrap()).then_some(())
+    });
+    // The next process that is forked here gets the number.
+    let mut stranger = wait_for("its number to be given away", || {
+        fs::write("/proc/sys/kernel/ns_last_pid", (number - 1).to_string()).unwrap();
+        let mut child = std::process::Command::new("/bin/fixture")
+            .arg("rest")
+            .spawn()
+            .unwrap();
+        if child.id() == u32::try_from(number).unwrap() {
+            return Some(child);
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        None
+    });
+    agent.start_again();
+    agent.wait_for_events("web", "exit", 1);
+    let view = agent.wait_for_state("web", "running");
+    assert_ne!(pid(&view), number);
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    assert_eq!(
+        stranger.try_wait().unwrap(),
+        None,
+        "the stranger was killed"
+    );
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn a_newer_agents_state_is_refused_untouched() {
+    let mut agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let view = agent.wait_for_state("web", "running");
+    let state = agent.folder().join("run/state.json");
+    let ours = fs::read_to_string(&state).unwrap();
+    agent.kill();
+    fs::write(&state, r#"{"schema": 99}"#).unwrap();
+    agent.start_doomed(None);
+    agent.wait_for_end();
+    let log = agent.log();
+    assert!(log.contains("has schema 99, and this one knows 1"), "{log}");
+    assert_eq!(fs::read_to_string(&state).unwrap(), r#"{"schema": 99}"#);
+    assert!(fs::exists(format!("/proc/{}", pid(&view))).unwrap());
+    fs::write(&state, ours).unwrap();
+    agent.start_again();
+    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+}
+
+#[test]
+fn a_daemon_leaves_what_runs_and_ends_it_when_told_to() {
+    let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
+    let view = agent.wait_for_state("web", "running");
+    assert!(agent.terminate());
+    assert!(fs::exists(format!("/proc/{}", pid(&view))).unwrap());
+    agent.start_again();
+    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    let left = agent.cli(&["shutdown"]);
+    let said = String::from_utf8_lossy(&left.stdout).into_owned();
+    assert_eq!(said, "the agent has ended; its workloads run on\n");
+    agent.wait_for_end();
+    agent.start_again();
+    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    let ended = agent.cli(&["shutdown", "--workloads"]);
+    assert!(ended.status.success(), "{ended:?}");
+    agent.wait_for_end();
+    assert!(!fs::exists(format!("/proc/{}", pid(&view))).unwrap());
+    assert!(!fs::exists("/sys/fs/cgroup/enforcer").unwrap());
+    assert!(!fs::exists("/sys/fs/bpf/enforcer").unwrap());
+}

@@ -1,0 +1,152 @@
+//! The agent is killed at every step of what it does, again and again, while it is asked
+//! for more: whoever takes over finds the same processes, and leaves none unlimited,
+//! doubled or forgotten.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+/// Every place where `failpoint::pass` stands in the agent.
+const PLACES: [&str; 18] = [
+    "decided",
+    "kept",
+    "dispatched",
+    "start-limited",
+    "start-forked",
+    "start-recorded",
+    "start-released",
+    "stop-unsignalled",
+    "stop-signalled",
+    "kill",
+    "reap-unread",
+    "reap-read",
+    "reap-emptied",
+    "remove-begun",
+    "remove-done",
+    "limits-unwritten",
+    "limits-written",
+    "adopt-found",
+];
+/// How long an agent may live on if it doesn't come by its place of death.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn text(memory: u32) -> String {
+    let limits = format!("cgroup: {{ memory.max: {memory}M, pids.max: 20 }}");
+    let restarts = "recovery: { backoff: off, budget: off }\nstop: { grace: 2s }";
+    let mut text = workload(
+        "steady",
+        "rest",
+        "cgroup: { memory.max: 20M, pids.max: 20 }",
+    );
+    for name in ["asked", "crashed", "stubborn"] {
+        let mode = if name == "stubborn" {
+            "ignore-term"
+        } else {
+            "rest"
+        };
+        text.push_str(&workload(name, mode, &format!("{limits}\n{restarts}")));
+    }
+    manifest(&text)
+}
+
+/// What an operator and the world do to it, one thing after another.
+fn disturb(agent: &Agent, step: usize) {
+    let asked = |arguments: &[&str]| drop(agent.cli(arguments));
+    match step % 8 {
+        0 => asked(&["restart", "asked"]),
+        1 | 5 => {
+            for pid in kernel::processes("crashed") {
+                let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
+            }
+        }
+        2 => {
+            agent.write_manifest(&text(20 + u32::try_from(step % 10).unwrap()));
+            asked(&["apply"]);
+        }
+        3 => asked(&["stop", "asked"]),
+        4 => asked(&["start", "asked"]),
+        6 => asked(&["kill", "stubborn"]),
+        _ => asked(&["start", "stubborn"]),
+    }
+}
+
+/// Nothing runs twice, nothing runs without its limits, and nothing runs that isn't
+/// named: whatever the agent was doing when it died.
+fn assert_sound(place: &str) {
+    let workloads = "/sys/fs/cgroup/enforcer/workloads";
+    for entry in fs::read_dir(workloads).unwrap().flatten() {
+        if !entry.path().is_dir() {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        assert!(
+            ["steady", "asked", "crashed", "stubborn"].contains(&name.as_str()),
+            "{place}: a stray cgroup {name}"
+        );
+        // A zombie waits for init alone, and its number is listed no more.
+        let processes = kernel::processes(&name);
+        assert!(processes.len() <= 1, "{place}: {name} has {processes:?}");
+        if !processes.is_empty() {
+            for file in ["memory.max", "pids.max"] {
+                let limit = kernel::read(&name, file).unwrap_or_default();
+                assert_ne!(limit.trim(), "max", "{place}: {name}'s {file}");
+            }
+        }
+    }
+}
+
+#[test]
+fn it_may_die_anywhere() {
+    // The number that was asked for on one kernel, and each place once on the others.
+    let rounds = if kernel::release().starts_with("6.1.") {
+        12
+    } else {
+        1
+    };
+    let mut agent = Agent::start_daemon(&text(20));
+    for name in ["steady", "asked", "crashed", "stubborn"] {
+        agent.wait_for_state(name, "running");
+    }
+    let steady = agent.workload("steady")["pid"].clone();
+    let (mut deaths, mut where_told, mut step) = (0, 0, 0);
+    for round in 1..=rounds {
+        for place in PLACES {
+            agent.start_doomed(Some(&format!("{place}:{round}")));
+            let begun = Instant::now();
+            while !agent.has_ended() && begun.elapsed() < PATIENCE {
+                disturb(&agent, step);
+                step += 1;
+            }
+            where_told += usize::from(agent.has_ended());
+            agent.kill();
+            deaths += 1;
+            assert_sound(place);
+            assert_eq!(
+                kernel::processes("steady"),
+                [u32::try_from(steady.as_u64().unwrap()).unwrap()],
+                "{place}"
+            );
+        }
+        let _ = writeln!(
+            std::io::stdout().lock(),
+            "{deaths} deaths, {where_told} where they were told to, {step} disturbances"
+        );
+    }
+    agent.start_again();
+    assert!(agent.cli(&["start", "asked"]).status.success());
+    assert!(agent.cli(&["start", "stubborn"]).status.success());
+    for name in ["steady", "asked", "crashed", "stubborn"] {
+        agent.wait_for_state(name, "running");
+        wait_for("one process of each", || {
+            (kernel::processes(name).len() == 1).then_some(())
+        });
+    }
+    let view = agent.workload("steady");
+    assert_eq!((&view["pid"], &view["restarts"]), (&steady, &0.into()));
+    assert!(where_told * 10 >= deaths * 8, "{where_told} of {deaths}");
+}
