@@ -13,9 +13,12 @@ use crate::marks;
 use crate::probe::Prober;
 use crate::runtime::{Ended, Events, Runtime};
 use crate::settings::Settings;
+use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
 use crate::store::history::History;
+use crate::store::journal::Journal;
 use enforcer_core::Event;
+use enforcer_core::event::{InstanceId, Seq};
 use enforcer_core::spec::Manifest;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -57,6 +60,8 @@ pub(crate) fn supervise(
     let requested = settings.cgroup_root.as_deref();
     let tree = Tree::prepare(requested, &asked(&loaded.manifest), &inherited)
         .map_err(|error| unable(&error))?;
+    let database = Database::at(&settings.state_dir(), settings.retention())
+        .map_err(|error| unable(&error))?;
     let (root, made) = tree.root();
     handover
         .describe(root, made)
@@ -78,6 +83,7 @@ pub(crate) fn supervise(
         tree,
         handover: Arc::new(handover),
         legacy,
+        database,
     };
     let ended = runtime.block_on(agent.run(loaded.manifest));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
@@ -153,6 +159,7 @@ struct Agent<'a> {
     tree: Tree,
     handover: Arc<Handover>,
     legacy: Legacy,
+    database: Database,
 }
 
 impl Agent<'_> {
@@ -160,7 +167,8 @@ impl Agent<'_> {
         let Self {
             settings,
             tree,
-            legacy,
+            mut legacy,
+            database,
             ..
         } = self;
         let parent = tree
@@ -180,7 +188,7 @@ impl Agent<'_> {
         });
         let pins = attached.as_ref().ok();
         let pins = pins.and_then(|attached| attached.pins.as_ref().ok().cloned());
-        let history = Arc::new(History::new(&self.boot_id));
+        let history = open_history(settings, &self.boot_id, &mut legacy, database);
         let executor = Executor::new(
             tree,
             Arc::clone(&self.handover),
@@ -218,6 +226,9 @@ impl Agent<'_> {
             Arc::clone(&history),
             self.file.to_owned(),
         );
+        if let Some(address) = settings.listen.0 {
+            tokio::spawn(api::public::serve(address, api.clone()));
+        }
         tokio::spawn(api::serve(listener, api));
         events.send(Event::Configure {
             manifest,
@@ -244,6 +255,8 @@ impl Agent<'_> {
                 pins.remove();
             }
         }
+        let closing = Arc::clone(&history);
+        let _ = tokio::task::spawn_blocking(move || closing.close()).await;
         drop(history);
         if let Some(printer) = printer {
             printer.abort();
@@ -251,6 +264,34 @@ impl Agent<'_> {
         let _ = std::fs::remove_file(socket);
         Ok(())
     }
+}
+
+/// With what an agent before this one has told, and could not write any more.
+fn open_history(
+    settings: &Settings,
+    boot_id: &str,
+    legacy: &mut Legacy,
+    database: Database,
+) -> Arc<History> {
+    let journal = Journal::open(&settings.runtime_dir().join("journal"));
+    let mut journal = journal
+        .inspect_err(|error| {
+            tracing::error!("no journal: {error}; an agent that dies loses its last events");
+        })
+        .ok();
+    let (seq, instance) = database.last();
+    let journaled = journal.as_ref().and_then(|(_, left)| left.last());
+    let known = Seq(seq).max(journaled.map_or(Seq(0), |record| record.seq));
+    legacy.last.0 = legacy.last.0.max(known);
+    legacy.last.1 = legacy.last.1.max(InstanceId(instance));
+    // Only its very last decision can have been kept and not journaled.
+    let mut told = std::mem::take(&mut legacy.told);
+    told.retain(|record| record.seq > known);
+    told.sort_by_key(|record| record.seq);
+    if let Some((_, left)) = &mut journal {
+        left.extend(told.into_iter().map(Arc::new));
+    }
+    Arc::new(History::new(boot_id, journal, database))
 }
 
 /// What was left comes before everything else: before the records of the time between

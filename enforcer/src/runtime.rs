@@ -6,8 +6,10 @@ use crate::executor::Executor;
 use crate::failpoint;
 use crate::kernel::clock;
 use crate::probe::Prober;
+use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
+use crate::store::record::Record;
 use enforcer_core::event::{Detail, InstanceId, Moment, Request, Seq, Transition};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
@@ -144,7 +146,10 @@ impl Runtime {
                 _ = tick.tick() => {
                     let executor = Arc::clone(&self.executor);
                     tokio::task::spawn_blocking(move || executor.bound_logs());
-                    continue;
+                    match self.history.trouble() {
+                        Some(trouble) => Message::Event(Box::new(told_trouble(trouble))),
+                        None => continue,
+                    }
                 }
             };
             let finished = match message {
@@ -182,11 +187,15 @@ impl Runtime {
         self.wake = wake;
         let last = transitions.last().map(|transition| transition.seq);
         self.last_seq = last.unwrap_or(self.last_seq);
+        let told = self
+            .history
+            .records_of(transitions, |transition| time_of(transition, now));
         if !checkpoints.is_empty() {
             failpoint::pass("decided");
-            self.keep(&checkpoints);
+            self.keep(&checkpoints, &told);
             failpoint::pass("kept");
         }
+        self.history.append(told);
         if !actions.is_empty() {
             for action in actions {
                 self.executor.dispatch(action);
@@ -196,18 +205,16 @@ impl Runtime {
         for probe in probes {
             self.prober.ask(probe);
         }
-        self.history
-            .append(transitions, |transition| time_of(transition, now));
         self.wake_waiters();
         finished
     }
 
     /// What is about to be done is known to a later agent before it is done.
-    fn keep(&self, checkpoints: &[(WorkloadName, Option<Checkpoint>)]) {
+    fn keep(&self, checkpoints: &[(WorkloadName, Option<Checkpoint>)], told: &[Arc<Record>]) {
         for (workload, checkpoint) in checkpoints {
             let kept = self
                 .handover
-                .keep(workload, self.last_seq, checkpoint.as_ref());
+                .keep(workload, checkpoint.as_ref(), (self.last_seq, told));
             if let Err(error) = kept {
                 tracing::error!(
                     "{workload}: failed to write its checkpoint: {error}; a later agent would not know of this change"
@@ -334,6 +341,16 @@ fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestEr
             failed("it was started again meanwhile")
         }
         _ => None,
+    }
+}
+
+fn told_trouble(trouble: Trouble) -> Event {
+    match trouble {
+        Trouble::Failing(why) => Event::Degraded {
+            what: "history".to_owned(),
+            why: format!("{why}; supervision goes on, and events wait in memory"),
+        },
+        Trouble::Resumed { lost } => Event::HistoryResumed { lost },
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::kernel::bpf::Wanted;
 use crate::kernel::perf::cpu_clock::SampleScope;
+use crate::store::database::Retention;
 use std::path::PathBuf;
 
 /// Options that stand before or after any command.
@@ -14,6 +15,35 @@ pub(crate) struct Settings {
     /// Logs and history [default: /var/lib/enforcer]
     #[arg(long, global = true, env = "ENFORCER_STATE_DIR", value_name = "PATH")]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Where anybody on this host may ask for health over TCP, or `off`
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9988"
+    )]
+    pub(crate) listen: Listen,
+    /// How long events are kept, in days
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_HISTORY_DAYS",
+        value_name = "DAYS",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) history_days: u32,
+    /// How large their database may get, in MiB; the oldest go first
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_HISTORY_MIB",
+        value_name = "MIB",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) history_mib: u32,
     /// What only lives until the next boot [default: /run/enforcer]
     #[arg(long, global = true, env = "ENFORCER_RUNTIME_DIR", value_name = "PATH")]
     pub(crate) runtime_dir: Option<PathBuf>,
@@ -66,6 +96,24 @@ pub(crate) enum Color {
     Never,
 }
 
+/// An address, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen(pub(crate) Option<std::net::SocketAddr>);
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let parsed = text.parse().map(|address| Self(Some(address)));
+        parsed.map_err(|_| {
+            "expected an address with a port, like 127.0.0.1:9988, or `off`".to_owned()
+        })
+    }
+}
+
 impl Settings {
     pub(crate) fn runtime_dir(&self) -> PathBuf {
         self.runtime_dir.clone().unwrap_or_else(|| {
@@ -85,6 +133,14 @@ impl Settings {
             user.filter(|_| !root)
                 .unwrap_or_else(|| PathBuf::from("/var/lib/enforcer"))
         })
+    }
+
+    pub(crate) fn retention(&self) -> Retention {
+        const DAY: u64 = 24 * 60 * 60;
+        Retention {
+            age: std::time::Duration::from_secs(u64::from(self.history_days) * DAY),
+            size: u64::from(self.history_mib) << 20,
+        }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

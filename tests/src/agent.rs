@@ -1,34 +1,23 @@
 //! An agent under test: started as a user would start it, asked over its socket,
 //! and stopped by Ctrl-C. If the test panics, its log is printed.
 
+mod begin;
+mod wreck;
+
+pub use begin::{command, folder, log_at};
+
 use crate::wait_for;
+use begin::spawn;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::{Child, Output, Stdio};
 
 pub const ENFORCER: &str = "/bin/enforcer";
-
-/// Of how many of the agent's children a failed test shows where they are.
-const CHILDREN_SHOWN: usize = 8;
-
-/// Each agent has a folder of its own.
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-thread_local! {
-    /// For the next agent only.
-    static LOG_LEVEL: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
-}
-
-/// Has the next agent of this test log more.
-pub fn log_at(level: &'static str) {
-    LOG_LEVEL.set(Some(level));
-}
 
 pub struct Agent {
     process: Child,
@@ -177,6 +166,47 @@ impl Agent {
         serde_json::from_str(body).ok()
     }
 
+    /// The status and the body of any answer.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn raw(&self, request: &str, body: &str) -> (u16, String) {
+        let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).unwrap();
+        // An answer may come before everything was said.
+        let _ = write!(
+            stream,
+            "{request} HTTP/1.1\r\nhost: enforcer\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            body.to_owned(),
+        )
+    }
+
+    /// So many lines of an answer that has no end.
+    ///
+    /// # Panics
+    /// If they don't come.
+    #[must_use]
+    pub fn read_lines(&self, path: &str, count: usize) -> Vec<String> {
+        let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).unwrap();
+        stream.set_read_timeout(Some(crate::PATIENCE)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: enforcer\r\n\r\n").unwrap();
+        let mut lines = BufReader::new(stream).lines().map(|line| line.unwrap());
+        while !lines.next().unwrap().is_empty() {}
+        // Each piece comes behind a line with its length, and before an empty one.
+        let pieces =
+            lines.filter(|line| !line.is_empty() && u32::from_str_radix(line, 16).is_err());
+        pieces.take(count).collect()
+    }
+
     #[must_use]
     pub fn workload(&self, name: &str) -> Value {
         self.get(&format!("/v1/workloads/{name}"))
@@ -255,7 +285,7 @@ impl Agent {
         let root = Path::new("/sys/fs/cgroup/enforcer");
         let _ = fs::write(root.join("cgroup.kill"), "1");
         wait_for("the cgroups to go", || {
-            remove(root);
+            wreck::remove(root);
             (!root.exists()).then_some(())
         });
     }
@@ -292,7 +322,7 @@ impl Drop for Agent {
             return;
         }
         // What is stuck shows where, and then goes without being asked.
-        let stuck = stacks(self.process.id());
+        let stuck = wreck::stacks(self.process.id());
         self.clear();
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
         println!(
@@ -300,112 +330,4 @@ impl Drop for Agent {
             self.lines()
         );
     }
-}
-
-fn spawn(folder: &Path, arguments: &[String], daemon: bool, failpoint: Option<&str>) -> Child {
-    let mut command = command(folder);
-    if let Some(level) = LOG_LEVEL.with(std::cell::Cell::take) {
-        command.env("ENFORCER_LOG", level);
-    }
-    if let Some(failpoint) = failpoint {
-        command.env("ENFORCER_FAILPOINT", failpoint);
-    }
-    let log = |name: &str| {
-        let mut log = File::options();
-        log.append(true)
-            .create(true)
-            .open(folder.join(name))
-            .unwrap()
-    };
-    command
-        .args(arguments)
-        .args(match daemon {
-            true => ["daemon", "--manifest"],
-            false => ["run", "-f"],
-        })
-        .arg(folder.join("manifest.yaml"))
-        .stdin(Stdio::null())
-        .stdout(log("lines"))
-        .stderr(log("log"))
-        .spawn()
-        .unwrap()
-}
-
-/// A cgroup with all below it, if they are empty.
-fn remove(cgroup: &Path) {
-    for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove(&entry.path());
-        }
-    }
-    let _ = fs::remove_dir(cgroup);
-}
-
-/// Where each thread of the agent and of its children is in the kernel.
-fn stacks(agent: u32) -> String {
-    let mut text = String::new();
-    let mut children = 0;
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = process
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<u32>().ok())
-        else {
-            continue;
-        };
-        let parent = crate::kernel::status(pid, "PPid").and_then(|parent| parent.parse().ok());
-        let child = parent == Some(agent);
-        children += usize::from(child);
-        if pid != agent && (!child || children > CHILDREN_SHOWN) {
-            continue;
-        }
-        for thread in fs::read_dir(process.path().join("task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let read =
-                |file: &str| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
-            let stack = read("stack");
-            let first: Vec<&str> = stack.lines().take(4).collect();
-            text.push_str(&format!(
-                "{pid}/{} {} [{}]: {}\n",
-                thread.file_name().display(),
-                read("comm").trim(),
-                read("syscall").trim(),
-                first.join(" < ")
-            ));
-        }
-    }
-    text
-}
-
-/// A new folder under `/tmp` for one agent.
-///
-/// # Panics
-/// If it can't be made.
-#[must_use]
-pub fn folder() -> PathBuf {
-    let folder = PathBuf::from(format!(
-        "/tmp/agent-{}",
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ));
-    fs::create_dir_all(&folder).unwrap();
-    folder
-}
-
-/// The program with its folders below this one.
-#[must_use]
-pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(ENFORCER);
-    command
-        .env_clear()
-        .env("RUST_BACKTRACE", "1")
-        .env(
-            "ENFORCER_LOG",
-            std::env::var_os("ENFORCER_LOG").unwrap_or_else(|| "info".into()),
-        )
-        .env("ENFORCER_STATE_DIR", folder.join("state"))
-        .env("ENFORCER_RUNTIME_DIR", folder.join("run"));
-    command
 }

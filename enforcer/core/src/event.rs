@@ -2,6 +2,7 @@
 //! what to remember. No behaviour lives here.
 
 mod detail;
+mod observed;
 
 pub(crate) use detail::seconds;
 pub use detail::{
@@ -9,13 +10,15 @@ pub use detail::{
     Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
 };
 
+pub use observed::{Found, HostMeasured, Measured, TakenOver};
+
 use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
 use crate::spec::{Host, Manifest, ProbeName, Strategy, WorkloadSpec};
-use crate::units::{Bytes, MonoTime, Percent};
+use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -207,54 +210,15 @@ pub enum Event {
         what: String,
         why: String,
     },
+    /// The history is written again; so many records were given up meanwhile.
+    HistoryResumed {
+        lost: u64,
+    },
     Shutdown,
     /// The agent goes, and what runs runs on.
     Leave,
     /// The moment that [`Decision::wake`] named has come.
     Wake,
-}
-
-/// A workload as the agent before this one has left it.
-#[derive(Clone, Debug)]
-pub struct TakenOver {
-    pub workload: WorkloadName,
-    pub checkpoint: Checkpoint,
-    pub found: Found,
-}
-
-/// What is left of an instance.
-#[derive(Clone, Debug)]
-pub enum Found {
-    /// Neither a process nor a cgroup.
-    Nothing,
-    /// Its cgroup, and no main process that has run a program.
-    Cgroup(CgroupId, Counters),
-    /// Its main process has run, and is gone.
-    Ended(CgroupId, Counters, u32),
-    /// Its main process.
-    Running(CgroupId, Counters, u32),
-}
-
-/// What one workload uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Measured {
-    /// The working set, of `memory.max`; `None` without such a limit.
-    pub memory: Option<Percent>,
-    /// Bytes that are charged, for the order of sacrifices.
-    pub memory_bytes: Bytes,
-    /// CPU time since it began; `None` where nobody watches it.
-    pub cpu: Option<Duration>,
-    /// Waiting for memory in full, of the last ten seconds; `None` where that was
-    /// not worth reading.
-    pub memory_stalled: Option<Percent>,
-}
-
-/// What the whole host uses; `None` where nobody watches it, or it can't be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostMeasured {
-    pub memory: Option<Percent>,
-    pub cpu: Option<Percent>,
-    pub disk: Option<Percent>,
 }
 
 /// What is done before a start that follows a failure.

@@ -85,15 +85,7 @@ impl Supervisor {
         self.admit_proofs(moment, &mut decision);
         self.admit_starts(moment, &mut decision);
         self.settle_touched();
-        for name in std::mem::take(&mut self.unkept) {
-            let changed = match self.workloads.get_mut(&name) {
-                Some(workload) => workload.changed_checkpoint(),
-                None => Some(None),
-            };
-            decision
-                .checkpoints
-                .extend(changed.map(|changed| (name, changed)));
-        }
+        self.keep_changed(&mut decision);
         let crowd = (!self.suspected.is_empty()).then_some(self.next_of_a_crowd);
         let crowd = crowd.filter(|at| *at > moment.now);
         let due = self.due.first().map(|(at, _)| *at);
@@ -321,7 +313,11 @@ impl Supervisor {
                 self.ebpf = attached;
                 self.touched.extend(self.workloads.keys().cloned());
             }
-            Event::EventsLost(records) => self.tell(decision, None, Detail::Lost { records }),
+            Event::EventsLost(records) => {
+                let of = "ebpf";
+                self.tell(decision, None, Detail::Lost { records, of });
+            }
+            Event::HistoryResumed { lost } => self.history_resumed(lost, decision),
             Event::Degraded { what, why } => {
                 self.tell(decision, None, Detail::Degraded { what, why })
             }

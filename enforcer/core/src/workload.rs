@@ -16,6 +16,7 @@ mod checkpoint;
 mod climbing;
 mod configuring;
 mod ending;
+mod lifecycle;
 mod looping;
 mod probing;
 mod readying;
@@ -32,8 +33,8 @@ pub(crate) use view::Progress;
 pub use view::{LastExit, View};
 
 use crate::event::{
-    Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, ExitStatus,
-    InstanceId, Moment, Reason, Remedy, Seq, Transition,
+    Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, InstanceId, Moment,
+    Reason, Remedy, Seq, Transition,
 };
 use crate::health::Health;
 use crate::name::WorkloadName;
@@ -41,6 +42,7 @@ use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::{Bytes, MonoTime};
+use lifecycle::{After, Lifecycle, Then};
 use looping::Loops;
 use probing::Probing;
 use readying::Ready;
@@ -58,79 +60,6 @@ pub(crate) struct Context<'a> {
     pub(crate) next_seq: &'a mut u64,
     pub(crate) next_instance: &'a mut u64,
     pub(crate) decision: &'a mut Decision,
-}
-
-/// What comes after an instance is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum After {
-    /// It went by itself: the restart policy decides.
-    Policy,
-    Stop,
-    Restart(Cause),
-    /// A remedy ended it: it costs what a failure costs.
-    Recover(Cause),
-    /// It is to be forgotten altogether.
-    Remove,
-}
-
-/// What was asked for while a start was under way.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-struct Then {
-    after: After,
-    cause: Cause,
-    kill: bool,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-enum Lifecycle {
-    Pending,
-    /// A start is due, and waits for its turn and for what it needs.
-    Queued {
-        reason: Reason,
-        /// It waits for its turn alone, not for what it needs.
-        at_once: bool,
-    },
-    /// `then` holds what was asked for meanwhile. First comes the remedy, where there
-    /// is one.
-    Starting {
-        then: Option<Then>,
-        remedying: Option<Reason>,
-    },
-    Running {
-        pid: u32,
-        since: MonoTime,
-    },
-    /// The stop signal was sent; at `kill_at` the tree is killed. Before that it may
-    /// wait for its hook, at most until `withdrawing`.
-    Stopping {
-        pid: u32,
-        since: MonoTime,
-        after: After,
-        reason: Reason,
-        withdrawing: Option<MonoTime>,
-        kill_at: Option<MonoTime>,
-    },
-    /// The main process is gone.
-    Ending {
-        since: MonoTime,
-        pid: u32,
-        after: After,
-        reason: Option<Reason>,
-        status: Option<ExitStatus>,
-    },
-    BackingOff {
-        until: MonoTime,
-        cause: Cause,
-        seq: Seq,
-    },
-    BreakerOpen {
-        until: MonoTime,
-        cause: Cause,
-        seq: Seq,
-    },
-    Stopped,
-    Failed,
-    Gone,
 }
 
 /// An incident that may explain the exit that follows it.

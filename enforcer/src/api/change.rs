@@ -9,6 +9,7 @@ use crate::kernel::usage::memory_current;
 use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
 use axum::body::Bytes;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::response::Json;
 use enforcer_core::event::Request;
@@ -77,6 +78,14 @@ fn throttle(body: &[u8]) -> Result<Percent, Failure> {
     })
 }
 
+/// A body, or what is wrong with it.
+fn body<T>(asked: Result<Json<T>, JsonRejection>) -> Result<T, Failure> {
+    match asked {
+        Ok(Json(asked)) => Ok(asked),
+        Err(error) => Err(Failure::bad_request(error.body_text())),
+    }
+}
+
 /// `{"workloads": true}`: they end with the agent.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,9 +97,10 @@ pub(super) struct Shutdown {
 pub(super) async fn shutdown(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(asked): Json<Shutdown>,
+    asked: Result<Json<Shutdown>, JsonRejection>,
 ) -> Result<Json<serde_json::Value>, Failure> {
     peer.may_change()?;
+    let asked = body(asked)?;
     api.events.send(match asked.workloads {
         true => Event::Shutdown,
         false => Event::Leave,
@@ -125,8 +135,9 @@ pub(crate) struct PlanAnswer {
 
 pub(super) async fn plan(
     State(api): State<Api>,
-    Json(proposal): Json<Proposal>,
+    proposal: Result<Json<Proposal>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, Failure> {
+    let proposal = body(proposal)?;
     let (manifest, warnings) = {
         let api = api.clone();
         blocking(move || read(&api, proposal.file.as_ref())).await?
@@ -144,9 +155,10 @@ pub(super) async fn plan(
 pub(super) async fn apply(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Json(proposal): Json<Proposal>,
+    proposal: Result<Json<Proposal>, JsonRejection>,
 ) -> Result<Json<PlanAnswer>, Failure> {
     peer.may_change()?;
+    let proposal = body(proposal)?;
     let prune = proposal.prune;
     let (manifest, warnings) = {
         let api = api.clone();
@@ -168,7 +180,7 @@ pub(super) async fn apply(
 }
 
 /// Files and accounts are read, and may take their time: not where probes are timed.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(work).await;

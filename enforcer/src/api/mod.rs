@@ -4,7 +4,11 @@
 
 mod change;
 mod error;
+mod events;
+mod logs;
 mod peer;
+pub(crate) mod public;
+mod server;
 mod views;
 
 pub(crate) use change::{Proposal, ProposedFile};
@@ -14,7 +18,7 @@ use crate::probe::Prober;
 use crate::runtime::Events;
 use crate::store::history::History;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::DefaultBodyLimit;
 use axum::response::Json;
 use axum::routing::{get, post};
 use error::Failure;
@@ -23,6 +27,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
+
+/// Of a request, in bytes: a manifest of the largest size, as a JSON string.
+const BODY_SIZE: usize = 4 << 20;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -77,29 +84,32 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 
 pub(crate) async fn serve(listener: UnixListener, api: Api) {
     let router = Router::new()
-        .route(
-            "/health",
-            get(|| async { Json(serde_json::json!({ "status": "ok" })) }),
-        )
+        .route("/health", get(alive))
         .route("/health/workloads/{name}", get(views::health))
         .route("/health/worker/{name}", get(views::health))
         .route("/v1/ready", get(views::ready))
         .route("/v1/agent", get(views::agent))
         .route("/v1/workloads", get(views::workloads))
         .route("/v1/workloads/{name}", get(views::workload))
+        .route("/v1/workloads/{name}/why", get(events::why))
+        .route("/v1/workloads/{name}/logs", get(logs::logs))
         .route("/v1/workloads/{name}/{request}", post(change::request))
-        .route("/v1/events", get(events))
-        .route("/v1/shutdown", post(change::shutdown))
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(events::stream))
         .route("/v1/plan", post(change::plan))
         .route("/v1/apply", post(change::apply))
+        .route("/v1/shutdown", post(change::shutdown))
         .fallback(|| async { Failure::not_found("there is no such route") })
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(BODY_SIZE))
         .with_state(api);
-    let service = router.into_make_service_with_connect_info::<peer::Peer>();
-    if let Err(error) = axum::serve(listener, service).await {
-        tracing::error!("the API has stopped: {error}; supervision goes on");
-    }
+    server::serve(listener, router).await;
 }
 
-async fn events(State(api): State<Api>) -> Json<Vec<Arc<crate::store::history::Record>>> {
-    Json(api.history.all())
+async fn alive() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "status": "ok" }))
+}
+
+async fn wrong_method() -> Failure {
+    Failure::wrong_method()
 }

@@ -2,29 +2,26 @@
 //! unix(7)).
 
 use super::error::Failure;
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use nix::unistd::geteuid;
-use tokio::net::UnixListener;
+use tokio::net::UnixStream;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     uid: Option<u32>,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+impl Peer {
+    pub(super) fn of(stream: &UnixStream) -> Self {
         Self {
-            uid: stream
-                .io()
-                .peer_cred()
-                .ok()
-                .map(|credentials| credentials.uid()),
+            uid: stream.peer_cred().ok().map(|credentials| credentials.uid()),
         }
     }
-}
 
-impl Peer {
+    /// Nobody that may change anything.
+    pub(super) fn unknown() -> Self {
+        Self { uid: None }
+    }
+
     /// Root, and whoever the agent itself runs as.
     pub(crate) fn may_change(self) -> Result<(), Failure> {
         match self.uid {

@@ -24,12 +24,48 @@ pub(super) fn call(
     runtime.block_on(exchange(settings, method, path, body))
 }
 
-async fn exchange(
+/// One request, and an answer that comes in pieces, for as long as it comes.
+pub(super) fn stream(
     settings: &Settings,
-    method: &str,
     path: &str,
-    body: Option<Value>,
-) -> Result<Value, Fault> {
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(|error| Fault::Failed(format!("failed to start: {error}")))?;
+    runtime.block_on(async {
+        let (mut sender, connection) = connect(settings).await?;
+        let exchange = async {
+            let request = request("GET", path, None)?;
+            let response = sender.send_request(request).await.map_err(hung_up)?;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let bytes = body.collect().await.map_err(hung_up)?.to_bytes();
+                return Err(refusal(&serde_json::from_slice(&bytes).unwrap_or_default()));
+            }
+            while let Some(frame) = body.frame().await {
+                // An agent that ends leaves it as it is.
+                let Ok(frame) = frame else { break };
+                if let Some(bytes) = frame.data_ref() {
+                    take(bytes);
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            done = exchange => done,
+            ended = connection => Err(Fault::Failed(format!("the agent hung up: {ended:?}"))),
+        }
+    })
+}
+
+type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+async fn connect(
+    settings: &Settings,
+) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), Fault> {
     let socket = settings.socket();
     let stream = UnixStream::connect(&socket)
         .await
@@ -47,26 +83,46 @@ async fn exchange(
                 socket.display()
             )),
         })?;
-    let failed = |error: hyper::Error| Fault::Failed(format!("the agent hung up: {error}"));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+    http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(failed)?;
+        .map_err(hung_up)
+}
+
+fn hung_up(error: hyper::Error) -> Fault {
+    Fault::Failed(format!("the agent hung up: {error}"))
+}
+
+fn request(
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+) -> Result<hyper::Request<Full<Bytes>>, Fault> {
     let text = body.map(|body| body.to_string()).unwrap_or_default();
-    let request = hyper::Request::builder()
+    hyper::Request::builder()
         .method(method)
         .uri(path)
         .header("host", "enforcer")
         .header("content-type", "application/json")
         .body(Full::new(Bytes::from(text)))
-        .map_err(|error| Fault::Failed(format!("failed to make the request: {error}")))?;
+        .map_err(|error| Fault::Failed(format!("failed to make the request: {error}")))
+}
+
+async fn exchange(
+    settings: &Settings,
+    method: &str,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value, Fault> {
+    let (mut sender, connection) = connect(settings).await?;
     let exchange = async {
-        let response = sender.send_request(request).await.map_err(failed)?;
+        let request = request(method, path, body)?;
+        let response = sender.send_request(request).await.map_err(hung_up)?;
         let status = response.status();
         let bytes = response
             .into_body()
             .collect()
             .await
-            .map_err(failed)?
+            .map_err(hung_up)?
             .to_bytes();
         Ok::<_, Fault>((status, bytes))
     };
@@ -83,12 +139,17 @@ async fn exchange(
     if status.is_success() {
         return Ok(answer);
     }
+    Err(refusal(&answer))
+}
+
+/// What the agent says when it doesn't do what it is asked.
+fn refusal(answer: &Value) -> Fault {
     let error = &answer["error"];
     let message = error["message"]
         .as_str()
         .unwrap_or("the agent refused without a reason")
         .to_owned();
-    Err(match error["code"].as_str() {
+    match error["code"].as_str() {
         Some("no_such_workload") => Fault::NoSuchWorkload(message),
         Some("not_permitted") => Fault::NotPermitted(message),
         Some("failed") => Fault::NotRunning(message),
@@ -97,5 +158,5 @@ async fn exchange(
             summary: "the manifest was refused; nothing was changed".to_owned(),
         },
         _ => Fault::Failed(message),
-    })
+    }
 }

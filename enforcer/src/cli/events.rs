@@ -1,39 +1,130 @@
-//! `events`: the history, one line an event.
+//! `events` and `why`: the history, one line an event, and the causes behind the last.
 
-use super::{Fault, client, sentence};
+use super::{Fault, client, escaped, sentence};
 use crate::settings::Settings;
 use serde_json::Value;
+use std::fmt::Write as _;
+
+/// Which events are asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct Wanted {
+    /// From then on: a time, or how long ago, like 10m or 2h
+    #[arg(long, value_name = "WHEN")]
+    since: Option<String>,
+    /// Until then
+    #[arg(long, value_name = "WHEN")]
+    until: Option<String>,
+    /// Of this workload only
+    #[arg(long)]
+    workload: Option<String>,
+    /// Of this kind only
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only the last so many
+    #[arg(long, value_name = "N")]
+    last: Option<u32>,
+    /// Go on with what comes
+    #[arg(short, long)]
+    follow: bool,
+}
 
 pub(super) fn events(
     settings: &Settings,
-    workload: Option<&str>,
-    kind: Option<&str>,
+    wanted: &Wanted,
     json: bool,
     color: bool,
 ) -> Result<(), Fault> {
-    let answer = client::call(settings, "GET", "/v1/events", None)?;
-    for event in answer.as_array().into_iter().flatten() {
-        let wanted = |key: &str, value: Option<&str>| {
-            value.is_none_or(|value| event[key].as_str() == Some(value))
-        };
-        if !wanted("workload", workload) || !wanted("kind", kind) {
-            continue;
+    let mut query = String::new();
+    let mut add = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let separator = if query.is_empty() { '?' } else { '&' };
+            // Writing into a string can't fail.
+            let _ = write!(query, "{separator}{key}={}", escaped(&value));
         }
+    };
+    add("since", wanted.since.as_deref().map(moment).transpose()?);
+    add("until", wanted.until.as_deref().map(moment).transpose()?);
+    add("workload", wanted.workload.clone());
+    add("kind", wanted.kind.clone());
+    add("last", wanted.last.map(|last| last.to_string()));
+    let print = |event: &Value| {
         if json {
             println!("{event}");
         } else {
-            print_line(event, color);
+            println!("{}", line(event, color));
         }
+    };
+    if wanted.follow {
+        let route = format!("/v1/events/stream{query}");
+        let mut pending = Vec::new();
+        return client::stream(settings, &route, |bytes| {
+            pending.extend_from_slice(bytes);
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let text: Vec<u8> = pending.drain(..=end).collect();
+                if let Ok(event) = serde_json::from_slice(&text) {
+                    print(&event);
+                }
+            }
+        });
     }
+    let answer = client::call(settings, "GET", &format!("/v1/events{query}"), None)?;
+    answer.as_array().into_iter().flatten().for_each(print);
     Ok(())
 }
 
-fn print_line(event: &Value, color: bool) {
+/// A time as it is written in RFC 3339, or how long ago that was.
+fn moment(text: &str) -> Result<String, Fault> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(time.to_string());
+    }
+    let ago = enforcer_core::manifest::parse_duration(text).map_err(|_| {
+        Fault::Usage(format!(
+            "`{text}` is no time: expected one like 2026-01-31T10:00:00Z, or how long ago, like 10m or 2h"
+        ))
+    })?;
+    Ok((crate::kernel::clock::wall_now() - ago).to_string())
+}
+
+fn line(event: &Value, color: bool) -> String {
     let time = event["time"].as_str().unwrap_or("");
     // Milliseconds are enough for a person.
     let time = time.get(..23).unwrap_or(time);
-    println!(
-        "{time}  {}",
-        sentence::line(std::slice::from_ref(event), color)
-    );
+    let told = sentence::line(std::slice::from_ref(event), color);
+    format!("{time}  {told}")
+}
+
+/// The chain of causes, the first cause first.
+pub(super) fn why(settings: &Settings, name: &str, json: bool, color: bool) -> Result<(), Fault> {
+    let route = format!("/v1/workloads/{}", escaped(name));
+    // That there is such a workload, and how it is now.
+    let view = client::call(settings, "GET", &route, None);
+    let answer = client::call(settings, "GET", &format!("{route}/why"), None)?;
+    let chain = answer.as_array().cloned().unwrap_or_default();
+    if chain.is_empty() {
+        return Err(view.err().unwrap_or_else(|| {
+            Fault::Failed(format!("nothing is known of {name} yet: it has no history"))
+        }));
+    }
+    if json {
+        println!("{answer:#}");
+        return Ok(());
+    }
+    for (depth, event) in chain.iter().rev().enumerate() {
+        let arrow = if depth == 0 { "" } else { "└─ " };
+        println!(
+            "{:indent$}{arrow}{}",
+            "",
+            line(event, color),
+            indent = depth.saturating_sub(1) * 3
+        );
+    }
+    if let Ok(view) = view {
+        let text = |key: &str| view[key].as_str().unwrap_or("?").to_owned();
+        println!(
+            "now: {} ({})",
+            text("state"),
+            sentence::plain(&text("reason"))
+        );
+    }
+    Ok(())
 }

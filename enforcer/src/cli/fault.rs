@@ -11,6 +11,10 @@ pub(crate) enum Fault {
         drawn: String,
         summary: String,
     },
+    /// The answer of `diff`, which says all there is to say.
+    Differs,
+    /// It was asked for in words that mean nothing.
+    Usage(String),
     NotRunning(String),
     NoSuchWorkload(String),
     NoAgent(String),
@@ -20,8 +24,10 @@ pub(crate) enum Fault {
 impl Fault {
     pub(crate) fn print(&self) {
         match self {
+            Self::Differs => {}
             Self::Drawn { drawn, summary } => eprintln!("{}\n\nerror: {summary}", drawn.trim_end()),
             Self::Failed(text)
+            | Self::Usage(text)
             | Self::NotRunning(text)
             | Self::NoSuchWorkload(text)
             | Self::NoAgent(text)
@@ -31,7 +37,8 @@ impl Fault {
 
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Failed(_) | Self::Drawn { .. } => 1,
+            Self::Failed(_) | Self::Drawn { .. } | Self::Differs => 1,
+            Self::Usage(_) => 2,
             Self::NotRunning(_) => 3,
             Self::NoSuchWorkload(_) => 4,
             Self::NoAgent(_) => 5,

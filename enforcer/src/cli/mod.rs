@@ -7,6 +7,7 @@ mod events;
 mod examine;
 mod fault;
 pub(crate) mod live;
+mod logs;
 mod probe;
 mod ps;
 mod sentence;
@@ -62,6 +63,12 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Show what differs; exits with 0 if nothing does, with 1 if something does, with 2 if
+    /// that can't be said
+    Diff {
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
     /// Have the agent read its manifest again and carry out the plan
     Apply {
         /// Install this file in the agent's manifest first
@@ -98,14 +105,22 @@ enum Command {
     },
     /// Show what happened
     Events {
-        /// Of this workload only
-        #[arg(long)]
-        workload: Option<String>,
-        /// Of this kind only
-        #[arg(long)]
-        kind: Option<String>,
+        #[command(flatten)]
+        wanted: events::Wanted,
         #[command(flatten)]
         output: Output,
+    },
+    /// Explain what happened to a workload last, back to its first cause
+    Why {
+        workload: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what a workload has written
+    Logs {
+        workload: String,
+        #[command(flatten)]
+        wanted: logs::Wanted,
     },
     /// Start a workload
     Start { workload: String },
@@ -195,17 +210,14 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Inspect { workload, output } => {
             workload::inspect(&settings, &workload, output.json)
         }
-        Command::Events {
-            workload,
-            kind,
-            output,
-        } => events::events(
-            &settings,
-            workload.as_deref(),
-            kind.as_deref(),
-            output.json,
-            stdout_color,
-        ),
+        Command::Events { wanted, output } => {
+            events::events(&settings, &wanted, output.json, stdout_color)
+        }
+        Command::Why { workload, output } => {
+            events::why(&settings, &workload, output.json, stdout_color)
+        }
+        Command::Logs { workload, wanted } => logs::logs(&settings, &workload, &wanted),
+        Command::Diff { file } => workload::diff(&settings, &file, stderr_color),
         Command::Start { workload } => workload::request(&settings, &workload, "start"),
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
@@ -219,6 +231,18 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
             crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
         }
     }
+}
+
+/// For a path or a query: what is no name must not become another path.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
 }
 
 fn use_color(color: Color, terminal: bool) -> bool {

@@ -1,6 +1,6 @@
 //! `probe`: a check by hand, and what every probe of a workload says.
 
-use super::workload::escaped;
+use super::escaped;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
 use serde_json::Value;

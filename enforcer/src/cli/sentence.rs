@@ -60,6 +60,10 @@ fn part(event: &Value) -> Option<String> {
         "restart" => restart(details, reason),
         "breaker" => breaker(details),
         "config" => config(details),
+        "lost" if details["of"] == "history" => format!(
+            "{} events are missing from the history: it could not be written for too long",
+            details["records"]
+        ),
         "lost" => format!(
             "{} eBPF events were lost; the counters still count",
             details["records"]
@@ -72,6 +76,7 @@ fn part(event: &Value) -> Option<String> {
         "agent" => match details["state"].as_str() {
             Some("started") => "the agent has started".to_owned(),
             Some("took over") => "the agent has taken over from the one before it".to_owned(),
+            Some("history resumed") => "the history is written again".to_owned(),
             Some("leaving") => "the agent goes, and its workloads run on".to_owned(),
             _ => word(details, "state"),
         },
@@ -80,10 +85,12 @@ fn part(event: &Value) -> Option<String> {
 }
 
 fn word(details: &Value, key: &str) -> String {
-    details[key]
-        .as_str()
-        .unwrap_or("?")
-        .chars()
+    plain(details[key].as_str().unwrap_or("?"))
+}
+
+/// Whatever somebody chose to write, as text that steers no terminal.
+pub(super) fn plain(text: &str) -> String {
+    text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
 }

@@ -1,6 +1,7 @@
 //! `status`: one workload in a few lines, for a person who looks in.
 
-use super::workload::{escaped, throttle_in_words};
+use super::escaped;
+use super::workload::throttle_in_words;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
 use enforcer_core::units::Bytes;

@@ -1,5 +1,6 @@
 //! Commands about manifests and single workloads.
 
+use super::escaped;
 use super::{Fault, client, sentence};
 use crate::api::{Proposal, ProposedFile};
 use crate::manifest_files::{self, LoadError};
@@ -95,6 +96,38 @@ pub(super) fn plan(settings: &Settings, file: &Path, json: bool, color: bool) ->
         print_plan(&plan, Some(&loaded.manifest));
     }
     Ok(())
+}
+
+/// The plan, for scripts: an error is neither the same nor different.
+pub(super) fn diff(settings: &Settings, file: &Path, color: bool) -> Result<(), Fault> {
+    let unsaid = |fault: Fault| match fault {
+        Fault::Drawn { drawn, summary } => Fault::Usage(format!("{summary}\n\n{drawn}")),
+        Fault::Failed(text)
+        | Fault::Usage(text)
+        | Fault::NotRunning(text)
+        | Fault::NoSuchWorkload(text)
+        | Fault::NoAgent(text)
+        | Fault::NotPermitted(text) => Fault::Usage(text),
+        Fault::Differs => Fault::Differs,
+    };
+    let loaded = manifest_files::load(file, color)
+        .map_err(refused)
+        .map_err(unsaid)?;
+    eprint!("{}", loaded.warnings);
+    let proposal = Proposal {
+        file: Some(proposed(file).map_err(unsaid)?),
+        prune: false,
+        force: false,
+    };
+    let proposal = serde_json::to_value(proposal).ok();
+    let answer = client::call(settings, "POST", "/v1/plan", proposal).map_err(unsaid)?;
+    let plan = &answer["plan"];
+    print_plan(plan, Some(&loaded.manifest));
+    let same = plan["host"].as_array().is_none_or(Vec::is_empty)
+        && plan["workloads"]
+            .as_object()
+            .is_none_or(|all| all.is_empty());
+    if same { Ok(()) } else { Err(Fault::Differs) }
 }
 
 pub(super) fn apply(
@@ -270,17 +303,4 @@ pub(super) fn throttle_in_words(workload: &serde_json::Value) -> String {
         Some("demoted") => "demoted to cpu.weight 1".to_owned(),
         _ => "not throttled".to_owned(),
     }
-}
-
-/// Names need no escaping; what is no name must not become another path.
-pub(super) fn escaped(name: &str) -> String {
-    name.bytes()
-        .map(|byte| {
-            if byte.is_ascii_alphanumeric() || byte == b'-' {
-                char::from(byte).to_string()
-            } else {
-                format!("%{byte:02X}")
-            }
-        })
-        .collect()
 }

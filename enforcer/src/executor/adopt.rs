@@ -4,6 +4,7 @@
 
 use super::start::OpenCgroup;
 use super::{Executor, KILL_PATIENCE, error_chain, lock};
+use crate::kernel::bpf::PastExit;
 use crate::kernel::cgroupfs::CgroupError;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
@@ -74,7 +75,7 @@ impl Executor {
             && recorded.cgroup != id
         {
             // Its cgroup was taken away from under it, or it was moved out of it.
-            cgroup.write("cgroup.procs", &recorded.pid.to_string())?;
+            cgroup.take_in(recorded.pid)?;
         }
         let counters = lock(&reader).read()?;
         if !expected || matches!(fate, Fate::NeverRan) && starting {
@@ -113,11 +114,7 @@ impl Executor {
         }
     }
 
-    pub(super) fn past_exit(
-        &self,
-        pid: u32,
-        start_ticks: u64,
-    ) -> Option<crate::kernel::bpf::PastExit> {
+    pub(super) fn past_exit(&self, pid: u32, start_ticks: u64) -> Option<PastExit> {
         self.ring.as_ref()?.exit_of(pid, start_ticks)
     }
 

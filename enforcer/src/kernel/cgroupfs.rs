@@ -77,6 +77,11 @@ impl Cgroup {
         }
     }
 
+    /// Moves a process into it, with all its threads; its children stay where they are.
+    pub(crate) fn take_in(&self, pid: u32) -> Result<(), CgroupError> {
+        self.write("cgroup.procs", &pid.to_string())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

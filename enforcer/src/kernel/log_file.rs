@@ -128,6 +128,111 @@ impl LogFile {
     }
 }
 
+/// Reads what was written, and then what is written next.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    path: PathBuf,
+    /// Older files that come first, the next one last.
+    before: Vec<PathBuf>,
+    file: File,
+    at: u64,
+}
+
+/// Read at once.
+const CHUNK: usize = 64 << 10;
+
+impl Reader {
+    /// From the last so many lines on, or from the oldest file.
+    pub(crate) fn open(path: &Path, tail: Option<u64>, previous: bool) -> io::Result<Self> {
+        let mut file = open_to_read(path)?;
+        let at = match tail {
+            Some(lines) => start_of_last(&mut file, lines)?,
+            None => first_byte(&mut file)?,
+        };
+        let mut this = Self {
+            path: path.to_owned(),
+            before: Vec::new(),
+            file,
+            at,
+        };
+        if previous && tail.is_none() {
+            let numbered = (1..).map(|number| older(path, number));
+            this.before = numbered.take_while(|older| older.exists()).collect();
+            this.next_file()?;
+        }
+        Ok(this)
+    }
+
+    /// What comes next; empty where nothing was written yet.
+    pub(crate) fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut chunk = vec![0; CHUNK];
+        let length = self.file.read_at(&mut chunk, self.at)?;
+        chunk.truncate(length);
+        self.at += u64::try_from(length).unwrap_or(0);
+        if length == 0 && self.next_file()? {
+            return self.read();
+        }
+        Ok(chunk)
+    }
+
+    /// The end of this file: there may be another one, if it was set aside.
+    fn next_file(&mut self) -> io::Result<bool> {
+        if let Some(older) = self.before.pop() {
+            self.before.retain(|path| path.exists());
+            (self.file, self.at) = (open_to_read(&older)?, 0);
+            return Ok(true);
+        }
+        let mut current = match open_to_read(&self.path) {
+            Ok(current) => current,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if current.metadata()?.ino() == self.file.metadata()?.ino() {
+            return Ok(false);
+        }
+        self.at = first_byte(&mut current)?;
+        self.file = current;
+        Ok(true)
+    }
+}
+
+fn open_to_read(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+        .open(path)
+}
+
+/// Where the last so many lines begin.
+fn start_of_last(file: &mut File, lines: u64) -> io::Result<u64> {
+    let first = first_byte(file)?;
+    let mut at = file.metadata()?.size();
+    let mut left = lines;
+    let mut chunk = vec![0; CHUNK];
+    let mut end_of_file = true;
+    while at > first {
+        let wanted = usize::try_from(at - first).unwrap_or(CHUNK).min(CHUNK);
+        let from = at - u64::try_from(wanted).unwrap_or(0);
+        file.read_exact_at(&mut chunk[..wanted], from)?;
+        for index in (0..wanted).rev() {
+            // The last line's own end is not the end of one before it.
+            if chunk[index] == b'\n' && !std::mem::take(&mut end_of_file) {
+                left = left.saturating_sub(1);
+                if left == 0 {
+                    return Ok(from + u64::try_from(index).unwrap_or(0) + 1);
+                }
+            }
+            end_of_file = false;
+        }
+        at = from;
+    }
+    Ok(if lines == 0 {
+        file.metadata()?.size()
+    } else {
+        first
+    })
+}
+
 fn older(path: &Path, number: u32) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(format!(".{number}"));
@@ -180,6 +285,46 @@ mod tests {
         log.file().write_all(b"next").expect("a write");
         let again = LogFile::open(&path).expect("a log file");
         assert_eq!(again.start, 30_000);
+        std::fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    #[test]
+    fn a_reader_begins_where_it_is_told_to_and_goes_on() {
+        let folder = std::env::temp_dir().join(format!("enforcer-tail-{}", std::process::id()));
+        let path = folder.join("web.log");
+        let mut log = LogFile::open(&path).expect("a log file");
+        let read = |tail, previous| {
+            let mut reader = Reader::open(&path, tail, previous).expect("a reader");
+            let mut all = Vec::new();
+            loop {
+                let chunk = reader.read().expect("a chunk");
+                if chunk.is_empty() {
+                    return String::from_utf8(all).expect("text");
+                }
+                all.extend(chunk);
+            }
+        };
+        log.file().write_all(b"one\ntwo\n").expect("a write");
+        log.bound(1, 2).expect("a bound log");
+        log.file().write_all(b"three\nfour\nfive").expect("a write");
+        assert_eq!(read(None, false), "three\nfour\nfive");
+        assert_eq!(read(None, true), "one\ntwo\nthree\nfour\nfive");
+        for (lines, expected) in [
+            (0, ""),
+            (1, "five"),
+            (2, "four\nfive"),
+            (9, "three\nfour\nfive"),
+        ] {
+            assert_eq!(read(Some(lines), false), expected, "{lines}");
+        }
+        log.file().write_all(b"\n").expect("a write");
+        assert_eq!(read(Some(1), false), "five\n");
+        let mut reader = Reader::open(&path, Some(0), false).expect("a reader");
+        assert_eq!(reader.read().expect("nothing"), b"");
+        LogFile::set_aside(&path, 2).expect("room");
+        let log = LogFile::open(&path).expect("a new file");
+        log.file().write_all(b"six\n").expect("a write");
+        assert_eq!(reader.read().expect("the new file"), b"six\n");
         std::fs::remove_dir_all(folder).expect("the folder goes");
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! What it means is the core's affair.
 
+use super::record::Record;
 use enforcer_core::event::{CgroupId, InstanceId, Seq};
 use enforcer_core::{Checkpoint, WorkloadName};
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Raised with every change that an older agent would misread.
 const SCHEMA: u32 = 1;
@@ -75,10 +77,13 @@ pub(crate) struct RunningInstance {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept<C> {
+struct Kept<C, R> {
     /// The last record when this was written.
     seq: Seq,
     checkpoint: C,
+    /// What was told when it came to this: in one file with it, so that neither is there
+    /// without the other.
+    told: R,
 }
 
 /// One workload, as it was left.
@@ -95,6 +100,8 @@ pub(crate) struct Legacy {
     pub(crate) workloads: Vec<Left>,
     /// The last that were given away.
     pub(crate) last: (Seq, InstanceId),
+    /// What was told last, workload by workload.
+    pub(crate) told: Vec<Record>,
     pub(crate) root: Option<(PathBuf, bool)>,
 }
 
@@ -164,12 +171,13 @@ impl Handover {
             let Some(workload) = stem.and_then(WorkloadName::parse) else {
                 continue;
             };
-            let Some(kept) = read::<Kept<Checkpoint>>(&path)? else {
+            let Some(kept) = read::<Kept<Checkpoint, Vec<Record>>>(&path)? else {
                 continue;
             };
             let instance = read::<RunningInstance>(&self.instance(&workload))?;
             legacy.last.0 = legacy.last.0.max(kept.seq);
             legacy.last.1 = legacy.last.1.max(kept.checkpoint.instance());
+            legacy.told.extend(kept.told);
             legacy.workloads.push(Left {
                 workload,
                 checkpoint: kept.checkpoint,
@@ -197,12 +205,20 @@ impl Handover {
     pub(crate) fn keep(
         &self,
         workload: &WorkloadName,
-        seq: Seq,
         checkpoint: Option<&Checkpoint>,
+        (seq, told): (Seq, &[Arc<Record>]),
     ) -> io::Result<()> {
         let path = self.folder.join(format!("workloads/{workload}.json"));
         match checkpoint {
-            Some(checkpoint) => write(&path, &Kept { seq, checkpoint }),
+            Some(checkpoint) => {
+                let of_it = |record: &&Arc<Record>| record.workload.as_ref() == Some(workload);
+                let kept = Kept {
+                    seq,
+                    checkpoint,
+                    told: told.iter().filter(of_it).collect::<Vec<_>>(),
+                };
+                write(&path, &kept)
+            }
             None => match fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),

@@ -1,31 +1,18 @@
-//! The last events of this agent, in memory, in the shape in which they are
-//! told. What is older than the ring is gone with it.
+//! The events: the last of them in memory, all of them in the database, and what isn't
+//! there yet in the journal. Whoever decides never waits for any of it.
 
-use enforcer_core::event::{Cause, InstanceId, Seq, Transition};
-use enforcer_core::{WorkloadName, event::Detail};
-use serde::Serialize;
+use super::database::{Database, Writer};
+use super::journal::Journal;
+use super::record::{Query, Record};
+use enforcer_core::event::{Seq, Transition};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 /// Enough for a bad afternoon, at a few hundred bytes each.
 const KEPT: usize = 4096;
 /// A follower that lags behind by more misses some, and is told so.
 const LAG: usize = 1024;
-
-/// One event, as `events --json` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Record {
-    pub(crate) seq: Seq,
-    pub(crate) time: jiff::Timestamp,
-    pub(crate) boot_id: Arc<str>,
-    pub(crate) workload: Option<WorkloadName>,
-    pub(crate) instance: Option<InstanceId>,
-    pub(crate) kind: &'static str,
-    pub(crate) reason: Option<Cause>,
-    pub(crate) caused_by: Option<Seq>,
-    pub(crate) details: Detail,
-}
 
 /// What was decided at one moment.
 pub(crate) type Batch = Arc<Vec<Arc<Record>>>;
@@ -34,63 +21,125 @@ pub(crate) type Batch = Arc<Vec<Arc<Record>>>;
 pub(crate) struct History {
     boot_id: Arc<str>,
     kept: Mutex<VecDeque<Arc<Record>>>,
+    journal: Option<Arc<Mutex<Journal>>>,
+    database: Database,
+    writer: Writer,
     followers: broadcast::Sender<Batch>,
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl History {
-    pub(crate) fn new(boot_id: &str) -> Self {
+    /// Takes what an agent before this one has left in the journal.
+    pub(crate) fn new(
+        boot_id: &str,
+        journal: Option<(Journal, Vec<Arc<Record>>)>,
+        database: Database,
+    ) -> Self {
+        let (journal, left) = match journal {
+            Some((journal, left)) => (Some(Arc::new(Mutex::new(journal))), left),
+            None => (None, Vec::new()),
+        };
+        let committed = journal.clone();
+        let writer = database.write(left.clone(), move |seq| {
+            if let Some(journal) = &committed {
+                lock(journal).committed(seq);
+            }
+        });
         Self {
             boot_id: boot_id.into(),
-            kept: Mutex::default(),
+            kept: Mutex::new(left.into()),
+            journal,
+            database,
+            writer,
             followers: broadcast::channel(LAG).0,
         }
     }
 
-    pub(crate) fn append(
+    /// What came of the database since it was last asked, in words.
+    pub(crate) fn trouble(&self) -> Option<super::database::Trouble> {
+        self.writer.trouble()
+    }
+
+    /// What was decided, as it will be told.
+    pub(crate) fn records_of(
         &self,
         transitions: Vec<Transition>,
         time_of: impl Fn(&Transition) -> jiff::Timestamp,
-    ) {
-        if transitions.is_empty() {
+    ) -> Vec<Arc<Record>> {
+        let records = transitions.into_iter().map(|transition| {
+            let time = time_of(&transition);
+            Arc::new(Record::of(transition, time, &self.boot_id))
+        });
+        records.collect()
+    }
+
+    pub(crate) fn append(&self, batch: Vec<Arc<Record>>) {
+        if batch.is_empty() {
             return;
         }
-        let batch: Vec<Arc<Record>> = transitions
-            .into_iter()
-            .map(|transition| {
-                Arc::new(Record {
-                    time: time_of(&transition),
-                    seq: transition.seq,
-                    boot_id: Arc::clone(&self.boot_id),
-                    workload: transition.workload,
-                    instance: transition.instance,
-                    kind: transition.detail.kind(),
-                    reason: transition.reason,
-                    caused_by: transition.caused_by,
-                    details: transition.detail,
-                })
-            })
-            .collect();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = &self.journal
+            && let Err(error) = lock(journal).append(&batch)
+        {
+            tracing::error!(
+                "failed to write the journal: {error}; if the agent dies now, its last events are not in the history"
+            );
+        }
+        let batch = Arc::new(batch);
+        self.writer.append(Arc::clone(&batch));
+        let mut kept = lock(&self.kept);
         kept.extend(batch.iter().cloned());
         let surplus = kept.len().saturating_sub(KEPT);
         kept.drain(..surplus);
         // Under the lock, so that a follower's first look and its first batch meet.
-        let _ = self.followers.send(Arc::new(batch));
+        let _ = self.followers.send(batch);
     }
 
-    /// Everything kept, oldest first.
-    pub(crate) fn all(&self) -> Vec<Arc<Record>> {
-        self.kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+    /// Everything that fits, oldest first. Reads the database, so it may take a while.
+    pub(crate) fn find(&self, query: &Query) -> Vec<Arc<Record>> {
+        let recent = self.recent();
+        let before = recent.first().map(|record| record.seq);
+        // What is in memory is not asked of the database: it may not be there yet.
+        let mut found = match before {
+            Some(before) if query.after.is_some_and(|after| after + 1 >= before.0) => Vec::new(),
+            _ => self.database.find(query, before),
+        };
+        found.extend(recent.into_iter().filter(|record| query.takes(record)));
+        let surplus = query
+            .last
+            .map_or(0, |last| found.len().saturating_sub(last));
+        found.drain(..surplus);
+        found
     }
 
-    /// What is kept, and everything that comes after it.
+    /// One of them.
+    pub(crate) fn get(&self, seq: Seq) -> Option<Arc<Record>> {
+        let query = Query {
+            after: Some(seq.0.checked_sub(1)?),
+            ..Query::default()
+        };
+        let recent = self.recent();
+        let known = recent.iter().find(|record| record.seq == seq).cloned();
+        known.or_else(|| {
+            let found = self.database.find(&query, Some(Seq(seq.0 + 1)));
+            found.into_iter().next()
+        })
+    }
+
+    fn recent(&self) -> Vec<Arc<Record>> {
+        lock(&self.kept).iter().cloned().collect()
+    }
+
+    /// What is kept in memory, and everything that comes after it.
     pub(crate) fn follow(&self) -> (Vec<Arc<Record>>, broadcast::Receiver<Batch>) {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         (kept.iter().cloned().collect(), self.followers.subscribe())
+    }
+
+    /// Waits until everything is in the database, if it can be written at all.
+    pub(crate) fn close(&self) {
+        self.writer.close();
     }
 }

@@ -42,6 +42,11 @@ fn main() {
             hog(number(1, usize::MAX / MIB));
             rest()
         }
+        // Steers a terminal.
+        "say-escapes" => {
+            println!("\u{1b}[2J\u{7}-hello");
+            rest()
+        }
         // Hogs at its first so many starts, counted in a file, and then rests.
         "hog-times" => {
             if count_start(argument(2)) <= number(1, 0) {

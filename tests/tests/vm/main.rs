@@ -10,6 +10,8 @@ mod apply;
 mod corpus;
 mod cpu;
 mod death;
+mod door;
+mod history;
 mod interface;
 mod limits;
 mod loops;

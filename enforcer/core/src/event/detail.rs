@@ -59,6 +59,8 @@ pub enum Detail {
     Config(ConfigChange),
     Lost {
         records: u64,
+        /// Whose: `ebpf` for the kernel's ring, `history` for the database.
+        of: &'static str,
     },
     Degraded {
         what: String,

@@ -33,6 +33,11 @@ pub fn parse_throttle(text: &str) -> Result<crate::units::Percent, String> {
     quantity::throttle(text)
 }
 
+/// A duration as manifests have it: `10s`, `1h30m`. The error says what was expected.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    quantity::duration(text)
+}
+
 /// What the manifest's checks need to know about the host's accounts.
 pub trait Accounts {
     fn agent_is_root(&self) -> bool;

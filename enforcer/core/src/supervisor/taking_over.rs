@@ -1,4 +1,5 @@
-//! What an agent before this one has left, taken over once and before everything else.
+//! What an agent before this one has left, taken over once and before everything else;
+//! and what one after this would have to know.
 
 use super::Supervisor;
 use crate::event::{Cause, Decision, Detail, InstanceId, Moment, Seq, TakenOver};
@@ -32,6 +33,28 @@ impl Supervisor {
             self.with(moment, &workload, decision, |workload, context| {
                 workload.take_over(context, &checkpoint, &found, seq);
             });
+        }
+    }
+
+    /// What a later agent would have to know of those that an event has touched.
+    pub(super) fn keep_changed(&mut self, decision: &mut Decision) {
+        for name in std::mem::take(&mut self.unkept) {
+            let changed = match self.workloads.get_mut(&name) {
+                Some(workload) => workload.changed_checkpoint(),
+                None => Some(None),
+            };
+            decision
+                .checkpoints
+                .extend(changed.map(|changed| (name, changed)));
+        }
+    }
+
+    pub(super) fn history_resumed(&mut self, lost: u64, decision: &mut Decision) {
+        let state = "history resumed";
+        self.tell(decision, None, Detail::Agent { state });
+        if lost > 0 {
+            let (records, of) = (lost, "history");
+            self.tell(decision, None, Detail::Lost { records, of });
         }
     }
 }

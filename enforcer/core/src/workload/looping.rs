@@ -6,6 +6,10 @@
 //!     └───────────┴──────────┴───────────┴─ it slept, or is gone: all is undone
 //! ```
 
+mod kept;
+
+pub(super) use kept::KeptLoops;
+
 use super::{Context, Lifecycle, Workload};
 use crate::admission::{CROWD, Waiting};
 use crate::claims::Claims;
@@ -13,7 +17,6 @@ use crate::cpu_loop::{Evidence, Suspect, Thread, Verdict};
 use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Seq};
 use crate::spec::Mode;
 use crate::units::{MonoTime, Percent};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -70,67 +73,7 @@ pub(super) enum Proof {
     Done(Option<MonoTime>),
 }
 
-/// What of it a later agent has to know.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptLoops {
-    found: Vec<KeptLoop>,
-    manual: Option<Percent>,
-    host_demoted: bool,
-}
-
-/// A thread that spins, and what that has led to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct KeptLoop {
-    suspect: Suspect,
-    suspected: MonoTime,
-    verdict: Option<(Verdict, Seq)>,
-    claims: Claims,
-    muted: bool,
-}
-
 impl Loops {
-    pub(super) fn kept(&self) -> KeptLoops {
-        let found = self.found.values().map(|found| KeptLoop {
-            suspect: found.suspect.clone(),
-            suspected: found.suspected,
-            verdict: found.verdict,
-            claims: found.claims,
-            muted: found.muted,
-        });
-        KeptLoops {
-            found: found.collect(),
-            manual: self.manual,
-            host_demoted: self.host_demoted,
-        }
-    }
-
-    /// Whoever was looked at is looked into once more: it may have slept meanwhile, and
-    /// what was taken holds until that is known.
-    pub(super) fn resume(kept: &KeptLoops, now: MonoTime) -> Self {
-        let found = kept.found.iter().map(|found| {
-            let resumed = Found {
-                suspect: found.suspect.clone(),
-                suspected: found.suspected,
-                cpu_before: None,
-                proof: Proof::Waiting(now),
-                look_again: LOOK_AGAIN,
-                verdict: found.verdict,
-                climb: None,
-                proved: None,
-                claims: found.claims,
-                confirming: None,
-                muted: found.muted,
-            };
-            (found.suspect.thread, resumed)
-        });
-        Self {
-            found: found.collect(),
-            manual: kept.manual,
-            host_demoted: kept.host_demoted,
-            told_hot: None,
-        }
-    }
-
     pub(super) fn claims(&self) -> Claims {
         let manual = Claims {
             demoted: self.host_demoted,

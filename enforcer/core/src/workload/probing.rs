@@ -2,13 +2,16 @@
 //! Startup gates the others; liveness, startup and progress restart; readiness is
 //! `readying.rs`'s affair.
 
+mod kept;
+
+pub(super) use kept::KeptProbing;
+
 use super::{After, Context, Lifecycle, Workload};
 use crate::cpu_loop::Verdict;
 use crate::event::{BreakerChange, BreakerState, Cause, Detail, InstanceId, ProbeRun};
-use crate::probe::{Answer, Failure, Last, Load, Outcome, Tally, Watched};
+use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
 use crate::spec::{Mode, Probe, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent, human_duration};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +25,6 @@ const BUSY: Percent = Percent(50);
 const STALLED: Percent = Percent(10);
 /// A start counts as under way until its startup probe passed, but no longer.
 const START_TURN: Duration = Duration::from_secs(10);
-
-/// What of it a later agent has to know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptProbing {
-    answers: BTreeMap<ProbeName, Tally>,
-    startup_passed: bool,
-}
 
 /// What is known of the running instance's probes.
 #[derive(Clone, Debug, Default)]
@@ -69,16 +65,6 @@ impl Probing {
             startup_passed: !gated,
             turn: gated.then(|| now.after(START_TURN)),
             spared: false,
-        }
-    }
-
-    pub(super) fn kept(&self) -> KeptProbing {
-        let answers = self.watched.iter();
-        KeptProbing {
-            answers: answers
-                .map(|(name, watched)| (*name, watched.tally()))
-                .collect(),
-            startup_passed: self.startup_passed,
         }
     }
 
@@ -183,26 +169,6 @@ impl Workload {
     }
 
     /// The manifest has other probes: those that are the same keep what they know.
-    /// Goes on asking an instance that another agent has asked before.
-    pub(super) fn resume_probes(
-        &mut self,
-        context: &mut Context<'_>,
-        kept: &KeptProbing,
-        since: MonoTime,
-    ) {
-        self.probing = Probing::begin(&self.spec, context, since);
-        self.probing.startup_passed |= kept.startup_passed;
-        if self.probing.startup_passed {
-            self.probing.turn = None;
-        }
-        for (name, tally) in &kept.answers {
-            if let Some(watched) = self.probing.watched.get_mut(name) {
-                watched.resume(*tally);
-            }
-        }
-        self.ask_probes(context);
-    }
-
     pub(super) fn reprobe(&mut self, context: &Context<'_>, mode_changed: bool) {
         let Lifecycle::Running { since, .. } = self.state else {
             return;

@@ -1,7 +1,8 @@
 //! The sampler's maps: threads that don't sleep come out of one, and into
 //! another goes how much CPU time each workload's threads may use between sleeps.
 
-use super::{BpfError, Lost, lock};
+use super::BpfError;
+use super::events::{Lost, lock};
 use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use enforcer_common::Suspect;
 use enforcer_core::event::CgroupId;

@@ -1,0 +1,82 @@
+//! A workload's output over HTTP, as it was written: its end, its older files, and
+//! what comes next.
+
+use super::Api;
+use super::error::Failure;
+use crate::kernel::log_file::Reader;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
+use enforcer_core::WorkloadName;
+use serde::Deserialize;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How often it is looked whether something was written.
+const LOOK: Duration = Duration::from_millis(250);
+/// Chunks that a slow reader may lag behind.
+const WAITING: usize = 4;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// The last so many lines.
+    tail: Option<u64>,
+    #[serde(default)]
+    follow: bool,
+    /// The older files as well, oldest first.
+    #[serde(default)]
+    previous: bool,
+}
+
+pub(super) async fn logs(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Failure> {
+    let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
+    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let path = api.executor.log_path(&parsed);
+    let opened =
+        super::change::blocking(move || Ok(Reader::open(&path, wanted.tail, wanted.previous)));
+    let mut reader = opened.await?.map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::no_such_workload(&name),
+        _ => Failure::refused(format!("failed to open its log: {error}")),
+    })?;
+    let (chunks, waiting) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let read = tokio::task::spawn_blocking(move || {
+                let chunk = reader.read();
+                (reader, chunk)
+            });
+            let Ok((again, chunk)) = read.await else {
+                return;
+            };
+            reader = again;
+            match chunk {
+                Ok(chunk) if chunk.is_empty() && !wanted.follow => return,
+                Ok(chunk) if chunk.is_empty() => {
+                    tokio::select! {
+                        _ = look.tick() => {}
+                        () = chunks.closed() => return,
+                    }
+                }
+                Ok(chunk) => {
+                    if chunks.send(Bytes::from(chunk)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::debug!("{name}: its log was not read on: {error}");
+                    return;
+                }
+            }
+        }
+    });
+    let body = Body::new(super::events::Lines(waiting));
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
+}

@@ -1,0 +1,92 @@
+//! Takes connections, and only so many, from whoever takes how long: a socket that is
+//! held by a thousand silent ones still leaves the other one free.
+
+use super::peer::Peer;
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tower_service::Service as _;
+
+/// Connections at a time, on each socket; who comes later is hung up on.
+const CONNECTIONS: usize = 256;
+/// For a request's head, and for the next one on the same connection.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// Of a request's head, in bytes.
+const HEAD_SIZE: usize = 32 << 10;
+/// After a failure to take a connection, as for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A socket that connections come from.
+pub(super) trait Source {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+}
+
+impl Source for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<(UnixStream, Peer)> {
+        let (stream, _) = self.accept().await?;
+        let peer = Peer::of(&stream);
+        Ok((stream, peer))
+    }
+}
+
+impl Source for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<(TcpStream, Peer)> {
+        let (stream, _): (_, SocketAddr) = self.accept().await?;
+        Ok((stream, Peer::unknown()))
+    }
+}
+
+/// Serves for as long as the agent lives.
+pub(super) async fn serve(source: impl Source, router: Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut pause = tokio::time::interval(PAUSE);
+    pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let (stream, peer) = match source.next().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                tracing::warn!("a connection was not taken: {error}");
+                pause.tick().await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::debug!("hung up on a connection: {CONNECTIONS} are open");
+            continue;
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let answer = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(ConnectInfo(peer));
+                router.clone().call(request)
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_PATIENCE)
+                .max_buf_size(HEAD_SIZE)
+                .serve_connection(TokioIo::new(stream), answer);
+            if let Err(error) = served.await {
+                tracing::debug!("a connection has ended: {error}");
+            }
+            drop(place);
+        });
+    }
+}

@@ -1,0 +1,250 @@
+//! The history on disk: SQLite, written by a thread of its own, many events in one
+//! transaction. Nothing waits for it; where it can't be written, the events wait in
+//! the journal, and that is told.
+//!
+//! `synchronous=FULL`: what was committed is there after a power cut. The file is in WAL
+//! mode: readers block nobody, and nobody blocks them.
+
+mod writing;
+
+pub(crate) use writing::{Trouble, Writer};
+
+use super::record::{Query, Record};
+use enforcer_core::event::Seq;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, Row};
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// `PRAGMA user_version`: raised with every change that an older agent would misread.
+const SCHEMA: i64 = 1;
+/// How long a writer waits for a reader's short lock.
+const BUSY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(
+        "use {}: it was written by a newer agent (schema {found}, this one knows {SCHEMA}); nothing was touched: \
+         start that version again, or use another --state-dir", path.display()
+    )]
+    Newer { path: PathBuf, found: i64 },
+    #[error("use {}", path.display())]
+    Database {
+        path: PathBuf,
+        source: rusqlite::Error,
+    },
+    #[error("write {}: somebody reads it and does not end", path.display())]
+    Held { path: PathBuf },
+    #[error("make {}", path.display())]
+    Folder {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+/// How much of the past is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retention {
+    pub(crate) age: Duration,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub(crate) struct Database {
+    path: PathBuf,
+    retention: Retention,
+}
+
+impl Database {
+    /// A state folder that can't be made is no reason not to supervise; one of a newer
+    /// agent is.
+    pub(crate) fn at(folder: &Path, retention: Retention) -> Result<Self, StoreError> {
+        let this = Self {
+            path: folder.join("history.db"),
+            retention,
+        };
+        if let Ok(connection) = this.reader()
+            && let Ok(found) = version(&connection)
+            && found > SCHEMA
+        {
+            return Err(StoreError::Newer {
+                path: this.path,
+                found,
+            });
+        }
+        Ok(this)
+    }
+
+    fn failed(&self) -> impl Fn(rusqlite::Error) -> StoreError + '_ {
+        |source| StoreError::Database {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Opens it for writing, and makes it where there is none.
+    fn writable(&self) -> Result<Connection, StoreError> {
+        if let Some(folder) = self.path.parent() {
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder);
+            made.map_err(|source| StoreError::Folder {
+                path: folder.to_owned(),
+                source,
+            })?;
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(self.failed())?;
+        self.prepare(&connection).map_err(self.failed())?;
+        // It names commands and their arguments.
+        let _ = fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600));
+        Ok(connection)
+    }
+
+    fn prepare(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.busy_timeout(BUSY)?;
+        if version(connection)? == 0 {
+            // Only as long as the file is empty.
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.execute_batch(
+            "CREATE TABLE IF NOT EXISTS events (
+                 seq       INTEGER PRIMARY KEY,
+                 time      TEXT NOT NULL,
+                 boot_id   TEXT NOT NULL,
+                 workload  TEXT,
+                 instance  INTEGER,
+                 kind      TEXT NOT NULL,
+                 reason    TEXT,
+                 caused_by INTEGER,
+                 details   TEXT NOT NULL
+             ) STRICT;
+             CREATE INDEX IF NOT EXISTS events_by_workload ON events (workload, seq);
+             CREATE INDEX IF NOT EXISTS events_by_kind ON events (kind, seq);
+             CREATE TABLE IF NOT EXISTS gaps (
+                 first_seq INTEGER NOT NULL,
+                 last_seq  INTEGER NOT NULL,
+                 why       TEXT NOT NULL
+             ) STRICT;",
+        )?;
+        connection.pragma_update(None, "user_version", SCHEMA)
+    }
+
+    fn reader(&self) -> Result<Connection, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(self.failed())?;
+        connection.busy_timeout(BUSY).map_err(self.failed())?;
+        Ok(connection)
+    }
+
+    /// The last number that was given to an event, and to an instance.
+    pub(crate) fn last(&self) -> (u64, u64) {
+        let Ok(connection) = self.reader() else {
+            return (0, 0);
+        };
+        let read = |column: &str| {
+            let sql = format!("SELECT coalesce(max({column}), 0) FROM events");
+            let found = connection.query_row(&sql, [], |row| row.get::<_, i64>(0));
+            found.ok().and_then(|last| u64::try_from(last).ok())
+        };
+        (read("seq").unwrap_or(0), read("instance").unwrap_or(0))
+    }
+
+    /// Those that fit, and came before that one, oldest first; none if it can't be read.
+    pub(crate) fn find(&self, query: &Query, before: Option<Seq>) -> Vec<Arc<Record>> {
+        let found = self
+            .reader()
+            .and_then(|connection| select(&connection, query, before).map_err(self.failed()));
+        found.unwrap_or_else(|error| {
+            tracing::debug!("no history: {}", crate::executor::error_chain(&error));
+            Vec::new()
+        })
+    }
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn select(
+    connection: &Connection,
+    query: &Query,
+    before: Option<Seq>,
+) -> rusqlite::Result<Vec<Arc<Record>>> {
+    let mut sql =
+        "SELECT seq, time, boot_id, workload, instance, kind, reason, caused_by, details \
+                   FROM events WHERE 1"
+            .to_owned();
+    let mut values: Vec<Value> = Vec::new();
+    let mut add = |condition: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            sql.push_str(condition);
+            values.push(value);
+        }
+    };
+    let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
+    add(" AND workload = ?", query.workload.clone().map(Value::from));
+    add(" AND kind = ?", query.kind.clone().map(Value::from));
+    add(
+        " AND time >= ?",
+        query.since.map(|time| text_of(time).into()),
+    );
+    add(
+        " AND time < ?",
+        query.until.map(|time| text_of(time).into()),
+    );
+    add(" AND seq > ?", query.after.map(number));
+    add(" AND seq < ?", before.map(|seq| number(seq.0)));
+    // The last so many, and then in their order.
+    let last = query
+        .last
+        .map_or(-1, |last| i64::try_from(last).unwrap_or(-1));
+    sql.push_str(" ORDER BY seq DESC LIMIT ?");
+    values.push(last.into());
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map(rusqlite::params_from_iter(values), record_of)?;
+    let mut found = Vec::new();
+    for row in rows {
+        // One that another version wrote otherwise is left out, and the rest is told.
+        found.extend(row?.map(Arc::new));
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// Of one width, so that the order of the texts is that of the times.
+fn text_of(time: jiff::Timestamp) -> String {
+    format!("{time:.9}")
+}
+
+fn record_of(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
+    let details: String = row.get(8)?;
+    let json = serde_json::json!({
+        "seq": row.get::<_, i64>(0)?,
+        "time": row.get::<_, String>(1)?,
+        "boot_id": row.get::<_, String>(2)?,
+        "workload": row.get::<_, Option<String>>(3)?,
+        "instance": row.get::<_, Option<i64>>(4)?,
+        "kind": row.get::<_, String>(5)?,
+        "reason": row.get::<_, Option<String>>(6)?,
+        "caused_by": row.get::<_, Option<i64>>(7)?,
+        "details": serde_json::from_str::<serde_json::Value>(&details).unwrap_or_default(),
+    });
+    Ok(serde_json::from_value(json).ok())
+}
+
+#[cfg(test)]
+mod tests;

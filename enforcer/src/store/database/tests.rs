@@ -1,0 +1,147 @@
+use super::*;
+use std::borrow::Cow;
+
+const RETENTION: Retention = Retention {
+    age: Duration::from_secs(30 * 24 * 60 * 60),
+    size: 64 << 20,
+};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("history-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        Self(folder)
+    }
+
+    fn database(&self) -> Database {
+        Database::at(&self.0, RETENTION).expect("no newer one")
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn record(seq: u64, kind: &'static str, workload: &str) -> Arc<Record> {
+    let details = serde_json::from_str("{\"pid\": 7}").expect("JSON");
+    Arc::new(Record {
+        seq: Seq(seq),
+        time: jiff::Timestamp::from_second(1_800_000_000).expect("a time"),
+        boot_id: "boot".into(),
+        workload: enforcer_core::WorkloadName::parse(workload),
+        instance: None,
+        kind: Cow::Borrowed(kind),
+        reason: None,
+        caused_by: None,
+        details,
+    })
+}
+
+/// Writes them, and says up to where they are on disk.
+fn write(database: &Database, left: Vec<Arc<Record>>, batch: Vec<Arc<Record>>) -> Writer {
+    let writer = database.write(left, |_| ());
+    writer.append(Arc::new(batch));
+    writer.close();
+    writer
+}
+
+fn seqs(found: &[Arc<Record>]) -> Vec<u64> {
+    found.iter().map(|record| record.seq.0).collect()
+}
+
+#[test]
+fn what_is_written_is_found_again_and_nothing_twice() {
+    let folder = Folder::new("found");
+    let database = folder.database();
+    let left = vec![record(1, "start", "web"), record(2, "exit", "web")];
+    let new = vec![record(3, "start", "db"), record(4, "start", "web")];
+    let writer = write(&database, left.clone(), new);
+    assert_eq!(writer.trouble(), None);
+    // The same journal once more.
+    let _ = write(&database, left, Vec::new());
+    assert_eq!(database.last(), (4, 0));
+    let all = database.find(&Query::default(), None);
+    assert_eq!(seqs(&all), [1, 2, 3, 4]);
+    assert_eq!(
+        serde_json::to_value(&all[0]).expect("JSON")["details"]["pid"],
+        7
+    );
+    let of_web = Query {
+        workload: Some("web".to_owned()),
+        kind: Some("start".to_owned()),
+        ..Query::default()
+    };
+    assert_eq!(seqs(&database.find(&of_web, None)), [1, 4]);
+    let last = Query {
+        last: Some(2),
+        ..Query::default()
+    };
+    assert_eq!(seqs(&database.find(&last, Some(Seq(4)))), [2, 3]);
+}
+
+#[test]
+fn a_damaged_file_is_set_aside_and_a_new_one_is_written() {
+    let folder = Folder::new("damaged");
+    let database = folder.database();
+    fs::write(folder.0.join("history.db"), [7; 8192]).expect("a file");
+    let writer = database.write(vec![record(1, "start", "web")], |_| ());
+    let begun = crate::kernel::clock::now();
+    while database.last().0 < 1 {
+        let waited = crate::kernel::clock::now().since(begun);
+        assert!(
+            waited < Duration::from_secs(20),
+            "it is never written again"
+        );
+        writer.close();
+    }
+    let trouble = writer.trouble();
+    assert!(
+        matches!(&trouble, Some(Trouble::Failing(why)) if why.contains("set aside as")),
+        "{trouble:?}"
+    );
+    let aside = fs::read_dir(&folder.0).expect("the folder").flatten();
+    let aside: Vec<PathBuf> = aside.map(|entry| entry.path()).collect();
+    assert!(
+        aside
+            .iter()
+            .any(|path| path.to_string_lossy().contains("damaged-")),
+        "{aside:?}"
+    );
+}
+
+#[test]
+fn a_newer_schema_is_refused_untouched() {
+    let folder = Folder::new("newer");
+    let path = folder.0.join("history.db");
+    let connection = Connection::open(&path).expect("a database");
+    connection
+        .pragma_update(None, "user_version", SCHEMA + 1)
+        .expect("a version");
+    drop(connection);
+    let before = fs::read(&path).expect("the file");
+    let refused = Database::at(&folder.0, RETENTION);
+    assert!(matches!(refused, Err(StoreError::Newer { found, .. }) if found == SCHEMA + 1));
+    assert_eq!(fs::read(&path).expect("the file"), before);
+}
+
+#[test]
+fn the_oldest_go_first_when_it_is_too_much() {
+    let folder = Folder::new("pruned");
+    let small = Retention {
+        size: 256 << 10,
+        ..RETENTION
+    };
+    let database = Database::at(&folder.0, small).expect("no newer one");
+    let many: Vec<_> = (1..=5000).map(|seq| record(seq, "start", "web")).collect();
+    let _ = write(&database, Vec::new(), many);
+    // Looked at when a writer begins, and then now and again.
+    let _ = write(&database, Vec::new(), Vec::new());
+    let found = seqs(&database.find(&Query::default(), None));
+    assert_eq!(found.last(), Some(&5000));
+    assert!(found.len() > 500 && found.len() < 4500, "{}", found.len());
+}

@@ -1,0 +1,331 @@
+//! The one thread that writes the history: group commits, retention, and what is done
+//! when the disk is full, the file is damaged, or somebody holds it.
+
+use super::{Database, Record, StoreError, text_of};
+use crate::executor::error_chain;
+use crate::kernel::clock;
+use crate::store::history::Batch;
+use enforcer_core::event::Seq;
+use enforcer_core::units::MonoTime;
+use rusqlite::{Connection, ErrorCode, params};
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// After a failure, and between two looks at what is too old.
+const RETRY: Duration = Duration::from_secs(2);
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// Events that wait for a database that can't be written; older ones are given up.
+const BACKLOG: usize = 100_000;
+/// In one transaction at most.
+const GROUP: usize = 5_000;
+/// A reader that holds a snapshot keeps the log from being taken over; beyond this the
+/// writer waits for it, rather than fill the disk.
+const WAL_MOST: u64 = 256 << 20;
+/// How long an agent that ends waits for the last transaction.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// What has come of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Events wait, or are given up.
+    Failing(String),
+    /// It is written again; so many were given up meanwhile.
+    Resumed { lost: u64 },
+}
+
+enum Work {
+    Append(Batch),
+    /// Everything before this is to be written; then the answer.
+    Close(Sender<()>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    work: Sender<Work>,
+    troubles: Arc<Mutex<VecDeque<Trouble>>>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Append(_) => "Append",
+            Self::Close(_) => "Close",
+        })
+    }
+}
+
+impl Writer {
+    pub(crate) fn append(&self, batch: Batch) {
+        let _ = self.work.send(Work::Append(batch));
+    }
+
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        lock(&self.troubles).pop_front()
+    }
+
+    pub(crate) fn close(&self) {
+        let (done, closed) = channel();
+        if self.work.send(Work::Close(done)).is_ok() {
+            let _ = closed.recv_timeout(CLOSING);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Database {
+    /// Begins to write: first what was left, then whatever comes. `committed` is told up
+    /// to where all is on disk.
+    pub(crate) fn write(
+        &self,
+        left: Vec<Arc<Record>>,
+        committed: impl Fn(Seq) + Send + 'static,
+    ) -> Writer {
+        let (work, waiting) = channel();
+        let troubles = Arc::<Mutex<VecDeque<Trouble>>>::default();
+        let mut thread = Thread {
+            database: self.clone(),
+            connection: None,
+            backlog: left.into(),
+            given_up: None,
+            retry: None,
+            troubles: Arc::clone(&troubles),
+            committed: Box::new(committed),
+        };
+        let spawned = std::thread::Builder::new()
+            .name("history".to_owned())
+            .spawn(move || thread.run(&waiting));
+        if let Err(error) = spawned {
+            lock(&troubles).push_back(Trouble::Failing(format!("no thread for it: {error}")));
+        }
+        Writer { work, troubles }
+    }
+}
+
+struct Thread {
+    database: Database,
+    connection: Option<Connection>,
+    backlog: VecDeque<Arc<Record>>,
+    /// The first and the last event that there was no room for.
+    given_up: Option<(Seq, Seq, u64)>,
+    /// It has failed, and is tried again then.
+    retry: Option<MonoTime>,
+    troubles: Arc<Mutex<VecDeque<Trouble>>>,
+    committed: Box<dyn Fn(Seq) + Send>,
+}
+
+impl Thread {
+    fn run(&mut self, waiting: &Receiver<Work>) {
+        let mut pruned = clock::now();
+        self.prune_if_possible();
+        loop {
+            // What was left is written before anything comes.
+            let mut closing = None;
+            if self.backlog.is_empty() || self.retry.is_some() {
+                let patience = self.retry.map_or(PRUNE_EVERY, |at| at.since(clock::now()));
+                match waiting.recv_timeout(patience) {
+                    Ok(work) => closing = self.take(work),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            }
+            // Whatever has come meanwhile goes into the same transaction.
+            while closing.is_none()
+                && self.backlog.len() < GROUP
+                && let Ok(work) = waiting.try_recv()
+            {
+                closing = self.take(work);
+            }
+            let due = self.retry.is_none_or(|at| at <= clock::now());
+            if due || closing.is_some() {
+                self.flush();
+            }
+            if clock::now().since(pruned) >= PRUNE_EVERY {
+                pruned = clock::now();
+                self.prune_if_possible();
+            }
+            if let Some(done) = closing {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn take(&mut self, work: Work) -> Option<Sender<()>> {
+        match work {
+            Work::Append(batch) => {
+                self.backlog.extend(batch.iter().cloned());
+                while self.backlog.len() > BACKLOG
+                    && let Some(oldest) = self.backlog.pop_front()
+                {
+                    let (first, _, lost) = self.given_up.unwrap_or((oldest.seq, oldest.seq, 0));
+                    self.given_up = Some((first, oldest.seq, lost + 1));
+                }
+                None
+            }
+            Work::Close(done) => Some(done),
+        }
+    }
+
+    fn flush(&mut self) {
+        while !self.backlog.is_empty() {
+            match self.commit() {
+                Ok(last) => {
+                    (self.committed)(last);
+                    if self.retry.take().is_some() {
+                        let lost = self.given_up.take().map_or(0, |(_, _, lost)| lost);
+                        lock(&self.troubles).push_back(Trouble::Resumed { lost });
+                    }
+                }
+                Err(error) => {
+                    self.fail(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// One group of events, in one transaction.
+    fn commit(&mut self) -> Result<Seq, StoreError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.database.writable()?,
+        };
+        self.database.hold_wal(&connection)?;
+        let group: Vec<Arc<Record>> = self.backlog.iter().take(GROUP).cloned().collect();
+        let given_up = self.given_up.map(|(first, last, _)| (first, last));
+        insert(&connection, &group, given_up).map_err(self.database.failed())?;
+        self.connection = Some(connection);
+        self.backlog.drain(..group.len());
+        Ok(group.last().map_or(Seq(0), |record| record.seq))
+    }
+
+    fn fail(&mut self, error: StoreError) {
+        // It is opened anew: what was wrong with it may be mended by then.
+        self.connection = None;
+        let mut why = error_chain(&error);
+        if let StoreError::Database { source, .. } = &error
+            && is_damaged(source)
+        {
+            match self.database.set_aside() {
+                Ok(aside) => why = format!("{why}; set aside as {}", aside.display()),
+                Err(error) => why = format!("{why}; and it can't be set aside: {error}"),
+            }
+        }
+        // What it says at each try may differ; that it fails is news once.
+        if self.retry.is_none() {
+            lock(&self.troubles).push_back(Trouble::Failing(why));
+        }
+        self.retry = Some(clock::now().after(RETRY));
+    }
+
+    fn prune_if_possible(&mut self) {
+        if self.connection.is_none() {
+            self.connection = self.database.writable().ok();
+        }
+        if let Some(connection) = &self.connection
+            && let Err(error) = self.database.prune(connection)
+        {
+            tracing::debug!("the history was not pruned: {error}");
+        }
+    }
+}
+
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+fn insert(
+    connection: &Connection,
+    group: &[Arc<Record>],
+    given_up: Option<(Seq, Seq)>,
+) -> rusqlite::Result<()> {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let transaction = connection.unchecked_transaction()?;
+    if let Some((first, last)) = given_up {
+        let why = "the database could not be written";
+        transaction.execute(
+            "INSERT INTO gaps (first_seq, last_seq, why) VALUES (?, ?, ?)",
+            params![number(first.0), number(last.0), why],
+        )?;
+    }
+    {
+        // What a dead agent has committed may still be in its journal.
+        let mut statement = transaction.prepare(
+            "INSERT OR IGNORE INTO events \
+             (seq, time, boot_id, workload, instance, kind, reason, caused_by, details) \
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )?;
+        for record in group {
+            let details = serde_json::to_string(&record.details).unwrap_or_default();
+            statement.execute(params![
+                number(record.seq.0),
+                text_of(record.time),
+                &*record.boot_id,
+                record.workload.as_ref().map(|name| name.as_str()),
+                record.instance.map(|instance| number(instance.0)),
+                record.kind,
+                record.reason.map(|reason| reason.to_string()),
+                record.caused_by.map(|seq| number(seq.0)),
+                details,
+            ])?;
+        }
+    }
+    transaction.commit()
+}
+
+impl Database {
+    /// The log is taken over by itself, unless a reader holds on to it.
+    fn hold_wal(&self, connection: &Connection) -> Result<(), StoreError> {
+        let wal = PathBuf::from(format!("{}-wal", self.path.display()));
+        if fs::metadata(&wal).map_or(0, |found| found.len()) <= WAL_MOST {
+            return Ok(());
+        }
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let busy = connection.query_row(checkpoint, [], |row| row.get::<_, i64>(0));
+        match busy.map_err(self.failed())? {
+            0 => Ok(()),
+            _ => Err(StoreError::Held { path: wal }),
+        }
+    }
+
+    /// Drops what is too old, or too much.
+    fn prune(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let oldest = clock::wall_now() - self.retention.age;
+        connection.execute("DELETE FROM events WHERE time < ?", [text_of(oldest)])?;
+        let size = |connection: &Connection| -> rusqlite::Result<u64> {
+            let read = |pragma: &str| {
+                connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
+            };
+            let used = read("page_count")? - read("freelist_count")?;
+            Ok(u64::try_from(used * read("page_size")?).unwrap_or(0))
+        };
+        // A tenth at a time: each round is short, and the last one takes little too much.
+        while size(connection)? > self.retention.size {
+            let sql = "DELETE FROM events WHERE seq <= (SELECT min(seq) + (max(seq) - min(seq)) / 10 FROM events)";
+            if connection.execute(sql, [])? == 0 {
+                break;
+            }
+        }
+        connection.execute_batch("PRAGMA incremental_vacuum")
+    }
+
+    /// A damaged file is kept for whoever can read it, beside a new one.
+    fn set_aside(&self) -> std::io::Result<PathBuf> {
+        let stamp = clock::wall_now().as_second();
+        let aside = self.path.with_extension(format!("damaged-{stamp}"));
+        fs::rename(&self.path, &aside)?;
+        for part in ["wal", "shm"] {
+            let _ = fs::remove_file(format!("{}-{part}", self.path.display()));
+        }
+        Ok(aside)
+    }
+}

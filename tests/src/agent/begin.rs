@@ -1,0 +1,84 @@
+//! How an agent under test is started: its folder, its arguments, its environment.
+
+use super::ENFORCER;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Each agent has a folder of its own.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    /// For the next agent only.
+    static LOG_LEVEL: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has the next agent of this test log more.
+pub fn log_at(level: &'static str) {
+    LOG_LEVEL.set(Some(level));
+}
+
+pub(super) fn spawn(
+    folder: &Path,
+    arguments: &[String],
+    daemon: bool,
+    failpoint: Option<&str>,
+) -> Child {
+    let mut command = command(folder);
+    if let Some(level) = LOG_LEVEL.with(std::cell::Cell::take) {
+        command.env("ENFORCER_LOG", level);
+    }
+    if let Some(failpoint) = failpoint {
+        command.env("ENFORCER_FAILPOINT", failpoint);
+    }
+    let log = |name: &str| {
+        let mut log = File::options();
+        log.append(true)
+            .create(true)
+            .open(folder.join(name))
+            .unwrap()
+    };
+    command
+        .args(arguments)
+        .args(match daemon {
+            true => ["daemon", "--manifest"],
+            false => ["run", "-f"],
+        })
+        .arg(folder.join("manifest.yaml"))
+        .stdin(Stdio::null())
+        .stdout(log("lines"))
+        .stderr(log("log"))
+        .spawn()
+        .unwrap()
+}
+
+/// A new folder under `/tmp` for one agent.
+///
+/// # Panics
+/// If it can't be made.
+#[must_use]
+pub fn folder() -> PathBuf {
+    let folder = PathBuf::from(format!(
+        "/tmp/agent-{}",
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// The program with its folders below this one.
+#[must_use]
+pub fn command(folder: &Path) -> Command {
+    let mut command = Command::new(ENFORCER);
+    command
+        .env_clear()
+        .env("RUST_BACKTRACE", "1")
+        .env(
+            "ENFORCER_LOG",
+            std::env::var_os("ENFORCER_LOG").unwrap_or_else(|| "info".into()),
+        )
+        .env("ENFORCER_STATE_DIR", folder.join("state"))
+        .env("ENFORCER_RUNTIME_DIR", folder.join("run"));
+    command
+}

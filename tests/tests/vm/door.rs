@@ -1,0 +1,223 @@
+//! Who may ask and who may not, and what a flood of them holds up.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::{Agent, ENFORCER};
+use enforcer_tests::wait_for;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::time::Duration;
+
+const NOBODY: u32 = 65534;
+
+/// The status line's code and the body of an answer over TCP.
+fn ask(head: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect("127.0.0.1:9988").unwrap();
+    write!(stream, "{head}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (code, body.to_owned())
+}
+
+fn code(body: &str) -> String {
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    body["error"]["code"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn tcp_answers_its_own_host_alone_and_changes_nothing() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    agent.wait_for_state("web", "running");
+    let own = "host: 127.0.0.1:9988";
+    assert_eq!(ask(&format!("GET /health HTTP/1.1\r\n{own}")).0, 200);
+    assert_eq!(ask("GET /health HTTP/1.1\r\nhost: localhost").0, 200);
+    assert_eq!(
+        ask(&format!("GET /health/workloads/web HTTP/1.1\r\n{own}")).0,
+        200
+    );
+    assert_eq!(
+        ask(&format!("GET /health/worker/web HTTP/1.1\r\n{own}")).0,
+        200
+    );
+    let (status, body) = ask("GET /health HTTP/1.1\r\nhost: evil.example");
+    assert_eq!((status, code(&body).as_str()), (403, "not_permitted"));
+    let from_a_page = format!("GET /health HTTP/1.1\r\n{own}\r\norigin: http://localhost");
+    assert_eq!(ask(&from_a_page).0, 403);
+    for route in [
+        "/v1/workloads",
+        "/v1/events",
+        "/v1/workloads/web",
+        "/",
+        "/health/workloads/../../v1/events",
+    ] {
+        let (status, body) = ask(&format!("GET {route} HTTP/1.1\r\n{own}"));
+        assert_eq!(
+            (status, code(&body).as_str()),
+            (404, "not_found"),
+            "{route}"
+        );
+    }
+    let (status, body) = ask(&format!("GET /health/workloads/nobody HTTP/1.1\r\n{own}"));
+    assert_eq!((status, code(&body).as_str()), (404, "no_such_workload"));
+    for request in [
+        "POST /v1/workloads/web/stop",
+        "POST /v1/shutdown",
+        "DELETE /v1/workloads/web",
+    ] {
+        assert_eq!(
+            ask(&format!("{request} HTTP/1.1\r\n{own}\r\ncontent-length: 0")).0,
+            404
+        );
+    }
+    assert_eq!(
+        ask(&format!(
+            "POST /health HTTP/1.1\r\n{own}\r\ncontent-length: 0"
+        ))
+        .0,
+        405
+    );
+    assert_eq!(agent.workload("web")["state"], "running");
+}
+
+#[test]
+fn what_is_malformed_is_told_as_json_with_a_code() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    for (request, body, expected) in [
+        ("POST /v1/apply", "{", (400, "bad_request")),
+        ("POST /v1/apply", "{\"what\": 1}", (400, "bad_request")),
+        ("POST /v1/plan", "[]", (400, "bad_request")),
+        (
+            "POST /v1/shutdown",
+            "{\"workload\": true}",
+            (400, "bad_request"),
+        ),
+        (
+            "POST /v1/workloads/web/throttle",
+            "{\"cpu\": \"-1\"}",
+            (400, "bad_request"),
+        ),
+        ("POST /v1/workloads/web/dance", "", (404, "not_found")),
+        ("GET /v1/workloads/..", "", (404, "no_such_workload")),
+        (
+            "GET /v1/workloads/a%2F..%2Fb",
+            "",
+            (404, "no_such_workload"),
+        ),
+        ("GET /v1/events?since=never", "", (400, "bad_request")),
+        (
+            "GET /v1/events?until=2026-01-01T00:00:00Z&and=more",
+            "",
+            (400, "bad_request"),
+        ),
+        (
+            "GET /v1/workloads/web/logs?tail=-1",
+            "",
+            (400, "bad_request"),
+        ),
+        ("DELETE /v1/workloads/web", "", (405, "wrong_method")),
+    ] {
+        let (status, answer) = agent.raw(request, body);
+        assert_eq!(
+            (status, code(&answer).as_str()),
+            expected,
+            "{request} {body}"
+        );
+    }
+    let long = "a".repeat(65);
+    let (status, answer) = agent.raw(&format!("GET /v1/workloads/{long}"), "");
+    assert_eq!((status, code(&answer).as_str()), (404, "no_such_workload"));
+    let much = format!("\"{}\"", "x".repeat(5 << 20));
+    let (status, answer) = agent.raw("POST /v1/apply", &much);
+    assert_eq!((status, code(&answer).as_str()), (400, "bad_request"));
+}
+
+#[test]
+fn nobody_may_not_even_knock() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let mut command = Command::new(ENFORCER);
+    let asked = command
+        .arg("--socket")
+        .arg(agent.folder().join("run/enforcer.sock"))
+        .arg("ps")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()
+        .unwrap();
+    assert_eq!(asked.status.code(), Some(6), "{asked:?}");
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(told.contains("you may not speak to the agent"), "{told}");
+}
+
+#[test]
+fn a_thousand_silent_connections_hold_nobody_up() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    agent.wait_for_state("web", "running");
+    let mut silent = Vec::new();
+    for number in 0..1000 {
+        let Ok(mut stream) = TcpStream::connect("127.0.0.1:9988") else {
+            continue;
+        };
+        if number % 2 == 0 {
+            let _ = stream.write_all(b"GET /health HTTP/1.1\r\nhost: loc");
+        }
+        silent.push(stream);
+    }
+    println!("{} connections", silent.len());
+    assert!(silent.len() > 500);
+    assert!(agent.cli(&["ps"]).status.success());
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    // Whoever says nothing is hung up on, and others have their places.
+    for stream in &silent {
+        stream
+            .set_read_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
+    }
+    wait_for("a place to be free", || {
+        let mut stream = TcpStream::connect("127.0.0.1:9988").ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(
+            stream,
+            "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )
+        .ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_and_stops_nothing() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:9988").unwrap();
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    agent.wait_for_state("web", "running");
+    wait_for("it to be told", || {
+        let events = agent.get("/v1/events")?;
+        let told = |event: &&serde_json::Value| event["details"]["what"] == "listen";
+        events.as_array()?.iter().find(told).map(|_| ())
+    });
+    drop(taken);
+}
+
+#[test]
+fn logs_are_read_followed_and_tamed() {
+    let agent = Agent::start(&manifest(&workload("talker", "say-escapes", "")));
+    agent.wait_for_state("talker", "running");
+    wait_for("it to speak", || {
+        (!agent.output("talker").is_empty()).then_some(())
+    });
+    let shown = agent.cli(&["logs", "talker", "--tail", "1"]);
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), "^[[2J^G-hello\n");
+    let raw = agent.cli(&["logs", "talker", "--raw"]);
+    assert_eq!(
+        String::from_utf8_lossy(&raw.stdout),
+        "\u{1b}[2J\u{7}-hello\n"
+    );
+    let followed = agent.read_lines("/v1/workloads/talker/logs?follow=true", 1);
+    assert_eq!(followed, ["\u{1b}[2J\u{7}-hello"]);
+    let nobody = agent.cli(&["logs", "nobody"]);
+    assert_eq!(nobody.status.code(), Some(4), "{nobody:?}");
+}

@@ -1,0 +1,269 @@
+//! The history: whatever kills the agent, fills its disk or damages its file, it is
+//! told what happened, once and in order.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for, wait_within};
+use nix::mount::{MsFlags, mount, umount};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+fn all(agent: &Agent) -> Vec<Value> {
+    let all = agent.get("/v1/events").unwrap_or_default();
+    all.as_array().cloned().unwrap_or_default()
+}
+
+fn seqs(events: &[Value]) -> Vec<u64> {
+    events
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect()
+}
+
+/// In order, and each once.
+fn assert_in_order(events: &[Value]) {
+    let seqs = seqs(events);
+    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
+}
+
+#[test]
+fn what_an_agent_told_before_it_died_is_told_by_the_next() {
+    let more = "recovery: { backoff: { initial: 50ms, max: 50ms }, budget: off }";
+    let mut agent = Agent::start_daemon(&manifest(&workload("crasher", "crash 3", more)));
+    let mut known = BTreeSet::new();
+    for _ in 0..5 {
+        wait_for("news", || {
+            let new = all(&agent);
+            (new.len() > known.len() + 4).then_some(())
+        });
+        let told = all(&agent);
+        assert_in_order(&told);
+        let missing: Vec<_> = known
+            .difference(&seqs(&told).into_iter().collect())
+            .copied()
+            .collect();
+        assert!(missing.is_empty(), "{missing:?} were told before");
+        known.extend(seqs(&told));
+        agent.start_again();
+    }
+    // Every exit has its start, however many agents there were.
+    let told = all(&agent);
+    let instances = |kind: &str| -> Vec<u64> {
+        let of_kind = told.iter().filter(|event| event["kind"] == kind);
+        of_kind
+            .map(|event| event["instance"].as_u64().unwrap())
+            .collect()
+    };
+    let (starts, exits) = (instances("start"), instances("exit"));
+    let unique: BTreeSet<_> = exits.iter().collect();
+    assert_eq!(
+        unique.len(),
+        exits.len(),
+        "an exit was told twice: {exits:?}"
+    );
+    let started: BTreeSet<_> = starts.iter().collect();
+    assert_eq!(
+        started.len(),
+        starts.len(),
+        "a start was told twice: {starts:?}"
+    );
+    assert!(unique.is_subset(&started), "{exits:?} without {starts:?}");
+    let ran: BTreeSet<u64> = told
+        .iter()
+        .filter(|event| event["kind"] == "agent" && event["details"]["state"] == "took over")
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(ran.len(), 5);
+}
+
+#[test]
+fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
+    fs::remove_file("/tmp/starts").ok();
+    let limits = "cgroup: { memory.max: 8M }\nrecovery: { backoff: off, budget: off }";
+    let text = manifest(&workload("hog", "hog-times 500 /tmp/starts", limits));
+    let mut agent = Agent::start_daemon(&text);
+    let killed = || kernel::field("hog", "memory.events", "oom_kill");
+    let mut deaths = 0;
+    for until in (25..500).step_by(25) {
+        wait_within(Duration::from_secs(120), "more kills", || {
+            (killed()? >= until).then_some(())
+        });
+        agent.start_again();
+        deaths += 1;
+    }
+    wait_within(
+        Duration::from_secs(120),
+        "the five hundredth restart",
+        || {
+            let view = agent.workload("hog");
+            (view["restarts"].as_u64()? >= 500 && view["state"] == "running").then_some(())
+        },
+    );
+    let told = agent.events("hog", "oom_kill");
+    let mut counted = 0;
+    for incident in &told {
+        let details = &incident["details"];
+        assert_eq!(
+            details["counter_before"], counted,
+            "a gap or an overlap: {incident:#}"
+        );
+        counted = details["counter_after"].as_u64().unwrap();
+    }
+    assert_eq!(
+        kernel::field("hog", "memory.events", "oom_kill"),
+        Some(counted)
+    );
+    let by = |source: &str| {
+        told.iter()
+            .filter(|incident| incident["details"]["source"] == source)
+            .count()
+    };
+    println!(
+        "{deaths} agents died; {} by eBPF, {} by counters, {} recovered",
+        by("ebpf"),
+        by("counters"),
+        by("recovered")
+    );
+    let exits = agent.events("hog", "exit");
+    assert!(
+        exits
+            .iter()
+            .all(|exit| exit["details"]["oom_killed"] == true)
+    );
+    assert_eq!(exits.len(), 500);
+}
+
+#[test]
+fn a_full_disk_stops_nothing_and_loses_nothing() {
+    let disk = "/tmp/small";
+    fs::create_dir_all(disk).unwrap();
+    mount(
+        Some("tmpfs"),
+        disk,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("size=2M"),
+    )
+    .unwrap();
+    {
+        let more = "recovery: { backoff: { initial: 50ms, max: 50ms }, budget: off }";
+        let text = manifest(&workload("crasher", "crash 3", more));
+        let agent = Agent::start_with(&text, &["--state-dir", disk]);
+        agent.wait_for_events("crasher", "exit", 2);
+        let filler = Path::new(disk).join("filler");
+        let mut much = fs::File::create(&filler).unwrap();
+        while std::io::Write::write_all(&mut much, &[7; 4096]).is_ok() {}
+        drop(much);
+        let degraded = wait_for("it to be told", || {
+            let events = all(&agent);
+            let told = |event: &&Value| {
+                event["kind"] == "degraded" && event["details"]["what"] == "history"
+            };
+            events.iter().find(told).cloned()
+        });
+        let why = degraded["details"]["why"].as_str().unwrap();
+        assert!(why.contains("full"), "{why}");
+        let before = agent.workload("crasher")["restarts"].as_u64().unwrap();
+        wait_for("restarts to go on", || {
+            (agent.workload("crasher")["restarts"].as_u64()? > before + 5).then_some(())
+        });
+        fs::remove_file(filler).unwrap();
+        wait_for("it to be written again", || {
+            let events = all(&agent);
+            events
+                .iter()
+                .any(|event| event["details"]["state"] == "history resumed")
+                .then_some(())
+        });
+        assert!(all(&agent).iter().all(|event| event["kind"] != "lost"));
+        assert_in_order(&all(&agent));
+    }
+    umount(disk).unwrap();
+}
+
+#[test]
+fn a_damaged_history_is_set_aside_and_told() {
+    let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
+    let view = agent.wait_for_state("web", "running");
+    agent.kill();
+    let folder = agent.folder().join("state");
+    fs::write(folder.join("history.db"), [7; 20_000]).unwrap();
+    // What is still in the log would mend it.
+    for part in ["history.db-wal", "history.db-shm"] {
+        let _ = fs::remove_file(folder.join(part));
+    }
+    agent.start_again();
+    wait_for("it to be told", || {
+        let events = all(&agent);
+        let told = |event: &&Value| event["details"]["what"] == "history";
+        let why = events.iter().find(told)?["details"]["why"]
+            .as_str()?
+            .to_owned();
+        why.contains("set aside as").then_some(())
+    });
+    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    let names: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(
+        names
+            .iter()
+            .any(|name| name.starts_with("history.damaged-")),
+        "{names:?}"
+    );
+}
+
+#[test]
+fn why_tells_the_chain_behind_a_restart() {
+    let limits = "cgroup: { memory.max: 8M }\nrecovery: { backoff: { initial: 10m, max: 10m } }";
+    let agent = Agent::start(&manifest(&workload("hog", "hog", limits)));
+    agent.wait_for_state("hog", "backing_off");
+    let told = agent.cli(&["why", "hog"]);
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    println!("{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 4, "{text}");
+    assert!(lines[0].contains("8M"), "{text}");
+    assert!(lines[1].contains("└─ "), "{text}");
+    assert!(lines[2].contains("restart"), "{text}");
+    assert!(lines[3].starts_with("now: backing_off"), "{text}");
+    let nobody = agent.cli(&["why", "nobody"]);
+    assert_eq!(nobody.status.code(), Some(4), "{nobody:?}");
+}
+
+#[test]
+fn events_are_found_by_time_kind_and_number_and_followed() {
+    let more = "recovery: { backoff: { initial: 50ms, max: 50ms }, budget: off }";
+    let agent = Agent::start(&manifest(&workload("crasher", "crash 3", more)));
+    agent.wait_for_events("crasher", "exit", 3);
+    let lines = |arguments: &[&str]| {
+        let output = agent.cli(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    assert_eq!(lines(&["events", "--last", "2"]), 2);
+    assert!(lines(&["events", "--kind", "exit"]) >= 3);
+    assert_eq!(lines(&["events", "--workload", "nobody"]), 0);
+    assert_eq!(lines(&["events", "--until", "1h"]), 0);
+    assert!(lines(&["events", "--since", "1h", "--json"]) >= 5);
+    let wrong = agent.cli(&["events", "--since", "yesterday"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    // What is followed goes on while it happens.
+    let last = seqs(&all(&agent)).into_iter().max().unwrap();
+    let followed = agent.read_lines(&format!("/v1/events/stream?after={last}&kind=exit"), 3);
+    let followed: Vec<Value> = followed
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        followed
+            .iter()
+            .all(|event| event["kind"] == "exit" && event["seq"].as_u64() > Some(last))
+    );
+    assert_in_order(&followed);
+}
