@@ -3,7 +3,7 @@
 
 use crate::api::{self, Api};
 use crate::cli::{Fault, live, refused};
-use crate::executor::{Executor, error_chain, levels};
+use crate::executor::{Executor, drift, error_chain, levels};
 use crate::kernel::hierarchy::{self, Inherited, Tree};
 use crate::kernel::pressure::Trigger;
 use crate::kernel::{bpf, clock};
@@ -328,6 +328,7 @@ fn watch_kernel(
     };
     const POLLED: &str = "CPU loops are looked for in /proc once a second, and none is proved";
     tokio::spawn(loops::follow(Arc::clone(executor)));
+    tokio::spawn(drift::follow(Arc::clone(executor)));
     let mut attached = match attached {
         Ok(attached) => attached,
         Err(error) => {

@@ -3,11 +3,13 @@
 //! what comes next, and every answer goes back as an event.
 
 mod adopt;
+pub(crate) mod drift;
 mod end;
 mod errand;
 mod investigate;
 mod launch;
 pub(crate) mod levels;
+mod logs;
 mod looping;
 mod proof;
 mod remedy;
@@ -22,6 +24,7 @@ use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::counters::CounterReader;
 use crate::kernel::hierarchy::Tree;
+use crate::kernel::inotify::TreeWatch;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::spawn::Launch;
@@ -32,11 +35,12 @@ use crate::runtime::Events;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
+use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Host, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, MonoTime};
 use errand::Places;
 use levels::HostLevels;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,6 +64,8 @@ pub(crate) struct Registered {
     adopted: bool,
     /// As it was last applied.
     pub(crate) spec: Arc<WorkloadSpec>,
+    /// What the kernel was last given, with all claims; `None` if that is not known.
+    limits: Option<Arc<Limits>>,
     /// Opened at the first tick that wants them.
     levels: Option<Arc<LevelFiles>>,
     /// When this instance began, and what its cgroup had used by then.
@@ -85,13 +91,24 @@ pub(crate) struct Executor {
     pub(crate) followed: Followed,
     events: Events,
     registry: Mutex<BTreeMap<WorkloadName, Registered>>,
-    queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Action>>>,
+    queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Work>>>,
+    tree_watch: Option<Arc<TreeWatch>>,
+    /// Touched by somebody, and not looked at since.
+    unchecked: Mutex<BTreeSet<WorkloadName>>,
     slow: Arc<Semaphore>,
     bounding: Mutex<()>,
     places: Mutex<Places>,
     errands: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
     runtime: tokio::runtime::Handle,
+}
+
+/// What waits in a workload's queue.
+#[derive(Debug)]
+enum Work {
+    Act(Action),
+    /// Somebody has touched its cgroup.
+    Check,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -108,8 +125,11 @@ impl Executor {
         (ring, suspects): (Option<Arc<EventRing>>, Option<Arc<SuspectRing>>),
         events: Events,
     ) -> Arc<Self> {
+        let tree_watch = drift::watch_tree(tree.workloads());
         Arc::new(Self {
             tree,
+            tree_watch,
+            unchecked: Mutex::default(),
             handover,
             logs,
             ring,
@@ -141,14 +161,18 @@ impl Executor {
             Some(action) => action,
             None => return,
         };
+        self.queue(action.workload.clone(), Work::Act(action));
+    }
+
+    fn queue(self: &Arc<Self>, workload: Option<WorkloadName>, work: Work) {
         let mut queues = lock(&self.queues);
-        let queue = queues.entry(action.workload.clone()).or_insert_with(|| {
+        let queue = queues.entry(workload.clone()).or_insert_with(|| {
             let (queue, waiting) = mpsc::unbounded_channel();
-            self.runtime.spawn(Arc::clone(self).work(waiting));
+            self.runtime.spawn(Arc::clone(self).work(workload, waiting));
             queue
         });
         // The worker lives as long as its queue is in the table.
-        let _ = queue.send(action);
+        let _ = queue.send(work);
     }
 
     /// What nothing else has to wait for.
@@ -176,8 +200,21 @@ impl Executor {
         }
     }
 
-    async fn work(self: Arc<Self>, mut waiting: mpsc::UnboundedReceiver<Action>) {
-        while let Some(action) = waiting.recv().await {
+    async fn work(
+        self: Arc<Self>,
+        of: Option<WorkloadName>,
+        mut waiting: mpsc::UnboundedReceiver<Work>,
+    ) {
+        while let Some(work) = waiting.recv().await {
+            let action = match (work, &of) {
+                (Work::Act(action), _) => action,
+                (Work::Check, Some(workload)) => {
+                    let (this, workload) = (Arc::clone(&self), workload.clone());
+                    let _ = tokio::task::spawn_blocking(move || this.check(&workload)).await;
+                    continue;
+                }
+                (Work::Check, None) => continue,
+            };
             let slow = matches!(
                 action.kind,
                 ActionKind::WriteLimits { .. } | ActionKind::WriteHostLimits { .. }
@@ -240,11 +277,15 @@ impl Executor {
                 limits: wanted,
             } => {
                 failpoint::pass("limits-unwritten");
+                self.bring_home(&workload, action.instance);
                 let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
                 failpoint::pass("limits-written");
                 if let Some(entry) = self.registry().get_mut(&workload) {
                     entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
                     entry.spec = Arc::clone(&spec);
+                    if let Some(Ok(_)) = &written {
+                        entry.given(&wanted);
+                    }
                     self.watch_loops(entry, &spec);
                 }
                 let (changed, error) = outcome(
@@ -285,7 +326,7 @@ impl Executor {
             ));
         }
         if let Some(root) = self.tree.own_root() {
-            let protection = enforcer_core::limits::Limits {
+            let protection = Limits {
                 memory_low: ceiling.memory_low,
                 memory_min: ceiling.memory_min,
                 ..Default::default()
@@ -293,31 +334,6 @@ impl Executor {
             limits::apply(root, &protection).map_err(|error| error_chain(&error))?;
         }
         limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
-    }
-
-    /// Moves the heads of long logs away, one round at a time. A file is copied
-    /// while nobody waits for the table.
-    pub(crate) fn bound_logs(&self) {
-        let Ok(_one) = self.bounding.try_lock() else {
-            return;
-        };
-        let names: Vec<WorkloadName> = self.registry().keys().cloned().collect();
-        for name in names {
-            let taken = self
-                .registry()
-                .get_mut(&name)
-                .and_then(|entry| Some((entry.log.take()?, entry.log_limits)));
-            let Some((mut log, (max, keep))) = taken else {
-                continue;
-            };
-            if let Err(error) = log.bound(max, keep) {
-                tracing::warn!("{name}: failed to bound its log: {error}; it grows on");
-            }
-            if let Some(entry) = self.registry().get_mut(&name) {
-                // A start may have opened it anew meanwhile.
-                entry.log.get_or_insert(log);
-            }
-        }
     }
 
     pub(crate) fn send(&self, event: Event) {

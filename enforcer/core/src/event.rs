@@ -1,23 +1,26 @@
 //! The words between the core and the edges: what happened, what to do, and
 //! what to remember. No behaviour lives here.
 
+mod command;
 mod detail;
 mod observed;
 
 pub(crate) use detail::seconds;
 pub use detail::{
-    BreakerChange, BreakerState, ConfigChange, CpuLoopFound, Detail, HealthChange, HostPressure,
-    Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
+    BreakerChange, BreakerState, ConfigChange, CpuLoopFound, Detail, DriftFound, HealthChange,
+    HostPressure, Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
 };
 
+pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
 pub use observed::{Found, HostMeasured, Measured, TakenOver};
 
 use crate::cpu_loop::{Evidence, Suspect, Thread};
+use crate::drift::Drifted;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
-use crate::spec::{Host, Manifest, ProbeName, Strategy, WorkloadSpec};
+use crate::spec::{Host, Manifest, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -148,6 +151,11 @@ pub enum Event {
         workload: WorkloadName,
         counters: Counters,
     },
+    /// Somebody else has changed its limits, or moved it.
+    Drifted {
+        workload: WorkloadName,
+        found: Vec<Drifted>,
+    },
     /// A thread has used its budget of CPU time without a sleep.
     CpuSuspect {
         workload: WorkloadName,
@@ -221,37 +229,6 @@ pub enum Event {
     Wake,
 }
 
-/// What is done before a start that follows a failure.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remedy {
-    pub strategy: Strategy,
-    /// Environment of the strategy's command: what has failed.
-    pub failure: Vec<(String, String)>,
-}
-
-/// A command that tells others whether a workload may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hook {
-    OnReady,
-    OnUnready,
-}
-
-impl Hook {
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::OnReady => "on_ready",
-            Self::OnUnready => "on_unready",
-        }
-    }
-}
-
-/// How long a hook may run.
-pub const HOOK_LIMIT: Duration = Duration::from_secs(10);
-/// How long the command of a recovery may run, or one that makes room on a disk.
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-
 /// A probe to be asked. It changes nothing, so it needs no reason.
 #[derive(Clone, Debug)]
 pub struct ProbeRun {
@@ -293,6 +270,8 @@ pub enum Cause {
     CpuLoop,
     /// The host as a whole ran short.
     HostPressure,
+    /// Somebody else changed what is ours to set.
+    Drift,
     Manual,
     Config,
     /// The agent itself comes or goes.
@@ -310,7 +289,7 @@ impl Cause {
             | Self::Startup
             | Self::Progress
             | Self::CpuLoop => true,
-            Self::HostPressure | Self::Manual | Self::Config | Self::Agent => false,
+            Self::HostPressure | Self::Drift | Self::Manual | Self::Config | Self::Agent => false,
         }
     }
 }
@@ -325,6 +304,7 @@ impl fmt::Display for Cause {
             Self::Progress => "progress",
             Self::CpuLoop => "cpu_loop",
             Self::HostPressure => "host_pressure",
+            Self::Drift => "drift",
             Self::Manual => "manual",
             Self::Config => "config",
             Self::Agent => "agent",

@@ -7,6 +7,7 @@
 mod admission;
 pub mod claims;
 pub mod cpu_loop;
+pub mod drift;
 pub mod event;
 pub mod health;
 mod host;

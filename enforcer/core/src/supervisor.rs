@@ -244,6 +244,11 @@ impl Supervisor {
                     workload.counters_read(context, counters)
                 });
             }
+            Event::Drifted { workload, found } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.drifted(context, found)
+                });
+            }
             Event::CpuSuspect { workload, suspect } => {
                 self.with(moment, &workload, decision, |workload, context| {
                     workload.cpu_suspect(context, suspect)
@@ -313,10 +318,7 @@ impl Supervisor {
                 self.ebpf = attached;
                 self.touched.extend(self.workloads.keys().cloned());
             }
-            Event::EventsLost(records) => {
-                let of = "ebpf";
-                self.tell(decision, None, Detail::Lost { records, of });
-            }
+            Event::EventsLost(records) => self.events_lost(records, decision),
             Event::HistoryResumed { lost } => self.history_resumed(lost, decision),
             Event::Degraded { what, why } => {
                 self.tell(decision, None, Detail::Degraded { what, why })
@@ -334,10 +336,7 @@ impl Supervisor {
                     });
                 }
             }
-            Event::Leave => {
-                let detail = Detail::Agent { state: "leaving" };
-                self.tell(decision, Some(Cause::Agent), detail);
-            }
+            Event::Leave => self.leave(decision),
             Event::Wake => {
                 let due = self.due.iter().take_while(|(at, _)| *at <= moment.now);
                 let names: Vec<WorkloadName> = due.map(|(_, name)| name.clone()).collect();

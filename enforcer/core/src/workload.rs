@@ -15,6 +15,7 @@
 mod checkpoint;
 mod climbing;
 mod configuring;
+mod drifting;
 mod ending;
 mod lifecycle;
 mod looping;
@@ -32,6 +33,7 @@ pub use probing::{ProbeView, answer_in_words};
 pub(crate) use view::Progress;
 pub use view::{LastExit, View};
 
+use crate::drift::Repairs;
 use crate::event::{
     Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, InstanceId, Moment,
     Reason, Remedy, Seq, Transition,
@@ -89,6 +91,7 @@ pub(crate) struct Workload {
     /// Why limits were last written, and how many writes are not answered yet.
     limits_cause: Cause,
     writes_under_way: u32,
+    repairs: Repairs,
     loops: Loops,
     probing: Probing,
     ready: Ready,
@@ -133,6 +136,7 @@ impl Workload {
             limits_refused: false,
             limits_cause: Cause::Config,
             writes_under_way: 0,
+            repairs: Repairs::default(),
             loops: Loops::default(),
             probing: Probing::default(),
             ready: Ready::default(),
@@ -267,6 +271,7 @@ impl Workload {
         let now = context.moment.now;
         self.settle(context);
         self.wake_loops(context);
+        self.retry_repair(context);
         self.ask_probes(context);
         match self.state {
             Lifecycle::Stopping {
@@ -334,6 +339,10 @@ impl Workload {
         let settle = self.ledger.deadline(self.circumstances(ebpf));
         let loops = self.loops.deadline();
         let probes = self.probing.deadline();
-        [due, settle, loops, probes].into_iter().flatten().min()
+        let repair = self.repairs.deadline();
+        [due, settle, loops, probes, repair]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -59,6 +59,8 @@ fn part(event: &Value) -> Option<String> {
         "host_pressure" => wellbeing::host_pressure(details),
         "restart" => restart(details, reason),
         "breaker" => breaker(details),
+        "drift" => wellbeing::drift(details),
+        "conflict" => wellbeing::conflict(details),
         "config" => config(details),
         "lost" if details["of"] == "history" => format!(
             "{} events are missing from the history: it could not be written for too long",

@@ -88,6 +88,9 @@ impl Executor {
             Some(log),
             (spec, Some(launch)),
         );
+        if let Some(entry) = self.registry().get_mut(workload) {
+            entry.given(effective);
+        }
         self.events.send(Event::Prepared {
             workload: workload.clone(),
             instance,
@@ -176,6 +179,7 @@ impl Executor {
         let own = Arc::clone(spec);
         let begun = (clock::now(), usage::read_cpu(&cgroup));
         let log_limits = (spec.logs.max_size.0, spec.logs.keep);
+        self.watch_cgroup(workload);
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
             let before = std::mem::replace(&mut entry.pid, pid);
@@ -212,6 +216,7 @@ impl Executor {
             log,
             log_limits,
             spec: own,
+            limits: None,
             levels: None,
             loop_budget: None,
             launch,

@@ -7,6 +7,7 @@ use cgroups_rs::MaxValue;
 use cgroups_rs::cpu::CpuController;
 use cgroups_rs::memory::{MemController, SetMemory};
 use cgroups_rs::pid::PidController;
+use enforcer_core::drift::Drifted;
 use enforcer_core::event::LimitChange;
 use enforcer_core::limits::{FileValue, Limits, controller_of, is_in_effect};
 use std::error::Error as _;
@@ -70,6 +71,20 @@ pub(crate) fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>
         changes.push(change(cgroup, &wanted, present)?);
     }
     Ok(changes)
+}
+
+/// What is not what the limits say; a file that is not there says nothing.
+pub(crate) fn drifted(cgroup: &Cgroup, limits: &Limits) -> Vec<Drifted> {
+    let differs = |wanted: FileValue| {
+        let found = first_line(&cgroup.read_if_present(wanted.file).ok()??);
+        let right = is_in_effect(wanted.file, &wanted.value, &found);
+        (!right).then(|| Drifted {
+            what: wanted.file.to_owned(),
+            expected: wanted.value,
+            found,
+        })
+    };
+    limits.files().into_iter().filter_map(differs).collect()
 }
 
 fn change(cgroup: &Cgroup, wanted: &FileValue, present: String) -> Result<LimitChange, LimitError> {

@@ -37,6 +37,32 @@ pub(crate) fn cgroup_of(pid: u32) -> Option<String> {
         .map(|group| group.pathname)
 }
 
+/// A process and all that it has started, as far as they are in that cgroup.
+pub(crate) fn tree_in(main: u32, cgroup: &str) -> Vec<u32> {
+    let all = procfs::process::all_processes().into_iter().flatten();
+    let parents: Vec<(u32, u32)> = all
+        .filter_map(|process| {
+            let stat = process.ok()?.stat().ok()?;
+            Some((
+                u32::try_from(stat.pid).ok()?,
+                u32::try_from(stat.ppid).ok()?,
+            ))
+        })
+        .collect();
+    let mut tree = vec![main];
+    let mut next = 0;
+    while let Some(parent) = tree.get(next).copied() {
+        next += 1;
+        let children = parents
+            .iter()
+            .filter(|(pid, of)| *of == parent && !tree.contains(pid));
+        let found: Vec<u32> = children.map(|(pid, _)| *pid).collect();
+        tree.extend(found);
+    }
+    tree.retain(|pid| cgroup_of(*pid).as_deref() == Some(cgroup));
+    tree
+}
+
 /// Its command name, resident size in bytes.
 pub(crate) fn command_and_rss(pid: u32) -> Option<(String, u64)> {
     let stat = process(pid)?.stat().ok()?;

@@ -11,6 +11,7 @@ mod corpus;
 mod cpu;
 mod death;
 mod door;
+mod drift;
 mod history;
 mod interface;
 mod limits;

@@ -2,6 +2,7 @@
 
 use super::{Cause, InstanceId, LimitChange, Seq, StartError};
 use crate::cpu_loop::{Evidence, Thread, Verdict};
+use crate::drift::Drifted;
 use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::oom::Incident;
@@ -56,6 +57,13 @@ pub enum Detail {
     Restart(RestartPlan),
     HostPressure(HostPressure),
     Breaker(BreakerChange),
+    Drift(DriftFound),
+    /// It comes again and again: it is left as it is, for a while.
+    Conflict {
+        drifts: Vec<Drifted>,
+        #[serde(rename = "pause_seconds", serialize_with = "seconds")]
+        pause: Duration,
+    },
     Config(ConfigChange),
     Lost {
         records: u64,
@@ -69,6 +77,14 @@ pub enum Detail {
     Agent {
         state: &'static str,
     },
+}
+
+/// What is not as it was left.
+#[derive(Clone, Debug, Serialize)]
+pub struct DriftFound {
+    /// Empty where a truce is over, and it is put right whatever it is.
+    pub drifts: Vec<Drifted>,
+    pub repaired: bool,
 }
 
 /// A thread that spins, and what that is.
@@ -205,6 +221,8 @@ impl Detail {
             Self::Restart(_) => "restart",
             Self::HostPressure(_) => "host_pressure",
             Self::Breaker(_) => "breaker",
+            Self::Drift(_) => "drift",
+            Self::Conflict { .. } => "conflict",
             Self::Config(_) => "config",
             Self::Lost { .. } => "lost",
             Self::Degraded { .. } => "degraded",

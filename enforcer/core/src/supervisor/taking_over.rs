@@ -57,4 +57,14 @@ impl Supervisor {
             self.tell(decision, None, Detail::Lost { records, of });
         }
     }
+
+    pub(super) fn leave(&mut self, decision: &mut Decision) {
+        let state = "leaving";
+        self.tell(decision, Some(Cause::Agent), Detail::Agent { state });
+    }
+
+    pub(super) fn events_lost(&mut self, records: u64, decision: &mut Decision) {
+        let of = "ebpf";
+        self.tell(decision, None, Detail::Lost { records, of });
+    }
 }

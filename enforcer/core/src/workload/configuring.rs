@@ -2,7 +2,8 @@
 
 use super::wellbeing::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
-use crate::event::{Cause, ConfigChange, Detail, Seq};
+use crate::drift::Drifted;
+use crate::event::{Cause, ConfigChange, Detail, DriftFound, Seq};
 use crate::plan::{Effect, SettingChange};
 use crate::spec::WorkloadSpec;
 use std::sync::Arc;
@@ -100,9 +101,27 @@ impl Workload {
     ) {
         self.writes_under_way = self.writes_under_way.saturating_sub(1);
         self.limits_refused = matches!(change, Some(ConfigChange::LimitsRefused(_)));
-        if let Some(change) = change {
-            let cause = self.limits_cause;
-            self.tell(context, Some(cause), None, Detail::Config(change));
+        let cause = self.limits_cause;
+        match change {
+            // Both values were told when it was found.
+            Some(ConfigChange::Limits(_)) if cause == Cause::Drift => {}
+            // Of the time without an agent.
+            Some(ConfigChange::Limits(changes)) if cause == Cause::Agent => {
+                let drifts = changes.into_iter().map(|change| Drifted {
+                    what: change.file,
+                    expected: change.to,
+                    found: change.from,
+                });
+                let found = DriftFound {
+                    drifts: drifts.collect(),
+                    repaired: true,
+                };
+                self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+            }
+            Some(change) => {
+                self.tell(context, Some(cause), None, Detail::Config(change));
+            }
+            None => {}
         }
     }
 

@@ -96,6 +96,7 @@ impl Workload {
             | Cause::Progress
             | Cause::CpuLoop
             | Cause::HostPressure
+            | Cause::Drift
             | Cause::Agent => {}
         }
     }

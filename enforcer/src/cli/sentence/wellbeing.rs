@@ -1,7 +1,9 @@
 //! Health, readiness and the host's shortages in plain words.
 
 use super::word;
+use enforcer_core::units::human_duration;
 use serde_json::Value;
+use std::time::Duration;
 
 pub(super) fn health(details: &Value) -> String {
     let why = word(details, "why");
@@ -40,4 +42,31 @@ pub(super) fn host_pressure(details: &Value) -> String {
         "failed" => format!("{what}: its command failed: {}", word(details, "error")),
         done => format!("{would}{done}: {what}"),
     }
+}
+
+/// What somebody else has changed, and that it was put right.
+pub(super) fn drift(details: &Value) -> String {
+    let drifts = drifts(details);
+    if drifts.is_empty() {
+        return "its limits are written again".to_owned();
+    }
+    format!("somebody else changed {drifts}; put right")
+}
+
+pub(super) fn conflict(details: &Value) -> String {
+    let pause = details["pause_seconds"].as_f64().unwrap_or(0.0);
+    format!(
+        "conflict: somebody else keeps changing {}; left as it is for {}",
+        drifts(details),
+        human_duration(Duration::try_from_secs_f64(pause.round()).unwrap_or_default())
+    )
+}
+
+fn drifts(details: &Value) -> String {
+    let all = details["drifts"].as_array().into_iter().flatten();
+    let told = all.map(|drift| {
+        let (expected, found) = (word(drift, "expected"), word(drift, "found"));
+        format!("{} from `{expected}` to `{found}`", word(drift, "what"))
+    });
+    told.collect::<Vec<_>>().join(", ")
 }

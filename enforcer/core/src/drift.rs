@@ -1,0 +1,95 @@
+//! Somebody else changes what is ours to set: it is put right a few times a minute, and
+//! then said to be a conflict, rather than fought over.
+
+use crate::units::MonoTime;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Repairs within [`WITHIN`]; one more would be a war.
+pub const REPAIRS: usize = 3;
+pub const WITHIN: Duration = Duration::from_secs(60);
+
+/// One thing that is not as it was left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Drifted {
+    /// A file of its cgroup, or `cgroup` for the place of its main process.
+    pub what: String,
+    pub expected: String,
+    pub found: String,
+}
+
+/// What is done about a drift.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Response {
+    Repair,
+    /// Nothing, for so long; this is to be told.
+    Conflict(Duration),
+    /// Nothing, and that was told.
+    Wait,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Repairs {
+    done: VecDeque<MonoTime>,
+    /// Left alone until then.
+    conflict: Option<MonoTime>,
+}
+
+impl Repairs {
+    pub(crate) fn drifted(&mut self, now: MonoTime) -> Response {
+        self.done.retain(|done| now.since(*done) < WITHIN);
+        if self.conflict.is_some() {
+            return Response::Wait;
+        }
+        if self.done.len() < REPAIRS {
+            self.done.push_back(now);
+            return Response::Repair;
+        }
+        let oldest = self.done.front().copied().unwrap_or(now);
+        let until = oldest.after(WITHIN);
+        self.conflict = Some(until);
+        Response::Conflict(until.since(now))
+    }
+
+    pub(crate) fn deadline(&self) -> Option<MonoTime> {
+        self.conflict
+    }
+
+    /// Whether it was left alone for long enough: it is tried once more.
+    pub(crate) fn retry(&mut self, now: MonoTime) -> bool {
+        let due = self.conflict.is_some_and(|until| until <= now);
+        if due {
+            self.conflict = None;
+            self.done.push_back(now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_repairs_a_minute_and_then_a_truce() {
+        let at = |seconds: u64| MonoTime(seconds * 1_000_000_000);
+        let mut repairs = Repairs::default();
+        for second in [0, 1, 2] {
+            assert_eq!(repairs.drifted(at(second)), Response::Repair);
+        }
+        let pause = Duration::from_secs(57);
+        assert_eq!(repairs.drifted(at(3)), Response::Conflict(pause));
+        assert_eq!(repairs.drifted(at(4)), Response::Wait);
+        assert!(!repairs.retry(at(59)));
+        assert_eq!(repairs.deadline(), Some(at(60)));
+        assert!(repairs.retry(at(60)));
+        // The minute slides: two of the last one still count, and the one of just now.
+        assert_eq!(
+            repairs.drifted(at(60)),
+            Response::Conflict(Duration::from_secs(1))
+        );
+        assert!(repairs.retry(at(200)));
+        assert_eq!(repairs.drifted(at(201)), Response::Repair);
+    }
+}

@@ -1,0 +1,45 @@
+//! Somebody else has changed this workload's limits, or moved it: told with both values,
+//! and put right, unless it comes again and again.
+
+use super::{Context, Workload};
+use crate::drift::{Drifted, Response};
+use crate::event::{Cause, Detail, DriftFound};
+
+impl Workload {
+    pub(crate) fn drifted(&mut self, context: &mut Context<'_>, found: Vec<Drifted>) {
+        if self.main_pid().is_none() || found.is_empty() {
+            // The next start takes everything with it.
+            return;
+        }
+        match self.repairs.drifted(context.moment.now) {
+            Response::Repair => {
+                let found = DriftFound {
+                    drifts: found,
+                    repaired: true,
+                };
+                let seq = self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+                self.write_limits(context, Cause::Drift, seq);
+            }
+            Response::Conflict(pause) => {
+                let detail = Detail::Conflict {
+                    drifts: found,
+                    pause,
+                };
+                self.tell(context, Some(Cause::Drift), None, detail);
+            }
+            Response::Wait => {}
+        }
+    }
+
+    /// A truce is over.
+    pub(super) fn retry_repair(&mut self, context: &mut Context<'_>) {
+        if self.repairs.retry(context.moment.now) && self.main_pid().is_some() {
+            let found = DriftFound {
+                drifts: Vec::new(),
+                repaired: true,
+            };
+            let seq = self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+            self.write_limits(context, Cause::Drift, seq);
+        }
+    }
+}

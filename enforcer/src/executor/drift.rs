@@ -1,0 +1,186 @@
+//! Whether a workload still has its limits and its place: looked at when somebody has
+//! touched its cgroup, behind the actions that touch it on our behalf.
+
+use super::{Executor, Registered, Work, error_chain, lock};
+use crate::kernel::inotify::{Touched, TreeWatch};
+use crate::kernel::{limits, process, ready};
+use crate::watch;
+use enforcer_core::WorkloadName;
+use enforcer_core::drift::Drifted;
+use enforcer_core::event::{Event, InstanceId};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::io::Interest;
+
+/// Waits for what somebody does to the cgroups, for as long as the agent lives.
+pub(crate) async fn follow(executor: Arc<Executor>) {
+    let Some(watch) = &executor.tree_watch else {
+        return;
+    };
+    let polled = match ready::watch(&**watch, Interest::READABLE) {
+        Ok(polled) => polled,
+        Err(error) => {
+            tracing::warn!("changes of cgroups can't be waited for: {error}");
+            return;
+        }
+    };
+    while let Ok(mut readable) = polled.readable().await {
+        readable.clear_ready();
+        for touched in watch.read() {
+            executor.touched(touched);
+        }
+    }
+}
+
+/// The watch of the tree; without one, drift shows when limits are written next.
+pub(super) fn watch_tree(workloads: &crate::kernel::cgroupfs::Cgroup) -> Option<Arc<TreeWatch>> {
+    let watch = TreeWatch::new(workloads).inspect_err(|error| {
+        tracing::warn!("drift is only found when limits are written: no inotify: {error}");
+    });
+    watch.ok().map(Arc::new)
+}
+
+impl Executor {
+    fn touched(self: &Arc<Self>, touched: Touched) {
+        let names = match touched {
+            Touched::Workload(name) => vec![name],
+            Touched::Everything => self.registry().keys().cloned().collect(),
+        };
+        for name in names {
+            // One look is enough for all that came before it.
+            if lock(&self.unchecked).insert(name.clone()) {
+                self.queue(Some(name), Work::Check);
+            }
+        }
+    }
+
+    /// Looks whether everything is as it was left.
+    pub(super) fn check(&self, workload: &WorkloadName) {
+        lock(&self.unchecked).remove(workload);
+        let found = {
+            let registry = self.registry();
+            registry.get(workload).and_then(|entry| {
+                let limits = entry.limits.clone()?;
+                Some((Arc::clone(&entry.cgroup), entry.pid, limits))
+            })
+        };
+        let Some((cgroup, pid, wanted)) = found else {
+            return;
+        };
+        let Some(place) = process::cgroup_of(pid) else {
+            // It is gone, which is told elsewhere.
+            return;
+        };
+        let mut found = limits::drifted(&cgroup, &wanted);
+        let expected = relative(cgroup.path());
+        if place != expected {
+            found = vec![Drifted {
+                what: "cgroup".to_owned(),
+                expected,
+                found: place,
+            }];
+        }
+        if !found.is_empty() {
+            self.events.send(Event::Drifted {
+                workload: workload.clone(),
+                found,
+            });
+        }
+    }
+
+    /// Puts the main process, and what it has started, back into its cgroup; makes that
+    /// anew where somebody has removed it.
+    pub(super) fn bring_home(self: &Arc<Self>, workload: &WorkloadName, instance: InstanceId) {
+        let known = {
+            let registry = self.registry();
+            let known = registry.get(workload);
+            known.map(|entry| (Arc::clone(&entry.cgroup), entry.id, entry.pid))
+        };
+        let Some((cgroup, id, pid)) = known else {
+            return;
+        };
+        let Some(place) = process::cgroup_of(pid) else {
+            return;
+        };
+        if place == relative(cgroup.path()) {
+            return;
+        }
+        let strangers = process::tree_in(pid, &place);
+        let moved = self
+            .open_workload(workload)
+            .and_then(|(cgroup, found, reader)| {
+                if found != id {
+                    let counters = lock(&reader).read()?;
+                    self.replace_cgroup(workload, (Arc::clone(&cgroup), found, reader));
+                    self.events.send(Event::Prepared {
+                        workload: workload.clone(),
+                        instance,
+                        cgroup: found,
+                        counters,
+                    });
+                }
+                for stranger in strangers {
+                    cgroup.take_in(stranger)?;
+                }
+                Ok(())
+            });
+        if let Err(error) = moved {
+            tracing::error!(
+                "{workload}: failed to {}; it runs outside its cgroup",
+                error_chain(&error)
+            );
+        }
+    }
+
+    fn replace_cgroup(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        (cgroup, id, counters): super::start::OpenCgroup,
+    ) {
+        let watching = watch::memory_events(
+            Arc::clone(&cgroup),
+            Arc::clone(&counters),
+            self.events.clone(),
+            workload.clone(),
+        );
+        let watching = self.runtime.spawn(watching).abort_handle();
+        self.watch_cgroup(workload);
+        let mut registry = self.registry();
+        if let Some(entry) = registry.get_mut(workload) {
+            self.unwatch_loops(entry.id);
+            if let Some(old) = entry.watch.replace(watching) {
+                old.abort();
+            }
+            entry.cgroup = cgroup;
+            entry.id = id;
+            entry.counters = counters;
+            entry.levels = None;
+            let spec = Arc::clone(&entry.spec);
+            self.watch_loops(entry, &spec);
+        }
+    }
+
+    /// Tells us when somebody touches it.
+    pub(super) fn watch_cgroup(&self, workload: &WorkloadName) {
+        if let Some(watch) = &self.tree_watch
+            && let Err(error) = watch.add(workload)
+        {
+            tracing::debug!("{workload}: its cgroup is not watched: {error}");
+        }
+    }
+}
+
+impl Registered {
+    /// What the kernel was given for it.
+    pub(super) fn given(&mut self, limits: &enforcer_core::limits::Limits) {
+        self.limits = Some(Arc::new(limits.clone()));
+    }
+}
+
+/// As `/proc/PID/cgroup` calls it.
+fn relative(path: &Path) -> String {
+    let below = path
+        .strip_prefix(crate::kernel::cgroupfs::MOUNT_POINT)
+        .unwrap_or(path);
+    format!("/{}", below.display())
+}

@@ -1,0 +1,132 @@
+//! Somebody else changes limits, moves processes and removes cgroups: told with both
+//! values, put right, and not fought over.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
+
+const ROOT: &str = "/sys/fs/cgroup/cgroup.procs";
+
+fn start() -> (Agent, String) {
+    let limits = "cgroup: { memory.max: 30M, cpu.max: 50%, pids.max: 40 }";
+    let agent = Agent::start(&manifest(&workload("web", "rest", limits)));
+    let pid = agent.wait_for_state("web", "running")["pid"].to_string();
+    (agent, pid)
+}
+
+fn place(pid: &str) -> String {
+    fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default()
+}
+
+fn wait_until_home(pid: &str) {
+    wait_for("it to be back in its cgroup", || {
+        (place(pid).trim() == "0::/enforcer/workloads/web").then_some(())
+    });
+}
+
+#[test]
+fn a_changed_limit_is_told_put_right_and_then_left_alone() {
+    let (agent, _) = start();
+    let file = kernel::cgroup("web").join("memory.max");
+    let right = kernel::read("web", "memory.max").unwrap();
+    for repair in 1..=3 {
+        fs::write(&file, "max").unwrap();
+        let told = agent.wait_for_events("web", "drift", repair);
+        let drift = &told[repair - 1]["details"]["drifts"][0];
+        assert_eq!(drift["what"], "memory.max", "{drift}");
+        assert_eq!(
+            (&drift["expected"], &drift["found"]),
+            (&Value::from(right.as_str()), &"max".into())
+        );
+        wait_for("it to be put right", || {
+            (kernel::read("web", "memory.max")? == right).then_some(())
+        });
+    }
+    fs::write(&file, "max").unwrap();
+    let told = agent.wait_for_events("web", "conflict", 1);
+    assert_eq!(told[0]["details"]["drifts"][0]["found"], "max", "{told:#?}");
+    assert_eq!(kernel::read("web", "memory.max").as_deref(), Some("max"));
+    assert_eq!(agent.events("web", "drift").len(), 3);
+    // A person may put it right at once.
+    assert!(
+        agent
+            .cli(&["throttle", "web", "--cpu", "20%"])
+            .status
+            .success()
+    );
+    assert_eq!(kernel::read("web", "memory.max"), Some(right));
+}
+
+#[test]
+fn what_the_agent_does_itself_is_no_drift() {
+    let (agent, _) = start();
+    assert!(
+        agent
+            .cli(&["throttle", "web", "--cpu", "20%"])
+            .status
+            .success()
+    );
+    assert!(agent.cli(&["release", "web"]).status.success());
+    let other = "cgroup: { memory.max: 25M, cpu.max: 30%, pids.max: 30 }";
+    agent.write_manifest(&manifest(&workload("web", "rest", other)));
+    assert!(agent.cli(&["apply"]).status.success());
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    agent.wait_for_events("web", "start", 2);
+    assert_eq!(agent.events("web", "drift"), Vec::<Value>::new());
+    assert_eq!(agent.events("web", "conflict"), Vec::<Value>::new());
+}
+
+#[test]
+fn a_process_that_was_moved_out_is_brought_home() {
+    let (agent, pid) = start();
+    fs::write(ROOT, &pid).unwrap();
+    let told = agent.wait_for_events("web", "drift", 1);
+    let drift = &told[0]["details"]["drifts"][0];
+    assert_eq!(drift["what"], "cgroup", "{drift}");
+    assert_eq!(drift["found"], "/", "{drift}");
+    assert_eq!(drift["expected"], "/enforcer/workloads/web", "{drift}");
+    wait_until_home(&pid);
+    assert_eq!(agent.workload("web")["pid"].to_string(), pid);
+    assert_eq!(agent.events("web", "exit").len(), 0);
+}
+
+#[test]
+fn a_cgroup_that_was_taken_away_is_made_again_with_its_limits() {
+    let (agent, pid) = start();
+    let held = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
+    let before = ["memory.max", "cpu.max", "pids.max"].map(|file| kernel::read("web", file));
+    kill(held, Signal::SIGSTOP).unwrap();
+    fs::write(ROOT, &pid).unwrap();
+    fs::remove_dir(kernel::cgroup("web")).unwrap();
+    kill(held, Signal::SIGCONT).unwrap();
+    agent.wait_for_events("web", "drift", 1);
+    wait_until_home(&pid);
+    wait_for("its limits to be there", || {
+        let now = ["memory.max", "cpu.max", "pids.max"].map(|file| kernel::read("web", file));
+        (now == before).then_some(())
+    });
+    // It is watched on as if nothing had been.
+    fs::write(kernel::cgroup("web").join("pids.max"), "max").unwrap();
+    agent.wait_for_events("web", "drift", 2);
+    wait_for("it to be put right", || {
+        (kernel::read("web", "pids.max")? == "40").then_some(())
+    });
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    assert_eq!(agent.workload("web")["state"], "running");
+}
+
+#[test]
+fn what_was_changed_while_no_agent_ran_is_told_by_the_next() {
+    let (mut agent, pid) = start();
+    agent.kill();
+    fs::write(kernel::cgroup("web").join("memory.max"), "max").unwrap();
+    agent.start_again();
+    let told = agent.wait_for_events("web", "drift", 1);
+    assert_eq!(told[0]["details"]["drifts"][0]["found"], "max", "{told:#?}");
+    assert_ne!(kernel::read("web", "memory.max").as_deref(), Some("max"));
+    assert_eq!(agent.workload("web")["pid"].to_string(), pid);
+}
