@@ -19,6 +19,8 @@ pub(in crate::workload) struct KeptLoops {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KeptLoop {
     suspect: Suspect,
+    /// Of its thread, which events don't name so exactly.
+    start_ticks: u64,
     suspected: MonoTime,
     verdict: Option<(Verdict, Seq)>,
     claims: Claims,
@@ -29,6 +31,7 @@ impl Loops {
     pub(in crate::workload) fn kept(&self) -> KeptLoops {
         let found = self.found.values().map(|found| KeptLoop {
             suspect: found.suspect.clone(),
+            start_ticks: found.suspect.thread.start_ticks,
             suspected: found.suspected,
             verdict: found.verdict,
             claims: found.claims,
@@ -45,8 +48,11 @@ impl Loops {
     /// what was taken holds until that is known.
     pub(in crate::workload) fn resume(kept: &KeptLoops, now: MonoTime) -> Self {
         let found = kept.found.iter().map(|found| {
+            let mut suspect = found.suspect.clone();
+            suspect.thread.start_ticks = found.start_ticks;
+            let thread = suspect.thread;
             let resumed = Found {
-                suspect: found.suspect.clone(),
+                suspect,
                 suspected: found.suspected,
                 cpu_before: None,
                 proof: Proof::Waiting(now),
@@ -58,7 +64,7 @@ impl Loops {
                 confirming: None,
                 muted: found.muted,
             };
-            (found.suspect.thread, resumed)
+            (thread, resumed)
         });
         Self {
             found: found.collect(),
