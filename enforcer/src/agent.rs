@@ -1,27 +1,27 @@
 //! An agent, from what another one has left and a manifest to its end: of itself alone,
 //! or of its workloads as well.
 
+mod ground;
+
 use crate::api::{self, Api};
 use crate::cli::{Fault, live, refused};
 use crate::executor::{Executor, drift, error_chain, levels};
-use crate::kernel::hierarchy::{self, Inherited, Tree};
+use crate::kernel::hierarchy::{self, Tree};
 use crate::kernel::pressure::Trigger;
 use crate::kernel::{bpf, clock};
 use crate::loops;
 use crate::manifest_files;
 use crate::marks;
 use crate::probe::Prober;
+use crate::reload;
 use crate::runtime::{Ended, Events, Runtime};
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
-use crate::store::history::History;
-use crate::store::journal::Journal;
 use enforcer_core::Event;
-use enforcer_core::event::{InstanceId, Seq};
+use enforcer_core::event::Found;
 use enforcer_core::spec::Manifest;
-use std::collections::BTreeMap;
-use std::fs::File;
+use ground::{asked, inherited, lock, open_history, raise_descriptor_limit};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +43,10 @@ pub(crate) fn supervise(
     manner: Manner,
     stderr_color: bool,
 ) -> Result<(), Fault> {
+    if manner == Manner::Daemon {
+        // It is listened for later; until then the manifest is read anyway.
+        crate::kernel::signal::ignore_hangups();
+    }
     let loaded = manifest_files::load(file, stderr_color).map_err(refused)?;
     eprint!("{}", loaded.warnings);
     let failed = |what: &str, error: &dyn std::error::Error| {
@@ -88,66 +92,6 @@ pub(crate) fn supervise(
     let ended = runtime.block_on(agent.run(loaded.manifest));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     ended
-}
-
-/// Where the workloads are that were left; they can't be moved elsewhere.
-fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherited, Fault> {
-    let Some((root, made_root)) = legacy.root.as_ref().filter(|(root, _)| root.exists()) else {
-        return Ok(Inherited::default());
-    };
-    let workloads = legacy.workloads.iter();
-    let inherited = Inherited {
-        root: (!legacy.workloads.is_empty()).then(|| root.clone()),
-        made_root: *made_root,
-        workloads: workloads.map(|left| left.workload.to_string()).collect(),
-    };
-    match (&settings.cgroup_root, &inherited.root) {
-        (Some(asked), Some(root)) if asked != root => Err(Fault::Failed(format!(
-            "failed to use {}: the workloads of the agent before this one run below {}; \
-             use that as --cgroup-root, or stop them first with `enforcer shutdown --workloads`",
-            asked.display(),
-            root.display()
-        ))),
-        _ => Ok(inherited),
-    }
-}
-
-/// A dozen descriptors a workload add up; workloads get the default again.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    /// `fs.nr_open`, as every kernel has it unless it was changed.
-    const MOST: u64 = 1 << 20;
-    let descriptors = Resource::RLIMIT_NOFILE;
-    if let Ok((_, hard)) = getrlimit(descriptors) {
-        let most = hard.max(MOST);
-        // Root may go beyond the hard limit; anybody may go up to it.
-        if setrlimit(descriptors, most, most).is_err() {
-            let _ = setrlimit(descriptors, hard, hard);
-        }
-    }
-}
-
-/// One agent for a runtime folder.
-fn lock(settings: &Settings) -> Result<nix::fcntl::Flock<File>, Fault> {
-    let folder = settings.runtime_dir();
-    let path = folder.join("lock");
-    let failed =
-        |error: String| Fault::Failed(format!("failed to lock {}: {error}", path.display()));
-    std::fs::create_dir_all(&folder).map_err(|error| failed(error.to_string()))?;
-    let file = File::create(&path).map_err(|error| failed(error.to_string()))?;
-    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).map_err(|_| {
-        failed("another agent holds it; stop that one, or use another --runtime-dir".to_owned())
-    })
-}
-
-/// The controllers that the manifest can't do without, each with a file that
-/// asks for it.
-fn asked(manifest: &Manifest) -> BTreeMap<&'static str, &'static str> {
-    let of_workloads = manifest.workloads.values().map(|spec| &spec.limits);
-    of_workloads
-        .chain([&manifest.host.limits])
-        .flat_map(|limits| limits.controllers().collect::<Vec<_>>())
-        .collect()
 }
 
 /// Everything that is there before the first event.
@@ -215,9 +159,8 @@ impl Agent<'_> {
             Manner::Daemon => None,
         };
         tokio::task::yield_now().await;
-        take_over(attached, legacy, &events, &executor).await;
+        take_over(attached, legacy, &events, &executor).await?;
         let stalls = watch_pressure(&events, &executor);
-        tokio::spawn(levels::tick(Arc::clone(&executor)));
         let prober = Prober::new(Arc::clone(&executor));
         let api = Api::new(
             events.clone(),
@@ -229,11 +172,16 @@ impl Agent<'_> {
         if let Some(address) = settings.listen.0 {
             tokio::spawn(api::public::serve(address, api.clone()));
         }
+        let reloads = api.clone();
         tokio::spawn(api::serve(listener, api));
         events.send(Event::Configure {
             manifest,
             prune: false,
         });
+        tokio::spawn(levels::tick(Arc::clone(&executor)));
+        if self.manner == Manner::Daemon {
+            tokio::spawn(reload::follow(reloads));
+        }
         end_on_signal(&events, self.manner)?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
@@ -266,34 +214,6 @@ impl Agent<'_> {
     }
 }
 
-/// With what an agent before this one has told, and could not write any more.
-fn open_history(
-    settings: &Settings,
-    boot_id: &str,
-    legacy: &mut Legacy,
-    database: Database,
-) -> Arc<History> {
-    let journal = Journal::open(&settings.runtime_dir().join("journal"));
-    let mut journal = journal
-        .inspect_err(|error| {
-            tracing::error!("no journal: {error}; an agent that dies loses its last events");
-        })
-        .ok();
-    let (seq, instance) = database.last();
-    let journaled = journal.as_ref().and_then(|(_, left)| left.last());
-    let known = Seq(seq).max(journaled.map_or(Seq(0), |record| record.seq));
-    legacy.last.0 = legacy.last.0.max(known);
-    legacy.last.1 = legacy.last.1.max(InstanceId(instance));
-    // Only its very last decision can have been kept and not journaled.
-    let mut told = std::mem::take(&mut legacy.told);
-    told.retain(|record| record.seq > known);
-    told.sort_by_key(|record| record.seq);
-    if let Some((_, left)) = &mut journal {
-        left.extend(told.into_iter().map(Arc::new));
-    }
-    Arc::new(History::new(boot_id, journal, database))
-}
-
 /// What was left comes before everything else: before the records of the time between
 /// two agents are read, and before the manifest is.
 async fn take_over(
@@ -301,17 +221,25 @@ async fn take_over(
     legacy: Legacy,
     events: &Events,
     executor: &Arc<Executor>,
-) {
+) -> Result<(), Fault> {
     events.send(Event::EbpfAttached(attached.is_ok()));
     let finder = Arc::clone(executor);
     let last = legacy.last;
     let found = tokio::task::spawn_blocking(move || finder.adopt(legacy.workloads));
-    let workloads = found.await.unwrap_or_else(|error| {
-        tracing::error!("what was left was not found: {error}");
-        Vec::new()
+    let failed = |error: String| Fault::Failed(format!("failed to {error}; nothing was changed"));
+    let workloads = found
+        .await
+        .map_err(|error| failed(format!("find what was left: {error}")))?
+        .map_err(|error| failed(error_chain(&error)))?;
+    let running = workloads.iter().filter_map(|taken| match taken.found {
+        Found::Running(..) => Some((taken.workload.clone(), taken.checkpoint.instance())),
+        Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => None,
     });
+    let running = running.collect();
     events.send(Event::TakeOver { workloads, last });
+    executor.watch_adopted(running);
     watch_kernel(attached, events, executor);
+    Ok(())
 }
 
 /// Sets the edges going that see what the kernel sees, or says why they can't.

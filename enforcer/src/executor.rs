@@ -283,8 +283,10 @@ impl Executor {
                 if let Some(entry) = self.registry().get_mut(&workload) {
                     entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
                     entry.spec = Arc::clone(&spec);
-                    if let Some(Ok(_)) = &written {
-                        entry.given(&wanted);
+                    match &written {
+                        Some(Ok(_)) => entry.given(&wanted),
+                        // Some were written, and some were not.
+                        Some(Err(_)) | None => entry.limits = None,
                     }
                     self.watch_loops(entry, &spec);
                 }

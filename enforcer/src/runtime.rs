@@ -2,23 +2,28 @@
 //! remembers what was decided and hands the actions on. It waits for nothing
 //! but the next event.
 
+mod waiting;
+
 use crate::executor::Executor;
 use crate::failpoint;
 use crate::kernel::clock;
 use crate::probe::Prober;
+use crate::service::{self, Manager};
 use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::store::record::Record;
-use enforcer_core::event::{Detail, InstanceId, Moment, Request, Seq, Transition};
+use enforcer_core::event::{Detail, Moment, Request, Seq, Transition};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
-use enforcer_core::supervisor::{ProbeView, View};
+use enforcer_core::supervisor::View;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+use waiting::{PartitionMap as _, Waiter, outcome};
 
 /// How often the logs are looked at, and lost records counted.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
@@ -81,17 +86,6 @@ pub(crate) enum RequestError {
     Failed(String),
 }
 
-/// Someone who waits for a workload to come to rest or to life.
-#[derive(Debug)]
-struct Waiter {
-    workload: WorkloadName,
-    request: Request,
-    /// The instance there was when it was asked, and when that was.
-    instance: InstanceId,
-    asked: MonoTime,
-    reply: oneshot::Sender<Result<View, RequestError>>,
-}
-
 /// How an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -135,6 +129,9 @@ impl Runtime {
 
     /// Runs until it is to go, or a shutdown is complete.
     pub(crate) async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) -> Ended {
+        let mut manager = Manager::found(TICK);
+        let mut ready = false;
+        let mut ticked = clock::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
@@ -144,10 +141,9 @@ impl Runtime {
                 Some(message) = messages.recv() => message,
                 () = sleep(due), if due.is_some() => Message::Event(Box::new(Event::Wake)),
                 _ = tick.tick() => {
-                    let executor = Arc::clone(&self.executor);
-                    tokio::task::spawn_blocking(move || executor.bound_logs());
-                    match self.history.trouble() {
-                        Some(trouble) => Message::Event(Box::new(told_trouble(trouble))),
+                    ticked = clock::now();
+                    match self.tick(manager.as_mut()) {
+                        Some(trouble) => trouble,
                         None => continue,
                     }
                 }
@@ -155,9 +151,16 @@ impl Runtime {
             let finished = match message {
                 Message::Event(event) => {
                     let leaves = matches!(*event, Event::Leave);
+                    if leaves || matches!(*event, Event::Shutdown) {
+                        service::stopping();
+                    }
+                    let configured = matches!(*event, Event::Configure { .. });
                     let finished = self.handle(*event);
                     if leaves {
                         return Ended::Alone;
+                    }
+                    if configured && !std::mem::replace(&mut ready, true) {
+                        service::ready();
                     }
                     finished
                 }
@@ -165,6 +168,13 @@ impl Runtime {
             };
             if finished {
                 return Ended::WithWorkloads;
+            }
+            // However much there is to do.
+            if clock::now().since(ticked) >= TICK * 2 {
+                ticked = clock::now();
+                if let Some(Message::Event(trouble)) = self.tick(manager.as_mut()) {
+                    let _ = self.handle(*trouble);
+                }
             }
         }
     }
@@ -192,10 +202,12 @@ impl Runtime {
             .records_of(transitions, |transition| time_of(transition, now));
         if !checkpoints.is_empty() {
             failpoint::pass("decided");
-            self.keep(&checkpoints, &told);
+            self.keep(&checkpoints, &told, true);
             failpoint::pass("kept");
         }
         self.history.append(told);
+        // What is forgotten is forgotten after it was told.
+        self.keep(&checkpoints, &[], false);
         if !actions.is_empty() {
             for action in actions {
                 self.executor.dispatch(action);
@@ -209,9 +221,43 @@ impl Runtime {
         finished
     }
 
+    /// What is due once a second.
+    fn tick(&self, manager: Option<&mut Manager>) -> Option<Message> {
+        if let Some(manager) = manager {
+            manager.tick(|| self.status());
+        }
+        let executor = Arc::clone(&self.executor);
+        tokio::task::spawn_blocking(move || executor.bound_logs());
+        let trouble = self.history.trouble()?;
+        Some(Message::Event(Box::new(told_trouble(trouble))))
+    }
+
+    /// How things stand, for `systemctl status`.
+    fn status(&self) -> String {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for view in self.supervisor.views() {
+            *counts.entry(view.state).or_default() += 1;
+        }
+        if counts.is_empty() {
+            return "no workloads".to_owned();
+        }
+        let told = counts
+            .iter()
+            .map(|(state, count)| format!("{count} {state}"));
+        told.collect::<Vec<_>>().join(", ")
+    }
+
     /// What is about to be done is known to a later agent before it is done.
-    fn keep(&self, checkpoints: &[(WorkloadName, Option<Checkpoint>)], told: &[Arc<Record>]) {
-        for (workload, checkpoint) in checkpoints {
+    fn keep(
+        &self,
+        checkpoints: &[(WorkloadName, Option<Checkpoint>)],
+        told: &[Arc<Record>],
+        there: bool,
+    ) {
+        let meant = checkpoints
+            .iter()
+            .filter(|(_, kept)| kept.is_some() == there);
+        for (workload, checkpoint) in meant {
             let kept = self
                 .handover
                 .keep(workload, checkpoint.as_ref(), (self.last_seq, told));
@@ -280,68 +326,8 @@ impl Runtime {
     }
 }
 
-trait PartitionMap: Iterator + Sized {
-    /// Sorts each item to one side or the other.
-    fn partition_map<A, B>(self, sort: impl Fn(Self::Item) -> Result<A, B>) -> (Vec<A>, Vec<B>) {
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        for item in self {
-            match sort(item) {
-                Ok(item) => left.push(item),
-                Err(item) => right.push(item),
-            }
-        }
-        (left, right)
-    }
-}
-
-impl<I: Iterator> PartitionMap for I {}
-
 async fn sleep(due: Option<std::time::Duration>) {
     tokio::time::sleep(due.unwrap_or_default()).await;
-}
-
-/// What became of a request; `None` while it is under way.
-fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestError>> {
-    let Some(view) = view else {
-        return Some(Err(RequestError::NoSuchWorkload));
-    };
-    let failed = |why: &str| Some(Err(RequestError::Failed(why.to_owned())));
-    if let Request::Throttle(_) | Request::Release = waiter.request {
-        return match view {
-            View { writing: true, .. } => None,
-            View {
-                limits_refused: true,
-                ..
-            } => failed("the kernel refused the limits; `events` has its word"),
-            view => Some(Ok(view)),
-        };
-    }
-    if waiter.request == Request::Probe {
-        // What rests is not asked; whoever doesn't run answers nothing.
-        let answered = |probe: &ProbeView| {
-            probe.at_rest
-                || probe
-                    .last
-                    .as_ref()
-                    .is_some_and(|last| last.at >= waiter.asked)
-        };
-        return match view.state {
-            "running" if !view.probes.iter().all(answered) => None,
-            "running" => Some(Ok(view)),
-            state => failed(&format!("it is {state}: there is nothing to ask")),
-        };
-    }
-    let upwards = matches!(waiter.request, Request::Start | Request::Restart);
-    match view.state {
-        "running" if upwards => Some(Ok(view)),
-        "failed" | "backing_off" | "breaker_open" if upwards => failed(&view.reason),
-        "stopped" if upwards => failed("it was stopped meanwhile"),
-        "stopped" | "failed" | "pending" if !upwards => Some(Ok(view)),
-        _ if !upwards && view.instance > waiter.instance => {
-            failed("it was started again meanwhile")
-        }
-        _ => None,
-    }
 }
 
 fn told_trouble(trouble: Trouble) -> Event {

@@ -31,7 +31,7 @@ pub(crate) struct Settings {
         env = "ENFORCER_HISTORY_DAYS",
         value_name = "DAYS",
         default_value_t = 30,
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = clap::value_parser!(u32).range(1..=36_500)
     )]
     pub(crate) history_days: u32,
     /// How large their database may get, in MiB; the oldest go first

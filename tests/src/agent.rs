@@ -47,7 +47,7 @@ impl Agent {
         let folder = folder();
         fs::write(folder.join("manifest.yaml"), manifest).unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
-        let process = spawn(&folder, &arguments, false, None);
+        let process = spawn(&folder, &arguments, false, &[]);
         let agent = Self {
             process,
             folder,
@@ -64,9 +64,18 @@ impl Agent {
     /// If it doesn't answer.
     #[must_use]
     pub fn start_daemon(manifest: &str) -> Self {
+        Self::start_daemon_with(manifest, &[])
+    }
+
+    /// The same with more in its environment.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    #[must_use]
+    pub fn start_daemon_with(manifest: &str, environment: &[(&str, &str)]) -> Self {
         let folder = folder();
         fs::write(folder.join("manifest.yaml"), manifest).unwrap();
-        let process = spawn(&folder, &[], true, None);
+        let process = spawn(&folder, &[], true, environment);
         let agent = Self {
             process,
             folder,
@@ -92,7 +101,9 @@ impl Agent {
     /// If it can't be started.
     pub fn start_doomed(&mut self, failpoint: Option<&str>) {
         self.kill();
-        self.process = spawn(&self.folder, &self.arguments, self.daemon, failpoint);
+        let environment = failpoint.map(|place| ("ENFORCER_FAILPOINT", place));
+        let environment: Vec<_> = environment.into_iter().collect();
+        self.process = spawn(&self.folder, &self.arguments, self.daemon, &environment);
     }
 
     /// Waits until it has ended by itself.

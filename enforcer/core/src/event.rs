@@ -223,6 +223,10 @@ pub enum Event {
         lost: u64,
     },
     Shutdown,
+    /// The manifest was read again, and has a fault: what was in force stays so.
+    ManifestRefused {
+        why: String,
+    },
     /// The agent goes, and what runs runs on.
     Leave,
     /// The moment that [`Decision::wake`] named has come.

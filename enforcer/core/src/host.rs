@@ -15,6 +15,10 @@ pub(crate) const CALM: Duration = Duration::from_secs(60);
 /// A command that made no room is not run again before.
 const RUN_AGAIN: Duration = Duration::from_secs(300);
 
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct HostState {
     memory: Gauge,
@@ -39,6 +43,13 @@ pub(crate) enum Relief {
 }
 
 impl HostState {
+    /// Another agent has watched it until now: what it knew of a shortage is not known, so
+    /// nobody comes back before it would show again.
+    pub(crate) fn taken_over(&mut self, now: MonoTime) {
+        self.last_step = Some(now);
+        self.stalled = Some(MonoTime(now.0.saturating_sub(nanos(PAUSE))));
+    }
+
     /// The thresholds are others now.
     pub(crate) fn rewatched(&mut self) {
         self.memory = Gauge::default();

@@ -336,6 +336,7 @@ impl Supervisor {
                     });
                 }
             }
+            Event::ManifestRefused { why } => self.manifest_refused(why, decision),
             Event::Leave => self.leave(decision),
             Event::Wake => {
                 let due = self.due.iter().take_while(|(at, _)| *at <= moment.now);

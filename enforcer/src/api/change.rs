@@ -179,6 +179,48 @@ pub(super) async fn apply(
     }))
 }
 
+/// Reads the agent's own manifest again, as `apply` does; the error says what is wrong.
+pub(crate) async fn reload(api: &Api) -> Result<(), String> {
+    let proposal = Proposal {
+        file: None,
+        prune: false,
+        force: false,
+    };
+    let told = |failure: Failure| failure.message().to_owned();
+    let read = {
+        let api = api.clone();
+        blocking(move || self::read(&api, None)).await
+    };
+    let (manifest, _) = read.map_err(told)?;
+    let plan = |reply| Question::Plan(Box::new(manifest), reply);
+    if api
+        .events
+        .ask(plan)
+        .await
+        .is_none_or(|plan| plan.is_empty())
+    {
+        // It is in force, or nobody is there any more.
+        return Ok(());
+    }
+    let prepared = {
+        let api = api.clone();
+        blocking(move || prepare(&api, &proposal)).await
+    };
+    let (manifest, warnings) = prepared.map_err(told)?;
+    if !warnings.is_empty() {
+        tracing::warn!("{warnings}");
+    }
+    let manifest = Box::new(manifest);
+    let applied = api.events.ask(|reply| Question::Apply {
+        manifest,
+        prune: false,
+        reply,
+    });
+    // Nobody answers where the agent is going.
+    let _ = applied.await;
+    Ok(())
+}
+
 /// Files and accounts are read, and may take their time: not where probes are timed.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failure> + Send + 'static,

@@ -52,7 +52,11 @@ pub(super) async fn stream(
             }
         }
         loop {
-            let batch = match batches.recv().await {
+            let next = tokio::select! {
+                next = batches.recv() => next,
+                () = lines.closed() => return,
+            };
+            let batch = match next {
                 Ok(batch) => batch,
                 // It is asked for again by its number, from where it was left.
                 Err(RecvError::Lagged(_) | RecvError::Closed) => return,
@@ -99,28 +103,32 @@ pub(super) async fn why(
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let history = Arc::clone(&api.history);
     let chain = super::change::blocking(move || {
-        let query = Query {
-            workload: Some(parsed.to_string()),
-            ..Query::default()
+        let last = |kind: Option<&str>| {
+            let query = Query {
+                workload: Some(parsed.to_string()),
+                kind: kind.map(str::to_owned),
+                last: Some(1),
+                ..Query::default()
+            };
+            history.find(&query).pop()
         };
-        let all = history.find(&query);
-        Ok(chain(&all, |seq| history.get(seq)))
+        let turns = TURNS.into_iter().filter_map(|kind| last(Some(kind)));
+        let begin = turns.max_by_key(|record| record.seq).or_else(|| last(None));
+        Ok(chain(begin, |seq| history.get(seq)))
     })
     .await?;
     Ok(Json(chain))
 }
 
-/// From the last event that says that something has changed for it, to the first cause.
+/// What says that something has changed for a workload.
+const TURNS: [&str; 6] = ["restart", "breaker", "exit", "stop", "cpu_loop", "oom_kill"];
+
+/// From an event to its first cause.
 fn chain(
-    all: &[Arc<Record>],
+    begin: Option<Arc<Record>>,
     get: impl Fn(enforcer_core::event::Seq) -> Option<Arc<Record>>,
 ) -> Vec<Arc<Record>> {
-    const TURNS: [&str; 6] = ["restart", "breaker", "exit", "stop", "cpu_loop", "oom_kill"];
-    let begin = all
-        .iter()
-        .rfind(|record| TURNS.contains(&record.kind.as_ref()))
-        .or(all.last());
-    let mut chain: Vec<Arc<Record>> = begin.cloned().into_iter().collect();
+    let mut chain: Vec<Arc<Record>> = begin.into_iter().collect();
     while let Some(last) = chain.last()
         && chain.len() < CHAIN
         && let Some(cause) = last.caused_by.filter(|cause| *cause < last.seq)

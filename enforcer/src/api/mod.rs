@@ -11,9 +11,10 @@ pub(crate) mod public;
 mod server;
 mod views;
 
-pub(crate) use change::{Proposal, ProposedFile};
+pub(crate) use change::{Proposal, ProposedFile, reload};
 
 use crate::executor::Executor;
+use crate::kernel::account;
 use crate::probe::Prober;
 use crate::runtime::Events;
 use crate::store::history::History;
@@ -28,6 +29,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
 
+/// Whose members may ask, where the host has it.
+const GROUP: &str = "enforcer";
 /// Of a request, in bytes: a manifest of the largest size, as a JSON string.
 const BODY_SIZE: usize = 4 << 20;
 
@@ -78,6 +81,12 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
+    // Where the host has such a group, its members may look.
+    if let Some(group) = account::group(GROUP)
+        && let Err(error) = std::os::unix::fs::chown(path, None, Some(group.as_raw()))
+    {
+        tracing::debug!("the socket is not the group {GROUP}'s: {error}");
+    }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }

@@ -28,8 +28,8 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
     };
     let router = Router::new()
         .route("/health", get(super::alive))
-        .route("/health/workloads/{name}", get(views::health))
-        .route("/health/worker/{name}", get(views::health))
+        .route("/health/workloads/{name}", get(views::public_health))
+        .route("/health/worker/{name}", get(views::public_health))
         .fallback(|| async { Failure::not_found("there is no such route") })
         .method_not_allowed_fallback(super::wrong_method)
         .layer(middleware::from_fn(refuse_strangers))

@@ -262,6 +262,18 @@ pub(super) async fn health(
     Ok((status, Json(body)))
 }
 
+/// The same for anybody: a probe's own words may be nobody else's business.
+pub(super) async fn public_health(
+    api: State<Api>,
+    name: Path<String>,
+) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
+    let (status, Json(mut body)) = health(api, name).await?;
+    if let Some(told) = body.as_object_mut() {
+        told.remove("reason");
+    }
+    Ok((status, Json(body)))
+}
+
 /// `/v1/ready`: which workloads may be used.
 pub(super) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Value>, Failure> {
     let views = api

@@ -32,11 +32,12 @@ pub(super) fn logs(settings: &Settings, name: &str, wanted: &Wanted) -> Result<(
         route.push_str(&format!("&tail={tail}"));
     }
     let mut stdout = std::io::stdout().lock();
+    let mut tamer = Tamer::default();
     client::stream(settings, &route, |bytes| {
         let shown = if wanted.raw {
             stdout.write_all(bytes)
         } else {
-            stdout.write_all(&tamed(bytes))
+            stdout.write_all(&tamer.tame(bytes))
         };
         // Nobody reads any more: nothing is left to do.
         if shown.and_then(|()| stdout.flush()).is_err() {
@@ -45,39 +46,75 @@ pub(super) fn logs(settings: &Settings, name: &str, wanted: &Wanted) -> Result<(
     })
 }
 
-/// Control characters but the ends of lines and tabs, in caret notation. C1 characters
-/// steer some terminals as well: they are `C2 80` to `C2 9F` in UTF-8.
-fn tamed(bytes: &[u8]) -> Vec<u8> {
-    let mut tame = Vec::with_capacity(bytes.len());
-    let mut rest = bytes.iter().copied().peekable();
-    while let Some(byte) = rest.next() {
-        match byte {
-            b'\n' | b'\t' => tame.push(byte),
-            // At the end of a line it does nothing.
-            b'\r' if rest.peek() == Some(&b'\n') => {}
-            0x00..=0x1f => tame.extend([b'^', byte + b'@']),
-            0x7f => tame.extend(*b"^?"),
-            0xc2 if rest.peek().is_some_and(|next| (0x80..=0x9f).contains(next)) => {
-                let next = rest.next().unwrap_or_default();
-                tame.extend([b'^', b'[', next - 0x40]);
+/// Control characters but the ends of lines and tabs, in caret notation; what is no UTF-8,
+/// in hexadecimal. A character that is cut in two by a frame waits for its rest.
+#[derive(Debug, Default)]
+struct Tamer {
+    rest: Vec<u8>,
+}
+
+impl Tamer {
+    fn tame(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.rest.extend_from_slice(bytes);
+        let given = std::mem::take(&mut self.rest);
+        let mut tame = Vec::with_capacity(given.len());
+        for chunk in given.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                show(character, &mut tame);
             }
-            _ => tame.push(byte),
+            let invalid = chunk.invalid();
+            let last = std::ptr::eq(invalid.as_ptr_range().end, given.as_ptr_range().end);
+            let cut = std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+            if last && cut {
+                self.rest = invalid.to_vec();
+            } else {
+                tame.extend(
+                    invalid
+                        .iter()
+                        .flat_map(|byte| format!("\\x{byte:02x}").into_bytes()),
+                );
+            }
         }
+        tame
     }
-    tame
+}
+
+fn show(character: char, tame: &mut Vec<u8>) {
+    let code = u32::from(character);
+    let shown = match code {
+        0x0a | 0x09 => character.to_string(),
+        0x00..=0x1f => format!("^{}", char::from_u32(code + 0x40).unwrap_or('?')),
+        0x7f => "^?".to_owned(),
+        // Some terminals take these for an escape and a letter.
+        0x80..=0x9f => format!("^[{}", char::from_u32(code - 0x40).unwrap_or('?')),
+        _ => character.to_string(),
+    };
+    tame.extend_from_slice(shown.as_bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn shown(frames: &[&[u8]]) -> String {
+        let mut tamer = Tamer::default();
+        let tame: Vec<u8> = frames.iter().flat_map(|frame| tamer.tame(frame)).collect();
+        String::from_utf8(tame).expect("text")
+    }
+
     #[test]
     fn what_steers_a_terminal_is_shown() {
-        let shown = |text: &str| String::from_utf8(tamed(text.as_bytes())).expect("text");
-        assert_eq!(shown("a\tb\r\n"), "a\tb\n");
-        assert_eq!(shown("\u{1b}]0;title\u{7}"), "^[]0;title^G");
-        assert_eq!(shown("\u{9b}2J"), "^[[2J");
-        assert_eq!(shown("grün \u{7f}"), "grün ^?");
-        assert_eq!(shown("over\rwritten"), "over^Mwritten");
+        assert_eq!(shown(&[b"a\tb\r\n"]), "a\tb^M\n");
+        assert_eq!(shown(&[b"\x1b]0;title\x07"]), "^[]0;title^G");
+        assert_eq!(shown(&["\u{9b}2J".as_bytes()]), "^[[2J");
+        assert_eq!(shown(&["gr\u{fc}n \u{7f}".as_bytes()]), "gr\u{fc}n ^?");
+        assert_eq!(shown(&[b"bare \x9b2J"]), "bare \\x9b2J");
+    }
+
+    #[test]
+    fn a_character_in_two_frames_is_one() {
+        assert_eq!(shown(&[b"x\xc2", b"\x9b2J"]), "x^[[2J");
+        assert_eq!(shown(&[b"\xe2\x82", b"\xac"]), "\u{20ac}");
+        assert_eq!(shown(&[b"\xe2\x82", b"a"]), "\\xe2\\x82a");
     }
 }

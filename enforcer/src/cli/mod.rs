@@ -174,6 +174,13 @@ struct Output {
 pub(crate) fn main() -> ExitCode {
     // Usage errors exit with 2, which is clap's own code for them.
     let arguments = Arguments::parse();
+    let is_agent = matches!(
+        arguments.command,
+        Command::Run { .. } | Command::Daemon { .. }
+    );
+    if !is_agent {
+        crate::kernel::signal::end_on_broken_pipes();
+    }
     match dispatch(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {

@@ -237,6 +237,13 @@ fn config(details: &Value) -> String {
     if let Some(refused) = details["limits_refused"].as_str() {
         return format!("failed to {refused}; the old limits hold");
     }
+    if let Some(refused) = details["manifest_refused"].as_str() {
+        let first = refused.lines().next().unwrap_or_default();
+        return format!(
+            "the manifest was refused, and nothing was changed: {}",
+            plain(first)
+        );
+    }
     let changes = |key: &str| details[key].as_array().cloned().unwrap_or_default();
     let text = |change: &Value, key: &str| change[key].as_str().unwrap_or("default").to_owned();
     let shown: Vec<String> = changes("limits")

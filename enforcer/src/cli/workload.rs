@@ -260,7 +260,9 @@ pub(super) fn shutdown(settings: &Settings, workloads: bool) -> Result<(), Fault
     let body = serde_json::json!({ "workloads": workloads });
     client::call(settings, "POST", "/v1/shutdown", Some(body))?;
     // It holds this lock for as long as it lives.
-    if let Ok(lock) = std::fs::File::open(settings.runtime_dir().join("lock")) {
+    if settings.socket.is_none()
+        && let Ok(lock) = std::fs::File::open(settings.runtime_dir().join("lock"))
+    {
         let gone = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockShared);
         drop(gone);
     }

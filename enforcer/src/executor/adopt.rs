@@ -2,8 +2,9 @@
 //! process is the one that was recorded if it has its number and its start time, within
 //! one boot; and it has run if it has executed something.
 
+use super::drift::{is_home, relative, take_in_all};
 use super::start::OpenCgroup;
-use super::{Executor, KILL_PATIENCE, error_chain, lock};
+use super::{Executor, KILL_PATIENCE, lock};
 use crate::kernel::bpf::PastExit;
 use crate::kernel::cgroupfs::CgroupError;
 use crate::kernel::log_file::LogFile;
@@ -11,12 +12,22 @@ use crate::kernel::pidfd::PidFd;
 use crate::kernel::{clock, process};
 use crate::store::handover::{Left, RunningInstance};
 use crate::{failpoint, watch};
-use enforcer_core::event::{ExitStatus, Found, TakenOver};
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{Event, ExitStatus, Found, InstanceId, TakenOver};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A child whose agent has died at its gate goes at once; this is for a busy host.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What has become of something can't be said.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AdoptError {
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("open process {pid}, which an agent before this one has started")]
+    Process { pid: u32, source: std::io::Error },
+}
 
 /// What became of a recorded process.
 enum Fate {
@@ -27,29 +38,26 @@ enum Fate {
 }
 
 impl Executor {
-    /// Finds everything that was left, and watches what runs. Actions may follow.
-    pub(crate) fn adopt(self: &Arc<Self>, left: Vec<Left>) -> Vec<TakenOver> {
+    /// Finds everything that was left. What is told of it before the core knows of it would
+    /// be lost: [`Executor::watch_adopted`] comes after that.
+    ///
+    /// # Errors
+    /// Where it can't be said what has become of something: then nothing was done to it.
+    pub(crate) fn adopt(self: &Arc<Self>, left: Vec<Left>) -> Result<Vec<TakenOver>, AdoptError> {
         failpoint::pass("adopt-begun");
         let adopted = left.into_iter().map(|left| {
-            let found = self.find(&left).unwrap_or_else(|error| {
-                tracing::error!(
-                    "{}: failed to {}; it is started anew",
-                    left.workload,
-                    error_chain(&error)
-                );
-                Found::Nothing
-            });
+            let found = self.find(&left)?;
             failpoint::pass("adopt-found");
-            TakenOver {
+            Ok(TakenOver {
                 workload: left.workload,
                 checkpoint: left.checkpoint,
                 found,
-            }
+            })
         });
         adopted.collect()
     }
 
-    fn find(self: &Arc<Self>, left: &Left) -> Result<Found, CgroupError> {
+    fn find(self: &Arc<Self>, left: &Left) -> Result<Found, AdoptError> {
         let Left {
             workload,
             checkpoint,
@@ -65,17 +73,25 @@ impl Executor {
             .as_ref()
             .filter(|recorded| expected && recorded.instance == checkpoint.instance());
         let starting = checkpoint.is_starting();
-        let fate = recorded.map_or(Fate::NeverRan, |recorded| self.fate_of(recorded, starting));
+        let fate = match recorded {
+            Some(recorded) => self.fate_of(recorded, starting)?,
+            None => Fate::NeverRan,
+        };
         if !matches!(fate, Fate::Runs(_)) {
-            // Whatever the last instance has left goes before anything else begins.
-            cgroup.kill_and_wait(KILL_PATIENCE)?;
+            // Whatever the last instance has left goes before anything else begins; what
+            // takes longer is waited for where its end is collected.
+            match cgroup.kill_and_wait(KILL_PATIENCE) {
+                Err(CgroupError::StillPopulated { .. }) if !starting => {}
+                done => done?,
+            }
         }
         if let Fate::Runs(_) = &fate
             && let Some(recorded) = recorded
-            && recorded.cgroup != id
+            && let Some(place) = process::cgroup_of(recorded.pid)
+            && !is_home(&place, &relative(cgroup.path()))
         {
             // Its cgroup was taken away from under it, or it was moved out of it.
-            cgroup.take_in(recorded.pid)?;
+            take_in_all(&cgroup, recorded.pid, &place)?;
         }
         let counters = lock(&reader).read()?;
         if !expected || matches!(fate, Fate::NeverRan) && starting {
@@ -93,22 +109,27 @@ impl Executor {
     }
 
     /// Of a process whose start may not have been told yet.
-    fn fate_of(&self, recorded: &RunningInstance, starting: bool) -> Fate {
+    fn fate_of(&self, recorded: &RunningInstance, starting: bool) -> Result<Fate, AdoptError> {
         let begun = clock::now();
         loop {
-            let Some(pidfd) = PidFd::of(recorded.pid, recorded.start_ticks) else {
+            let held = PidFd::of(recorded.pid, recorded.start_ticks);
+            let held = held.map_err(|source| AdoptError::Process {
+                pid: recorded.pid,
+                source,
+            })?;
+            let Some(pidfd) = held else {
                 let exit = self.past_exit(recorded.pid, recorded.start_ticks);
                 // Where nobody saw it, it has run if that was told.
-                return match exit.map_or(!starting, |exit| exit.ran) {
+                return Ok(match exit.map_or(!starting, |exit| exit.ran) {
                     true => Fate::Ended,
                     false => Fate::NeverRan,
-                };
+                });
             };
             if process::has_executed(recorded.pid) {
-                return Fate::Runs(pidfd);
+                return Ok(Fate::Runs(pidfd));
             }
             if clock::now().since(begun) > GATE_PATIENCE {
-                return Fate::NeverRan;
+                return Ok(Fate::NeverRan);
             }
             std::thread::park_timeout(Duration::from_millis(1));
         }
@@ -143,8 +164,28 @@ impl Executor {
             entry.pidfd = Some(Arc::clone(&pidfd));
             entry.adopted = true;
         }
-        let (events, instance) = (self.events.clone(), left.checkpoint.instance());
-        let exit = watch::exit(pidfd, events, left.workload.clone(), instance);
-        self.runtime.spawn(exit);
+    }
+
+    /// Waits for the exits of what was adopted, and reads once more what may have been
+    /// counted meanwhile.
+    pub(crate) fn watch_adopted(self: &Arc<Self>, adopted: Vec<(WorkloadName, InstanceId)>) {
+        for (workload, instance) in adopted {
+            let found = {
+                let registry = self.registry();
+                let entry = registry.get(&workload);
+                entry.map(|entry| (entry.pidfd.clone(), Arc::clone(&entry.counters)))
+            };
+            let Some((pidfd, reader)) = found else {
+                continue;
+            };
+            if let Ok(counters) = lock(&reader).read() {
+                let workload = workload.clone();
+                self.events.send(Event::CountersRead { workload, counters });
+            }
+            if let Some(pidfd) = pidfd {
+                let exit = watch::exit(pidfd, self.events.clone(), workload, instance);
+                self.runtime.spawn(exit);
+            }
+        }
     }
 }

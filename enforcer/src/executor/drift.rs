@@ -2,6 +2,7 @@
 //! touched its cgroup, behind the actions that touch it on our behalf.
 
 use super::{Executor, Registered, Work, error_chain, lock};
+use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::inotify::{Touched, TreeWatch};
 use crate::kernel::{limits, process, ready};
 use crate::watch;
@@ -33,7 +34,7 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
 }
 
 /// The watch of the tree; without one, drift shows when limits are written next.
-pub(super) fn watch_tree(workloads: &crate::kernel::cgroupfs::Cgroup) -> Option<Arc<TreeWatch>> {
+pub(super) fn watch_tree(workloads: &Cgroup) -> Option<Arc<TreeWatch>> {
     let watch = TreeWatch::new(workloads).inspect_err(|error| {
         tracing::warn!("drift is only found when limits are written: no inotify: {error}");
     });
@@ -61,7 +62,10 @@ impl Executor {
             let registry = self.registry();
             registry.get(workload).and_then(|entry| {
                 let limits = entry.limits.clone()?;
-                Some((Arc::clone(&entry.cgroup), entry.pid, limits))
+                // Another process may have its number by now.
+                let started = process::start_ticks(entry.pid)?;
+                let main = (started == entry.start_ticks).then_some(entry.pid)?;
+                Some((Arc::clone(&entry.cgroup), main, limits))
             })
         };
         let Some((cgroup, pid, wanted)) = found else {
@@ -73,7 +77,7 @@ impl Executor {
         };
         let mut found = limits::drifted(&cgroup, &wanted);
         let expected = relative(cgroup.path());
-        if place != expected {
+        if !is_home(&place, &expected) {
             found = vec![Drifted {
                 what: "cgroup".to_owned(),
                 expected,
@@ -93,7 +97,10 @@ impl Executor {
     pub(super) fn bring_home(self: &Arc<Self>, workload: &WorkloadName, instance: InstanceId) {
         let known = {
             let registry = self.registry();
-            let known = registry.get(workload);
+            let known = registry.get(workload).filter(|entry| {
+                let started = process::start_ticks(entry.pid);
+                started.is_some_and(|started| started == entry.start_ticks)
+            });
             known.map(|entry| (Arc::clone(&entry.cgroup), entry.id, entry.pid))
         };
         let Some((cgroup, id, pid)) = known else {
@@ -102,10 +109,9 @@ impl Executor {
         let Some(place) = process::cgroup_of(pid) else {
             return;
         };
-        if place == relative(cgroup.path()) {
+        if is_home(&place, &relative(cgroup.path())) {
             return;
         }
-        let strangers = process::tree_in(pid, &place);
         let moved = self
             .open_workload(workload)
             .and_then(|(cgroup, found, reader)| {
@@ -119,10 +125,7 @@ impl Executor {
                         counters,
                     });
                 }
-                for stranger in strangers {
-                    cgroup.take_in(stranger)?;
-                }
-                Ok(())
+                take_in_all(&cgroup, pid, &place)
             });
         if let Err(error) = moved {
             tracing::error!(
@@ -132,7 +135,7 @@ impl Executor {
         }
     }
 
-    fn replace_cgroup(
+    pub(super) fn replace_cgroup(
         self: &Arc<Self>,
         workload: &WorkloadName,
         (cgroup, id, counters): super::start::OpenCgroup,
@@ -177,8 +180,33 @@ impl Registered {
     }
 }
 
+/// A process with all that it has started and is beside it; what is started meanwhile as
+/// well, and what ends meanwhile is no loss.
+pub(super) fn take_in_all(cgroup: &Cgroup, main: u32, place: &str) -> Result<(), CgroupError> {
+    const ROUNDS: usize = 10;
+    for _ in 0..ROUNDS {
+        let strangers = process::tree_in(main, place);
+        if strangers.is_empty() {
+            break;
+        }
+        for stranger in strangers {
+            match cgroup.take_in(stranger) {
+                Err(error) if error.errno() != Some(libc::ESRCH) => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// In its own cgroup, or in one that it has made below that.
+pub(super) fn is_home(place: &str, home: &str) -> bool {
+    let below = place.strip_prefix(home);
+    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
+
 /// As `/proc/PID/cgroup` calls it.
-fn relative(path: &Path) -> String {
+pub(super) fn relative(path: &Path) -> String {
     let below = path
         .strip_prefix(crate::kernel::cgroupfs::MOUNT_POINT)
         .unwrap_or(path);

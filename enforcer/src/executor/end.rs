@@ -32,6 +32,16 @@ impl Executor {
         if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
+        // Wherever somebody has moved it.
+        let main = self
+            .registry()
+            .get(workload)
+            .and_then(|entry| entry.pidfd.clone());
+        if let Some(main) = main
+            && let Err(error) = main.signal(nix::sys::signal::Signal::SIGKILL)
+        {
+            tracing::error!("{workload}: failed to kill its main process: {error}");
+        }
     }
 
     /// Waits for the main process, kills what it left behind, and reads the
@@ -77,6 +87,7 @@ impl Executor {
         self.end_probes_of(&workload);
         while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
             tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
+            clock::pause(KILL_PATIENCE / 100);
         }
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
@@ -98,9 +109,9 @@ impl Executor {
     }
 
     /// How a process ended is known, and told.
-    pub(super) fn forget_exit(&self, pid: u32) {
+    pub(super) fn forget_exit(&self, pid: u32, start_ticks: u64) {
         if let Some(ring) = &self.ring {
-            ring.forget(pid);
+            ring.forget(pid, start_ticks);
         }
     }
 
@@ -115,6 +126,9 @@ impl Executor {
         failpoint::pass("remove-begun");
         self.handover.forget(workload);
         self.forget_errands(workload);
+        if let Some(watch) = &self.tree_watch {
+            watch.remove(workload);
+        }
         if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
             tracing::error!(
                 "{workload}: failed to {}; it stays behind",
@@ -126,7 +140,7 @@ impl Executor {
         let removed = self.registry().remove(workload);
         if let Some(entry) = removed {
             self.unwatch_loops(entry.id);
-            self.forget_exit(entry.pid);
+            self.forget_exit(entry.pid, entry.start_ticks);
         }
     }
 

@@ -135,20 +135,30 @@ impl Executor {
     }
 
     /// The workload's cgroup with what reads it: the one it has, or a new one.
-    fn open_cgroup(&self, workload: &WorkloadName) -> Result<OpenCgroup, StartError> {
-        if let Some(entry) = self.registry().get(workload) {
-            return Ok((
+    fn open_cgroup(self: &Arc<Self>, workload: &WorkloadName) -> Result<OpenCgroup, StartError> {
+        let known = self.registry().get(workload).map(|entry| {
+            (
                 Arc::clone(&entry.cgroup),
                 entry.id,
                 Arc::clone(&entry.counters),
-            ));
-        }
+            )
+        });
+        let removed = match known {
+            Some(known) if known.0.is_there() => return Ok(known),
+            Some(_) => true,
+            None => false,
+        };
         let failed = |error: CgroupError| StartError {
             stage: "create the cgroup".to_owned(),
             errno: error.errno(),
             error: error_chain(&error),
         };
-        self.open_workload(workload).map_err(failed)
+        let (cgroup, id, reader) = self.open_workload(workload).map_err(failed)?;
+        if removed {
+            let open = (Arc::clone(&cgroup), id, Arc::clone(&reader));
+            self.replace_cgroup(workload, open);
+        }
+        Ok((cgroup, id, reader))
     }
 
     pub(super) fn open_workload(&self, workload: &WorkloadName) -> Result<OpenCgroup, CgroupError> {
@@ -182,10 +192,10 @@ impl Executor {
         self.watch_cgroup(workload);
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
-            let before = std::mem::replace(&mut entry.pid, pid);
-            if before != pid {
-                self.forget_exit(before);
+            if (entry.pid, entry.start_ticks) != (pid, start_ticks) {
+                self.forget_exit(entry.pid, entry.start_ticks);
             }
+            entry.pid = pid;
             entry.start_ticks = start_ticks;
             entry.adopted = false;
             entry.begun = begun;

@@ -108,7 +108,7 @@ fn user(name: &str) -> Option<User> {
     look_up("passwd", name, |line| field(line, 0) == Some(name)).and_then(|line| User::parse(&line))
 }
 
-fn group(name: &str) -> Option<Gid> {
+pub(crate) fn group(name: &str) -> Option<Gid> {
     let line = look_up("group", name, |line| field(line, 0) == Some(name))?;
     field(&line, 2)?.parse().ok().map(Gid::from_raw)
 }

@@ -77,6 +77,11 @@ impl Cgroup {
         }
     }
 
+    /// Whether it is still there; its path may be another one's by now.
+    pub(crate) fn is_there(&self) -> bool {
+        self.has_file("cgroup.events")
+    }
+
     /// Moves a process into it, with all its threads; its children stay where they are.
     pub(crate) fn take_in(&self, pid: u32) -> Result<(), CgroupError> {
         self.write("cgroup.procs", &pid.to_string())
@@ -159,19 +164,29 @@ impl Cgroup {
     /// Kills everything in it and below it, and waits until it is empty.
     pub(crate) fn kill_and_wait(&self, patience: Duration) -> Result<(), CgroupError> {
         let started = Instant::now();
-        let mut events = self
-            .open_file("cgroup.events", OFlag::O_RDONLY)
-            .map_err(|source| CgroupError::Read {
-                path: self.path.join("cgroup.events"),
-                source,
-            })?;
+        let mut events = match self.open_file("cgroup.events", OFlag::O_RDONLY) {
+            Ok(events) => events,
+            // Somebody has removed it, which nobody can while anything is in it.
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(source) => {
+                return Err(CgroupError::Read {
+                    path: self.path.join("cgroup.events"),
+                    source,
+                });
+            }
+        };
         loop {
             // The read re-arms the poll: no change between the two is missed.
-            if !populated(&mut events).map_err(|source| CgroupError::Read {
-                path: self.path.join("cgroup.events"),
-                source,
-            })? {
-                return Ok(());
+            match populated(&mut events) {
+                Ok(false) => return Ok(()),
+                Err(error) if is_gone(&error) => return Ok(()),
+                Ok(true) => {}
+                Err(source) => {
+                    return Err(CgroupError::Read {
+                        path: self.path.join("cgroup.events"),
+                        source,
+                    });
+                }
             }
             super::limits::kill_cgroup(self)?;
             if started.elapsed() > patience {
@@ -208,6 +223,11 @@ impl Cgroup {
             Err(source) => Err(CgroupError::Remove { path, source }),
         }
     }
+}
+
+/// Removed meanwhile: kernfs answers ENODEV through what is still open.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 fn populated(events: &mut std::fs::File) -> io::Result<bool> {

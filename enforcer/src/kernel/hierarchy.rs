@@ -40,7 +40,8 @@ const LEFT_BEHIND: Duration = Duration::from_secs(2);
 pub(crate) struct Inherited {
     /// Where its workloads are; `None` where it left none.
     pub(crate) root: Option<PathBuf>,
-    pub(crate) made_root: bool,
+    /// One that an agent before this one has made.
+    pub(crate) made_root: Option<PathBuf>,
     pub(crate) workloads: BTreeSet<String>,
 }
 
@@ -104,7 +105,8 @@ impl Tree {
             None if is_delegated(&origin) => (origin.clone(), true),
             None => (Path::new(MOUNT_POINT).join("enforcer"), false),
         };
-        let made_root = inherited.made_root || !path.exists() && !delegated;
+        let inherited_root = inherited.made_root.as_deref() == Some(path.as_path());
+        let made_root = inherited_root || !path.exists() && !delegated;
         let prepared = (|| {
             if !delegated {
                 make_way(&path, &mut notes)?;
@@ -182,8 +184,11 @@ fn populate(
     enable(&workloads)?;
     // Whatever an agent that died was asking has nobody to answer to.
     if let Ok(left) = Cgroup::open(&path.join("probes")) {
-        left.kill_and_wait(LEFT_BEHIND).map_err(refine)?;
-        root.remove_child("probes").map_err(refine)?;
+        let removed = left.kill_and_wait(LEFT_BEHIND);
+        if let Err(error) = removed.and_then(|()| root.remove_child("probes")) {
+            // What hangs in the kernel must not keep the workloads waiting.
+            tracing::warn!("failed to {}; it stays", chain(&error));
+        }
     }
     let probes = root.ensure_child("probes").map_err(refine)?;
     enable(&probes)?;

@@ -1,6 +1,7 @@
-//! Changes of the workloads' cgroups that somebody makes: kernfs tells writes through
-//! its files, and removals, like any file system does (inotify(7)); what the kernel
-//! changes by itself is told for `*.events` alone.
+//! Changes that somebody makes (inotify(7)): to the manifest's folder, and to the
+//! workloads' cgroups. kernfs tells writes through
+//! its files, and removals, like any file system does; what the kernel changes by itself
+//! is told for `*.events` alone.
 
 use super::cgroupfs::Cgroup;
 use enforcer_core::WorkloadName;
@@ -9,7 +10,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Watches of the cgroups of all workloads, and of what they are in.
@@ -56,21 +57,42 @@ impl TreeWatch {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches one more; its watch goes with its cgroup.
+    /// Watches one more, and no more what had its name before.
     pub(crate) fn add(&self, workload: &WorkloadName) -> io::Result<()> {
-        let modified = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONLYDIR;
-        let mut names = self.names();
         let path = self.parent.join(workload.as_str());
-        let watch = self.inotify.add_watch(&path, modified)?;
-        names.insert(watch, workload.clone());
         // The kernel tells of the last process that leaves only who watches this file
         // itself (`kernfs_notify_workfn` wants its inode).
         let populated = path.join("cgroup.events");
-        let watch = self
-            .inotify
-            .add_watch(&populated, AddWatchFlags::IN_MODIFY)?;
-        names.insert(watch, workload.clone());
+        let mut names = self.names();
+        let watched = [
+            self.inotify
+                .add_watch(&path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONLYDIR)?,
+            self.inotify
+                .add_watch(&populated, AddWatchFlags::IN_MODIFY)?,
+        ];
+        self.forget(&mut names, workload, &watched);
+        names.extend(watched.map(|watch| (watch, workload.clone())));
         Ok(())
+    }
+
+    /// kernfs lets a watch outlive what it is on.
+    pub(crate) fn remove(&self, workload: &WorkloadName) {
+        self.forget(&mut self.names(), workload, &[]);
+    }
+
+    fn forget(
+        &self,
+        names: &mut HashMap<WatchDescriptor, WorkloadName>,
+        workload: &WorkloadName,
+        but: &[WatchDescriptor],
+    ) {
+        names.retain(|watch, name| {
+            let stays = name != workload || but.contains(watch);
+            if !stays {
+                let _ = self.inotify.rm_watch(*watch);
+            }
+            stays
+        });
     }
 
     /// What has happened since it was last asked.
@@ -96,5 +118,39 @@ impl TreeWatch {
             }
         }
         touched
+    }
+}
+
+/// Files of one folder that were written, or came and went.
+#[derive(Debug)]
+pub(crate) struct FolderWatch(Inotify);
+
+impl AsFd for FolderWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl FolderWatch {
+    pub(crate) fn new(folder: &Path) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let changes = AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_CREATE;
+        inotify.add_watch(folder, changes | AddWatchFlags::IN_ONLYDIR)?;
+        Ok(Self(inotify))
+    }
+
+    /// The names of those that have changed since it was last asked; one without a name
+    /// stands for the folder itself, or for more than could be told.
+    pub(crate) fn read(&self) -> Vec<Option<String>> {
+        let mut changed = Vec::new();
+        while let Ok(events) = self.0.read_events() {
+            let names = events.into_iter().map(|event| event.name);
+            changed.extend(names.map(|name| Some(name?.to_string_lossy().into_owned())));
+        }
+        changed
     }
 }

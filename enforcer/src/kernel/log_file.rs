@@ -166,7 +166,12 @@ impl Reader {
     /// What comes next; empty where nothing was written yet.
     pub(crate) fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut chunk = vec![0; CHUNK];
-        let length = self.file.read_at(&mut chunk, self.at)?;
+        let mut length = self.file.read_at(&mut chunk, self.at)?;
+        if chunk[..length].first() == Some(&0) {
+            // What was here has been moved away since: on with what is left.
+            self.at = first_byte_from(&mut self.file, self.at)?;
+            length = self.file.read_at(&mut chunk, self.at)?;
+        }
         chunk.truncate(length);
         self.at += u64::try_from(length).unwrap_or(0);
         if length == 0 && self.next_file()? {
@@ -241,14 +246,20 @@ fn older(path: &Path, number: u32) -> PathBuf {
 /// The first byte that was not punched out: after the hole, and after the zeros
 /// of the last page that the hole covers in part.
 fn first_byte(file: &mut File) -> io::Result<u64> {
-    let data = match nix::unistd::lseek(&*file, 0, nix::unistd::Whence::SeekData) {
-        Ok(offset) => u64::try_from(offset).unwrap_or(0),
+    first_byte_from(file, 0)
+}
+
+/// The same, of what follows this place; nothing was punched out if that is data.
+fn first_byte_from(file: &mut File, from: u64) -> io::Result<u64> {
+    let start = i64::try_from(from).map_err(io::Error::other)?;
+    let data = match nix::unistd::lseek(&*file, start, nix::unistd::Whence::SeekData) {
+        Ok(offset) => u64::try_from(offset).unwrap_or(from),
         // Nothing but a hole, or nothing at all.
         Err(nix::Error::ENXIO) => return file.seek(SeekFrom::End(0)),
-        Err(_) => 0,
+        Err(_) => from,
     };
-    if data == 0 {
-        return Ok(0);
+    if data == from {
+        return Ok(from);
     }
     let mut page = [0; 4096];
     let length = file.read_at(&mut page, data)?;

@@ -25,15 +25,25 @@ impl PidFd {
 
     /// The process of this number, if it is the one that started then (in clock ticks
     /// since boot); `None` if that one is gone.
-    pub(crate) fn of(pid: u32, start_ticks: u64) -> Option<Self> {
-        let number = libc::pid_t::try_from(pid).ok()?;
+    pub(crate) fn of(pid: u32, start_ticks: u64) -> io::Result<Option<Self>> {
+        let number = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
         // SAFETY: takes two numbers and returns a descriptor, see pidfd_open(2).
         let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
-        let descriptor = i32::try_from(opened).ok().filter(|opened| *opened >= 0)?;
+        let descriptor = match i32::try_from(opened) {
+            Ok(opened) if opened >= 0 => opened,
+            _ => {
+                let error = io::Error::last_os_error();
+                // EINVAL: the number is that of a thread by now.
+                return match error.raw_os_error() {
+                    Some(libc::ESRCH | libc::EINVAL) => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
         // SAFETY: it was just opened, and nobody else knows it.
         let pidfd = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
         // After it is held: the number can't be given to another any more unseen.
-        (process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd)
+        Ok((process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd))
     }
 
     /// Sends a signal; a process that is gone already is no error.

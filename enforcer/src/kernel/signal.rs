@@ -16,3 +16,15 @@ pub(crate) fn signal_name(number: i32) -> String {
         |signal| signal.as_str().to_owned(),
     )
 }
+
+/// SIGHUP changes nothing from now on, until somebody listens for it.
+pub(crate) fn ignore_hangups() {
+    // SAFETY: no handler is set, so none can run.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+/// Whoever's output nobody reads any more ends without a word, as programs do.
+pub(crate) fn end_on_broken_pipes() {
+    // SAFETY: no handler is set, so none can run.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

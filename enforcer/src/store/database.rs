@@ -7,14 +7,14 @@
 
 mod writing;
 
-pub(crate) use writing::{Trouble, Writer};
+pub(crate) use writing::{BACKLOG, Trouble, Writer};
 
 use super::record::{Query, Record};
 use enforcer_core::event::Seq;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, Row};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,16 +103,23 @@ impl Database {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        // It names commands and their arguments; SQLite gives its other files the same mode.
+        let mut options = fs::File::options();
+        let _ = options
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&self.path);
         let connection = Connection::open_with_flags(&self.path, flags).map_err(self.failed())?;
         self.prepare(&connection).map_err(self.failed())?;
-        // It names commands and their arguments.
-        let _ = fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600));
         Ok(connection)
     }
 
     fn prepare(&self, connection: &Connection) -> rusqlite::Result<()> {
         connection.busy_timeout(BUSY)?;
-        if version(connection)? == 0 {
+        let new = version(connection)? == 0;
+        if new {
             // Only as long as the file is empty.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         }
@@ -138,7 +145,10 @@ impl Database {
                  why       TEXT NOT NULL
              ) STRICT;",
         )?;
-        connection.pragma_update(None, "user_version", SCHEMA)
+        if new {
+            connection.pragma_update(None, "user_version", SCHEMA)?;
+        }
+        Ok(())
     }
 
     fn reader(&self) -> Result<Connection, StoreError> {
@@ -150,17 +160,32 @@ impl Database {
         Ok(connection)
     }
 
-    /// The last number that was given to an event, and to an instance.
+    /// The last number that was given to an event, and to an instance; where there is a
+    /// file that can't be read now, numbers that are certainly higher.
     pub(crate) fn last(&self) -> (u64, u64) {
-        let Ok(connection) = self.reader() else {
+        if !self.path.exists() {
             return (0, 0);
-        };
-        let read = |column: &str| {
-            let sql = format!("SELECT coalesce(max({column}), 0) FROM events");
-            let found = connection.query_row(&sql, [], |row| row.get::<_, i64>(0));
-            found.ok().and_then(|last| u64::try_from(last).ok())
-        };
-        (read("seq").unwrap_or(0), read("instance").unwrap_or(0))
+        }
+        let read = self.reader().and_then(|connection| {
+            let read = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+            let seq = read("SELECT coalesce(max(seq), 0) FROM events");
+            let instance = read(
+                "SELECT coalesce(max(instance), 0) FROM \
+                 (SELECT instance FROM events WHERE kind = 'start' ORDER BY seq DESC LIMIT 100)",
+            );
+            let found = seq.and_then(|seq| Ok((seq, instance?)));
+            found.map_err(self.failed())
+        });
+        let number = |number: i64| u64::try_from(number).unwrap_or(0);
+        match read {
+            Ok((seq, instance)) => (number(seq), number(instance)),
+            Err(error) => {
+                tracing::warn!("{}", crate::executor::error_chain(&error));
+                // More than ten events a second since the epoch were never told.
+                let high = number(crate::kernel::clock::wall_now().as_second()) * 10;
+                (high, high)
+            }
+        }
     }
 
     /// Those that fit, and came before that one, oldest first; none if it can't be read.

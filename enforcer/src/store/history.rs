@@ -1,16 +1,19 @@
 //! The events: the last of them in memory, all of them in the database, and what isn't
 //! there yet in the journal. Whoever decides never waits for any of it.
 
-use super::database::{Database, Writer};
+use super::database::{BACKLOG, Database, Writer};
 use super::journal::Journal;
 use super::record::{Query, Record};
 use enforcer_core::event::{Seq, Transition};
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 /// Enough for a bad afternoon, at a few hundred bytes each.
 const KEPT: usize = 4096;
+/// In one answer: whoever wants more asks for it by time.
+const MOST: usize = 20_000;
 /// A follower that lags behind by more misses some, and is told so.
 const LAG: usize = 1024;
 
@@ -22,6 +25,8 @@ pub(crate) struct History {
     boot_id: Arc<str>,
     kept: Mutex<VecDeque<Arc<Record>>>,
     journal: Option<Arc<Mutex<Journal>>>,
+    /// Up to this one, all are in the database.
+    committed: Arc<AtomicU64>,
     database: Database,
     writer: Writer,
     followers: broadcast::Sender<Batch>,
@@ -42,9 +47,12 @@ impl History {
             Some((journal, left)) => (Some(Arc::new(Mutex::new(journal))), left),
             None => (None, Vec::new()),
         };
-        let committed = journal.clone();
+        let written = journal.clone();
+        let committed = Arc::<AtomicU64>::default();
+        let told = Arc::clone(&committed);
         let writer = database.write(left.clone(), move |seq| {
-            if let Some(journal) = &committed {
+            told.store(seq.0, Ordering::Relaxed);
+            if let Some(journal) = &written {
                 lock(journal).committed(seq);
             }
         });
@@ -52,6 +60,7 @@ impl History {
             boot_id: boot_id.into(),
             kept: Mutex::new(left.into()),
             journal,
+            committed,
             database,
             writer,
             followers: broadcast::channel(LAG).0,
@@ -91,14 +100,23 @@ impl History {
         self.writer.append(Arc::clone(&batch));
         let mut kept = lock(&self.kept);
         kept.extend(batch.iter().cloned());
-        let surplus = kept.len().saturating_sub(KEPT);
-        kept.drain(..surplus);
+        // What the database doesn't have is found nowhere else.
+        let committed = Seq(self.committed.load(Ordering::Relaxed));
+        while kept.len() > KEPT
+            && let Some(oldest) = kept.front()
+            && (oldest.seq <= committed || kept.len() > BACKLOG)
+        {
+            kept.pop_front();
+        }
         // Under the lock, so that a follower's first look and its first batch meet.
         let _ = self.followers.send(batch);
     }
 
     /// Everything that fits, oldest first. Reads the database, so it may take a while.
     pub(crate) fn find(&self, query: &Query) -> Vec<Arc<Record>> {
+        let mut query = query.clone();
+        query.last = Some(query.last.unwrap_or(MOST).min(MOST));
+        let query = &query;
         let recent = self.recent();
         let before = recent.first().map(|record| record.seq);
         // What is in memory is not asked of the database: it may not be there yet.

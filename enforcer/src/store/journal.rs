@@ -53,7 +53,8 @@ impl Journal {
         };
         let mut left: Vec<Arc<Record>> = Vec::new();
         for segment in &this.segments {
-            let text = fs::read_to_string(this.path(*segment)).unwrap_or_default();
+            let bytes = fs::read(this.path(*segment)).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes);
             // The last line of a dead agent may be half of one: it was not told yet.
             let lines = text
                 .lines()
@@ -83,9 +84,10 @@ impl Journal {
                 (file, 0)
             }
         };
-        file.write_all(&text)?;
+        let outcome = file.write_all(&text);
         let written = u64::try_from(text.len()).unwrap_or(u64::MAX);
         self.current = Some((file, length.saturating_add(written)));
+        outcome?;
         while self.segments.len() > MOST {
             if let Some(oldest) = self.segments.pop_front() {
                 let _ = fs::remove_file(self.path(oldest));

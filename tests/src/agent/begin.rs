@@ -23,15 +23,13 @@ pub(super) fn spawn(
     folder: &Path,
     arguments: &[String],
     daemon: bool,
-    failpoint: Option<&str>,
+    environment: &[(&str, &str)],
 ) -> Child {
     let mut command = command(folder);
     if let Some(level) = LOG_LEVEL.with(std::cell::Cell::take) {
         command.env("ENFORCER_LOG", level);
     }
-    if let Some(failpoint) = failpoint {
-        command.env("ENFORCER_FAILPOINT", failpoint);
-    }
+    command.envs(environment.iter().copied());
     let log = |name: &str| {
         let mut log = File::options();
         log.append(true)

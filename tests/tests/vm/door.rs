@@ -152,6 +152,32 @@ fn nobody_may_not_even_knock() {
 }
 
 #[test]
+fn the_group_may_look_and_root_alone_may_change() {
+    const GROUP: u32 = 990;
+    let before = std::fs::read_to_string("/etc/group").unwrap();
+    std::fs::write("/etc/group", format!("{before}enforcer:x:{GROUP}:\n")).unwrap();
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    std::fs::write("/etc/group", before).unwrap();
+    agent.wait_for_state("web", "running");
+    let as_member = |request: &[&str]| {
+        let mut command = Command::new(ENFORCER);
+        let socket = agent.folder().join("run/enforcer.sock");
+        command.arg("--socket").arg(socket).args(request);
+        command.uid(NOBODY).gid(GROUP).output().unwrap()
+    };
+    assert!(as_member(&["ps"]).status.success());
+    for change in [
+        &["stop", "web"][..],
+        &["shutdown"],
+        &["throttle", "web", "--cpu", "20%"],
+    ] {
+        let refused = as_member(change);
+        assert_eq!(refused.status.code(), Some(6), "{refused:?}");
+    }
+    assert_eq!(agent.workload("web")["state"], "running");
+}
+
+#[test]
 fn a_thousand_silent_connections_hold_nobody_up() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     agent.wait_for_state("web", "running");

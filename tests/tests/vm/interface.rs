@@ -204,7 +204,10 @@ fn a_second_agent_is_turned_away() {
         "/tmp/third",
     ]);
     let told = String::from_utf8_lossy(&third.stderr).into_owned();
-    assert!(told.contains("processes of an earlier run"), "{told}");
+    assert!(
+        told.contains("that no agent with this runtime folder has left"),
+        "{told}"
+    );
     assert_eq!(agent.workload("web")["pid"], pid);
 }
 

@@ -20,6 +20,7 @@ mod oom;
 mod probes;
 mod recovery;
 mod refuse;
+mod reload;
 mod remedies;
 mod start;
 mod stop;

@@ -226,10 +226,8 @@ fn what_runs_is_recorded_before_it_runs() {
         record["cgroup"],
         std::os::unix::fs::MetadataExt::ino(&fs::metadata(kernel::cgroup("known")).unwrap())
     );
-    assert_eq!(
-        record["boot_id"],
-        fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .unwrap()
-            .trim()
-    );
+    let text = fs::read_to_string(agent.folder().join("run/state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    assert_eq!(state["boot_id"], boot_id.trim());
 }

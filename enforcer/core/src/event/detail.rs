@@ -193,6 +193,8 @@ pub enum ConfigChange {
     Limits(Vec<LimitChange>),
     /// The kernel refused; the old ones hold.
     LimitsRefused(String),
+    /// The manifest has a fault; what was in force stays so.
+    ManifestRefused(String),
 }
 
 pub(crate) fn seconds<S: serde::Serializer>(

@@ -110,6 +110,11 @@ impl Supervisor {
         });
     }
 
+    pub(super) fn manifest_refused(&mut self, why: String, decision: &mut Decision) {
+        let change = ConfigChange::ManifestRefused(why);
+        self.tell(decision, Some(Cause::Config), Detail::Config(change));
+    }
+
     pub(super) fn limits_written(
         &mut self,
         moment: Moment,

@@ -15,6 +15,9 @@ impl Supervisor {
     ) {
         self.next_seq = self.next_seq.max(seq.0);
         self.next_instance = self.next_instance.max(instance.0);
+        if !workloads.is_empty() {
+            self.host_state.taken_over(moment.now);
+        }
         let state = if workloads.is_empty() {
             "started"
         } else {

@@ -3,7 +3,7 @@
 
 use super::{Context, Workload};
 use crate::drift::{Drifted, Response};
-use crate::event::{Cause, Detail, DriftFound};
+use crate::event::{Cause, Detail, DriftFound, Seq};
 
 impl Workload {
     pub(crate) fn drifted(&mut self, context: &mut Context<'_>, found: Vec<Drifted>) {
@@ -34,12 +34,8 @@ impl Workload {
     /// A truce is over.
     pub(super) fn retry_repair(&mut self, context: &mut Context<'_>) {
         if self.repairs.retry(context.moment.now) && self.main_pid().is_some() {
-            let found = DriftFound {
-                drifts: Vec::new(),
-                repaired: true,
-            };
-            let seq = self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
-            self.write_limits(context, Cause::Drift, seq);
+            // What it finds is told when it comes back.
+            self.write_limits(context, Cause::Agent, Seq(*context.next_seq));
         }
     }
 }

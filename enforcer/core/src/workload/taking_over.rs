@@ -2,7 +2,7 @@
 //! runs on, and what ended meanwhile is told.
 
 use super::looping::Loops;
-use super::{Checkpoint, Context, Lifecycle, Workload};
+use super::{After, Checkpoint, Context, Lifecycle, Workload};
 use crate::event::{ActionKind, Cause, CgroupId, Detail, Found, Reason, Seq};
 use crate::oom::{Counters, Ledger};
 
@@ -36,6 +36,7 @@ impl Workload {
             self.ledger = Ledger::resume(now, kept.oom, (cgroup, counters.clone()));
         }
         self.loops = Loops::resume(&kept.loops, now);
+        self.resume_what_was_leaving();
         match self.state.clone() {
             Lifecycle::Pending | Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone => {
                 if found.cgroup().is_some() {
@@ -53,7 +54,11 @@ impl Workload {
                 remedying: None,
                 then,
             } => match found {
-                Found::Running(_, _, pid) => self.started(context, self.instance, *pid),
+                Found::Running(_, _, pid) => {
+                    self.started(context, self.instance, *pid);
+                    // What was changed while it started may not have been written.
+                    self.write_limits(context, Cause::Agent, seq);
+                }
                 Found::Ended(_, _, pid) => {
                     self.started(context, self.instance, *pid);
                     self.main_exited(context, self.instance);
@@ -93,6 +98,37 @@ impl Workload {
                 }
             },
             Lifecycle::Ending { .. } => self.act(context, reason, ActionKind::Reap),
+        }
+    }
+
+    /// What the agent before this one was stopping because it went itself is wanted again.
+    fn resume_what_was_leaving(&mut self) {
+        match &mut self.state {
+            Lifecycle::Starting { then, .. } => {
+                *then = then.filter(|then| then.cause != Cause::Agent);
+            }
+            Lifecycle::Stopping { after, reason, .. }
+                if reason.cause == Cause::Agent && *after == After::Stop =>
+            {
+                *after = After::Restart(Cause::Agent);
+            }
+            Lifecycle::Ending {
+                after,
+                reason: Some(reason),
+                ..
+            } if reason.cause == Cause::Agent && *after == After::Stop => {
+                *after = After::Restart(Cause::Agent);
+            }
+            Lifecycle::Stopping { .. }
+            | Lifecycle::Ending { .. }
+            | Lifecycle::Pending
+            | Lifecycle::Queued { .. }
+            | Lifecycle::Running { .. }
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Failed
+            | Lifecycle::Gone => {}
         }
     }
 }

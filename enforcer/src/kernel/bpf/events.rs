@@ -130,8 +130,13 @@ impl EventRing {
     }
 
     /// It was read, or never will be.
-    pub(crate) fn forget(&self, pid: u32) {
-        let _ = lock(&self.watched).remove(&pid);
+    pub(crate) fn forget(&self, pid: u32, start_ticks: u64) {
+        let mut watched = lock(&self.watched);
+        let known = watched.get(&pid, 0).map(Watch::from_bytes);
+        // The number may be another one's by now.
+        if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
+            let _ = watched.remove(&pid);
+        }
     }
 }
 

@@ -113,13 +113,20 @@ fn load_and_attach(
     let pins = Pins::of(parent, &wanted).map_err(BpfError::NoPlace);
     let ebpf = match &pins {
         // Of this build, and as good as on the first day.
-        Ok(pins) if pins.are_complete() => None,
+        Ok(pins) if pins.are_complete() => {
+            pins.replace_older();
+            None
+        }
         Ok(pins) => {
             pins.begin().map_err(BpfError::NoPlace)?;
-            let mut ebpf = load(wanted, parent, Some(pins))?;
-            keep_sampler(&mut ebpf, pins)?;
+            let loaded = load(wanted, parent, Some(pins)).and_then(|mut ebpf| {
+                keep_sampler(&mut ebpf, pins)?;
+                Ok(ebpf)
+            });
+            // Half of them would be neither attached nor gone.
+            let loaded = loaded.inspect_err(|_| pins.give_up());
             pins.replace_older();
-            Some(ebpf)
+            Some(loaded?)
         }
         Err(_) => Some(load(wanted, parent, None)?),
     };

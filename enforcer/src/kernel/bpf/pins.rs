@@ -18,6 +18,7 @@ use enforcer_common::ABI_VERSION;
 use enforcer_core::event::CgroupId;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -55,7 +56,8 @@ impl Pins {
         let mut build = DefaultHasher::new();
         (super::OBJECT, format!("{variant:?}")).hash(&mut build);
         let programs = folder.join(format!("programs-{:016x}", build.finish()));
-        fs::create_dir_all(&folder)?;
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(&folder)?;
         Ok(Self { folder, programs })
     }
 
@@ -76,6 +78,11 @@ impl Pins {
     pub(super) fn begin(&self) -> io::Result<()> {
         remove(&self.programs);
         fs::create_dir(&self.programs)
+    }
+
+    /// They could not be made complete.
+    pub(super) fn give_up(&self) {
+        remove(&self.programs);
     }
 
     /// Takes away what older builds have attached.

@@ -10,6 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
+/// A `Streak` of the eBPF program, in bytes.
+const STREAK: usize = 32;
+
 pub(crate) struct SuspectRing {
     ring: Mutex<RingBuf<MapData>>,
     descriptor: OwnedFd,
@@ -40,6 +43,14 @@ impl SuspectRing {
         let lost = take("SUSPECTS_LOST")?
             .try_into()
             .map_err(failed("SUSPECTS_LOST"))?;
+        // Who was told to an agent that died may never have been looked into: it is told
+        // again, as if its streak began now.
+        let mut streaks: HashMap<MapData, u32, [u8; STREAK]> =
+            take("STREAKS")?.try_into().map_err(failed("STREAKS"))?;
+        let spinning: Vec<u32> = streaks.keys().filter_map(Result::ok).collect();
+        for thread in spinning {
+            let _ = streaks.remove(&thread);
+        }
         let descriptor = ring.as_fd().try_clone_to_owned();
         Ok(Self {
             descriptor: descriptor.map_err(BpfError::Duplicate)?,

@@ -10,7 +10,7 @@ use enforcer_core::units::MonoTime;
 use rusqlite::{Connection, ErrorCode, params};
 use std::collections::VecDeque;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use std::time::Duration;
 const RETRY: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// Events that wait for a database that can't be written; older ones are given up.
-const BACKLOG: usize = 100_000;
+pub(crate) const BACKLOG: usize = 100_000;
 /// In one transaction at most.
 const GROUP: usize = 5_000;
 /// A reader that holds a snapshot keeps the log from being taken over; beyond this the
@@ -315,7 +315,11 @@ impl Database {
                 break;
             }
         }
-        connection.execute_batch("PRAGMA incremental_vacuum")
+        // A row for each page that it gives back.
+        let mut vacuum = connection.prepare("PRAGMA incremental_vacuum")?;
+        let mut pages = vacuum.query([])?;
+        while pages.next()?.is_some() {}
+        Ok(())
     }
 
     /// A damaged file is kept for whoever can read it, beside a new one.
@@ -323,9 +327,10 @@ impl Database {
         let stamp = clock::wall_now().as_second();
         let aside = self.path.with_extension(format!("damaged-{stamp}"));
         fs::rename(&self.path, &aside)?;
-        for part in ["wal", "shm"] {
-            let _ = fs::remove_file(format!("{}-{part}", self.path.display()));
-        }
+        // What is in the log may be more than is in the file.
+        let log = |path: &Path| format!("{}-wal", path.display());
+        let _ = fs::rename(log(&self.path), log(&aside));
+        let _ = fs::remove_file(format!("{}-shm", self.path.display()));
         Ok(aside)
     }
 }

@@ -58,7 +58,8 @@ impl Loops {
                 proof: Proof::Waiting(now),
                 look_again: LOOK_AGAIN,
                 verdict: found.verdict,
-                climb: None,
+                // Rungs that hold already are passed in their time.
+                climb: (found.verdict.is_some() && !found.muted).then_some((0, now)),
                 proved: None,
                 claims: found.claims,
                 confirming: None,

@@ -1,0 +1,133 @@
+//! What an agent stands on before it begins: its lock, what another one has left, its
+//! history, and what the manifest asks of the host.
+
+use crate::cli::Fault;
+use crate::kernel::clock;
+use crate::kernel::hierarchy::Inherited;
+use crate::settings::Settings;
+use crate::store::database::Database;
+use crate::store::handover::Legacy;
+use crate::store::history::History;
+use crate::store::journal::Journal;
+use enforcer_core::event::{InstanceId, Seq};
+use enforcer_core::spec::Manifest;
+use nix::fcntl::{Flock, FlockArg};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long another one's last moments may take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the workloads are that were left; they can't be moved elsewhere.
+pub(super) fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherited, Fault> {
+    let Some((root, made_root)) = legacy.root.as_ref().filter(|(root, _)| root.exists()) else {
+        return Ok(Inherited::default());
+    };
+    let workloads = legacy.workloads.iter();
+    let inherited = Inherited {
+        root: (!legacy.workloads.is_empty()).then(|| root.clone()),
+        made_root: made_root.then(|| root.clone()),
+        workloads: workloads.map(|left| left.workload.to_string()).collect(),
+    };
+    match (&settings.cgroup_root, &inherited.root) {
+        (Some(asked), Some(root)) if asked != root => Err(Fault::Failed(format!(
+            "failed to use {}: the workloads of the agent before this one run below {}; \
+             use that as --cgroup-root, or stop them first with `enforcer shutdown --workloads`",
+            asked.display(),
+            root.display()
+        ))),
+        _ => Ok(inherited),
+    }
+}
+
+/// A dozen descriptors a workload add up; workloads get the default again.
+pub(super) fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    /// `fs.nr_open`, as every kernel has it unless it was changed.
+    const MOST: u64 = 1 << 20;
+    let descriptors = Resource::RLIMIT_NOFILE;
+    if let Ok((_, hard)) = getrlimit(descriptors) {
+        let most = hard.max(MOST);
+        // Root may go beyond the hard limit; anybody may go up to it.
+        if setrlimit(descriptors, most, most).is_err() {
+            let _ = setrlimit(descriptors, hard, hard);
+        }
+    }
+}
+
+/// One agent for a runtime folder.
+pub(super) fn lock(settings: &Settings) -> Result<Flock<File>, Fault> {
+    let folder = settings.runtime_dir();
+    let path = folder.join("lock");
+    let failed =
+        |error: String| Fault::Failed(format!("failed to lock {}: {error}", path.display()));
+    std::fs::create_dir_all(&folder).map_err(|error| failed(error.to_string()))?;
+    let mut options = File::options();
+    // Nobody else may open it, and hold it against the next agent.
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options
+        .open(&path)
+        .map_err(|error| failed(error.to_string()))?;
+    let begun = clock::now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            // Whoever waits for the end of the one before holds it for a moment.
+            Err((file, _)) if clock::now().since(begun) < LOCK_PATIENCE => file,
+            Err(_) => {
+                let why = "another agent holds it; stop that one, or use another --runtime-dir";
+                return Err(failed(why.to_owned()));
+            }
+        };
+        clock::pause(LOCK_PATIENCE / 20);
+    }
+}
+
+/// The controllers that the manifest can't do without, each with a file that
+/// asks for it.
+pub(super) fn asked(manifest: &Manifest) -> BTreeMap<&'static str, &'static str> {
+    let of_workloads = manifest.workloads.values().map(|spec| &spec.limits);
+    of_workloads
+        .chain([&manifest.host.limits])
+        .flat_map(|limits| limits.controllers().collect::<Vec<_>>())
+        .collect()
+}
+
+/// With what an agent before this one has told, and could not write any more.
+pub(super) fn open_history(
+    settings: &Settings,
+    boot_id: &str,
+    legacy: &mut Legacy,
+    database: Database,
+) -> Arc<History> {
+    let journal = Journal::open(&settings.runtime_dir().join("journal"));
+    let mut journal = journal
+        .inspect_err(|error| {
+            tracing::error!("no journal: {error}; an agent that dies loses its last events");
+        })
+        .ok();
+    let (seq, instance) = database.last();
+    let journaled = journal.as_ref().and_then(|(_, left)| left.last());
+    let known = Seq(seq).max(journaled.map_or(Seq(0), |record| record.seq));
+    legacy.last.0 = legacy.last.0.max(known);
+    legacy.last.1 = legacy.last.1.max(InstanceId(instance));
+    // Only its very last decision can have been kept and not journaled.
+    let mut told = std::mem::take(&mut legacy.told);
+    told.retain(|record| record.seq > known);
+    told.sort_by_key(|record| record.seq);
+    if let Some((journal, left)) = &mut journal {
+        let told: Vec<_> = told.into_iter().map(Arc::new).collect();
+        // Its checkpoint is about to be replaced: then this is the only word of it.
+        if let Err(error) = journal.append(&told) {
+            tracing::error!("failed to write the journal: {error}");
+        }
+        left.extend(told);
+        let instances = left.iter().filter_map(|record| record.instance);
+        legacy.last.1 = instances.max().unwrap_or_default().max(legacy.last.1);
+        left.retain(|record| record.seq > Seq(seq));
+    }
+    Arc::new(History::new(boot_id, journal, database))
+}

@@ -1,0 +1,125 @@
+//! A daemon reads its manifest again when it is told to (SIGHUP), and when somebody has
+//! changed it. A manifest with a fault changes nothing, and what was in force stays so.
+
+use crate::api::{self, Api};
+use crate::kernel::inotify::FolderWatch;
+use crate::kernel::ready;
+use crate::service;
+use enforcer_core::Event;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// An editor writes a file in several steps, and a person several files.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// Reads again whenever there is a reason to, for as long as the agent lives.
+pub(crate) async fn follow(api: Api) {
+    let mut asked = match signal(SignalKind::hangup()) {
+        Ok(asked) => asked,
+        Err(error) => {
+            tracing::error!("SIGHUP can't be listened for: {error}; use `enforcer apply`");
+            return;
+        }
+    };
+    let folder = folder_of(&api.manifest);
+    let watch = FolderWatch::new(&folder).and_then(|watch| {
+        let polled = ready::watch(&watch, Interest::READABLE)?;
+        Ok((watch, polled))
+    });
+    let watch = watch.inspect_err(|error| {
+        tracing::warn!(
+            "changes of {} are not seen: {error}; use `enforcer apply`, or SIGHUP",
+            folder.display()
+        );
+    });
+    let watch = watch.ok();
+    // Whatever changed between its first reading and now.
+    read_again(&api).await;
+    loop {
+        let changed = async {
+            match &watch {
+                Some((watch, polled)) => {
+                    while let Ok(mut readable) = polled.readable().await {
+                        readable.clear_ready();
+                        if watch
+                            .read()
+                            .iter()
+                            .any(|file| concerns(&api.manifest, file.as_deref()))
+                        {
+                            return;
+                        }
+                    }
+                    std::future::pending().await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = asked.recv() => {}
+            () = changed => {
+                // Whatever comes within that time belongs to it.
+                let mut settled = tokio::time::interval(SETTLED);
+                settled.tick().await;
+                settled.tick().await;
+                if let Some((watch, _)) = &watch {
+                    let _ = watch.read();
+                }
+            }
+        }
+        service::reloading();
+        read_again(&api).await;
+        service::ready();
+    }
+}
+
+async fn read_again(api: &Api) {
+    if let Err(why) = api::reload(api).await {
+        let why = without_its_lines(&why);
+        tracing::error!("the manifest was refused: {why}");
+        api.events.send(Event::ManifestRefused { why });
+    }
+}
+
+/// What is wrong, and where; not what stands there, which may be a secret.
+fn without_its_lines(drawn: &str) -> String {
+    const MOST: usize = 2000;
+    let told = drawn
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("error") || line.starts_with("-->") || !line.contains('|'));
+    let told: Vec<&str> = told.filter(|line| !line.is_empty()).collect();
+    told.join("; ").chars().take(MOST).collect()
+}
+
+fn folder_of(manifest: &Path) -> PathBuf {
+    if manifest.is_dir() {
+        return manifest.to_owned();
+    }
+    match manifest.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Whether a file of the folder may belong to the manifest; in a folder of its own any
+/// may, as links lead anywhere. Without a name, there was more than could be told.
+fn concerns(manifest: &Path, file: Option<&str>) -> bool {
+    let Some(file) = file else {
+        return true;
+    };
+    manifest.is_dir() || manifest.file_name().is_some_and(|name| name == file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_manifest_is_not_told() {
+        let drawn = "error: unknown key `pasword`\n --> web.yaml:3:5\n  |\n3 |     pasword: hunter2\n  |     ^^^^^^^ expected one of …";
+        let told = without_its_lines(drawn);
+        assert_eq!(told, "error: unknown key `pasword`; --> web.yaml:3:5");
+    }
+}

@@ -1,0 +1,79 @@
+//! Whoever waits for what a request has come to.
+
+use super::RequestError;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{InstanceId, Request};
+use enforcer_core::supervisor::{ProbeView, View};
+use enforcer_core::units::MonoTime;
+use tokio::sync::oneshot;
+
+/// Someone who waits for a workload to come to rest or to life.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) workload: WorkloadName,
+    pub(super) request: Request,
+    /// The instance there was when it was asked, and when that was.
+    pub(super) instance: InstanceId,
+    pub(super) asked: MonoTime,
+    pub(super) reply: oneshot::Sender<Result<View, RequestError>>,
+}
+
+pub(super) trait PartitionMap: Iterator + Sized {
+    /// Sorts each item to one side or the other.
+    fn partition_map<A, B>(self, sort: impl Fn(Self::Item) -> Result<A, B>) -> (Vec<A>, Vec<B>) {
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for item in self {
+            match sort(item) {
+                Ok(item) => left.push(item),
+                Err(item) => right.push(item),
+            }
+        }
+        (left, right)
+    }
+}
+
+impl<I: Iterator> PartitionMap for I {}
+
+/// What became of a request; `None` while it is under way.
+pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestError>> {
+    let Some(view) = view else {
+        return Some(Err(RequestError::NoSuchWorkload));
+    };
+    let failed = |why: &str| Some(Err(RequestError::Failed(why.to_owned())));
+    if let Request::Throttle(_) | Request::Release = waiter.request {
+        return match view {
+            View { writing: true, .. } => None,
+            View {
+                limits_refused: true,
+                ..
+            } => failed("the kernel refused the limits; `events` has its word"),
+            view => Some(Ok(view)),
+        };
+    }
+    if waiter.request == Request::Probe {
+        // What rests is not asked; whoever doesn't run answers nothing.
+        let answered = |probe: &ProbeView| {
+            probe.at_rest
+                || probe
+                    .last
+                    .as_ref()
+                    .is_some_and(|last| last.at >= waiter.asked)
+        };
+        return match view.state {
+            "running" if !view.probes.iter().all(answered) => None,
+            "running" => Some(Ok(view)),
+            state => failed(&format!("it is {state}: there is nothing to ask")),
+        };
+    }
+    let upwards = matches!(waiter.request, Request::Start | Request::Restart);
+    match view.state {
+        "running" if upwards => Some(Ok(view)),
+        "failed" | "backing_off" | "breaker_open" if upwards => failed(&view.reason),
+        "stopped" if upwards => failed("it was stopped meanwhile"),
+        "stopped" | "failed" | "pending" if !upwards => Some(Ok(view)),
+        _ if !upwards && view.instance > waiter.instance => {
+            failed("it was started again meanwhile")
+        }
+        _ => None,
+    }
+}
