@@ -218,6 +218,7 @@ fn exec_probes_run_as_the_workloads_user_in_a_cgroup_of_their_own() {
         environment: {{ SECRET: x }}
         probes: {{ liveness: {{ exec: {{ command: [/bin/fixture, complain, {file}] }}, period: 1h, timeout: 20s }} }}");
     let agent = Agent::start(&manifest(&workload("web", "rest", &more)));
+    agent.wait_for_state("web", "running");
     // A check by hand, whatever the schedule says.
     let answer = agent.cli(&["probe", "web"]);
     let told = String::from_utf8_lossy(&answer.stdout).into_owned();
