@@ -226,7 +226,7 @@ async fn take_over(
     let finder = Arc::clone(executor);
     let last = legacy.last;
     let found = tokio::task::spawn_blocking(move || finder.adopt(legacy.workloads));
-    let failed = |error: String| Fault::Failed(format!("failed to {error}; nothing was changed"));
+    let failed = |error: String| Fault::Failed(format!("failed to {error}; what runs runs on"));
     let workloads = found
         .await
         .map_err(|error| failed(format!("find what was left: {error}")))?

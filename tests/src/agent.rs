@@ -95,6 +95,11 @@ impl Agent {
         wait_for("the next agent to answer", || self.get("/health"));
     }
 
+    /// What the agents that come next are started with.
+    pub fn set_arguments(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
+    }
+
     /// The same, without waiting; it kills itself where it is told to.
     ///
     /// # Panics

@@ -326,11 +326,8 @@ impl Supervisor {
             Event::Shutdown => {
                 if !self.shutting_down {
                     self.shutting_down = true;
-                    self.tell(
-                        decision,
-                        Some(Cause::Agent),
-                        Detail::Agent { state: "stopping" },
-                    );
+                    let detail = Detail::Agent { state: "stopping" };
+                    self.tell(decision, Some(Cause::Agent), detail);
                     self.with_all(moment, decision, |workload, context| {
                         workload.leave(context, Cause::Agent)
                     });

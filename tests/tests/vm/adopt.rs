@@ -270,3 +270,58 @@ fn a_daemon_leaves_what_runs_and_ends_it_when_told_to() {
     assert!(!fs::exists("/sys/fs/cgroup/enforcer").unwrap());
     assert!(!fs::exists("/sys/fs/bpf/enforcer").unwrap());
 }
+
+/// Other programs than those that were left, as another build has them: over the same
+/// maps, in the place of the older ones.
+#[test]
+fn other_programs_take_the_place_of_those_that_were_left() {
+    let text = workload("hog", "hog-on-signal", "cgroup: { memory.max: 8M }")
+        + &workload("told", "rest", "");
+    let mut agent = Agent::start(&manifest(&text));
+    let before = agent.wait_for_state("hog", "running");
+    let told = agent.wait_for_state("told", "running");
+    wait_for("it to listen", || {
+        agent.output("hog").contains("ready").then_some(())
+    });
+    let programs = || {
+        let parent = fs::read_dir("/sys/fs/bpf/enforcer").unwrap().flatten();
+        let folders = parent.flat_map(|entry| fs::read_dir(entry.path()).unwrap().flatten());
+        let folders = folders.filter(|entry| entry.path().is_dir());
+        let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.collect::<Vec<_>>()
+    };
+    let first = programs();
+    assert_eq!(first.len(), 1, "{first:?}");
+    agent.kill();
+    // Seen by the programs that were left, and told by an agent with others.
+    send(&before, Signal::SIGUSR1);
+    send(&told, Signal::SIGTERM);
+    for view in [&before, &told] {
+        let gone = format!("/proc/{}", pid(view));
+        wait_for("it to be gone", || {
+            (!fs::exists(&gone).unwrap()).then_some(())
+        });
+    }
+    agent.set_arguments(&["--ebpf", "pid"]);
+    agent.start_again();
+    let killed = agent.wait_for_events("hog", "oom_kill", 1);
+    assert_eq!(killed[0]["details"]["source"], "ebpf", "{killed:#?}");
+    assert_eq!(killed[0]["details"]["victims"][0]["pid"], before["pid"]);
+    let exit = agent.wait_for_events("told", "exit", 1);
+    assert_eq!(exit[0]["details"]["signal"], 15, "{exit:#?}");
+    let second = programs();
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert_ne!(first, second);
+    // And these see as well.
+    let view = agent.wait_for_state("hog", "running");
+    wait_for("it to listen again", || {
+        (agent.output("hog").matches("ready").count() == 2).then_some(())
+    });
+    send(&view, Signal::SIGUSR1);
+    let killed = agent.wait_for_events("hog", "oom_kill", 2);
+    assert_eq!(killed[1]["details"]["source"], "ebpf", "{killed:#?}");
+    assert_eq!(
+        killed[1]["details"]["counter_before"],
+        killed[0]["details"]["counter_after"]
+    );
+}
