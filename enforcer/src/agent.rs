@@ -15,6 +15,7 @@ use crate::marks;
 use crate::probe::Prober;
 use crate::reload;
 use crate::runtime::{Ended, Events, Runtime};
+use crate::service;
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
@@ -47,7 +48,12 @@ pub(crate) fn supervise(
         // It is listened for later; until then the manifest is read anyway.
         crate::kernel::signal::ignore_hangups();
     }
-    let loaded = manifest_files::load(file, stderr_color).map_err(refused)?;
+    let load = match manner {
+        Manner::Foreground { .. } => manifest_files::load,
+        // Files may be put there later.
+        Manner::Daemon => manifest_files::load_or_nothing,
+    };
+    let loaded = load(file, stderr_color).map_err(refused)?;
     eprint!("{}", loaded.warnings);
     let failed = |what: &str, error: &dyn std::error::Error| {
         Fault::Failed(format!("failed to {what}: {}", error_chain(error)))
@@ -309,7 +315,8 @@ fn watch_pressure(events: &Events, executor: &Arc<Executor>) -> Vec<JoinHandle<(
         .collect()
 }
 
-/// Ctrl-C and SIGTERM: in the foreground the workloads are stopped, each with its grace.
+/// Ctrl-C and SIGTERM: in the foreground the workloads are stopped, each with its grace,
+/// and in the background where the whole host is going down.
 fn end_on_signal(events: &Events, manner: Manner) -> Result<(), Fault> {
     for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
         let mut signals = signal(kind)
@@ -317,9 +324,15 @@ fn end_on_signal(events: &Events, manner: Manner) -> Result<(), Fault> {
         let events = events.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                events.send(match manner {
-                    Manner::Foreground { .. } => Event::Shutdown,
-                    Manner::Daemon => Event::Leave,
+                let with_workloads = match manner {
+                    Manner::Foreground { .. } => true,
+                    // They would else be killed with whatever is left on the host.
+                    Manner::Daemon => service::host_goes_down().await,
+                };
+                events.send(if with_workloads {
+                    Event::Shutdown
+                } else {
+                    Event::Leave
                 });
             }
         });

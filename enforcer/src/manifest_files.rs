@@ -107,6 +107,19 @@ pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
     parse(&read(path)?, color)
 }
 
+/// The same for whoever waits for more: a folder may have nothing in it yet.
+pub(crate) fn load_or_nothing(path: &Path, color: bool) -> Result<Loaded, LoadError> {
+    parse(&read_or_nothing(path)?, color)
+}
+
+/// Every file that is there.
+pub(crate) fn read_or_nothing(path: &Path) -> Result<Vec<Source>, LoadError> {
+    match read(path) {
+        Err(LoadError::EmptyFolder(_)) => Ok(Vec::new()),
+        read => read,
+    }
+}
+
 /// Files of variables are named from where the manifest is.
 fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
     let folder = source.path.parent().unwrap_or(Path::new("/"));

@@ -151,8 +151,12 @@ impl Runtime {
             let finished = match message {
                 Message::Event(event) => {
                     let leaves = matches!(*event, Event::Leave);
-                    if leaves || matches!(*event, Event::Shutdown) {
+                    let ends = matches!(*event, Event::Shutdown);
+                    if leaves || ends {
                         service::stopping();
+                    }
+                    if let Some(manager) = manager.as_mut().filter(|_| ends) {
+                        manager.ending();
                     }
                     let configured = matches!(*event, Event::Configure { .. });
                     let finished = self.handle(*event);

@@ -3,9 +3,13 @@
 
 use sd_notify::NotifyState;
 use std::time::Duration;
+use tokio::process::Command;
 
 /// How often the manager is told how things stand, in ticks of the runtime.
 const STATUS_EVERY: u32 = 5;
+/// What an end takes is said by the workloads' graces: for so long the manager may
+/// believe in it without another word.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The manager that waits for word of this agent.
 #[derive(Debug)]
@@ -14,6 +18,8 @@ pub(crate) struct Manager {
     alive_every: u32,
     ticks: u32,
     status: String,
+    /// The workloads are stopping, and the agent with the last of them.
+    ending: bool,
 }
 
 impl Manager {
@@ -29,6 +35,7 @@ impl Manager {
             alive_every: u32::try_from(alive_every).unwrap_or(u32::MAX),
             ticks: 0,
             status: String::new(),
+            ending: false,
         })
     }
 
@@ -39,11 +46,55 @@ impl Manager {
             tell(&[NotifyState::Watchdog]);
         }
         if self.ticks % STATUS_EVERY == 1 {
+            if self.ending {
+                tell(&[extension()]);
+            }
             let status = status();
             if status != self.status {
                 tell(&[NotifyState::Status(&status)]);
                 self.status = status;
             }
+        }
+    }
+}
+
+impl Manager {
+    /// The end has begun, and takes as long as the workloads' graces.
+    pub(crate) fn ending(&mut self) {
+        self.ending = true;
+        tell(&[extension()]);
+    }
+}
+
+fn extension() -> NotifyState<'static> {
+    let micros = u32::try_from(PATIENCE.as_micros()).unwrap_or(u32::MAX);
+    NotifyState::ExtendTimeoutUsec(micros)
+}
+
+/// Whether the host itself is going down, as far as its service manager says so.
+pub(crate) async fn host_goes_down() -> bool {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return false;
+    }
+    let asked = Command::new("systemctl")
+        .arg("is-system-running")
+        .kill_on_drop(true)
+        .output();
+    // One that can't say it is not going anywhere soon.
+    match tokio::time::timeout(Duration::from_secs(10), asked).await {
+        Ok(Ok(said)) => {
+            let state = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+            let error = String::from_utf8_lossy(&said.stderr).trim().to_owned();
+            tracing::info!("the service manager says that the host is `{state}` {error}");
+            state == "stopping"
+        }
+        Ok(Err(error)) => {
+            tracing::warn!("failed to ask whether the host goes down: {error}");
+            false
+        }
+        Err(_) => {
+            tracing::warn!("the service manager doesn't say whether the host goes down");
+            false
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const HOST: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const HOST: &str = "x86_64-unknown-linux-gnu";
 const BPF: &str = "bpfel-unknown-none";
 
 /// Compiles the eBPF programs, and returns the object's path.
@@ -73,6 +73,8 @@ pub(crate) struct Programs {
     pub(crate) init: PathBuf,
     pub(crate) fixture: PathBuf,
     pub(crate) suite: PathBuf,
+    /// The tests of a host with systemd.
+    pub(crate) system: PathBuf,
     pub(crate) bench: PathBuf,
     /// Runs on the host.
     pub(crate) calibrate: PathBuf,
@@ -89,6 +91,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
         init: release.join("init"),
         fixture: release.join("fixture"),
         suite: test_binary("enforcer-tests", "vm")?,
+        system: test_binary("enforcer-tests", "system")?,
         bench: release.join("bench"),
         calibrate: release.join("calibrate"),
     })

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 const DIRECTORY: u32 = 0o040_755;
@@ -45,6 +46,14 @@ impl Archive {
         let bytes =
             std::fs::read(from).with_context(|| format!("failed to read {}", from.display()))?;
         self.entry(path, EXECUTABLE, (0, 0), &bytes)
+    }
+
+    /// With the permissions that it has.
+    pub(crate) fn file(&mut self, path: &str, from: &Path) -> Result<()> {
+        let failed = || format!("failed to read {}", from.display());
+        let bytes = std::fs::read(from).with_context(failed)?;
+        let mode = std::fs::metadata(from).with_context(failed)?.mode();
+        self.entry(path, FILE & !0o777 | mode & 0o777, (0, 0), &bytes)
     }
 
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), data: &[u8]) -> Result<()> {

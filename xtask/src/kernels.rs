@@ -2,6 +2,7 @@
 //! under `target/vm/kernels`, never installed. The exact package changes with
 //! every security update: it is resolved through the meta package.
 
+use crate::packages::{download_package, refresh_package_lists};
 use crate::process::{run_quietly, target};
 use crate::setup::say;
 use anyhow::{Context as _, Result, bail};
@@ -169,53 +170,6 @@ fn dependency_of(meta: &str) -> Option<String> {
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with("linux-image-"))
         .map(str::to_owned)
-}
-
-/// Brings the package lists up to date where this user may.
-pub(crate) fn refresh_package_lists() -> Result<()> {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    let mut outcome = Ok(());
-    ONCE.call_once(|| {
-        say("package lists");
-        outcome = run_quietly(Command::new("apt-get").args(["update", "-q"])).map(drop);
-    });
-    outcome.context(
-        "failed to refresh the package lists; as a user who may, run\n\n    sudo apt-get update\n",
-    )
-}
-
-/// Downloads one package (apt checks its signature and checksum) and unpacks it.
-pub(crate) fn download_package(package: &str, folder: &Path) -> Result<()> {
-    unpack_packages(&[package.to_owned()], folder)
-}
-
-/// The same for many, in one go.
-pub(crate) fn unpack_packages(packages: &[String], folder: &Path) -> Result<()> {
-    let parcels = folder.join("parcel");
-    std::fs::create_dir_all(&parcels)
-        .with_context(|| format!("failed to create {}", parcels.display()))?;
-    let download = || {
-        run_quietly(
-            Command::new("apt-get")
-                .current_dir(&parcels)
-                // Root's downloads would else be tried as another user, who may not write here.
-                .args(["-o", "APT::Sandbox::User=root", "download", "-q"])
-                .args(packages),
-        )
-    };
-    if download().is_err() {
-        refresh_package_lists()?;
-        download()?;
-    }
-    let entries = std::fs::read_dir(&parcels)
-        .with_context(|| format!("failed to read {}", parcels.display()))?;
-    for entry in entries {
-        let parcel = entry?.path();
-        run_quietly(Command::new("dpkg").arg("-x").arg(&parcel).arg(folder))?;
-    }
-    std::fs::remove_dir_all(&parcels)
-        .with_context(|| format!("failed to clear {}", parcels.display()))?;
-    Ok(())
 }
 
 fn find_module(folder: &Path) -> Option<PathBuf> {

@@ -4,8 +4,11 @@
 mod compile;
 mod console;
 mod corpus;
+mod debian;
 mod initramfs;
 mod kernels;
+mod package;
+mod packages;
 mod process;
 mod setup;
 mod tidy;
@@ -21,6 +24,7 @@ usage: cargo xtask COMMAND
   setup             get what the rest needs (rust-src, bpf-linker, QEMU, kernels)
   build-ebpf        compile the eBPF programs to target/bpf/enforcer.o
   build             compile the agent, with its eBPF programs inside
+  package           the agent as a Debian package
   demo              show the main job on a real kernel, in a VM
   test [NAME]       run every test: the host's, then the VM's on each kernel
   bench [NAME]      measure, each figure beside its floor, in the VM
@@ -52,6 +56,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "setup" => setup::everything(),
         "build-ebpf" => compile::ebpf().map(|object| println!("{}", object.display())),
         "build" => compile::agent().map(|binary| println!("{}", binary.display())),
+        "package" => package::debian(1).map(|file| println!("{}", file.display())),
         "demo" => vm::demo(&VmOptions::parse(rest)?),
         "test" => {
             let options = VmOptions::parse(rest)?;

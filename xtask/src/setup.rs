@@ -3,7 +3,7 @@
 //! what the system's and the toolchain's own installers keep.
 
 use crate::process::{find_program, run_quietly};
-use crate::{kernels, tools};
+use crate::{kernels, packages, tools};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
@@ -19,6 +19,8 @@ pub(crate) fn everything() -> Result<()> {
     }
     busybox()?;
     crate::corpus::tree()?;
+    crate::debian::tree()?;
+    tools::cargo_deb()?;
     say("ready");
     Ok(())
 }
@@ -45,7 +47,7 @@ pub(crate) fn busybox() -> Result<std::path::PathBuf> {
     let program = folder.join("bin/busybox");
     if !program.is_file() {
         say("busybox-static, for the VM's shell");
-        kernels::download_package("busybox-static", &folder)?;
+        packages::download_package("busybox-static", &folder)?;
     }
     Ok(program)
 }
@@ -57,7 +59,7 @@ fn install(package: &str, told: &str) -> Result<()> {
         );
     }
     say(told);
-    kernels::refresh_package_lists()?;
+    packages::refresh_package_lists()?;
     run_quietly(
         Command::new("apt-get")
             .args(["install", "-y", "--no-install-recommends", package])

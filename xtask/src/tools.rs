@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const BPF_LINKER: &str = "0.13.0";
+const CARGO_DEB: &str = "3.8.0";
 
 /// The toolchain that `rust-toolchain.toml` pins.
 pub(crate) fn pinned_toolchain() -> Result<String> {
@@ -55,7 +56,7 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
     let toolchain = pinned_toolchain()?;
     let home = target().join(format!("tools/bpf-linker-{BPF_LINKER}-{toolchain}"));
     let program = home.join("bin/bpf-linker");
-    if version_is(&program) {
+    if version_is(&program, BPF_LINKER) {
         return Ok(program);
     }
     say(&format!("bpf-linker {BPF_LINKER}, about two minutes"));
@@ -88,14 +89,36 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
                 format!("-Clink-arg=-Wl,-rpath,{}", sysroot.join("lib").display()),
             ),
     )?;
-    if !version_is(&program) {
+    if !version_is(&program, BPF_LINKER) {
         bail!("{} does not run after its installation", program.display());
     }
     Ok(program)
 }
 
-fn version_is(program: &Path) -> bool {
-    run_quietly(Command::new(program).arg("--version")).is_ok_and(|text| text.contains(BPF_LINKER))
+fn version_is(program: &Path, version: &str) -> bool {
+    run_quietly(Command::new(program).arg("--version")).is_ok_and(|text| text.contains(version))
+}
+
+/// What makes the Debian package.
+pub(crate) fn cargo_deb() -> Result<PathBuf> {
+    let home = target().join(format!("tools/cargo-deb-{CARGO_DEB}"));
+    let program = home.join("bin/cargo-deb");
+    if version_is(&program, CARGO_DEB) {
+        return Ok(program);
+    }
+    say(&format!("cargo-deb {CARGO_DEB}, about two minutes"));
+    run_quietly(
+        cargo("install")
+            .args(["cargo-deb", "--version", CARGO_DEB, "--locked"])
+            .args(["--no-default-features", "--features", "gzip", "--root"])
+            .arg(&home)
+            .arg("--target-dir")
+            .arg(target().join("tools/build")),
+    )?;
+    if !version_is(&program, CARGO_DEB) {
+        bail!("{} does not run after its installation", program.display());
+    }
+    Ok(program)
 }
 
 fn rustc_llvm(libraries: &Path) -> Result<PathBuf> {

@@ -35,54 +35,91 @@ pub(crate) fn demo(options: &VmOptions) -> Result<()> {
     let kernel = select(options.kernel.as_deref())?
         .pop()
         .context("no kernel")?;
-    boot(&kernel, &programs, "demo", Emulation::Sound, "")?.verdict()
+    let initramfs = pack(&kernel, &programs, false)?;
+    boot(&kernel, (&initramfs, "demo"), Emulation::Sound, "")?.verdict()
 }
 
+/// The name of the tests on a host with systemd, which run in boots of their own.
+const SYSTEM: &str = "systemd";
+
 /// Runs the tests on every kernel, all kernels at the same time: one thread of
-/// the host each.
+/// the host each. Then, likewise, those of a host with systemd.
 pub(crate) fn test(options: &VmOptions) -> Result<()> {
     let programs = prepare()?;
     let kernels = select(options.kernel.as_deref())?;
-    let job = format!("test:{}", options.test.as_deref().unwrap_or(""));
-    let run = |kernel: &Kernel| {
-        let label = if kernels.len() > 1 {
+    let name = options.test.as_deref();
+    let labelled = |kernel: &Kernel| {
+        if kernels.len() > 1 {
             format!("{:<5}| ", kernel.series)
         } else {
             String::new()
-        };
-        boot(kernel, &programs, &job, Emulation::Sound, &label)
+        }
     };
-    let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
-        let guests: Vec<_> = kernels
-            .iter()
-            .map(|kernel| scope.spawn(|| run(kernel)))
-            .collect();
-        let joined = guests.into_iter().map(|guest| guest.join());
-        joined
-            .map(|joined| joined.unwrap_or_else(|_| bail!("the watching thread panicked")))
-            .collect()
-    });
-    let mut failed = Vec::new();
-    let (mut passes, mut failures) = (0, 0);
-    for (kernel, outcome) in kernels.iter().zip(outcomes) {
-        let told = outcome.and_then(|outcome| {
-            passes += outcome.passed;
-            failures += outcome.failed;
-            for panic in &outcome.panics {
-                eprintln!("vm: kernel {}: {panic}", kernel.series);
-            }
-            outcome.verdict()
+    let mut tally = Tally::default();
+    if name != Some(SYSTEM) {
+        let job = format!("test:{}", name.unwrap_or(""));
+        tally.add(&kernels, |kernel| {
+            let initramfs = pack(kernel, &programs, false)?;
+            let job = (initramfs.as_path(), job.as_str());
+            boot(kernel, job, Emulation::Sound, &labelled(kernel))
         });
-        if let Err(error) = told {
-            eprintln!("vm: kernel {}: {error:#}", kernel.series);
-            failed.push(kernel.series.as_str());
+    }
+    if name.is_none_or(|name| name == SYSTEM) {
+        let packages = [crate::package::debian(1)?, crate::package::debian(2)?];
+        tally.add(&kernels, |kernel| {
+            let initramfs = crate::debian::pack(&kernel.series, &programs, &packages)?;
+            let job = (initramfs.as_path(), SYSTEM);
+            boot(kernel, job, Emulation::Sound, &labelled(kernel))
+        });
+    }
+    tally.verdict()
+}
+
+/// What came of the boots.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    kernels: Vec<String>,
+}
+
+impl Tally {
+    /// One boot of each kernel, all at the same time.
+    fn add(&mut self, kernels: &[Kernel], run: impl Fn(&Kernel) -> Result<Outcome> + Sync) {
+        let run = &run;
+        let outcomes: Vec<Result<Outcome>> = std::thread::scope(|scope| {
+            let guests: Vec<_> = kernels
+                .iter()
+                .map(|kernel| scope.spawn(|| run(kernel)))
+                .collect();
+            let joined = guests.into_iter().map(|guest| guest.join());
+            joined
+                .map(|joined| joined.unwrap_or_else(|_| bail!("the watching thread panicked")))
+                .collect()
+        });
+        for (kernel, outcome) in kernels.iter().zip(outcomes) {
+            let told = outcome.and_then(|outcome| {
+                self.passed += outcome.passed;
+                self.failed += outcome.failed;
+                for panic in &outcome.panics {
+                    eprintln!("vm: kernel {}: {panic}", kernel.series);
+                }
+                outcome.verdict()
+            });
+            if let Err(error) = told {
+                eprintln!("vm: kernel {}: {error:#}", kernel.series);
+                self.kernels.push(kernel.series.clone());
+            }
         }
     }
-    println!("{passes} passed, {failures} failed");
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("the VM's tests failed on {}", failed.join(", "))
+
+    fn verdict(&self) -> Result<()> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.kernels.is_empty() {
+            Ok(())
+        } else {
+            bail!("the VM's tests failed on {}", self.kernels.join(", "))
+        }
     }
 }
 
@@ -92,7 +129,8 @@ pub(crate) fn bench(options: &VmOptions) -> Result<()> {
     for kernel in select(options.kernel.as_deref())? {
         println!("kernel {} ({})", kernel.series, kernel.package);
         let job = format!("bench:{}", options.test.as_deref().unwrap_or(""));
-        boot(&kernel, &programs, &job, Emulation::Concurrent, "")?.verdict()?;
+        let initramfs = pack(&kernel, &programs, false)?;
+        boot(&kernel, (&initramfs, &job), Emulation::Concurrent, "")?.verdict()?;
     }
     Ok(())
 }
@@ -172,10 +210,15 @@ fn qemu(kernel: &Kernel, initramfs: &Path, job: &str, emulation: Emulation) -> R
         Emulation::Sound => "tcg,thread=single",
         Emulation::Concurrent => "tcg,thread=multi",
     };
-    let memory = if kernel.series == MUCH_MEMORY {
+    let memory = if kernel.series == MUCH_MEMORY || job == SYSTEM {
         MUCH_MEMORY_MIB
     } else {
         MEMORY_MIB
+    };
+    let more = if job == SYSTEM {
+        " systemd.unit=suite.target systemd.show_status=no systemd.getty_auto=no"
+    } else {
+        ""
     };
     command
         .args(["-accel", accelerator, "-cpu", "max", "-smp", "2"])
@@ -193,7 +236,7 @@ fn qemu(kernel: &Kernel, initramfs: &Path, job: &str, emulation: Emulation) -> R
         .arg(initramfs)
         .arg("-append")
         .arg(format!(
-            "console=ttyS0 panic=-1 quiet loglevel=1 psi=1 enforcer.job={job}"
+            "console=ttyS0 panic=-1 quiet loglevel=1 psi=1 enforcer.job={job}{more}"
         ));
     Ok(command)
 }
@@ -234,15 +277,13 @@ fn kvm_works() -> bool {
 /// Boots, relays what the guest prints, and returns how it ended.
 fn boot(
     kernel: &Kernel,
-    programs: &Programs,
-    job: &str,
+    (initramfs, job): (&Path, &str),
     emulation: Emulation,
     label: &str,
 ) -> Result<Outcome> {
-    let initramfs = pack(kernel, programs, false)?;
     eprintln!("vm: kernel {} ({})", kernel.series, kernel.package);
     let started = Instant::now();
-    let mut guest = qemu(kernel, &initramfs, job, emulation)?
+    let mut guest = qemu(kernel, initramfs, job, emulation)?
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -265,10 +265,9 @@ fn read(api: &Api, file: Option<&ProposedFile>) -> Result<(Manifest, String), Fa
         other => Failure::bad_request(format!("failed to {other}")),
     };
     let sources = match file {
-        None => manifest_files::read(&api.manifest).map_err(failed)?,
+        None => manifest_files::read_or_nothing(&api.manifest).map_err(failed)?,
         Some(file) => {
-            let mut sources = match manifest_files::read(&api.manifest) {
-                Err(LoadError::EmptyFolder(_)) => Vec::new(),
+            let mut sources = match manifest_files::read_or_nothing(&api.manifest) {
                 read if api.manifest.is_dir() => read.map_err(failed)?,
                 // The one file that there is will be replaced.
                 _ => Vec::new(),

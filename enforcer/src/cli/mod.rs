@@ -6,8 +6,10 @@ mod doctor;
 mod events;
 mod examine;
 mod fault;
+mod hold;
 pub(crate) mod live;
 mod logs;
+mod manual;
 mod probe;
 mod ps;
 mod sentence;
@@ -158,6 +160,18 @@ enum Command {
         home: String,
         paths: Vec<String>,
     },
+    /// Keep this cgroup for workloads, beside an agent that comes and goes (for a
+    /// service manager); SIGTERM stops them, each with its grace
+    #[command(hide = true)]
+    Hold,
+    /// Print a script that completes this command line in a shell
+    Completions { shell: manual::Shell },
+    /// Print the manual page, or write one for every command
+    Man {
+        /// Write enforcer.1, enforcer-run.1, … there
+        #[arg(long, value_name = "FOLDER")]
+        folder: Option<PathBuf>,
+    },
     /// Names for the frames of a stack (the agent asks this of itself)
     #[command(hide = true)]
     Symbolize,
@@ -234,6 +248,9 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Examine { pid, tid } => examine::examine(pid, tid.unwrap_or(pid)),
         Command::Clear { home, paths } => workload::clear(&home, &paths),
         Command::Probe { workload, output } => probe::probe(&settings, &workload, output.json),
+        Command::Hold => hold::hold(&settings),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { folder } => manual::manual(folder.as_deref()),
         Command::Symbolize => {
             crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
         }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! ROOT/              delegated to the agent, or made by it
-//!   supervisor/      the agent itself
+//!   supervisor/      the agent itself, where it was above or in ROOT before; or
+//!   holder/          what keeps ROOT for it, where a service manager has it so
 //!   probes/          commands that check on a workload, each in one of its own
 //!   workloads/       the ceiling of all workloads together
 //!     NAME/          one workload
@@ -53,8 +54,8 @@ pub(crate) struct Tree {
     workloads: Arc<Cgroup>,
     /// `workloads/` and everything above it whose limits also hold.
     ancestors: Arc<Vec<Cgroup>>,
-    /// Where the agent was before.
-    origin: PathBuf,
+    /// Where the agent was before it went to `supervisor/`; `None` where it stayed.
+    origin: Option<PathBuf>,
     /// Cgroups that this agent made and removes when it goes.
     made_root: bool,
     /// What the host's administrator should know.
@@ -101,17 +102,20 @@ impl Tree {
         let origin = own_cgroup()?;
         let mut notes = Vec::new();
         let (path, delegated) = match requested {
-            Some(path) => (path.to_owned(), false),
+            Some(path) => (path.to_owned(), has_delegation(path)),
             None if is_delegated(&origin) => (origin.clone(), true),
             None => (Path::new(MOUNT_POINT).join("enforcer"), false),
         };
         let inherited_root = inherited.made_root.as_deref() == Some(path.as_path());
         let made_root = inherited_root || !path.exists() && !delegated;
+        // Elsewhere it is where its service manager wants it; but a scope goes with the
+        // last process in it, so what an agent has left in another one needs this one.
+        let moves = path.starts_with(&origin) || std::env::var_os(IN_SCOPE).is_some();
         let prepared = (|| {
             if !delegated {
                 make_way(&path, &mut notes)?;
             }
-            populate(&path, asked, &inherited.workloads)
+            populate(&path, moves, asked, &inherited.workloads)
         })();
         let (root, probes, workloads) = prepared.inspect_err(|_| {
             if made_root {
@@ -124,7 +128,7 @@ impl Tree {
             root,
             probes,
             workloads: Arc::new(workloads),
-            origin,
+            origin: moves.then_some(origin),
             made_root,
             notes,
         })
@@ -141,13 +145,16 @@ impl Tree {
         let probes = clear().or_else(|_| clear());
         let back = probes.and_then(|()| self.root.remove_child("workloads"));
         let back = back.and_then(|()| {
+            let Some(origin) = self.origin.as_ref().filter(|origin| origin.exists()) else {
+                return Ok(());
+            };
             // A delegated root takes its process back only without controllers.
             for controller in CONTROLLERS {
                 let _ = self
                     .root
                     .write("cgroup.subtree_control", &format!("-{controller}"));
             }
-            Cgroup::open(&self.origin)?.write("cgroup.procs", &own)?;
+            Cgroup::open(origin)?.write("cgroup.procs", &own)?;
             // A child that still looks up names would keep it from going.
             let supervisor = Cgroup::open(&self.root.path().join("supervisor"))?;
             supervisor.kill_and_wait(LEFT_BEHIND)?;
@@ -166,18 +173,18 @@ impl Tree {
     }
 }
 
-/// Makes the root's branches, and moves this process into the one.
+/// Makes the root's branches, and moves this process into the one where it must.
 fn populate(
     path: &Path,
+    moves: bool,
     asked: &BTreeMap<&'static str, &'static str>,
     inherited: &BTreeSet<String>,
 ) -> Result<(Cgroup, Cgroup, Cgroup), HierarchyError> {
     let root = Cgroup::open(path)?;
     check_controllers(&root, asked)?;
-    // A cgroup with processes can't hand controllers down: out of the way first.
-    let supervisor = root.ensure_child("supervisor").map_err(refine)?;
-    let own = std::process::id().to_string();
-    supervisor.write("cgroup.procs", &own).map_err(refine)?;
+    if moves {
+        retreat(&root, "supervisor")?;
+    }
     enable(&root)?;
     let workloads = root.ensure_child("workloads").map_err(refine)?;
     refuse_occupied(&workloads, inherited)?;
@@ -193,6 +200,23 @@ fn populate(
     let probes = root.ensure_child("probes").map_err(refine)?;
     enable(&probes)?;
     Ok((root, probes, workloads))
+}
+
+/// Moves this process into a leaf: a cgroup with processes can't hand controllers down.
+fn retreat(root: &Cgroup, leaf: &str) -> Result<(), HierarchyError> {
+    let leaf = root.ensure_child(leaf).map_err(refine)?;
+    let own = std::process::id().to_string();
+    leaf.write("cgroup.procs", &own).map_err(refine)
+}
+
+/// Makes room for workloads in the cgroup that this process was started in.
+pub(crate) fn make_room() -> Result<(), HierarchyError> {
+    check_mount()?;
+    let own = own_cgroup()?;
+    if !is_delegated(&own) {
+        return Err(HierarchyError::NotDelegated(own));
+    }
+    retreat(&Cgroup::open(&own)?, "holder")
 }
 
 fn check_mount() -> Result<(), HierarchyError> {
@@ -224,9 +248,10 @@ fn own_cgroup() -> Result<PathBuf, HierarchyError> {
 /// systemd marks what it delegates with an extended attribute (since 254 also
 /// for users; before, `trusted.delegate` only).
 fn is_delegated(cgroup: &Path) -> bool {
-    if std::env::var_os(IN_SCOPE).is_some() {
-        return true;
-    }
+    std::env::var_os(IN_SCOPE).is_some() || has_delegation(cgroup)
+}
+
+fn has_delegation(cgroup: &Path) -> bool {
     let Ok(path) = std::ffi::CString::new(cgroup.as_os_str().as_encoded_bytes()) else {
         return false;
     };

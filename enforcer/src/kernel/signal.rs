@@ -1,7 +1,7 @@
 //! Signals by name, and random numbers: small things of the kernel's that need
 //! no room of their own.
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use std::str::FromStr as _;
 
 /// `SIGTERM` and its like; the manifest has checked the name.
@@ -27,4 +27,14 @@ pub(crate) fn ignore_hangups() {
 pub(crate) fn end_on_broken_pipes() {
     // SAFETY: no handler is set, so none can run.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub(crate) fn wait_for_end() -> nix::Result<()> {
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.add(Signal::SIGINT);
+    // Blocked, they wait for whoever asks.
+    ends.thread_block()?;
+    ends.wait().map(drop)
 }

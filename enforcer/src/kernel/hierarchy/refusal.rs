@@ -41,6 +41,8 @@ pub(crate) enum HierarchyError {
          agent's --runtime-dir, or end them with `echo 1 > {}/cgroup.kill`", path.display(), path.display()
     )]
     Occupied { path: PathBuf, processes: usize },
+    #[error("hold {} for workloads: no service manager has delegated it (`Delegate=yes`)", .0.display())]
+    NotDelegated(PathBuf),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error("read {path}")]

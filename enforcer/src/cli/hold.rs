@@ -1,0 +1,25 @@
+//! `hold`: the one process of the unit that owns the workloads' cgroup. systemd can't put
+//! a process into a cgroup that hands controllers down, so the agent's own unit, which is
+//! restarted, is another one.
+
+use super::{Fault, workload};
+use crate::kernel::{hierarchy, signal};
+use crate::service;
+use crate::settings::Settings;
+
+pub(super) fn hold(settings: &Settings) -> Result<(), Fault> {
+    let failed = |error: &dyn std::error::Error| {
+        Fault::Failed(format!("failed to {}", crate::executor::error_chain(error)))
+    };
+    hierarchy::make_room().map_err(|error| failed(&error))?;
+    service::ready();
+    signal::wait_for_end().map_err(|error| failed(&error))?;
+    // Whoever stops this unit means what is in it. Killed, it leaves all as it is.
+    match workload::shutdown(settings, true) {
+        Err(Fault::NoAgent(_)) => {
+            eprintln!("no agent is there to stop the workloads; what runs runs on");
+            Ok(())
+        }
+        ended => ended,
+    }
+}

@@ -1,0 +1,112 @@
+//! The tests of a host with systemd as its first process: what the package brings, what
+//! the units promise, and what a shell of such a host may do. One after another, each
+//! leaves the host as it found it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that can't go on should say where"
+)]
+
+mod package;
+mod scope;
+mod units;
+
+use enforcer_tests::{PATIENCE, wait_within};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const MANIFEST: &str = "/etc/enforcer/workloads.d/web.yaml";
+
+fn shell(script: &str) -> Output {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", script]).stdin(Stdio::null());
+    shell.env("DEBIAN_FRONTEND", "noninteractive");
+    shell.output().unwrap()
+}
+
+/// What a script prints; it must end well.
+fn sh(script: &str) -> String {
+    let output = shell(script);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "`{script}`: {}\n{text}{error}\n{}",
+        output.status,
+        journal()
+    );
+    text.trim().to_owned()
+}
+
+fn journal() -> String {
+    let units = "journalctl --no-pager -n 60 -o cat -u enforcer -u enforcer-workloads";
+    String::from_utf8_lossy(&shell(units).stdout).into_owned()
+}
+
+fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        wait_within(PATIENCE * 2, what, look)
+    }));
+    looked.unwrap_or_else(|_| panic!("waited in vain for {what}\n{}", journal()))
+}
+
+/// The first revision on a host that has none, whatever the test before has left.
+fn install_anew() {
+    if shell("dpkg-query -W enforcer").status.success() {
+        purge();
+    }
+    install(1);
+}
+
+fn install(revision: u32) {
+    sh(&format!("apt-get install -y /root/enforcer_{revision}.deb"));
+}
+
+fn purge() {
+    sh("apt-get purge -y enforcer");
+    sh("rm -rf /etc/enforcer");
+}
+
+/// One workload that rests, below its limit.
+fn put_manifest(mode: &str) {
+    let text = format!(
+        "version: 1\nworkloads:\n  web:\n    command: [/usr/bin/fixture, {mode}]\n    user: web\n    \
+         cgroup: {{ memory.max: 64M, memory.swap.max: 0 }}\n"
+    );
+    std::fs::write(MANIFEST, text).unwrap();
+}
+
+fn workload() -> Value {
+    let listed = shell("enforcer ps --json");
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
+    listed["workloads"][0].clone()
+}
+
+fn running() -> u64 {
+    wait_for("the workload to run", || {
+        let found = workload();
+        (found["state"] == "running").then(|| found["pid"].as_u64())?
+    })
+}
+
+/// The agent's own number; `None` while there is none.
+fn agent() -> Option<u64> {
+    let shown = shell("systemctl show -P MainPID enforcer.service");
+    let pid: u64 = String::from_utf8_lossy(&shown.stdout).trim().parse().ok()?;
+    (pid != 0).then_some(pid)
+}
+
+/// Waits for another agent than this one, until it answers.
+fn next_agent(before: u64) -> u64 {
+    wait_for("the next agent", || {
+        let pid = agent().filter(|pid| *pid != before)?;
+        let active = shell("systemctl is-active --quiet enforcer")
+            .status
+            .success();
+        (active && shell("enforcer ps").status.success()).then_some(pid)
+    })
+}
+
+fn lives(pid: u64) -> bool {
+    Path::new(&format!("/proc/{pid}/exe")).exists()
+}
