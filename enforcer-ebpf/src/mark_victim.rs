@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::macros::{btf_tracepoint, tracepoint};
 use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
-use aya_log_ebpf::{debug, warn};
+use aya_log_ebpf::debug;
 use enforcer_common::{MARK, Record};
 
 /// For kernels whose tracepoint has the victim's task as its parameter (6.1.130,
@@ -34,13 +34,14 @@ pub(crate) fn mark_victim_task(context: BtfTracePointContext) -> i32 {
         comm: victim.comm(),
         ..asked_by_current()
     };
+    // One that finds no room is counted, and the agent tells how many there were.
     if emit(&record) {
         debug!(
             &context,
             "OOM victim {} in cgroup {}", record.tgid, record.cgroup
         );
     } else {
-        warn!(&context, "no room for OOM victim {}", record.tgid);
+        debug!(&context, "no room for OOM victim {}", record.tgid);
     }
     0
 }
@@ -59,7 +60,7 @@ pub(crate) fn mark_victim_pid(context: TracePointContext) -> i32 {
         ..asked_by_current()
     };
     if !emit(&record) {
-        warn!(&context, "no room for OOM victim {}", record.tgid);
+        debug!(&context, "no room for OOM victim {}", record.tgid);
     }
     0
 }

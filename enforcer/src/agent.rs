@@ -8,7 +8,7 @@ use crate::cli::{Fault, live, refused};
 use crate::executor::{Executor, drift, error_chain, levels};
 use crate::kernel::hierarchy::{self, Tree};
 use crate::kernel::pressure::Trigger;
-use crate::kernel::{bpf, clock};
+use crate::kernel::{bpf, capabilities, clock};
 use crate::loops;
 use crate::manifest_files;
 use crate::marks;
@@ -62,6 +62,8 @@ pub(crate) fn supervise(
         |error: &dyn std::error::Error| Fault::Failed(format!("failed to {}", error_chain(error)));
     hierarchy::enter_scope(settings.cgroup_root.as_deref())
         .map_err(|error| failed("enter a delegated scope", &error))?;
+    capabilities::give_up_the_others()
+        .map_err(|error| failed("give up the capabilities that are not needed", &error))?;
     let _lock = lock(settings)?;
     let boot_id = clock::boot_id();
     let (handover, legacy) =

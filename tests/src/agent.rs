@@ -4,7 +4,7 @@
 mod begin;
 mod wreck;
 
-pub use begin::{command, folder, log_at};
+pub use begin::{Preparation, command, folder, in_own_namespace, log_at, prepare};
 
 use crate::wait_for;
 use begin::spawn;
@@ -242,6 +242,15 @@ impl Agent {
             .filter(wanted)
             .cloned()
             .collect()
+    }
+
+    /// Those of a kind, whosever they are.
+    #[must_use]
+    pub fn events_of_kind(&self, kind: &str) -> Vec<Value> {
+        let all = self.get("/v1/events").unwrap_or_default();
+        let all = all.as_array().cloned().unwrap_or_default();
+        let of_kind = all.into_iter().filter(|event| event["kind"] == kind);
+        of_kind.collect()
     }
 
     /// Waits until a workload is in a state, and returns its view.

@@ -26,7 +26,8 @@ usage: cargo xtask COMMAND
   build             compile the agent, with its eBPF programs inside
   package           the agent as a Debian package
   demo              show the main job on a real kernel, in a VM
-  test [NAME]       run every test: the host's, then the VM's on each kernel
+  test [NAME,…]     run every test: the host's, then the VM's on each kernel, then those
+                    of a host with systemd; or those that are named (`systemd`: the last)
   bench [NAME]      measure, each figure beside its floor, in the VM
   calibrate [NAME]  what the agent finds out about looping and working programs on
                     this machine's own CPUs (as root)

@@ -2,15 +2,14 @@
 
 use super::Api;
 use super::error::Failure;
+use super::part::{Body, Part};
 use super::peer::Peer;
 use super::views;
 use crate::kernel::memory_info;
 use crate::kernel::usage::memory_current;
 use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
-use axum::body::Bytes;
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::response::Json;
 use enforcer_core::event::Request;
 use enforcer_core::manifest::parse_throttle;
@@ -18,6 +17,7 @@ use enforcer_core::plan::{Plan, shrinks_below_use};
 use enforcer_core::spec::Manifest;
 use enforcer_core::units::{Bytes as Size, Limit, Percent};
 use enforcer_core::{Event, WorkloadName};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -28,8 +28,8 @@ use std::path::PathBuf;
 pub(super) async fn request(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Path((name, word)): Path<(String, String)>,
-    body: Bytes,
+    Part((name, word)): Part<(String, String)>,
+    Body(body): Body,
 ) -> Result<Json<serde_json::Value>, Failure> {
     peer.may_change()?;
     let request = match word.as_str() {
@@ -78,18 +78,16 @@ fn throttle(body: &[u8]) -> Result<Percent, Failure> {
     })
 }
 
-/// A body, or what is wrong with it.
-fn body<T>(asked: Result<Json<T>, JsonRejection>) -> Result<T, Failure> {
-    match asked {
-        Ok(Json(asked)) => Ok(asked),
-        Err(error) => Err(Failure::bad_request(error.body_text())),
-    }
+/// What a body says, or what is wrong with it.
+fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body)
+        .map_err(|error| Failure::bad_request(format!("failed to parse the body as JSON: {error}")))
 }
 
 /// `{"workloads": true}`: they end with the agent.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Shutdown {
+struct Shutdown {
     #[serde(default)]
     workloads: bool,
 }
@@ -97,10 +95,10 @@ pub(super) struct Shutdown {
 pub(super) async fn shutdown(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    asked: Result<Json<Shutdown>, JsonRejection>,
+    Body(asked): Body,
 ) -> Result<Json<serde_json::Value>, Failure> {
     peer.may_change()?;
-    let asked = body(asked)?;
+    let asked: Shutdown = read_body(&asked)?;
     api.events.send(match asked.workloads {
         true => Event::Shutdown,
         false => Event::Leave,
@@ -135,9 +133,9 @@ pub(crate) struct PlanAnswer {
 
 pub(super) async fn plan(
     State(api): State<Api>,
-    proposal: Result<Json<Proposal>, JsonRejection>,
+    Body(proposal): Body,
 ) -> Result<Json<PlanAnswer>, Failure> {
-    let proposal = body(proposal)?;
+    let proposal = read_body::<Proposal>(&proposal)?;
     let (manifest, warnings) = {
         let api = api.clone();
         blocking(move || read(&api, proposal.file.as_ref())).await?
@@ -155,10 +153,10 @@ pub(super) async fn plan(
 pub(super) async fn apply(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    proposal: Result<Json<Proposal>, JsonRejection>,
+    Body(proposal): Body,
 ) -> Result<Json<PlanAnswer>, Failure> {
     peer.may_change()?;
-    let proposal = body(proposal)?;
+    let proposal = read_body::<Proposal>(&proposal)?;
     let prune = proposal.prune;
     let (manifest, warnings) = {
         let api = api.clone();

@@ -3,9 +3,10 @@
 
 use super::Api;
 use super::error::Failure;
+use super::part::Part;
 use crate::store::record::{Query, Record};
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query as Asked, State};
+use axum::extract::{Query as Asked, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use enforcer_core::WorkloadName;
@@ -98,7 +99,7 @@ impl hyper::body::Body for Lines {
 /// What happened to a workload last, and what that came from, the latest first.
 pub(super) async fn why(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
 ) -> Result<Json<Vec<Arc<Record>>>, Failure> {
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let history = Arc::clone(&api.history);

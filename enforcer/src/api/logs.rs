@@ -3,9 +3,10 @@
 
 use super::Api;
 use super::error::Failure;
+use super::part::Part;
 use crate::kernel::log_file::Reader;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use enforcer_core::WorkloadName;
@@ -32,7 +33,7 @@ pub(super) struct Wanted {
 
 pub(super) async fn logs(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;

@@ -6,6 +6,7 @@ mod change;
 mod error;
 mod events;
 mod logs;
+mod part;
 mod peer;
 pub(crate) mod public;
 mod server;

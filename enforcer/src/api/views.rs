@@ -3,11 +3,12 @@
 
 use super::Api;
 use super::error::Failure;
+use super::part::Part;
 use crate::executor::{Executor, lock};
 use crate::kernel::clock;
 use crate::kernel::usage::{self, LimitState, Usage};
 use crate::runtime::Question;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
 use enforcer_core::WorkloadName;
@@ -182,7 +183,7 @@ pub(super) async fn workloads(State(api): State<Api>) -> Result<Json<Workloads>,
 
 pub(super) async fn workload(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
 ) -> Result<Json<Inspection>, Failure> {
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let view = api
@@ -240,7 +241,7 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
 /// `/health/workloads/{name}`: 200, or 503 where it is unhealthy or doesn't run.
 pub(super) async fn health(
     State(api): State<Api>,
-    Path(name): Path<String>,
+    Part(name): Part<String>,
 ) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let view = api
@@ -265,7 +266,7 @@ pub(super) async fn health(
 /// The same for anybody: a probe's own words may be nobody else's business.
 pub(super) async fn public_health(
     api: State<Api>,
-    name: Path<String>,
+    name: Part<String>,
 ) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
     let (status, Json(mut body)) = health(api, name).await?;
     if let Some(told) = body.as_object_mut() {

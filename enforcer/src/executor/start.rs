@@ -4,7 +4,7 @@
 use super::{Executor, Registered, error_chain, launch, lock};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
-use crate::kernel::log_file::LogFile;
+use crate::kernel::log_file::{self, LogFile};
 use crate::kernel::spawn::Launch;
 use crate::kernel::{clock, limits, process, spawn, usage};
 use crate::store::handover::RunningInstance;
@@ -51,8 +51,7 @@ impl Executor {
         })?;
         failpoint::pass("start-limited");
         let launch = self.launch(workload, spec, cause)?;
-        let log = LogFile::open(&self.log_path(workload))
-            .map_err(|error| io_failure("open the log", &error))?;
+        let log = self.open_log(workload)?;
         let counters = self.read_counters(&reader)?;
         let waiting = spawn::spawn(&launch, &cgroup, log.file()).map_err(|error| StartError {
             stage: "create the process".to_owned(),
@@ -85,7 +84,7 @@ impl Executor {
             workload,
             (cgroup, id, reader),
             (pid, start_ticks),
-            Some(log),
+            log.kept(),
             (spec, Some(launch)),
         );
         if let Some(entry) = self.registry().get_mut(workload) {
@@ -177,6 +176,25 @@ impl Executor {
         })
     }
 
+    fn open_log(&self, workload: &WorkloadName) -> Result<Output, StartError> {
+        let path = self.log_path(workload);
+        let error = match LogFile::open(&path) {
+            Ok(log) => return Ok(Output::Kept(log)),
+            Err(error) => error,
+        };
+        self.events.send(Event::Degraded {
+            what: "logs".to_owned(),
+            why: format!(
+                "{workload}: failed to open {}: {}; what it writes is lost until its next start",
+                path.display(),
+                spawn::describe(&error)
+            ),
+        });
+        log_file::nowhere()
+            .map(Output::Dropped)
+            .map_err(|error| io_failure("open /dev/null", &error))
+    }
+
     pub(super) fn register(
         self: &Arc<Self>,
         workload: &WorkloadName,
@@ -234,6 +252,29 @@ impl Executor {
         };
         self.watch_loops(&mut entry, spec);
         registry.insert(workload.clone(), entry);
+    }
+}
+
+/// Where a workload's output goes.
+enum Output {
+    Kept(LogFile),
+    /// Nowhere: that is told, and a workload that runs is better than none.
+    Dropped(std::fs::File),
+}
+
+impl Output {
+    fn file(&self) -> &std::fs::File {
+        match self {
+            Self::Kept(log) => log.file(),
+            Self::Dropped(nowhere) => nowhere,
+        }
+    }
+
+    fn kept(self) -> Option<LogFile> {
+        match self {
+            Self::Kept(log) => Some(log),
+            Self::Dropped(_) => None,
+        }
     }
 }
 

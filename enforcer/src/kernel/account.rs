@@ -86,8 +86,8 @@ impl User {
     fn parse(line: &str) -> Option<Self> {
         Some(Self {
             name: field(line, 0)?.to_owned(),
-            uid: Uid::from_raw(field(line, 2)?.parse().ok()?),
-            gid: Gid::from_raw(field(line, 3)?.parse().ok()?),
+            uid: Uid::from_raw(number(line, 2)?),
+            gid: Gid::from_raw(number(line, 3)?),
             home: field(line, 5)?.to_owned(),
         })
     }
@@ -95,6 +95,13 @@ impl User {
 
 fn field(line: &str, index: usize) -> Option<&str> {
     line.split(':').nth(index)
+}
+
+/// The kernel takes the last number for "as it is": whoever became that one would stay
+/// root.
+fn number(line: &str, index: usize) -> Option<u32> {
+    let parsed = field(line, index)?.parse().ok();
+    parsed.filter(|number| *number != u32::MAX)
 }
 
 /// No look-up by number, and nothing that could be taken for an option.
@@ -110,7 +117,7 @@ fn user(name: &str) -> Option<User> {
 
 pub(crate) fn group(name: &str) -> Option<Gid> {
     let line = look_up("group", name, |line| field(line, 0) == Some(name))?;
-    field(&line, 2)?.parse().ok().map(Gid::from_raw)
+    number(&line, 2).map(Gid::from_raw)
 }
 
 /// The groups that name this user as a member: of a user of the files, those in
@@ -183,6 +190,7 @@ mod tests {
             "0day",
             "-1",
             "4294967295",
+            "4294967296",
             "a:b",
             "a\nb",
             "0",
@@ -200,6 +208,10 @@ mod tests {
             (1000, 1001, "/srv/web")
         );
         assert_eq!(User::parse("web:x:many:1:::"), None);
+        for number in ["-1", "4294967295", "4294967296", ""] {
+            assert_eq!(User::parse(&format!("web:x:{number}:1:::")), None);
+            assert_eq!(User::parse(&format!("web:x:1:{number}:::")), None);
+        }
         let groups = members_of("a:x:1:web,db\nb:x:2:\nc:x:3:webmaster\nd:x:4:web\n", "web");
         assert_eq!(groups, [Gid::from_raw(1), Gid::from_raw(4)]);
     }

@@ -2,8 +2,8 @@
 //! Nothing is changed by looking.
 
 use super::cgroupfs::MOUNT_POINT;
-use super::{memory_info, memory_state, perf};
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use super::{capabilities, memory_info, memory_state, perf};
+use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use std::path::Path;
 
 /// What one check found.
@@ -50,6 +50,7 @@ pub(crate) fn findings() -> Vec<Finding> {
         controllers(),
         privileges(),
         btf(),
+        pins(),
         samples(),
         written_pages(),
         pressure(),
@@ -102,7 +103,16 @@ fn controllers() -> Finding {
 fn privileges() -> Finding {
     const WHAT: &str = "privileges";
     if nix::unistd::geteuid().is_root() {
-        return good(WHAT, "root");
+        let missing = capabilities::missing();
+        if missing.is_empty() {
+            return good(WHAT, "root");
+        }
+        return fault(
+            WHAT,
+            Grade::Less,
+            format!("root, without {}", missing.join(", ")),
+            "give the agent these as well; docs/operating.md says what each is for",
+        );
     }
     fault(
         WHAT,
@@ -123,6 +133,20 @@ fn btf() -> Finding {
         Grade::Less,
         "no BTF: OOM kills are seen by counters alone, CPU loops only in /proc",
         "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
+    )
+}
+
+fn pins() -> Finding {
+    const WHAT: &str = "bpf file system";
+    let path = "/sys/fs/bpf";
+    if statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
+        return good(WHAT, format!("mounted at {path}"));
+    }
+    fault(
+        WHAT,
+        Grade::Less,
+        format!("{path} is none: what happens while no agent runs is told without names and codes"),
+        "mount -t bpf bpf /sys/fs/bpf",
     )
 }
 

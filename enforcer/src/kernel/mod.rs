@@ -3,6 +3,7 @@
 
 pub(crate) mod account;
 pub(crate) mod bpf;
+pub(crate) mod capabilities;
 pub(crate) mod cgroupfs;
 pub(crate) mod clear;
 pub(crate) mod clock;

@@ -1,7 +1,10 @@
 //! How an agent under test is started: its folder, its arguments, its environment.
 
 use super::ENFORCER;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +12,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Each agent has a folder of its own.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
+/// What is done to a process before it becomes an agent.
+pub type Preparation = fn() -> nix::Result<()>;
+
 thread_local! {
+    /// For the next agent only.
+    static PREPARATION: std::cell::Cell<Option<Preparation>> = const { std::cell::Cell::new(None) };
     /// For the next agent only.
     static LOG_LEVEL: std::cell::Cell<Option<&'static str>> = const { std::cell::Cell::new(None) };
 }
@@ -17,6 +25,32 @@ thread_local! {
 /// Has the next agent of this test log more.
 pub fn log_at(level: &'static str) {
     LOG_LEVEL.set(Some(level));
+}
+
+/// Has the next agent of this test begin in a mount namespace of its own, as this leaves
+/// it.
+pub fn prepare(preparation: Preparation) {
+    PREPARATION.set(Some(preparation));
+}
+
+/// A mount namespace of its own for what this command starts, as it is left.
+pub fn in_own_namespace(command: &mut Command, preparation: Preparation) {
+    // SAFETY: only system calls are made between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).or_else(|error| {
+                // The first root of an initramfs has no parent to detach from.
+                if error == nix::Error::EINVAL {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })?;
+            Ok(preparation()?)
+        });
+    }
 }
 
 pub(super) fn spawn(
@@ -30,6 +64,9 @@ pub(super) fn spawn(
         command.env("ENFORCER_LOG", level);
     }
     command.envs(environment.iter().copied());
+    if let Some(preparation) = PREPARATION.with(std::cell::Cell::take) {
+        in_own_namespace(&mut command, preparation);
+    }
     let log = |name: &str| {
         let mut log = File::options();
         log.append(true)

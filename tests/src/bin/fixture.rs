@@ -4,6 +4,7 @@
     reason = "a fixture that fails should fail loudly"
 )]
 
+use enforcer_tests::report::report;
 use enforcer_tests::traces::{append, count_start, monotonic};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::unistd::{ForkResult, fork, pause};
@@ -68,6 +69,19 @@ fn main() {
             println!("ready");
             asked.wait().unwrap();
             hog(number(1, usize::MAX / MIB));
+            rest()
+        }
+        // So many children that rest; it hogs when it is asked to by SIGUSR1.
+        "herd" => {
+            let mut asked = nix::sys::signal::SigSet::empty();
+            asked.add(Signal::SIGUSR1);
+            asked.thread_block().unwrap();
+            for _ in 0..number(1, 0) {
+                in_child(|| rest());
+            }
+            println!("ready");
+            asked.wait().unwrap();
+            hog(usize::MAX / MIB);
             rest()
         }
         // Fills so many MiB, touches them again and again, and tells nothing.
@@ -146,7 +160,7 @@ fn main() {
         }
         // Who it is, where, and with what; then it fails.
         "complain" => {
-            report();
+            report(SIGPIPE_DEFAULT.load(Ordering::Relaxed));
             let wanted = std::env::vars().filter(|(name, _)| name.starts_with("ENFORCER_"));
             let all: Vec<String> = wanted
                 .map(|(name, value)| format!("{name}={value}"))
@@ -186,8 +200,15 @@ fn main() {
         // Goes, and leaves a child that stays.
         "brief-with-child" => in_child(|| rest()),
         "flood" => flood(number(1, 1)),
+        // Writes a few pages, and goes.
+        "write-and-crash" => {
+            for line in 0..2000 {
+                println!("line {line} of a workload that writes more than it should");
+            }
+            std::process::exit(3);
+        }
         "report" => {
-            report();
+            report(SIGPIPE_DEFAULT.load(Ordering::Relaxed));
             rest()
         }
         // Writes the time of its first instruction, and then hogs or rests.
@@ -251,85 +272,6 @@ fn flood(mebibytes: usize) -> ! {
         stdout.lock().write_all(&line).unwrap();
     }
     rest()
-}
-
-/// What a program finds when it starts, as lines of `key: value`.
-fn report() {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let keys = [
-        "Uid",
-        "Gid",
-        "Groups",
-        "Umask",
-        "NoNewPrivs",
-        "SigBlk",
-        "SigIgn",
-        "CapInh",
-        "CapPrm",
-        "CapEff",
-        "CapBnd",
-        "CapAmb",
-    ];
-    for line in status
-        .lines()
-        .filter(|line| keys.iter().any(|key| line.starts_with(&format!("{key}:"))))
-    {
-        println!("{}", line.split_whitespace().collect::<Vec<_>>().join(" "));
-    }
-    let sigpipe_default = SIGPIPE_DEFAULT.load(Ordering::Relaxed);
-    println!(
-        "sigpipe: {}",
-        if sigpipe_default {
-            "default"
-        } else {
-            "ignored"
-        }
-    );
-    println!(
-        "cgroup: {}",
-        fs::read_to_string("/proc/self/cgroup").unwrap().trim()
-    );
-    println!(
-        "oom_score_adj: {}",
-        fs::read_to_string("/proc/self/oom_score_adj")
-            .unwrap()
-            .trim()
-    );
-    println!(
-        "session: {}",
-        nix::unistd::getsid(None).unwrap().as_raw() == i32::try_from(std::process::id()).unwrap()
-    );
-    println!("directory: {}", std::env::current_dir().unwrap().display());
-    let listed: Vec<_> = fs::read_dir("/proc/self/fd")
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    // The listing's own descriptor is gone by now.
-    let mut open: Vec<String> = listed
-        .iter()
-        .filter(|path| fs::read_link(path).is_ok())
-        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-        .collect();
-    open.sort();
-    println!("descriptors: {}", open.join(" "));
-    for line in fs::read_to_string("/proc/self/limits")
-        .unwrap()
-        .lines()
-        .filter(|line| line.starts_with("Max open files"))
-    {
-        println!(
-            "nofile: {}",
-            line.split_whitespace()
-                .skip(3)
-                .take(2)
-                .collect::<Vec<_>>()
-                .join(" ")
-        );
-    }
-    for (name, value) in std::env::vars() {
-        println!("environment {name}={value}");
-    }
-    println!("end of report");
 }
 
 /// `first N` for the first instruction, and where it hogs, `last N` again and

@@ -27,6 +27,45 @@ fn code(body: &str) -> String {
     body["error"]["code"].as_str().unwrap().to_owned()
 }
 
+/// What is no name of a workload leads to no other path, whoever asks.
+#[test]
+fn names_that_are_none_are_nobodys() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let long = "a".repeat(65);
+    for name in [
+        "..",
+        "%2e%2e",
+        "a%2F..%2Fb",
+        "web%0A",
+        "web%00",
+        "WEB",
+        &long,
+        "%ff",
+        "web%2Fstop",
+    ] {
+        for (method, rest) in [
+            ("GET", ""),
+            ("POST", "/stop"),
+            ("POST", "/kill"),
+            ("GET", "/logs"),
+            ("GET", "/why"),
+        ] {
+            let (status, body) = agent.raw(&format!("{method} /v1/workloads/{name}{rest}"), "");
+            assert!(status == 404 || status == 400, "{name}: {status}: {body}");
+            assert!(
+                ["no_such_workload", "not_found", "bad_request"].contains(&code(&body).as_str()),
+                "{body}"
+            );
+        }
+    }
+    for name in ["..", "a/../b", "web\n", &long] {
+        let told = agent.cli(&["stop", name]);
+        assert_eq!(told.status.code(), Some(4), "{told:?}");
+    }
+    assert_eq!(agent.workload("web")["pid"], pid);
+}
+
 #[test]
 fn tcp_answers_its_own_host_alone_and_changes_nothing() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));

@@ -7,9 +7,11 @@
 
 mod adopt;
 mod apply;
+mod clock;
 mod corpus;
 mod cpu;
 mod death;
+mod degraded;
 mod door;
 mod drift;
 mod history;
@@ -17,6 +19,8 @@ mod interface;
 mod limits;
 mod loops;
 mod oom;
+mod overflow;
+mod planted;
 mod probes;
 mod recovery;
 mod refuse;

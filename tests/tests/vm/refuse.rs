@@ -2,12 +2,10 @@
 //! file, the error and the cure.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::{command, folder};
+use enforcer_tests::agent::{command, folder, in_own_namespace};
 use enforcer_tests::wait_for;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::process::Output;
 
 /// Runs an agent in a mount namespace of its own, as `prepare` leaves it.
@@ -21,22 +19,7 @@ fn run_in(prepare: fn() -> nix::Result<()>, arguments: &[&str], more: &str) -> O
     )
     .unwrap();
     let mut agent = command(&folder);
-    // SAFETY: only system calls are made between fork and exec.
-    unsafe {
-        agent.pre_exec(move || {
-            unshare(CloneFlags::CLONE_NEWNS)?;
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).or_else(|error| {
-                // The first root of an initramfs has no parent to detach from.
-                if error == nix::Error::EINVAL {
-                    Ok(())
-                } else {
-                    Err(error)
-                }
-            })?;
-            Ok(prepare()?)
-        });
-    }
+    in_own_namespace(&mut agent, prepare);
     agent
         .args(arguments)
         .args(["run", "-f"])
@@ -59,6 +42,52 @@ fn assert_refused(output: &Output, words: &[&str]) {
         !std::path::Path::new("/sys/fs/cgroup/enforcer").exists(),
         "something was left behind"
     );
+}
+
+/// What is no user of this host, or no name, is refused where it stands, and nothing runs.
+#[test]
+fn users_and_names_that_are_none() {
+    let folder = folder();
+    let file = folder.join("manifest.yaml");
+    fs::remove_file("/tmp/started").ok();
+    let refused = |text: &str, words: &str| {
+        fs::write(&file, text).unwrap();
+        for verb in [["validate"].as_slice(), &["run", "-f"]] {
+            let output = command(&folder).args(verb).arg(&file).output().unwrap();
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{text}: {told}");
+            assert!(
+                told.contains(words) && told.contains("manifest.yaml:"),
+                "{text}: {told}"
+            );
+        }
+    };
+    let started = "command: [/bin/fixture, hog-times, \"0\", /tmp/started]";
+    for user in [
+        "0day",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "",
+        "unknown",
+        "a:b",
+        "web\\nroot",
+    ] {
+        let text = format!("version: 1\nworkloads:\n  web:\n    {started}\n    user: \"{user}\"\n");
+        refused(&text, "user");
+        let text = text.replace("user: ", "user: web\n    group: ");
+        refused(&text, "group");
+    }
+    let long = "a".repeat(64);
+    for name in [
+        "..", ".", "a/../b", "/a", "a b", "-a", "a-", "A", "a\\nb", "", &long,
+    ] {
+        let text = format!("version: 1\nworkloads:\n  \"{name}\":\n    {started}\n    user: web\n");
+        refused(&text, "name");
+    }
+    assert!(!std::path::Path::new("/tmp/started").exists());
+    assert!(!std::path::Path::new("/sys/fs/cgroup/enforcer").exists());
+    assert!(!std::path::Path::new("/sys/fs/b").exists());
 }
 
 fn read_only() -> nix::Result<()> {

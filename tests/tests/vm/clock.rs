@@ -1,0 +1,56 @@
+//! The wall clock is for people: whoever sets it changes no decision.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::wait_for;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
+
+const HOUR: i64 = 3600;
+
+fn move_clock(seconds: i64) {
+    let now = clock_gettime(ClockId::CLOCK_REALTIME).unwrap();
+    let then = TimeSpec::new(now.tv_sec() + seconds, now.tv_nsec());
+    clock_settime(ClockId::CLOCK_REALTIME, then).unwrap();
+}
+
+#[test]
+fn an_hour_forth_and_an_hour_back_change_no_decision() {
+    let probed = "probes: { liveness: { tcp: { port: 9025 }, period: 1s, timeout: 900ms } }";
+    let crasher =
+        "recovery: { backoff: { initial: 2s, factor: 1, max: 2s, jitter: 0% }, budget: off }";
+    let workloads = workload("web", "http 9025", probed) + &workload("crasher", "crash 3", crasher);
+    let mut agent = Agent::start_daemon(&manifest(&workloads));
+    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let restarts = |agent: &Agent| agent.workload("crasher")["restarts"].as_u64().unwrap();
+    for jump in [HOUR, -HOUR, -HOUR, HOUR] {
+        move_clock(jump);
+        let before = restarts(&agent);
+        // Neither at once nor never.
+        let begun = std::time::Instant::now();
+        wait_for("two more restarts", || {
+            (restarts(&agent) >= before + 2).then_some(())
+        });
+        assert!(begun.elapsed().as_millis() >= 1500, "{:?}", begun.elapsed());
+        let web = agent.workload("web");
+        assert_eq!((&web["pid"], &web["restarts"]), (&pid, &0.into()), "{web}");
+        assert_eq!(web["health"], "healthy", "{web}");
+    }
+    // And where the agent itself is another one meanwhile.
+    move_clock(HOUR);
+    agent.start_again();
+    assert_eq!(agent.wait_for_state("web", "running")["pid"], pid);
+    assert_eq!(agent.workload("web")["restarts"], 0);
+    move_clock(-HOUR);
+    let told = agent.get("/v1/events").unwrap();
+    let told = told.as_array().unwrap();
+    let seqs: Vec<u64> = told
+        .iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
+    assert!(
+        told.iter()
+            .all(|event| event["kind"] != "drift" && event["kind"] != "degraded")
+    );
+}

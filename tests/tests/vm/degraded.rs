@@ -1,0 +1,162 @@
+//! Hosts that lack something: what docs/operating.md says still holds, holds, and what
+//! doesn't is told. Each agent has a mount namespace of its own, in which it is missing.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::{Agent, prepare};
+use enforcer_tests::kernel;
+use nix::mount::{MsFlags, mount};
+use serde_json::Value;
+
+const HOG: &str = "cgroup: { memory.max: 8M, memory.swap.max: 0 }\nrecovery: { backoff: { initial: 10m, max: 10m } }";
+
+/// Covers a place with nothing.
+fn hide(place: &str) -> nix::Result<()> {
+    mount(
+        Some("tmpfs"),
+        place,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+}
+
+/// One that is killed once, and what is told of it.
+fn oom_kill_of(agent: &Agent) -> Value {
+    let told = agent.wait_for_events("hog", "oom_kill", 1).remove(0);
+    assert_eq!(
+        kernel::read("hog", "memory.max").as_deref(),
+        Some("8388608")
+    );
+    agent.wait_for_events("hog", "restart", 1);
+    let counted = kernel::field("hog", "memory.events", "oom_kill");
+    assert_eq!(
+        told["details"]["counter_after"].as_u64(),
+        counted,
+        "{told:#}"
+    );
+    told["details"].clone()
+}
+
+fn degraded(agent: &Agent) -> Vec<String> {
+    let told = agent.events_of_kind("degraded");
+    let what = told
+        .iter()
+        .map(|event| event["details"]["what"].as_str().unwrap().to_owned());
+    what.collect()
+}
+
+fn doctor_says(agent: &Agent, words: &str) {
+    let told = agent.cli(&["doctor"]);
+    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(text.contains(words), "{text}");
+}
+
+fn agent_with(hog: &str) -> Agent {
+    Agent::start(&manifest(&workload("hog", "hog", hog)))
+}
+
+fn without_btf() -> nix::Result<()> {
+    hide("/sys/kernel/btf")
+}
+
+#[test]
+fn without_the_kernels_types_oom_kills_are_counted() {
+    prepare(without_btf);
+    let agent = agent_with(HOG);
+    assert_eq!(oom_kill_of(&agent)["source"], "counters");
+    assert_eq!(degraded(&agent), ["ebpf"]);
+}
+
+/// Root without what eBPF and perf events need, as a container engine may start it.
+fn without_bpf() -> nix::Result<()> {
+    const SYS_ADMIN: libc::c_ulong = 21;
+    const PERFMON: libc::c_ulong = 38;
+    const BPF: libc::c_ulong = 39;
+    for capability in [SYS_ADMIN, PERFMON, BPF] {
+        // SAFETY: no pointers are passed.
+        let dropped = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        nix::errno::Errno::result(dropped)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn without_the_right_to_ebpf_oom_kills_are_counted() {
+    prepare(without_bpf);
+    let agent = agent_with(HOG);
+    assert_eq!(oom_kill_of(&agent)["source"], "counters");
+    assert_eq!(degraded(&agent), ["ebpf"]);
+    let told = agent.events_of_kind("degraded").remove(0);
+    let why = told["details"]["why"].as_str().unwrap();
+    assert!(
+        why.contains("not permitted") || why.contains("EPERM"),
+        "{why}"
+    );
+}
+
+fn without_bpffs() -> nix::Result<()> {
+    hide("/sys/fs/bpf")
+}
+
+#[test]
+fn without_bpffs_all_is_seen_while_the_agent_lives() {
+    prepare(without_bpffs);
+    let agent = agent_with(HOG);
+    let told = oom_kill_of(&agent);
+    assert_eq!(told["source"], "ebpf");
+    assert_eq!(told["victims"][0]["command"], "fixture");
+    assert_eq!(degraded(&agent), ["pins"]);
+}
+
+fn without_pressure() -> nix::Result<()> {
+    hide("/proc/pressure")
+}
+
+#[test]
+fn without_psi_limits_and_kills_are_as_ever() {
+    prepare(without_pressure);
+    let agent = agent_with(HOG);
+    assert_eq!(oom_kill_of(&agent)["source"], "ebpf");
+    assert!(degraded(&agent).is_empty());
+    assert!(
+        agent.log().contains("no trigger for memory pressure"),
+        "{}",
+        agent.log()
+    );
+}
+
+#[test]
+fn without_swap_its_limit_is_written_and_nothing_is_missed() {
+    assert_eq!(
+        std::fs::read_to_string("/proc/swaps")
+            .unwrap()
+            .lines()
+            .count(),
+        1
+    );
+    let agent = agent_with(HOG);
+    assert_eq!(oom_kill_of(&agent)["source"], "ebpf");
+    assert_eq!(kernel::read("hog", "memory.swap.max").as_deref(), Some("0"));
+    doctor_says(&agent, "none: memory.swap.max has nothing to limit");
+}
+
+fn with_a_read_only_state() -> nix::Result<()> {
+    hide("/mnt")?;
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, "/mnt", None::<&str>, flags, None::<&str>)
+}
+
+#[test]
+fn without_a_state_folder_everything_but_the_past_is_there() {
+    std::fs::create_dir_all("/mnt").unwrap();
+    prepare(with_a_read_only_state);
+    let agent = Agent::start_with(
+        &manifest(&workload("hog", "hog", HOG)),
+        &["--state-dir", "/mnt"],
+    );
+    assert_eq!(oom_kill_of(&agent)["source"], "ebpf");
+    let mut told = degraded(&agent);
+    told.sort();
+    told.dedup();
+    assert_eq!(told, ["history", "logs"]);
+}
