@@ -1,29 +1,5 @@
 //! The agent and its command line in one binary.
 
-mod agent;
-mod api;
-mod cli;
-mod executor;
-mod failpoint;
-mod kernel;
-mod loops;
-mod manifest_files;
-mod marks;
-mod probe;
-mod reload;
-mod runtime;
-mod service;
-mod settings;
-mod store;
-mod symbolize;
-mod telemetry;
-mod watch;
-
 fn main() -> std::process::ExitCode {
-    // One heap for all threads: each further one would hold pages of its own,
-    // and be copied at every fork.
-    // SAFETY: called before there is a second thread or a second heap.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
-    telemetry::init();
-    cli::main()
+    enforcer::main()
 }

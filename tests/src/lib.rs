@@ -8,6 +8,7 @@ pub mod agent;
 pub mod burn;
 pub mod corpus;
 pub mod kernel;
+pub mod modules;
 pub mod report;
 pub mod serve;
 pub mod swap;

@@ -24,7 +24,10 @@ impl Swap {
     #[must_use]
     pub fn on() -> Self {
         const LOOP_SET_FD: libc::c_ulong = 0x4C00;
-        load_loop_module();
+        crate::modules::load("loop");
+        crate::wait_for("the loop device", || {
+            std::path::Path::new("/dev/loop0").exists().then_some(())
+        });
         let file = swap_file();
         let device = File::options()
             .read(true)
@@ -51,36 +54,6 @@ impl Drop for Swap {
         }
         let _ = fs::remove_file("/swap");
     }
-}
-
-fn load_loop_module() {
-    if std::path::Path::new("/dev/loop0").exists() {
-        return;
-    }
-    let module = File::open("/lib/modules/loop.ko").unwrap();
-    // MODULE_INIT_COMPRESSED_FILE, include/uapi/linux/module.h
-    let compressed = fs::read("/lib/modules/loop.ko")
-        .unwrap()
-        .starts_with(&[0xfd, b'7', b'z', b'X', b'Z']);
-    let flags = if compressed { 4 } else { 0 };
-    // SAFETY: an open descriptor, an empty argument string and flags.
-    let loaded = unsafe {
-        libc::syscall(
-            libc::SYS_finit_module,
-            module.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-        )
-    };
-    assert_eq!(
-        loaded,
-        0,
-        "finit_module: {}",
-        std::io::Error::last_os_error()
-    );
-    crate::wait_for("the loop device", || {
-        std::path::Path::new("/dev/loop0").exists().then_some(())
-    });
 }
 
 /// Every page exists before it is needed: swapping out must not allocate any.

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 /// The line that our init prints last, before its exit code.
 const VERDICT: &str = "@@enforcer exit=";
+/// What is said for us alone begins like this.
+const REPORT: &str = "@@durable ";
 /// A guest that prints nothing for so long is stuck.
 const SILENCE: Duration = Duration::from_secs(180);
 
@@ -65,8 +67,13 @@ impl Outcome {
     }
 }
 
-/// Relays a guest's console until it ends, each line behind the label.
-pub(crate) fn watch(guest: &mut Child, label: &str) -> Result<Outcome> {
+/// Relays a guest's console until it ends, or a line is enough, each line behind the
+/// label.
+pub(crate) fn watch(
+    guest: &mut Child,
+    label: &str,
+    mut enough: impl FnMut(&str) -> bool,
+) -> Result<Outcome> {
     let lines = read_lines(guest)?;
     let mut outcome = Outcome::default();
     loop {
@@ -78,6 +85,12 @@ pub(crate) fn watch(guest: &mut Child, label: &str) -> Result<Outcome> {
                     continue;
                 }
                 outcome.take(&line);
+                if enough(&line) {
+                    return Ok(outcome);
+                }
+                if line.starts_with(REPORT) {
+                    continue;
+                }
                 match line.find(VERDICT) {
                     Some(at) => outcome.code = line[at + VERDICT.len()..].trim().parse().ok(),
                     None => println!("{label}{line}"),

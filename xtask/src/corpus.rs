@@ -17,6 +17,7 @@ const PACKAGES: &[&str] = &[
     "cpp",
     "curl",
     "dash",
+    "e2fsprogs",
     "gzip",
     "mawk",
     "perl-base",

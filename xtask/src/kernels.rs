@@ -28,8 +28,17 @@ const MATRIX: &[Series] = &[
     },
 ];
 
-/// The one module that the tests load, for swap on a VM without a disk.
-const LOOP_MODULE: &str = "loop.ko";
+/// The modules that the tests load, each after those that it needs: swap on a VM without
+/// a disk, and a disk for the one that needs it.
+pub(crate) const MODULES: [&str; 7] = [
+    "loop",
+    "virtio",
+    "virtio_ring",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_blk",
+];
 
 /// Where Debian's kernels are not packaged, the distribution's own one.
 const FALLBACK: &[&str] = &["linux-image-virtual", "linux-image-generic"];
@@ -40,7 +49,8 @@ pub(crate) struct Kernel {
     pub(crate) package: String,
     pub(crate) image: PathBuf,
     /// The driver that makes a file a disk; `None` where it is built in.
-    pub(crate) loop_module: Option<PathBuf>,
+    /// Those of [`MODULES`] that are not built in.
+    pub(crate) modules: Vec<PathBuf>,
 }
 
 /// One kernel of the matrix, or all of them.
@@ -104,9 +114,11 @@ fn ensure(series: &str, metas: &[&str]) -> Result<Option<Kernel>> {
     }
     download_package(&package, &folder)?;
     let image = find_image(&folder.join("boot"))?;
-    if let Some(module) = find_module(&folder) {
-        std::fs::copy(&module, folder.join(LOOP_MODULE))
-            .with_context(|| format!("failed to keep {}", module.display()))?;
+    for name in MODULES {
+        if let Some(module) = find_module(&folder, &format!("{name}.ko")) {
+            std::fs::copy(&module, folder.join(format!("{name}.ko")))
+                .with_context(|| format!("failed to keep {}", module.display()))?;
+        }
     }
     // The modules are ten times the image, and nothing of ours loads another.
     for unused in ["lib", "usr"] {
@@ -116,7 +128,12 @@ fn ensure(series: &str, metas: &[&str]) -> Result<Option<Kernel>> {
                 .with_context(|| format!("failed to clear {}", path.display()))?;
         }
     }
-    let stamp = format!("{package} {} {}\n", image.display(), checksum(&image)?);
+    let stamp = format!(
+        "{package} {} {} {}\n",
+        image.display(),
+        checksum(&image)?,
+        MODULES.join(",")
+    );
     std::fs::write(folder.join("stamp"), stamp).context("failed to write the kernel's stamp")?;
     Ok(read_stamp(series, &folder))
 }
@@ -126,14 +143,18 @@ fn read_stamp(series: &str, folder: &Path) -> Option<Kernel> {
     let stamp = std::fs::read_to_string(folder.join("stamp")).ok()?;
     let mut words = stamp.split_whitespace();
     let (package, image, sum) = (words.next()?, PathBuf::from(words.next()?), words.next()?);
-    if checksum(&image).ok()? != sum {
+    if checksum(&image).ok()? != sum || words.next()? != MODULES.join(",") {
         return None;
     }
+    let modules = MODULES.map(|name| folder.join(format!("{name}.ko")));
     Some(Kernel {
         series: series.to_owned(),
         package: package.to_owned(),
         image,
-        loop_module: Some(folder.join(LOOP_MODULE)).filter(|module| module.is_file()),
+        modules: modules
+            .into_iter()
+            .filter(|module| module.is_file())
+            .collect(),
     })
 }
 
@@ -172,17 +193,15 @@ fn dependency_of(meta: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-fn find_module(folder: &Path) -> Option<PathBuf> {
+fn find_module(folder: &Path, wanted: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?;
     for entry in entries.flatten() {
         let path = entry.path();
         let found = if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            find_module(&path)
+            find_module(&path, wanted)
         } else {
             let name = entry.file_name();
-            name.to_string_lossy()
-                .starts_with(LOOP_MODULE)
-                .then_some(path)
+            name.to_string_lossy().starts_with(wanted).then_some(path)
         };
         if found.is_some() {
             return found;

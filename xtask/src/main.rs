@@ -5,6 +5,7 @@ mod compile;
 mod console;
 mod corpus;
 mod debian;
+mod fuzz;
 mod initramfs;
 mod kernels;
 mod package;
@@ -15,7 +16,7 @@ mod tidy;
 mod tools;
 mod vm;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use std::process::ExitCode;
 
 const USAGE: &str = "\
@@ -27,8 +28,10 @@ usage: cargo xtask COMMAND
   package           the agent as a Debian package
   demo              show the main job on a real kernel, in a VM
   test [NAME,…]     run every test: the host's, then the VM's on each kernel, then those
-                    of a host with systemd; or those that are named (`systemd`: the last)
+                    of a power cut and of a host with systemd; or those that are named
+                    (`power` and `systemd`: these)
   bench [NAME]      measure, each figure beside its floor, in the VM
+  fuzz [SECONDS]    every fuzz target for so long (20 s), without another toolchain
   calibrate [NAME]  what the agent finds out about looping and working programs on
                     this machine's own CPUs (as root)
   vm [--kernel V] [--test NAME]
@@ -68,6 +71,10 @@ fn run(arguments: &[String]) -> Result<()> {
             vm::test(&options)
         }
         "bench" => vm::bench(&VmOptions::parse(rest)?),
+        "fuzz" => {
+            let seconds = rest.first().map_or(Ok(20), |text| text.parse());
+            fuzz::run_all(seconds.context("how long each target runs, in seconds")?)
+        }
         "calibrate" => vm::calibrate(rest.first().map(String::as_str)),
         "vm" => vm::interactive(&VmOptions::parse(rest)?),
         "tidy" => tidy::run(),

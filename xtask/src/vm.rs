@@ -41,13 +41,18 @@ pub(crate) fn demo(options: &VmOptions) -> Result<()> {
 
 /// The name of the tests on a host with systemd, which run in boots of their own.
 const SYSTEM: &str = "systemd";
+/// That of the power cut: one boot that is cut short, and one that looks.
+const POWER: &str = "power";
 
 /// Runs the tests on every kernel, all kernels at the same time: one thread of
 /// the host each. Then, likewise, those of a host with systemd.
 pub(crate) fn test(options: &VmOptions) -> Result<()> {
     let programs = prepare()?;
     let kernels = select(options.kernel.as_deref())?;
-    let name = options.test.as_deref();
+    let names = options.test.iter().flat_map(|names| names.split(','));
+    let (boots, names): (Vec<&str>, Vec<&str>) =
+        names.partition(|name| [SYSTEM, POWER].contains(name));
+    let all = options.test.is_none();
     let labelled = |kernel: &Kernel| {
         if kernels.len() > 1 {
             format!("{:<5}| ", kernel.series)
@@ -56,15 +61,20 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
         }
     };
     let mut tally = Tally::default();
-    if name != Some(SYSTEM) {
-        let job = format!("test:{}", name.unwrap_or(""));
+    if all || !names.is_empty() {
+        let job = format!("test:{}", names.join(","));
         tally.add(&kernels, |kernel| {
             let initramfs = pack(kernel, &programs, false)?;
             let job = (initramfs.as_path(), job.as_str());
             boot(kernel, job, Emulation::Sound, &labelled(kernel))
         });
     }
-    if name.is_none_or(|name| name == SYSTEM) {
+    if all || boots.contains(&POWER) {
+        tally.add(&kernels, |kernel| {
+            power_cut(kernel, &programs, &labelled(kernel))
+        });
+    }
+    if all || boots.contains(&SYSTEM) {
         let packages = [crate::package::debian(1)?, crate::package::debian(2)?];
         tally.add(&kernels, |kernel| {
             let initramfs = crate::debian::pack(&kernel.series, &programs, &packages)?;
@@ -73,6 +83,56 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
         });
     }
     tally.verdict()
+}
+
+/// Pulls the plug of a guest that writes to a disk, and has the next one say whether all
+/// is there that was said to be.
+fn power_cut(kernel: &Kernel, programs: &Programs, label: &str) -> Result<Outcome> {
+    /// Events, before the end comes.
+    const ENOUGH: u64 = 200;
+    let disk = target().join(format!("vm/power-{}.img", kernel.series));
+    let file = std::fs::File::create(&disk)
+        .with_context(|| format!("failed to create {}", disk.display()))?;
+    file.set_len(64 << 20)
+        .with_context(|| format!("failed to size {}", disk.display()))?;
+    let initramfs = pack(kernel, programs, false)?;
+    let mut durable = 0;
+    {
+        let mut guest = qemu(kernel, &initramfs, "power:write", Emulation::Sound)?;
+        let mut guest = with_disk(&mut guest, &disk)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("failed to start QEMU")?;
+        let watched = console::watch(&mut guest, label, |line| {
+            if let Some(seq) = line.strip_prefix("@@durable ") {
+                durable = seq.trim().parse().unwrap_or(durable);
+            }
+            durable >= ENOUGH
+        });
+        // As a power cut does: nothing is asked, nothing is waited for.
+        let _ = guest.kill();
+        let _ = guest.wait();
+        watched?;
+    }
+    let job = format!("power:read:{durable}");
+    let mut guest = qemu(kernel, &initramfs, &job, Emulation::Sound)?;
+    let mut guest = with_disk(&mut guest, &disk)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to start QEMU")?;
+    let outcome = console::watch(&mut guest, label, |_| false);
+    let _ = guest.kill();
+    let _ = guest.wait();
+    let _ = std::fs::remove_file(disk);
+    outcome
+}
+
+fn with_disk<'c>(guest: &'c mut Command, disk: &Path) -> &'c mut Command {
+    guest
+        .arg("-drive")
+        .arg(format!("file={},format=raw,if=virtio", disk.display()))
 }
 
 /// What came of the boots.
@@ -115,6 +175,9 @@ impl Tally {
 
     fn verdict(&self) -> Result<()> {
         println!("{} passed, {} failed", self.passed, self.failed);
+        if self.passed + self.failed == 0 && self.kernels.is_empty() {
+            bail!("no test has such a name");
+        }
         if self.kernels.is_empty() {
             Ok(())
         } else {
@@ -190,9 +253,10 @@ fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
     archive.program("usr/bin/fixture", &programs.fixture)?;
     archive.program("usr/bin/suite", &programs.suite)?;
     archive.program("usr/bin/bench", &programs.bench)?;
-    if let Some(module) = &kernel.loop_module {
-        archive.directory("usr/lib/modules")?;
-        archive.program("usr/lib/modules/loop.ko", module)?;
+    archive.directory("usr/lib/modules")?;
+    for module in &kernel.modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.program(&format!("usr/lib/modules/{name}"), module)?;
     }
     if shell {
         archive.program("usr/bin/busybox", &setup::busybox()?)?;
@@ -288,7 +352,7 @@ fn boot(
         .stdout(Stdio::piped())
         .spawn()
         .context("failed to start QEMU")?;
-    let outcome = console::watch(&mut guest, label);
+    let outcome = console::watch(&mut guest, label, |_| false);
     // It has powered off by now, or is past saving.
     let _ = guest.kill();
     let _ = guest.wait();

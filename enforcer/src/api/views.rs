@@ -291,7 +291,10 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Val
 
 /// `/v1/agent`: how the agent itself is doing.
 pub(super) async fn agent(State(api): State<Api>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "probes": api.prober.lateness.summary() }))
+    Json(serde_json::json!({
+        "durable_seq": api.history.durable(),
+        "probes": api.prober.lateness.summary(),
+    }))
 }
 
 pub(super) fn inspect(api: &Api, view: &View) -> Inspection {

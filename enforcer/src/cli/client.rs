@@ -28,7 +28,7 @@ pub(super) fn call(
 pub(super) fn stream(
     settings: &Settings,
     path: &str,
-    mut take: impl FnMut(&[u8]),
+    mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -49,7 +49,7 @@ pub(super) fn stream(
                 // An agent that ends leaves it as it is.
                 let Ok(frame) = frame else { break };
                 if let Some(bytes) = frame.data_ref() {
-                    take(bytes);
+                    take(bytes)?;
                 }
             }
             Ok(())

@@ -1,12 +1,13 @@
 //! `doctor`: whether this host is fit for the agent, and what to do where not.
 
+use super::format::Output;
 use super::{Fault, ps};
 use crate::kernel::bpf::Wanted;
 use crate::kernel::fitness::{self, Finding, Grade};
 use crate::settings::Settings;
 use serde_json::json;
 
-pub(super) fn doctor(settings: &Settings, as_json: bool) -> Result<(), Fault> {
+pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
     let mut findings = fitness::findings();
     if settings.ebpf == Wanted::Off {
         findings.push(Finding {
@@ -21,13 +22,11 @@ pub(super) fn doctor(settings: &Settings, as_json: bool) -> Result<(), Fault> {
     let fit = findings
         .iter()
         .all(|finding| finding.grade != Grade::Missing);
-    if as_json {
-        let checks = findings.iter().map(|finding| {
+    let checks = findings.iter().map(|finding| {
             json!({ "what": finding.what, "grade": finding.grade, "found": finding.found, "cure": finding.cure })
         });
-        let checks = checks.collect::<Vec<_>>();
-        println!("{:#}", json!({ "schema": 1, "fit": fit, "checks": checks }));
-    } else {
+    let checks = checks.collect::<Vec<_>>();
+    if !output.print(&json!({ "schema": 1, "fit": fit, "checks": checks }))? {
         print(&findings);
     }
     if fit {

@@ -1,5 +1,6 @@
 //! `events` and `why`: the history, one line an event, and the causes behind the last.
 
+use super::format::Output;
 use super::{Fault, client, escaped, sentence};
 use crate::settings::Settings;
 use serde_json::Value;
@@ -31,7 +32,7 @@ pub(super) struct Wanted {
 pub(super) fn events(
     settings: &Settings,
     wanted: &Wanted,
-    json: bool,
+    output: Output,
     color: bool,
 ) -> Result<(), Fault> {
     let mut query = String::new();
@@ -48,11 +49,10 @@ pub(super) fn events(
     add("kind", wanted.kind.clone());
     add("last", wanted.last.map(|last| last.to_string()));
     let print = |event: &Value| {
-        if json {
-            println!("{event}");
-        } else {
+        if !output.print_one(event)? {
             println!("{}", line(event, color));
         }
+        Ok(())
     };
     if wanted.follow {
         let route = format!("/v1/events/stream{query}");
@@ -62,14 +62,14 @@ pub(super) fn events(
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let text: Vec<u8> = pending.drain(..=end).collect();
                 if let Ok(event) = serde_json::from_slice(&text) {
-                    print(&event);
+                    print(&event)?;
                 }
             }
+            Ok(())
         });
     }
     let answer = client::call(settings, "GET", &format!("/v1/events{query}"), None)?;
-    answer.as_array().into_iter().flatten().for_each(print);
-    Ok(())
+    answer.as_array().into_iter().flatten().try_for_each(print)
 }
 
 /// A time as it is written in RFC 3339, or how long ago that was.
@@ -94,7 +94,12 @@ fn line(event: &Value, color: bool) -> String {
 }
 
 /// The chain of causes, the first cause first.
-pub(super) fn why(settings: &Settings, name: &str, json: bool, color: bool) -> Result<(), Fault> {
+pub(super) fn why(
+    settings: &Settings,
+    name: &str,
+    output: Output,
+    color: bool,
+) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}", escaped(name));
     // That there is such a workload, and how it is now.
     let view = client::call(settings, "GET", &route, None);
@@ -105,8 +110,7 @@ pub(super) fn why(settings: &Settings, name: &str, json: bool, color: bool) -> R
             Fault::Failed(format!("nothing is known of {name} yet: it has no history"))
         }));
     }
-    if json {
-        println!("{answer:#}");
+    if output.print(&answer)? {
         return Ok(());
     }
     for (depth, event) in chain.iter().rev().enumerate() {

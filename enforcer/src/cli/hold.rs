@@ -6,19 +6,27 @@ use super::{Fault, workload};
 use crate::kernel::{hierarchy, signal};
 use crate::service;
 use crate::settings::Settings;
+use std::time::Duration;
+
+/// Where nobody knows another; the manifest's default as well.
+const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn hold(settings: &Settings) -> Result<(), Fault> {
     let failed = |error: &dyn std::error::Error| {
         Fault::Failed(format!("failed to {}", crate::executor::error_chain(error)))
     };
+    let ends = signal::hold_ends().map_err(|error| failed(&error))?;
     hierarchy::make_room().map_err(|error| failed(&error))?;
     service::ready();
-    signal::wait_for_end().map_err(|error| failed(&error))?;
+    ends.wait().map_err(|error| failed(&error))?;
     // Whoever stops this unit means what is in it. Killed, it leaves all as it is.
     match workload::shutdown(settings, true) {
         Err(Fault::NoAgent(_)) => {
-            eprintln!("no agent is there to stop the workloads; what runs runs on");
-            Ok(())
+            eprintln!(
+                "no agent is there that knows the workloads' graces: they get {} s",
+                GRACE.as_secs()
+            );
+            hierarchy::end_what_is_left(GRACE).map_err(|error| failed(&error))
         }
         ended => ended,
     }

@@ -43,6 +43,7 @@ pub(super) fn logs(settings: &Settings, name: &str, wanted: &Wanted) -> Result<(
         if shown.and_then(|()| stdout.flush()).is_err() {
             std::process::exit(0);
         }
+        Ok(())
     })
 }
 

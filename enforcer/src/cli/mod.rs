@@ -6,6 +6,7 @@ mod doctor;
 mod events;
 mod examine;
 mod fault;
+mod format;
 mod hold;
 pub(crate) mod live;
 mod logs;
@@ -20,6 +21,7 @@ use crate::agent::{self, Manner};
 use crate::settings::{Color, Settings};
 use clap::{Parser, Subcommand};
 pub(crate) use fault::Fault;
+use format::Output;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -177,13 +179,6 @@ enum Command {
     Symbolize,
 }
 
-#[derive(Clone, Copy, Debug, clap::Args)]
-struct Output {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
 /// Runs the command line and returns the exit code that scripts rely on.
 pub(crate) fn main() -> ExitCode {
     // Usage errors exit with 2, which is clap's own code for them.
@@ -219,23 +214,19 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         }
         Command::Shutdown { workloads } => workload::shutdown(&settings, workloads),
         Command::Validate { files } => workload::validate(&files, stderr_color),
-        Command::Plan { file, output } => {
-            workload::plan(&settings, &file, output.json, stderr_color)
-        }
+        Command::Plan { file, output } => workload::plan(&settings, &file, output, stderr_color),
         Command::Apply { file, prune, force } => {
             workload::apply(&settings, file.as_deref(), prune, force)
         }
-        Command::Ps { output } => ps::ps(&settings, output.json),
-        Command::Status { workload, output } => status::status(&settings, &workload, output.json),
-        Command::Doctor { output } => doctor::doctor(&settings, output.json),
-        Command::Inspect { workload, output } => {
-            workload::inspect(&settings, &workload, output.json)
-        }
+        Command::Ps { output } => ps::ps(&settings, output),
+        Command::Status { workload, output } => status::status(&settings, &workload, output),
+        Command::Doctor { output } => doctor::doctor(&settings, output),
+        Command::Inspect { workload, output } => workload::inspect(&settings, &workload, output),
         Command::Events { wanted, output } => {
-            events::events(&settings, &wanted, output.json, stdout_color)
+            events::events(&settings, &wanted, output, stdout_color)
         }
         Command::Why { workload, output } => {
-            events::why(&settings, &workload, output.json, stdout_color)
+            events::why(&settings, &workload, output, stdout_color)
         }
         Command::Logs { workload, wanted } => logs::logs(&settings, &workload, &wanted),
         Command::Diff { file } => workload::diff(&settings, &file, stderr_color),
@@ -247,7 +238,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Release { workload } => workload::request(&settings, &workload, "release"),
         Command::Examine { pid, tid } => examine::examine(pid, tid.unwrap_or(pid)),
         Command::Clear { home, paths } => workload::clear(&home, &paths),
-        Command::Probe { workload, output } => probe::probe(&settings, &workload, output.json),
+        Command::Probe { workload, output } => probe::probe(&settings, &workload, output),
         Command::Hold => hold::hold(&settings),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::manual(folder.as_deref()),

@@ -1,16 +1,15 @@
 //! `probe`: a check by hand, and what every probe of a workload says.
 
 use super::escaped;
+use super::format::Output;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
 use serde_json::Value;
 
-pub(super) fn probe(settings: &Settings, name: &str, json: bool) -> Result<(), Fault> {
+pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/probe", escaped(name));
     let answer = client::call(settings, "POST", &route, None)?;
-    if json {
-        println!("{answer:#}");
-    } else {
+    if !output.print(&answer)? {
         print(name, &answer);
     }
     let probes = answer["probes"].as_array().cloned().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! `ps`: the workloads as a table.
 
+use super::format::{Format, Output};
 use super::{Fault, client};
 use crate::kernel::clock;
 use crate::settings::Settings;
@@ -7,31 +8,69 @@ use enforcer_core::units::{Bytes, human_duration};
 use serde_json::Value;
 use std::time::Duration;
 
-pub(super) fn ps(settings: &Settings, json: bool) -> Result<(), Fault> {
+pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
     let answer = client::call(settings, "GET", "/v1/workloads", None)?;
-    if json {
-        println!("{answer:#}");
+    if output.print(&answer)? {
         return Ok(());
     }
-    let header = [
-        "NAME",
-        "STATE",
-        "HEALTH",
-        "PID",
-        "MEMORY",
-        "CPU",
-        "THROTTLE",
-        "RESTARTS",
-        "OOM KILLS",
-        "SINCE",
-        "REASON",
-    ];
-    let mut rows = vec![header.map(str::to_owned)];
-    for workload in answer["workloads"].as_array().into_iter().flatten() {
-        rows.push(row(workload));
+    let workloads = answer["workloads"].as_array();
+    let workloads = workloads.map_or(&[][..], Vec::as_slice);
+    if output.format() == Format::Wide {
+        let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
+        rows[0].extend(WIDER.map(str::to_owned));
+        rows.extend(workloads.iter().map(|workload| {
+            let mut row = row(workload).to_vec();
+            row.extend(wider(workload));
+            row
+        }));
+        print!("{}", aligned(&rows));
+        return Ok(());
     }
+    let mut rows = vec![HEADER.map(str::to_owned)];
+    rows.extend(workloads.iter().map(row));
     print!("{}", table(&rows));
     Ok(())
+}
+
+const HEADER: [&str; 11] = [
+    "NAME",
+    "STATE",
+    "HEALTH",
+    "PID",
+    "MEMORY",
+    "CPU",
+    "THROTTLE",
+    "RESTARTS",
+    "OOM KILLS",
+    "SINCE",
+    "REASON",
+];
+
+/// What `-o wide` has beside that.
+const WIDER: [&str; 4] = ["READY", "SWAP", "LAST EXIT", "CGROUP"];
+
+fn wider(workload: &Value) -> [String; 4] {
+    let limit = workload["swap_max_bytes"].as_u64();
+    let limit = limit.map_or_else(String::new, |limit| format!(" / {}", Bytes(limit)));
+    let exit = &workload["last_exit"];
+    [
+        if workload["ready"] == true {
+            "yes"
+        } else {
+            "no"
+        }
+        .to_owned(),
+        format!(
+            "{}{limit}",
+            Bytes(workload["swap_bytes"].as_u64().unwrap_or(0))
+        ),
+        match (exit["code"].as_i64(), exit["signal"].as_i64()) {
+            (Some(code), _) => format!("code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "-".to_owned(),
+        },
+        workload["cgroup"].as_str().unwrap_or("-").to_owned(),
+    ]
 }
 
 fn row(workload: &Value) -> [String; 11] {
@@ -88,16 +127,20 @@ pub(super) fn age(time: &str) -> String {
 
 /// Columns as wide as their widest cell, two spaces between them.
 pub(super) fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    aligned(rows)
+}
+
+fn aligned(rows: &[impl AsRef<[String]>]) -> String {
     let mut text = String::new();
     let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
+        let cells = rows.iter().filter_map(|row| row.as_ref().get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..N).map(width).collect();
+    let columns = rows.first().map_or(0, |row| row.as_ref().len());
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
         let cells: Vec<String> = row
+            .as_ref()
             .iter()
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:width$}"))

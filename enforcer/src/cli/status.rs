@@ -1,18 +1,17 @@
 //! `status`: one workload in a few lines, for a person who looks in.
 
 use super::escaped;
+use super::format::Output;
 use super::workload::throttle_in_words;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
 use enforcer_core::units::Bytes;
 use serde_json::Value;
 
-pub(super) fn status(settings: &Settings, name: &str, json: bool) -> Result<(), Fault> {
+pub(super) fn status(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}", escaped(name));
     let workload = client::call(settings, "GET", &route, None)?;
-    if json {
-        println!("{workload:#}");
-    } else {
+    if !output.print(&workload)? {
         print(name, &workload);
     }
     match workload["state"].as_str() {

@@ -1,6 +1,7 @@
 //! Commands about manifests and single workloads.
 
 use super::escaped;
+use super::format::Output;
 use super::{Fault, client, sentence};
 use crate::api::{Proposal, ProposedFile};
 use crate::manifest_files::{self, LoadError};
@@ -67,7 +68,12 @@ pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
     })
 }
 
-pub(super) fn plan(settings: &Settings, file: &Path, json: bool, color: bool) -> Result<(), Fault> {
+pub(super) fn plan(
+    settings: &Settings,
+    file: &Path,
+    output: Output,
+    color: bool,
+) -> Result<(), Fault> {
     let loaded = manifest_files::load(file, color).map_err(refused)?;
     eprint!("{}", loaded.warnings);
     let proposal = Proposal {
@@ -90,9 +96,7 @@ pub(super) fn plan(settings: &Settings, file: &Path, json: bool, color: bool) ->
         }
         Err(other) => return Err(other),
     };
-    if json {
-        println!("{plan:#}");
-    } else {
+    if !output.print(&plan)? {
         print_plan(&plan, Some(&loaded.manifest));
     }
     Ok(())
@@ -202,15 +206,14 @@ fn print_limits(name: &str, manifest: Option<&Manifest>) {
     }
 }
 
-pub(super) fn inspect(settings: &Settings, name: &str, json: bool) -> Result<(), Fault> {
+pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let answer = client::call(
         settings,
         "GET",
         &format!("/v1/workloads/{}", escaped(name)),
         None,
     )?;
-    if json {
-        println!("{answer:#}");
+    if output.print(&answer)? {
         return Ok(());
     }
     for (key, value) in answer

@@ -12,27 +12,24 @@
 //! Whatever is wrong with the host's hierarchy is refused here, with the file,
 //! the error number and the cure.
 
+mod delegation;
 mod refusal;
 
 use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use nix::unistd::geteuid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use delegation::{end_what_is_left, enter_scope, make_room};
+use delegation::{has_delegation, in_scope, is_delegated, own_cgroup};
 pub(crate) use refusal::HierarchyError;
 use refusal::{chain, cure, refine};
 
 /// Enabled wherever the kernel has them; the first three are needed by every host.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
-/// Set for the copy of ourselves that `systemd-run` starts.
-const IN_SCOPE: &str = "ENFORCER_IN_SCOPE";
-
 /// How long what the agent itself had started may take to be gone.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
@@ -65,6 +62,11 @@ pub(crate) struct Tree {
 impl Tree {
     pub(crate) fn workloads(&self) -> &Arc<Cgroup> {
         &self.workloads
+    }
+
+    /// Whether somebody has removed it under us.
+    pub(crate) fn is_there(&self) -> bool {
+        self.workloads.is_there() && self.probes.is_there()
     }
 
     pub(crate) fn probes(&self) -> &Cgroup {
@@ -110,7 +112,7 @@ impl Tree {
         let made_root = inherited_root || !path.exists() && !delegated;
         // Elsewhere it is where its service manager wants it; but a scope goes with the
         // last process in it, so what an agent has left in another one needs this one.
-        let moves = path.starts_with(&origin) || std::env::var_os(IN_SCOPE).is_some();
+        let moves = path.starts_with(&origin) || in_scope();
         let prepared = (|| {
             if !delegated {
                 make_way(&path, &mut notes)?;
@@ -209,16 +211,6 @@ fn retreat(root: &Cgroup, leaf: &str) -> Result<(), HierarchyError> {
     leaf.write("cgroup.procs", &own).map_err(refine)
 }
 
-/// Makes room for workloads in the cgroup that this process was started in.
-pub(crate) fn make_room() -> Result<(), HierarchyError> {
-    check_mount()?;
-    let own = own_cgroup()?;
-    if !is_delegated(&own) {
-        return Err(HierarchyError::NotDelegated(own));
-    }
-    retreat(&Cgroup::open(&own)?, "holder")
-}
-
 fn check_mount() -> Result<(), HierarchyError> {
     let found = match statfs(MOUNT_POINT) {
         Ok(status) if status.filesystem_type() == CGROUP2_SUPER_MAGIC => return Ok(()),
@@ -230,67 +222,6 @@ fn check_mount() -> Result<(), HierarchyError> {
     Err(HierarchyError::NotV2 {
         path: MOUNT_POINT.to_owned(),
         found,
-    })
-}
-
-/// Where this process is, as a path below the mount point.
-fn own_cgroup() -> Result<PathBuf, HierarchyError> {
-    const FILE: &str = "/proc/self/cgroup";
-    let text = std::fs::read_to_string(FILE)
-        .map_err(|source| HierarchyError::Read { path: FILE, source })?;
-    let path = text
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or("");
-    Ok(Path::new(MOUNT_POINT).join(path.trim_end_matches(" (deleted)")))
-}
-
-/// systemd marks what it delegates with an extended attribute (since 254 also
-/// for users; before, `trusted.delegate` only).
-fn is_delegated(cgroup: &Path) -> bool {
-    std::env::var_os(IN_SCOPE).is_some() || has_delegation(cgroup)
-}
-
-fn has_delegation(cgroup: &Path) -> bool {
-    let Ok(path) = std::ffi::CString::new(cgroup.as_os_str().as_encoded_bytes()) else {
-        return false;
-    };
-    [c"trusted.delegate", c"user.delegate"].iter().any(|name| {
-        let mut value = [0u8; 4];
-        // SAFETY: both strings end with NUL, and the buffer has the size that is passed.
-        let length = unsafe {
-            libc::getxattr(
-                path.as_ptr(),
-                name.as_ptr(),
-                value.as_mut_ptr().cast(),
-                value.len(),
-            )
-        };
-        length == 1 && value[0] == b'1'
-    })
-}
-
-/// On a host with systemd, a process in a shell owns no part of the tree: this
-/// replaces it by itself inside a delegated scope. Returns where that isn't
-/// needed, and with an error where it failed.
-pub(crate) fn enter_scope(requested: Option<&Path>) -> Result<(), HierarchyError> {
-    let systemd = Path::new("/run/systemd/system").is_dir();
-    if !systemd || requested.is_some() || check_mount().is_err() || is_delegated(&own_cgroup()?) {
-        return Ok(());
-    }
-    let mut command = Command::new("systemd-run");
-    if !geteuid().is_root() {
-        command.arg("--user");
-    }
-    let source = command
-        .args(["--scope", "--quiet", "--property=Delegate=yes", "--"])
-        .arg(std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")))
-        .args(std::env::args_os().skip(1))
-        .env(IN_SCOPE, "1")
-        .exec();
-    Err(HierarchyError::Read {
-        path: "systemd-run",
-        source,
     })
 }
 

@@ -29,12 +29,11 @@ pub(crate) fn end_on_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// Waits for SIGTERM or SIGINT.
-pub(crate) fn wait_for_end() -> nix::Result<()> {
+/// SIGTERM and SIGINT, from now on for whoever waits for them.
+pub(crate) fn hold_ends() -> nix::Result<SigSet> {
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGTERM);
     ends.add(Signal::SIGINT);
-    // Blocked, they wait for whoever asks.
     ends.thread_block()?;
-    ends.wait().map(drop)
+    Ok(ends)
 }

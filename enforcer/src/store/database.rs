@@ -12,11 +12,12 @@ pub(crate) use writing::{BACKLOG, Trouble, Writer};
 use super::record::{Query, Record};
 use enforcer_core::event::Seq;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// `PRAGMA user_version`: raised with every change that an older agent would misread.
@@ -36,6 +37,8 @@ pub(crate) enum StoreError {
         path: PathBuf,
         source: rusqlite::Error,
     },
+    #[error("read {}: it is damaged", .0.display())]
+    Damaged(PathBuf),
     #[error("write {}: somebody reads it and does not end", path.display())]
     Held { path: PathBuf },
     #[error("make {}", path.display())]
@@ -43,6 +46,20 @@ pub(crate) enum StoreError {
         path: PathBuf,
         source: std::io::Error,
     },
+}
+
+impl StoreError {
+    /// Whether the file itself is wrong, and not just what was tried with it.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged(_) => true,
+            Self::Database { source, .. } => matches!(
+                source.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            ),
+            Self::Newer { .. } | Self::Held { .. } | Self::Folder { .. } => false,
+        }
+    }
 }
 
 /// How much of the past is kept.
@@ -58,6 +75,8 @@ pub(crate) struct Retention {
 pub(crate) struct Database {
     path: PathBuf,
     retention: Retention,
+    /// Somebody has read what can't be right; the writer sees to it.
+    damaged: Arc<AtomicBool>,
 }
 
 impl Database {
@@ -67,6 +86,7 @@ impl Database {
         let this = Self {
             path: folder.join("history.db"),
             retention,
+            damaged: Arc::default(),
         };
         if let Ok(connection) = this.reader()
             && let Ok(found) = version(&connection)
@@ -160,6 +180,16 @@ impl Database {
         Ok(connection)
     }
 
+    /// The last event that is there; 0 where that can't be read.
+    pub(crate) fn last_committed(&self) -> u64 {
+        let read = self.reader().and_then(|connection| {
+            let sql = "SELECT coalesce(max(seq), 0) FROM events";
+            let found = connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+            found.map_err(self.failed())
+        });
+        read.map_or(0, |seq| u64::try_from(seq).unwrap_or(0))
+    }
+
     /// The last number that was given to an event, and to an instance; where there is a
     /// file that can't be read now, numbers that are certainly higher.
     pub(crate) fn last(&self) -> (u64, u64) {
@@ -194,6 +224,9 @@ impl Database {
             .reader()
             .and_then(|connection| select(&connection, query, before).map_err(self.failed()));
         found.unwrap_or_else(|error| {
+            if error.is_damage() {
+                self.damaged.store(true, Ordering::Relaxed);
+            }
             tracing::debug!("no history: {}", crate::executor::error_chain(&error));
             Vec::new()
         })

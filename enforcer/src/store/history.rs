@@ -48,7 +48,7 @@ impl History {
             None => (None, Vec::new()),
         };
         let written = journal.clone();
-        let committed = Arc::<AtomicU64>::default();
+        let committed = Arc::new(AtomicU64::new(database.last_committed()));
         let told = Arc::clone(&committed);
         let writer = database.write(left.clone(), move |seq| {
             told.store(seq.0, Ordering::Relaxed);
@@ -154,6 +154,11 @@ impl History {
     pub(crate) fn follow(&self) -> (Vec<Arc<Record>>, broadcast::Receiver<Batch>) {
         let kept = lock(&self.kept);
         (kept.iter().cloned().collect(), self.followers.subscribe())
+    }
+
+    /// Up to this event, a power cut takes none.
+    pub(crate) fn durable(&self) -> Seq {
+        Seq(self.committed.load(Ordering::Relaxed))
     }
 
     /// Waits until everything is in the database, if it can be written at all.

@@ -54,12 +54,7 @@ impl Journal {
         let mut left: Vec<Arc<Record>> = Vec::new();
         for segment in &this.segments {
             let bytes = fs::read(this.path(*segment)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&bytes);
-            // The last line of a dead agent may be half of one: it was not told yet.
-            let lines = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok());
-            left.extend(lines.map(Arc::new));
+            left.extend(decode(&bytes).into_iter().map(Arc::new));
         }
         Ok((this, left))
     }
@@ -111,4 +106,13 @@ impl Journal {
     fn path(&self, first: Seq) -> PathBuf {
         self.folder.join(format!("{}.jsonl", first.0))
     }
+}
+
+/// The lines of a file that are whole.
+pub(crate) fn decode(bytes: &[u8]) -> Vec<Record> {
+    let text = String::from_utf8_lossy(bytes);
+    // The last line of a dead agent may be half of one: it was not told yet.
+    let lines = text.lines();
+    let whole = lines.filter_map(|line| serde_json::from_str(line).ok());
+    whole.collect()
 }

@@ -33,6 +33,11 @@ fn main() {
             bench.arg(argument);
             bench
         }
+        "power" => {
+            let mut power = Command::new("/bin/bench");
+            power.args(["--power", argument]);
+            power
+        }
         "demo" => {
             let mut bench = Command::new("/bin/bench");
             bench.arg("--demo");

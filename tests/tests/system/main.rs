@@ -12,8 +12,10 @@ mod units;
 
 use enforcer_tests::{PATIENCE, wait_within};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 const MANIFEST: &str = "/etc/enforcer/workloads.d/web.yaml";
 
@@ -50,8 +52,28 @@ fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     looked.unwrap_or_else(|_| panic!("waited in vain for {what}\n{}", journal()))
 }
 
+/// Every file but what the package manager itself keeps, the accounts, the units, and
+/// what is left in the kernel, a line each.
+fn host() -> BTreeSet<String> {
+    let told = sh(
+        "find / -xdev \\( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log -o -path /var/lib/apt \
+        -o -path /tmp -o -path /root -o -path '/etc/*-' -o -path /etc/.pwd.lock -o -path /etc/ld.so.cache \\) -prune \
+        -o -print; getent group; ls /run | grep enforcer || true; \
+        systemctl list-unit-files --no-legend 'enforcer*' || true; systemctl list-units --all --no-legend 'enforcer*' || true; \
+        ls -d /sys/fs/bpf/enforcer /sys/fs/cgroup/enforcer.slice 2>/dev/null || true",
+    );
+    told.lines().map(str::to_owned).collect()
+}
+
+/// The same before anything was ever installed.
+fn before() -> &'static BTreeSet<String> {
+    static BEFORE: OnceLock<BTreeSet<String>> = OnceLock::new();
+    BEFORE.get_or_init(host)
+}
+
 /// The first revision on a host that has none, whatever the test before has left.
 fn install_anew() {
+    let _ = before();
     if shell("dpkg-query -W enforcer").status.success() {
         purge();
     }

@@ -2,21 +2,8 @@
 
 use super::*;
 
-/// Every file but what the package manager itself keeps, the accounts, the units, and
-/// what is left in the kernel.
-fn host() -> String {
-    sh(
-        "find / -xdev \\( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log -o -path /var/lib/apt \
-        -o -path /tmp -o -path /root -o -path '/etc/*-' -o -path /etc/.pwd.lock -o -path /var/lib/systemd/deb-systemd-helper-enabled \
-        -o -path /etc/ld.so.cache \\) -prune -o -print | sort; getent group | sort; ls /run | grep enforcer || true; \
-        systemctl list-unit-files --no-legend 'enforcer*' || true; systemctl list-units --all --no-legend 'enforcer*' || true; \
-        ls /sys/fs/bpf/enforcer /sys/fs/cgroup/enforcer.slice 2>/dev/null || true",
-    )
-}
-
 #[test]
 fn the_package_leaves_the_system_as_it_found_it() {
-    let before = host();
     install_anew();
     assert_eq!(
         sh("systemctl is-active enforcer enforcer-workloads"),
@@ -40,21 +27,36 @@ fn the_package_leaves_the_system_as_it_found_it() {
         "660 enforcer"
     );
     assert_eq!(sh("stat -c %a /var/lib/enforcer"), "700");
-    purge();
+    // What somebody has written stays.
+    sh("apt-get purge -y enforcer");
     assert!(!lives(pid), "{}", journal());
+    assert!(Path::new(MANIFEST).exists());
+    sh("rm -r /etc/enforcer");
     let after = host();
-    let lost: Vec<&str> = before
-        .lines()
-        .filter(|line| !after.contains(line))
-        .collect();
-    let left: Vec<&str> = after
-        .lines()
-        .filter(|line| !before.contains(line))
-        .collect();
+    let lost: Vec<_> = before().difference(&after).collect();
+    let left: Vec<_> = after.difference(before()).collect();
     assert!(
         lost.is_empty() && left.is_empty(),
         "lost: {lost:?}, left: {left:?}"
     );
+    // And with nothing written, nothing is left at all.
+    install(1);
+    sh("apt-get purge -y enforcer");
+    assert_eq!(&host(), before());
+}
+
+#[test]
+fn removed_and_installed_again_it_runs() {
+    install_anew();
+    put_manifest("rest");
+    let pid = running();
+    // Nobody is there who knows its grace.
+    sh("systemctl disable --now enforcer");
+    sh("apt-get remove -y enforcer");
+    assert!(!lives(pid), "{}", journal());
+    sh("apt-get install -y /root/enforcer_1.deb && systemctl enable --now enforcer");
+    running();
+    purge();
 }
 
 #[test]

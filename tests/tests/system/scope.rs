@@ -46,7 +46,7 @@ fn a_run_in_a_shell_gets_a_scope_and_the_next_one_takes_over() {
     .unwrap();
     assert!(second.wait().unwrap().success());
     assert!(!lives(pid));
-    let scopes = sh("systemctl list-units --no-legend --type=scope 'run-*' || true");
-    assert_eq!(scopes, "");
+    let scopes = "systemctl list-units --no-legend --type=scope 'run-*' || true";
+    wait_for("the scopes to go", || sh(scopes).is_empty().then_some(()));
     sh("rm -rf /root/bin /usr/local/bin/enforcer /run/enforcer /var/lib/enforcer");
 }

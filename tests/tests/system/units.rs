@@ -56,11 +56,45 @@ fn an_agent_comes_and_goes_without_its_workloads() {
     let own = agent().unwrap();
     sh("kill -9 $(systemctl show -P MainPID enforcer-workloads)");
     assert!(lives(pid));
+    // systemd clears what is empty there, and the agent makes it again.
+    let own = next_agent(own);
+    check(pid);
     sh("systemctl restart enforcer");
     next_agent(own);
     check(pid);
+    // With the last process the whole tree goes, and comes again.
+    sh(&format!("kill -9 {pid}"));
+    let next = wait_for("the workload to run again", || {
+        let found = workload();
+        let other = found["pid"].as_u64().filter(|other| *other != pid)?;
+        (found["state"] == "running").then_some(other)
+    });
+    assert_eq!(
+        sh("systemctl is-active enforcer enforcer-workloads"),
+        "active\nactive"
+    );
     purge();
-    assert!(!lives(pid));
+    assert!(!lives(next));
+}
+
+/// What it may do: what it needs, and no more; a root's program has all of it again.
+#[test]
+fn the_agent_uses_no_capability_that_it_does_not_need() {
+    install_anew();
+    put_manifest("rest");
+    running();
+    let sets = sh(&format!(
+        "sed -n 's/^Cap\\(Eff\\|Prm\\|Bnd\\):[[:space:]]*//p' /proc/{}/status",
+        agent().unwrap()
+    ));
+    let sets: Vec<u64> = sets
+        .lines()
+        .map(|set| u64::from_str_radix(set, 16).unwrap())
+        .collect();
+    // Permitted, effective, bounding.
+    assert_eq!(sets[1], 0xc0_0128_05eb, "{:x}", sets[1]);
+    assert_eq!(sets[0], sets[2]);
+    purge();
 }
 
 #[test]
@@ -113,6 +147,14 @@ fn an_oom_kill_in_a_workload_stops_no_unit() {
 fn stopping_the_workloads_unit_stops_the_workloads() {
     install_anew();
     put_manifest("rest");
+    let pid = running();
+    sh("systemctl restart enforcer-workloads");
+    assert!(!lives(pid));
+    let pid = running();
+    // Both at once: the agent leaves, and the holder ends what it finds.
+    sh("systemctl stop enforcer enforcer-workloads");
+    assert!(!lives(pid));
+    sh("systemctl start enforcer");
     let pid = running();
     sh("systemctl stop enforcer-workloads");
     assert!(!lives(pid));

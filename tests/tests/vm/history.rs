@@ -71,12 +71,11 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
         "a start was told twice: {starts:?}"
     );
     assert!(unique.is_subset(&started), "{exits:?} without {starts:?}");
-    let ran: BTreeSet<u64> = told
-        .iter()
-        .filter(|event| event["kind"] == "agent" && event["details"]["state"] == "took over")
-        .map(|event| event["seq"].as_u64().unwrap())
-        .collect();
-    assert_eq!(ran.len(), 5);
+    wait_for("five agents to have said that they took over", || {
+        let took_over =
+            |event: &&Value| event["kind"] == "agent" && event["details"]["state"] == "took over";
+        (all(&agent).iter().filter(took_over).count() == 5).then_some(())
+    });
 }
 
 #[test]

@@ -30,6 +30,44 @@ fn the_doctor_finds_this_machine_fit_and_says_what_is_switched_off() {
 }
 
 #[test]
+fn an_answer_comes_as_it_was_asked_for() {
+    let agent = Agent::start(&manifest(
+        &(workload("db", "rest", "") + &workload("web", "rest", "")),
+    ));
+    agent.wait_for_state("web", "running");
+    agent.wait_for_state("db", "running");
+    let said = |arguments: &[&str]| {
+        let output = agent.cli(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(said(&["ps", "-o", "name"]), "db\nweb\n");
+    assert_eq!(said(&["status", "web", "-o", "name"]), "web\n");
+    assert!(
+        said(&["ps", "-o", "wide"])
+            .lines()
+            .nth(1)
+            .unwrap()
+            .contains("/workloads/db")
+    );
+    let yaml = said(&["ps", "-o", "yaml"]);
+    assert!(
+        yaml.contains("name: web") && yaml.contains("schema: 1"),
+        "{yaml}"
+    );
+    assert_eq!(
+        said(&["ps", "-o", "json"]).lines().next(),
+        said(&["ps", "--json"]).lines().next()
+    );
+    let events = said(&["events", "-o", "yaml", "--last", "2"]);
+    assert_eq!(events.matches("---\n").count(), 2, "{events}");
+    let nameless = agent.cli(&["events", "-o", "name"]);
+    assert_eq!(nameless.status.code(), Some(2), "{nameless:?}");
+    assert!(said(&["man"]).contains("Limits, watches and restarts workloads"));
+    assert!(said(&["completions", "bash"]).contains("_enforcer"));
+}
+
+#[test]
 fn ps_has_the_documented_shape() {
     let agent = Agent::start(&manifest(&workload(
         "web",

@@ -129,6 +129,10 @@ impl Executor {
         }
     }
 
+    pub(in crate::executor) fn is_closing(&self) -> bool {
+        lock(&self.places).closed
+    }
+
     pub(in crate::executor) fn close_places(&self) {
         lock(&self.places).closed = true;
     }

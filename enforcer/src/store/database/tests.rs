@@ -114,6 +114,80 @@ fn a_damaged_file_is_set_aside_and_a_new_one_is_written() {
     );
 }
 
+/// Waits until a damaged file was told, and something is written again.
+fn until_mended(database: &Database, writer: &Writer) -> String {
+    let begun = crate::kernel::clock::now();
+    loop {
+        writer.append(Arc::new(vec![record(9_999_999, "start", "web")]));
+        writer.close();
+        let waited = crate::kernel::clock::now().since(begun);
+        assert!(waited < Duration::from_secs(20), "it is never told");
+        let _ = database.find(&Query::default(), None);
+        if let Some(Trouble::Failing(why)) = writer.trouble() {
+            return why;
+        }
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_found_by_whoever_reads() {
+    let folder = Folder::new("middle");
+    let database = folder.database();
+    let many: Vec<_> = (1..=20_000)
+        .map(|seq| record(seq, "start", "web"))
+        .collect();
+    drop(write(&database, Vec::new(), many));
+    let path = folder.0.join("history.db");
+    let connection = Connection::open(&path).expect("the database");
+    let truncated: i64 = connection
+        .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+        .expect("a checkpoint");
+    assert_eq!(truncated, 0);
+    drop(connection);
+    let mut bytes = fs::read(&path).expect("the file");
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 64 * 1024].fill(7);
+    fs::write(&path, bytes).expect("the file");
+    let writer = database.write(Vec::new(), |_| ());
+    let why = until_mended(&database, &writer);
+    assert!(why.contains("set aside as"), "{why}");
+    let begun = crate::kernel::clock::now();
+    while database.find(&Query::default(), None).is_empty() {
+        writer.close();
+        assert!(crate::kernel::clock::now().since(begun) < Duration::from_secs(20));
+    }
+    let connection = Connection::open(&path).expect("the new one");
+    let gap: (i64, i64, String) = connection
+        .query_row("SELECT first_seq, last_seq, why FROM gaps", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+        .expect("a gap");
+    assert_eq!((gap.0, gap.1), (1, 9_999_998));
+    assert!(gap.2.contains("history.damaged-"), "{}", gap.2);
+}
+
+#[test]
+fn what_is_too_old_goes_and_a_wrong_clock_takes_little() {
+    let folder = Folder::new("old");
+    let short = Retention {
+        age: Duration::from_secs(60),
+        ..RETENTION
+    };
+    let database = Database::at(&folder.0, short).expect("no newer one");
+    // All of them are of another year.
+    let many: Vec<_> = (1..=1000).map(|seq| record(seq, "start", "web")).collect();
+    let old = jiff::Timestamp::from_second(1_000_000_000).expect("a time");
+    let many = many.into_iter().map(|record| {
+        let mut record = Arc::unwrap_or_clone(record);
+        record.time = old;
+        Arc::new(record)
+    });
+    let _ = write(&database, Vec::new(), many.collect());
+    let _ = write(&database, Vec::new(), Vec::new());
+    let found = seqs(&database.find(&Query::default(), None));
+    assert_eq!((found.first(), found.len()), (Some(&101), 900));
+}
+
 #[test]
 fn a_newer_schema_is_refused_untouched() {
     let folder = Folder::new("newer");

@@ -7,10 +7,11 @@ use crate::kernel::clock;
 use crate::store::history::Batch;
 use enforcer_core::event::Seq;
 use enforcer_core::units::MonoTime;
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, params};
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -94,6 +95,7 @@ impl Database {
             connection: None,
             backlog: left.into(),
             given_up: None,
+            aside: None,
             retry: None,
             troubles: Arc::clone(&troubles),
             committed: Box::new(committed),
@@ -114,6 +116,8 @@ struct Thread {
     backlog: VecDeque<Arc<Record>>,
     /// The first and the last event that there was no room for.
     given_up: Option<(Seq, Seq, u64)>,
+    /// Where the file is that held what came before.
+    aside: Option<String>,
     /// It has failed, and is tried again then.
     retry: Option<MonoTime>,
     troubles: Arc<Mutex<VecDeque<Trouble>>>,
@@ -196,10 +200,24 @@ impl Thread {
             Some(connection) => connection,
             None => self.database.writable()?,
         };
+        if self.database.damaged.swap(false, Ordering::Relaxed) {
+            return Err(StoreError::Damaged(self.database.path.clone()));
+        }
         self.database.hold_wal(&connection)?;
         let group: Vec<Arc<Record>> = self.backlog.iter().take(GROUP).cloned().collect();
-        let given_up = self.given_up.map(|(first, last, _)| (first, last));
-        insert(&connection, &group, given_up).map_err(self.database.failed())?;
+        let given_up = self.given_up.map(|(first, last, _)| {
+            let why = "the database could not be written";
+            (first, last, why.to_owned())
+        });
+        // Whatever was told before this is in the other file.
+        let before = group
+            .first()
+            .map_or(0, |record| record.seq.0.saturating_sub(1));
+        let aside = self.aside.clone().filter(|_| before > 0);
+        let aside = aside.map(|why| (Seq(1), Seq(before), why));
+        let gaps: Vec<_> = aside.into_iter().chain(given_up).collect();
+        insert(&connection, &group, &gaps).map_err(self.database.failed())?;
+        self.aside = None;
         self.connection = Some(connection);
         self.backlog.drain(..group.len());
         Ok(group.last().map_or(Seq(0), |record| record.seq))
@@ -209,11 +227,13 @@ impl Thread {
         // It is opened anew: what was wrong with it may be mended by then.
         self.connection = None;
         let mut why = error_chain(&error);
-        if let StoreError::Database { source, .. } = &error
-            && is_damaged(source)
-        {
+        if error.is_damage() {
             match self.database.set_aside() {
-                Ok(aside) => why = format!("{why}; set aside as {}", aside.display()),
+                Ok(aside) => {
+                    let told = format!("set aside as {}", aside.display());
+                    why = format!("{why}; {told}");
+                    self.aside = Some(told);
+                }
                 Err(error) => why = format!("{why}; and it can't be set aside: {error}"),
             }
         }
@@ -231,27 +251,23 @@ impl Thread {
         if let Some(connection) = &self.connection
             && let Err(error) = self.database.prune(connection)
         {
-            tracing::debug!("the history was not pruned: {error}");
+            let error = self.database.failed()(error);
+            tracing::debug!("the history was not pruned: {}", error_chain(&error));
+            if error.is_damage() {
+                self.fail(error);
+            }
         }
     }
-}
-
-fn is_damaged(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-    )
 }
 
 fn insert(
     connection: &Connection,
     group: &[Arc<Record>],
-    given_up: Option<(Seq, Seq)>,
+    gaps: &[(Seq, Seq, String)],
 ) -> rusqlite::Result<()> {
     let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let transaction = connection.unchecked_transaction()?;
-    if let Some((first, last)) = given_up {
-        let why = "the database could not be written";
+    for (first, last, why) in gaps {
         transaction.execute(
             "INSERT INTO gaps (first_seq, last_seq, why) VALUES (?, ?, ?)",
             params![number(first.0), number(last.0), why],
@@ -300,7 +316,12 @@ impl Database {
     /// Drops what is too old, or too much.
     fn prune(&self, connection: &Connection) -> rusqlite::Result<()> {
         let oldest = clock::wall_now() - self.retention.age;
-        connection.execute("DELETE FROM events WHERE time < ?", [text_of(oldest)])?;
+        // A tenth at a time: a clock that is wrong for a moment must not cost everything.
+        connection.execute(
+            "DELETE FROM events WHERE time < ? AND seq <= \
+             (SELECT min(seq) + (max(seq) - min(seq)) / 10 FROM events)",
+            [text_of(oldest)],
+        )?;
         let size = |connection: &Connection| -> rusqlite::Result<u64> {
             let read = |pragma: &str| {
                 connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))

@@ -6,7 +6,9 @@
     reason = "a measurement that can't go on should say where"
 )]
 
+mod daemon;
 mod loops;
+mod power;
 mod probes;
 
 use enforcer_tests::agent::{self, Agent};
@@ -24,15 +26,21 @@ type Measurement = (&'static str, fn(&Samples));
 
 fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
+    if wanted == "--power" {
+        power::run(&std::env::args().nth(2).unwrap_or_default());
+        return;
+    }
     if wanted == "--demo" {
         demo();
         return;
     }
-    let all: [Measurement; 10] = [
+    let all: [Measurement; 12] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
         ("probes", probes::probes),
+        ("thousand", daemon::thousand),
+        ("kills", daemon::kills),
         ("verdict", loops::time_to_verdict),
         ("sample", loops::sample_cost),
         ("throughput", loops::throughput),
@@ -43,12 +51,13 @@ fn main() {
     keep_controllers_in_use();
     let floor = floor();
     println!("bare fork + exec: {floor}");
-    // Those of loops take minutes each: only by name, or by `loops`.
+    // All others take minutes each: only by name, or by `loops`.
     let quick = ["restart", "start", "memory"];
+    let named = ["probes", "thousand", "kills"];
     for (name, measure) in all {
         let asked = match wanted.as_str() {
             "" => quick.contains(&name),
-            "loops" => !quick.contains(&name) && name != "probes",
+            "loops" => !quick.contains(&name) && !named.contains(&name),
             wanted => name.contains(wanted),
         };
         if asked {

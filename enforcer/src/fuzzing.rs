@@ -1,0 +1,133 @@
+//! What reads bytes that somebody else has written, each with bytes of any kind: none may
+//! panic, and what is accepted must be accepted again as it is written. `fuzz/` calls
+//! these with inputs that libFuzzer makes up, and the tests below with some of their own.
+
+use crate::api::Proposal;
+use crate::kernel::counters;
+use crate::store::handover;
+use crate::store::journal;
+use enforcer_core::manifest::{self, Accounts};
+
+/// A host that knows everybody.
+struct Everybody;
+
+impl Accounts for Everybody {
+    fn agent_is_root(&self) -> bool {
+        true
+    }
+
+    fn has_user(&self, _: &str) -> bool {
+        true
+    }
+
+    fn has_group(&self, _: &str) -> bool {
+        true
+    }
+}
+
+/// A manifest. What is drawn of a fault has to lie within the text.
+pub fn manifest(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let parsed = manifest::parse(text, &Everybody);
+    for fault in &parsed.faults {
+        assert!(text.get(fault.span.clone()).is_some(), "{:?}", fault.span);
+    }
+    let _ = manifest::join(vec![parsed]);
+}
+
+/// A request's body: a manifest to apply, or a throttle.
+pub fn api_body(bytes: &[u8]) {
+    if let Ok(proposal) = serde_json::from_slice::<Proposal>(bytes) {
+        if let Some(file) = &proposal.file {
+            manifest(file.text.as_bytes());
+        }
+        let again = serde_json::to_vec(&proposal).unwrap_or_default();
+        assert!(serde_json::from_slice::<Proposal>(&again).is_ok());
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = manifest::parse_throttle(text);
+        let _ = manifest::parse_duration(text);
+    }
+}
+
+/// `memory.events`, and every other flat keyed file.
+pub fn memory_events(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for key in ["oom_kill", "oom", "oom_group_kill", ""] {
+        let _ = counters::field(&text, key);
+    }
+}
+
+/// What an agent before this one has left: checkpoints, instances, the journal.
+pub fn state(bytes: &[u8]) {
+    handover::decode(bytes);
+    let _ = journal::decode(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Damages a text in many ways, always the same ones: bytes that are changed, taken
+    /// out, doubled, and pieces that change places.
+    fn damaged(seed: &[u8], times: u64, target: fn(&[u8])) {
+        target(seed);
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state >> 16).unwrap_or(0) % below.max(1)
+        };
+        for _ in 0..times {
+            let mut bytes = seed.to_vec();
+            for _ in 0..=next(4) {
+                let (at, other) = (next(bytes.len()), next(bytes.len()));
+                match next(5) {
+                    0 if !bytes.is_empty() => bytes[at] = u8::try_from(next(256)).unwrap_or(0),
+                    1 if !bytes.is_empty() => drop(bytes.remove(at)),
+                    2 => bytes.truncate(at),
+                    3 => {
+                        let piece = bytes[at.min(other)..at.max(other)].to_vec();
+                        let place = next(bytes.len());
+                        bytes.splice(place..place, piece);
+                    }
+                    _ => bytes.rotate_left(at),
+                }
+            }
+            target(&bytes);
+        }
+    }
+
+    #[test]
+    fn damaged_manifests_are_refused_and_nothing_else() {
+        let demo = include_bytes!("../../docs/demo.yaml");
+        damaged(demo, 4000, manifest);
+        damaged(
+            include_bytes!("../../packaging/example.yaml"),
+            4000,
+            manifest,
+        );
+    }
+
+    #[test]
+    fn damaged_bodies_are_refused_and_nothing_else() {
+        let text = r#"{"file": {"path": "/etc/enforcer/web.yaml", "text": "version: 1\nworkloads:\n  web: {command: [/bin/true], user: root}\n"}, "prune": true}"#;
+        damaged(text.as_bytes(), 4000, api_body);
+        damaged(b"150%", 1000, api_body);
+        damaged(b"1h30m", 1000, api_body);
+    }
+
+    #[test]
+    fn damaged_counters_and_files_are_refused_and_nothing_else() {
+        damaged(
+            b"low 0\nhigh 1\nmax 2\noom 3\noom_kill 18446744073709551615\n",
+            2000,
+            memory_events,
+        );
+        let left = r#"{"seq": 7, "checkpoint": {}, "told": [{"seq": 7, "time": "2026-01-31T10:00:00Z", "boot_id": "b", "workload": "web", "instance": 3, "kind": "start", "reason": null, "caused_by": null, "details": {}}]}"#;
+        damaged(left.as_bytes(), 4000, state);
+    }
+}

@@ -1,0 +1,4 @@
+//! The manifest, from any bytes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| enforcer::fuzzing::manifest(bytes));
