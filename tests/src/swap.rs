@@ -24,7 +24,7 @@ impl Swap {
     #[must_use]
     pub fn on() -> Self {
         const LOOP_SET_FD: libc::c_ulong = 0x4C00;
-        crate::modules::load("loop");
+        crate::modules::load(&["loop"]);
         crate::wait_for("the loop device", || {
             std::path::Path::new("/dev/loop0").exists().then_some(())
         });

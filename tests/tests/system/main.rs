@@ -59,7 +59,7 @@ fn host() -> BTreeSet<String> {
         "find / -xdev \\( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log -o -path /var/lib/apt \
         -o -path /tmp -o -path /root -o -path '/etc/*-' -o -path /etc/.pwd.lock -o -path /etc/ld.so.cache \\) -prune \
         -o -print; getent group; ls /run | grep enforcer || true; \
-        systemctl list-unit-files --no-legend 'enforcer*' || true; systemctl list-units --all --no-legend 'enforcer*' || true; \
+        systemctl list-unit-files --no-legend 'enforcer*' || true; systemctl list-units --all --no-legend 'enforcer*' | grep -v not-found || true; \
         ls -d /sys/fs/bpf/enforcer /sys/fs/cgroup/enforcer.slice 2>/dev/null || true",
     );
     told.lines().map(str::to_owned).collect()
