@@ -62,8 +62,12 @@ pub fn memory_events(bytes: &[u8]) {
 
 /// What an agent before this one has left: checkpoints, instances, the journal.
 pub fn state(bytes: &[u8]) {
-    handover::decode(bytes);
-    let _ = journal::decode(bytes);
+    let _ = accepts_state(bytes);
+}
+
+/// Whether an agent would read anything from them.
+fn accepts_state(bytes: &[u8]) -> bool {
+    handover::decode(bytes) || !journal::decode(bytes).is_empty()
 }
 
 #[cfg(test)]
@@ -101,6 +105,23 @@ mod tests {
         }
     }
 
+    /// One as an agent keeps it.
+    fn checkpoint() -> String {
+        use enforcer_core::event::Moment;
+        use enforcer_core::units::MonoTime;
+        use enforcer_core::{Event, Supervisor};
+        let text = include_str!("../../docs/demo.yaml");
+        let manifest = manifest::parse(text, &Everybody).manifest;
+        let moment = Moment {
+            now: MonoTime(1),
+            noise: 2,
+        };
+        let prune = false;
+        let decision = Supervisor::new(2).handle(moment, Event::Configure { manifest, prune });
+        let kept = decision.checkpoints.into_iter().find_map(|(_, kept)| kept);
+        serde_json::to_string(&kept.expect("a checkpoint")).expect("JSON")
+    }
+
     #[test]
     fn damaged_manifests_are_refused_and_nothing_else() {
         let demo = include_bytes!("../../docs/demo.yaml");
@@ -127,7 +148,19 @@ mod tests {
             2000,
             memory_events,
         );
-        let left = r#"{"seq": 7, "checkpoint": {}, "told": [{"seq": 7, "time": "2026-01-31T10:00:00Z", "boot_id": "b", "workload": "web", "instance": 3, "kind": "start", "reason": null, "caused_by": null, "details": {}}]}"#;
-        damaged(left.as_bytes(), 4000, state);
+        let record = r#"{"seq":7,"time":"2026-01-31T10:00:00Z","boot_id":"b","workload":"web","instance":3,"kind":"start","reason":"config","caused_by":null,"details":{}}"#;
+        let texts = [
+            r#"{"schema":1,"boot_id":"b","root":["/sys/fs/cgroup/enforcer",true]}"#.to_owned(),
+            r#"{"workload":"web","instance":3,"pid":7,"start_ticks":12,"cgroup":9}"#.to_owned(),
+            format!("{record}\n{record}\n"),
+            format!(
+                r#"{{"seq":7,"checkpoint":{},"told":[{record}]}}"#,
+                checkpoint()
+            ),
+        ];
+        for text in texts {
+            assert!(accepts_state(text.as_bytes()), "{text}");
+            damaged(text.as_bytes(), 2000, state);
+        }
     }
 }

@@ -71,9 +71,14 @@ fn extension() -> NotifyState<'static> {
     NotifyState::ExtendTimeoutUsec(micros)
 }
 
+/// Whether a manager has started this agent, and will start another one.
+pub(crate) fn is_managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Whether the host itself is going down, as far as its service manager says so.
 pub(crate) async fn host_goes_down() -> bool {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if !is_managed() {
         return false;
     }
     let asked = Command::new("systemctl")

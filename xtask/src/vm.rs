@@ -114,6 +114,9 @@ fn power_cut(kernel: &Kernel, programs: &Programs, label: &str) -> Result<Outcom
         let _ = guest.kill();
         let _ = guest.wait();
         watched?;
+        if durable < ENOUGH {
+            bail!("the guest told of {durable} durable events, and ended before {ENOUGH}");
+        }
     }
     let job = format!("power:read:{durable}");
     let mut guest = qemu(kernel, &initramfs, &job, Emulation::Sound)?;

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn yaml_is_read_back_as_it_was() {
+    fn yaml_says_what_is_text_and_escapes_what_is_not() {
         let answer =
             json!({ "name": "web", "pid": null, "text": "a: b\n\u{1b}[2J", "list": [1, "2"] });
         let text = yaml(&answer).expect("YAML");

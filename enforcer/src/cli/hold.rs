@@ -20,14 +20,13 @@ pub(super) fn hold(settings: &Settings) -> Result<(), Fault> {
     service::ready();
     ends.wait().map_err(|error| failed(&error))?;
     // Whoever stops this unit means what is in it. Killed, it leaves all as it is.
-    match workload::shutdown(settings, true) {
-        Err(Fault::NoAgent(_)) => {
-            eprintln!(
-                "no agent is there that knows the workloads' graces: they get {} s",
-                GRACE.as_secs()
-            );
-            hierarchy::end_what_is_left(GRACE).map_err(|error| failed(&error))
-        }
-        ended => ended,
+    if let Err(fault) = workload::shutdown(settings, true) {
+        fault.print();
+        eprintln!(
+            "what runs gets {} s, for nobody knows its graces",
+            GRACE.as_secs()
+        );
     }
+    // An agent may have been killed, or stopped by itself, while it was at it.
+    hierarchy::end_what_is_left(GRACE).map_err(|error| failed(&error))
 }

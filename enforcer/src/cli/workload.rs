@@ -4,6 +4,7 @@ use super::escaped;
 use super::format::Output;
 use super::{Fault, client, sentence};
 use crate::api::{Proposal, ProposedFile};
+use crate::kernel::pidfd::PidFd;
 use crate::manifest_files::{self, LoadError};
 use crate::settings::Settings;
 use enforcer_core::plan::Plan;
@@ -261,13 +262,11 @@ pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<
 /// Ends the agent, and waits until it has gone.
 pub(super) fn shutdown(settings: &Settings, workloads: bool) -> Result<(), Fault> {
     let body = serde_json::json!({ "workloads": workloads });
+    // This very process: a manager may start another one in its place.
+    let agent = PidFd::listening_on(&settings.socket());
     client::call(settings, "POST", "/v1/shutdown", Some(body))?;
-    // It holds this lock for as long as it lives.
-    if settings.socket.is_none()
-        && let Ok(lock) = std::fs::File::open(settings.runtime_dir().join("lock"))
-    {
-        let gone = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockShared);
-        drop(gone);
+    if let Some(agent) = agent {
+        agent.wait_for_exit();
     }
     println!(
         "{}",

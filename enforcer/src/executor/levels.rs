@@ -33,14 +33,7 @@ pub(crate) async fn tick(executor: Arc<Executor>) {
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tick.tick().await;
-        if !executor.is_closing() && !executor.tree.is_there() {
-            // systemd clears a unit whose own process has gone. The next agent makes
-            // what is missing, and takes over what runs; this one can start nothing.
-            tracing::error!(
-                "the agent's cgroups were removed; it ends, for another one to make them again"
-            );
-            std::process::exit(1);
-        }
+        executor.end_without_tree();
         let this = Arc::clone(&executor);
         match tokio::task::spawn_blocking(move || this.measure()).await {
             Ok(read) => executor.send(read),

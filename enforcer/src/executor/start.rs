@@ -28,6 +28,8 @@ impl Executor {
         cause: Cause,
     ) {
         if let Err(error) = self.try_start(workload, instance, wanted, cause) {
+            // That would cost the workload a start of its budget, for nothing.
+            self.end_without_tree();
             self.events.send(Event::StartFailed {
                 workload: workload.clone(),
                 instance,

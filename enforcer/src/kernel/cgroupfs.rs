@@ -79,7 +79,12 @@ impl Cgroup {
 
     /// Whether it is still there; its path may be another one's by now.
     pub(crate) fn is_there(&self) -> bool {
-        self.has_file("cgroup.events")
+        let opened = self.open_file("cgroup.events", OFlag::O_RDONLY);
+        // A lack of descriptors, or of memory, says nothing.
+        !matches!(
+            opened.map_err(|error| error.raw_os_error()),
+            Err(Some(libc::ENOENT | libc::ENODEV))
+        )
     }
 
     /// Moves a process into it, with all its threads; its children stay where they are.

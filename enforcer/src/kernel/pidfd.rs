@@ -4,9 +4,13 @@ use super::process;
 use enforcer_core::event::ExitStatus;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// A process that this agent started or adopted, and has not waited for. Needs Linux 5.3.
 #[derive(Debug)]
@@ -44,6 +48,15 @@ impl PidFd {
         let pidfd = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
         // After it is held: the number can't be given to another any more unseen.
         Ok((process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd))
+    }
+
+    /// The process that listens on a Unix socket, by the kernel's word; `None` where none
+    /// does, or where it can't be seen from here.
+    pub(crate) fn listening_on(socket: &Path) -> Option<Self> {
+        let stream = UnixStream::connect(socket).ok()?;
+        let peer = getsockopt(&stream, PeerCredentials).ok()?;
+        let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0)?;
+        Self::of(pid, process::start_ticks(pid)?).ok()?
     }
 
     /// Sends a signal; a process that is gone already is no error.

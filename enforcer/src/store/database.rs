@@ -14,7 +14,7 @@ use enforcer_core::event::Seq;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -220,11 +220,14 @@ impl Database {
 
     /// Those that fit, and came before that one, oldest first; none if it can't be read.
     pub(crate) fn find(&self, query: &Query, before: Option<Seq>) -> Vec<Arc<Record>> {
+        let inode = || fs::metadata(&self.path).map(|found| found.ino()).ok();
+        let this_one = inode();
         let found = self
             .reader()
             .and_then(|connection| select(&connection, query, before).map_err(self.failed()));
         found.unwrap_or_else(|error| {
-            if error.is_damage() {
+            // Another file may be in its place by now.
+            if error.is_damage() && inode() == this_one {
                 self.damaged.store(true, Ordering::Relaxed);
             }
             tracing::debug!("no history: {}", crate::executor::error_chain(&error));

@@ -250,16 +250,17 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HandoverError> {
     }
 }
 
-/// Bytes of any of these files, of whatever kind.
-pub(crate) fn decode(bytes: &[u8]) {
-    let _ = serde_json::from_slice::<Shape>(bytes);
-    let _ = serde_json::from_slice::<State>(bytes);
-    let _ = serde_json::from_slice::<RunningInstance>(bytes);
+/// Bytes of any of these files, of whatever kind; whether any of them may be so.
+pub(crate) fn decode(bytes: &[u8]) -> bool {
+    let state = serde_json::from_slice::<State>(bytes).is_ok();
+    let instance = serde_json::from_slice::<RunningInstance>(bytes).is_ok();
     let kept = serde_json::from_slice::<Kept<Checkpoint, Vec<Record>>>(bytes);
     if let Ok(Kept { checkpoint, .. }) = kept {
         let again = serde_json::to_vec(&checkpoint).unwrap_or_default();
         assert!(serde_json::from_slice::<Checkpoint>(&again).is_ok());
+        return true;
     }
+    state || instance
 }
 
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {

@@ -4,6 +4,7 @@
 use crate::executor::{Executor, error_chain, lock};
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::limits;
+use crate::service;
 use enforcer_core::WorkloadName;
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::ProbeName;
@@ -129,8 +130,15 @@ impl Executor {
         }
     }
 
-    pub(in crate::executor) fn is_closing(&self) -> bool {
-        lock(&self.places).closed
+    /// Ends the agent where its cgroups were removed: systemd clears a unit whose own
+    /// process has gone. Another agent makes what is missing, and takes over what runs;
+    /// this one could start nothing. Where nobody would start another, it goes on.
+    pub(in crate::executor) fn end_without_tree(&self) {
+        let gone = !self.tree.is_there() && !lock(&self.places).closed;
+        if gone && service::is_managed() {
+            tracing::error!("the agent's cgroups were removed; the next agent makes them again");
+            std::process::exit(1);
+        }
     }
 
     pub(in crate::executor) fn close_places(&self) {

@@ -35,18 +35,20 @@ pub(crate) fn make_room() -> Result<(), HierarchyError> {
 pub(crate) fn end_what_is_left(grace: Duration) -> Result<(), HierarchyError> {
     let own = own_cgroup()?;
     let root = own.parent().unwrap_or(&own);
-    for branch in ["probes", "workloads"] {
-        let Ok(left) = Cgroup::open(&root.join(branch)) else {
-            continue;
-        };
-        signal_all(left.path(), Signal::SIGTERM);
-        let begun = clock::now();
-        while left.is_populated()? && clock::now().since(begun) < grace {
-            clock::pause(Duration::from_millis(50));
-        }
-        left.kill_and_wait(LEFT_BEHIND)?;
+    let branches = ["workloads", "probes"].map(|branch| Cgroup::open(&root.join(branch)));
+    let left: Vec<Cgroup> = branches.into_iter().flatten().collect();
+    for branch in &left {
+        signal_all(branch.path(), Signal::SIGTERM);
     }
-    Ok(())
+    let begun = clock::now();
+    let populated = |branch: &Cgroup| branch.is_populated().unwrap_or(false);
+    while left.iter().any(populated) && clock::now().since(begun) < grace {
+        clock::pause(Duration::from_millis(50));
+    }
+    // What hangs in one of them must not spare the other.
+    let killed = left.iter().map(|branch| branch.kill_and_wait(LEFT_BEHIND));
+    let killed: Vec<_> = killed.collect();
+    Ok(killed.into_iter().collect::<Result<(), _>>()?)
 }
 
 /// Every process of a cgroup and of those below it.

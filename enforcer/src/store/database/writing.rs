@@ -127,7 +127,8 @@ struct Thread {
 impl Thread {
     fn run(&mut self, waiting: &Receiver<Work>) {
         let mut pruned = clock::now();
-        self.prune_if_possible();
+        // By age only later: an agent that fails again and again must not prune each time.
+        self.prune_if_possible(false);
         loop {
             // What was left is written before anything comes.
             let mut closing = None;
@@ -152,7 +153,7 @@ impl Thread {
             }
             if clock::now().since(pruned) >= PRUNE_EVERY {
                 pruned = clock::now();
-                self.prune_if_possible();
+                self.prune_if_possible(true);
             }
             if let Some(done) = closing {
                 let _ = done.send(());
@@ -177,6 +178,9 @@ impl Thread {
     }
 
     fn flush(&mut self) {
+        if self.backlog.is_empty() {
+            self.retry = None;
+        }
         while !self.backlog.is_empty() {
             match self.commit() {
                 Ok(last) => {
@@ -232,7 +236,7 @@ impl Thread {
                 Ok(aside) => {
                     let told = format!("set aside as {}", aside.display());
                     why = format!("{why}; {told}");
-                    self.aside = Some(told);
+                    self.aside.get_or_insert(told);
                 }
                 Err(error) => why = format!("{why}; and it can't be set aside: {error}"),
             }
@@ -244,13 +248,18 @@ impl Thread {
         self.retry = Some(clock::now().after(RETRY));
     }
 
-    fn prune_if_possible(&mut self) {
+    fn prune_if_possible(&mut self, by_age: bool) {
         if self.connection.is_none() {
             self.connection = self.database.writable().ok();
         }
-        if let Some(connection) = &self.connection
-            && let Err(error) = self.database.prune(connection)
-        {
+        let Some(connection) = &self.connection else {
+            return;
+        };
+        let aged = match by_age {
+            true => self.database.prune_by_age(connection),
+            false => Ok(()),
+        };
+        if let Err(error) = aged.and_then(|()| self.database.prune(connection)) {
             let error = self.database.failed()(error);
             tracing::debug!("the history was not pruned: {}", error_chain(&error));
             if error.is_damage() {
@@ -313,15 +322,20 @@ impl Database {
         }
     }
 
-    /// Drops what is too old, or too much.
-    fn prune(&self, connection: &Connection) -> rusqlite::Result<()> {
+    /// Drops what is too old.
+    pub(super) fn prune_by_age(&self, connection: &Connection) -> rusqlite::Result<()> {
         let oldest = clock::wall_now() - self.retention.age;
         // A tenth at a time: a clock that is wrong for a moment must not cost everything.
         connection.execute(
-            "DELETE FROM events WHERE time < ? AND seq <= \
-             (SELECT min(seq) + (max(seq) - min(seq)) / 10 FROM events)",
+            "DELETE FROM events WHERE seq IN (SELECT seq FROM events WHERE time < ? ORDER BY seq \
+             LIMIT max(1, (SELECT count(*) FROM events) / 10))",
             [text_of(oldest)],
         )?;
+        Ok(())
+    }
+
+    /// Drops what is too much, and gives back what was dropped.
+    fn prune(&self, connection: &Connection) -> rusqlite::Result<()> {
         let size = |connection: &Connection| -> rusqlite::Result<u64> {
             let read = |pragma: &str| {
                 connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0))
@@ -346,8 +360,15 @@ impl Database {
     /// A damaged file is kept for whoever can read it, beside a new one.
     fn set_aside(&self) -> std::io::Result<PathBuf> {
         let stamp = clock::wall_now().as_second();
-        let aside = self.path.with_extension(format!("damaged-{stamp}"));
+        // Never over one that is there: that may be the real history.
+        let numbered = |number: u32| {
+            self.path
+                .with_extension(format!("damaged-{stamp}-{number}"))
+        };
+        let free = (1..).map(numbered).find(|path| !path.exists());
+        let aside = free.unwrap_or_else(|| numbered(0));
         fs::rename(&self.path, &aside)?;
+        self.damaged.store(false, Ordering::Relaxed);
         // What is in the log may be more than is in the file.
         let log = |path: &Path| format!("{}-wal", path.display());
         let _ = fs::rename(log(&self.path), log(&aside));
