@@ -3,6 +3,22 @@
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 
+/// Loads every module that the VM has brought.
+///
+/// # Panics
+/// If the kernel refuses one.
+pub fn load_all() {
+    let entries = fs::read_dir("/lib/modules").unwrap().flatten();
+    let files: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let names: Vec<&str> = files
+        .iter()
+        .filter_map(|file| file.strip_suffix(".ko"))
+        .collect();
+    load(&names);
+}
+
 /// Loads modules that the VM has brought, in whatever order they need each other; one that
 /// is there, or built in, is no fault.
 ///

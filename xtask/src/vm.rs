@@ -97,37 +97,20 @@ fn power_cut(kernel: &Kernel, programs: &Programs, label: &str) -> Result<Outcom
         .with_context(|| format!("failed to size {}", disk.display()))?;
     let initramfs = pack(kernel, programs, false)?;
     let mut durable = 0;
-    {
-        let mut guest = qemu(kernel, &initramfs, "power:write", Emulation::Sound)?;
-        let mut guest = with_disk(&mut guest, &disk)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("failed to start QEMU")?;
-        let watched = console::watch(&mut guest, label, |line| {
-            if let Some(seq) = line.strip_prefix("@@durable ") {
-                durable = seq.trim().parse().unwrap_or(durable);
-            }
-            durable >= ENOUGH
-        });
-        // As a power cut does: nothing is asked, nothing is waited for.
-        let _ = guest.kill();
-        let _ = guest.wait();
-        watched?;
-        if durable < ENOUGH {
-            bail!("the guest told of {durable} durable events, and ended before {ENOUGH}");
+    let mut written = qemu(kernel, &initramfs, "power:write", Emulation::Sound)?;
+    // As a power cut does: nothing is asked, nothing is waited for.
+    relay(with_disk(&mut written, &disk), label, |line| {
+        if let Some(seq) = line.strip_prefix("@@durable ") {
+            durable = seq.trim().parse().unwrap_or(durable);
         }
+        durable >= ENOUGH
+    })?;
+    if durable < ENOUGH {
+        bail!("the guest told of {durable} durable events, and ended before {ENOUGH}");
     }
     let job = format!("power:read:{durable}");
-    let mut guest = qemu(kernel, &initramfs, &job, Emulation::Sound)?;
-    let mut guest = with_disk(&mut guest, &disk)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("failed to start QEMU")?;
-    let outcome = console::watch(&mut guest, label, |_| false);
-    let _ = guest.kill();
-    let _ = guest.wait();
+    let mut read = qemu(kernel, &initramfs, &job, Emulation::Sound)?;
+    let outcome = relay(with_disk(&mut read, &disk), label, |_| false);
     let _ = std::fs::remove_file(disk);
     outcome
 }
@@ -350,19 +333,27 @@ fn boot(
 ) -> Result<Outcome> {
     eprintln!("vm: kernel {} ({})", kernel.series, kernel.package);
     let started = Instant::now();
-    let mut guest = qemu(kernel, initramfs, job, emulation)?
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("failed to start QEMU")?;
-    let outcome = console::watch(&mut guest, label, |_| false);
-    // It has powered off by now, or is past saving.
-    let _ = guest.kill();
-    let _ = guest.wait();
+    let outcome = relay(&mut qemu(kernel, initramfs, job, emulation)?, label, |_| {
+        false
+    });
     eprintln!(
         "vm: kernel {}: {} s",
         kernel.series,
         started.elapsed().as_secs()
     );
+    outcome
+}
+
+/// Relays what a guest prints until it ends, or a line is enough; then it is gone.
+fn relay(guest: &mut Command, label: &str, enough: impl FnMut(&str) -> bool) -> Result<Outcome> {
+    let mut guest = guest
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("failed to start QEMU")?;
+    let outcome = console::watch(&mut guest, label, enough);
+    // It has powered off by now, or is past saving.
+    let _ = guest.kill();
+    let _ = guest.wait();
     outcome
 }

@@ -14,14 +14,7 @@ const MANIFEST: &str = "version: 1\nworkloads:\n  crasher:\n    command: [/bin/f
 
 /// `write`, or `read:SEQ` where that is the last event that was said to be durable.
 pub(super) fn run(side: &str) {
-    modules::load(&[
-        "virtio",
-        "virtio_ring",
-        "virtio_pci_legacy_dev",
-        "virtio_pci_modern_dev",
-        "virtio_pci",
-        "virtio_blk",
-    ]);
+    modules::load_all();
     wait_for("the disk", || Path::new(DISK).exists().then_some(()));
     match side.strip_prefix("read:") {
         Some(durable) => read(durable.parse().unwrap()),
