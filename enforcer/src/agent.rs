@@ -148,11 +148,10 @@ impl Agent<'_> {
             (ring, suspects),
             events.clone(),
         );
-        executor
-            .write_host_limits(&manifest.parent_host())
-            .map_err(|error| {
-                Fault::Failed(format!("failed to limit all workloads together: {error}"))
-            })?;
+        let host = manifest.parent_host();
+        executor.write_host_limits(&host).map_err(|error| {
+            Fault::Failed(format!("failed to limit all workloads together: {error}"))
+        })?;
         let socket = settings.socket();
         let listener = api::listen(&socket).map_err(|error| {
             Fault::Failed(format!("failed to listen on {}: {error}", socket.display()))
@@ -168,6 +167,7 @@ impl Agent<'_> {
         };
         tokio::task::yield_now().await;
         take_over(attached, legacy, &events, &executor).await?;
+        executor.tell_of_protection(&host);
         let stalls = watch_pressure(&events, &executor);
         let prober = Prober::new(Arc::clone(&executor));
         let api = Api::new(

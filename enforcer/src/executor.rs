@@ -33,6 +33,7 @@ use crate::kernel::{limits, memory_info};
 use crate::loops::Followed;
 use crate::runtime::Events;
 use crate::store::handover::Handover;
+use drift::Look;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
 use enforcer_core::limits::Limits;
@@ -100,6 +101,8 @@ pub(crate) struct Executor {
     places: Mutex<Places>,
     errands: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
+    /// What was told of protections that are void.
+    unprotected: Mutex<Vec<String>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -107,8 +110,8 @@ pub(crate) struct Executor {
 #[derive(Debug)]
 enum Work {
     Act(Action),
-    /// Somebody has touched its cgroup.
-    Check,
+    /// Somebody may have touched its cgroup.
+    Check(Look),
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -143,6 +146,7 @@ impl Executor {
             places: Mutex::default(),
             errands: Arc::new(Semaphore::new(errand::AT_ONCE)),
             host_levels: Mutex::default(),
+            unprotected: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         })
     }
@@ -208,12 +212,12 @@ impl Executor {
         while let Some(work) = waiting.recv().await {
             let action = match (work, &of) {
                 (Work::Act(action), _) => action,
-                (Work::Check, Some(workload)) => {
+                (Work::Check(look), Some(workload)) => {
                     let (this, workload) = (Arc::clone(&self), workload.clone());
-                    let _ = tokio::task::spawn_blocking(move || this.check(&workload)).await;
+                    let _ = tokio::task::spawn_blocking(move || this.check(&workload, look)).await;
                     continue;
                 }
-                (Work::Check, None) => continue,
+                (Work::Check(_), None) => continue,
             };
             let slow = matches!(
                 action.kind,
@@ -227,12 +231,20 @@ impl Executor {
             let this = Arc::clone(&self);
             let starting = matches!(action.kind, ActionKind::Start { .. });
             let started = starting.then(|| (action.workload.clone(), action.instance));
+            let written = slow.then(|| action.workload.clone());
             let done = tokio::task::spawn_blocking(move || {
                 this.carry_out(action);
                 drop(permit);
             });
             if let Err(error) = done.await {
                 tracing::error!("an action was lost: {error}");
+                if let Some(workload) = written {
+                    self.send(Event::LimitsWritten {
+                        workload,
+                        changed: Vec::new(),
+                        error: Some(error.to_string()),
+                    });
+                }
                 if let Some((Some(workload), instance)) = started {
                     let error = StartError {
                         stage: "carry the start out".to_owned(),
@@ -254,6 +266,7 @@ impl Executor {
         let Some(workload) = action.workload else {
             if let ActionKind::WriteHostLimits { host } = action.kind {
                 let (changed, error) = outcome(self.write_host_limits(&host));
+                self.tell_of_protection(&host);
                 self.events.send(Event::LimitsWritten {
                     workload: None,
                     changed,
@@ -285,8 +298,11 @@ impl Executor {
                     entry.spec = Arc::clone(&spec);
                     match &written {
                         Some(Ok(_)) => entry.given(&wanted),
-                        // Some were written, and some were not.
-                        Some(Err(_)) | None => entry.limits = None,
+                        // Some were written, and some were not. Where they were only to be
+                        // put right, whatever isn't right is still a drift.
+                        Some(Err(_)) | None => {
+                            entry.limits.take_if(|given| **given != *wanted);
+                        }
                     }
                     self.watch_loops(entry, &spec);
                 }
@@ -336,6 +352,17 @@ impl Executor {
             limits::apply(root, &protection).map_err(|error| error_chain(&error))?;
         }
         limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
+    }
+
+    /// What is asked for and void is told, once for as long as it is so.
+    pub(crate) fn tell_of_protection(&self, host: &Host) {
+        let above = self.tree.ancestors().get(1..).unwrap_or_default();
+        let lacking = limits::unprotected(above, &host.limits);
+        let before = std::mem::replace(&mut *lock(&self.unprotected), lacking.clone());
+        for why in lacking.into_iter().filter(|why| !before.contains(why)) {
+            let what = "protection".to_owned();
+            self.send(Event::Degraded { what, why });
+        }
     }
 
     pub(crate) fn send(&self, event: Event) {

@@ -1,5 +1,5 @@
 //! The agent and its command line. The binary is nothing but a call of [`main`]; what else
-//! is public is for fuzzing, and no interface for anybody.
+//! is public is for fuzzing and measuring, and no interface for anybody.
 
 mod agent;
 mod api;
@@ -12,6 +12,8 @@ mod kernel;
 mod loops;
 mod manifest_files;
 mod marks;
+#[doc(hidden)]
+pub mod measuring;
 mod probe;
 mod reload;
 mod runtime;

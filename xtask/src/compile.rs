@@ -54,10 +54,14 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
 /// serves any host and a VM without a single library.
 fn static_release(subcommand: &str) -> Command {
     let mut command = cargo(subcommand);
+    statically(&mut command).arg("--release");
     command
-        .args(["--quiet", "--release", "--target", HOST])
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+}
+
+fn statically(command: &mut Command) -> &mut Command {
     command
+        .args(["--quiet", "--target", HOST])
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
 }
 
 /// Compiles the agent, and returns the binary's path.
@@ -133,6 +137,15 @@ pub(crate) fn host_tests() -> Result<()> {
     ebpf()?;
     eprintln!("build: the host's tests");
     run(&mut static_release("test"))
+}
+
+/// How many events a second this machine's disk takes.
+pub(crate) fn history_bench() -> Result<()> {
+    ebpf()?;
+    let folder = target().join("bench-history");
+    run(statically(&mut cargo("bench"))
+        .args(["--package", "enforcer", "--bench", "history", "--"])
+        .arg(folder))
 }
 
 /// Formatting and clippy, for the host's crates and for the eBPF target.

@@ -30,7 +30,8 @@ usage: cargo xtask COMMAND
   test [NAME,…]     run every test: the host's, then the VM's on each kernel, then those
                     of a power cut and of a host with systemd; or those that are named
                     (`power` and `systemd`: these)
-  bench [NAME]      measure, each figure beside its floor, in the VM
+  bench [NAME]      measure, each figure beside its floor, in the VM; `history`: on
+                    this machine's own disk
   fuzz [SECONDS]    every fuzz target for so long (20 s), without another toolchain
   calibrate [NAME]  what the agent finds out about looping and working programs on
                     this machine's own CPUs (as root)

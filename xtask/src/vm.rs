@@ -43,6 +43,8 @@ pub(crate) fn demo(options: &VmOptions) -> Result<()> {
 const SYSTEM: &str = "systemd";
 /// That of the power cut: one boot that is cut short, and one that looks.
 const POWER: &str = "power";
+/// What is measured without a VM, whose disk is none.
+const HISTORY: &str = "history";
 
 /// Runs the tests on every kernel, all kernels at the same time: one thread of
 /// the host each. Then, likewise, those of a host with systemd.
@@ -174,6 +176,9 @@ impl Tally {
 
 /// Measures on every kernel, one after another.
 pub(crate) fn bench(options: &VmOptions) -> Result<()> {
+    if options.test.as_deref() == Some(HISTORY) {
+        return crate::compile::history_bench();
+    }
     let programs = prepare()?;
     for kernel in select(options.kernel.as_deref())? {
         println!("kernel {} ({})", kernel.series, kernel.package);

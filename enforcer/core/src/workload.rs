@@ -49,6 +49,7 @@ use looping::Loops;
 use probing::Probing;
 use readying::Ready;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use wellbeing::Levels;
 
@@ -88,9 +89,8 @@ pub(crate) struct Workload {
     fatal_oom: Option<FatalOom>,
     /// The last write of limits failed; the kernel still has older ones.
     limits_refused: bool,
-    /// Why limits were last written, and how many writes are not answered yet.
-    limits_cause: Cause,
-    writes_under_way: u32,
+    /// Why limits are being written, for each write that is not answered yet.
+    writes_under_way: VecDeque<Cause>,
     repairs: Repairs,
     loops: Loops,
     probing: Probing,
@@ -134,8 +134,7 @@ impl Workload {
             ledger: Ledger::default(),
             fatal_oom: None,
             limits_refused: false,
-            limits_cause: Cause::Config,
-            writes_under_way: 0,
+            writes_under_way: VecDeque::new(),
             repairs: Repairs::default(),
             loops: Loops::default(),
             probing: Probing::default(),

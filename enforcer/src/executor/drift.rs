@@ -13,6 +13,17 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::Interest;
 
+/// At the tick, a minute.
+const ROUNDS: u64 = 12;
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Everything,
+    /// Where its main process is, and nothing else.
+    Place,
+}
+
 /// Waits for what somebody does to the cgroups, for as long as the agent lives.
 pub(crate) async fn follow(executor: Arc<Executor>) {
     let Some(watch) = &executor.tree_watch else {
@@ -50,14 +61,30 @@ impl Executor {
         for name in names {
             // One look is enough for all that came before it.
             if lock(&self.unchecked).insert(name.clone()) {
-                self.queue(Some(name), Work::Check);
+                self.queue(Some(name), Work::Check(Look::Everything));
             }
         }
     }
 
+    /// Each workload in its turn, all of them once in so many rounds: a main process that
+    /// was moved out while others stay is told by nothing.
+    pub(super) fn look_around(self: &Arc<Self>, round: u64) {
+        let look = match &self.tree_watch {
+            Some(_) => Look::Place,
+            None => Look::Everything,
+        };
+        let names: Vec<WorkloadName> = self.registry().keys().cloned().collect();
+        let turns = (0..ROUNDS).cycle().zip(names);
+        for (_, name) in turns.filter(|(turn, _)| *turn == round % ROUNDS) {
+            self.queue(Some(name), Work::Check(look));
+        }
+    }
+
     /// Looks whether everything is as it was left.
-    pub(super) fn check(&self, workload: &WorkloadName) {
-        lock(&self.unchecked).remove(workload);
+    pub(super) fn check(&self, workload: &WorkloadName, look: Look) {
+        if look == Look::Everything {
+            lock(&self.unchecked).remove(workload);
+        }
         let found = {
             let registry = self.registry();
             registry.get(workload).and_then(|entry| {
@@ -75,7 +102,10 @@ impl Executor {
             // It is gone, which is told elsewhere.
             return;
         };
-        let mut found = limits::drifted(&cgroup, &wanted);
+        let mut found = match look {
+            Look::Everything => limits::drifted(&cgroup, &wanted),
+            Look::Place => Vec::new(),
+        };
         let expected = relative(cgroup.path());
         if !is_home(&place, &expected) {
             found = vec![Drifted {

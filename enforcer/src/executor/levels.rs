@@ -3,6 +3,7 @@
 use super::Executor;
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::host_usage::HostUsage;
+use crate::kernel::memory_info;
 use crate::kernel::usage::{self, LevelFiles};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostMeasured, Measured};
@@ -15,6 +16,8 @@ use tokio::time::MissedTickBehavior;
 
 /// How often levels are read that the kernel raises no edge for.
 const TICK: Duration = Duration::from_secs(5);
+/// Ticks between two times that free memory goes back to the kernel.
+const TRIMMED: u64 = 12;
 
 /// What the host's thresholds are about, and the reading before.
 #[derive(Debug, Default)]
@@ -31,9 +34,13 @@ pub(crate) struct HostLevels {
 pub(crate) async fn tick(executor: Arc<Executor>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    loop {
+    for round in 0.. {
         tick.tick().await;
         executor.end_without_tree();
+        executor.look_around(round);
+        if round % TRIMMED == 0 {
+            memory_info::give_back();
+        }
         let this = Arc::clone(&executor);
         match tokio::task::spawn_blocking(move || this.measure()).await {
             Ok(read) => executor.send(read),

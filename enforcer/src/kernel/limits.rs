@@ -10,6 +10,7 @@ use cgroups_rs::pid::PidController;
 use enforcer_core::drift::Drifted;
 use enforcer_core::event::LimitChange;
 use enforcer_core::limits::{FileValue, Limits, controller_of, is_in_effect};
+use enforcer_core::units::Limit;
 use std::error::Error as _;
 use std::io;
 use std::path::Path;
@@ -85,6 +86,34 @@ pub(crate) fn drifted(cgroup: &Cgroup, limits: &Limits) -> Vec<Drifted> {
         })
     };
     limits.files().into_iter().filter_map(differs).collect()
+}
+
+/// The protections that are asked of a cgroup and that one above it doesn't have: the
+/// kernel protects no more than each of them does (`mm/memcontrol.c`,
+/// `effective_protection`).
+pub(crate) fn unprotected(above: &[Cgroup], limits: &Limits) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, asked) in [
+        ("memory.low", limits.memory_low),
+        ("memory.min", limits.memory_min),
+    ] {
+        let Some(asked) = asked else {
+            continue;
+        };
+        let lacking = above.iter().filter_map(|cgroup| {
+            let text = first_line(&cgroup.read(file).ok()?);
+            let short = match (asked, text.parse::<u64>()) {
+                (Limit::At(asked), Ok(has)) => has < asked.0,
+                (Limit::Max, Ok(_)) => true,
+                // `max`
+                (_, Err(_)) => false,
+            };
+            let path = cgroup.path().display();
+            short.then(|| format!("{file} of {path} is {text}, and its workloads ask for {asked}"))
+        });
+        found.extend(lacking);
+    }
+    found
 }
 
 fn change(cgroup: &Cgroup, wanted: &FileValue, present: String) -> Result<LimitChange, LimitError> {

@@ -3,9 +3,11 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::{Agent, prepare};
-use enforcer_tests::kernel;
+use enforcer_tests::{kernel, wait_for};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
+use std::fs;
+use std::path::Path;
 
 const HOG: &str = "cgroup: { memory.max: 8M, memory.swap.max: 0 }\nrecovery: { backoff: { initial: 10m, max: 10m } }";
 
@@ -65,6 +67,36 @@ fn without_the_kernels_types_oom_kills_are_counted() {
     let agent = agent_with(HOG);
     assert_eq!(oom_kill_of(&agent)["source"], "counters");
     assert_eq!(degraded(&agent), ["ebpf"]);
+}
+
+#[test]
+fn a_protection_that_a_cgroup_above_makes_void_is_told() {
+    let outer = Path::new("/sys/fs/cgroup/outer");
+    fs::write(
+        "/sys/fs/cgroup/cgroup.subtree_control",
+        "+memory +cpu +pids",
+    )
+    .unwrap();
+    fs::create_dir(outer).unwrap();
+    let limits = "cgroup: { memory.low: 8M }";
+    let text = manifest(&workload("web", "rest", limits));
+    let root = outer.join("enforcer");
+    let agent = Agent::start_with(&text, &["--cgroup-root", root.to_str().unwrap()]);
+    agent.wait_for_state("web", "running");
+    let told = wait_for("it to be told", || {
+        let told = agent.events_of_kind("degraded");
+        told.iter()
+            .find(|event| event["details"]["what"] == "protection")
+            .cloned()
+    });
+    let why = told["details"]["why"].as_str().unwrap();
+    assert!(
+        why.contains("memory.low of /sys/fs/cgroup/outer is 0"),
+        "{why}"
+    );
+    assert!(why.contains("ask for 8M"), "{why}");
+    drop(agent);
+    fs::remove_dir(outer).unwrap();
 }
 
 /// Root without what eBPF and perf events need, as a container engine may start it.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::admission::PROOFS_AT_ONCE;
 use crate::cpu_loop::{Thread, Verdict};
+use crate::drift::Drifted;
 use crate::event::{
     ActionKind, CgroupId, ExitStatus, Found, InstanceId, Request, StartError, TakenOver,
 };
@@ -425,6 +426,42 @@ fn refused_limits_are_tried_again_by_the_next_apply() {
             1 s: #3 config (config)
             1 s:   → write limits #1
             1 s: #4 config (config)
+            2 s:   → write limits #1
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_being_put_right_is_told_and_counted_once() {
+    let drifted = || Event::Drifted {
+        workload: name(WEB),
+        found: vec![Drifted {
+            what: "pids.max".to_owned(),
+            expected: "40".to_owned(),
+            found: "max".to_owned(),
+        }],
+    };
+    let written = Event::LimitsWritten {
+        workload: Some(name(WEB)),
+        changed: Vec::new(),
+        error: None,
+    };
+    check(
+        spec(),
+        vec![
+            (0, started(1)),
+            (1, drifted()),
+            (1, drifted()),
+            (2, written),
+            (2, drifted()),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 drift (drift)
+            1 s:   → write limits #1
+            2 s: #4 drift (drift)
             2 s:   → write limits #1
         "#]],
     );

@@ -178,8 +178,7 @@ impl Workload {
             return;
         }
         self.limits_refused = false;
-        self.limits_cause = cause;
-        self.writes_under_way += 1;
+        self.writes_under_way.push_back(cause);
         let kind = ActionKind::WriteLimits {
             spec: Arc::clone(&self.spec),
             limits: self.effective_limits(),

@@ -99,9 +99,9 @@ impl Workload {
         context: &mut Context<'_>,
         change: Option<ConfigChange>,
     ) {
-        self.writes_under_way = self.writes_under_way.saturating_sub(1);
+        // They are answered in the order they were asked for.
+        let cause = self.writes_under_way.pop_front().unwrap_or(Cause::Config);
         self.limits_refused = matches!(change, Some(ConfigChange::LimitsRefused(_)));
-        let cause = self.limits_cause;
         match change {
             // Both values were told when it was found.
             Some(ConfigChange::Limits(_)) if cause == Cause::Drift => {}

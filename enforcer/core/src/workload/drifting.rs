@@ -11,6 +11,10 @@ impl Workload {
             // The next start takes everything with it.
             return;
         }
+        if !self.writes_under_way.is_empty() {
+            // It may have been seen before that write, which is looked at when it is done.
+            return;
+        }
         match self.repairs.drifted(context.moment.now) {
             Response::Repair => {
                 let found = DriftFound {

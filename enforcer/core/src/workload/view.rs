@@ -93,7 +93,7 @@ impl Workload {
             reason: self.describe(),
             budget_used: self.recovery.budget_used(),
             claims: self.loops.claims(),
-            writing: self.writes_under_way > 0,
+            writing: !self.writes_under_way.is_empty(),
             limits_refused: self.limits_refused,
         }
     }

@@ -13,6 +13,7 @@ pub(crate) use events::{EventRing, PastExit};
 pub(crate) use pins::Pins;
 
 use crate::kernel::cgroupfs::Cgroup;
+use crate::kernel::memory_info;
 use crate::kernel::perf::cpu_clock::{CpuClock, SampleScope};
 use aya::maps::{Map, MapError};
 use aya::pin::PinError;
@@ -95,10 +96,8 @@ pub(crate) fn attach(
     sampling: (SampleScope, u32),
 ) -> Result<Attached, BpfError> {
     let attached = load_and_attach(wanted, parent, sampling);
-    // Parsing the kernel's types took tens of megabytes that are free again: an
-    // agent that held them would also pay for them at each fork.
-    // SAFETY: no preconditions; it only returns free memory to the system.
-    unsafe { libc::malloc_trim(0) };
+    // Parsing the kernel's types took tens of megabytes that are free again.
+    memory_info::give_back();
     attached
 }
 
