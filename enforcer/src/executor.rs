@@ -3,6 +3,7 @@
 //! what comes next, and every answer goes back as an event.
 
 mod adopt;
+mod ceiling;
 pub(crate) mod drift;
 mod end;
 mod errand;
@@ -25,20 +26,19 @@ use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::counters::CounterReader;
 use crate::kernel::hierarchy::Tree;
 use crate::kernel::inotify::TreeWatch;
+use crate::kernel::limits;
 use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::spawn::Launch;
 use crate::kernel::usage::{LevelFiles, Usage};
-use crate::kernel::{limits, memory_info};
 use crate::loops::Followed;
 use crate::runtime::Events;
 use crate::store::handover::Handover;
-use drift::Look;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
 use enforcer_core::limits::Limits;
-use enforcer_core::spec::{Host, WorkloadSpec};
-use enforcer_core::units::{Bytes, Limit, MonoTime};
+use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::units::MonoTime;
 use errand::Places;
 use levels::HostLevels;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -111,7 +111,7 @@ pub(crate) struct Executor {
 enum Work {
     Act(Action),
     /// Somebody may have touched its cgroup.
-    Check(Look),
+    Check,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -212,12 +212,12 @@ impl Executor {
         while let Some(work) = waiting.recv().await {
             let action = match (work, &of) {
                 (Work::Act(action), _) => action,
-                (Work::Check(look), Some(workload)) => {
+                (Work::Check, Some(workload)) => {
                     let (this, workload) = (Arc::clone(&self), workload.clone());
-                    let _ = tokio::task::spawn_blocking(move || this.check(&workload, look)).await;
+                    let _ = tokio::task::spawn_blocking(move || this.check(&workload)).await;
                     continue;
                 }
-                (Work::Check(_), None) => continue,
+                (Work::Check, None) => continue,
             };
             let slow = matches!(
                 action.kind,
@@ -330,39 +330,6 @@ impl Executor {
             .get(workload)
             .map(|entry| Arc::clone(&entry.cgroup));
         cgroup.map(|cgroup| act(&cgroup))
-    }
-
-    /// Writes the ceilings of all workloads together.
-    pub(crate) fn write_host_limits(&self, host: &Host) -> Result<Vec<LimitChange>, String> {
-        let (memory, swap) =
-            memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
-        let ceiling = host.ceiling(memory, swap);
-        lock(&self.host_levels).watch = host.watch.clone();
-        if ceiling.memory_max == Some(Limit::At(Bytes(0))) {
-            return Err(format!(
-                "keep the reserve: of {memory} nothing is left for workloads"
-            ));
-        }
-        if let Some(root) = self.tree.own_root() {
-            let protection = Limits {
-                memory_low: ceiling.memory_low,
-                memory_min: ceiling.memory_min,
-                ..Default::default()
-            };
-            limits::apply(root, &protection).map_err(|error| error_chain(&error))?;
-        }
-        limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
-    }
-
-    /// What is asked for and void is told, once for as long as it is so.
-    pub(crate) fn tell_of_protection(&self, host: &Host) {
-        let above = self.tree.ancestors().get(1..).unwrap_or_default();
-        let lacking = limits::unprotected(above, &host.limits);
-        let before = std::mem::replace(&mut *lock(&self.unprotected), lacking.clone());
-        for why in lacking.into_iter().filter(|why| !before.contains(why)) {
-            let what = "protection".to_owned();
-            self.send(Event::Degraded { what, why });
-        }
     }
 
     pub(crate) fn send(&self, event: Event) {

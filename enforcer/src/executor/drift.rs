@@ -9,6 +9,7 @@ use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::drift::Drifted;
 use enforcer_core::event::{Event, InstanceId};
+use enforcer_core::limits::Limits;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::Interest;
@@ -16,12 +17,12 @@ use tokio::io::Interest;
 /// At the tick, a minute.
 const ROUNDS: u64 = 12;
 
-/// What is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    Everything,
-    /// Where its main process is, and nothing else.
-    Place,
+/// One workload's part of a round.
+struct Placed {
+    name: WorkloadName,
+    pid: u32,
+    cgroup: Arc<Cgroup>,
+    limits: Option<Arc<Limits>>,
 }
 
 /// Waits for what somebody does to the cgroups, for as long as the agent lives.
@@ -61,7 +62,7 @@ impl Executor {
         for name in names {
             // One look is enough for all that came before it.
             if lock(&self.unchecked).insert(name.clone()) {
-                self.queue(Some(name), Work::Check(Look::Everything));
+                self.queue(Some(name), Work::Check);
             }
         }
     }
@@ -69,22 +70,34 @@ impl Executor {
     /// Each workload in its turn, all of them once in so many rounds: a main process that
     /// was moved out while others stay is told by nothing.
     pub(super) fn look_around(self: &Arc<Self>, round: u64) {
-        let look = match &self.tree_watch {
-            Some(_) => Look::Place,
-            None => Look::Everything,
+        let due: Vec<Placed> = {
+            let registry = self.registry();
+            let turns = (0..ROUNDS).cycle().zip(registry.iter());
+            let due = turns.filter(|(turn, _)| *turn == round % ROUNDS);
+            let copied = due.map(|(_, (name, entry))| Placed {
+                name: name.clone(),
+                pid: entry.pid,
+                cgroup: Arc::clone(&entry.cgroup),
+                limits: entry.limits.clone(),
+            });
+            copied.collect()
         };
-        let names: Vec<WorkloadName> = self.registry().keys().cloned().collect();
-        let turns = (0..ROUNDS).cycle().zip(names);
-        for (_, name) in turns.filter(|(turn, _)| *turn == round % ROUNDS) {
-            self.queue(Some(name), Work::Check(look));
+        for one in due {
+            let place = process::cgroup_of(one.pid);
+            let away = place.is_some_and(|place| !is_home(&place, &relative(one.cgroup.path())));
+            let limits = one.limits.filter(|_| self.tree_watch.is_none());
+            let changed =
+                limits.is_some_and(|limits| !limits::drifted(&one.cgroup, &limits).is_empty());
+            if away || changed {
+                // What is under way may be the reason: it is looked at behind that.
+                self.queue(Some(one.name), Work::Check);
+            }
         }
     }
 
     /// Looks whether everything is as it was left.
-    pub(super) fn check(&self, workload: &WorkloadName, look: Look) {
-        if look == Look::Everything {
-            lock(&self.unchecked).remove(workload);
-        }
+    pub(super) fn check(&self, workload: &WorkloadName) {
+        lock(&self.unchecked).remove(workload);
         let found = {
             let registry = self.registry();
             registry.get(workload).and_then(|entry| {
@@ -102,10 +115,7 @@ impl Executor {
             // It is gone, which is told elsewhere.
             return;
         };
-        let mut found = match look {
-            Look::Everything => limits::drifted(&cgroup, &wanted),
-            Look::Place => Vec::new(),
-        };
+        let mut found = limits::drifted(&cgroup, &wanted);
         let expected = relative(cgroup.path());
         if !is_home(&place, &expected) {
             found = vec![Drifted {

@@ -37,12 +37,15 @@ pub(crate) async fn tick(executor: Arc<Executor>) {
     for round in 0.. {
         tick.tick().await;
         executor.end_without_tree();
-        executor.look_around(round);
         if round % TRIMMED == 0 {
             memory_info::give_back();
         }
         let this = Arc::clone(&executor);
-        match tokio::task::spawn_blocking(move || this.measure()).await {
+        let read = tokio::task::spawn_blocking(move || {
+            this.look_around(round);
+            this.measure()
+        });
+        match read.await {
             Ok(read) => executor.send(read),
             Err(error) => tracing::error!("the levels were not read: {error}"),
         }

@@ -1,0 +1,43 @@
+//! What holds for all workloads together: their ceiling, and what protects them.
+
+use super::{Executor, error_chain, lock};
+use crate::kernel::{limits, memory_info};
+use enforcer_core::event::{Event, LimitChange};
+use enforcer_core::limits::Limits;
+use enforcer_core::spec::Host;
+use enforcer_core::units::{Bytes, Limit};
+
+impl Executor {
+    /// Writes the ceilings of all workloads together.
+    pub(crate) fn write_host_limits(&self, host: &Host) -> Result<Vec<LimitChange>, String> {
+        let (memory, swap) =
+            memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
+        let ceiling = host.ceiling(memory, swap);
+        lock(&self.host_levels).watch = host.watch.clone();
+        if ceiling.memory_max == Some(Limit::At(Bytes(0))) {
+            return Err(format!(
+                "keep the reserve: of {memory} nothing is left for workloads"
+            ));
+        }
+        if let Some(root) = self.tree.own_root() {
+            let protection = Limits {
+                memory_low: ceiling.memory_low,
+                memory_min: ceiling.memory_min,
+                ..Default::default()
+            };
+            limits::apply(root, &protection).map_err(|error| error_chain(&error))?;
+        }
+        limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
+    }
+
+    /// What is asked for and void is told, once for as long as it is so.
+    pub(crate) fn tell_of_protection(&self, host: &Host) {
+        let above = self.tree.ancestors().get(1..).unwrap_or_default();
+        let lacking = limits::unprotected(above, &host.limits);
+        let before = std::mem::replace(&mut *lock(&self.unprotected), lacking.clone());
+        for why in lacking.into_iter().filter(|why| !before.contains(why)) {
+            let what = "protection".to_owned();
+            self.send(Event::Degraded { what, why });
+        }
+    }
+}
