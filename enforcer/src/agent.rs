@@ -19,6 +19,7 @@ use crate::service;
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
+use crate::telemetry::Telemetry;
 use enforcer_core::Event;
 use enforcer_core::event::Found;
 use enforcer_core::spec::Manifest;
@@ -169,12 +170,13 @@ impl Agent<'_> {
         take_over(attached, legacy, &events, &executor).await?;
         executor.tell_of_protection(&host);
         let stalls = watch_pressure(&events, &executor);
+        let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
         let api = Api::new(
             events.clone(),
             Arc::clone(&executor),
             Arc::clone(&prober),
-            Arc::clone(&history),
+            (Arc::clone(&history), Arc::clone(&telemetry)),
             self.file.to_owned(),
         );
         if let Some(address) = settings.listen.0 {
@@ -195,7 +197,8 @@ impl Agent<'_> {
         let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
         let edges = (Arc::clone(&executor), prober);
         let kept = (Arc::clone(&history), self.handover);
-        let ended = Runtime::new(edges, kept, cpus).run(messages).await;
+        let runtime = Runtime::new(edges, kept, telemetry, cpus);
+        let ended = runtime.run(messages).await;
         // Nothing may poll a trigger of a cgroup that goes: some kernels of 5.x and 6.1 use
         // its memory after that (fixed by a change of 6.2 to kernel/sched/psi.c).
         for stall in stalls {

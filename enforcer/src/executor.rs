@@ -155,6 +155,16 @@ impl Executor {
         lock(&self.registry)
     }
 
+    /// What eBPF sees for us, and whether it does.
+    pub(crate) fn attached_programs(&self) -> [(&'static str, bool); 3] {
+        let traced = self.ring.is_some();
+        [
+            ("mark_victim", traced),
+            ("sched_process_exit", traced),
+            ("cpu_sample", self.suspects.is_some()),
+        ]
+    }
+
     pub(crate) fn log_path(&self, name: &WorkloadName) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }

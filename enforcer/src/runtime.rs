@@ -13,9 +13,10 @@ use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::store::record::Record;
+use crate::telemetry::Telemetry;
 use enforcer_core::event::{Detail, Moment, Request, Seq, Transition};
 use enforcer_core::plan::Plan;
-use enforcer_core::spec::Manifest;
+use enforcer_core::spec::{Manifest, ProbeName};
 use enforcer_core::supervisor::View;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
@@ -101,6 +102,7 @@ pub(crate) struct Runtime {
     prober: Arc<Prober>,
     history: Arc<History>,
     handover: Arc<Handover>,
+    telemetry: Arc<Telemetry>,
     waiters: Vec<Waiter>,
     noise: RandomState,
     wake: Option<MonoTime>,
@@ -112,6 +114,7 @@ impl Runtime {
     pub(crate) fn new(
         (executor, prober): (Arc<Executor>, Arc<Prober>),
         (history, handover): (Arc<History>, Arc<Handover>),
+        telemetry: Arc<Telemetry>,
         cpus: u32,
     ) -> Self {
         Self {
@@ -120,6 +123,7 @@ impl Runtime {
             executor,
             history,
             handover,
+            telemetry,
             waiters: Vec::new(),
             noise: RandomState::new(),
             wake: None,
@@ -190,6 +194,12 @@ impl Runtime {
             now,
             noise: self.noise.hash_one(now.0),
         };
+        let probed = match &event {
+            Event::Probed {
+                workload, probe, ..
+            } => Some((workload.clone(), *probe)),
+            _ => None,
+        };
         let Decision {
             actions,
             transitions,
@@ -199,6 +209,10 @@ impl Runtime {
             finished,
         } = self.supervisor.handle(moment, event);
         self.wake = wake;
+        self.telemetry.counts.decided(&transitions, &actions);
+        if let Some((workload, probe)) = probed {
+            self.count_answer(&workload, probe, now);
+        }
         let last = transitions.last().map(|transition| transition.seq);
         self.last_seq = last.unwrap_or(self.last_seq);
         let told = self
@@ -223,6 +237,15 @@ impl Runtime {
         }
         self.wake_waiters();
         finished
+    }
+
+    /// An answer that came too late to count for the core counts nowhere.
+    fn count_answer(&self, workload: &WorkloadName, probe: ProbeName, now: MonoTime) {
+        let last = self.supervisor.last_answer(workload, probe);
+        if let Some(last) = last.filter(|last| last.at == now) {
+            let counts = &self.telemetry.counts;
+            counts.probed(workload, probe, last.answer, last.took);
+        }
     }
 
     /// What is due once a second.

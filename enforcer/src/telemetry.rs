@@ -1,5 +1,13 @@
-//! The agent's own words: `tracing` to stderr, and the eBPF programs' messages
-//! into it.
+//! What is told of the agent and its workloads to others: metrics, read from the kernel
+//! when somebody asks for them, and the agent's own words: `tracing` to stderr, with the
+//! eBPF programs' messages in it.
+
+mod counts;
+mod families;
+mod scrape;
+mod table;
+
+pub(crate) use scrape::{Format, Telemetry};
 
 use crate::kernel::ready;
 use aya_log::EbpfLogger;

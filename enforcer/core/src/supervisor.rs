@@ -3,6 +3,7 @@
 
 mod configuring;
 mod relief;
+mod seeing;
 mod taking_over;
 mod turns;
 
@@ -10,7 +11,7 @@ use crate::event::{Cause, Decision, Detail, Event, Moment, Seq, Transition};
 use crate::host::HostState;
 use crate::name::WorkloadName;
 use crate::oom::Ancestors;
-use crate::spec::{Host, Manifest};
+use crate::spec::Host;
 use crate::units::MonoTime;
 use crate::workload::{Context, Progress, Workload};
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,39 +128,6 @@ impl Supervisor {
                 self.due_of.insert(name.clone(), at);
                 self.due.insert((at, name));
             }
-        }
-    }
-
-    /// Every workload, by name.
-    pub fn views(&self) -> impl Iterator<Item = View> + '_ {
-        let shown = self
-            .workloads
-            .values()
-            .filter(|workload| !workload.is_gone());
-        shown.map(Workload::view)
-    }
-
-    #[must_use]
-    pub fn view(&self, name: &WorkloadName) -> Option<View> {
-        let shown = self
-            .workloads
-            .get(name)
-            .filter(|workload| !workload.is_gone());
-        shown.map(Workload::view)
-    }
-
-    /// The manifest that is in force, with what it no longer names left out.
-    #[must_use]
-    pub fn manifest(&self) -> Manifest {
-        let managed = self
-            .workloads
-            .iter()
-            .filter(|(_, workload)| workload.managed);
-        Manifest {
-            host: self.host.clone(),
-            workloads: managed
-                .map(|(name, workload)| (name.clone(), (*workload.spec).clone()))
-                .collect(),
         }
     }
 

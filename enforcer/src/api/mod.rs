@@ -6,6 +6,7 @@ mod change;
 mod error;
 mod events;
 mod logs;
+mod metrics;
 mod part;
 mod peer;
 pub(crate) mod public;
@@ -19,6 +20,7 @@ use crate::kernel::account;
 use crate::probe::Prober;
 use crate::runtime::Events;
 use crate::store::history::History;
+use crate::telemetry::Telemetry;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::Json;
@@ -43,6 +45,9 @@ pub(crate) struct Api {
     pub(crate) prober: Arc<Prober>,
     pub(crate) history: Arc<History>,
     pub(crate) usage: Arc<views::UsageSamples>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    /// Whoever is being told the metrics.
+    scraping: Arc<tokio::sync::Mutex<()>>,
     /// Where `apply` reads the manifest, and installs a new one.
     pub(crate) manifest: PathBuf,
 }
@@ -52,7 +57,7 @@ impl Api {
         events: Events,
         executor: Arc<Executor>,
         prober: Arc<Prober>,
-        history: Arc<History>,
+        (history, telemetry): (Arc<History>, Arc<Telemetry>),
         manifest: PathBuf,
     ) -> Self {
         Self {
@@ -61,6 +66,8 @@ impl Api {
             prober,
             history,
             usage: Arc::default(),
+            telemetry,
+            scraping: Arc::default(),
             manifest,
         }
     }
@@ -97,6 +104,9 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
         .route("/health", get(alive))
         .route("/health/workloads/{name}", get(views::health))
         .route("/health/worker/{name}", get(views::health))
+        .route("/metrics", get(metrics::metrics))
+        .route("/metrics/prometheus", get(metrics::text))
+        .route("/v1/metrics", get(metrics::json))
         .route("/v1/ready", get(views::ready))
         .route("/v1/agent", get(views::agent))
         .route("/v1/workloads", get(views::workloads))

@@ -2,7 +2,7 @@
 //! browser could be made to ask for somebody else.
 
 use super::error::Failure;
-use super::{Api, server, views};
+use super::{Api, metrics, server, views};
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
@@ -30,6 +30,8 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
         .route("/health", get(super::alive))
         .route("/health/workloads/{name}", get(views::public_health))
         .route("/health/worker/{name}", get(views::public_health))
+        .route("/metrics", get(metrics::metrics))
+        .route("/metrics/prometheus", get(metrics::text))
         .fallback(|| async { Failure::not_found("there is no such route") })
         .method_not_allowed_fallback(super::wrong_method)
         .layer(middleware::from_fn(refuse_strangers))

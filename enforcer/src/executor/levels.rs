@@ -130,6 +130,18 @@ impl Executor {
         }
     }
 
+    /// Of the file system that is watched, as it was last asked, else of the root's.
+    pub(crate) fn disk_used(&self) -> Option<Percent> {
+        let levels = super::lock(&self.host_levels);
+        match levels.watch.disk {
+            Some(_) => levels.disk,
+            None => {
+                drop(levels);
+                HostUsage::disk("/".as_ref())
+            }
+        }
+    }
+
     /// What a workload has waited for lately.
     pub(crate) fn load_of(&self, workload: &WorkloadName) -> Load {
         self.with_cgroup(workload, usage::read_load)

@@ -81,13 +81,24 @@ fn tcp_answers_its_own_host_alone_and_changes_nothing() {
         ask(&format!("GET /health/worker/web HTTP/1.1\r\n{own}")).0,
         200
     );
-    let (status, body) = ask("GET /health HTTP/1.1\r\nhost: evil.example");
-    assert_eq!((status, code(&body).as_str()), (403, "not_permitted"));
+    for path in ["/metrics", "/metrics/prometheus"] {
+        let (status, body) = ask(&format!("GET {path} HTTP/1.1\r\n{own}"));
+        assert_eq!(status, 200);
+        assert!(body.contains("enforcer_workload_pids{workload=\"web\"} 1\n"));
+    }
+    let json = format!("GET /metrics HTTP/1.1\r\n{own}\r\naccept: application/json");
+    let told: serde_json::Value = serde_json::from_str(&ask(&json).1).unwrap();
+    assert_eq!(told["schema"], 1);
+    for path in ["/health", "/metrics"] {
+        let (status, body) = ask(&format!("GET {path} HTTP/1.1\r\nhost: evil.example"));
+        assert_eq!((status, code(&body).as_str()), (403, "not_permitted"));
+    }
     let from_a_page = format!("GET /health HTTP/1.1\r\n{own}\r\norigin: http://localhost");
     assert_eq!(ask(&from_a_page).0, 403);
     for route in [
         "/v1/workloads",
         "/v1/events",
+        "/v1/metrics",
         "/v1/workloads/web",
         "/",
         "/health/workloads/../../v1/events",

@@ -18,6 +18,7 @@ mod history;
 mod interface;
 mod limits;
 mod loops;
+mod metrics;
 mod oom;
 mod overflow;
 mod planted;

@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
 use crate::plan::Plan;
 use crate::recovery::TRIAL;
-use crate::spec::{Backoff, Budget, Recovery, WorkloadSpec};
+use crate::spec::{Backoff, Budget, Manifest, Recovery, WorkloadSpec};
 use crate::units::{Bytes, Limit, MonoTime, Percent};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;

@@ -145,6 +145,10 @@ pub struct ProbeView {
 }
 
 impl Workload {
+    pub(crate) fn last_answer(&self, probe: ProbeName) -> Option<&Last> {
+        self.probing.watched.get(&probe)?.last()
+    }
+
     pub(super) fn probe_views(&self) -> Vec<ProbeView> {
         let at_rest = |name: ProbeName| !self.probing.open().any(|(open, _)| *open == name);
         let watched = self.probing.watched.iter();

@@ -1,0 +1,44 @@
+//! What the agent itself uses, from `/proc/self`.
+
+use procfs::process::{LimitValue, Process};
+use procfs::{CurrentSI as _, KernelStats};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnProcess {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) resident_bytes: u64,
+    pub(crate) virtual_bytes: u64,
+    pub(crate) threads: u64,
+    pub(crate) open_descriptors: u64,
+    /// `None` for no limit.
+    pub(crate) most_descriptors: Option<u64>,
+    /// Of the Unix epoch.
+    pub(crate) started_seconds: f64,
+}
+
+pub(crate) fn read() -> Option<OwnProcess> {
+    let own = Process::myself().ok()?;
+    let stat = own.stat().ok()?;
+    let ticks = seconds(procfs::ticks_per_second());
+    let booted = KernelStats::current().ok()?.btime;
+    let most = own.limits().ok().map(|limits| limits.max_open_files);
+    Some(OwnProcess {
+        cpu_seconds: seconds(stat.utime + stat.stime) / ticks,
+        resident_bytes: stat.rss * procfs::page_size(),
+        virtual_bytes: stat.vsize,
+        threads: u64::try_from(stat.num_threads).unwrap_or(0),
+        open_descriptors: u64::try_from(own.fd_count().unwrap_or(0)).unwrap_or(0),
+        most_descriptors: most.and_then(|most| match most.soft_limit {
+            LimitValue::Value(most) => Some(most),
+            LimitValue::Unlimited => None,
+        }),
+        started_seconds: seconds(booted) + seconds(stat.starttime) / ticks,
+    })
+}
+
+fn seconds(count: u64) -> f64 {
+    // Exact below 2^53.
+    #[expect(clippy::cast_precision_loss)]
+    let float = count as f64;
+    float
+}

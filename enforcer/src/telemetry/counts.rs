@@ -1,0 +1,177 @@
+//! What has happened since this agent began, counted as it is decided: what the kernel
+//! doesn't count itself. A workload that is no more takes its counts with it.
+
+use enforcer_core::WorkloadName;
+use enforcer_core::cpu_loop::Verdict;
+use enforcer_core::event::{
+    Action, ActionKind, BreakerState, Cause, ConfigChange, Detail, Transition,
+};
+use enforcer_core::oom::Scope;
+use enforcer_core::probe::Answer;
+use enforcer_core::spec::ProbeName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Upper bounds in seconds; what takes longer is only in the sum.
+pub(crate) const BUCKETS: [f64; 11] = [
+    0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
+pub(crate) const SCOPES: [&str; 3] = ["own", "ancestor", "host"];
+pub(crate) const VERDICTS: [&str; 3] = ["dead_loop", "syscall_spin", "over_budget"];
+pub(crate) const ANSWERS: [Answer; 3] = [Answer::Passed, Answer::Failed, Answer::Unknown];
+/// Restarts that nobody asked for.
+pub(crate) const AUTOMATIC: [Cause; 7] = [
+    Cause::Exit,
+    Cause::OomKill,
+    Cause::Liveness,
+    Cause::Startup,
+    Cause::Progress,
+    Cause::CpuLoop,
+    Cause::HostPressure,
+];
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts(Mutex<All>);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct All {
+    pub(crate) workloads: BTreeMap<WorkloadName, OfWorkload>,
+    pub(crate) actions: BTreeMap<(&'static str, Cause), u64>,
+    /// Records of the kernel's rings that found no room.
+    pub(crate) lost: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OfWorkload {
+    pub(crate) restarts: BTreeMap<Cause, u64>,
+    /// In the order of [`SCOPES`].
+    pub(crate) oom_kills: [u64; SCOPES.len()],
+    /// In the order of [`VERDICTS`].
+    pub(crate) loops: [u64; VERDICTS.len()],
+    /// Starts that the breaker has put off.
+    pub(crate) rate_limited: u64,
+    pub(crate) probes: BTreeMap<ProbeName, OfProbe>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OfProbe {
+    /// In the order of [`ANSWERS`].
+    pub(crate) answers: [u64; ANSWERS.len()],
+    /// Of each bucket by itself.
+    pub(crate) took: [u64; BUCKETS.len()],
+    pub(crate) took_seconds: f64,
+}
+
+impl Counts {
+    fn all(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is counted of these workloads; what is counted of others is dropped.
+    pub(super) fn of(&self, present: &BTreeSet<&WorkloadName>) -> All {
+        let mut all = self.all();
+        all.workloads.retain(|name, _| present.contains(name));
+        all.clone()
+    }
+
+    pub(crate) fn probed(
+        &self,
+        workload: &WorkloadName,
+        probe: ProbeName,
+        answer: Answer,
+        took: Duration,
+    ) {
+        let mut all = self.all();
+        let counts = all.of(workload).probes.entry(probe).or_default();
+        let at = ANSWERS.iter().position(|known| *known == answer);
+        if let Some(count) = at.and_then(|at| counts.answers.get_mut(at)) {
+            *count += 1;
+        }
+        let seconds = took.as_secs_f64();
+        let bucket = BUCKETS.iter().position(|bound| seconds <= *bound);
+        if let Some(count) = bucket.and_then(|at| counts.took.get_mut(at)) {
+            *count += 1;
+        }
+        counts.took_seconds += seconds;
+    }
+
+    /// What was decided at one moment.
+    pub(crate) fn decided(&self, transitions: &[Transition], actions: &[Action]) {
+        if transitions.is_empty() && actions.is_empty() {
+            return;
+        }
+        let mut all = self.all();
+        for action in actions {
+            let of = (word(&action.kind), action.reason.cause);
+            *all.actions.entry(of).or_default() += 1;
+        }
+        for transition in transitions {
+            all.told(transition);
+        }
+    }
+}
+
+impl All {
+    fn of(&mut self, workload: &WorkloadName) -> &mut OfWorkload {
+        self.workloads.entry(workload.clone()).or_default()
+    }
+
+    fn told(&mut self, transition: &Transition) {
+        if let Detail::Lost {
+            records,
+            of: "ebpf",
+        } = &transition.detail
+        {
+            self.lost += records;
+        }
+        let Some(workload) = &transition.workload else {
+            return;
+        };
+        match &transition.detail {
+            Detail::Restart(plan) if plan.carried_out => {
+                let cause = transition.reason.unwrap_or(Cause::Exit);
+                *self.of(workload).restarts.entry(cause).or_default() += 1;
+            }
+            Detail::OomKill(incident) => {
+                let [own, ancestor, host] = &mut self.of(workload).oom_kills;
+                *match incident.scope {
+                    Scope::Own => own,
+                    Scope::Ancestor(_) => ancestor,
+                    Scope::Host => host,
+                } += 1;
+            }
+            Detail::CpuLoop(found) => {
+                let [dead, spin, over] = &mut self.of(workload).loops;
+                *match found.verdict {
+                    Verdict::DeadLoop => dead,
+                    Verdict::SyscallSpin => spin,
+                    Verdict::OverBudget => over,
+                } += 1;
+            }
+            Detail::Breaker(change) if change.state == BreakerState::Open => {
+                self.of(workload).rate_limited += 1;
+            }
+            Detail::Config(ConfigChange::Removed) => {
+                self.workloads.remove(workload);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn word(kind: &ActionKind) -> &'static str {
+    match kind {
+        ActionKind::Start { .. } => "start",
+        ActionKind::Signal { .. } => "signal",
+        ActionKind::KillTree => "kill",
+        ActionKind::Reap => "reap",
+        ActionKind::RemoveCgroup => "remove_cgroup",
+        ActionKind::WriteLimits { .. } => "write_limits",
+        ActionKind::Investigate { .. } => "investigate",
+        ActionKind::WriteHostLimits { .. } => "write_host_limits",
+        ActionKind::Remedy { .. } => "remedy",
+        ActionKind::RunHook { .. } => "run_hook",
+        ActionKind::RunOnHost { .. } => "run_on_host",
+    }
+}

@@ -1,0 +1,330 @@
+//! One scrape: what the core has decided, what the kernel counts, and what was counted
+//! here, put together and told. One metric is made, told and dropped after another: with
+//! a thousand workloads, all of them at once would be more than the agent itself.
+
+use super::counts::{All, Counts, OfWorkload};
+use super::table::FAMILIES;
+use crate::executor::{Executor, lock};
+use crate::kernel::cgroupfs::Cgroup;
+use crate::kernel::clock;
+use crate::kernel::host_usage::HostUsage;
+use crate::kernel::own_process::{self, OwnProcess};
+use crate::kernel::statistics::{self, Statistics};
+use enforcer_core::spec::ProbeName;
+use enforcer_core::supervisor::View;
+use enforcer_core::units::Percent;
+use prometheus::TextEncoder;
+use prometheus::proto::{Metric, MetricFamily, MetricType};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
+/// How the metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// Prometheus' text format, 0.0.4.
+    Text,
+    Json,
+}
+
+/// What scrapes share.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    pub(crate) counts: Counts,
+    host: Mutex<HostUsage>,
+}
+
+/// A workload at this scrape.
+pub(super) struct One {
+    pub(super) view: View,
+    /// `None` where it has no cgroup.
+    pub(super) read: Option<Statistics>,
+    pub(super) counts: Option<OfWorkload>,
+    /// When each probe was last answered, in seconds of the Unix epoch.
+    pub(super) answered: Vec<(ProbeName, f64)>,
+}
+
+/// By the wall clock.
+fn answered(view: &View) -> Vec<(ProbeName, f64)> {
+    let answered = view.probes.iter().filter_map(|probe| {
+        let at = clock::wall_time_of(probe.last.as_ref()?.at);
+        let since_epoch = at.duration_since(jiff::Timestamp::UNIX_EPOCH);
+        Some((probe.probe, since_epoch.as_secs_f64()))
+    });
+    answered.collect()
+}
+
+impl One {
+    pub(super) fn name(&self) -> &str {
+        self.view.name.as_str()
+    }
+}
+
+/// Shares of the whole; `None` where they can't be read.
+pub(super) struct Host {
+    pub(super) memory: Option<f64>,
+    pub(super) cpu: Option<f64>,
+    pub(super) disk: Option<f64>,
+}
+
+pub(super) struct Scrape {
+    pub(super) workloads: Vec<One>,
+    pub(super) counts: All,
+    pub(super) host: Host,
+    pub(super) own: Option<OwnProcess>,
+    pub(super) programs: [(&'static str, bool); 3],
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        let mut host = HostUsage::default();
+        // Shares of time count from here.
+        host.cpu();
+        Self {
+            counts: Counts::default(),
+            host: Mutex::new(host),
+        }
+    }
+}
+
+impl Telemetry {
+    /// Reads the kernel, and tells everything. Takes a while with many workloads.
+    pub(crate) fn scrape(&self, executor: &Executor, views: Vec<View>, format: Format) -> String {
+        let present: BTreeSet<_> = views.iter().map(|view| &view.name).collect();
+        let mut counts = self.counts.of(&present);
+        let cgroups: Vec<Option<Arc<Cgroup>>> = {
+            let registry = executor.registry();
+            let entries = views.iter().map(|view| registry.get(&view.name));
+            entries
+                .map(|entry| entry.map(|entry| Arc::clone(&entry.cgroup)))
+                .collect()
+        };
+        let workloads = views.into_iter().zip(cgroups).map(|(view, cgroup)| One {
+            read: cgroup.and_then(|cgroup| statistics::read(&cgroup)),
+            counts: counts.workloads.remove(&view.name),
+            answered: answered(&view),
+            view,
+        });
+        let scrape = Scrape {
+            workloads: workloads.collect(),
+            host: self.host(executor),
+            own: own_process::read(),
+            programs: executor.attached_programs(),
+            counts,
+        };
+        match format {
+            Format::Text => scrape.text(),
+            Format::Json => scrape.json(),
+        }
+    }
+
+    fn host(&self, executor: &Executor) -> Host {
+        let share = |percent: Percent| f64::from(percent.0) / 100.0;
+        let mut usage = lock(&self.host);
+        Host {
+            memory: usage.memory().map(share),
+            cpu: usage.cpu().map(share),
+            disk: executor.disk_used().map(share),
+        }
+    }
+}
+
+impl Scrape {
+    fn families(&self) -> impl Iterator<Item = MetricFamily> + '_ {
+        FAMILIES.iter().filter_map(|family| family.gather(self))
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for family in self.families() {
+            // Writing into a string can't fail, and a family always has samples.
+            if let Err(error) = TextEncoder::new().encode_utf8(&[family], &mut text) {
+                tracing::error!("a metric was left out: {error}");
+            }
+        }
+        text
+    }
+
+    fn json(&self) -> String {
+        let mut text = "{\"schema\":1,\"metrics\":[".to_owned();
+        for (index, family) in self.families().enumerate() {
+            if index > 0 {
+                text.push(',');
+            }
+            text.push_str(&of_family(&family).to_string());
+        }
+        text.push_str("]}");
+        text
+    }
+}
+
+fn of_family(family: &MetricFamily) -> Value {
+    let kind = family.get_field_type();
+    let samples = family.get_metric().iter().map(|metric| {
+        let labels = metric.get_label().iter();
+        let labels: Map<String, Value> = labels
+            .map(|pair| (pair.name().to_owned(), pair.value().into()))
+            .collect();
+        of_sample(kind, metric, &labels)
+    });
+    json!({
+        "name": family.name(),
+        "type": format!("{kind:?}").to_lowercase(),
+        "help": family.help(),
+        "samples": samples.collect::<Vec<_>>(),
+    })
+}
+
+fn of_sample(kind: MetricType, metric: &Metric, labels: &Map<String, Value>) -> Value {
+    if kind == MetricType::HISTOGRAM {
+        let histogram = metric.get_histogram();
+        let buckets = histogram.get_bucket().iter();
+        let buckets: Vec<Value> = buckets
+            .map(|bucket| json!({ "le": bucket.upper_bound(), "count": bucket.cumulative_count() }))
+            .collect();
+        return json!({
+            "labels": labels, "buckets": buckets,
+            "sum": histogram.get_sample_sum(), "count": histogram.get_sample_count(),
+        });
+    }
+    let value = match kind {
+        MetricType::COUNTER => metric.get_counter().get_value(),
+        _ => metric.get_gauge().get_value(),
+    };
+    json!({ "labels": labels, "value": value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::counts::OfProbe;
+    use enforcer_core::WorkloadName;
+    use enforcer_core::event::{Cause, InstanceId};
+    use enforcer_core::health::Health;
+    use enforcer_core::spec::WorkloadSpec;
+    use enforcer_core::supervisor::ProbeView;
+    use enforcer_core::units::MonoTime;
+    use expect_test::expect_file;
+
+    fn view(name: &str, state: &'static str) -> View {
+        View {
+            name: WorkloadName::parse(name).expect("a name"),
+            spec: Arc::new(WorkloadSpec::default()),
+            managed: true,
+            state,
+            health: Health::Healthy,
+            ready: state == "running",
+            probes: vec![ProbeView {
+                probe: ProbeName::Liveness,
+                kind: "http",
+                state: "passing",
+                consecutive_failures: 2,
+                last: None,
+                at_rest: false,
+            }],
+            instance: InstanceId(1),
+            pid: None,
+            restarts: 3,
+            oom_kills: 1,
+            last_exit: None,
+            since: MonoTime(0),
+            next_start: None,
+            reason: String::new(),
+            budget_used: 0,
+            claims: enforcer_core::claims::Claims::default(),
+            writing: false,
+            limits_refused: false,
+        }
+    }
+
+    fn web() -> One {
+        let mut counts = OfWorkload::default();
+        counts.restarts.insert(Cause::OomKill, 3);
+        counts.restarts.insert(Cause::Manual, 1);
+        counts.oom_kills = [3, 0, 0];
+        counts.loops = [1, 0, 2];
+        counts.rate_limited = 1;
+        let mut probe = OfProbe {
+            answers: [40, 2, 0],
+            took_seconds: 1.5,
+            ..OfProbe::default()
+        };
+        probe.took[1] = 40;
+        probe.took[7] = 1;
+        counts.probes.insert(ProbeName::Liveness, probe);
+        One {
+            view: view("web", "running"),
+            read: Some(Statistics {
+                memory: 300 << 20,
+                working_set: 280 << 20,
+                memory_max: Some(320 << 20),
+                memory_peak: Some(320 << 20),
+                swap: Some(4096),
+                swap_max: None,
+                memory_events: [0, 0, 912, 3, 3, 1],
+                cpu_usec: 12_345_678,
+                throttled_usec: 2_500_000,
+                periods: 600,
+                throttled_periods: 120,
+                pids: Some(9),
+                waited_usec: [Some((3_000_000, 0)), Some((1_500_000, 500_000)), None],
+            }),
+            counts: Some(counts),
+            answered: vec![(ProbeName::Liveness, 1_767_225_600.25)],
+        }
+    }
+
+    /// What promtool and Prometheus are shown by `cargo xtask test`.
+    #[test]
+    fn a_scrape_is_what_the_example_says() {
+        let down = One {
+            view: view("worker", "breaker_open"),
+            read: None,
+            counts: None,
+            answered: Vec::new(),
+        };
+        let mut counts = All {
+            lost: 7,
+            ..All::default()
+        };
+        counts.actions.insert(("start", Cause::OomKill), 3);
+        let scrape = Scrape {
+            workloads: vec![web(), down],
+            counts,
+            host: Host {
+                memory: Some(0.71),
+                cpu: Some(0.4),
+                disk: Some(0.5),
+            },
+            own: Some(OwnProcess {
+                cpu_seconds: 2.5,
+                resident_bytes: 10 << 20,
+                virtual_bytes: 90 << 20,
+                threads: 6,
+                open_descriptors: 40,
+                most_descriptors: None,
+                started_seconds: 1_767_225_000.5,
+            }),
+            programs: [
+                ("mark_victim", true),
+                ("sched_process_exit", true),
+                ("cpu_sample", false),
+            ],
+        };
+        expect_file!["../../../docs/prometheus/example.prom"].assert_eq(&scrape.text());
+        let json: Value = serde_json::from_str(&scrape.json()).expect("JSON");
+        let families = json["metrics"].as_array().expect("a list");
+        let told = scrape.text();
+        for family in families {
+            let name = family["name"].as_str().expect("a name");
+            assert!(told.contains(&format!("# TYPE {name} ")), "{name}");
+        }
+        assert_eq!(told.matches("# TYPE ").count(), families.len());
+    }
+
+    #[test]
+    fn names_are_in_order_and_none_comes_twice() {
+        let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        assert!(names.is_sorted_by(|one, next| one < next), "{names:?}");
+    }
+}

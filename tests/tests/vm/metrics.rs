@@ -1,0 +1,163 @@
+//! Metrics: the kernel's counters as they are, what was decided counted once, and nothing
+//! left of what is gone.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::{kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+
+/// Every sample of a scrape by its name and labels, as they stand there.
+fn scrape(agent: &Agent) -> BTreeMap<String, f64> {
+    let (status, text) = agent.raw("GET /metrics/prometheus", "");
+    assert_eq!(status, 200, "{text}");
+    let samples = text.lines().filter(|line| !line.starts_with('#'));
+    let samples = samples.filter_map(|line| line.rsplit_once(' '));
+    samples
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+fn of(samples: &BTreeMap<String, f64>, name: &str, more: &str) -> f64 {
+    let key = format!("enforcer_workload_{name}{{workload=\"web\"{more}}}");
+    *samples
+        .get(&key)
+        .unwrap_or_else(|| panic!("no {key} in {samples:#?}"))
+}
+
+#[expect(clippy::cast_precision_loss)]
+fn counted(file: &str, field: &str) -> f64 {
+    kernel::field("web", file, field).unwrap() as f64
+}
+
+#[test]
+fn counters_are_the_kernels_own() {
+    let limits =
+        "cgroup: { memory.max: 24M, cpu.max: 20%, pids.max: 40 }\nwatch: { cpu_loop: off }";
+    let agent = Agent::start(&manifest(&workload("web", "spin", limits)));
+    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    wait_for("some throttling", || {
+        (kernel::field("web", "cpu.stat", "nr_throttled")? > 3).then_some(())
+    });
+    // What stands still has counters that do.
+    let held = Pid::from_raw(i32::try_from(pid.as_i64().unwrap()).unwrap());
+    kill(held, Signal::SIGSTOP).unwrap();
+    let (samples, usec) = wait_for("counters that stand still", || {
+        let before = kernel::field("web", "cpu.stat", "usage_usec")?;
+        let samples = scrape(&agent);
+        let after = kernel::field("web", "cpu.stat", "usage_usec")?;
+        (before == after).then_some((samples, before))
+    });
+    assert_eq!(
+        of(&samples, "cpu_usage_seconds_total", ""),
+        f64::from(u32::try_from(usec).unwrap()) / 1e6
+    );
+    for (name, field) in [
+        ("cpu_throttled_periods_total", "nr_throttled"),
+        ("cpu_periods_total", "nr_periods"),
+    ] {
+        assert_eq!(of(&samples, name, ""), counted("cpu.stat", field), "{name}");
+    }
+    assert_eq!(
+        of(&samples, "cpu_throttled_seconds_total", ""),
+        counted("cpu.stat", "throttled_usec") / 1e6
+    );
+    for (name, file) in [
+        ("memory_max_bytes", "memory.max"),
+        ("memory_usage_bytes", "memory.current"),
+        ("memory_peak_bytes", "memory.peak"),
+        ("swap_usage_bytes", "memory.swap.current"),
+        ("pids", "pids.current"),
+    ] {
+        let says: f64 = kernel::read("web", file).unwrap().parse().unwrap();
+        assert_eq!(of(&samples, name, ""), says, "{name}");
+    }
+    for event in ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"] {
+        let label = format!(",event=\"{event}\"");
+        let says = of(&samples, "memory_events_total", &label);
+        assert_eq!(says, counted("memory.events", event), "{event}");
+    }
+    assert_eq!(of(&samples, "state", ",state=\"running\""), 1.0);
+    assert_eq!(of(&samples, "state", ",state=\"failed\""), 0.0);
+    assert_eq!(of(&samples, "ready", ""), 1.0);
+    kill(held, Signal::SIGCONT).unwrap();
+
+    // The same as JSON, wherever it is asked for.
+    let all = agent.get("/v1/metrics").unwrap();
+    let named = all["metrics"].as_array().unwrap();
+    let max = named
+        .iter()
+        .find(|metric| metric["name"] == "enforcer_workload_memory_max_bytes");
+    let sample = &max.unwrap()["samples"][0];
+    assert_eq!(sample["labels"]["workload"], "web");
+    assert_eq!(sample["value"], 25_165_824.0);
+}
+
+#[test]
+fn what_happened_is_counted_once_by_its_reason() {
+    let text = manifest(
+        &(workload(
+            "hog",
+            "hog-times 3 /tmp/starts",
+            "cgroup: { memory.max: 8M }\nrecovery: { backoff: off, budget: off }",
+        ) + &workload(
+            "web",
+            "rest",
+            "probes: { readiness: { tcp: { port: 1 }, period: 1s } }",
+        )),
+    );
+    std::fs::remove_file("/tmp/starts").ok();
+    let agent = Agent::start(&text);
+    agent.wait_for_events("hog", "restart", 3);
+    wait_for("it to stay", || {
+        (agent.workload("hog")["state"] == "running").then_some(())
+    });
+    let incidents = agent.events("hog", "oom_kill").len();
+    let samples = wait_for("some answers", || {
+        let samples = scrape(&agent);
+        let failed = "enforcer_probe_total{workload=\"web\",probe=\"readiness\",result=\"failed\"}";
+        (*samples.get(failed)? >= 3.0).then_some(samples)
+    });
+    let hog = |name: &str, label: &str| {
+        samples[&format!("enforcer_workload_{name}{{workload=\"hog\",{label}}}")]
+    };
+    assert_eq!(hog("restarts_total", "reason=\"oom_kill\""), 3.0);
+    assert_eq!(hog("restarts_total", "reason=\"exit\""), 0.0);
+    let own = hog("oom_kills_total", "scope=\"own\"");
+    assert_eq!(own, f64::from(u32::try_from(incidents).unwrap()));
+    assert_eq!(
+        samples["enforcer_actions_total{action=\"start\",reason=\"oom_kill\"}"],
+        3.0
+    );
+    let web = "workload=\"web\",probe=\"readiness\"";
+    let took = samples[&format!("enforcer_probe_duration_seconds_count{{{web}}}")];
+    let failed = samples[&format!("enforcer_probe_total{{{web},result=\"failed\"}}")];
+    assert_eq!(took, failed);
+    assert!(samples[&format!("enforcer_probe_consecutive_failures{{{web}}}")] >= 3.0);
+    let last = samples[&format!("enforcer_probe_last_check_timestamp_seconds{{{web}}}")];
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let age = now.unwrap().as_secs_f64() - last;
+    assert!((0.0..60.0).contains(&age), "{age}");
+
+    // Nothing is left of what is gone, and nothing is named by a number.
+    agent.write_manifest(&manifest(&workload("web", "rest", "")));
+    assert!(agent.cli(&["apply", "--prune"]).status.success());
+    let samples = wait_for("its series to go", || {
+        let samples = scrape(&agent);
+        let left = samples.keys().any(|key| key.contains("\"hog\""));
+        (!left).then_some(samples)
+    });
+    let labels = samples.keys().filter_map(|key| key.split_once('{'));
+    let known = [
+        "workload", "state", "resource", "event", "reason", "scope", "probe", "result", "le",
+        "verdict", "action", "program", "version",
+    ];
+    for (name, labels) in labels {
+        for label in labels.trim_end_matches('}').split("\",") {
+            let label = label.split('=').next().unwrap();
+            assert!(known.contains(&label), "{name}: {label}");
+        }
+    }
+    assert!(!samples.keys().any(|key| key.contains("pid=")));
+}
