@@ -174,6 +174,8 @@ pub(crate) fn pack(series: &str, programs: &Programs, packages: &[PathBuf]) -> R
     archive.symlink("init", "usr/lib/systemd/systemd")?;
     archive.program("usr/bin/fixture", &programs.fixture)?;
     archive.program("usr/bin/system-suite", &programs.system)?;
+    let server = crate::prometheus::programs()?.join("prometheus");
+    archive.program("usr/bin/prometheus", &server)?;
     for (number, package) in (1..).zip(packages) {
         archive.file(&format!("root/enforcer_{number}.deb"), package)?;
     }

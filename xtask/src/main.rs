@@ -11,6 +11,7 @@ mod kernels;
 mod package;
 mod packages;
 mod process;
+mod prometheus;
 mod setup;
 mod tidy;
 mod tools;
@@ -37,6 +38,7 @@ usage: cargo xtask COMMAND
                     this machine's own CPUs (as root)
   vm [--kernel V] [--test NAME]
                     one VM: a shell, or the named test
+  prometheus        what Prometheus says of the metrics, the rules and the dashboard
   tidy              check the rules of docs/ARCHITECTURE.md
   lint              formatting and clippy, without a warning
 
@@ -68,6 +70,7 @@ fn run(arguments: &[String]) -> Result<()> {
             if options.test.is_none() {
                 tidy::run()?;
                 compile::host_tests()?;
+                prometheus::check()?;
             }
             vm::test(&options)
         }
@@ -78,6 +81,7 @@ fn run(arguments: &[String]) -> Result<()> {
         }
         "calibrate" => vm::calibrate(rest.first().map(String::as_str)),
         "vm" => vm::interactive(&VmOptions::parse(rest)?),
+        "prometheus" => prometheus::check(),
         "tidy" => tidy::run(),
         "lint" => compile::lint(),
         "help" | "--help" | "-h" => {

@@ -20,6 +20,7 @@ pub(crate) fn everything() -> Result<()> {
     busybox()?;
     crate::corpus::tree()?;
     crate::debian::tree()?;
+    crate::prometheus::programs()?;
     tools::cargo_deb()?;
     say("ready");
     Ok(())

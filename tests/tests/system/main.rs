@@ -6,6 +6,7 @@
     reason = "a test that can't go on should say where"
 )]
 
+mod metrics;
 mod package;
 mod scope;
 mod units;
