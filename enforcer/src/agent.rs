@@ -3,6 +3,7 @@
 
 mod ground;
 
+use crate::alerting;
 use crate::api::{self, Api};
 use crate::cli::{Fault, live, refused};
 use crate::executor::{Executor, drift, error_chain, levels};
@@ -19,6 +20,7 @@ use crate::service;
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
+use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use enforcer_core::Event;
 use enforcer_core::event::Found;
@@ -169,6 +171,7 @@ impl Agent<'_> {
         tokio::task::yield_now().await;
         take_over(attached, legacy, &events, &executor).await?;
         executor.tell_of_protection(&host);
+        resume_alerts(&events, &executor, &history, settings).await;
         let stalls = watch_pressure(&events, &executor);
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
@@ -251,6 +254,21 @@ async fn take_over(
     executor.watch_adopted(running);
     watch_kernel(attached, events, executor);
     Ok(())
+}
+
+/// What another agent has told stands until it is over; what it has not handed over is.
+async fn resume_alerts(
+    events: &Events,
+    executor: &Arc<Executor>,
+    history: &Arc<History>,
+    settings: &Settings,
+) {
+    let told = Arc::clone(history);
+    let standing = tokio::task::spawn_blocking(move || alerting::standing(&told)).await;
+    events.send(Event::AlertsStand(standing.unwrap_or_default()));
+    let folder = settings.state_dir().join("alerts");
+    let (executor, history) = (Arc::clone(executor), Arc::clone(history));
+    tokio::spawn(alerting::deliver(executor, history, folder));
 }
 
 /// Sets the edges going that see what the kernel sees, or says why they can't.

@@ -37,7 +37,7 @@ use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
 use enforcer_core::limits::Limits;
-use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::spec::{Alerts, WorkloadSpec};
 use enforcer_core::units::MonoTime;
 use errand::Places;
 use levels::HostLevels;
@@ -45,7 +45,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 /// How long killed processes may take before it is told that they stay.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -101,6 +101,8 @@ pub(crate) struct Executor {
     places: Mutex<Places>,
     errands: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
+    /// Whom to tell what, for those who do.
+    pub(crate) alerts: watch::Sender<Arc<Alerts>>,
     /// What was told of protections that are void.
     unprotected: Mutex<Vec<String>>,
     runtime: tokio::runtime::Handle,
@@ -146,6 +148,7 @@ impl Executor {
             places: Mutex::default(),
             errands: Arc::new(Semaphore::new(errand::AT_ONCE)),
             host_levels: Mutex::default(),
+            alerts: watch::Sender::default(),
             unprotected: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         })

@@ -2,6 +2,7 @@
 //! is public is for fuzzing and measuring, and no interface for anybody.
 
 mod agent;
+mod alerting;
 mod api;
 mod cli;
 mod executor;

@@ -7,13 +7,14 @@ mod observed;
 
 pub(crate) use detail::seconds;
 pub use detail::{
-    BreakerChange, BreakerState, ConfigChange, CpuLoopFound, Detail, DriftFound, HealthChange,
-    HostPressure, Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
+    AlertChange, BreakerChange, BreakerState, ConfigChange, CpuLoopFound, Detail, DriftFound,
+    HealthChange, HostPressure, Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
 };
 
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
 pub use observed::{Found, HostMeasured, Measured, TakenOver};
 
+use crate::alert::Standing;
 use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::drift::Drifted;
 use crate::limits::Limits;
@@ -103,6 +104,8 @@ pub enum Event {
         /// The last that it gave to a record, and to an instance.
         last: (Seq, InstanceId),
     },
+    /// What it has told, and not told to be over.
+    AlertsStand(Vec<Standing>),
     Request {
         workload: WorkloadName,
         request: Request,

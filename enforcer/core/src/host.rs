@@ -2,7 +2,7 @@
 //! thresholds. Who steps back for it is decided in `supervisor/relief.rs`.
 
 use crate::event::{HostMeasured, HostPressure};
-use crate::spec::{DiskWatch, HostWatch, Threshold};
+use crate::spec::{DiskWatch, HostWatch, Resource, Threshold};
 use crate::threshold::{Gauge, Level};
 use crate::units::{MonoTime, Percent};
 use std::time::Duration;
@@ -90,6 +90,14 @@ impl HostState {
     /// Everything on the host waited for memory just now.
     pub(crate) fn stalled(&mut self, now: MonoTime) {
         self.stalled = Some(now);
+    }
+
+    pub(crate) fn used_of(&self, resource: Resource) -> Option<Percent> {
+        match resource {
+            Resource::Memory => self.used.memory,
+            Resource::Cpu => self.used.cpu,
+            Resource::Disk => self.used.disk,
+        }
     }
 
     pub(crate) fn memory_used(&self) -> Option<u32> {

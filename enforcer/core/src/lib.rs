@@ -5,6 +5,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod admission;
+pub mod alert;
 pub mod claims;
 pub mod cpu_loop;
 pub mod drift;

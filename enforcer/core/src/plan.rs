@@ -8,7 +8,7 @@ use crate::name::WorkloadName;
 use crate::spec::{Manifest, WorkloadSpec};
 use crate::units::{Bytes, Limit};
 use serde::Serialize;
-use settings::{limit_settings, settings, shown_disk, shown_threshold};
+use settings::{alert_settings, limit_settings, settings, shown_disk, shown_threshold};
 use std::collections::BTreeMap;
 
 /// What a change costs.
@@ -140,6 +140,7 @@ fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
                 settings.insert(key.to_owned(), format!("{portion:?}"));
             }
         }
+        settings.extend(alert_settings(&manifest.host.alerts));
         settings
     };
     difference(&settings(old), &settings(new))
@@ -163,7 +164,8 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
 }
 
 fn effect(setting: &str) -> Effect {
-    const LIVE: [&str; 10] = [
+    const LIVE: [&str; 11] = [
+        "alerts.",
         "cgroup.",
         "recovery.",
         "stop.",

@@ -1,9 +1,11 @@
 //! A manifest after it was understood: every default filled in, every value in
 //! its unit, nothing left to interpret.
 
+mod alerts;
 mod probes;
 mod recovery;
 
+pub use alerts::{Alerts, Resource, Rule, Severity, Target, When};
 pub use probes::{Check, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold};
 pub use recovery::{Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy};
 
@@ -13,6 +15,7 @@ use crate::name::WorkloadName;
 use crate::units::{Bytes, Limit, Percent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything the agent was asked to do.
@@ -61,6 +64,8 @@ pub struct Host {
     pub watch: HostWatch,
     /// The manifest's own: a workload may have another.
     pub mode: Mode,
+    /// From the manifest's `alerts`.
+    pub alerts: Arc<Alerts>,
 }
 
 /// `None` takes the default: 10 % of memory but at most 1 GiB; half of the swap.

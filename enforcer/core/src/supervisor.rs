@@ -1,12 +1,14 @@
 //! The thin top of the core: finds the workload an event is about, and collects
 //! when to wake up next. It knows no lifecycle.
 
+mod alerting;
 mod configuring;
 mod relief;
 mod seeing;
 mod taking_over;
 mod turns;
 
+use crate::alert::Conditions;
 use crate::event::{Cause, Decision, Detail, Event, Moment, Seq, Transition};
 use crate::host::HostState;
 use crate::name::WorkloadName;
@@ -43,6 +45,7 @@ pub struct Supervisor {
     /// Before that, none of a crowd of suspects is looked into.
     next_of_a_crowd: MonoTime,
     ancestors: Ancestors,
+    conditions: Conditions,
     ebpf: bool,
     shutting_down: bool,
     next_seq: u64,
@@ -69,6 +72,7 @@ impl Supervisor {
             began: None,
             next_of_a_crowd: MonoTime(0),
             ancestors: Ancestors::default(),
+            conditions: Conditions::default(),
             ebpf: false,
             shutting_down: false,
             next_seq: 0,
@@ -86,6 +90,7 @@ impl Supervisor {
         self.admit_proofs(moment, &mut decision);
         self.admit_starts(moment, &mut decision);
         self.settle_touched();
+        self.note_events(moment, &mut decision);
         self.keep_changed(&mut decision);
         let crowd = (!self.suspected.is_empty()).then_some(self.next_of_a_crowd);
         let crowd = crowd.filter(|at| *at > moment.now);
@@ -141,6 +146,7 @@ impl Supervisor {
             Event::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);
             }
+            Event::AlertsStand(standing) => self.resume_alerts(standing),
             Event::Request { workload, request } => {
                 if !self.shutting_down {
                     self.with(moment, &workload, decision, |workload, context| {
@@ -279,6 +285,7 @@ impl Supervisor {
                     });
                 }
                 self.host_measured(moment, host, decision);
+                self.weigh_alerts(moment, decision);
             }
             Event::HostStalled => self.host_stalled(moment, decision),
             Event::HostCommandDone { error } => self.host_command_done(error, decision),

@@ -59,6 +59,7 @@ fn part(event: &Value) -> Option<String> {
         "host_pressure" => wellbeing::host_pressure(details),
         "restart" => restart(details, reason),
         "breaker" => breaker(details),
+        "alert" => wellbeing::alert(details),
         "drift" => wellbeing::drift(details),
         "conflict" => wellbeing::conflict(details),
         "config" => config(details),

@@ -6,6 +6,7 @@ use enforcer_core::event::{Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::Host;
 use enforcer_core::units::{Bytes, Limit};
+use std::sync::Arc;
 
 impl Executor {
     /// Writes the ceilings of all workloads together.
@@ -13,7 +14,12 @@ impl Executor {
         let (memory, swap) =
             memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
         let ceiling = host.ceiling(memory, swap);
-        lock(&self.host_levels).watch = host.watch.clone();
+        {
+            let mut levels = lock(&self.host_levels);
+            levels.watch = host.watch.clone();
+            levels.alerts = Arc::clone(&host.alerts);
+        }
+        self.alerts.send_replace(Arc::clone(&host.alerts));
         if ceiling.memory_max == Some(Limit::At(Bytes(0))) {
             return Err(format!(
                 "keep the reserve: of {memory} nothing is left for workloads"

@@ -14,6 +14,7 @@ use enforcer_core::event::{COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, S
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::human_duration;
 use place::{PATIENCE, Place, name_of};
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub(crate) struct Errand {
     /// `None` for one of the host's, which runs as the agent itself.
     pub(crate) workload: Option<WorkloadName>,
     /// Names its cgroup; a second one of the same name waits for the first.
-    pub(crate) what: &'static str,
+    pub(crate) what: Cow<'static, str>,
     pub(crate) spec: Arc<WorkloadSpec>,
     pub(crate) command: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
@@ -109,8 +110,12 @@ impl Executor {
         let _one_of_many = turn
             .await
             .map_err(|_| "too many commands are under way".to_owned())?;
-        let (this, workload, what) = (Arc::clone(&self), errand.workload.clone(), errand.what);
-        let found = move || this.errand_place(workload.as_ref(), what);
+        let (this, workload, what) = (
+            Arc::clone(&self),
+            errand.workload.clone(),
+            errand.what.clone(),
+        );
+        let found = move || this.errand_place(workload.as_ref(), &what);
         let place = tokio::task::spawn_blocking(found).await;
         let place = place.map_err(|error| error.to_string())??;
         let turn = tokio::time::timeout(left(), Arc::clone(&place.turn).lock_owned());
@@ -164,7 +169,7 @@ impl Executor {
         };
         let errand = Errand {
             workload: Some(workload.clone()),
-            what: hook.word(),
+            what: hook.word().into(),
             command: command.clone().unwrap_or_default(),
             environment: Vec::new(),
             limit: HOOK_LIMIT,
@@ -186,7 +191,7 @@ impl Executor {
     pub(super) async fn run_on_host(self: Arc<Self>, command: Vec<String>) {
         let errand = Errand {
             workload: None,
-            what: "disk",
+            what: "disk".into(),
             spec: Arc::new(WorkloadSpec::default()),
             command,
             environment: Vec::new(),

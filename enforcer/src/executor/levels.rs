@@ -8,7 +8,7 @@ use crate::kernel::usage::{self, LevelFiles};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostMeasured, Measured};
 use enforcer_core::probe::{Load, Work};
-use enforcer_core::spec::{HostWatch, WorkloadSpec};
+use enforcer_core::spec::{Alerts, HostWatch, Resource, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, Percent};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ const TRIMMED: u64 = 12;
 #[derive(Debug, Default)]
 pub(crate) struct HostLevels {
     pub(super) watch: HostWatch,
+    pub(super) alerts: Arc<Alerts>,
     usage: HostUsage,
     /// The last answer of the disk, and whether it is being asked: a file system may
     /// hang, and nothing else must.
@@ -57,14 +58,18 @@ pub(crate) async fn tick(executor: Arc<Executor>) {
 async fn ask_disk(executor: &Arc<Executor>) {
     let path = {
         let mut levels = super::lock(&executor.host_levels);
-        let Some(disk) = levels.watch.disk.clone() else {
-            levels.disk = None;
-            return;
+        let path = match &levels.watch.disk {
+            Some(disk) => disk.path.clone(),
+            None if levels.alerts.watches(Resource::Disk) => "/".to_owned(),
+            None => {
+                levels.disk = None;
+                return;
+            }
         };
         if std::mem::replace(&mut levels.asking, true) {
             return;
         }
-        disk.path
+        path
     };
     let this = Arc::clone(executor);
     let asked = tokio::task::spawn_blocking(move || {
@@ -79,11 +84,14 @@ async fn ask_disk(executor: &Arc<Executor>) {
 impl Executor {
     fn measure(&self) -> Event {
         let host = self.measure_host();
-        let all = host.memory.is_some();
+        let (all, least) = {
+            let levels = super::lock(&self.host_levels);
+            (levels.watch.memory.is_some(), levels.alerts.least_memory())
+        };
         // The table is only held while it is copied: others wait for it.
-        let entries: Vec<Entry> = self.entries_to_measure(all);
+        let entries: Vec<Entry> = self.entries_to_measure(all, least);
         let measured = entries.into_iter().filter_map(|entry| {
-            let measured = measure(&entry)?;
+            let measured = measure(&entry, least)?;
             Some((entry.name, measured))
         });
         Event::Measured {
@@ -92,11 +100,12 @@ impl Executor {
         }
     }
 
-    fn entries_to_measure(&self, all: bool) -> Vec<Entry> {
+    fn entries_to_measure(&self, all: bool, least: Option<Percent>) -> Vec<Entry> {
         let mut registry = self.registry();
         let wanted = registry.iter_mut().filter(|(_, entry)| {
             let watch = &entry.spec.watch;
-            let bounded = entry.spec.limits.memory_max.is_some() && watch.memory.is_some();
+            let watched = watch.memory.is_some() || least.is_some();
+            let bounded = entry.spec.limits.memory_max.is_some() && watched;
             all || bounded || watch.cpu.is_some()
         });
         let copied = wanted.filter_map(|(name, entry)| {
@@ -121,20 +130,28 @@ impl Executor {
     fn measure_host(&self) -> HostMeasured {
         let mut levels = super::lock(&self.host_levels);
         let HostLevels {
-            watch, usage, disk, ..
+            watch,
+            alerts,
+            usage,
+            disk,
+            ..
         } = &mut *levels;
+        let wanted = |watched: bool, resource| watched || alerts.watches(resource);
+        let memory = wanted(watch.memory.is_some(), Resource::Memory);
+        let cpu = wanted(watch.cpu.is_some(), Resource::Cpu);
         HostMeasured {
-            memory: watch.memory.and_then(|_| usage.memory()),
-            cpu: watch.cpu.and_then(|_| usage.cpu()),
-            disk: watch.disk.as_ref().and(*disk),
+            memory: memory.then(|| usage.memory()).flatten(),
+            cpu: cpu.then(|| usage.cpu()).flatten(),
+            disk: *disk,
         }
     }
 
     /// Of the file system that is watched, as it was last asked, else of the root's.
     pub(crate) fn disk_used(&self) -> Option<Percent> {
         let levels = super::lock(&self.host_levels);
-        match levels.watch.disk {
-            Some(_) => levels.disk,
+        match levels.disk {
+            Some(known) => Some(known),
+            None if levels.watch.disk.is_some() => None,
             None => {
                 drop(levels);
                 HostUsage::disk("/".as_ref())
@@ -164,7 +181,7 @@ struct Entry {
 
 /// Two small files at most; `memory.stat` and the pressure only where the rest of
 /// the memory may be full, since both are work for the kernel.
-fn measure(entry: &Entry) -> Option<Measured> {
+fn measure(entry: &Entry, least: Option<Percent>) -> Option<Measured> {
     let current = entry.files.memory()?;
     let max = entry.spec.limits.memory_max.and_then(Limit::at);
     let watch = entry.spec.watch.memory;
@@ -173,7 +190,8 @@ fn measure(entry: &Entry) -> Option<Measured> {
         Percent(u32::try_from(percent).unwrap_or(u32::MAX))
     };
     let charged = max.map(|max| percent(current, max));
-    let suspicious = charged.zip(watch.and_then(|watch| watch.warn.or(watch.critical)));
+    let warn = watch.and_then(|watch| watch.warn.or(watch.critical));
+    let suspicious = charged.zip([warn, least].into_iter().flatten().min());
     let mut measured = Measured {
         memory: charged,
         memory_bytes: Bytes(current),

@@ -67,7 +67,7 @@ impl Executor {
     ) -> Errand {
         Errand {
             workload: Some(workload.clone()),
-            what: "recovery",
+            what: "recovery".into(),
             spec: Arc::clone(spec),
             command,
             environment,

@@ -22,6 +22,14 @@ pub(crate) fn wall_time_of(moment: MonoTime) -> jiff::Timestamp {
     wall_now() - now().since(moment)
 }
 
+/// The moment of a time of the wall clock that lies in the past; what was before this
+/// boot was at its beginning.
+pub(crate) fn moment_of(time: jiff::Timestamp) -> MonoTime {
+    let ago = std::time::Duration::try_from(wall_now().duration_since(time)).unwrap_or_default();
+    let nanos = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+    MonoTime(now().0.saturating_sub(nanos))
+}
+
 /// How long ago a file was last written, by the wall clock; nothing if that is yet to
 /// come. The file is not opened.
 pub(crate) fn age_of_file(path: &std::path::Path) -> std::io::Result<std::time::Duration> {

@@ -16,6 +16,12 @@ pub(crate) struct OwnProcess {
     pub(crate) started_seconds: f64,
 }
 
+/// As the host calls itself.
+pub(crate) fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.unwrap_or_default().trim().to_owned()
+}
+
 pub(crate) fn read() -> Option<OwnProcess> {
     let own = Process::myself().ok()?;
     let stat = own.stat().ok()?;

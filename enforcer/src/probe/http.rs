@@ -4,12 +4,14 @@
 
 use super::{dial, failed, too_late};
 use enforcer_core::probe::Outcome;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Body as _, Bytes, Incoming};
+use enforcer_core::units::human_duration;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, Response, Uri, header};
+use hyper::{Method, Request, Response, Uri, header};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -77,7 +79,7 @@ async fn follow(
     let (mut port, mut path) = (port, path.to_owned());
     for _ in 0..=REDIRECTS {
         missing.set(1);
-        let request = request((host, port), &path, headers)?;
+        let request = request(Method::GET, (host, port), (&path, headers), Empty::new())?;
         let (status, location) = exchange(&addresses, request, missing).await?;
         if !(200..400).contains(&status) {
             return Err(failed(format!("answered {status}"), false));
@@ -119,17 +121,57 @@ fn here(location: &str, (host, port): (&str, u16), from: &str) -> Option<(u16, S
     (same && plain).then(|| (uri.port_u16().unwrap_or(80), path.to_owned()))
 }
 
-fn request(
+/// Tells somebody who is not a workload; the error is what came of it instead.
+pub(crate) async fn post(
     (host, port): (&str, u16),
-    path: &str,
-    headers: &BTreeMap<String, String>,
-) -> Result<Request<Empty<Bytes>>, Outcome> {
+    (path, headers): (&str, &BTreeMap<String, String>),
+    body: Bytes,
+    timeout: Duration,
+) -> Result<(), String> {
+    let missing = Missing::default();
+    let mut headers = headers.clone();
+    for (name, value) in [
+        ("user-agent", "enforcer"),
+        ("content-type", "application/json"),
+    ] {
+        if !headers.keys().any(|known| known.eq_ignore_ascii_case(name)) {
+            headers.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    let told = async {
+        let addresses = dial::resolve((host, port)).await?;
+        missing.set(1);
+        let body = Full::new(body);
+        let request = request(Method::POST, (host, port), (path, &headers), body)?;
+        exchange(&addresses, request, &missing).await
+    };
+    match tokio::time::timeout(timeout, told).await {
+        Ok(Ok((200..300, _))) => Ok(()),
+        Ok(Ok((status, _))) => Err(format!("it answered {status}")),
+        Ok(Err(Outcome::Failed(failure))) => Err(failure.why),
+        Ok(Err(Outcome::Unknown(why))) => Err(why),
+        Ok(Err(Outcome::Passed | Outcome::Did(_))) => Ok(()),
+        Err(_) => Err(format!(
+            "{} within {}",
+            missing.word(),
+            human_duration(timeout)
+        )),
+    }
+}
+
+fn request<B>(
+    method: Method,
+    (host, port): (&str, u16),
+    (path, headers): (&str, &BTreeMap<String, String>),
+    body: B,
+) -> Result<Request<B>, Outcome> {
     let shown = if host.contains(':') {
         format!("[{host}]:{port}")
     } else {
         format!("{host}:{port}")
     };
-    let mut request = Request::get(path).header(header::CONNECTION, "close");
+    let request = Request::builder().method(method).uri(path);
+    let mut request = request.header(header::CONNECTION, "close");
     let given = |name: &str| headers.keys().any(|known| known.eq_ignore_ascii_case(name));
     for (name, value) in [("host", shown.as_str()), ("user-agent", "enforcer-probe")] {
         if !given(name) {
@@ -139,16 +181,19 @@ fn request(
     for (name, value) in headers {
         request = request.header(name, value);
     }
-    let built = request.body(Empty::new());
+    let built = request.body(body);
     built.map_err(|error| Outcome::Unknown(format!("the request can't be made: {error}")))
 }
 
 /// The status, and where a redirect leads.
-async fn exchange(
+async fn exchange<B>(
     addresses: &[SocketAddr],
-    request: Request<Empty<Bytes>>,
+    request: Request<B>,
     missing: &Missing,
-) -> Result<(u16, Option<String>), Outcome> {
+) -> Result<(u16, Option<String>), Outcome>
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+{
     let broken = |error: hyper::Error| {
         let error = crate::executor::error_chain(&error);
         failed(format!("broke off: {error}"), false)

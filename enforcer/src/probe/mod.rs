@@ -5,6 +5,7 @@
 mod dial;
 mod file;
 mod http;
+pub(crate) use http::post;
 mod lateness;
 
 pub(crate) use lateness::Lateness;
@@ -91,7 +92,7 @@ impl Prober {
     async fn execute(&self, run: &ProbeRun, command: &[String], limit: Duration) -> Outcome {
         let errand = Errand {
             workload: Some(run.workload.clone()),
-            what: run.probe.word(),
+            what: run.probe.word().into(),
             spec: Arc::clone(&run.spec),
             command: command.to_vec(),
             environment: Vec::new(),

@@ -61,6 +61,8 @@ fn main() {
             println!("parent goes on");
             rest()
         }
+        // Leaves what it was told in its environment, a line in a file.
+        "note" => append(argument(1), &std::env::var(argument(2)).unwrap_or_default()),
         // Hogs when it is asked to by SIGUSR1.
         "hog-on-signal" => {
             let mut asked = nix::sys::signal::SigSet::empty();

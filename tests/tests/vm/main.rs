@@ -6,6 +6,7 @@
 )]
 
 mod adopt;
+mod alerts;
 mod apply;
 mod clock;
 mod corpus;

@@ -7,6 +7,7 @@ use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::oom::Incident;
 use crate::plan::SettingChange;
+use crate::spec::Severity;
 use crate::threshold::Level;
 use serde::Serialize;
 use std::time::Duration;
@@ -57,6 +58,7 @@ pub enum Detail {
     Restart(RestartPlan),
     HostPressure(HostPressure),
     Breaker(BreakerChange),
+    Alert(AlertChange),
     Drift(DriftFound),
     /// It comes again and again: it is left as it is, for a while.
     Conflict {
@@ -77,6 +79,25 @@ pub enum Detail {
     Agent {
         state: &'static str,
     },
+}
+
+/// Somebody is to be told.
+#[derive(Clone, Debug, Serialize)]
+pub struct AlertChange {
+    /// The record that told it first: the same until it is over.
+    pub id: Seq,
+    pub rule: String,
+    /// `firing` or `resolved`.
+    pub state: &'static str,
+    /// It was told before, and still stands.
+    pub repeated: bool,
+    pub severity: Severity,
+    pub text: String,
+    /// Since the condition came true.
+    #[serde(rename = "stood_seconds", serialize_with = "seconds")]
+    pub stood: Duration,
+    /// Names of targets.
+    pub to: Vec<String>,
 }
 
 /// What is not as it was left.
@@ -223,6 +244,7 @@ impl Detail {
             Self::Restart(_) => "restart",
             Self::HostPressure(_) => "host_pressure",
             Self::Breaker(_) => "breaker",
+            Self::Alert(_) => "alert",
             Self::Drift(_) => "drift",
             Self::Conflict { .. } => "conflict",
             Self::Config(_) => "config",

@@ -1,6 +1,7 @@
 //! Manifest text to [`Manifest`], or to all of its faults at once. This file
 //! reads the top level and the `host` section; a workload has its own.
 
+mod alerts;
 pub mod fault;
 mod host;
 mod limits;
@@ -17,11 +18,12 @@ pub use fault::{Fault, Severity};
 pub use workload::{capability_number, rlimit_number};
 
 use crate::name::{RULE, WorkloadName};
-use crate::spec::{Host, Manifest, Mode, WorkloadSpec};
+use crate::spec::{Alerts, Host, Manifest, Mode, WorkloadSpec};
 use read::{Reader, one_of};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
+use std::sync::Arc;
 use yaml::{Node, Value};
 
 /// The manifest version that this program reads.
@@ -51,6 +53,8 @@ pub trait Accounts {
 pub struct Parsed {
     /// Whether the file has a `host` section: only one file of a folder may.
     pub has_host: bool,
+    /// The same of an `alerts` section.
+    pub has_alerts: bool,
     pub manifest: Manifest,
     pub faults: Vec<Fault>,
     /// Where each workload's name stands, for faults that need several files.
@@ -68,18 +72,12 @@ impl Parsed {
     }
 }
 
-const KEYS: &[&str] = &["version", "mode", "host", "workloads"];
+const KEYS: &[&str] = &["version", "mode", "host", "alerts", "workloads"];
 
 /// Reads one file.
 #[must_use]
 pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
-    let mut parsed = Parsed {
-        has_host: false,
-        manifest: Manifest::default(),
-        faults: Vec::new(),
-        places: BTreeMap::new(),
-        needs: BTreeMap::new(),
-    };
+    let mut parsed = Parsed::default();
     match yaml::parse(source) {
         Err(fault) => parsed.faults.push(fault),
         Ok(root) => {
@@ -117,6 +115,10 @@ impl Reader<'_> {
         if let Some(node) = fields.get("host") {
             parsed.has_host = true;
             parsed.manifest.host = self.host(node);
+        }
+        if let Some(node) = fields.get("alerts") {
+            parsed.has_alerts = true;
+            parsed.manifest.host.alerts = Arc::new(self.alerts(node));
         }
         parsed.manifest.host.mode = mode;
         let Some(workloads) = fields.get("workloads") else {
@@ -170,10 +172,20 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
     let mut manifest = Manifest::default();
     let mut faults = Vec::new();
     let mut host: Option<usize> = None;
+    let mut alerts: Option<Arc<Alerts>> = None;
     let mut needs: BTreeMap<WorkloadName, (usize, Range<usize>)> = BTreeMap::new();
     for (index, file) in files.into_iter().enumerate() {
         for (name, place) in &file.needs {
             needs.entry(name.clone()).or_insert((index, place.clone()));
+        }
+        if file.has_alerts {
+            if alerts.is_some() {
+                let fault = Fault::error(0..0, "a second file with an `alerts` section")
+                    .help("keep the alerts in one file");
+                faults.push((index, fault));
+            } else {
+                alerts = Some(Arc::clone(&file.manifest.host.alerts));
+            }
         }
         if file.has_host {
             if host.is_some() {
@@ -197,6 +209,7 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
             }
         }
     }
+    manifest.host.alerts = alerts.unwrap_or_default();
     for (name, fault) in needs::faults(&manifest) {
         let (index, place) = needs.get(&name).cloned().unwrap_or((0, 0..0));
         let fault = Fault {
@@ -212,6 +225,7 @@ impl Default for Parsed {
     fn default() -> Self {
         Self {
             has_host: false,
+            has_alerts: false,
             manifest: Manifest {
                 host: Host::default(),
                 workloads: BTreeMap::<_, WorkloadSpec>::new(),

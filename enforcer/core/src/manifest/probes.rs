@@ -223,7 +223,7 @@ impl Reader<'_> {
         })
     }
 
-    fn headers(&mut self, node: &Node) -> BTreeMap<String, String> {
+    pub(super) fn headers(&mut self, node: &Node) -> BTreeMap<String, String> {
         let mut headers = BTreeMap::new();
         for (name, value) in self.entries(node).iter() {
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

@@ -4,9 +4,10 @@
 use super::Settings;
 use crate::limits::Limits;
 use crate::spec::{
-    Check, CpuLoopWatch, DiskWatch, Mode, RestartPolicy, Strategy, Threshold, WorkloadSpec,
+    Alerts, Check, CpuLoopWatch, DiskWatch, Mode, RestartPolicy, Strategy, Target, Threshold, When,
+    WorkloadSpec,
 };
-use crate::units::Percent;
+use crate::units::{Percent, human_duration};
 use std::time::Duration;
 
 pub(super) fn limit_settings(limits: &Limits) -> Settings {
@@ -94,6 +95,55 @@ pub(super) fn shown_threshold(threshold: &Threshold) -> String {
         level(threshold.critical),
         threshold.hold
     )
+}
+
+pub(super) fn alert_settings(alerts: &Alerts) -> Settings {
+    let mut settings = Settings::new();
+    if alerts.repeat != Alerts::default().repeat {
+        let repeat = alerts.repeat.map_or("off".to_owned(), human_duration);
+        settings.insert("alerts.repeat".to_owned(), repeat);
+    }
+    for (name, target) in &alerts.targets {
+        let shown = match target {
+            Target::Command(command) => quoted(command),
+            // A header's value may be a secret, and so may be what follows a `?`.
+            Target::Webhook {
+                host,
+                port,
+                path,
+                headers,
+            } => format!(
+                "http://{host}:{port}{} (#{:08x})",
+                path.split('?').next().unwrap_or_default(),
+                digest(&format!("{path}{headers:?}"))
+            ),
+        };
+        settings.insert(format!("alerts.targets.{name}"), shown);
+    }
+    for (name, rule) in &alerts.rules {
+        let when = match rule.when {
+            When::Memory(share) => format!("memory {} %", share.0),
+            When::State(state) => format!("state {state}"),
+            When::Health(health) => format!("health {health:?}").to_lowercase(),
+            When::Event(kind) => format!("event {kind}"),
+            When::Host(resource, share) => format!("host {} {} %", resource.word(), share.0),
+        };
+        let mut shown = format!(
+            "{when} for {}, {:?}",
+            human_duration(rule.held),
+            rule.severity
+        );
+        if let Some(workloads) = &rule.workloads {
+            let names: Vec<&str> = workloads.iter().map(|name| name.as_str()).collect();
+            shown.push_str(&format!(", of {}", names.join(" ")));
+        }
+        if let Some(to) = &rule.to {
+            let names: Vec<&str> = to.iter().map(String::as_str).collect();
+            shown.push_str(&format!(", to {}", names.join(" ")));
+        }
+        settings.insert(format!("alerts.rules.{name}"), shown.to_lowercase());
+    }
+    settings
 }
 
 pub(super) fn shown_disk(disk: &DiskWatch) -> String {

@@ -63,8 +63,14 @@ impl Workload {
         }
     }
 
-    pub(crate) fn view(&self) -> View {
-        let (state, pid, next_start) = match &self.state {
+    /// As `ps` calls it.
+    pub(crate) fn state_word(&self) -> &'static str {
+        self.standing().0
+    }
+
+    /// The state, the main process, and when the next start is due.
+    fn standing(&self) -> (&'static str, Option<u32>, Option<MonoTime>) {
+        match &self.state {
             Lifecycle::Pending | Lifecycle::Queued { .. } => ("pending", None, None),
             Lifecycle::Starting { .. } => ("starting", None, None),
             Lifecycle::Running { pid, .. } => ("running", Some(*pid), None),
@@ -74,7 +80,11 @@ impl Workload {
             Lifecycle::BreakerOpen { until, .. } => ("breaker_open", None, Some(*until)),
             Lifecycle::Stopped | Lifecycle::Gone => ("stopped", None, None),
             Lifecycle::Failed => ("failed", None, None),
-        };
+        }
+    }
+
+    pub(crate) fn view(&self) -> View {
+        let (state, pid, next_start) = self.standing();
         View {
             name: self.name.clone(),
             spec: Arc::clone(&self.spec),

@@ -21,6 +21,8 @@ pub(super) struct Levels {
     /// The reading before, to tell CPU time per time.
     cpu_before: Option<(MonoTime, Duration)>,
     stalled: bool,
+    /// Of its limit, at the last tick.
+    used: Option<Percent>,
 }
 
 impl Workload {
@@ -93,6 +95,7 @@ impl Workload {
         }
         let now = context.moment.now;
         self.memory_bytes = measured.memory_bytes;
+        self.levels.used = measured.memory;
         self.levels.stalled = measured
             .memory_stalled
             .is_some_and(|share| share >= STALLED);
@@ -113,6 +116,16 @@ impl Workload {
                 self.tell_pressure(context, "cpu", level, used);
             }
         }
+    }
+
+    /// Of `memory.max`, at the last tick while it runs.
+    pub(crate) fn memory_share(&self) -> Option<Percent> {
+        let runs = matches!(self.state, Lifecycle::Running { .. });
+        self.levels.used.filter(|_| runs)
+    }
+
+    pub(crate) fn health_in_words(&self) -> (Health, &str) {
+        (self.health, &self.health_why)
     }
 
     /// In CPUs: what `cpu.max` allows in effect, or all there are.

@@ -44,6 +44,23 @@ pub(super) fn host_pressure(details: &Value) -> String {
     }
 }
 
+/// What a person is told, and that it is over.
+pub(super) fn alert(details: &Value) -> String {
+    let (rule, text) = (word(details, "rule"), word(details, "text"));
+    if details["state"] == "resolved" {
+        return format!("alert {rule} is over: {text}");
+    }
+    let still = if details["repeated"] == true {
+        " still"
+    } else {
+        ""
+    };
+    format!(
+        "alert {rule} ({}){still}: {text}",
+        word(details, "severity")
+    )
+}
+
 /// What somebody else has changed, and that it was put right.
 pub(super) fn drift(details: &Value) -> String {
     let drifts = drifts(details);

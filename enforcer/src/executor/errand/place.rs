@@ -47,7 +47,7 @@ impl Executor {
     pub(super) fn errand_place(
         &self,
         workload: Option<&WorkloadName>,
-        what: &'static str,
+        what: &str,
     ) -> Result<Arc<Place>, String> {
         let failed = |error: &dyn std::error::Error| format!("failed to {}", error_chain(error));
         let is_probe = ProbeName::ALL.iter().any(|name| name.word() == what);

@@ -1,0 +1,274 @@
+//! One condition of one rule about one subject, from when it holds to when it is over:
+//!
+//! ```text
+//!          holds              held for so long
+//! (none) ───────→ pending ─────────────────────→ firing ──→ told again, now and then
+//!    ↑               │ doesn't                     │ doesn't, for as long
+//!    └───────────────┴─────────────────────────────┘
+//! ```
+//!
+//! Where a condition comes from and what becomes of a message isn't known here.
+
+use crate::event::Seq;
+use crate::name::WorkloadName;
+use crate::units::MonoTime;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// An event stands for so long after it, and the alert is over when no other came.
+pub(crate) const QUIET: Duration = Duration::from_secs(300);
+
+/// A rule, and a workload or the host.
+pub(crate) type Key = (String, Option<WorkloadName>);
+
+/// What an agent before this one has told, and not told to be over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub rule: String,
+    pub workload: Option<WorkloadName>,
+    /// The record that told it first.
+    pub id: Seq,
+    /// When it was told last.
+    pub told: MonoTime,
+    pub text: String,
+}
+
+/// What is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    Fire,
+    /// It still stands.
+    Repeat(Seq),
+    Resolve(Seq),
+}
+
+#[derive(Clone, Debug)]
+struct Condition {
+    since: MonoTime,
+    /// As it last held.
+    text: String,
+    fired: Option<(Seq, MonoTime)>,
+    /// Since when it holds no more.
+    clear: Option<MonoTime>,
+}
+
+#[derive(Clone, Debug)]
+struct Occurrence {
+    last: MonoTime,
+    count: u64,
+}
+
+/// When a message is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    pub(crate) held: Duration,
+    pub(crate) repeat: Option<Duration>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Conditions {
+    known: BTreeMap<Key, Condition>,
+    occurred: BTreeMap<Key, Occurrence>,
+}
+
+impl Conditions {
+    /// Looked at; `holds` says what it is if it holds. A message is answered with
+    /// [`Self::told`] if it is one of [`Message::Fire`] or [`Message::Repeat`].
+    pub(crate) fn observe(
+        &mut self,
+        now: MonoTime,
+        key: &Key,
+        pace: Pace,
+        holds: Option<String>,
+    ) -> Option<Message> {
+        let Some(known) = self.known.get_mut(key) else {
+            let text = holds?;
+            let condition = Condition {
+                since: now,
+                text,
+                fired: None,
+                clear: None,
+            };
+            self.known.insert(key.clone(), condition);
+            return pace.held.is_zero().then_some(Message::Fire);
+        };
+        let Some(text) = holds else {
+            let clear = *known.clear.get_or_insert(now);
+            let Some((id, _)) = known.fired else {
+                self.known.remove(key);
+                return None;
+            };
+            return (now.since(clear) >= pace.held).then_some(Message::Resolve(id));
+        };
+        known.text = text;
+        known.clear = None;
+        match known.fired {
+            None if now.since(known.since) >= pace.held => Some(Message::Fire),
+            None => None,
+            Some((id, told)) => {
+                let due = pace.repeat.is_some_and(|repeat| now.since(told) >= repeat);
+                due.then_some(Message::Repeat(id))
+            }
+        }
+    }
+
+    /// It was told, first by this record.
+    pub(crate) fn told(&mut self, now: MonoTime, key: &Key, id: Seq) {
+        if let Some(known) = self.known.get_mut(key) {
+            known.fired = Some((id, now));
+        }
+    }
+
+    pub(crate) fn forget(&mut self, key: &Key) {
+        self.known.remove(key);
+        self.occurred.remove(key);
+    }
+
+    /// As it last held, and for how long it has.
+    pub(crate) fn describe(&self, now: MonoTime, key: &Key) -> (String, Duration) {
+        let known = self.known.get(key);
+        known.map_or((String::new(), Duration::ZERO), |known| {
+            (known.text.clone(), now.since(known.since))
+        })
+    }
+
+    pub(crate) fn resume(&mut self, standing: Standing) {
+        let condition = Condition {
+            since: standing.told,
+            text: standing.text,
+            fired: Some((standing.id, standing.told)),
+            clear: None,
+        };
+        let key = (standing.rule, standing.workload);
+        self.known.insert(key, condition);
+    }
+
+    /// Those that are about something.
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        self.known.keys().cloned().collect()
+    }
+
+    /// The record that told it first, if it was told.
+    pub(crate) fn fired(&self, key: &Key) -> Option<Seq> {
+        self.known.get(key)?.fired.map(|(id, _)| id)
+    }
+
+    /// An event that this rule is about has come.
+    pub(crate) fn occurred(&mut self, now: MonoTime, key: &Key) {
+        let fresh = Occurrence {
+            last: now,
+            count: 0,
+        };
+        let occurrence = self.occurred.entry(key.clone()).or_insert(fresh);
+        occurrence.last = now;
+        occurrence.count += 1;
+    }
+
+    /// How often it has come lately; `None` if it hasn't for a while.
+    pub(crate) fn occurrences(&mut self, now: MonoTime, key: &Key) -> Option<u64> {
+        let occurrence = self.occurred.get(key)?;
+        if now.since(occurrence.last) >= QUIET {
+            self.occurred.remove(key);
+            return None;
+        }
+        Some(occurrence.count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> MonoTime {
+        MonoTime(seconds * 1_000_000_000)
+    }
+
+    /// What is told of a condition that is looked at at these seconds.
+    fn messages(pace: Pace, looks: &[(u64, bool)]) -> Vec<(u64, Message)> {
+        let key = ("memory".to_owned(), None);
+        let mut conditions = Conditions::default();
+        let mut told = Vec::new();
+        for (second, holds) in looks {
+            let now = at(*second);
+            let holds = holds.then(|| "full".to_owned());
+            let Some(message) = conditions.observe(now, &key, pace, holds) else {
+                continue;
+            };
+            told.push((*second, message));
+            match message {
+                Message::Fire => conditions.told(now, &key, Seq(*second)),
+                Message::Repeat(id) => conditions.told(now, &key, id),
+                Message::Resolve(_) => conditions.forget(&key),
+            }
+        }
+        told
+    }
+
+    const PACE: Pace = Pace {
+        held: Duration::from_secs(10),
+        repeat: Some(Duration::from_secs(60)),
+    };
+
+    #[test]
+    fn it_is_told_when_it_held_and_over_when_it_was_clear_as_long() {
+        let looks = [
+            (0, true),
+            (5, false),
+            (6, true),
+            (15, true),
+            (16, true),
+            (20, false),
+            (25, true),
+            (30, false),
+            (39, false),
+            (40, false),
+            (45, false),
+        ];
+        let expected = [(16, Message::Fire), (40, Message::Resolve(Seq(16)))];
+        assert_eq!(messages(PACE, &looks), expected);
+    }
+
+    #[test]
+    fn what_stands_is_told_again_by_its_first_number() {
+        let looks: Vec<(u64, bool)> = (0..30).map(|step| (step * 5, true)).collect();
+        let expected = [
+            (10, Message::Fire),
+            (70, Message::Repeat(Seq(10))),
+            (130, Message::Repeat(Seq(10))),
+        ];
+        assert_eq!(messages(PACE, &looks), expected);
+        let never = Pace {
+            repeat: None,
+            ..PACE
+        };
+        assert_eq!(messages(never, &looks).len(), 1);
+    }
+
+    #[test]
+    fn what_needs_no_time_is_told_and_over_at_once() {
+        let pace = Pace {
+            held: Duration::ZERO,
+            repeat: None,
+        };
+        let looks = [(1, true), (2, true), (3, false), (4, true)];
+        let expected = [
+            (1, Message::Fire),
+            (3, Message::Resolve(Seq(1))),
+            (4, Message::Fire),
+        ];
+        assert_eq!(messages(pace, &looks), expected);
+    }
+
+    #[test]
+    fn an_event_stands_until_no_other_came() {
+        let key = ("oom".to_owned(), WorkloadName::parse("web"));
+        let mut conditions = Conditions::default();
+        assert_eq!(conditions.occurrences(at(0), &key), None);
+        conditions.occurred(at(1), &key);
+        conditions.occurred(at(200), &key);
+        assert_eq!(conditions.occurrences(at(499), &key), Some(2));
+        assert_eq!(conditions.occurrences(at(500), &key), None);
+        conditions.occurred(at(600), &key);
+        assert_eq!(conditions.occurrences(at(600), &key), Some(1));
+    }
+}

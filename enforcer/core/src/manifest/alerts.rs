@@ -1,0 +1,314 @@
+//! The `alerts` section.
+
+use super::fault::Fault;
+use super::quantity;
+use super::read::{Reader, is_off, one_of};
+use super::yaml::{Node, Value};
+use crate::health::Health;
+use crate::name::{RULE, WorkloadName};
+use crate::probe::is_forbidden;
+use crate::spec::{Alerts, Resource, Rule, Severity, Target, When};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const RULE_KEYS: &[&str] = &[
+    "memory",
+    "state",
+    "health",
+    "event",
+    "host",
+    "for",
+    "severity",
+    "workloads",
+    "to",
+];
+/// One of these says when.
+const CONDITIONS: [&str; 5] = ["memory", "state", "health", "event", "host"];
+const STATES: [(&str, &str); 5] = [
+    ("breaker_open", "breaker_open"),
+    ("backing_off", "backing_off"),
+    ("failed", "failed"),
+    ("stopped", "stopped"),
+    ("pending", "pending"),
+];
+const HEALTHS: [(&str, Health); 2] = [
+    ("unhealthy", Health::Unhealthy),
+    ("degraded", Health::Degraded),
+];
+const EVENTS: [(&str, &str); 10] = [
+    ("oom_kill", "oom_kill"),
+    ("cpu_loop", "cpu_loop"),
+    ("restart", "restart"),
+    ("breaker", "breaker"),
+    ("drift", "drift"),
+    ("conflict", "conflict"),
+    ("pressure", "pressure"),
+    ("host_pressure", "host_pressure"),
+    ("lost", "lost"),
+    ("degraded", "degraded"),
+];
+const SEVERITIES: [(&str, Severity); 2] = [
+    ("warning", Severity::Warning),
+    ("critical", Severity::Critical),
+];
+/// More often would be noise.
+const SHORTEST_REPEAT: Duration = Duration::from_secs(10);
+
+impl Reader<'_> {
+    pub(super) fn alerts(&mut self, node: &Node) -> Alerts {
+        let mut alerts = Alerts::default();
+        let fields = self.fields(node, &["repeat", "targets", "rules"]);
+        match fields.get("repeat") {
+            Some(value) if is_off(value) => alerts.repeat = None,
+            Some(value) => {
+                let repeat = self.parsed(value, |text| match quantity::duration(text)? {
+                    short if short < SHORTEST_REPEAT => Err("at least 10s, or off".to_owned()),
+                    repeat => Ok(repeat),
+                });
+                alerts.repeat = repeat.or(alerts.repeat);
+            }
+            None => {}
+        }
+        if let Some(targets) = fields.get("targets") {
+            for (name, value) in self.entries(targets).iter() {
+                if self.is_named(targets, name) {
+                    let target = self.target(value);
+                    alerts
+                        .targets
+                        .extend(target.map(|target| (name.to_owned(), target)));
+                }
+            }
+        }
+        if let Some(rules) = fields.get("rules") {
+            for (name, value) in self.entries(rules).iter() {
+                if self.is_named(rules, name) {
+                    let rule = self.rule(value, &alerts.targets);
+                    alerts
+                        .rules
+                        .extend(rule.map(|rule| (name.to_owned(), rule)));
+                }
+            }
+        }
+        if alerts.targets.is_empty() && !alerts.rules.is_empty() {
+            let place = fields.get("rules").map_or(0..0, |rules| rules.span.clone());
+            self.fault(
+                Fault::warning(place, "these alerts reach nobody: there are no `targets`")
+                    .help("they are told as events of the kind `alert` all the same"),
+            );
+        }
+        alerts
+    }
+
+    /// Names of rules and targets are labels and files elsewhere.
+    fn is_named(&mut self, mapping: &Node, name: &str) -> bool {
+        let good = WorkloadName::parse(name).is_some();
+        if !good {
+            self.fault(
+                Fault::error(
+                    key_place(mapping, name),
+                    format!("`{}` is not a name", name.escape_debug()),
+                )
+                .label(format!("expected {RULE}")),
+            );
+        }
+        good
+    }
+
+    fn target(&mut self, node: &Node) -> Option<Target> {
+        let fields = self.fields(node, &["webhook", "command"]);
+        match (fields.get("webhook"), fields.get("command")) {
+            (Some(webhook), None) => self.webhook(webhook),
+            (None, Some(command)) => self.command(command).map(Target::Command),
+            (Some(_), Some(_)) | (None, None) => {
+                self.fault(
+                    Fault::error(node.span.clone(), "this target has no one way to be told")
+                        .label("expected either `webhook` or `command`"),
+                );
+                None
+            }
+        }
+    }
+
+    fn webhook(&mut self, node: &Node) -> Option<Target> {
+        let (place, headers) = if let Value::Mapping(_) = node.value {
+            let fields = self.fields(node, &["url", "headers"]);
+            let headers = fields.get("headers").map(|headers| self.headers(headers));
+            let Some(place) = fields.get("url") else {
+                self.fault(
+                    Fault::error(node.span.clone(), "this webhook has no `url`")
+                        .label("expected a `url`"),
+                );
+                return None;
+            };
+            (place, headers.unwrap_or_default())
+        } else {
+            (node, BTreeMap::new())
+        };
+        let (host, port, path) = self.parsed(place, url)?;
+        Some(Target::Webhook {
+            host,
+            port,
+            path,
+            headers,
+        })
+    }
+
+    fn rule(&mut self, node: &Node, targets: &BTreeMap<String, Target>) -> Option<Rule> {
+        let fields = self.fields(node, RULE_KEYS);
+        let conditions: Vec<_> = fields
+            .iter()
+            .filter(|(key, _)| CONDITIONS.contains(key))
+            .collect();
+        let [(key, value)] = conditions.as_slice() else {
+            self.fault(
+                Fault::error(node.span.clone(), "a rule has one condition")
+                    .label(format!("expected one of {}", CONDITIONS.join(", "))),
+            );
+            return None;
+        };
+        let when = match *key {
+            "memory" => self.parsed(value, quantity::share).map(When::Memory),
+            "state" => self.parsed(value, one_of(&STATES)).map(When::State),
+            "health" => self.parsed(value, one_of(&HEALTHS)).map(When::Health),
+            "event" => self.parsed(value, one_of(&EVENTS)).map(When::Event),
+            _ => self.host_condition(value),
+        };
+        let mut held = Duration::ZERO;
+        self.set(&fields, "for", &mut held, quantity::duration);
+        if let (Some(When::Event(_)), Some(node)) = (when, fields.get("for")) {
+            self.fault(
+                Fault::error(node.span.clone(), "an event has no duration")
+                    .label("remove `for`")
+                    .help("it is over when no other came for 5m"),
+            );
+        }
+        let mut severity = Severity::default();
+        self.set(&fields, "severity", &mut severity, one_of(&SEVERITIES));
+        let workloads = fields.get("workloads").and_then(|node| {
+            let names = self.words(node, "a list of workloads")?;
+            let names: BTreeSet<_> = names
+                .iter()
+                .filter_map(|name| WorkloadName::parse(name))
+                .collect();
+            Some(names)
+        });
+        let to = fields.get("to").and_then(|node| {
+            let names = self.words(node, "a list of targets")?;
+            for name in names.iter().filter(|name| !targets.contains_key(*name)) {
+                self.fault(Fault::error(
+                    node.span.clone(),
+                    format!("there is no target `{}`", name.escape_debug()),
+                ));
+            }
+            Some(names.into_iter().collect())
+        });
+        Some(Rule {
+            when: when?,
+            held,
+            severity,
+            workloads,
+            to,
+        })
+    }
+
+    fn host_condition(&mut self, node: &Node) -> Option<When> {
+        let fields = self.fields(node, &["memory", "cpu", "disk"]);
+        let all: Vec<_> = fields.iter().collect();
+        let [(key, value)] = all.as_slice() else {
+            self.fault(
+                Fault::error(node.span.clone(), "one resource of the host's a rule")
+                    .label("expected one of memory, cpu, disk"),
+            );
+            return None;
+        };
+        let resource = match *key {
+            "memory" => Resource::Memory,
+            "cpu" => Resource::Cpu,
+            _ => Resource::Disk,
+        };
+        let share = self.parsed(value, quantity::share)?;
+        Some(When::Host(resource, share))
+    }
+}
+
+fn key_place(mapping: &Node, name: &str) -> std::ops::Range<usize> {
+    let Value::Mapping(entries) = &mapping.value else {
+        return mapping.span.clone();
+    };
+    let found = entries
+        .iter()
+        .find(|(key, _)| matches!(&key.value, Value::Scalar { text, .. } if text.as_str() == name));
+    found.map_or(mapping.span.clone(), |(key, _)| key.span.clone())
+}
+
+/// Host, port, and path with its query, of `http://HOST[:PORT][/PATH]`.
+fn url(text: &str) -> Result<(String, u16, String), String> {
+    const EXPECTED: &str = "http://HOST[:PORT][/PATH]";
+    if text.starts_with("https://") {
+        return Err(format!(
+            "{EXPECTED}; for TLS, use `command` with a program that speaks it, as curl does"
+        ));
+    }
+    let expected = || EXPECTED.to_owned();
+    let rest = text.strip_prefix("http://").ok_or_else(expected)?;
+    let printable = |c: char| c.is_ascii_graphic() && c != '#' && c != '@';
+    if !rest.chars().all(printable) {
+        return Err(format!(
+            "{EXPECTED}, in visible ASCII, without a password or fragment"
+        ));
+    }
+    let at = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(at);
+    let path = match path {
+        "" => "/".to_owned(),
+        query if query.starts_with('?') => format!("/{query}"),
+        path => path.to_owned(),
+    };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let port = port.parse::<u16>().ok().filter(|port| *port > 0);
+            (host, port.ok_or_else(expected)?)
+        }
+        _ => (authority, 80),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(expected());
+    }
+    if host.parse().is_ok_and(is_forbidden) {
+        return Err(format!("{EXPECTED}, and none that gives out credentials"));
+    }
+    Ok((host.to_owned(), port, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::url;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let good = |text: &str| url(text).expect("good");
+        let of = |host: &str, port, path: &str| (host.to_owned(), port, path.to_owned());
+        assert_eq!(good("http://a"), of("a", 80, "/"));
+        assert_eq!(good("http://a:9093/x?y=1"), of("a", 9093, "/x?y=1"));
+        assert_eq!(good("http://[::1]:80/"), of("::1", 80, "/"));
+        assert_eq!(good("http://[::1]"), of("::1", 80, "/"));
+        assert_eq!(good("http://a?x"), of("a", 80, "/?x"));
+        for bad in [
+            "",
+            "a",
+            "http://",
+            "http://:80",
+            "http://a:0",
+            "http://a:x",
+            "https://a",
+            "http://a b",
+            "http://u:p@a",
+            "http://a/#x",
+            "http://a\r\nx: y",
+            "http://169.254.169.254/",
+        ] {
+            assert!(url(bad).is_err(), "{bad:?}");
+        }
+    }
+}

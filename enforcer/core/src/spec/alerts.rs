@@ -1,0 +1,112 @@
+//! What a person is to be told, and by what way.
+
+use crate::health::Health;
+use crate::name::WorkloadName;
+use crate::units::Percent;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The manifest's `alerts` section. Rules and targets have names as workloads do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Alerts {
+    /// How often what still stands is told again; `None` for never.
+    pub repeat: Option<Duration>,
+    pub targets: BTreeMap<String, Target>,
+    pub rules: BTreeMap<String, Rule>,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self {
+            repeat: Some(Duration::from_secs(4 * 60 * 60)),
+            targets: BTreeMap::new(),
+            rules: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    pub when: When,
+    /// So long without a break before it is told, and before it is told to be over.
+    pub held: Duration,
+    pub severity: Severity,
+    /// `None` for all.
+    pub workloads: Option<BTreeSet<WorkloadName>>,
+    /// Names of targets; `None` for all.
+    pub to: Option<BTreeSet<String>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Of `memory.max`, working set.
+    Memory(Percent),
+    /// As `ps` calls it.
+    State(&'static str),
+    Health(Health),
+    /// A kind of event.
+    Event(&'static str),
+    Host(Resource, Percent),
+}
+
+/// What the host may run short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    Memory,
+    Cpu,
+    Disk,
+}
+
+impl Resource {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Disk => "disk",
+        }
+    }
+}
+
+/// Passed on as it is; nothing here depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    #[default]
+    Warning,
+    Critical,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// A POST of JSON, without TLS.
+    Webhook {
+        host: String,
+        port: u16,
+        /// With its query.
+        path: String,
+        headers: BTreeMap<String, String>,
+    },
+    /// Run as the agent itself, with the alert in its environment.
+    Command(Vec<String>),
+}
+
+impl Alerts {
+    /// The least share of `memory.max` that any rule is about.
+    #[must_use]
+    pub fn least_memory(&self) -> Option<Percent> {
+        let shares = self.rules.values().filter_map(|rule| match rule.when {
+            When::Memory(share) => Some(share),
+            When::State(_) | When::Health(_) | When::Event(_) | When::Host(..) => None,
+        });
+        shares.min()
+    }
+
+    /// Whether a rule is about this resource of the host's.
+    #[must_use]
+    pub fn watches(&self, resource: Resource) -> bool {
+        let mut rules = self.rules.values();
+        rules.any(|rule| matches!(rule.when, When::Host(of, _) if of == resource))
+    }
+}

@@ -1,0 +1,199 @@
+//! Which alerts stand: every rule weighed at the tick, and those about events when one
+//! comes. How long each has to hold is `alert.rs`'s affair.
+
+use super::Supervisor;
+use crate::alert::{Key, Message, Pace, Standing};
+use crate::event::{AlertChange, Decision, Detail, Moment, Seq, Transition};
+use crate::name::WorkloadName;
+use crate::spec::{Resource, Rule, When};
+use std::sync::Arc;
+
+impl Supervisor {
+    /// What an agent before this one has told, and not told to be over.
+    pub(super) fn resume_alerts(&mut self, standing: Vec<Standing>) {
+        for one in standing {
+            self.conditions.resume(one);
+        }
+    }
+
+    /// The events of a decision that rules are about: told at once.
+    pub(super) fn note_events(&mut self, moment: Moment, decision: &mut Decision) {
+        let alerts = Arc::clone(&self.host.alerts);
+        let about_events = alerts
+            .rules
+            .iter()
+            .filter_map(|(name, rule)| match rule.when {
+                When::Event(kind) => Some((name, rule, kind)),
+                When::Memory(_) | When::State(_) | When::Health(_) | When::Host(..) => None,
+            });
+        for (name, rule, kind) in about_events {
+            let seen = decision.transitions.iter();
+            let seen = seen.filter(|told| told.detail.kind() == kind);
+            let seen = seen.filter(|told| names(rule, told.workload.as_ref()));
+            let seen: Vec<(Key, Seq)> = seen
+                .map(|told| ((name.clone(), told.workload.clone()), told.seq))
+                .collect();
+            for (key, seq) in seen {
+                self.conditions.occurred(moment.now, &key);
+                self.weigh(moment, &key, rule, Some(seq), decision);
+            }
+        }
+    }
+
+    /// Every rule about everything there is.
+    pub(super) fn weigh_alerts(&mut self, moment: Moment, decision: &mut Decision) {
+        let alerts = Arc::clone(&self.host.alerts);
+        for (name, rule) in &alerts.rules {
+            let of_host = matches!(rule.when, When::Host(..));
+            if of_host {
+                self.weigh(moment, &(name.clone(), None), rule, None, decision);
+                continue;
+            }
+            if matches!(rule.when, When::Event(_)) {
+                // Those that never came stand for nothing.
+                continue;
+            }
+            let named: Vec<WorkloadName> = self
+                .workloads
+                .keys()
+                .filter(|workload| names(rule, Some(workload)))
+                .cloned()
+                .collect();
+            for workload in named {
+                let key = (name.clone(), Some(workload));
+                self.weigh(moment, &key, rule, None, decision);
+            }
+        }
+        // What stands of events, and of what is no more.
+        for key in self.conditions.keys() {
+            let rule = alerts.rules.get(&key.0);
+            let rule = rule.filter(|rule| names(rule, key.1.as_ref()));
+            match rule {
+                Some(rule) if matches!(rule.when, When::Event(_)) => {
+                    self.weigh(moment, &key, rule, None, decision);
+                }
+                Some(rule) if matches!(rule.when, When::Host(..)) == key.1.is_none() => {
+                    let gone = key.1.as_ref();
+                    if gone.is_some_and(|workload| !self.workloads.contains_key(workload)) {
+                        self.drop_alert(moment, &key, decision);
+                    }
+                }
+                Some(_) | None => self.drop_alert(moment, &key, decision),
+            }
+        }
+    }
+
+    fn drop_alert(&mut self, moment: Moment, key: &Key, decision: &mut Decision) {
+        if let Some(id) = self.conditions.fired(key) {
+            self.tell_alert(moment, key, Message::Resolve(id), None, decision);
+        }
+        self.conditions.forget(key);
+    }
+
+    fn weigh(
+        &mut self,
+        moment: Moment,
+        key: &Key,
+        rule: &Rule,
+        cause: Option<Seq>,
+        decision: &mut Decision,
+    ) {
+        let holds = self.holds(moment, key, rule);
+        let pace = Pace {
+            held: rule.held,
+            repeat: self.host.alerts.repeat,
+        };
+        let message = self.conditions.observe(moment.now, key, pace, holds);
+        if let Some(message) = message {
+            self.tell_alert(moment, key, message, cause, decision);
+        }
+    }
+
+    /// What it is, if it holds.
+    fn holds(&mut self, moment: Moment, key: &Key, rule: &Rule) -> Option<String> {
+        let workload = key.1.as_ref().and_then(|name| self.workloads.get(name));
+        match rule.when {
+            When::Memory(share) => {
+                let used = workload?.memory_share()?;
+                (used >= share)
+                    .then(|| format!("memory at {} % of its limit, from {} % on", used.0, share.0))
+            }
+            When::State(state) => {
+                let holds = workload?.state_word() == state;
+                holds.then(|| format!("it is in the state {state}"))
+            }
+            When::Health(health) => {
+                let (found, why) = workload?.health_in_words();
+                (found == health).then(|| why.to_owned())
+            }
+            When::Event(kind) => match self.conditions.occurrences(moment.now, key)? {
+                1 => Some(format!("an event {kind}")),
+                count => Some(format!("{count} events {kind}")),
+            },
+            When::Host(resource, share) => {
+                let used = self.host_state.used_of(resource)?;
+                let what = match resource {
+                    Resource::Memory => "memory",
+                    Resource::Cpu => "CPU time",
+                    Resource::Disk => "disk",
+                };
+                (used >= share)
+                    .then(|| format!("the host's {what} at {} %, from {} % on", used.0, share.0))
+            }
+        }
+    }
+
+    fn tell_alert(
+        &mut self,
+        moment: Moment,
+        key: &Key,
+        message: Message,
+        cause: Option<Seq>,
+        decision: &mut Decision,
+    ) {
+        self.next_seq += 1;
+        let seq = Seq(self.next_seq);
+        let alerts = Arc::clone(&self.host.alerts);
+        let rule = alerts.rules.get(&key.0);
+        let (text, stood) = self.conditions.describe(moment.now, key);
+        let (id, state, caused_by) = match message {
+            Message::Fire => (seq, "firing", cause),
+            Message::Repeat(id) => (id, "firing", Some(id)),
+            Message::Resolve(id) => (id, "resolved", Some(id)),
+        };
+        let to = alerts.targets.keys().filter(|target| {
+            let chosen = rule.and_then(|rule| rule.to.as_ref());
+            chosen.is_none_or(|chosen| chosen.contains(*target))
+        });
+        let change = AlertChange {
+            id,
+            rule: key.0.clone(),
+            state,
+            repeated: matches!(message, Message::Repeat(_)),
+            severity: rule.map(|rule| rule.severity).unwrap_or_default(),
+            text,
+            stood,
+            to: to.cloned().collect(),
+        };
+        decision.transitions.push(Transition {
+            seq,
+            workload: key.1.clone(),
+            instance: None,
+            reason: None,
+            caused_by,
+            detail: Detail::Alert(change),
+        });
+        match message {
+            Message::Fire | Message::Repeat(_) => self.conditions.told(moment.now, key, id),
+            Message::Resolve(_) => self.conditions.forget(key),
+        }
+    }
+}
+
+fn names(rule: &Rule, workload: Option<&WorkloadName>) -> bool {
+    match (&rule.workloads, workload) {
+        (None, _) => true,
+        (Some(named), Some(workload)) => named.contains(workload),
+        (Some(_), None) => false,
+    }
+}

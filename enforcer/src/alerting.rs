@@ -1,0 +1,232 @@
+//! Hands alerts over to whom the manifest names: in order, each at least once, and each
+//! target at its own pace. What waits is the history itself: its events of the kind
+//! `alert`, from a target's cursor on. Which alerts there are is the core's affair.
+
+mod cursor;
+
+use crate::executor::{Errand, Executor};
+use crate::kernel::own_process;
+use crate::probe;
+use crate::store::history::History;
+use crate::store::record::{Query, Record};
+use cursor::Cursor;
+use enforcer_core::event::{COMMAND_LIMIT, Event, Seq};
+use enforcer_core::spec::{Target, WorkloadSpec};
+use hyper::body::Bytes;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::AbortHandle;
+
+/// Between two tries: doubled each time, up to the second.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// For a webhook's answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Delivers for as long as the agent lives; `folder` keeps how far each target is.
+pub(crate) async fn deliver(executor: Arc<Executor>, history: Arc<History>, folder: PathBuf) {
+    let mut alerts = executor.alerts.subscribe();
+    let mut couriers: BTreeMap<String, (Target, AbortHandle)> = BTreeMap::new();
+    loop {
+        let targets = alerts.borrow_and_update().targets.clone();
+        couriers.retain(|name, (target, courier)| {
+            let stays = targets.get(name) == Some(target);
+            if !stays {
+                courier.abort();
+            }
+            stays
+        });
+        for (name, target) in targets {
+            if couriers.contains_key(&name) {
+                continue;
+            }
+            let courier = Courier {
+                cursor: Cursor::of(&folder, &name),
+                name: name.clone(),
+                target: target.clone(),
+                host: own_process::host_name(),
+                executor: Arc::clone(&executor),
+                history: Arc::clone(&history),
+            };
+            let running = tokio::spawn(courier.run()).abort_handle();
+            couriers.insert(name, (target, running));
+        }
+        if alerts.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One target's.
+struct Courier {
+    name: String,
+    target: Target,
+    host: String,
+    cursor: Cursor,
+    executor: Arc<Executor>,
+    history: Arc<History>,
+}
+
+impl Courier {
+    async fn run(mut self) {
+        // Before the first look: what comes while it looks is looked for again.
+        let (_, mut batches) = self.history.follow();
+        loop {
+            for record in self.waiting().await {
+                let told = message(&record, &self.host);
+                let is_ours = told["to"]
+                    .as_array()
+                    .is_some_and(|to| to.iter().any(|name| *name == *self.name));
+                if is_ours {
+                    self.hand_over(told).await;
+                }
+                self.cursor.advance(record.seq, is_ours);
+            }
+            loop {
+                match batches.recv().await {
+                    Ok(batch) if batch.iter().all(|record| record.kind != "alert") => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => break,
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }
+    }
+
+    async fn waiting(&self) -> Vec<Arc<Record>> {
+        let query = Query {
+            kind: Some("alert".to_owned()),
+            after: Some(self.cursor.delivered().0),
+            ..Query::default()
+        };
+        let history = Arc::clone(&self.history);
+        let found = tokio::task::spawn_blocking(move || history.find(&query)).await;
+        found.unwrap_or_default()
+    }
+
+    /// Tries until it is taken.
+    async fn hand_over(&self, mut message: Value) {
+        if let Some(message) = message.as_object_mut() {
+            message.remove("to");
+        }
+        let mut pause = FIRST_PAUSE;
+        while let Err(why) = self.try_once(&message).await {
+            if pause == FIRST_PAUSE {
+                self.executor.send(Event::Degraded {
+                    what: format!("alerts to {}", self.name),
+                    why: format!("{why}; it is tried again, and the others wait in order"),
+                });
+            }
+            let _ = tokio::time::timeout(pause, pending::<()>()).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        if pause > FIRST_PAUSE {
+            tracing::info!("alerts reach {} again", self.name);
+        }
+    }
+
+    async fn try_once(&self, message: &Value) -> Result<(), String> {
+        match &self.target {
+            Target::Webhook {
+                host,
+                port,
+                path,
+                headers,
+            } => {
+                let body = Bytes::from(message.to_string());
+                probe::post((host, *port), (path, headers), body, PATIENCE).await
+            }
+            Target::Command(command) => {
+                let errand = Errand {
+                    workload: None,
+                    what: format!("alert-{}", self.name).into(),
+                    spec: Arc::new(WorkloadSpec::default()),
+                    command: command.clone(),
+                    environment: environment(message),
+                    limit: COMMAND_LIMIT,
+                };
+                match self.executor.run_errand(errand).await {
+                    Ok(ran) if ran.succeeded() => Ok(()),
+                    Ok(ran) => Err(ran.describe()),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+}
+
+/// What a target is told: docs/manifest.md has it as a table.
+fn message(record: &Record, host: &str) -> Value {
+    let details = serde_json::to_value(&record.details).unwrap_or_default();
+    let id = details["id"].as_u64().unwrap_or(record.seq.0);
+    json!({
+        "schema": 1,
+        "id": format!("{host}/{id}"),
+        "seq": record.seq,
+        "host": host,
+        "time": record.time,
+        "boot_id": record.boot_id,
+        "rule": details["rule"],
+        "state": details["state"],
+        "repeated": details["repeated"],
+        "severity": details["severity"],
+        "workload": record.workload,
+        "text": details["text"],
+        "stood_seconds": details["stood_seconds"],
+        "to": details["to"],
+    })
+}
+
+/// The same for a command, whole and in words that a shell can use.
+fn environment(message: &Value) -> Vec<(String, String)> {
+    let words = [
+        "id", "seq", "host", "rule", "state", "severity", "workload", "text",
+    ];
+    let each = words.iter().map(|key| {
+        let value = match &message[*key] {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        (format!("ENFORCER_ALERT_{}", key.to_uppercase()), value)
+    });
+    let whole = ("ENFORCER_ALERT".to_owned(), message.to_string());
+    each.chain([whole]).collect()
+}
+
+/// What was told and not told to be over, from the history.
+pub(crate) fn standing(history: &History) -> Vec<enforcer_core::alert::Standing> {
+    let query = Query {
+        kind: Some("alert".to_owned()),
+        ..Query::default()
+    };
+    let mut last = BTreeMap::new();
+    for record in history.find(&query) {
+        let details = serde_json::to_value(&record.details).unwrap_or_default();
+        let Some(rule) = details["rule"].as_str().map(str::to_owned) else {
+            continue;
+        };
+        let key = (rule, record.workload.clone());
+        if details["state"] == "firing" {
+            last.insert(key, (record, details));
+        } else {
+            last.remove(&key);
+        }
+    }
+    let standing = last
+        .into_iter()
+        .map(
+            |((rule, workload), (record, details))| enforcer_core::alert::Standing {
+                rule,
+                workload,
+                id: Seq(details["id"].as_u64().unwrap_or(record.seq.0)),
+                told: crate::kernel::clock::moment_of(record.time),
+                text: details["text"].as_str().unwrap_or_default().to_owned(),
+            },
+        );
+    standing.collect()
+}

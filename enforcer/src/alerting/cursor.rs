@@ -1,0 +1,98 @@
+//! How far a target has been told, kept over restarts: a file for each, below the state
+//! folder. One that can't be written costs a second delivery after the next start, and
+//! no alert.
+
+use enforcer_core::event::Seq;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    schema: u32,
+    delivered: Seq,
+}
+
+#[derive(Debug)]
+pub(super) struct Cursor {
+    file: PathBuf,
+    delivered: Seq,
+    /// It was told once that it can't be kept.
+    unkept: bool,
+}
+
+impl Cursor {
+    /// A name is one as workloads have it, so it is a file's.
+    pub(super) fn of(folder: &Path, name: &str) -> Self {
+        let file = folder.join(format!("{name}.json"));
+        let kept = fs::read(&file).ok();
+        let kept = kept.and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
+        Self {
+            delivered: kept.map_or(Seq(0), |kept| kept.delivered),
+            file,
+            unkept: false,
+        }
+    }
+
+    pub(super) fn delivered(&self) -> Seq {
+        self.delivered
+    }
+
+    /// Everything up to this one is done; what was somebody else's need not be kept.
+    pub(super) fn advance(&mut self, seq: Seq, keep: bool) {
+        self.delivered = seq;
+        if !keep {
+            return;
+        }
+        match self.keep() {
+            Ok(()) => self.unkept = false,
+            Err(error) if !self.unkept => {
+                self.unkept = true;
+                let file = self.file.display();
+                tracing::warn!(
+                    "failed to write {file}: {error}; after a restart, alerts may be told twice"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn keep(&self) -> io::Result<()> {
+        if let Some(folder) = self.file.parent() {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(folder)?;
+        }
+        let draft = self.file.with_extension("new");
+        let kept = Kept {
+            schema: 1,
+            delivered: self.delivered,
+        };
+        let mut options = fs::File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&draft)?;
+        file.write_all(&serde_json::to_vec(&kept)?)?;
+        file.sync_all()?;
+        fs::rename(draft, &self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_delivered_is_known_to_the_next() {
+        let folder = std::env::temp_dir().join(format!("cursor-{}", std::process::id()));
+        let mut cursor = Cursor::of(&folder, "pager");
+        assert_eq!(cursor.delivered(), Seq(0));
+        cursor.advance(Seq(7), true);
+        cursor.advance(Seq(9), false);
+        assert_eq!(cursor.delivered(), Seq(9));
+        assert_eq!(Cursor::of(&folder, "pager").delivered(), Seq(7));
+        fs::write(folder.join("pager.json"), "{").expect("a file");
+        assert_eq!(Cursor::of(&folder, "pager").delivered(), Seq(0));
+        fs::remove_dir_all(folder).expect("a folder");
+    }
+}

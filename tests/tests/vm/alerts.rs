@@ -1,0 +1,238 @@
+//! Alerts: each reaches its target, in order and at least once, whoever dies meanwhile;
+//! and is told to be over by the name that it had.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::Agent;
+use enforcer_tests::wait_for;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+const FAILS: u8 = 0;
+const HANGS: u8 = 1;
+const WORKS: u8 = 2;
+
+/// A webhook's other end.
+#[derive(Clone)]
+struct Receiver {
+    port: u16,
+    mode: Arc<AtomicU8>,
+    asked: Arc<AtomicUsize>,
+    taken: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Receiver {
+    fn start(mode: u8) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let this = Self {
+            port: listener.local_addr().unwrap().port(),
+            mode: Arc::new(AtomicU8::new(mode)),
+            asked: Arc::default(),
+            taken: Arc::default(),
+        };
+        let own = this.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let own = own.clone();
+                std::thread::spawn(move || own.answer(stream));
+            }
+        });
+        this
+    }
+
+    fn answer(&self, mut stream: TcpStream) {
+        let mut bytes = Vec::new();
+        let mut piece = [0; 4096];
+        let body = loop {
+            let read = stream.read(&mut piece).unwrap_or(0);
+            if read == 0 {
+                return;
+            }
+            bytes.extend_from_slice(&piece[..read]);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else {
+                continue;
+            };
+            assert!(head.starts_with("POST /hook?a=1 HTTP/1.1"), "{head}");
+            assert!(head.contains("x-token: secret"), "{head}");
+            if let Ok(body) = serde_json::from_str::<Value>(body) {
+                break body;
+            }
+        };
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        match self.mode.load(Ordering::SeqCst) {
+            FAILS => {
+                let _ = stream.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n");
+            }
+            HANGS => {
+                // Until whoever asked has gone.
+                while stream.read(&mut piece).is_ok_and(|read| read > 0) {}
+            }
+            _ => {
+                self.taken.lock().unwrap().push(body);
+                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
+            }
+        }
+    }
+
+    fn set(&self, mode: u8) {
+        self.mode.store(mode, Ordering::SeqCst);
+    }
+
+    fn wait_until_asked_again(&self) {
+        let before = self.asked.load(Ordering::SeqCst);
+        wait_for("it to be asked again", || {
+            (self.asked.load(Ordering::SeqCst) > before).then_some(())
+        });
+    }
+
+    /// The numbers of what was taken, each once.
+    fn numbers(&self) -> Vec<u64> {
+        let taken = self.taken.lock().unwrap();
+        let mut numbers: Vec<u64> = taken
+            .iter()
+            .map(|message| message["seq"].as_u64().unwrap())
+            .collect();
+        // What was taken and not answered in time may come twice, and nothing out of order.
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        numbers.dedup();
+        numbers
+    }
+}
+
+fn alerts_of(agent: &Agent) -> Vec<Value> {
+    agent.events_of_kind("alert")
+}
+
+#[test]
+fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
+    let receiver = Receiver::start(FAILS);
+    let hog = "cgroup: { memory.max: 8M }\nrecovery: { backoff: off, budget: { restarts: 2, within: 1h }, \
+               breaker: { cooldown: 1h } }";
+    let text = manifest(&(workload("hog", "hog", hog) + &workload("web", "rest", "")));
+    let text = text.replace(
+        "workloads:\n",
+        &format!(
+            "alerts:\n  repeat: off\n  targets:\n    pager: {{ webhook: {{ url: 'http://127.0.0.1:{}/hook?a=1', headers: {{ x-token: secret }} }} }}\n  \
+             rules:\n    oom: {{ event: oom_kill }}\n    breaker: {{ state: breaker_open, severity: critical }}\n    \
+             stopped: {{ state: stopped, workloads: [web] }}\nworkloads:\n",
+            receiver.port
+        ),
+    );
+    let mut agent = Agent::start_daemon(&text);
+    // Whoever isn't reached holds nothing up.
+    agent.wait_for_state("hog", "breaker_open");
+    let fired = wait_for("both alerts", || {
+        let told = alerts_of(&agent);
+        (told.len() >= 2).then_some(told)
+    });
+    assert_eq!(fired[0]["details"]["rule"], "oom");
+    assert_eq!(fired[0]["workload"], "hog");
+    assert_eq!(fired[1]["details"]["rule"], "breaker");
+    assert_eq!(fired[1]["details"]["severity"], "critical");
+    receiver.wait_until_asked_again();
+    receiver.set(HANGS);
+    receiver.wait_until_asked_again();
+    let degraded = agent.events_of_kind("degraded");
+    let told = degraded
+        .iter()
+        .filter(|event| event["details"]["what"] == "alerts to pager");
+    assert_eq!(told.count(), 1, "{degraded:#?}");
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    wait_for("a third alert", || {
+        (alerts_of(&agent).len() >= 3).then_some(())
+    });
+    assert!(receiver.numbers().is_empty());
+
+    // Another agent knows what stands, and what nobody has taken.
+    agent.kill();
+    receiver.set(WORKS);
+    agent.start_again();
+    let all = |agent: &Agent| -> Vec<u64> {
+        let told = alerts_of(agent);
+        told.iter()
+            .map(|event| event["seq"].as_u64().unwrap())
+            .collect()
+    };
+    wait_for("all of them to arrive", || {
+        (receiver.numbers() == all(&agent)).then_some(())
+    });
+    assert!(agent.cli(&["start", "web"]).status.success());
+    wait_for("that it is over", || {
+        let told = alerts_of(&agent);
+        let over = told
+            .iter()
+            .any(|event| event["details"]["state"] == "resolved");
+        over.then_some(())
+    });
+    wait_for("that to arrive", || {
+        (receiver.numbers() == all(&agent)).then_some(())
+    });
+    let told = alerts_of(&agent);
+    let firing: Vec<&Value> = told
+        .iter()
+        .filter(|event| event["details"]["state"] == "firing")
+        .collect();
+    assert_eq!(firing.len(), 3, "{told:#?}");
+    let taken = receiver.taken.lock().unwrap().clone();
+    let of = |state: &str| -> BTreeSet<String> {
+        let some = taken.iter().filter(|message| message["state"] == state);
+        some.map(|message| message["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(of("firing").len(), 3, "{taken:#?}");
+    let over = of("resolved");
+    assert_eq!(over.len(), 1, "{taken:#?}");
+    assert!(over.is_subset(&of("firing")), "{taken:#?}");
+
+    // What was taken is not told again.
+    let before = receiver.asked.load(Ordering::SeqCst);
+    agent.kill();
+    agent.start_again();
+    agent.wait_for_state("web", "running");
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    wait_for("the next one", || {
+        (receiver.numbers() == all(&agent)).then_some(())
+    });
+    assert_eq!(receiver.asked.load(Ordering::SeqCst), before + 1);
+}
+
+#[test]
+fn a_level_is_told_by_a_command_when_it_held_and_when_it_is_over() {
+    let file = "/tmp/alerts-noted";
+    std::fs::remove_file(file).ok();
+    let manifest_with = |max: &str| {
+        let limits = format!("cgroup: {{ memory.max: {max} }}");
+        let text = manifest(&workload("web", "keep-warm 20", &limits));
+        text.replace(
+            "workloads:\n",
+            "alerts:\n  targets: { mail: { command: [/bin/fixture, note, /tmp/alerts-noted, ENFORCER_ALERT] } }\n  \
+             rules: { full: { memory: 60%, for: 6s } }\nworkloads:\n",
+        )
+    };
+    let agent = Agent::start(&manifest_with("30M"));
+    let told = || -> Vec<Value> {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let first = wait_for("it to be told", || told().into_iter().next());
+    assert_eq!(first["state"], "firing", "{first}");
+    assert_eq!(first["rule"], "full");
+    assert_eq!(first["workload"], "web");
+    assert!(first["stood_seconds"].as_f64().unwrap() >= 6.0, "{first}");
+    let text = first["text"].as_str().unwrap();
+    assert!(
+        text.starts_with("memory at ") && text.ends_with("from 60 % on"),
+        "{text}"
+    );
+    agent.write_manifest(&manifest_with("90M"));
+    assert!(agent.cli(&["apply"]).status.success());
+    let second = wait_for("it to be over", || told().into_iter().nth(1));
+    assert_eq!(second["state"], "resolved", "{second}");
+    assert_eq!(second["id"], first["id"]);
+}
