@@ -8,7 +8,8 @@ use crate::executor::{Executor, lock};
 use crate::kernel::clock;
 use crate::kernel::usage::{self, LimitState, Usage};
 use crate::runtime::Question;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
 use enforcer_core::WorkloadName;
@@ -17,7 +18,7 @@ use enforcer_core::health::Health;
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::{LastExit, ProbeView, View, answer_in_words};
 use enforcer_core::units::MonoTime;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -26,6 +27,9 @@ use std::time::Duration;
 #[derive(Debug, Serialize)]
 pub(crate) struct Workloads {
     schema: u32,
+    /// Of the host, where all is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<usize>,
     workloads: Vec<Workload>,
 }
 
@@ -50,6 +54,8 @@ pub(crate) struct Workload {
     last_exit: Option<LastExit>,
     since: jiff::Timestamp,
     reason: String,
+    #[serde(flatten)]
+    more: Option<usage::More>,
 }
 
 /// One probe, and what it said last.
@@ -59,6 +65,7 @@ struct Probe {
     kind: &'static str,
     state: &'static str,
     consecutive_failures: u32,
+    failure_threshold: u32,
     at_rest: bool,
     last: Option<LastAnswer>,
 }
@@ -84,10 +91,17 @@ impl Probe {
             kind: view.kind,
             state: view.state,
             consecutive_failures: view.consecutive_failures,
+            failure_threshold: view.failure_threshold,
             at_rest: view.at_rest,
             last,
         }
     }
+}
+
+#[derive(Debug, Serialize)]
+struct BudgetOf {
+    restarts: u32,
+    within_seconds: f64,
 }
 
 /// `inspect`: the same, and everything that stands behind it.
@@ -107,6 +121,8 @@ pub(crate) struct Inspection {
     limits: Vec<LimitState>,
     log: String,
     budget_used: u32,
+    /// `None` without one.
+    budget: Option<BudgetOf>,
     next_start_in_seconds: Option<f64>,
 }
 
@@ -163,7 +179,20 @@ fn as_float(number: u64) -> f64 {
     float
 }
 
-pub(super) async fn workloads(State(api): State<Api>) -> Result<Json<Workloads>, Failure> {
+/// What is asked of [`workloads`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    /// With what only a screen needs: `top`.
+    #[serde(default)]
+    all: bool,
+}
+
+pub(super) async fn workloads(
+    State(api): State<Api>,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Result<Json<Workloads>, Failure> {
+    let Query(Asked { all }) = asked.map_err(|error| Failure::bad_request(error.body_text()))?;
     let views = api
         .events
         .ask(Question::Views)
@@ -172,11 +201,16 @@ pub(super) async fn workloads(State(api): State<Api>) -> Result<Json<Workloads>,
     let shown = tokio::task::spawn_blocking(move || {
         views
             .into_iter()
-            .map(|view| describe(&api, &view))
+            .map(|view| match all {
+                true => describe_all(&api, &view),
+                false => describe(&api, &view),
+            })
             .collect()
     });
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(Json(Workloads {
         schema: 1,
+        cpus: all.then_some(cpus),
         workloads: shown.await.map_err(|_| Failure::going_down())?,
     }))
 }
@@ -235,6 +269,19 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
         last_exit: view.last_exit,
         since: clock::wall_time_of(view.since),
         reason: view.reason.clone(),
+        more: None,
+    }
+}
+
+fn describe_all(api: &Api, view: &View) -> Workload {
+    let cgroup = cgroup_of(&api.executor, &view.name);
+    Workload {
+        more: Some(
+            cgroup
+                .map(|cgroup| usage::read_more(&cgroup))
+                .unwrap_or_default(),
+        ),
+        ..describe(api, view)
     }
 }
 
@@ -313,6 +360,10 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),
         log: api.executor.log_path(&view.name).display().to_string(),
         budget_used: view.budget_used,
+        budget: spec.recovery.budget.as_ref().map(|budget| BudgetOf {
+            restarts: budget.restarts,
+            within_seconds: budget.within.as_secs_f64(),
+        }),
         next_start_in_seconds: view
             .next_start
             .map(|next| next.since(clock::now()).as_secs_f64()),

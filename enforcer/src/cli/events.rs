@@ -129,6 +129,9 @@ pub(super) fn why(
             text("state"),
             sentence::plain(&text("reason"))
         );
+        if let Some(next) = super::prospect::next(&view) {
+            println!("next: {next}");
+        }
     }
     Ok(())
 }

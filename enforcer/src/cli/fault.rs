@@ -22,6 +22,20 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// In words.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Differs => String::new(),
+            Self::Drawn { summary: text, .. }
+            | Self::Failed(text)
+            | Self::Usage(text)
+            | Self::NotRunning(text)
+            | Self::NoSuchWorkload(text)
+            | Self::NoAgent(text)
+            | Self::NotPermitted(text) => text.clone(),
+        }
+    }
+
     pub(crate) fn print(&self) {
         match self {
             Self::Differs => {}

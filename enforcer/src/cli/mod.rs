@@ -12,9 +12,11 @@ pub(crate) mod live;
 mod logs;
 mod manual;
 mod probe;
+mod prospect;
 mod ps;
 mod sentence;
 mod status;
+mod top;
 mod workload;
 
 use crate::agent::{self, Manner};
@@ -89,6 +91,11 @@ enum Command {
     Ps {
         #[command(flatten)]
         output: Output,
+    },
+    /// Show the workloads as they are, for as long as you look
+    Top {
+        #[command(flatten)]
+        wanted: top::Wanted,
     },
     /// Show how one workload is doing; exits with 3 if it is unhealthy or not running
     Status {
@@ -219,6 +226,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
             workload::apply(&settings, file.as_deref(), prune, force)
         }
         Command::Ps { output } => ps::ps(&settings, output),
+        Command::Top { wanted } => top::top(&settings, &wanted, stdout_color),
         Command::Status { workload, output } => status::status(&settings, &workload, output),
         Command::Doctor { output } => doctor::doctor(&settings, output),
         Command::Inspect { workload, output } => workload::inspect(&settings, &workload, output),

@@ -41,8 +41,10 @@ fn print(name: &str, workload: &Value) {
         let limit = workload[key].as_u64();
         limit.map_or_else(|| "no limit".to_owned(), |limit| Bytes(limit).to_string())
     };
+    let next = super::prospect::next(workload);
     let rows = [
-        ["  why", &text("reason")],
+        ["  why", &super::sentence::plain(&text("reason"))],
+        ["  next", next.as_deref().unwrap_or("-")],
         ["  health", &text("health")],
         [
             "  ready",

@@ -44,14 +44,21 @@ impl Trigger {
 
 /// `avg10` of a line of a pressure file, in whole percent.
 pub(crate) fn avg10(text: &str, line: &str) -> Option<Percent> {
+    let whole = word10(text, line)?.split('.').next()?;
+    whole.parse().ok().map(Percent)
+}
+
+/// The same in percent as the kernel has it.
+pub(crate) fn share10(text: &str, line: &str) -> Option<f64> {
+    word10(text, line)?.parse().ok()
+}
+
+fn word10<'t>(text: &'t str, line: &str) -> Option<&'t str> {
     let line = text
         .lines()
         .find(|text| text.split_whitespace().next() == Some(line))?;
-    let value = line
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("avg10="))?;
-    let whole = value.split('.').next()?;
-    whole.parse().ok().map(Percent)
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix("avg10="))
 }
 
 #[cfg(test)]

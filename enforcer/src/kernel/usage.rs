@@ -118,6 +118,41 @@ impl LevelFiles {
     }
 }
 
+/// What only a screen shows; `None` where the kernel has no such file, or no limit.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct More {
+    pids: Option<u64>,
+    /// Of one CPU.
+    cpu_max_percent: Option<f64>,
+    waiting_percent: Waiting,
+}
+
+/// Shares of the last ten seconds in which some of it waited.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Waiting {
+    cpu: Option<f64>,
+    memory: Option<f64>,
+    io: Option<f64>,
+}
+
+pub(crate) fn read_more(cgroup: &Cgroup) -> More {
+    let text = |file: &str| cgroup.read_if_present(file).ok().flatten();
+    let waiting = |file: &str| pressure::share10(&text(file)?, "some");
+    let quota = text("cpu.max").and_then(|text| {
+        let (quota, period) = text.trim().split_once(' ')?;
+        Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()? * 100.0)
+    });
+    More {
+        pids: text("pids.current").and_then(|text| text.trim().parse().ok()),
+        cpu_max_percent: quota,
+        waiting_percent: Waiting {
+            cpu: waiting("cpu.pressure"),
+            memory: waiting("memory.pressure"),
+            io: waiting("io.pressure"),
+        },
+    }
+}
+
 /// CPU time alone: what an instance starts from, since its cgroup may have had
 /// others before.
 pub(crate) fn read_cpu(cgroup: &Cgroup) -> Usage {

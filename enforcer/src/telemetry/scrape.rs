@@ -219,6 +219,7 @@ mod tests {
                 kind: "http",
                 state: "passing",
                 consecutive_failures: 2,
+                failure_threshold: 3,
                 last: None,
                 at_rest: false,
             }],

@@ -185,11 +185,20 @@ impl Reader<'_> {
         let mut severity = Severity::default();
         self.set(&fields, "severity", &mut severity, one_of(&SEVERITIES));
         let workloads = fields.get("workloads").and_then(|node| {
-            let names = self.words(node, "a list of workloads")?;
-            let names: BTreeSet<_> = names
-                .iter()
-                .filter_map(|name| WorkloadName::parse(name))
-                .collect();
+            let words = self.words(node, "a list of workloads")?;
+            let mut names = BTreeSet::new();
+            for word in words {
+                match WorkloadName::parse(&word) {
+                    Some(name) => drop(names.insert(name)),
+                    None => self.fault(
+                        Fault::error(
+                            node.span.clone(),
+                            format!("`{}` is not a workload's name", word.escape_debug()),
+                        )
+                        .label(format!("expected {RULE}")),
+                    ),
+                }
+            }
             Some(names)
         });
         let to = fields.get("to").and_then(|node| {

@@ -2,6 +2,8 @@ use super::*;
 use crate::units::{Bytes, Limit};
 use expect_test::{Expect, expect};
 
+mod schema;
+
 struct Known;
 
 impl Accounts for Known {
@@ -490,6 +492,70 @@ workloads:
         }
     "#]]
     .assert_debug_eq(&parsed.manifest.host.watch);
+}
+
+#[test]
+fn alerts_as_they_should_not_be() {
+    let source = "version: 1
+alerts:
+  repeat: 1s
+  targets:
+    pager: { webhook: https://example.org/hook }
+    mail: { webhook: http://a, command: [/bin/true] }
+    'no name': { command: [/bin/true] }
+  rules:
+    two: { memory: 85%, state: failed }
+    none: { for: 1m }
+    word: { health: sick }
+    event: { event: oom_kill, for: 1m }
+    host: { host: { memory: 90%, cpu: 90% } }
+    gone: { state: failed, to: [nobody] }
+";
+    check(
+        source,
+        &expect![[r#"
+        3:11 error: `1s` is not valid here (expected at least 10s, or off)
+        5:23 error: `https://example.org/hook` is not valid here (expected http://HOST[:PORT][/PATH]; for TLS, use `command` with a program that speaks it, as curl does)
+        6:11 error: this target has no one way to be told (expected either `webhook` or `command`)
+        7:5 error: `no name` is not a name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
+        9:5 warning: these alerts reach nobody: there are no `targets` () [they are told as events of the kind `alert` all the same]
+        9:10 error: a rule has one condition (expected one of memory, state, health, event, host)
+        10:11 error: a rule has one condition (expected one of memory, state, health, event, host)
+        11:21 error: `sick` is not valid here (expected one of unhealthy, degraded)
+        12:36 error: an event has no duration (remove `for`) [it is over when no other came for 5m]
+        13:19 error: one resource of the host's a rule (expected one of memory, cpu, disk)
+        14:32 error: there is no target `nobody` ()
+    "#]],
+    );
+    check(
+        "version: 1\nalerts:\n  rules: { oom: { event: oom_kill } }\n",
+        &expect![[r#"
+            3:10 warning: these alerts reach nobody: there are no `targets` () [they are told as events of the kind `alert` all the same]
+        "#]],
+    );
+}
+
+#[test]
+fn alerts_of_a_folder_are_in_one_file() {
+    let with = |name: &str| {
+        format!(
+            "version: 1\nalerts:\n  targets: {{ {name}: {{ command: [/bin/true] }} }}\n  \
+             rules: {{ {name}: {{ memory: 85%, for: 2m, workloads: [web], to: [{name}] }} }}\n"
+        )
+    };
+    let plain = "version: 1\nhost: { starts_at_once: 3 }\n";
+    let files = [with("first"), plain.to_owned(), with("second")];
+    let parsed = files.iter().map(|text| parse(text, &Known)).collect();
+    let (manifest, faults) = join(parsed);
+    let alerts = &manifest.host.alerts;
+    assert_eq!(alerts.rules.keys().collect::<Vec<_>>(), ["first"]);
+    assert_eq!(manifest.host.starts_at_once, Some(3));
+    let faults: Vec<_> = faults
+        .iter()
+        .map(|(index, fault)| (*index, &fault.message))
+        .collect();
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert_eq!(faults[0].0, 2);
 }
 
 #[test]

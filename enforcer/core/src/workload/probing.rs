@@ -139,6 +139,8 @@ pub struct ProbeView {
     /// `passing`, `failing`, or `unknown` before enough answers.
     pub state: &'static str,
     pub consecutive_failures: u32,
+    /// So many count.
+    pub failure_threshold: u32,
     pub last: Option<Last>,
     /// It waits for the startup probe, or is the startup probe, which has passed.
     pub at_rest: bool,
@@ -162,6 +164,7 @@ impl Workload {
                     None => "unknown",
                 },
                 consecutive_failures: watched.failures(),
+                failure_threshold: watched.spec.failure_threshold,
                 last: watched.last().cloned(),
                 at_rest: at_rest(*name),
             })

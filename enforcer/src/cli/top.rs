@@ -1,0 +1,180 @@
+//! `top`: the workloads as they are now, for as long as somebody looks. What is shown is
+//! `model.rs`'s affair, and how `screen.rs`'s; here are the terminal and the agent.
+
+mod columns;
+mod model;
+mod screen;
+
+use super::{Fault, client, escaped, sentence};
+use crate::settings::Settings;
+use model::{Ask, Model, News};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{self, Event, KeyEventKind};
+use serde_json::{Value, json};
+use std::io::IsTerminal as _;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// Between two looks at the keyboard, while nothing comes.
+const GLANCE: Duration = Duration::from_millis(100);
+/// What a pipe gets: room for every column.
+const WIDE: u16 = 160;
+/// Events of a workload that its details show.
+const EVENTS: u32 = 40;
+
+/// How it is shown.
+#[derive(Debug, clap::Args)]
+pub(super) struct Wanted {
+    /// Print once, and end
+    #[arg(long)]
+    no_stream: bool,
+    /// Between two looks
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    interval: String,
+}
+
+pub(super) fn top(settings: &Settings, wanted: &Wanted, color: bool) -> Result<(), Fault> {
+    let interval = enforcer_core::manifest::parse_duration(&wanted.interval)
+        .ok()
+        .filter(|interval| *interval >= GLANCE)
+        .ok_or_else(|| {
+            Fault::Usage(format!(
+                "`{}` is no interval: expected a duration like 2s, of 100ms at least",
+                wanted.interval
+            ))
+        })?;
+    if wanted.no_stream {
+        return once(settings);
+    }
+    if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
+        return Err(Fault::Usage(
+            "this is no terminal; `enforcer top --no-stream` prints once".to_owned(),
+        ));
+    }
+    // Before the screen is taken: an agent that isn't there is told as ever.
+    let first = rows(settings)?;
+    let (asks, asked) = channel();
+    let (tell, news) = channel();
+    let own = settings.clone();
+    let spawned = std::thread::Builder::new()
+        .name("agent".to_owned())
+        .spawn(move || serve(&own, interval, &asked, &tell));
+    spawned.map_err(|error| Fault::Failed(format!("failed to start a thread: {error}")))?;
+    let mut model = Model::new(color);
+    model.learn(News::Rows(first));
+    let mut terminal = ratatui::init();
+    let ended = watch(&mut terminal, &mut model, &asks, &news);
+    ratatui::restore();
+    ended.map_err(|error| Fault::Failed(format!("failed to use the terminal: {error}")))
+}
+
+fn watch(
+    terminal: &mut ratatui::DefaultTerminal,
+    model: &mut Model,
+    asks: &Sender<Ask>,
+    news: &Receiver<News>,
+) -> std::io::Result<()> {
+    while !model.has_ended() {
+        terminal.draw(|frame| screen::draw(model, frame))?;
+        if event::poll(GLANCE)?
+            && let Event::Key(key) = event::read()?
+            && key.kind == KeyEventKind::Press
+        {
+            for ask in model.press(key.code, key.modifiers) {
+                let _ = asks.send(ask);
+            }
+        }
+        while let Ok(one) = news.try_recv() {
+            model.learn(one);
+        }
+    }
+    Ok(())
+}
+
+/// Asks the agent, so that one that hangs leaves the keyboard alone.
+fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &Sender<News>) {
+    let mut shown: Option<String> = None;
+    loop {
+        let ask = match asked.recv_timeout(interval) {
+            Ok(ask) => ask,
+            Err(RecvTimeoutError::Timeout) => Ask::Rows,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut answers = Vec::new();
+        match ask {
+            Ask::Rows => {}
+            Ask::Details(name) => shown = name,
+            Ask::Act { name, what, body } => {
+                let route = format!("/v1/workloads/{}/{what}", escaped(&name));
+                let done = client::call(settings, "POST", &route, body);
+                answers.push(News::Told(match done {
+                    Ok(_) => format!("{name}: {what}: done"),
+                    Err(fault) => format!("{name}: {what}: {}", sentence::plain(&fault.text())),
+                }));
+            }
+        }
+        answers.push(match rows(settings) {
+            Ok(rows) => News::Rows(rows),
+            Err(fault) => News::Trouble(fault.text()),
+        });
+        if let Some(name) = &shown
+            && let Ok(events) = details(settings, name)
+        {
+            answers.push(News::Details(name.clone(), events));
+        }
+        for answer in answers {
+            if tell.send(answer).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn rows(settings: &Settings) -> Result<Value, Fault> {
+    client::call(settings, "GET", "/v1/workloads?all=true", None)
+}
+
+/// A workload's last events, and its last loop wherever that is.
+fn details(settings: &Settings, name: &str) -> Result<Value, Fault> {
+    let route = format!("/v1/events?workload={}", escaped(name));
+    let events = client::call(settings, "GET", &format!("{route}&last={EVENTS}"), None)?;
+    let route = format!("{route}&kind=cpu_loop&last=1");
+    let found = client::call(settings, "GET", &route, None)?;
+    Ok(json!({ "events": events, "loop": found[0] }))
+}
+
+/// The same table as text.
+fn once(settings: &Settings) -> Result<(), Fault> {
+    let mut model = Model::new(false);
+    model.learn(News::Rows(rows(settings)?));
+    let width = match ratatui::crossterm::terminal::size() {
+        Ok((width, _)) if std::io::stdout().is_terminal() => width,
+        _ => WIDE,
+    };
+    let height = u16::try_from(model.count() + 2).unwrap_or(u16::MAX);
+    print!(
+        "{}",
+        printed(width, height, |frame| screen::table_alone(&model, frame))
+    );
+    Ok(())
+}
+
+/// What a screen of this size would show, a line each.
+fn printed(width: u16, height: u16, draw: impl FnOnce(&mut ratatui::Frame<'_>)) -> String {
+    let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
+    let Ok(_) = terminal.draw(draw);
+    let buffer = terminal.backend().buffer();
+    let mut text = String::new();
+    for y in 0..height {
+        let line: String = (0..width)
+            .filter_map(|x| buffer.cell((x, y)).map(|cell| cell.symbol()))
+            .collect();
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

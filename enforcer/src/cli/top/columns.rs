@@ -1,0 +1,197 @@
+//! The columns of `top`: how wide each is, from which screen on it is there, and what
+//! stands in it.
+
+use super::model::Row;
+use ratatui::style::{Color, Modifier, Style};
+
+/// Cells of a bar.
+const BAR: usize = 6;
+
+/// A column: its head, its width, the screen's width from which on it is there, and what
+/// stands in it.
+pub(super) struct Column {
+    pub(super) head: &'static str,
+    pub(super) width: u16,
+    pub(super) from: u16,
+    pub(super) cell: fn(&Row) -> String,
+    pub(super) style: fn(&Row) -> Style,
+}
+
+fn plain(_: &Row) -> Style {
+    Style::new()
+}
+
+pub(super) const COLUMNS: [Column; 13] = [
+    Column {
+        head: "NAME",
+        width: 16,
+        from: 0,
+        cell: |row| row.name.clone(),
+        style: |_| Style::new().add_modifier(Modifier::BOLD),
+    },
+    Column {
+        head: "STATE",
+        width: 12,
+        from: 0,
+        cell: |row| row.state.clone(),
+        style: state_style,
+    },
+    Column {
+        head: "HEALTH",
+        width: 9,
+        from: 0,
+        cell: |row| row.health.clone(),
+        style: health_style,
+    },
+    Column {
+        head: "CPU%",
+        width: 5,
+        from: 0,
+        cell: |row| whole(row.cpu_share),
+        style: |row| heat(row.cpu_share / 100.0),
+    },
+    Column {
+        head: "HELD%",
+        width: 5,
+        from: 0,
+        cell: |row| whole(row.held_percent),
+        style: |row| heat(row.held_percent / 100.0),
+    },
+    Column {
+        head: "MEMORY",
+        width: 19,
+        from: 0,
+        cell: memory,
+        style: |row| heat(row.memory_share().unwrap_or(0.0)),
+    },
+    Column {
+        head: "RST",
+        width: 4,
+        from: 0,
+        cell: |row| row.restarts.to_string(),
+        style: plain,
+    },
+    Column {
+        head: "OOM",
+        width: 4,
+        from: 110,
+        cell: |row| row.oom_kills.to_string(),
+        style: plain,
+    },
+    Column {
+        head: "SWAP",
+        width: 12,
+        from: 120,
+        cell: |row| of(row.swap, row.swap_max),
+        style: plain,
+    },
+    Column {
+        head: "WAITS c/m/i",
+        width: 11,
+        from: 130,
+        cell: |row| {
+            let share = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), whole);
+            row.waited.map(share).join("/")
+        },
+        style: |row| {
+            heat(
+                row.waited
+                    .iter()
+                    .flatten()
+                    .fold(0.0, |most, one| one.max(most))
+                    / 100.0,
+            )
+        },
+    },
+    Column {
+        head: "PIDS",
+        width: 5,
+        from: 100,
+        cell: |row| {
+            row.pids
+                .map_or_else(|| "-".to_owned(), |pids| pids.to_string())
+        },
+        style: plain,
+    },
+    Column {
+        head: "THROTTLE",
+        width: 9,
+        from: 140,
+        cell: |row| row.throttle.clone(),
+        style: plain,
+    },
+    Column {
+        head: "LAST REASON",
+        width: 0,
+        from: 90,
+        cell: |row| row.reason.clone(),
+        style: plain,
+    },
+];
+
+fn state_style(row: &Row) -> Style {
+    Style::new().fg(match row.state.as_str() {
+        "running" => Color::Green,
+        "breaker_open" | "failed" => Color::Red,
+        "backing_off" => Color::Yellow,
+        _ => Color::Reset,
+    })
+}
+
+fn health_style(row: &Row) -> Style {
+    Style::new().fg(match row.health.as_str() {
+        "healthy" => Color::Green,
+        "degraded" => Color::Yellow,
+        "unhealthy" => Color::Red,
+        _ => Color::Reset,
+    })
+}
+
+fn heat(share: f64) -> Style {
+    Style::new().fg(match share {
+        hot if hot >= 0.95 => Color::Red,
+        warm if warm >= 0.85 => Color::Yellow,
+        _ => Color::Reset,
+    })
+}
+
+pub(super) fn whole(number: f64) -> String {
+    format!("{number:.0}")
+}
+
+fn of(used: u64, max: Option<u64>) -> String {
+    let max = max.map_or_else(String::new, |max| format!("/{}", short(max)));
+    format!("{}{max}", short(used))
+}
+
+/// Four characters at most, rounded down.
+fn short(bytes: u64) -> String {
+    let units = [
+        (1 << 40, 'T'),
+        (1 << 30, 'G'),
+        (1 << 20, 'M'),
+        (1 << 10, 'K'),
+    ];
+    let fitting = units.into_iter().find(|(unit, _)| bytes >= *unit);
+    let Some((unit, letter)) = fitting else {
+        return bytes.to_string();
+    };
+    let tenths = u128::from(bytes) * 10 / u128::from(unit);
+    if tenths < 100 && tenths % 10 != 0 {
+        return format!("{}.{}{letter}", tenths / 10, tenths % 10);
+    }
+    format!("{}{letter}", tenths / 10)
+}
+
+fn memory(row: &Row) -> String {
+    let bar = row.memory_share().map_or_else(String::new, |share| {
+        let filled = (0..BAR).filter(|cell| {
+            #[expect(clippy::cast_precision_loss)]
+            let at = (*cell as f64 + 0.5) / BAR as f64;
+            share >= at
+        });
+        let filled = filled.count();
+        format!("{}{} ", "█".repeat(filled), "░".repeat(BAR - filled))
+    });
+    format!("{bar}{}", of(row.memory, row.memory_max))
+}
