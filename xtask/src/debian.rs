@@ -36,6 +36,7 @@ const PACKAGES: &[&str] = &[
     "systemd",
     "systemd-sysv",
     "tar",
+    "tmux",
     "usr-is-merged",
     "util-linux",
 ];

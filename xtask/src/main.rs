@@ -30,7 +30,7 @@ usage: cargo xtask COMMAND
   demo              show the main job on a real kernel, in a VM
   test [NAME,…]     run every test: the host's, then the VM's on each kernel, then those
                     of a power cut and of a host with systemd; or those that are named
-                    (`power` and `systemd`: these)
+                    (`power`, and `systemd` or `systemd/NAME`: these)
   bench [NAME]      measure, each figure beside its floor, in the VM; `history`: on
                     this machine's own disk
   fuzz [SECONDS]    every fuzz target for so long (20 s), without another toolchain

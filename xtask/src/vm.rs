@@ -43,6 +43,14 @@ pub(crate) fn demo(options: &VmOptions) -> Result<()> {
 const SYSTEM: &str = "systemd";
 /// That of the power cut: one boot that is cut short, and one that looks.
 const POWER: &str = "power";
+/// All of them, or `systemd/NAME` for those that have it in their name.
+fn is_system(job: &str) -> bool {
+    job == SYSTEM
+        || job
+            .strip_prefix(SYSTEM)
+            .is_some_and(|rest| rest.starts_with('/'))
+}
+
 /// What is measured without a VM, whose disk is none.
 const HISTORY: &str = "history";
 
@@ -53,7 +61,7 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
     let kernels = select(options.kernel.as_deref())?;
     let names = options.test.iter().flat_map(|names| names.split(','));
     let (boots, names): (Vec<&str>, Vec<&str>) =
-        names.partition(|name| [SYSTEM, POWER].contains(name));
+        names.partition(|name| *name == POWER || is_system(name));
     let all = options.test.is_none();
     let labelled = |kernel: &Kernel| {
         if kernels.len() > 1 {
@@ -76,11 +84,12 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
             power_cut(kernel, &programs, &labelled(kernel))
         });
     }
-    if all || boots.contains(&SYSTEM) {
+    let system = boots.iter().copied().find(|name| is_system(name));
+    if let Some(job) = system.or(all.then_some(SYSTEM)) {
         let packages = [crate::package::debian(1)?, crate::package::debian(2)?];
         tally.add(&kernels, |kernel| {
             let initramfs = crate::debian::pack(&kernel.series, &programs, &packages)?;
-            let job = (initramfs.as_path(), SYSTEM);
+            let job = (initramfs.as_path(), job);
             boot(kernel, job, Emulation::Sound, &labelled(kernel))
         });
     }
@@ -265,12 +274,12 @@ fn qemu(kernel: &Kernel, initramfs: &Path, job: &str, emulation: Emulation) -> R
         Emulation::Sound => "tcg,thread=single",
         Emulation::Concurrent => "tcg,thread=multi",
     };
-    let memory = if kernel.series == MUCH_MEMORY || job == SYSTEM {
+    let memory = if kernel.series == MUCH_MEMORY || is_system(job) {
         MUCH_MEMORY_MIB
     } else {
         MEMORY_MIB
     };
-    let more = if job == SYSTEM {
+    let more = if is_system(job) {
         " systemd.unit=suite.target systemd.show_status=no systemd.getty_auto=no"
     } else {
         ""

@@ -9,6 +9,7 @@
 mod metrics;
 mod package;
 mod scope;
+mod top;
 mod units;
 
 use enforcer_tests::{PATIENCE, wait_within};
