@@ -35,7 +35,7 @@ pub(crate) fn demo(options: &VmOptions) -> Result<()> {
     let kernel = select(options.kernel.as_deref())?
         .pop()
         .context("no kernel")?;
-    let initramfs = pack(&kernel, &programs, false)?;
+    let initramfs = pack(&kernel, &programs, Contents::Tests)?;
     boot(&kernel, (&initramfs, "demo"), Emulation::Sound, "")?.verdict()
 }
 
@@ -51,6 +51,17 @@ fn is_system(job: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
+/// What else is in a guest.
+#[derive(Clone, Copy)]
+enum Contents {
+    Tests,
+    Shell,
+    /// The distribution's own programs, to compare with.
+    WithDebian,
+}
+
+/// What is measured beside other programs.
+const SCRAPE: &str = "scrape";
 /// What is measured without a VM, whose disk is none.
 const HISTORY: &str = "history";
 
@@ -74,7 +85,7 @@ pub(crate) fn test(options: &VmOptions) -> Result<()> {
     if all || !names.is_empty() {
         let job = format!("test:{}", names.join(","));
         tally.add(&kernels, |kernel| {
-            let initramfs = pack(kernel, &programs, false)?;
+            let initramfs = pack(kernel, &programs, Contents::Tests)?;
             let job = (initramfs.as_path(), job.as_str());
             boot(kernel, job, Emulation::Sound, &labelled(kernel))
         });
@@ -106,7 +117,7 @@ fn power_cut(kernel: &Kernel, programs: &Programs, label: &str) -> Result<Outcom
         .with_context(|| format!("failed to create {}", disk.display()))?;
     file.set_len(64 << 20)
         .with_context(|| format!("failed to size {}", disk.display()))?;
-    let initramfs = pack(kernel, programs, false)?;
+    let initramfs = pack(kernel, programs, Contents::Tests)?;
     let mut durable = 0;
     let mut written = qemu(kernel, &initramfs, "power:write", Emulation::Sound)?;
     // As a power cut does: nothing is asked, nothing is waited for.
@@ -191,8 +202,13 @@ pub(crate) fn bench(options: &VmOptions) -> Result<()> {
     let programs = prepare()?;
     for kernel in select(options.kernel.as_deref())? {
         println!("kernel {} ({})", kernel.series, kernel.package);
-        let job = format!("bench:{}", options.test.as_deref().unwrap_or(""));
-        let initramfs = pack(&kernel, &programs, false)?;
+        let name = options.test.as_deref().unwrap_or("");
+        let job = format!("bench:{name}");
+        let contents = match name {
+            SCRAPE => Contents::WithDebian,
+            _ => Contents::Tests,
+        };
+        let initramfs = pack(&kernel, &programs, contents)?;
         boot(&kernel, (&initramfs, &job), Emulation::Concurrent, "")?.verdict()?;
     }
     Ok(())
@@ -221,7 +237,7 @@ pub(crate) fn interactive(options: &VmOptions) -> Result<()> {
         "vm: kernel {}; leave with `exit`, or Ctrl-A X",
         kernel.series
     );
-    let initramfs = pack(&kernel, &programs, true)?;
+    let initramfs = pack(&kernel, &programs, Contents::Shell)?;
     crate::process::run(&mut qemu(&kernel, &initramfs, "shell", Emulation::Sound)?)
 }
 
@@ -231,7 +247,7 @@ fn prepare() -> Result<Programs> {
     vm_programs()
 }
 
-fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
+fn pack(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<PathBuf> {
     let mut archive = Archive::new();
     crate::corpus::pack(&mut archive)?;
     for folder in ["etc", "etc/enforcer", "root", "run", "sys", "var"] {
@@ -258,10 +274,19 @@ fn pack(kernel: &Kernel, programs: &Programs, shell: bool) -> Result<PathBuf> {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.program(&format!("usr/lib/modules/{name}"), module)?;
     }
-    if shell {
-        archive.program("usr/bin/busybox", &setup::busybox()?)?;
-    }
-    let kind = if shell { "shell" } else { "tests" };
+    let kind = match contents {
+        Contents::Tests => "tests",
+        Contents::Shell => {
+            archive.program("usr/bin/busybox", &setup::busybox()?)?;
+            "shell"
+        }
+        Contents::WithDebian => {
+            let tree = crate::debian::tree()?;
+            archive.directory("debian")?;
+            crate::packages::add(&mut archive, &target().join("vm"), &tree)?;
+            "debian-beside"
+        }
+    };
     let file = target().join(format!("vm/{kind}-{}.cpio", kernel.series));
     archive.write_to(&file)?;
     Ok(file)

@@ -48,7 +48,7 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
 /// The watch of the tree; without one, drift shows when limits are written next.
 pub(super) fn watch_tree(workloads: &Cgroup) -> Option<Arc<TreeWatch>> {
     let watch = TreeWatch::new(workloads).inspect_err(|error| {
-        tracing::warn!("drift is only found when limits are written: no inotify: {error}");
+        tracing::warn!("drift is found within a minute, and no sooner: no inotify: {error}");
     });
     watch.ok().map(Arc::new)
 }

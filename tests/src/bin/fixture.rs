@@ -61,6 +61,16 @@ fn main() {
             println!("parent goes on");
             rest()
         }
+        // Another program, in a tree of its own.
+        "chroot" => {
+            use std::os::unix::process::CommandExt as _;
+            std::os::unix::fs::chroot(argument(1)).unwrap();
+            std::env::set_current_dir("/").unwrap();
+            let mut command = std::process::Command::new(argument(2));
+            command.args(std::env::args().skip(4));
+            command.env("PATH", "/usr/bin:/bin").env("TERM", "dumb");
+            panic!("{}", command.exec());
+        }
         // Leaves what it was told in its environment, a line in a file.
         "note" => append(argument(1), &std::env::var(argument(2)).unwrap_or_default()),
         // Hogs when it is asked to by SIGUSR1.

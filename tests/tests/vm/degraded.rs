@@ -3,11 +3,12 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::{Agent, prepare};
-use enforcer_tests::{kernel, wait_for};
+use enforcer_tests::{kernel, wait_for, wait_within};
 use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 const HOG: &str = "cgroup: { memory.max: 8M, memory.swap.max: 0 }\nrecovery: { backoff: { initial: 10m, max: 10m } }";
 
@@ -138,6 +139,58 @@ fn without_bpffs_all_is_seen_while_the_agent_lives() {
     assert_eq!(told["source"], "ebpf");
     assert_eq!(told["victims"][0]["command"], "fixture");
     assert_eq!(degraded(&agent), ["pins"]);
+}
+
+/// As where all watches of the host are taken.
+fn without_inotify() -> nix::Result<()> {
+    const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EMFILE as u32;
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let number = u32::try_from(libc::SYS_inotify_init1).unwrap_or(0);
+    let mut program = [
+        // The number of the system call is the first word.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter {
+            jf: 1,
+            ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number)
+        },
+        statement(libc::BPF_RET | libc::BPF_K, REFUSED),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog {
+        len: 4,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program outlives the call, which copies it.
+    let set = unsafe {
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const filter,
+        )
+    };
+    nix::errno::Errno::result(set).map(drop)
+}
+
+#[test]
+fn without_inotify_drift_is_found_in_its_turn() {
+    prepare(without_inotify);
+    let agent = Agent::start(&manifest(&workload(
+        "web",
+        "rest",
+        "cgroup: { memory.max: 30M }",
+    )));
+    agent.wait_for_state("web", "running");
+    assert!(agent.log().contains("no inotify"), "{}", agent.log());
+    fs::write(kernel::cgroup("web").join("memory.max"), "max").unwrap();
+    wait_within(Duration::from_secs(180), "it to be put right", || {
+        (kernel::read("web", "memory.max")? == "31457280").then_some(())
+    });
+    assert_eq!(agent.events("web", "drift").len(), 1);
 }
 
 fn without_pressure() -> nix::Result<()> {

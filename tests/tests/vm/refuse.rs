@@ -135,15 +135,14 @@ fn as_it_is() -> nix::Result<()> {
     Ok(())
 }
 
-#[test]
-fn a_missing_controller() {
-    // A v1 hierarchy takes the controller away from v2, as on a host that was
-    // half converted.
-    let lists_pids = || {
+/// What an agent says while a v1 hierarchy takes a controller away from v2, as on a host
+/// that was half converted.
+fn without_controller(v2: &str, v1: &str, limits: &str) -> Output {
+    let is_listed = || {
         let listed = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap();
-        listed.split_whitespace().any(|word| word == "pids")
+        listed.split_whitespace().any(|word| word == v2)
     };
-    let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "-pids");
+    let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("-{v2}"));
     fs::create_dir_all("/tmp/v1").unwrap();
     // Cgroups that were removed hold on to it for a moment.
     wait_for("the v1 hierarchy", || {
@@ -152,13 +151,30 @@ fn a_missing_controller() {
             "/tmp/v1",
             Some("cgroup"),
             MsFlags::empty(),
-            Some("pids"),
+            Some(v1),
         )
         .ok()
     });
-    let output = run_in(as_it_is, &[], "cgroup: { pids.max: 7 }");
+    let output = run_in(as_it_is, &[], limits);
     nix::mount::umount("/tmp/v1").unwrap();
-    wait_for("the controller to come back", || lists_pids().then_some(()));
+    wait_for("the controller to come back", || is_listed().then_some(()));
+    output
+}
+
+#[test]
+fn a_missing_controller_that_a_manifest_asks_for() {
+    let output = without_controller("io", "blkio", "cgroup: { io.weight: 50 }");
+    let words = [
+        "cgroup.controllers",
+        "the controller `io`",
+        "`io.weight` needs it",
+    ];
+    assert_refused(&output, &words);
+}
+
+#[test]
+fn a_missing_controller() {
+    let output = without_controller("pids", "pids", "cgroup: { pids.max: 7 }");
     let words = [
         "cgroup.controllers",
         "the controller `pids`",

@@ -7,7 +7,7 @@ use enforcer_tests::{kernel, wait_within};
 use std::fs;
 use std::time::Duration;
 
-const LONG: Duration = Duration::from_secs(900);
+pub(super) const LONG: Duration = Duration::from_secs(900);
 /// At rest.
 const QUIET: Duration = Duration::from_secs(60);
 /// What `ps` is asked.
@@ -17,7 +17,7 @@ fn name(number: usize) -> String {
     format!("rest-{number}")
 }
 
-fn resting(count: usize) -> String {
+pub(super) fn resting(count: usize) -> String {
     let one = |number| {
         let name = name(number);
         format!(
@@ -28,7 +28,7 @@ fn resting(count: usize) -> String {
     format!("version: 1\nhost: {{ starts_at_once: 16 }}\nworkloads:\n{workloads}")
 }
 
-fn running(agent: &Agent) -> Vec<u64> {
+pub(super) fn running(agent: &Agent) -> Vec<u64> {
     let listed = agent.get("/v1/workloads").unwrap_or_default();
     let workloads = listed["workloads"].as_array().cloned().unwrap_or_default();
     let running = workloads.iter().filter(|one| one["state"] == "running");
@@ -36,7 +36,7 @@ fn running(agent: &Agent) -> Vec<u64> {
 }
 
 /// User and system time of a process so far; ticks are hundredths of a second.
-fn cpu_seconds(pid: u32) -> f64 {
+pub(super) fn cpu_seconds(pid: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat
         .rsplit(')')

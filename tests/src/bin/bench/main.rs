@@ -10,6 +10,7 @@ mod daemon;
 mod loops;
 mod power;
 mod probes;
+mod scrape;
 
 use enforcer_tests::agent::{self, Agent};
 use enforcer_tests::{kernel, wait_for};
@@ -34,13 +35,14 @@ fn main() {
         demo();
         return;
     }
-    let all: [Measurement; 12] = [
+    let all: [Measurement; 13] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
         ("probes", probes::probes),
         ("thousand", daemon::thousand),
         ("kills", daemon::kills),
+        ("scrape", scrape::scrape),
         ("verdict", loops::time_to_verdict),
         ("sample", loops::sample_cost),
         ("throughput", loops::throughput),
@@ -53,7 +55,7 @@ fn main() {
     println!("bare fork + exec: {floor}");
     // All others take minutes each: only by name, or by `loops`.
     let quick = ["restart", "start", "memory"];
-    let named = ["probes", "thousand", "kills"];
+    let named = ["probes", "thousand", "kills", "scrape"];
     for (name, measure) in all {
         let asked = match wanted.as_str() {
             "" => quick.contains(&name),
