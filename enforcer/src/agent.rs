@@ -24,7 +24,7 @@ use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use enforcer_core::Event;
 use enforcer_core::event::Found;
-use enforcer_core::spec::Manifest;
+use enforcer_core::spec::{Host, Manifest};
 use ground::{asked, inherited, lock, open_history, raise_descriptor_limit};
 use std::path::Path;
 use std::sync::Arc;
@@ -169,9 +169,12 @@ impl Agent<'_> {
             Manner::Daemon => None,
         };
         tokio::task::yield_now().await;
+        resume_alerts(&events, &host, &history).await;
         take_over(attached, legacy, &events, &executor).await?;
         executor.tell_of_protection(&host);
-        resume_alerts(&events, &executor, &history, settings).await;
+        let folder = settings.state_dir().join("alerts");
+        let (couriers, told) = (Arc::clone(&executor), Arc::clone(&history));
+        tokio::spawn(alerting::deliver(couriers, told, folder));
         let stalls = watch_pressure(&events, &executor);
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
@@ -256,19 +259,14 @@ async fn take_over(
     Ok(())
 }
 
-/// What another agent has told stands until it is over; what it has not handed over is.
-async fn resume_alerts(
-    events: &Events,
-    executor: &Arc<Executor>,
-    history: &Arc<History>,
-    settings: &Settings,
-) {
+/// What another agent has told stands until it is over.
+async fn resume_alerts(events: &Events, host: &Host, history: &Arc<History>) {
     let told = Arc::clone(history);
     let standing = tokio::task::spawn_blocking(move || alerting::standing(&told)).await;
-    events.send(Event::AlertsStand(standing.unwrap_or_default()));
-    let folder = settings.state_dir().join("alerts");
-    let (executor, history) = (Arc::clone(executor), Arc::clone(history));
-    tokio::spawn(alerting::deliver(executor, history, folder));
+    events.send(Event::AlertsStand {
+        standing: standing.unwrap_or_default(),
+        alerts: Arc::clone(&host.alerts),
+    });
 }
 
 /// Sets the edges going that see what the kernel sees, or says why they can't.

@@ -10,6 +10,7 @@ use crate::probe;
 use crate::store::history::History;
 use crate::store::record::{Query, Record};
 use cursor::Cursor;
+pub(crate) use cursor::last_delivered;
 use enforcer_core::event::{COMMAND_LIMIT, Event, Seq};
 use enforcer_core::spec::{Target, WorkloadSpec};
 use hyper::body::Bytes;
@@ -77,7 +78,13 @@ impl Courier {
         // Before the first look: what comes while it looks is looked for again.
         let (_, mut batches) = self.history.follow();
         loop {
-            for record in self.waiting().await {
+            let Some(waiting) = self.waiting().await else {
+                // What can't be read now is not passed over.
+                let _ = tokio::time::timeout(LONGEST_PAUSE / 60, pending::<()>()).await;
+                continue;
+            };
+            let none = waiting.is_empty();
+            for record in waiting {
                 let told = message(&record, &self.host);
                 let is_ours = told["to"]
                     .as_array()
@@ -85,7 +92,11 @@ impl Courier {
                 if is_ours {
                     self.hand_over(told).await;
                 }
-                self.cursor.advance(record.seq, is_ours);
+                self = self.advance(record.seq, is_ours).await;
+            }
+            if !none {
+                // There may be another page.
+                continue;
             }
             loop {
                 match batches.recv().await {
@@ -97,15 +108,28 @@ impl Courier {
         }
     }
 
-    async fn waiting(&self) -> Vec<Arc<Record>> {
-        let query = Query {
-            kind: Some("alert".to_owned()),
-            after: Some(self.cursor.delivered().0),
-            ..Query::default()
-        };
-        let history = Arc::clone(&self.history);
-        let found = tokio::task::spawn_blocking(move || history.find(&query)).await;
-        found.unwrap_or_default()
+    /// A disk may hang, and must take nobody else with it.
+    async fn advance(mut self, seq: Seq, keep: bool) -> Self {
+        if !keep {
+            self.cursor.advance(seq, false);
+            return self;
+        }
+        let mut cursor = self.cursor.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            cursor.advance(seq, true);
+            cursor
+        });
+        match kept.await {
+            Ok(cursor) => self.cursor = cursor,
+            Err(_) => self.cursor.advance(seq, false),
+        }
+        self
+    }
+
+    async fn waiting(&self) -> Option<Vec<Arc<Record>>> {
+        let (history, after) = (Arc::clone(&self.history), self.cursor.delivered());
+        let found = tokio::task::spawn_blocking(move || history.first_of("alert", after)).await;
+        found.ok().flatten()
     }
 
     /// Tries until it is taken.
@@ -115,7 +139,8 @@ impl Courier {
         }
         let mut pause = FIRST_PAUSE;
         while let Err(why) = self.try_once(&message).await {
-            if pause == FIRST_PAUSE {
+            // Once may be bad luck.
+            if pause == FIRST_PAUSE * 2 {
                 self.executor.send(Event::Degraded {
                     what: format!("alerts to {}", self.name),
                     why: format!("{why}; it is tried again, and the others wait in order"),
@@ -226,6 +251,8 @@ pub(crate) fn standing(history: &History) -> Vec<enforcer_core::alert::Standing>
                 id: Seq(details["id"].as_u64().unwrap_or(record.seq.0)),
                 told: crate::kernel::clock::moment_of(record.time),
                 text: details["text"].as_str().unwrap_or_default().to_owned(),
+                to: serde_json::from_value(details["to"].clone()).unwrap_or_default(),
+                severity: serde_json::from_value(details["severity"].clone()).unwrap_or_default(),
             },
         );
     standing.collect()

@@ -303,7 +303,7 @@ impl Executor {
                 limits: wanted,
             } => {
                 failpoint::pass("limits-unwritten");
-                self.bring_home(&workload, action.instance);
+                let home = self.bring_home(&workload, action.instance);
                 let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
                 failpoint::pass("limits-written");
                 if let Some(entry) = self.registry().get_mut(&workload) {
@@ -319,11 +319,12 @@ impl Executor {
                     }
                     self.watch_loops(entry, &spec);
                 }
-                let (changed, error) = outcome(
+                let (mut changed, error) = outcome(
                     written
                         .unwrap_or(Ok(Vec::new()))
                         .map_err(|error| error_chain(&error)),
                 );
+                changed.extend(home);
                 self.events.send(Event::LimitsWritten {
                     workload: Some(workload),
                     changed,

@@ -16,7 +16,7 @@ use crate::store::record::Record;
 use crate::telemetry::Telemetry;
 use enforcer_core::event::{Detail, Moment, Request, Seq, Transition};
 use enforcer_core::plan::Plan;
-use enforcer_core::spec::{Manifest, ProbeName};
+use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::View;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
@@ -194,24 +194,19 @@ impl Runtime {
             now,
             noise: self.noise.hash_one(now.0),
         };
-        let probed = match &event {
-            Event::Probed {
-                workload, probe, ..
-            } => Some((workload.clone(), *probe)),
-            _ => None,
-        };
         let Decision {
             actions,
             transitions,
             probes,
             checkpoints,
+            answered,
             wake,
             finished,
         } = self.supervisor.handle(moment, event);
         self.wake = wake;
         self.telemetry.counts.decided(&transitions, &actions);
-        if let Some((workload, probe)) = probed {
-            self.count_answer(&workload, probe, now);
+        if let Some(answered) = &answered {
+            self.telemetry.counts.probed(answered);
         }
         let last = transitions.last().map(|transition| transition.seq);
         self.last_seq = last.unwrap_or(self.last_seq);
@@ -237,15 +232,6 @@ impl Runtime {
         }
         self.wake_waiters();
         finished
-    }
-
-    /// An answer that came too late to count for the core counts nowhere.
-    fn count_answer(&self, workload: &WorkloadName, probe: ProbeName, now: MonoTime) {
-        let last = self.supervisor.last_answer(workload, probe);
-        if let Some(last) = last.filter(|last| last.at == now) {
-            let counts = &self.telemetry.counts;
-            counts.probed(workload, probe, last.answer, last.took);
-        }
     }
 
     /// What is due once a second.

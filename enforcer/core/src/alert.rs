@@ -11,6 +11,7 @@
 
 use crate::event::Seq;
 use crate::name::WorkloadName;
+use crate::spec::Severity;
 use crate::units::MonoTime;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,6 +32,28 @@ pub struct Standing {
     /// When it was told last.
     pub told: MonoTime,
     pub text: String,
+    /// Who was told.
+    pub to: Vec<String>,
+    pub severity: Severity,
+}
+
+/// Whether a condition holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// And what it is then.
+    Yes(String),
+    No,
+    /// Nothing is known just now, which ends nothing.
+    Unknown,
+}
+
+/// That it was told.
+#[derive(Clone, Debug)]
+struct Fired {
+    id: Seq,
+    told: MonoTime,
+    to: Vec<String>,
+    severity: Severity,
 }
 
 /// What is to be told.
@@ -47,7 +70,7 @@ struct Condition {
     since: MonoTime,
     /// As it last held.
     text: String,
-    fired: Option<(Seq, MonoTime)>,
+    fired: Option<Fired>,
     /// Since when it holds no more.
     clear: Option<MonoTime>,
 }
@@ -79,8 +102,13 @@ impl Conditions {
         now: MonoTime,
         key: &Key,
         pace: Pace,
-        holds: Option<String>,
+        holds: Holds,
     ) -> Option<Message> {
+        let holds = match holds {
+            Holds::Yes(text) => Some(text),
+            Holds::No => None,
+            Holds::Unknown => return None,
+        };
         let Some(known) = self.known.get_mut(key) else {
             let text = holds?;
             let condition = Condition {
@@ -94,7 +122,7 @@ impl Conditions {
         };
         let Some(text) = holds else {
             let clear = *known.clear.get_or_insert(now);
-            let Some((id, _)) = known.fired else {
+            let Some(id) = known.fired.as_ref().map(|fired| fired.id) else {
                 self.known.remove(key);
                 return None;
             };
@@ -102,21 +130,40 @@ impl Conditions {
         };
         known.text = text;
         known.clear = None;
-        match known.fired {
+        match &known.fired {
             None if now.since(known.since) >= pace.held => Some(Message::Fire),
             None => None,
-            Some((id, told)) => {
-                let due = pace.repeat.is_some_and(|repeat| now.since(told) >= repeat);
-                due.then_some(Message::Repeat(id))
+            Some(fired) => {
+                let since = now.since(fired.told);
+                let due = pace.repeat.is_some_and(|repeat| since >= repeat);
+                due.then_some(Message::Repeat(fired.id))
             }
         }
     }
 
-    /// It was told, first by this record.
-    pub(crate) fn told(&mut self, now: MonoTime, key: &Key, id: Seq) {
+    /// It was told, first by this record, to these.
+    pub(crate) fn told(
+        &mut self,
+        now: MonoTime,
+        key: &Key,
+        id: Seq,
+        (to, severity): (Vec<String>, Severity),
+    ) {
         if let Some(known) = self.known.get_mut(key) {
-            known.fired = Some((id, now));
+            let told = now;
+            known.fired = Some(Fired {
+                id,
+                told,
+                to,
+                severity,
+            });
         }
+    }
+
+    /// Who was told of it last.
+    pub(crate) fn audience(&self, key: &Key) -> Option<(Vec<String>, Severity)> {
+        let fired = self.known.get(key)?.fired.as_ref()?;
+        Some((fired.to.clone(), fired.severity))
     }
 
     pub(crate) fn forget(&mut self, key: &Key) {
@@ -136,10 +183,21 @@ impl Conditions {
         let condition = Condition {
             since: standing.told,
             text: standing.text,
-            fired: Some((standing.id, standing.told)),
+            fired: Some(Fired {
+                id: standing.id,
+                told: standing.told,
+                to: standing.to,
+                severity: standing.severity,
+            }),
             clear: None,
         };
         let key = (standing.rule, standing.workload);
+        // If it is about an event, the last was no earlier.
+        let occurrence = Occurrence {
+            last: standing.told,
+            count: 1,
+        };
+        self.occurred.insert(key.clone(), occurrence);
         self.known.insert(key, condition);
     }
 
@@ -150,7 +208,8 @@ impl Conditions {
 
     /// The record that told it first, if it was told.
     pub(crate) fn fired(&self, key: &Key) -> Option<Seq> {
-        self.known.get(key)?.fired.map(|(id, _)| id)
+        let fired = self.known.get(key)?.fired.as_ref()?;
+        Some(fired.id)
     }
 
     /// An event that this rule is about has come.
@@ -190,18 +249,25 @@ mod tests {
         let mut told = Vec::new();
         for (second, holds) in looks {
             let now = at(*second);
-            let holds = holds.then(|| "full".to_owned());
+            let holds = match holds {
+                true => Holds::Yes("full".to_owned()),
+                false => Holds::No,
+            };
             let Some(message) = conditions.observe(now, &key, pace, holds) else {
                 continue;
             };
             told.push((*second, message));
             match message {
-                Message::Fire => conditions.told(now, &key, Seq(*second)),
-                Message::Repeat(id) => conditions.told(now, &key, id),
+                Message::Fire => conditions.told(now, &key, Seq(*second), nobody()),
+                Message::Repeat(id) => conditions.told(now, &key, id, nobody()),
                 Message::Resolve(_) => conditions.forget(&key),
             }
         }
         told
+    }
+
+    fn nobody() -> (Vec<String>, Severity) {
+        (Vec::new(), Severity::Warning)
     }
 
     const PACE: Pace = Pace {

@@ -10,10 +10,13 @@ use std::time::Duration;
 pub const REPAIRS: usize = 3;
 pub const WITHIN: Duration = Duration::from_secs(60);
 
+/// As [`Drifted::what`]: where its main process is.
+pub const PLACE: &str = "cgroup";
+
 /// One thing that is not as it was left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Drifted {
-    /// A file of its cgroup, or `cgroup` for the place of its main process.
+    /// A file of its cgroup, or [`PLACE`].
     pub what: String,
     pub expected: String,
     pub found: String,

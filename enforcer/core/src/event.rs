@@ -12,7 +12,7 @@ pub use detail::{
 };
 
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
-pub use observed::{Found, HostMeasured, Measured, TakenOver};
+pub use observed::{Answered, Found, HostMeasured, Measured, TakenOver};
 
 use crate::alert::Standing;
 use crate::cpu_loop::{Evidence, Suspect, Thread};
@@ -21,7 +21,7 @@ use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
-use crate::spec::{Host, Manifest, ProbeName, WorkloadSpec};
+use crate::spec::{Alerts, Host, Manifest, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -104,8 +104,12 @@ pub enum Event {
         /// The last that it gave to a record, and to an instance.
         last: (Seq, InstanceId),
     },
-    /// What it has told, and not told to be over.
-    AlertsStand(Vec<Standing>),
+    /// What it has told, and not told to be over; and the rules that hold until a manifest
+    /// is read. Before everything else.
+    AlertsStand {
+        standing: Vec<Standing>,
+        alerts: Arc<Alerts>,
+    },
     Request {
         workload: WorkloadName,
         request: Request,
@@ -380,6 +384,8 @@ pub struct Decision {
     /// What an agent after this one would have to know, where that has changed; `None`
     /// for a workload that is no more. To be kept before the actions are carried out.
     pub checkpoints: Vec<(WorkloadName, Option<Checkpoint>)>,
+    /// The answer of a probe that counted.
+    pub answered: Option<Answered>,
     /// When to come back with [`Event::Wake`], whatever else happens.
     pub wake: Option<MonoTime>,
     /// After a shutdown: nothing runs any more.

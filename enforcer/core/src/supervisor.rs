@@ -146,7 +146,7 @@ impl Supervisor {
             Event::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);
             }
-            Event::AlertsStand(standing) => self.resume_alerts(standing),
+            Event::AlertsStand { standing, alerts } => self.resume_alerts(standing, alerts),
             Event::Request { workload, request } => {
                 if !self.shutting_down {
                     self.with(moment, &workload, decision, |workload, context| {

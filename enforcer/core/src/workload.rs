@@ -89,8 +89,9 @@ pub(crate) struct Workload {
     fatal_oom: Option<FatalOom>,
     /// The last write of limits failed; the kernel still has older ones.
     limits_refused: bool,
-    /// Why limits are being written, for each write that is not answered yet.
-    writes_under_way: VecDeque<Cause>,
+    /// Why limits are being written, for each write that is not answered yet, and what was
+    /// told to be not as it was left.
+    writes_under_way: VecDeque<(Cause, Vec<String>)>,
     repairs: Repairs,
     loops: Loops,
     probing: Probing,

@@ -112,6 +112,9 @@ pub(super) fn open_history(
     let (seq, instance) = database.last();
     let journaled = journal.as_ref().and_then(|(_, left)| left.last());
     let known = Seq(seq).max(journaled.map_or(Seq(0), |record| record.seq));
+    // What was told and then lost with the power keeps its number.
+    let told = crate::alerting::last_delivered(&settings.state_dir().join("alerts"));
+    legacy.last.0 = legacy.last.0.max(told);
     legacy.last.0 = legacy.last.0.max(known);
     legacy.last.1 = legacy.last.1.max(InstanceId(instance));
     // Only its very last decision can have been kept and not journaled.

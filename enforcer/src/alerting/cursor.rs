@@ -15,12 +15,23 @@ struct Kept {
     delivered: Seq,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cursor {
     file: PathBuf,
     delivered: Seq,
     /// It was told once that it can't be kept.
     unkept: bool,
+}
+
+/// The last event that any target was told: no number up to it may be given again.
+pub(crate) fn last_delivered(folder: &Path) -> Seq {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let kept = files.filter_map(|file| {
+        let text = fs::read(file.path()).ok()?;
+        let kept: Kept = serde_json::from_slice(&text).ok()?;
+        Some(kept.delivered)
+    });
+    kept.max().unwrap_or_default()
 }
 
 impl Cursor {

@@ -63,6 +63,11 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "failed", message)
     }
 
+    /// It may be asked again.
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+    }
+
     pub(crate) fn going_down() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -34,6 +34,8 @@ use tokio::net::UnixListener;
 
 /// Whose members may ask, where the host has it.
 const GROUP: &str = "enforcer";
+/// Answers of metrics, on all sockets: who comes later may come again.
+const UNREAD: usize = 8;
 /// Of a request, in bytes: a manifest of the largest size, as a JSON string.
 const BODY_SIZE: usize = 4 << 20;
 
@@ -48,6 +50,8 @@ pub(crate) struct Api {
     pub(crate) telemetry: Arc<Telemetry>,
     /// Whoever is being told the metrics.
     scraping: Arc<tokio::sync::Mutex<()>>,
+    /// Answers of metrics that nobody has read yet.
+    answers: Arc<tokio::sync::Semaphore>,
     /// Where `apply` reads the manifest, and installs a new one.
     pub(crate) manifest: PathBuf,
 }
@@ -68,6 +72,7 @@ impl Api {
             usage: Arc::default(),
             telemetry,
             scraping: Arc::default(),
+            answers: Arc::new(tokio::sync::Semaphore::new(UNREAD)),
             manifest,
         }
     }
@@ -123,7 +128,8 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(BODY_SIZE))
         .with_state(api);
-    server::serve(listener, router).await;
+    // Streams last.
+    server::serve(listener, router, None).await;
 }
 
 async fn alive() -> Json<serde_json::Value> {

@@ -10,7 +10,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 use tokio::net::TcpListener;
+
+/// Of a connection: whoever doesn't read holds no place for long.
+const LIFETIME: Duration = Duration::from_secs(60);
 
 /// Serves where it may; that it can't is told, and stops nothing.
 pub(crate) async fn serve(address: SocketAddr, api: Api) {
@@ -36,7 +40,7 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
         .method_not_allowed_fallback(super::wrong_method)
         .layer(middleware::from_fn(refuse_strangers))
         .with_state(api);
-    server::serve(listener, router).await;
+    server::serve(listener, router, Some(LIFETIME)).await;
 }
 
 /// A page of another site may send a browser here, by a name of its own that leads to

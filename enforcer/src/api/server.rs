@@ -54,8 +54,8 @@ impl Source for TcpListener {
     }
 }
 
-/// Serves for as long as the agent lives.
-pub(super) async fn serve(source: impl Source, router: Router) {
+/// Serves for as long as the agent lives; a connection may last so long, whatever it does.
+pub(super) async fn serve(source: impl Source, router: Router, lifetime: Option<Duration>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -83,8 +83,22 @@ pub(super) async fn serve(source: impl Source, router: Router) {
                 .header_read_timeout(HEAD_PATIENCE)
                 .max_buf_size(HEAD_SIZE)
                 .serve_connection(TokioIo::new(stream), answer);
-            if let Err(error) = served.await {
-                tracing::debug!("a connection has ended: {error}");
+            let mut served = std::pin::pin!(served);
+            let ended = match lifetime {
+                None => Some(served.await),
+                Some(lifetime) => match tokio::time::timeout(lifetime, served.as_mut()).await {
+                    Ok(ended) => Some(ended),
+                    Err(_) => {
+                        // What is being answered is, to whoever reads it.
+                        served.as_mut().graceful_shutdown();
+                        tokio::time::timeout(HEAD_PATIENCE, served).await.ok()
+                    }
+                },
+            };
+            match ended {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::debug!("a connection has ended: {error}"),
+                None => tracing::debug!("hung up on a connection that lasted too long"),
             }
             drop(place);
         });

@@ -15,7 +15,7 @@ use axum::response::Json;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::InstanceId;
 use enforcer_core::health::Health;
-use enforcer_core::spec::ProbeName;
+use enforcer_core::spec::{Mode, ProbeName, RestartPolicy};
 use enforcer_core::supervisor::{LastExit, ProbeView, View, answer_in_words};
 use enforcer_core::units::MonoTime;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,11 @@ pub(crate) struct Inspection {
     budget_used: u32,
     /// `None` without one.
     budget: Option<BudgetOf>,
+    breaker: bool,
+    mode: &'static str,
+    restart: &'static str,
+    /// It was stopped for the host's sake.
+    comes_back: bool,
     next_start_in_seconds: Option<f64>,
 }
 
@@ -364,6 +369,17 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
             restarts: budget.restarts,
             within_seconds: budget.within.as_secs_f64(),
         }),
+        breaker: spec.recovery.breaker.is_some(),
+        mode: match spec.mode {
+            Mode::Enforce => "enforce",
+            Mode::Observe => "observe",
+        },
+        restart: match spec.recovery.restart {
+            RestartPolicy::Always => "always",
+            RestartPolicy::OnFailure => "on-failure",
+            RestartPolicy::Never => "never",
+        },
+        comes_back: view.comes_back,
         next_start_in_seconds: view
             .next_start
             .map(|next| next.since(clock::now()).as_secs_f64()),

@@ -2,9 +2,11 @@
 
 use super::format::Output;
 use super::{Fault, client, escaped, sentence};
+use crate::kernel::clock;
 use crate::settings::Settings;
 use serde_json::Value;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 /// Which events are asked for.
 #[derive(Debug, clap::Args)]
@@ -47,7 +49,12 @@ pub(super) fn events(
     add("until", wanted.until.as_deref().map(moment).transpose()?);
     add("workload", wanted.workload.clone());
     add("kind", wanted.kind.clone());
-    add("last", wanted.last.map(|last| last.to_string()));
+    // What a follower asks again is everything since.
+    let lasting = query.clone();
+    if let Some(last) = wanted.last {
+        let separator = if query.is_empty() { '?' } else { '&' };
+        let _ = write!(query, "{separator}last={last}");
+    }
     let print = |event: &Value| {
         if !output.print_one(event)? {
             println!("{}", line(event, color));
@@ -55,21 +62,54 @@ pub(super) fn events(
         Ok(())
     };
     if wanted.follow {
+        return follow(settings, (&query, &lasting), print);
+    }
+    let answer = client::call(settings, "GET", &format!("/v1/events{query}"), None)?;
+    answer.as_array().into_iter().flatten().try_for_each(print)
+}
+
+/// For as long as somebody looks, over the agents that come and go: the next one is asked
+/// for what came after the last event that was told.
+fn follow(
+    settings: &Settings,
+    (first, lasting): (&str, &str),
+    print: impl Fn(&Value) -> Result<(), Fault>,
+) -> Result<(), Fault> {
+    /// Between two looks for an agent.
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut last: Option<u64> = None;
+    let mut waiting = false;
+    loop {
+        let separator = if lasting.is_empty() { '?' } else { '&' };
+        let query = last.map_or_else(
+            || first.to_owned(),
+            |last| format!("{lasting}{separator}after={last}"),
+        );
         let route = format!("/v1/events/stream{query}");
+        let mut unprinted = false;
         let mut pending = Vec::new();
-        return client::stream(settings, &route, |bytes| {
+        let streamed = client::stream(settings, &route, |bytes| {
+            waiting = false;
             pending.extend_from_slice(bytes);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let text: Vec<u8> = pending.drain(..=end).collect();
-                if let Ok(event) = serde_json::from_slice(&text) {
-                    print(&event)?;
+                if let Ok(event) = serde_json::from_slice::<Value>(&text) {
+                    last = event["seq"].as_u64().max(last);
+                    print(&event).inspect_err(|_| unprinted = true)?;
                 }
             }
             Ok(())
         });
+        match streamed {
+            // It was there, and goes; or it hasn't come yet.
+            Ok(()) | Err(Fault::Failed(_) | Fault::NoAgent(_)) if last.is_some() && !unprinted => {}
+            other => return other,
+        }
+        if !std::mem::replace(&mut waiting, true) {
+            eprintln!("note: the agent has gone; what comes is told when the next one answers");
+        }
+        clock::pause(PAUSE);
     }
-    let answer = client::call(settings, "GET", &format!("/v1/events{query}"), None)?;
-    answer.as_array().into_iter().flatten().try_for_each(print)
 }
 
 /// A time as it is written in RFC 3339, or how long ago that was.
@@ -82,7 +122,7 @@ fn moment(text: &str) -> Result<String, Fault> {
             "`{text}` is no time: expected one like 2026-01-31T10:00:00Z, or how long ago, like 10m or 2h"
         ))
     })?;
-    Ok((crate::kernel::clock::wall_now() - ago).to_string())
+    Ok((clock::wall_now() - ago).to_string())
 }
 
 fn line(event: &Value, color: bool) -> String {

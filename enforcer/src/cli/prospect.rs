@@ -20,18 +20,23 @@ pub(super) fn next(workload: &Value) -> Option<String> {
         "failed" => parts.push(format!(
             "nothing starts it again by itself; `enforcer start {name}` does"
         )),
+        "stopped" if workload["comes_back"] == true => {
+            parts.push("it comes back when the host is well again".to_owned());
+        }
         "stopped" => parts.push(format!("it stays stopped until `enforcer start {name}`")),
         "running" => {
-            parts.extend(probes(workload));
+            // Who only watches restarts nothing.
+            if workload["mode"] == "enforce" && workload["restart"] != "never" {
+                parts.extend(probes(workload));
+            }
             if workload["throttle"]
                 .as_str()
                 .is_some_and(|held| held != "none")
             {
                 parts.push(format!(
-                    "it is held back until its loop ends, or until `enforcer release {name}`"
+                    "it is held back until what led to that is over, or until `enforcer release {name}`"
                 ));
             }
-            parts.extend(budget(workload));
         }
         _ => {}
     }
@@ -52,6 +57,9 @@ fn budget(workload: &Value) -> Option<String> {
     let most = workload["budget"]["restarts"].as_u64()?;
     let within = workload["budget"]["within_seconds"].as_f64()?;
     let within = human_duration(Duration::try_from_secs_f64(within).unwrap_or_default());
+    if workload["breaker"] != true {
+        return Some(format!("{used} of {most} restarts used within {within}"));
+    }
     let left = match most.saturating_sub(used) {
         0 => "the breaker opens at the next failure".to_owned(),
         1 => "the breaker opens after one more".to_owned(),
@@ -100,14 +108,14 @@ mod tests {
         };
         check(
             json!({ "name": "web", "state": "backing_off", "next_start_in_seconds": 37.2,
-                "budget_used": 4, "budget": budget }),
+                "budget_used": 4, "budget": budget, "breaker": true }),
             Some(
                 "next attempt in 38s; 4 of 5 restarts used within 5m; the breaker opens after one more",
             ),
         );
         check(
             json!({ "name": "web", "state": "backing_off", "next_start_in_seconds": 0.0,
-                "budget_used": 5, "budget": budget }),
+                "budget_used": 5, "budget": budget, "breaker": true }),
             Some(
                 "next attempt now; 5 of 5 restarts used within 5m; the breaker opens at the next failure",
             ),
@@ -119,16 +127,25 @@ mod tests {
             ),
         );
         check(
-            json!({ "name": "web", "state": "running", "throttle": "demoted", "budget_used": 0,
+            json!({ "name": "web", "state": "running", "throttle": "demoted", "mode": "enforce", "restart": "always",
                 "probes": [{ "probe": "liveness", "consecutive_failures": 2, "failure_threshold": 3 }] }),
             Some(
                 "liveness has failed 2 of 3 times, and after 1 more it is restarted; \
-                 it is held back until its loop ends, or until `enforcer release web`",
+                 it is held back until what led to that is over, or until `enforcer release web`",
             ),
         );
         check(
             json!({ "name": "web", "state": "running", "throttle": "none" }),
             None,
+        );
+        check(
+            json!({ "name": "web", "state": "running", "throttle": "none", "mode": "observe", "restart": "always",
+                "probes": [{ "probe": "liveness", "consecutive_failures": 2, "failure_threshold": 3 }] }),
+            None,
+        );
+        check(
+            json!({ "name": "web", "state": "stopped", "comes_back": true }),
+            Some("it comes back when the host is well again"),
         );
         check(
             json!({ "name": "web", "state": "failed" }),

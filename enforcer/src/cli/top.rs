@@ -3,9 +3,12 @@
 
 mod columns;
 mod model;
+mod row;
 mod screen;
 
 use super::{Fault, client, escaped, sentence};
+use crate::kernel::clock;
+use crate::kernel::signal::Ends;
 use crate::settings::Settings;
 use model::{Ask, Model, News};
 use ratatui::Terminal;
@@ -18,6 +21,8 @@ use std::time::Duration;
 
 /// Between two looks at the keyboard, while nothing comes.
 const GLANCE: Duration = Duration::from_millis(100);
+/// Beyond two looks: then an agent that doesn't answer is said to be silent.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// What a pipe gets: room for every column.
 const WIDE: u16 = 160;
 /// Events of a workload that its details show.
@@ -54,6 +59,8 @@ pub(super) fn top(settings: &Settings, wanted: &Wanted, color: bool) -> Result<(
     }
     // Before the screen is taken: an agent that isn't there is told as ever.
     let first = rows(settings)?;
+    let ends = Ends::watch()
+        .map_err(|error| Fault::Failed(format!("failed to wait for signals: {error}")))?;
     let (asks, asked) = channel();
     let (tell, news) = channel();
     let own = settings.clone();
@@ -63,19 +70,25 @@ pub(super) fn top(settings: &Settings, wanted: &Wanted, color: bool) -> Result<(
     spawned.map_err(|error| Fault::Failed(format!("failed to start a thread: {error}")))?;
     let mut model = Model::new(color);
     model.learn(News::Rows(first));
-    let mut terminal = ratatui::init();
-    let ended = watch(&mut terminal, &mut model, &asks, &news);
+    let unusable = |error| Fault::Failed(format!("failed to use the terminal: {error}"));
+    let mut terminal = ratatui::try_init().map_err(unusable)?;
+    let ended = watch(&mut terminal, (&mut model, interval), (&asks, &news), &ends);
     ratatui::restore();
-    ended.map_err(|error| Fault::Failed(format!("failed to use the terminal: {error}")))
+    ended.map_err(unusable)
 }
 
 fn watch(
     terminal: &mut ratatui::DefaultTerminal,
-    model: &mut Model,
-    asks: &Sender<Ask>,
-    news: &Receiver<News>,
+    (model, interval): (&mut Model, Duration),
+    (asks, news): (&Sender<Ask>, &Receiver<News>),
+    ends: &Ends,
 ) -> std::io::Result<()> {
-    while !model.has_ended() {
+    let mut heard = clock::now();
+    while !model.has_ended() && !ends.has_come() {
+        let silent = clock::now().since(heard);
+        if silent > interval * 2 + PATIENCE {
+            model.learn(News::Silent(silent.as_secs()));
+        }
         terminal.draw(|frame| screen::draw(model, frame))?;
         if event::poll(GLANCE)?
             && let Event::Key(key) = event::read()?
@@ -86,6 +99,7 @@ fn watch(
             }
         }
         while let Ok(one) = news.try_recv() {
+            heard = clock::now();
             model.learn(one);
         }
     }

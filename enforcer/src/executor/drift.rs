@@ -7,8 +7,8 @@ use crate::kernel::inotify::{Touched, TreeWatch};
 use crate::kernel::{limits, process, ready};
 use crate::watch;
 use enforcer_core::WorkloadName;
-use enforcer_core::drift::Drifted;
-use enforcer_core::event::{Event, InstanceId};
+use enforcer_core::drift::{Drifted, PLACE};
+use enforcer_core::event::{Event, InstanceId, LimitChange};
 use enforcer_core::limits::Limits;
 use std::path::Path;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Executor {
         let found = {
             let registry = self.registry();
             registry.get(workload).and_then(|entry| {
-                let limits = entry.limits.clone()?;
+                let limits = entry.limits.clone();
                 // Another process may have its number by now.
                 let started = process::start_ticks(entry.pid)?;
                 let main = (started == entry.start_ticks).then_some(entry.pid)?;
@@ -115,11 +115,12 @@ impl Executor {
             // It is gone, which is told elsewhere.
             return;
         };
-        let mut found = limits::drifted(&cgroup, &wanted);
+        // What the kernel was given is not known after a refusal; its place is.
+        let mut found = wanted.map_or_else(Vec::new, |wanted| limits::drifted(&cgroup, &wanted));
         let expected = relative(cgroup.path());
         if !is_home(&place, &expected) {
             found = vec![Drifted {
-                what: "cgroup".to_owned(),
+                what: PLACE.to_owned(),
                 expected,
                 found: place,
             }];
@@ -134,7 +135,11 @@ impl Executor {
 
     /// Puts the main process, and what it has started, back into its cgroup; makes that
     /// anew where somebody has removed it.
-    pub(super) fn bring_home(self: &Arc<Self>, workload: &WorkloadName, instance: InstanceId) {
+    pub(super) fn bring_home(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        instance: InstanceId,
+    ) -> Option<LimitChange> {
         let known = {
             let registry = self.registry();
             let known = registry.get(workload).filter(|entry| {
@@ -143,14 +148,11 @@ impl Executor {
             });
             known.map(|entry| (Arc::clone(&entry.cgroup), entry.id, entry.pid))
         };
-        let Some((cgroup, id, pid)) = known else {
-            return;
-        };
-        let Some(place) = process::cgroup_of(pid) else {
-            return;
-        };
-        if is_home(&place, &relative(cgroup.path())) {
-            return;
+        let (cgroup, id, pid) = known?;
+        let place = process::cgroup_of(pid)?;
+        let home = relative(cgroup.path());
+        if is_home(&place, &home) {
+            return None;
         }
         let moved = self
             .open_workload(workload)
@@ -172,7 +174,13 @@ impl Executor {
                 "{workload}: failed to {}; it runs outside its cgroup",
                 error_chain(&error)
             );
+            return None;
         }
+        Some(LimitChange {
+            file: PLACE.to_owned(),
+            from: place,
+            to: home,
+        })
     }
 
     pub(super) fn replace_cgroup(

@@ -200,7 +200,13 @@ fn measure(entry: &Entry, least: Option<Percent>) -> Option<Measured> {
     if suspicious.is_some_and(|(charged, warn)| charged >= warn) {
         let used = usage::working_set(&entry.cgroup, current);
         measured.memory = max.map(|max| percent(used, max));
-        measured.memory_stalled = usage::read_load(&entry.cgroup).memory;
+        // Thrashing at its own limit is what its own watch is about.
+        if charged
+            .zip(warn)
+            .is_some_and(|(charged, warn)| charged >= warn)
+        {
+            measured.memory_stalled = usage::read_load(&entry.cgroup).memory;
+        }
     }
     if entry.spec.watch.cpu.is_some() {
         measured.cpu = entry.files.cpu();

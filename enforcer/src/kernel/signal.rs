@@ -29,6 +29,34 @@ pub(crate) fn end_on_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
+/// What would end a program that has the terminal for itself, from now on for whoever
+/// looks for it.
+#[derive(Debug)]
+pub(crate) struct Ends(nix::sys::signalfd::SignalFd);
+
+impl Ends {
+    /// For this thread and those that it starts.
+    pub(crate) fn watch() -> nix::Result<Self> {
+        use nix::sys::signalfd::{SfdFlags, SignalFd};
+        let mut ends = SigSet::empty();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ] {
+            ends.add(signal);
+        }
+        ends.thread_block()?;
+        SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
+    }
+
+    /// Whether one has come.
+    pub(crate) fn has_come(&self) -> bool {
+        matches!(self.0.read_signal(), Ok(Some(_)))
+    }
+}
+
 /// SIGTERM and SIGINT, from now on for whoever waits for them.
 pub(crate) fn hold_ends() -> nix::Result<SigSet> {
     let mut ends = SigSet::empty();

@@ -220,19 +220,27 @@ impl Database {
 
     /// Those that fit, and came before that one, oldest first; none if it can't be read.
     pub(crate) fn find(&self, query: &Query, before: Option<Seq>) -> Vec<Arc<Record>> {
+        self.try_find(query, before).unwrap_or_default()
+    }
+
+    /// The same; `None` if it can't be read.
+    pub(crate) fn try_find(&self, query: &Query, before: Option<Seq>) -> Option<Vec<Arc<Record>>> {
+        if !self.path.exists() {
+            return Some(Vec::new());
+        }
         let inode = || fs::metadata(&self.path).map(|found| found.ino()).ok();
         let this_one = inode();
         let found = self
             .reader()
             .and_then(|connection| select(&connection, query, before).map_err(self.failed()));
-        found.unwrap_or_else(|error| {
+        let told = |error: &StoreError| {
             // Another file may be in its place by now.
             if error.is_damage() && inode() == this_one {
                 self.damaged.store(true, Ordering::Relaxed);
             }
-            tracing::debug!("no history: {}", crate::executor::error_chain(&error));
-            Vec::new()
-        })
+            tracing::debug!("no history: {}", crate::executor::error_chain(error));
+        };
+        found.inspect_err(told).ok()
     }
 }
 
@@ -270,11 +278,13 @@ fn select(
     add(" AND seq > ?", query.after.map(number));
     add(" AND seq < ?", before.map(|seq| number(seq.0)));
     // The last so many, and then in their order.
-    let last = query
-        .last
-        .map_or(-1, |last| i64::try_from(last).unwrap_or(-1));
-    sql.push_str(" ORDER BY seq DESC LIMIT ?");
-    values.push(last.into());
+    let (order, most) = match query.first {
+        Some(first) => (" ORDER BY seq ASC LIMIT ?", Some(first)),
+        None => (" ORDER BY seq DESC LIMIT ?", query.last),
+    };
+    sql.push_str(order);
+    let most = most.map_or(-1, |most| i64::try_from(most).unwrap_or(-1));
+    values.push(most.into());
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map(rusqlite::params_from_iter(values), record_of)?;
     let mut found = Vec::new();
@@ -282,7 +292,9 @@ fn select(
         // One that another version wrote otherwise is left out, and the rest is told.
         found.extend(row?.map(Arc::new));
     }
-    found.reverse();
+    if query.first.is_none() {
+        found.reverse();
+    }
     Ok(found)
 }
 

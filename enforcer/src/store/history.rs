@@ -132,6 +132,28 @@ impl History {
         found
     }
 
+    /// The first of a kind after that one, a page at most; `None` if that can't be said
+    /// just now.
+    pub(crate) fn first_of(&self, kind: &str, after: Seq) -> Option<Vec<Arc<Record>>> {
+        const PAGE: usize = 500;
+        let query = Query {
+            kind: Some(kind.to_owned()),
+            after: Some(after.0),
+            first: Some(PAGE),
+            ..Query::default()
+        };
+        let recent = self.recent();
+        let before = recent.first().map(|record| record.seq);
+        let mut found = match before {
+            Some(before) if after.0 + 1 >= before.0 => Vec::new(),
+            _ => self.database.try_find(&query, before)?,
+        };
+        if found.len() < PAGE {
+            found.extend(recent.into_iter().filter(|record| query.takes(record)));
+        }
+        Some(found)
+    }
+
     /// One of them.
     pub(crate) fn get(&self, seq: Seq) -> Option<Arc<Record>> {
         let query = Query {

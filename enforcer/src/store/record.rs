@@ -66,6 +66,9 @@ pub(crate) struct Query {
     pub(crate) after: Option<u64>,
     /// The last so many.
     pub(crate) last: Option<usize>,
+    /// The first so many instead; asked by nobody from outside.
+    #[serde(skip)]
+    pub(crate) first: Option<usize>,
 }
 
 impl Query {

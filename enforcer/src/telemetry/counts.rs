@@ -4,14 +4,13 @@
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::Verdict;
 use enforcer_core::event::{
-    Action, ActionKind, BreakerState, Cause, ConfigChange, Detail, Transition,
+    Action, ActionKind, Answered, BreakerState, Cause, ConfigChange, Detail, Transition,
 };
 use enforcer_core::oom::Scope;
 use enforcer_core::probe::Answer;
 use enforcer_core::spec::ProbeName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Upper bounds in seconds; what takes longer is only in the sum.
 pub(crate) const BUCKETS: [f64; 11] = [
@@ -75,20 +74,15 @@ impl Counts {
         all.clone()
     }
 
-    pub(crate) fn probed(
-        &self,
-        workload: &WorkloadName,
-        probe: ProbeName,
-        answer: Answer,
-        took: Duration,
-    ) {
+    pub(crate) fn probed(&self, answered: &Answered) {
         let mut all = self.all();
-        let counts = all.of(workload).probes.entry(probe).or_default();
-        let at = ANSWERS.iter().position(|known| *known == answer);
+        let counts = all.of(&answered.workload);
+        let counts = counts.probes.entry(answered.probe).or_default();
+        let at = ANSWERS.iter().position(|known| *known == answered.answer);
         if let Some(count) = at.and_then(|at| counts.answers.get_mut(at)) {
             *count += 1;
         }
-        let seconds = took.as_secs_f64();
+        let seconds = answered.took.as_secs_f64();
         let bucket = BUCKETS.iter().position(|bound| seconds <= *bound);
         if let Some(count) = bucket.and_then(|at| counts.took.get_mut(at)) {
             *count += 1;
@@ -103,8 +97,14 @@ impl Counts {
         }
         let mut all = self.all();
         for action in actions {
-            let of = (word(&action.kind), action.reason.cause);
-            *all.actions.entry(of).or_default() += 1;
+            let cause = action.reason.cause;
+            *all.actions.entry((word(&action.kind), cause)).or_default() += 1;
+            // As they begin: one that is put off and then not wanted was none.
+            if let (ActionKind::Start { .. }, Some(workload)) = (&action.kind, &action.workload)
+                && AUTOMATIC.contains(&cause)
+            {
+                *all.of(workload).restarts.entry(cause).or_default() += 1;
+            }
         }
         for transition in transitions {
             all.told(transition);
@@ -130,8 +130,10 @@ impl All {
         };
         match &transition.detail {
             Detail::Restart(plan) if plan.carried_out => {
-                let cause = transition.reason.unwrap_or(Cause::Exit);
-                *self.of(workload).restarts.entry(cause).or_default() += 1;
+                let asked = transition.reason.filter(|cause| !AUTOMATIC.contains(cause));
+                if let Some(cause) = asked {
+                    *self.of(workload).restarts.entry(cause).or_default() += 1;
+                }
             }
             Detail::OomKill(incident) => {
                 let [own, ancestor, host] = &mut self.of(workload).oom_kills;

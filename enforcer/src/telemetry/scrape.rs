@@ -232,6 +232,7 @@ mod tests {
             next_start: None,
             reason: String::new(),
             budget_used: 0,
+            comes_back: false,
             claims: enforcer_core::claims::Claims::default(),
             writing: false,
             limits_refused: false,

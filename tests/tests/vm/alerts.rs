@@ -136,11 +136,15 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     receiver.wait_until_asked_again();
     receiver.set(HANGS);
     receiver.wait_until_asked_again();
-    let degraded = agent.events_of_kind("degraded");
-    let told = degraded
-        .iter()
-        .filter(|event| event["details"]["what"] == "alerts to pager");
-    assert_eq!(told.count(), 1, "{degraded:#?}");
+    let told = || {
+        let degraded = agent.events_of_kind("degraded");
+        let told = degraded.iter();
+        told.filter(|event| event["details"]["what"] == "alerts to pager")
+            .count()
+    };
+    wait_for("that to be told", || (told() > 0).then_some(()));
+    receiver.wait_until_asked_again();
+    assert_eq!(told(), 1);
     assert!(agent.cli(&["stop", "web"]).status.success());
     wait_for("a third alert", || {
         (alerts_of(&agent).len() >= 3).then_some(())
@@ -163,9 +167,9 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     assert!(agent.cli(&["start", "web"]).status.success());
     wait_for("that it is over", || {
         let told = alerts_of(&agent);
-        let over = told
-            .iter()
-            .any(|event| event["details"]["state"] == "resolved");
+        let over = told.iter().any(|event| {
+            event["details"]["state"] == "resolved" && event["details"]["rule"] == "stopped"
+        });
         over.then_some(())
     });
     wait_for("that to arrive", || {

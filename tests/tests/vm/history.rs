@@ -2,13 +2,15 @@
 //! told what happened, once and in order.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_tests::agent::{Agent, command};
 use enforcer_tests::{kernel, wait_for, wait_within};
 use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 fn all(agent: &Agent) -> Vec<Value> {
@@ -265,4 +267,37 @@ fn events_are_found_by_time_kind_and_number_and_followed() {
             .all(|event| event["kind"] == "exit" && event["seq"].as_u64() > Some(last))
     );
     assert_in_order(&followed);
+}
+
+#[test]
+fn whoever_follows_is_told_on_by_the_next_agent() {
+    let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
+    agent.wait_for_state("web", "running");
+    let mut following = command(agent.folder())
+        .args(["events", "--follow", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut seqs = lines.map(|line| {
+        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        (
+            event["seq"].as_u64().unwrap(),
+            event["kind"].as_str().unwrap().to_owned(),
+        )
+    });
+    let before = seqs.find(|(_, kind)| kind == "start").unwrap().0;
+    agent.kill();
+    agent.start_again();
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    // Everything since, each once: the next one is the next number.
+    let mut expected = before;
+    let started = seqs.find(|(seq, kind)| {
+        expected += 1;
+        assert_eq!(*seq, expected, "{kind}");
+        kind == "start"
+    });
+    assert!(started.is_some());
+    following.kill().unwrap();
+    following.wait().unwrap();
 }

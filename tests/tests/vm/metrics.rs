@@ -105,6 +105,11 @@ fn what_happened_is_counted_once_by_its_reason() {
             "web",
             "rest",
             "probes: { readiness: { tcp: { port: 1 }, period: 1s } }",
+        ) + &workload(
+            "ill",
+            "rest",
+            "probes: { liveness: { tcp: { port: 1 }, period: 1s, failure_threshold: 1 } }\n\
+             recovery: { backoff: off, budget: { restarts: 1, within: 1h }, breaker: { cooldown: 1s } }",
         )),
     );
     std::fs::remove_file("/tmp/starts").ok();
@@ -139,6 +144,15 @@ fn what_happened_is_counted_once_by_its_reason() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let age = now.unwrap().as_secs_f64() - last;
     assert!((0.0..60.0).contains(&age), "{age}");
+
+    // What fails it is an answer as well, and a trial is a restart.
+    wait_for("a trial", || {
+        let samples = scrape(&agent);
+        let ill = |name: &str| samples.get(&format!("enforcer_{name}")).copied();
+        let failed = ill("probe_total{workload=\"ill\",probe=\"liveness\",result=\"failed\"}")?;
+        let restarts = ill("workload_restarts_total{workload=\"ill\",reason=\"liveness\"}")?;
+        (failed >= 3.0 && restarts >= 3.0).then_some(())
+    });
 
     // Nothing is left of what is gone, and nothing is named by a number.
     agent.write_manifest(&manifest(&workload("web", "rest", "")));

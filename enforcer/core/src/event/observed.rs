@@ -3,6 +3,8 @@
 use super::CgroupId;
 use crate::name::WorkloadName;
 use crate::oom::Counters;
+use crate::probe::Answer;
+use crate::spec::ProbeName;
 use crate::units::{Bytes, Percent};
 use crate::workload::Checkpoint;
 use std::time::Duration;
@@ -48,4 +50,13 @@ pub struct HostMeasured {
     pub memory: Option<Percent>,
     pub cpu: Option<Percent>,
     pub disk: Option<Percent>,
+}
+
+/// A probe's answer that came in time for its instance.
+#[derive(Clone, Debug)]
+pub struct Answered {
+    pub workload: WorkloadName,
+    pub probe: ProbeName,
+    pub answer: Answer,
+    pub took: Duration,
 }

@@ -182,6 +182,31 @@ impl Reader<'_> {
                     .help("it is over when no other came for 5m"),
             );
         }
+        let about_host = match when {
+            Some(When::Host(..) | When::Event("lost" | "degraded" | "host_pressure")) => true,
+            Some(When::Memory(_) | When::State(_) | When::Health(_) | When::Event(_)) | None => {
+                false
+            }
+        };
+        if let (true, Some(node)) = (about_host, fields.get("workloads")) {
+            self.fault(
+                Fault::error(
+                    node.span.clone(),
+                    "this is about the host, and about no workload",
+                )
+                .label("remove `workloads`"),
+            );
+        }
+        for key in ["workloads", "to"] {
+            if let Some(node) = fields.get(key)
+                && matches!(&node.value, Value::Sequence(items) if items.is_empty())
+            {
+                self.fault(
+                    Fault::error(node.span.clone(), format!("`{key}` names nobody"))
+                        .label("leave it out for all"),
+                );
+            }
+        }
         let mut severity = Severity::default();
         self.set(&fields, "severity", &mut severity, one_of(&SEVERITIES));
         let workloads = fields.get("workloads").and_then(|node| {
@@ -280,7 +305,13 @@ fn url(text: &str) -> Result<(String, u16, String), String> {
         }
         _ => (authority, 80),
     };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    if bracketed.is_none() && host.contains([':', '[', ']']) {
+        return Err(format!("{EXPECTED}, an IPv6 address in brackets"));
+    }
+    let host = bracketed.unwrap_or(host);
     if host.is_empty() {
         return Err(expected());
     }
@@ -304,6 +335,8 @@ mod tests {
         assert_eq!(good("http://[::1]"), of("::1", 80, "/"));
         assert_eq!(good("http://a?x"), of("a", 80, "/?x"));
         for bad in [
+            "http://fe80::1/",
+            "http://[::1",
             "",
             "a",
             "http://",

@@ -3,7 +3,7 @@
 use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::units::Percent;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Resource {
 }
 
 /// Passed on as it is; nothing here depends on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     #[default]

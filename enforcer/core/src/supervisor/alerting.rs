@@ -2,15 +2,18 @@
 //! comes. How long each has to hold is `alert.rs`'s affair.
 
 use super::Supervisor;
-use crate::alert::{Key, Message, Pace, Standing};
+use crate::alert::{Holds, Key, Message, Pace, Standing};
 use crate::event::{AlertChange, Decision, Detail, Moment, Seq, Transition};
 use crate::name::WorkloadName;
-use crate::spec::{Resource, Rule, When};
+use crate::spec::{Alerts, Resource, Rule, When};
+use crate::units::Percent;
 use std::sync::Arc;
 
 impl Supervisor {
     /// What an agent before this one has told, and not told to be over.
-    pub(super) fn resume_alerts(&mut self, standing: Vec<Standing>) {
+    pub(super) fn resume_alerts(&mut self, standing: Vec<Standing>, alerts: Arc<Alerts>) {
+        // What comes before the manifest is weighed by its rules as well.
+        self.host.alerts = alerts;
         for one in standing {
             self.conditions.resume(one);
         }
@@ -18,6 +21,9 @@ impl Supervisor {
 
     /// The events of a decision that rules are about: told at once.
     pub(super) fn note_events(&mut self, moment: Moment, decision: &mut Decision) {
+        if self.shutting_down {
+            return;
+        }
         let alerts = Arc::clone(&self.host.alerts);
         let about_events = alerts
             .rules
@@ -42,6 +48,10 @@ impl Supervisor {
 
     /// Every rule about everything there is.
     pub(super) fn weigh_alerts(&mut self, moment: Moment, decision: &mut Decision) {
+        if self.shutting_down {
+            // What stops because everything does is no news; the next agent looks again.
+            return;
+        }
         let alerts = Arc::clone(&self.host.alerts);
         for (name, rule) in &alerts.rules {
             let of_host = matches!(rule.when, When::Host(..));
@@ -109,36 +119,47 @@ impl Supervisor {
         }
     }
 
-    /// What it is, if it holds.
-    fn holds(&mut self, moment: Moment, key: &Key, rule: &Rule) -> Option<String> {
+    fn holds(&mut self, moment: Moment, key: &Key, rule: &Rule) -> Holds {
+        let level = |used: Option<Percent>, share: Percent, what: &str| match used {
+            None => Holds::Unknown,
+            Some(used) if used >= share => Holds::Yes(format!(
+                "{what} at {} %{}, from {} % on",
+                used.0,
+                of(rule),
+                share.0
+            )),
+            Some(_) => Holds::No,
+        };
+        let whether = |holds: bool, text: String| match holds {
+            true => Holds::Yes(text),
+            false => Holds::No,
+        };
         let workload = key.1.as_ref().and_then(|name| self.workloads.get(name));
-        match rule.when {
-            When::Memory(share) => {
-                let used = workload?.memory_share()?;
-                (used >= share)
-                    .then(|| format!("memory at {} % of its limit, from {} % on", used.0, share.0))
+        match (rule.when, workload) {
+            (When::Memory(share), Some(workload)) if workload.runs() => {
+                level(workload.memory_share(), share, "memory")
             }
-            When::State(state) => {
-                let holds = workload?.state_word() == state;
-                holds.then(|| format!("it is in the state {state}"))
+            (When::State(state), Some(workload)) => whether(
+                workload.state_word() == state,
+                format!("it is in the state {state}"),
+            ),
+            (When::Health(health), Some(workload)) => {
+                let (found, why) = workload.health_in_words();
+                whether(found == health, why.to_owned())
             }
-            When::Health(health) => {
-                let (found, why) = workload?.health_in_words();
-                (found == health).then(|| why.to_owned())
-            }
-            When::Event(kind) => match self.conditions.occurrences(moment.now, key)? {
-                1 => Some(format!("an event {kind}")),
-                count => Some(format!("{count} events {kind}")),
+            (When::Memory(_) | When::State(_) | When::Health(_), _) => Holds::No,
+            (When::Event(kind), _) => match self.conditions.occurrences(moment.now, key) {
+                None => Holds::No,
+                Some(1) => Holds::Yes(format!("an event {kind}")),
+                Some(count) => Holds::Yes(format!("{count} events {kind}")),
             },
-            When::Host(resource, share) => {
-                let used = self.host_state.used_of(resource)?;
+            (When::Host(resource, share), _) => {
                 let what = match resource {
-                    Resource::Memory => "memory",
-                    Resource::Cpu => "CPU time",
-                    Resource::Disk => "disk",
+                    Resource::Memory => "the host's memory",
+                    Resource::Cpu => "the host's CPU time",
+                    Resource::Disk => "the host's disk",
                 };
-                (used >= share)
-                    .then(|| format!("the host's {what} at {} %, from {} % on", used.0, share.0))
+                level(self.host_state.used_of(resource), share, what)
             }
         }
     }
@@ -161,19 +182,29 @@ impl Supervisor {
             Message::Repeat(id) => (id, "firing", Some(id)),
             Message::Resolve(id) => (id, "resolved", Some(id)),
         };
-        let to = alerts.targets.keys().filter(|target| {
-            let chosen = rule.and_then(|rule| rule.to.as_ref());
-            chosen.is_none_or(|chosen| chosen.contains(*target))
-        });
+        // That it is over is told to whom it was told.
+        let told = self.conditions.audience(key);
+        let (to, severity) = match (message, told) {
+            (Message::Resolve(_), Some((to, severity))) => (to, severity),
+            (Message::Fire | Message::Repeat(_) | Message::Resolve(_), _) => {
+                let chosen = rule.and_then(|rule| rule.to.clone());
+                let to = alerts.targets.keys().filter(|target| {
+                    let chosen = chosen.as_ref();
+                    chosen.is_none_or(|chosen| chosen.contains(*target))
+                });
+                let severity = rule.map(|rule| rule.severity);
+                (to.cloned().collect(), severity.unwrap_or_default())
+            }
+        };
         let change = AlertChange {
             id,
             rule: key.0.clone(),
             state,
             repeated: matches!(message, Message::Repeat(_)),
-            severity: rule.map(|rule| rule.severity).unwrap_or_default(),
+            severity,
             text,
             stood,
-            to: to.cloned().collect(),
+            to: to.clone(),
         };
         decision.transitions.push(Transition {
             seq,
@@ -184,13 +215,26 @@ impl Supervisor {
             detail: Detail::Alert(change),
         });
         match message {
-            Message::Fire | Message::Repeat(_) => self.conditions.told(moment.now, key, id),
+            Message::Fire | Message::Repeat(_) => {
+                self.conditions.told(moment.now, key, id, (to, severity));
+            }
             Message::Resolve(_) => self.conditions.forget(key),
         }
     }
 }
 
+/// Of what a share is taken, where that isn't plain.
+fn of(rule: &Rule) -> &'static str {
+    match rule.when {
+        When::Memory(_) => " of its limit",
+        When::State(_) | When::Health(_) | When::Event(_) | When::Host(..) => "",
+    }
+}
+
 fn names(rule: &Rule, workload: Option<&WorkloadName>) -> bool {
+    if matches!(rule.when, When::Host(..)) {
+        return workload.is_none();
+    }
     match (&rule.workloads, workload) {
         (None, _) => true,
         (Some(named), Some(workload)) => named.contains(workload),

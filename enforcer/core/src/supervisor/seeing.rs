@@ -2,8 +2,7 @@
 
 use super::Supervisor;
 use crate::name::WorkloadName;
-use crate::probe::Last;
-use crate::spec::{Manifest, ProbeName};
+use crate::spec::Manifest;
 use crate::workload::{View, Workload};
 
 impl Supervisor {
@@ -23,12 +22,6 @@ impl Supervisor {
             .get(name)
             .filter(|workload| !workload.is_gone());
         shown.map(Workload::view)
-    }
-
-    /// What a probe said last.
-    #[must_use]
-    pub fn last_answer(&self, name: &WorkloadName, probe: ProbeName) -> Option<&Last> {
-        self.workloads.get(name)?.last_answer(probe)
     }
 
     /// The manifest that is in force, with what it no longer names left out.

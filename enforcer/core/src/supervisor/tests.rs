@@ -1088,8 +1088,14 @@ fn what_is_named_no_more_is_over() {
         id: Seq(3),
         told: MonoTime(0),
         text: "as it was".to_owned(),
+        to: vec!["pager".to_owned()],
+        severity: Severity::Critical,
     };
-    let _ = supervisor.handle(at(0), Event::AlertsStand(vec![standing]));
+    let stand = Event::AlertsStand {
+        standing: vec![standing],
+        alerts: Arc::default(),
+    };
+    let _ = supervisor.handle(at(0), stand);
     let _ = supervisor.handle(at(1), configure(spec()));
     let decision = supervisor.handle(at(5), measured(0, 0));
     let told: Vec<_> = decision
@@ -1104,6 +1110,8 @@ fn what_is_named_no_more_is_over() {
         (over.id, over.state, &*over.text),
         (Seq(3), "resolved", "as it was")
     );
+    assert_eq!(over.to, ["pager"]);
+    assert_eq!(over.severity, Severity::Critical);
     assert!(
         supervisor
             .handle(at(10), measured(0, 0))

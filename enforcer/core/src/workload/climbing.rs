@@ -178,7 +178,7 @@ impl Workload {
             return;
         }
         self.limits_refused = false;
-        self.writes_under_way.push_back(cause);
+        self.writes_under_way.push_back((cause, Vec::new()));
         let kind = ActionKind::WriteLimits {
             spec: Arc::clone(&self.spec),
             limits: self.effective_limits(),

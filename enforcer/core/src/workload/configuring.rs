@@ -2,7 +2,7 @@
 
 use super::wellbeing::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
-use crate::drift::Drifted;
+use crate::drift::{Drifted, PLACE};
 use crate::event::{Cause, ConfigChange, Detail, DriftFound, Seq};
 use crate::plan::{Effect, SettingChange};
 use crate::spec::WorkloadSpec;
@@ -100,23 +100,35 @@ impl Workload {
         change: Option<ConfigChange>,
     ) {
         // They are answered in the order they were asked for.
-        let cause = self.writes_under_way.pop_front().unwrap_or(Cause::Config);
+        let under_way = self.writes_under_way.pop_front();
+        let (cause, told) = under_way.unwrap_or((Cause::Config, Vec::new()));
         self.limits_refused = matches!(change, Some(ConfigChange::LimitsRefused(_)));
         match change {
-            // Both values were told when it was found.
-            Some(ConfigChange::Limits(_)) if cause == Cause::Drift => {}
-            // Of the time without an agent.
-            Some(ConfigChange::Limits(changes)) if cause == Cause::Agent => {
-                let drifts = changes.into_iter().map(|change| Drifted {
-                    what: change.file,
-                    expected: change.to,
-                    found: change.from,
-                });
-                let found = DriftFound {
-                    drifts: drifts.collect(),
-                    repaired: true,
-                };
-                self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+            Some(ConfigChange::Limits(changes)) => {
+                // What was found by somebody's touch was told then. All else that a repair
+                // finds, and a process that was elsewhere, is somebody else's doing.
+                let (others, ours): (Vec<_>, Vec<_>) = changes
+                    .into_iter()
+                    .filter(|change| !told.contains(&change.file))
+                    .partition(|change| {
+                        matches!(cause, Cause::Drift | Cause::Agent) || change.file == PLACE
+                    });
+                if !others.is_empty() {
+                    let drifts = others.into_iter().map(|change| Drifted {
+                        what: change.file,
+                        expected: change.to,
+                        found: change.from,
+                    });
+                    let found = DriftFound {
+                        drifts: drifts.collect(),
+                        repaired: true,
+                    };
+                    self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+                }
+                if !ours.is_empty() {
+                    let change = ConfigChange::Limits(ours);
+                    self.tell(context, Some(cause), None, Detail::Config(change));
+                }
             }
             Some(change) => {
                 self.tell(context, Some(cause), None, Detail::Config(change));

@@ -12,17 +12,21 @@ impl Workload {
             return;
         }
         if !self.writes_under_way.is_empty() {
-            // It may have been seen before that write, which is looked at when it is done.
+            // It may have been seen before that write: what that finds is told when it is done.
             return;
         }
         match self.repairs.drifted(context.moment.now) {
             Response::Repair => {
+                let told = found.iter().map(|drift| drift.what.clone()).collect();
                 let found = DriftFound {
                     drifts: found,
                     repaired: true,
                 };
                 let seq = self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
                 self.write_limits(context, Cause::Drift, seq);
+                if let Some((_, whats)) = self.writes_under_way.back_mut() {
+                    *whats = told;
+                }
             }
             Response::Conflict(pause) => {
                 let detail = Detail::Conflict {

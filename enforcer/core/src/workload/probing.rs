@@ -8,7 +8,7 @@ pub(super) use kept::KeptProbing;
 
 use super::{After, Context, Lifecycle, Workload};
 use crate::cpu_loop::Verdict;
-use crate::event::{BreakerChange, BreakerState, Cause, Detail, InstanceId, ProbeRun};
+use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, InstanceId, ProbeRun};
 use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
 use crate::spec::{Mode, Probe, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent, human_duration};
@@ -147,10 +147,6 @@ pub struct ProbeView {
 }
 
 impl Workload {
-    pub(crate) fn last_answer(&self, probe: ProbeName) -> Option<&Last> {
-        self.probing.watched.get(&probe)?.last()
-    }
-
     pub(super) fn probe_views(&self) -> Vec<ProbeView> {
         let at_rest = |name: ProbeName| !self.probing.open().any(|(open, _)| *open == name);
         let watched = self.probing.watched.iter();
@@ -259,6 +255,12 @@ impl Workload {
             return;
         }
         let threshold = watched.spec.failure_threshold;
+        context.decision.answered = watched.last().map(|last| Answered {
+            workload: self.name.clone(),
+            probe: name,
+            answer: last.answer,
+            took: last.took,
+        });
         match watched.last().map(|last| last.answer) {
             // Our own error turns nothing, whatever came before it.
             None | Some(Answer::Unknown) => return,

@@ -32,6 +32,8 @@ pub struct View {
     /// One line: why it is in this state.
     pub reason: String,
     pub budget_used: u32,
+    /// It was stopped for the host's sake, and comes back.
+    pub comes_back: bool,
     pub claims: Claims,
     /// Limits that the kernel has not been given yet.
     pub writing: bool,
@@ -102,6 +104,7 @@ impl Workload {
             next_start,
             reason: self.describe(),
             budget_used: self.recovery.budget_used(),
+            comes_back: self.sacrificed && self.is_at_rest(),
             claims: self.loops.claims(),
             writing: !self.writes_under_way.is_empty(),
             limits_refused: self.limits_refused,

@@ -1,7 +1,7 @@
 //! The columns of `top`: how wide each is, from which screen on it is there, and what
 //! stands in it.
 
-use super::model::Row;
+use super::row::Row;
 use ratatui::style::{Color, Modifier, Style};
 
 /// Cells of a bar.
@@ -26,7 +26,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "NAME",
         width: 16,
         from: 0,
-        cell: |row| row.name.clone(),
+        cell: |row| cut(&row.name, 16),
         style: |_| Style::new().add_modifier(Modifier::BOLD),
     },
     Column {
@@ -68,14 +68,14 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "RST",
         width: 4,
         from: 0,
-        cell: |row| row.restarts.to_string(),
+        cell: |row| count(row.restarts),
         style: plain,
     },
     Column {
         head: "OOM",
         width: 4,
         from: 110,
-        cell: |row| row.oom_kills.to_string(),
+        cell: |row| count(row.oom_kills),
         style: plain,
     },
     Column {
@@ -107,10 +107,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "PIDS",
         width: 5,
         from: 100,
-        cell: |row| {
-            row.pids
-                .map_or_else(|| "-".to_owned(), |pids| pids.to_string())
-        },
+        cell: |row| row.pids.map_or_else(|| "-".to_owned(), count),
         style: plain,
     },
     Column {
@@ -194,4 +191,22 @@ fn memory(row: &Row) -> String {
         format!("{}{} ", "█".repeat(filled), "░".repeat(BAR - filled))
     });
     format!("{bar}{}", of(row.memory, row.memory_max))
+}
+
+/// Four characters at most.
+fn count(number: u64) -> String {
+    match number {
+        0..10_000 => number.to_string(),
+        10_000..1_000_000 => format!("{}k", number / 1000),
+        _ => format!("{}m", (number / 1_000_000).min(999)),
+    }
+}
+
+/// What is cut says so.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(most - 1).collect();
+    format!("{kept}…")
 }

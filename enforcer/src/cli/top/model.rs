@@ -2,114 +2,10 @@
 //! try it.
 
 use super::super::sentence;
+use super::row::{Order, Row};
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 use serde_json::{Value, json};
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
-
-/// One workload.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Row {
-    pub(super) name: String,
-    pub(super) state: String,
-    pub(super) health: String,
-    pub(super) ready: bool,
-    pub(super) throttle: String,
-    /// Of what it may use.
-    pub(super) cpu_share: f64,
-    /// Of one CPU.
-    pub(super) cpu_percent: f64,
-    /// Of its periods.
-    pub(super) held_percent: f64,
-    pub(super) memory: u64,
-    pub(super) memory_max: Option<u64>,
-    pub(super) swap: u64,
-    pub(super) swap_max: Option<u64>,
-    /// Shares of the last 10 s in which some of it waited: CPU, memory, I/O.
-    pub(super) waited: [Option<f64>; 3],
-    pub(super) pids: Option<u64>,
-    pub(super) restarts: u64,
-    pub(super) oom_kills: u64,
-    pub(super) reason: String,
-}
-
-impl Row {
-    fn of(workload: &Value, cpus: f64) -> Self {
-        let text = |key: &str| sentence::plain(workload[key].as_str().unwrap_or("-"));
-        let number = |key: &str| workload[key].as_u64().unwrap_or(0);
-        let percent = |key: &str| workload[key].as_f64().unwrap_or(0.0);
-        let allowed = workload["cpu_max_percent"].as_f64();
-        let allowed = allowed.unwrap_or(cpus * 100.0).max(0.1);
-        Self {
-            name: text("name"),
-            state: text("state"),
-            health: text("health"),
-            ready: workload["ready"] == true,
-            throttle: text("throttle"),
-            cpu_share: percent("cpu_percent") / allowed * 100.0,
-            cpu_percent: percent("cpu_percent"),
-            held_percent: percent("cpu_throttled_percent"),
-            memory: number("memory_bytes"),
-            memory_max: workload["memory_max_bytes"].as_u64(),
-            swap: number("swap_bytes"),
-            swap_max: workload["swap_max_bytes"].as_u64(),
-            waited: ["cpu", "memory", "io"].map(|of| workload["waiting_percent"][of].as_f64()),
-            pids: workload["pids"].as_u64(),
-            restarts: number("restarts"),
-            oom_kills: number("oom_kills"),
-            reason: text("reason"),
-        }
-    }
-
-    /// Of its limit, from 0 to 1; `None` without one.
-    pub(super) fn memory_share(&self) -> Option<f64> {
-        #[expect(clippy::cast_precision_loss)]
-        let share = |max: u64| self.memory as f64 / max.max(1) as f64;
-        self.memory_max.map(share)
-    }
-
-    fn is_in_trouble(&self) -> bool {
-        !matches!(self.state.as_str(), "running" | "starting" | "stopped")
-            || self.health == "unhealthy"
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    Name,
-    Cpu,
-    Memory,
-    Restarts,
-    /// What is in trouble first.
-    State,
-}
-
-impl Order {
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Cpu => "CPU",
-            Self::Memory => "memory",
-            Self::Restarts => "restarts",
-            Self::State => "state",
-        }
-    }
-
-    fn compare(self, one: &Row, other: &Row) -> Ordering {
-        let most_first = |of: fn(&Row) -> f64| of(other).total_cmp(&of(one));
-        let order = match self {
-            Self::Name => Ordering::Equal,
-            Self::Cpu => most_first(|row| row.cpu_percent),
-            Self::Memory => other.memory.cmp(&one.memory),
-            Self::Restarts => other.restarts.cmp(&one.restarts),
-            Self::State => {
-                let rank = |row: &Row| (!row.is_in_trouble(), row.state.clone());
-                rank(one).cmp(&rank(other))
-            }
-        };
-        order.then_with(|| one.name.cmp(&other.name))
-    }
-}
 
 /// What is to be asked of the agent.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +28,8 @@ pub(super) enum News {
     Trouble(String),
     /// What became of an act.
     Told(String),
+    /// Nothing has come for so long.
+    Silent(u64),
 }
 
 /// What the keys mean.
@@ -140,9 +38,15 @@ pub(super) enum Mode {
     Watching,
     Filtering,
     /// A question that `y` answers.
-    Asking(&'static str),
+    Asking {
+        name: String,
+        what: &'static str,
+    },
     /// How much a throttle leaves.
-    Throttling(String),
+    Throttling {
+        name: String,
+        typed: String,
+    },
 }
 
 pub(super) struct Model {
@@ -158,6 +62,8 @@ pub(super) struct Model {
     pub(super) trouble: Option<String>,
     pub(super) told: Option<String>,
     pub(super) color: bool,
+    /// Something was asked for and not answered.
+    acting: bool,
     ended: bool,
 }
 
@@ -177,6 +83,7 @@ impl Model {
             trouble: None,
             told: None,
             color,
+            acting: false,
             ended: false,
         }
     }
@@ -244,7 +151,13 @@ impl Model {
                 }
             }
             News::Trouble(text) => self.trouble = Some(sentence::plain(&text)),
-            News::Told(text) => self.told = Some(text),
+            News::Told(text) => {
+                self.acting = false;
+                self.told = Some(text);
+            }
+            News::Silent(seconds) => {
+                self.trouble = Some(format!("the agent has not answered for {seconds} s"));
+            }
         }
     }
 
@@ -271,36 +184,28 @@ impl Model {
                 self.select(0);
                 Vec::new()
             }
-            Mode::Asking(what) => {
+            Mode::Asking { name, what } => {
                 self.mode = Mode::Watching;
-                match (key, self.selected.clone()) {
-                    (KeyCode::Char('y'), Some(name)) => vec![Ask::Act {
-                        name,
-                        what,
-                        body: None,
-                    }],
+                match key {
+                    KeyCode::Char('y') => self.act(name, what, None),
                     _ => Vec::new(),
                 }
             }
-            Mode::Throttling(mut typed) => match key {
+            Mode::Throttling { name, mut typed } => match key {
                 KeyCode::Char(c) if c.is_ascii_digit() && typed.len() < 6 => {
                     typed.push(c);
-                    self.mode = Mode::Throttling(typed);
+                    self.mode = Mode::Throttling { name, typed };
                     Vec::new()
                 }
                 KeyCode::Backspace => {
                     typed.pop();
-                    self.mode = Mode::Throttling(typed);
+                    self.mode = Mode::Throttling { name, typed };
                     Vec::new()
                 }
                 KeyCode::Enter if !typed.is_empty() => {
                     self.mode = Mode::Watching;
-                    let act = |name| Ask::Act {
-                        name,
-                        what: "throttle",
-                        body: Some(json!({ "cpu": format!("{typed}%") })),
-                    };
-                    self.selected.clone().map(act).into_iter().collect()
+                    let body = json!({ "cpu": format!("{typed}%") });
+                    self.act(name, "throttle", Some(body))
                 }
                 KeyCode::Esc | KeyCode::Enter => {
                     self.mode = Mode::Watching;
@@ -326,7 +231,17 @@ impl Model {
                     self.scrolled = self.scrolled.saturating_sub(1);
                     return Vec::new();
                 }
-                _ => {}
+                KeyCode::PageDown => {
+                    self.scrolled = self.scrolled.saturating_add(10);
+                    return Vec::new();
+                }
+                KeyCode::PageUp => {
+                    self.scrolled = self.scrolled.saturating_sub(10);
+                    return Vec::new();
+                }
+                KeyCode::Char('R' | 'e' | 't') => {}
+                // The table isn't seen: nothing in it is changed.
+                _ => return Vec::new(),
             }
         }
         let place = self.place(&self.shown()).unwrap_or(0);
@@ -352,14 +267,39 @@ impl Model {
                     return vec![Ask::Details(Some(name))];
                 }
             }
-            KeyCode::Char('R') if self.selected.is_some() => self.mode = Mode::Asking("restart"),
-            KeyCode::Char('e') if self.selected.is_some() => self.mode = Mode::Asking("release"),
-            KeyCode::Char('t') if self.selected.is_some() => {
-                self.mode = Mode::Throttling(String::new());
+            KeyCode::Char(letter @ ('R' | 'e' | 't')) => {
+                let shown = self.details.as_ref().map(|(name, _)| name.clone());
+                if let Some(name) = shown.or_else(|| self.selected.clone()) {
+                    self.mode = match letter {
+                        't' => Mode::Throttling {
+                            name,
+                            typed: String::new(),
+                        },
+                        'R' => Mode::Asking {
+                            name,
+                            what: "restart",
+                        },
+                        _ => Mode::Asking {
+                            name,
+                            what: "release",
+                        },
+                    };
+                }
             }
             _ => {}
         }
         Vec::new()
+    }
+
+    /// One at a time: an agent that is slow is not asked twice.
+    fn act(&mut self, name: String, what: &'static str, body: Option<Value>) -> Vec<Ask> {
+        if self.acting {
+            self.told = Some("the one before it is not done yet".to_owned());
+            return Vec::new();
+        }
+        self.acting = true;
+        self.told = Some(format!("{name}: {what} …"));
+        vec![Ask::Act { name, what, body }]
     }
 
     fn select(&mut self, place: usize) {

@@ -2,7 +2,8 @@
 
 use super::super::sentence;
 use super::columns::{COLUMNS, whole};
-use super::model::{Mode, Model, Row};
+use super::model::{Mode, Model};
+use super::row::Row;
 use enforcer_core::units::Bytes;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -29,12 +30,10 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     frame.render_widget(reason(model), why);
     let keys = match &model.mode {
         Mode::Filtering => format!("filter: {}▏  Enter keep, Esc drop", model.filter),
-        Mode::Asking(what) => {
-            let name = model.selected().unwrap_or("-");
+        Mode::Asking { name, what } => {
             format!("{what} {name}?  y yes, any other key no")
         }
-        Mode::Throttling(typed) => {
-            let name = model.selected().unwrap_or("-");
+        Mode::Throttling { name, typed } => {
             format!("throttle {name} to {typed}▏% of one CPU  Enter do it, Esc leave it")
         }
         Mode::Watching if model.details.is_some() => {

@@ -143,10 +143,17 @@ fn nothing_is_done_without_a_yes() {
         press(&mut model, &[KeyCode::Char('R'), KeyCode::Char('y')]),
         [act("restart", None)]
     );
+    // Not twice while it is not answered.
+    assert_eq!(
+        press(&mut model, &[KeyCode::Char('R'), KeyCode::Char('y')]),
+        []
+    );
+    model.learn(News::Told("loops: restart: done".to_owned()));
     assert_eq!(
         press(&mut model, &[KeyCode::Char('e'), KeyCode::Char('y')]),
         [act("release", None)]
     );
+    model.learn(News::Told("loops: release: done".to_owned()));
     let typed = [
         KeyCode::Char('t'),
         KeyCode::Char('2'),
@@ -161,6 +168,38 @@ fn nothing_is_done_without_a_yes() {
         [act("throttle", Some(json!({ "cpu": "20%" })))]
     );
     assert_eq!(press(&mut model, &[KeyCode::Char('t'), KeyCode::Enter]), []);
+}
+
+#[test]
+fn what_was_asked_about_is_what_is_done() {
+    let mut model = some();
+    press(&mut model, &[KeyCode::Down, KeyCode::Char('R')]);
+    // It goes while the question stands, and another row is selected.
+    let left = [workload("api", &json!({}))];
+    model.learn(News::Rows(json!({ "cpus": 2, "workloads": left })));
+    assert_eq!(model.selected(), Some("api"));
+    let asks = press(&mut model, &[KeyCode::Char('y')]);
+    assert!(
+        matches!(&asks[..], [Ask::Act { name, .. }] if name == "loops"),
+        "{asks:?}"
+    );
+    // In the details no key moves through the table behind them.
+    let mut model = some();
+    press(
+        &mut model,
+        &[
+            KeyCode::Enter,
+            KeyCode::End,
+            KeyCode::PageDown,
+            KeyCode::Char('n'),
+        ],
+    );
+    assert_eq!(model.selected(), Some("api"));
+    let asks = press(&mut model, &[KeyCode::Char('R'), KeyCode::Char('y')]);
+    assert!(
+        matches!(&asks[..], [Ask::Act { name, .. }] if name == "api"),
+        "{asks:?}"
+    );
 }
 
 #[test]
