@@ -10,7 +10,7 @@ pub(super) fn next(workload: &Value) -> Option<String> {
     let mut parts = Vec::new();
     match workload["state"].as_str()? {
         "backing_off" => {
-            parts.push(format!("next attempt {}", soon(workload)));
+            parts.push(format!("attempt {}", soon(workload)));
             parts.extend(budget(workload));
         }
         "breaker_open" => parts.push(format!(
@@ -110,14 +110,14 @@ mod tests {
             json!({ "name": "web", "state": "backing_off", "next_start_in_seconds": 37.2,
                 "budget_used": 4, "budget": budget, "breaker": true }),
             Some(
-                "next attempt in 38s; 4 of 5 restarts used within 5m; the breaker opens after one more",
+                "attempt in 38s; 4 of 5 restarts used within 5m; the breaker opens after one more",
             ),
         );
         check(
             json!({ "name": "web", "state": "backing_off", "next_start_in_seconds": 0.0,
                 "budget_used": 5, "budget": budget, "breaker": true }),
             Some(
-                "next attempt now; 5 of 5 restarts used within 5m; the breaker opens at the next failure",
+                "attempt now; 5 of 5 restarts used within 5m; the breaker opens at the next failure",
             ),
         );
         check(

@@ -228,11 +228,13 @@ fn why_tells_the_chain_behind_a_restart() {
     let text = String::from_utf8_lossy(&told.stdout).into_owned();
     println!("{text}");
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 4, "{text}");
+    assert_eq!(lines.len(), 5, "{text}");
     assert!(lines[0].contains("8M"), "{text}");
     assert!(lines[1].contains("└─ "), "{text}");
     assert!(lines[2].contains("restart"), "{text}");
     assert!(lines[3].starts_with("now: backing_off"), "{text}");
+    assert!(lines[4].starts_with("next: attempt in "), "{text}");
+    assert!(lines[4].contains("1 of 5 restarts used"), "{text}");
     let nobody = agent.cli(&["why", "nobody"]);
     assert_eq!(nobody.status.code(), Some(4), "{nobody:?}");
 }
