@@ -234,7 +234,7 @@ fn why_tells_the_chain_behind_a_restart() {
     assert!(lines[2].contains("restart"), "{text}");
     assert!(lines[3].starts_with("now: backing_off"), "{text}");
     assert!(lines[4].starts_with("next: attempt in "), "{text}");
-    assert!(lines[4].contains("1 of 5 restarts used"), "{text}");
+    assert!(lines[4].contains("2 of 5 restarts used"), "{text}");
     let nobody = agent.cli(&["why", "nobody"]);
     assert_eq!(nobody.status.code(), Some(4), "{nobody:?}");
 }
