@@ -46,8 +46,15 @@ pub(crate) async fn deliver(executor: Arc<Executor>, history: Arc<History>, fold
             if couriers.contains_key(&name) {
                 continue;
             }
+            let cursor = Cursor::of(&folder, &name).unwrap_or_else(|(cursor, why)| {
+                executor.send(Event::Degraded {
+                    what: format!("alerts to {name}"),
+                    why: format!("{why}; all that the history holds for it is told again"),
+                });
+                cursor
+            });
             let courier = Courier {
-                cursor: Cursor::of(&folder, &name),
+                cursor,
                 name: name.clone(),
                 target: target.clone(),
                 host: own_process::host_name(),

@@ -34,12 +34,12 @@ pub(crate) async fn follow(api: Api) {
             folder.display()
         );
     });
-    let watch = watch.ok();
+    let mut watch = watch.ok();
     // Whatever changed between its first reading and now.
     read_again(&api).await;
     loop {
         let changed = async {
-            match &watch {
+            match &mut watch {
                 Some((watch, polled)) => {
                     while let Ok(mut readable) = polled.readable().await {
                         readable.clear_ready();
@@ -63,7 +63,7 @@ pub(crate) async fn follow(api: Api) {
                 let mut settled = tokio::time::interval(SETTLED);
                 settled.tick().await;
                 settled.tick().await;
-                if let Some((watch, _)) = &watch {
+                if let Some((watch, _)) = &mut watch {
                     let _ = watch.read();
                 }
             }

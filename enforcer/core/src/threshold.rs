@@ -3,10 +3,10 @@
 
 use crate::spec::Threshold;
 use crate::units::{MonoTime, Percent};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     #[default]
@@ -68,6 +68,14 @@ impl Held {
 impl Gauge {
     pub(crate) fn level(&self) -> Level {
         self.level
+    }
+
+    /// At a level that was told already; how long it holds is counted anew.
+    pub(crate) fn at(level: Level) -> Self {
+        Self {
+            level,
+            ..Self::default()
+        }
     }
 
     /// Takes a reading; the level if another one counts from now on.

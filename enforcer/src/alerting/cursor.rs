@@ -35,15 +35,24 @@ pub(crate) fn last_delivered(folder: &Path) -> Seq {
 }
 
 impl Cursor {
-    /// A name is one as workloads have it, so it is a file's.
-    pub(super) fn of(folder: &Path, name: &str) -> Self {
+    /// A name is one as workloads have it, so it is a file's. Of one that can't be read
+    /// comes a cursor at the beginning, and why: twice is better than never.
+    pub(super) fn of(folder: &Path, name: &str) -> Result<Self, (Self, String)> {
         let file = folder.join(format!("{name}.json"));
-        let kept = fs::read(&file).ok();
-        let kept = kept.and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
-        Self {
-            delivered: kept.map_or(Seq(0), |kept| kept.delivered),
+        let place = file.display().to_string();
+        let at = |delivered: Seq| Self {
             file,
+            delivered,
             unkept: false,
+        };
+        let read = match fs::read(&place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(at(Seq(0))),
+            Err(error) => Err(error),
+            Ok(text) => serde_json::from_slice::<Kept>(&text).map_err(io::Error::from),
+        };
+        match read {
+            Ok(kept) => Ok(at(kept.delivered)),
+            Err(error) => Err((at(Seq(0)), format!("failed to read {place}: {error}"))),
         }
     }
 
@@ -96,14 +105,17 @@ mod tests {
     #[test]
     fn what_was_delivered_is_known_to_the_next() {
         let folder = std::env::temp_dir().join(format!("cursor-{}", std::process::id()));
-        let mut cursor = Cursor::of(&folder, "pager");
+        let of = |name: &str| Cursor::of(&folder, name).expect("a cursor");
+        let mut cursor = of("pager");
         assert_eq!(cursor.delivered(), Seq(0));
         cursor.advance(Seq(7), true);
         cursor.advance(Seq(9), false);
         assert_eq!(cursor.delivered(), Seq(9));
-        assert_eq!(Cursor::of(&folder, "pager").delivered(), Seq(7));
+        assert_eq!(of("pager").delivered(), Seq(7));
         fs::write(folder.join("pager.json"), "{").expect("a file");
-        assert_eq!(Cursor::of(&folder, "pager").delivered(), Seq(0));
+        let (anew, why) = Cursor::of(&folder, "pager").expect_err("damaged");
+        assert_eq!(anew.delivered(), Seq(0));
+        assert!(why.contains("pager.json: EOF"), "{why}");
         fs::remove_dir_all(folder).expect("a folder");
     }
 }

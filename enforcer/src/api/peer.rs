@@ -23,9 +23,14 @@ impl Peer {
     }
 
     /// Root, and whoever the agent itself runs as.
+    pub(super) fn is_trusted(self) -> bool {
+        self.uid
+            .is_some_and(|uid| uid == 0 || uid == geteuid().as_raw())
+    }
+
     pub(crate) fn may_change(self) -> Result<(), Failure> {
         match self.uid {
-            Some(uid) if uid == 0 || uid == geteuid().as_raw() => Ok(()),
+            _ if self.is_trusted() => Ok(()),
             Some(uid) => Err(Failure::not_permitted(format!(
                 "user {uid} may look, but not change anything"
             ))),

@@ -31,12 +31,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A socket that connections come from.
 pub(super) trait Source {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// Places for who may change something: who may only look can't lock them out.
+    const RESERVED: usize;
 
     fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
 }
 
 impl Source for UnixListener {
     type Stream = UnixStream;
+    const RESERVED: usize = 16;
 
     async fn next(&self) -> io::Result<(UnixStream, Peer)> {
         let (stream, _) = self.accept().await?;
@@ -47,6 +50,7 @@ impl Source for UnixListener {
 
 impl Source for TcpListener {
     type Stream = TcpStream;
+    const RESERVED: usize = 0;
 
     async fn next(&self) -> io::Result<(TcpStream, Peer)> {
         let (stream, _): (_, SocketAddr) = self.accept().await?;
@@ -55,7 +59,7 @@ impl Source for TcpListener {
 }
 
 /// Serves for as long as the agent lives; a connection may last so long, whatever it does.
-pub(super) async fn serve(source: impl Source, router: Router, lifetime: Option<Duration>) {
+pub(super) async fn serve<S: Source>(source: S, router: Router, lifetime: Option<Duration>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut pause = tokio::time::interval(PAUSE);
     pause.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -68,8 +72,11 @@ pub(super) async fn serve(source: impl Source, router: Router, lifetime: Option<
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            tracing::debug!("hung up on a connection: {CONNECTIONS} are open");
+        let reserved = if peer.is_trusted() { 0 } else { S::RESERVED };
+        let free = places.available_permits() > reserved;
+        let place = free.then(|| Arc::clone(&places).try_acquire_owned().ok());
+        let Some(place) = place.flatten() else {
+            tracing::debug!("hung up on a connection: too many are open");
             continue;
         };
         let router = router.clone();

@@ -84,14 +84,14 @@ async fn ask_disk(executor: &Arc<Executor>) {
 impl Executor {
     fn measure(&self) -> Event {
         let host = self.measure_host();
-        let (all, least) = {
+        let (all, alerts) = {
             let levels = super::lock(&self.host_levels);
-            (levels.watch.memory.is_some(), levels.alerts.least_memory())
+            (levels.watch.memory.is_some(), Arc::clone(&levels.alerts))
         };
         // The table is only held while it is copied: others wait for it.
-        let entries: Vec<Entry> = self.entries_to_measure(all, least);
+        let entries: Vec<Entry> = self.entries_to_measure(all, &alerts);
         let measured = entries.into_iter().filter_map(|entry| {
-            let measured = measure(&entry, least)?;
+            let measured = measure(&entry)?;
             Some((entry.name, measured))
         });
         Event::Measured {
@@ -100,15 +100,16 @@ impl Executor {
         }
     }
 
-    fn entries_to_measure(&self, all: bool, least: Option<Percent>) -> Vec<Entry> {
+    fn entries_to_measure(&self, all: bool, alerts: &Alerts) -> Vec<Entry> {
         let mut registry = self.registry();
-        let wanted = registry.iter_mut().filter(|(_, entry)| {
+        let copied = registry.iter_mut().filter_map(|(name, entry)| {
             let watch = &entry.spec.watch;
-            let watched = watch.memory.is_some() || least.is_some();
+            let alert_from = alerts.least_memory(name);
+            let watched = watch.memory.is_some() || alert_from.is_some();
             let bounded = entry.spec.limits.memory_max.is_some() && watched;
-            all || bounded || watch.cpu.is_some()
-        });
-        let copied = wanted.filter_map(|(name, entry)| {
+            if !(all || bounded || watch.cpu.is_some()) {
+                return None;
+            }
             let files = match &entry.levels {
                 Some(files) => Arc::clone(files),
                 None => Arc::clone(
@@ -121,6 +122,7 @@ impl Executor {
                 name: name.clone(),
                 cgroup: Arc::clone(&entry.cgroup),
                 spec: Arc::clone(&entry.spec),
+                alert_from,
                 files,
             })
         });
@@ -176,12 +178,14 @@ struct Entry {
     name: WorkloadName,
     cgroup: Arc<Cgroup>,
     spec: Arc<WorkloadSpec>,
+    /// The least share of its `memory.max` that an alert's rule is about.
+    alert_from: Option<Percent>,
     files: Arc<LevelFiles>,
 }
 
 /// Two small files at most; `memory.stat` and the pressure only where the rest of
 /// the memory may be full, since both are work for the kernel.
-fn measure(entry: &Entry, least: Option<Percent>) -> Option<Measured> {
+fn measure(entry: &Entry) -> Option<Measured> {
     let current = entry.files.memory()?;
     let max = entry.spec.limits.memory_max.and_then(Limit::at);
     let watch = entry.spec.watch.memory;
@@ -191,7 +195,7 @@ fn measure(entry: &Entry, least: Option<Percent>) -> Option<Measured> {
     };
     let charged = max.map(|max| percent(current, max));
     let warn = watch.and_then(|watch| watch.warn.or(watch.critical));
-    let suspicious = charged.zip([warn, least].into_iter().flatten().min());
+    let suspicious = charged.zip([warn, entry.alert_from].into_iter().flatten().min());
     let mut measured = Measured {
         memory: charged,
         memory_bytes: Bytes(current),

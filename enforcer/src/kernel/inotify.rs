@@ -121,36 +121,115 @@ impl TreeWatch {
     }
 }
 
-/// Files of one folder that were written, or came and went.
+/// Files of one folder that were written, or came and went, and whatever else gets the
+/// folder's name: a link may be made to lead elsewhere.
 #[derive(Debug)]
-pub(crate) struct FolderWatch(Inotify);
+pub(crate) struct FolderWatch {
+    inotify: Inotify,
+    folder: PathBuf,
+    /// What had the name when it was last looked at.
+    own: WatchDescriptor,
+    /// The folder that it is in, where that can be watched.
+    above: Option<WatchDescriptor>,
+}
 
 impl AsFd for FolderWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.inotify.as_fd()
     }
 }
 
 impl FolderWatch {
     pub(crate) fn new(folder: &Path) -> io::Result<Self> {
+        let folder = std::path::absolute(folder)?;
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let changes = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_CREATE;
-        inotify.add_watch(folder, changes | AddWatchFlags::IN_ONLYDIR)?;
-        Ok(Self(inotify))
+        let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        let watch_above = |above| inotify.add_watch(above, names | AddWatchFlags::IN_ONLYDIR);
+        let above = folder.parent().and_then(|above| watch_above(above).ok());
+        Ok(Self {
+            own: watch_folder(&inotify, &folder)?,
+            inotify,
+            folder,
+            above,
+        })
     }
 
     /// The names of those that have changed since it was last asked; one without a name
     /// stands for the folder itself, or for more than could be told.
-    pub(crate) fn read(&self) -> Vec<Option<String>> {
+    pub(crate) fn read(&mut self) -> Vec<Option<String>> {
         let mut changed = Vec::new();
-        while let Ok(events) = self.0.read_events() {
-            let names = events.into_iter().map(|event| event.name);
-            changed.extend(names.map(|name| Some(name?.to_string_lossy().into_owned())));
+        while let Ok(events) = self.inotify.read_events() {
+            for event in events {
+                if Some(event.wd) != self.above {
+                    changed.push(event.name.map(|name| name.to_string_lossy().into_owned()));
+                } else if event.name.as_deref() == self.folder.file_name() {
+                    self.look_again();
+                    changed.push(None);
+                }
+            }
         }
         changed
+    }
+
+    /// Another folder has its name now.
+    fn look_again(&mut self) {
+        let Ok(now) = watch_folder(&self.inotify, &self.folder) else {
+            return;
+        };
+        if now != self.own {
+            // It is gone already where its folder is.
+            let _ = self.inotify.rm_watch(self.own);
+            self.own = now;
+        }
+    }
+}
+
+fn watch_folder(inotify: &Inotify, folder: &Path) -> nix::Result<WatchDescriptor> {
+    let changes = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_CREATE;
+    inotify.add_watch(folder, changes | AddWatchFlags::IN_ONLYDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// As tools do that put a new version in place: beside the old one, and then a link.
+    #[test]
+    fn a_folder_is_watched_by_its_name() {
+        let place = std::env::temp_dir().join(format!("folder-watch-{}", std::process::id()));
+        for version in ["one", "two"] {
+            fs::create_dir_all(place.join(version)).expect("a folder");
+        }
+        let name = place.join("current");
+        symlink("one", &name).expect("a link");
+        let mut watch = FolderWatch::new(&name).expect("a watch");
+        let write = |file: &str| fs::write(place.join(file), "x").expect("a file");
+        let web = Some("web.yaml".to_owned());
+
+        write("one/web.yaml");
+        assert!(watch.read().contains(&web));
+        write("beside");
+        assert_eq!(watch.read(), []);
+        symlink("two", place.join("next")).expect("a link");
+        fs::rename(place.join("next"), &name).expect("a link in its place");
+        assert!(watch.read().contains(&None));
+        write("two/web.yaml");
+        assert!(watch.read().contains(&web));
+        watch.read();
+        write("one/web.yaml");
+        assert_eq!(watch.read(), []);
+
+        fs::remove_file(&name).expect("no link");
+        fs::create_dir(&name).expect("a folder");
+        assert!(watch.read().contains(&None));
+        write("current/web.yaml");
+        assert!(watch.read().contains(&web));
+        fs::remove_dir_all(place).expect("nothing");
     }
 }

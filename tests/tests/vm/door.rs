@@ -5,7 +5,9 @@ use enforcer_tests::agent::{Agent, ENFORCER};
 use enforcer_tests::wait_for;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -201,13 +203,58 @@ fn nobody_may_not_even_knock() {
     assert!(told.contains("you may not speak to the agent"), "{told}");
 }
 
+const GROUP: u32 = 990;
+
+/// Streams of events that a member of the group asks for and never reads.
+fn streams_of_a_member(socket: PathBuf) -> Vec<UnixStream> {
+    let member = std::thread::spawn(move || {
+        // SAFETY: the bare calls take numbers and change this thread alone, which is
+        // what the kernel asks about at connect(2).
+        let changed = unsafe {
+            libc::syscall(libc::SYS_setresgid, GROUP, GROUP, GROUP) == 0
+                && libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) == 0
+        };
+        assert!(changed);
+        let streams = (0..300).map(|_| {
+            let mut stream = UnixStream::connect(&socket).unwrap();
+            let _ = stream.write_all(b"GET /v1/events/stream HTTP/1.1\r\nhost: x\r\n\r\n");
+            stream
+        });
+        streams.collect()
+    });
+    member.join().unwrap()
+}
+
 #[test]
-fn the_group_may_look_and_root_alone_may_change() {
-    const GROUP: u32 = 990;
+fn who_may_only_look_leaves_a_place_to_root() {
+    let agent = agent_with_a_group();
+    agent.wait_for_state("web", "running");
+    let streams = streams_of_a_member(agent.folder().join("run/enforcer.sock"));
+    let answered = streams.into_iter().filter_map(|mut stream| {
+        let long = Duration::from_secs(60);
+        stream.set_read_timeout(Some(long)).unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).ok()?;
+        assert_eq!(&first, b"HTTP/1.1 200");
+        Some(stream)
+    });
+    let held: Vec<UnixStream> = answered.collect();
+    assert!((200..=240).contains(&held.len()), "{}", held.len());
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    drop(held);
+}
+
+fn agent_with_a_group() -> Agent {
     let before = std::fs::read_to_string("/etc/group").unwrap();
     std::fs::write("/etc/group", format!("{before}enforcer:x:{GROUP}:\n")).unwrap();
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     std::fs::write("/etc/group", before).unwrap();
+    agent
+}
+
+#[test]
+fn the_group_may_look_and_root_alone_may_change() {
+    let agent = agent_with_a_group();
     agent.wait_for_state("web", "running");
     let as_member = |request: &[&str]| {
         let mut command = Command::new(ENFORCER);

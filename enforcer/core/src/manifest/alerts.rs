@@ -7,8 +7,10 @@ use super::yaml::{Node, Value};
 use crate::health::Health;
 use crate::name::{RULE, WorkloadName};
 use crate::probe::is_forbidden;
-use crate::spec::{Alerts, Resource, Rule, Severity, Target, When};
+use crate::spec::{Alerts, Resource, Rule, Severity, Target, When, WorkloadSpec};
+use crate::units::Limit;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 const RULE_KEYS: &[&str] = &[
@@ -265,14 +267,70 @@ impl Reader<'_> {
     }
 }
 
-fn key_place(mapping: &Node, name: &str) -> std::ops::Range<usize> {
-    let Value::Mapping(entries) = &mapping.value else {
-        return mapping.span.clone();
+fn key_place(mapping: &Node, name: &str) -> Range<usize> {
+    let found = mapping.value.pairs().find(|(key, ..)| *key == name);
+    found.map_or(&mapping.span, |(_, place, _)| place).clone()
+}
+
+/// By rule and key.
+pub(super) type Places = BTreeMap<(String, String), Range<usize>>;
+
+/// Where each key of each rule has its value.
+pub(super) fn places(alerts: &Node) -> Places {
+    let sections = alerts.value.pairs().filter(|(key, ..)| *key == "rules");
+    let rules = sections.flat_map(|(.., rules)| rules.value.pairs());
+    let keys = rules.flat_map(|(rule, _, fields)| {
+        let keys = fields.value.pairs();
+        keys.map(move |(key, _, value)| ((rule.to_owned(), key.to_owned()), value.span.clone()))
+    });
+    keys.collect()
+}
+
+/// Rules that can say nothing about any workload of the whole manifest: most likely
+/// something else was meant. One that is named and not there may still run, unmanaged.
+pub(super) fn faults(
+    alerts: &Alerts,
+    places: &Places,
+    workloads: &BTreeMap<WorkloadName, WorkloadSpec>,
+) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut warn = |rule: &str, key: &str, message: String, help: &str| {
+        let place = places.get(&(rule.to_owned(), key.to_owned()));
+        let fault = Fault::warning(place.cloned().unwrap_or(0..0), message);
+        faults.push(fault.help(help));
     };
-    let found = entries
-        .iter()
-        .find(|(key, _)| matches!(&key.value, Value::Scalar { text, .. } if text.as_str() == name));
-    found.map_or(mapping.span.clone(), |(key, _)| key.span.clone())
+    for (name, rule) in &alerts.rules {
+        let named = rule.workloads.iter().flatten();
+        for gone in named.filter(|named| !workloads.contains_key(*named)) {
+            let message = format!("the rule `{name}` is about `{gone}`, which no manifest names");
+            warn(
+                name,
+                "workloads",
+                message,
+                "it says nothing until there is one",
+            );
+        }
+        let When::Memory(_) = rule.when else {
+            continue;
+        };
+        let is_meant = |workload: &WorkloadName| {
+            let named = rule.workloads.as_ref();
+            named.is_none_or(|named| named.contains(workload))
+        };
+        let has_limit = |spec: &WorkloadSpec| spec.limits.memory_max.and_then(Limit::at).is_some();
+        let mut meant = workloads.iter().filter(|(name, _)| is_meant(name));
+        if meant.clone().next().is_some() && !meant.any(|(_, spec)| has_limit(spec)) {
+            let message = format!("the rule `{name}` is about no workload with a `memory.max`");
+            warn(
+                name,
+                "memory",
+                message,
+                "give them a `memory.max`, or use `host: { memory: … }`",
+            );
+        }
+    }
+    faults.sort_by_key(|fault| fault.span.start);
+    faults
 }
 
 /// Host, port, and path with its query, of `http://HOST[:PORT][/PATH]`.

@@ -61,6 +61,8 @@ pub struct Parsed {
     pub places: BTreeMap<WorkloadName, Range<usize>>,
     /// Where its `needs` stand, for the same.
     pub needs: BTreeMap<WorkloadName, Range<usize>>,
+    /// By an alert's rule and its key, where that has its value.
+    pub rules: BTreeMap<(String, String), Range<usize>>,
 }
 
 impl Parsed {
@@ -118,6 +120,7 @@ impl Reader<'_> {
         }
         if let Some(node) = fields.get("alerts") {
             parsed.has_alerts = true;
+            parsed.rules = alerts::places(node);
             parsed.manifest.host.alerts = Arc::new(self.alerts(node));
         }
         parsed.manifest.host.mode = mode;
@@ -172,7 +175,7 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
     let mut manifest = Manifest::default();
     let mut faults = Vec::new();
     let mut host: Option<usize> = None;
-    let mut alerts: Option<Arc<Alerts>> = None;
+    let mut alerts: Option<(usize, alerts::Places, Arc<Alerts>)> = None;
     let mut needs: BTreeMap<WorkloadName, (usize, Range<usize>)> = BTreeMap::new();
     for (index, file) in files.into_iter().enumerate() {
         for (name, place) in &file.needs {
@@ -184,7 +187,8 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
                     .help("keep the alerts in one file");
                 faults.push((index, fault));
             } else {
-                alerts = Some(Arc::clone(&file.manifest.host.alerts));
+                let found = Arc::clone(&file.manifest.host.alerts);
+                alerts = Some((index, file.rules, found));
             }
         }
         if file.has_host {
@@ -209,7 +213,12 @@ pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
             }
         }
     }
-    manifest.host.alerts = alerts.unwrap_or_default();
+    manifest.host.alerts = Arc::default();
+    if let Some((index, places, alerts)) = alerts {
+        let about = alerts::faults(&alerts, &places, &manifest.workloads);
+        faults.extend(about.into_iter().map(|fault| (index, fault)));
+        manifest.host.alerts = alerts;
+    }
     for (name, fault) in needs::faults(&manifest) {
         let (index, place) = needs.get(&name).cloned().unwrap_or((0, 0..0));
         let fault = Fault {
@@ -233,6 +242,7 @@ impl Default for Parsed {
             faults: Vec::new(),
             places: BTreeMap::new(),
             needs: BTreeMap::new(),
+            rules: BTreeMap::new(),
         }
     }
 }

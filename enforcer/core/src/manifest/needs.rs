@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use super::read::{Reader, one_of};
-use super::yaml::{Node, Value};
+use super::yaml::Node;
 use super::{Manifest, WorkloadName};
 use crate::spec::Need;
 use std::collections::BTreeMap;
@@ -57,25 +57,14 @@ pub(super) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
 
 /// Where each workload's `needs` stands, or else its name.
 pub(super) fn places(workloads: &Node) -> BTreeMap<String, Range<usize>> {
-    let mut places = BTreeMap::new();
-    let Value::Mapping(entries) = &workloads.value else {
-        return places;
-    };
-    for (key, value) in entries {
-        let Value::Scalar { text: name, .. } = &key.value else {
-            continue;
-        };
-        let mut place = key.span.clone();
-        if let Value::Mapping(fields) = &value.value {
-            let is_needs =
-                |key: &Node| matches!(&key.value, Value::Scalar { text, .. } if text == "needs");
-            if let Some((key, _)) = fields.iter().find(|(key, _)| is_needs(key)) {
-                place = key.span.clone();
-            }
-        }
-        places.insert(name.clone(), place);
-    }
-    places
+    let pairs = workloads.value.pairs();
+    let places = pairs.map(|(name, place, workload)| {
+        let mut fields = workload.value.pairs();
+        let needs = fields.find(|(key, ..)| *key == "needs");
+        let place = needs.map_or(place, |(_, place, _)| place);
+        (name.to_owned(), place.clone())
+    });
+    places.collect()
 }
 
 /// The way from a name back to itself, if it is the first of that circle.

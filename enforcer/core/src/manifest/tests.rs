@@ -210,20 +210,22 @@ fn faults_of_many_sections_are_told_together() {
     );
 }
 
+/// What is wrong with all files together.
+fn whole(sources: &[&str]) -> String {
+    let files = sources.iter().map(|source| parse(source, &Known)).collect();
+    let (_, faults) = join(files);
+    faults
+        .iter()
+        .map(|(index, fault)| format!("{index} {}", shown(sources[*index], fault)))
+        .collect()
+}
+
 #[test]
 fn needs_in_a_circle() {
     let one = |name: &str, needs: &str| {
         format!("  {name}: {{ command: [/bin/true], user: web, needs: {{ {needs}: ready }} }}\n")
     };
     let source = format!("version: 1\nworkloads:\n{}{}", one("a", "b"), one("b", "a"));
-    let whole = |sources: &[&str]| -> String {
-        let files = sources.iter().map(|source| parse(source, &Known)).collect();
-        let (_, faults) = join(files);
-        faults
-            .iter()
-            .map(|(index, fault)| format!("{index} {}", shown(sources[*index], fault)))
-            .collect()
-    };
     expect![[r#"
         0 3:41 error: `needs` goes in a circle: a → b → a (none of them could ever start)
     "#]]
@@ -543,7 +545,7 @@ fn alerts_of_a_folder_are_in_one_file() {
              rules: {{ {name}: {{ memory: 85%, for: 2m, workloads: [web], to: [{name}] }} }}\n"
         )
     };
-    let plain = "version: 1\nhost: { starts_at_once: 3 }\n";
+    let plain = "version: 1\nhost: { starts_at_once: 3 }\nworkloads:\n  web: { command: [/bin/true], user: web, cgroup: { memory.max: 1G } }\n";
     let files = [with("first"), plain.to_owned(), with("second")];
     let parsed = files.iter().map(|text| parse(text, &Known)).collect();
     let (manifest, faults) = join(parsed);
@@ -556,6 +558,30 @@ fn alerts_of_a_folder_are_in_one_file() {
         .collect();
     assert_eq!(faults.len(), 1, "{faults:?}");
     assert_eq!(faults[0].0, 2);
+}
+
+#[test]
+fn alerts_that_can_say_nothing() {
+    let alerts = "version: 1
+alerts:
+  targets: { mail: { command: [/bin/true] } }
+  rules:
+    typo: { health: unhealthy, workloads: [wbe, web] }
+    memory: { memory: 85%, workloads: [web] }
+    any: { memory: 85% }
+";
+    let web = "version: 1\nworkloads: { web: { command: [/bin/true], user: web } }\n";
+    let limited = "version: 1\nworkloads: { db: { command: [/bin/true], user: web, cgroup: \
+                   { memory.max: 1G } } }\n";
+    expect![[r#"
+        1 5:43 warning: the rule `typo` is about `wbe`, which no manifest names () [it says nothing until there is one]
+        1 6:23 warning: the rule `memory` is about no workload with a `memory.max` () [give them a `memory.max`, or use `host: { memory: … }`]
+        1 7:20 warning: the rule `any` is about no workload with a `memory.max` () [give them a `memory.max`, or use `host: { memory: … }`]
+    "#]].assert_eq(&whole(&[web, alerts]));
+    expect![[r#"
+        1 5:43 warning: the rule `typo` is about `wbe`, which no manifest names () [it says nothing until there is one]
+        1 6:23 warning: the rule `memory` is about no workload with a `memory.max` () [give them a `memory.max`, or use `host: { memory: … }`]
+    "#]].assert_eq(&whole(&[web, alerts, limited]));
 }
 
 #[test]

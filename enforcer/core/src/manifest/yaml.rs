@@ -31,6 +31,18 @@ pub(super) enum Value {
 }
 
 impl Value {
+    /// Of a mapping whose keys are words: each key, where it stands, and its value.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &Range<usize>, &Node)> {
+        let entries = match self {
+            Self::Mapping(entries) => entries.as_slice(),
+            Self::Null | Self::Scalar { .. } | Self::Sequence(_) => &[],
+        };
+        entries.iter().filter_map(|(key, value)| match &key.value {
+            Self::Scalar { text, .. } => Some((text.as_str(), &key.span, value)),
+            Self::Null | Self::Sequence(_) | Self::Mapping(_) => None,
+        })
+    }
+
     /// For "expected …, found …".
     pub(super) fn describe(&self) -> String {
         match self {

@@ -93,10 +93,15 @@ pub enum Target {
 }
 
 impl Alerts {
-    /// The least share of `memory.max` that any rule is about.
+    /// The least share of this workload's `memory.max` that a rule is about.
     #[must_use]
-    pub fn least_memory(&self) -> Option<Percent> {
-        let shares = self.rules.values().filter_map(|rule| match rule.when {
+    pub fn least_memory(&self, workload: &WorkloadName) -> Option<Percent> {
+        let about = |rule: &&Rule| {
+            let named = rule.workloads.as_ref();
+            named.is_none_or(|named| named.contains(workload))
+        };
+        let rules = self.rules.values().filter(about);
+        let shares = rules.filter_map(|rule| match rule.when {
             When::Memory(share) => Some(share),
             When::State(_) | When::Health(_) | When::Event(_) | When::Host(..) => None,
         });

@@ -136,7 +136,9 @@ impl Supervisor {
         };
         let workload = key.1.as_ref().and_then(|name| self.workloads.get(name));
         match (rule.when, workload) {
-            (When::Memory(share), Some(workload)) if workload.runs() => {
+            (When::Memory(share), Some(workload))
+                if workload.runs() && workload.has_memory_max() =>
+            {
                 level(workload.memory_share(), share, "memory")
             }
             (When::State(state), Some(workload)) => whether(

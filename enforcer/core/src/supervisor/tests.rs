@@ -10,10 +10,7 @@ use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
 use crate::plan::Plan;
 use crate::recovery::TRIAL;
-use crate::spec::{
-    Alerts, Backoff, Budget, Manifest, Recovery, Resource, Rule, Severity, Target, When,
-    WorkloadSpec,
-};
+use crate::spec::{Backoff, Budget, Manifest, Recovery, WorkloadSpec};
 use crate::units::{Bytes, Limit, MonoTime, Percent};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -27,6 +24,7 @@ fn name(text: &str) -> WorkloadName {
     WorkloadName::parse(text).expect("a name")
 }
 
+mod alerts;
 mod loops;
 mod probes;
 
@@ -966,156 +964,4 @@ proptest! {
         }
         prop_assert!(finished, "the shutdown never ends: {supervisor:?}");
     }
-}
-
-/// One rule, and what is measured or happens at these seconds; what is told of alerts.
-fn alerts_told(rule: Rule, events: Vec<(u64, Event)>) -> Vec<String> {
-    let alerts = Alerts {
-        repeat: None,
-        targets: BTreeMap::from([(
-            "pager".to_owned(),
-            Target::Command(vec!["/page".to_owned()]),
-        )]),
-        rules: BTreeMap::from([("rule".to_owned(), rule)]),
-    };
-    let mut wanted = manifest(&[(WEB, limited_spec())]);
-    wanted.host.alerts = Arc::new(alerts);
-    let configure = Event::Configure {
-        manifest: wanted,
-        prune: false,
-    };
-    let mut supervisor = Supervisor::new(2);
-    let mut told = Vec::new();
-    for (seconds, event) in [(0, configure), (0, started(1))].into_iter().chain(events) {
-        let moment = Moment {
-            now: MonoTime(seconds * 1_000_000_000),
-            noise: 0,
-        };
-        for transition in supervisor.handle(moment, event).transitions {
-            if let Detail::Alert(alert) = transition.detail {
-                assert_eq!(alert.to, ["pager"]);
-                told.push(format!("{seconds} s: {} {}", alert.state, alert.text));
-            }
-        }
-    }
-    told
-}
-
-fn limited_spec() -> WorkloadSpec {
-    WorkloadSpec {
-        limits: Limits {
-            memory_max: Some(Limit::At(Bytes(1 << 20))),
-            ..Limits::default()
-        },
-        ..spec()
-    }
-}
-
-fn measured(percent: u32, host: u32) -> Event {
-    let measured = Measured {
-        memory: Some(Percent(percent)),
-        ..Measured::default()
-    };
-    Event::Measured {
-        workloads: vec![(name(WEB), measured)],
-        host: HostMeasured {
-            memory: Some(Percent(host)),
-            ..HostMeasured::default()
-        },
-    }
-}
-
-fn rule(when: When, held: u64) -> Rule {
-    Rule {
-        when,
-        held: Duration::from_secs(held),
-        severity: Severity::Warning,
-        workloads: None,
-        to: None,
-    }
-}
-
-#[test]
-fn alerts_weigh_levels_states_and_events() {
-    let ticks = |levels: &[(u64, u32)]| -> Vec<(u64, Event)> {
-        levels
-            .iter()
-            .map(|(at, level)| (*at, measured(*level, *level)))
-            .collect()
-    };
-    let levels = ticks(&[(5, 90), (10, 90), (15, 90), (20, 10), (25, 10), (30, 10)]);
-    assert_eq!(
-        alerts_told(rule(When::Memory(Percent(85)), 10), levels.clone()),
-        [
-            "15 s: firing memory at 90 % of its limit, from 85 % on",
-            "30 s: resolved memory at 90 % of its limit, from 85 % on"
-        ]
-    );
-    assert_eq!(
-        alerts_told(rule(When::Host(Resource::Memory, Percent(85)), 0), levels),
-        [
-            "5 s: firing the host's memory at 90 %, from 85 % on",
-            "20 s: resolved the host's memory at 90 %, from 85 % on"
-        ]
-    );
-    // It fails, and is started again: told at the tick after each.
-    let mut events = vec![(1, exited(1)), (1, reaped(1, ExitStatus::Code(1), 0))];
-    events.extend(ticks(&[(5, 0)]));
-    assert_eq!(
-        alerts_told(rule(When::Event("restart"), 0), events.clone()),
-        ["1 s: firing an event restart"]
-    );
-    events.extend(ticks(&[(100, 0), (301, 0)]));
-    assert_eq!(
-        alerts_told(rule(When::Event("restart"), 0), events),
-        [
-            "1 s: firing an event restart",
-            "301 s: resolved an event restart"
-        ]
-    );
-}
-
-#[test]
-fn what_is_named_no_more_is_over() {
-    let mut supervisor = Supervisor::new(2);
-    let at = |seconds: u64| Moment {
-        now: MonoTime(seconds * 1_000_000_000),
-        noise: 0,
-    };
-    let standing = crate::alert::Standing {
-        rule: "gone".to_owned(),
-        workload: Some(name(WEB)),
-        id: Seq(3),
-        told: MonoTime(0),
-        text: "as it was".to_owned(),
-        to: vec!["pager".to_owned()],
-        severity: Severity::Critical,
-    };
-    let stand = Event::AlertsStand {
-        standing: vec![standing],
-        alerts: Arc::default(),
-    };
-    let _ = supervisor.handle(at(0), stand);
-    let _ = supervisor.handle(at(1), configure(spec()));
-    let decision = supervisor.handle(at(5), measured(0, 0));
-    let told: Vec<_> = decision
-        .transitions
-        .iter()
-        .map(|told| &told.detail)
-        .collect();
-    let [Detail::Alert(over)] = told.as_slice() else {
-        panic!("{told:?}");
-    };
-    assert_eq!(
-        (over.id, over.state, &*over.text),
-        (Seq(3), "resolved", "as it was")
-    );
-    assert_eq!(over.to, ["pager"]);
-    assert_eq!(over.severity, Severity::Critical);
-    assert!(
-        supervisor
-            .handle(at(10), measured(0, 0))
-            .transitions
-            .is_empty()
-    );
 }

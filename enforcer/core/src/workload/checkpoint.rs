@@ -1,9 +1,10 @@
 //! What a later agent has to know of a workload: whatever was decided and isn't in the
-//! kernel. What can be seen again isn't here: levels, probes under way, open proofs.
+//! kernel. What can be seen again isn't here: readings, probes under way, open proofs.
 
 use super::looping::KeptLoops;
 use super::probing::KeptProbing;
 use super::readying::{KeptReady, Ready};
+use super::wellbeing::{KeptLevels, Levels};
 use super::{FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{Cause, InstanceId, Remedy, Seq};
 use crate::health::Health;
@@ -31,6 +32,9 @@ pub struct Checkpoint {
     pub(super) loops: KeptLoops,
     pub(super) probing: KeptProbing,
     ready: KeptReady,
+    /// What an older agent kept has none.
+    #[serde(default)]
+    levels: KeptLevels,
     health: Health,
     health_why: String,
     health_seq: Seq,
@@ -121,6 +125,7 @@ impl Workload {
             loops: self.loops.kept(),
             probing: self.probing.kept(),
             ready: self.ready.kept(),
+            levels: self.levels.kept(),
             health: self.health,
             health_why: self.health_why.clone(),
             health_seq: self.health_seq,
@@ -146,6 +151,7 @@ impl Workload {
             recovery: kept.recovery.clone(),
             fatal_oom: kept.fatal_oom,
             ready: Ready::resume(kept.ready),
+            levels: Levels::resume(kept.levels),
             health: kept.health,
             health_why: kept.health_why.clone(),
             health_seq: kept.health_seq,

@@ -7,7 +7,8 @@ use crate::event::{Detail, HealthChange, Measured, Pressure};
 use crate::health::Health;
 use crate::spec::ProbeName;
 use crate::threshold::{Gauge, Level};
-use crate::units::{MonoTime, Percent};
+use crate::units::{Limit, MonoTime, Percent};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Waiting this much for its own memory is more than a full limit: it thrashes.
@@ -23,6 +24,33 @@ pub(super) struct Levels {
     stalled: bool,
     /// Of its limit, at the last tick.
     used: Option<Percent>,
+}
+
+/// What was told of them: the next agent's readings would tell it a second time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptLevels {
+    memory: Level,
+    cpu: Level,
+    stalled: bool,
+}
+
+impl Levels {
+    pub(super) fn kept(&self) -> KeptLevels {
+        KeptLevels {
+            memory: self.memory.level(),
+            cpu: self.cpu.level(),
+            stalled: self.stalled,
+        }
+    }
+
+    pub(super) fn resume(kept: KeptLevels) -> Self {
+        Self {
+            memory: Gauge::at(kept.memory),
+            cpu: Gauge::at(kept.cpu),
+            stalled: kept.stalled,
+            ..Self::default()
+        }
+    }
 }
 
 impl Workload {
@@ -122,6 +150,12 @@ impl Workload {
     pub(crate) fn memory_share(&self) -> Option<Percent> {
         let runs = matches!(self.state, Lifecycle::Running { .. });
         self.levels.used.filter(|_| runs)
+    }
+
+    /// Whether there is a `memory.max` to have a share of.
+    pub(crate) fn has_memory_max(&self) -> bool {
+        let max = self.spec.limits.memory_max;
+        max.and_then(Limit::at).is_some()
     }
 
     pub(crate) fn health_in_words(&self) -> (Health, &str) {

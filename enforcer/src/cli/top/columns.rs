@@ -2,15 +2,21 @@
 //! stands in it.
 
 use super::row::Row;
+use ratatui::layout::Alignment;
 use ratatui::style::{Color, Modifier, Style};
 
 /// Cells of a bar.
 const BAR: usize = 6;
+/// With the numbers beside it.
+const MEMORY: u16 = 19;
 
 /// A column: its head, its width, the screen's width from which on it is there, and what
 /// stands in it.
 pub(super) struct Column {
     pub(super) head: &'static str,
+    /// Numbers stand at the right.
+    pub(super) align: Alignment,
+    /// 0 for what the others leave.
     pub(super) width: u16,
     pub(super) from: u16,
     pub(super) cell: fn(&Row) -> String,
@@ -24,13 +30,15 @@ fn plain(_: &Row) -> Style {
 pub(super) const COLUMNS: [Column; 13] = [
     Column {
         head: "NAME",
+        align: Alignment::Left,
         width: 16,
         from: 0,
-        cell: |row| cut(&row.name, 16),
+        cell: |row| row.name.clone(),
         style: |_| Style::new().add_modifier(Modifier::BOLD),
     },
     Column {
         head: "STATE",
+        align: Alignment::Left,
         width: 12,
         from: 0,
         cell: |row| row.state.clone(),
@@ -38,6 +46,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "HEALTH",
+        align: Alignment::Left,
         width: 9,
         from: 0,
         cell: |row| row.health.clone(),
@@ -45,27 +54,31 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "CPU%",
+        align: Alignment::Right,
         width: 5,
         from: 0,
         cell: |row| whole(row.cpu_share),
         style: |row| heat(row.cpu_share / 100.0),
     },
     Column {
-        head: "HELD%",
+        head: "THR%",
+        align: Alignment::Right,
         width: 5,
         from: 0,
-        cell: |row| whole(row.held_percent),
-        style: |row| heat(row.held_percent / 100.0),
+        cell: |row| whole(row.throttled_percent),
+        style: |row| heat(row.throttled_percent / 100.0),
     },
     Column {
         head: "MEMORY",
-        width: 19,
+        align: Alignment::Left,
+        width: MEMORY,
         from: 0,
         cell: memory,
         style: |row| heat(row.memory_share().unwrap_or(0.0)),
     },
     Column {
         head: "RST",
+        align: Alignment::Right,
         width: 4,
         from: 0,
         cell: |row| count(row.restarts),
@@ -73,6 +86,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "OOM",
+        align: Alignment::Right,
         width: 4,
         from: 110,
         cell: |row| count(row.oom_kills),
@@ -80,6 +94,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "SWAP",
+        align: Alignment::Right,
         width: 12,
         from: 120,
         cell: |row| of(row.swap, row.swap_max),
@@ -87,6 +102,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "WAITS c/m/i",
+        align: Alignment::Right,
         width: 11,
         from: 130,
         cell: |row| {
@@ -105,6 +121,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "PIDS",
+        align: Alignment::Right,
         width: 5,
         from: 100,
         cell: |row| row.pids.map_or_else(|| "-".to_owned(), count),
@@ -112,6 +129,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "THROTTLE",
+        align: Alignment::Left,
         width: 9,
         from: 140,
         cell: |row| row.throttle.clone(),
@@ -119,6 +137,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     },
     Column {
         head: "LAST REASON",
+        align: Alignment::Left,
         width: 0,
         from: 90,
         cell: |row| row.reason.clone(),
@@ -190,7 +209,13 @@ fn memory(row: &Row) -> String {
         let filled = filled.count();
         format!("{}{} ", "█".repeat(filled), "░".repeat(BAR - filled))
     });
-    format!("{bar}{}", of(row.memory, row.memory_max))
+    // The bar at the left, the numbers at the right.
+    let room = usize::from(MEMORY) - BAR - 1;
+    format!(
+        "{bar:<0$}{1:>room$}",
+        BAR + 1,
+        of(row.memory, row.memory_max)
+    )
 }
 
 /// Four characters at most.
@@ -203,7 +228,7 @@ fn count(number: u64) -> String {
 }
 
 /// What is cut says so.
-fn cut(text: &str, most: usize) -> String {
+pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }

@@ -17,7 +17,7 @@ pub(super) struct Row {
     /// Of one CPU.
     pub(super) cpu_percent: f64,
     /// Of its periods.
-    pub(super) held_percent: f64,
+    pub(super) throttled_percent: f64,
     pub(super) memory: u64,
     pub(super) memory_max: Option<u64>,
     pub(super) swap: u64,
@@ -45,7 +45,7 @@ impl Row {
             throttle: text("throttle"),
             cpu_share: percent("cpu_percent") / allowed * 100.0,
             cpu_percent: percent("cpu_percent"),
-            held_percent: percent("cpu_throttled_percent"),
+            throttled_percent: percent("cpu_throttled_percent"),
             memory: number("memory_bytes"),
             memory_max: workload["memory_max_bytes"].as_u64(),
             swap: number("swap_bytes"),

@@ -1,7 +1,7 @@
 //! How `top` looks. Every number that is cut is cut whole, and what doesn't fit is said.
 
 use super::super::sentence;
-use super::columns::{COLUMNS, whole};
+use super::columns::{COLUMNS, Column, cut, whole};
 use super::model::{Mode, Model};
 use super::row::Row;
 use enforcer_core::units::Bytes;
@@ -108,25 +108,30 @@ fn styled(model: &Model, style: Style) -> Style {
 /// Returns which part of all of them is seen.
 fn table(model: &Model, shown: &[&Row], frame: &mut Frame<'_>, area: Rect) -> String {
     let columns = || COLUMNS.iter().filter(|column| area.width >= column.from);
-    let heads = Cells::new(columns().map(|column| column.head))
-        .style(Style::new().add_modifier(Modifier::UNDERLINED));
-    let rows = shown.iter().map(|row| {
-        let cells = columns().map(|column| {
-            let style = styled(model, (column.style)(row));
-            Text::styled((column.cell)(row), style)
-        });
-        Cells::new(cells.collect::<Vec<_>>())
-    });
-    let widths = columns().map(|column| match column.width {
-        0 => Constraint::Min(10),
-        width => Constraint::Length(width),
-    });
+    let heads = columns().map(|column| Text::from(column.head).alignment(column.align));
+    let heads = Cells::new(heads).style(Style::new().add_modifier(Modifier::UNDERLINED));
+    let taken: u16 = columns().map(|column| column.width + 1).sum();
+    let left = area.width.saturating_sub(taken - 1);
+    let width = |column: &Column| {
+        if column.width == 0 {
+            left
+        } else {
+            column.width
+        }
+    };
     let place = model.place(shown);
     let visible = usize::from(area.height.saturating_sub(1));
     let first = place.unwrap_or(0).saturating_sub(visible.saturating_sub(1));
-    let mut state = TableState::default()
-        .with_offset(first)
-        .with_selected(place);
+    let rows = shown.iter().skip(first).take(visible).map(|row| {
+        let cells = columns().map(|column| {
+            let style = styled(model, (column.style)(row));
+            let cell = cut(&(column.cell)(row), usize::from(width(column)));
+            Text::styled(cell, style).alignment(column.align)
+        });
+        Cells::new(cells.collect::<Vec<_>>())
+    });
+    let widths = columns().map(|column| Constraint::Length(width(column)));
+    let mut state = TableState::default().with_selected(place.map(|place| place - first));
     let table = Table::new(rows, widths)
         .header(heads)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
@@ -168,12 +173,12 @@ fn details(model: &Model, name: &str, found: &Value, frame: &mut Frame<'_>, area
                 row.oom_kills
             )));
             lines.push(Line::from(format!(
-                "CPU {}% of one, {}% of what it may; held back in {}% of its periods; {}",
+                "CPU {}% of one, {}% of what it may; throttled by cpu.max in {}% of its periods; {} by enforcer",
                 whole(row.cpu_percent),
                 whole(row.cpu_share),
-                whole(row.held_percent),
+                whole(row.throttled_percent),
                 match row.throttle.as_str() {
-                    "none" => "not throttled",
+                    "none" => "left alone",
                     other => other,
                 }
             )));
