@@ -169,7 +169,7 @@ impl Agent<'_> {
             Manner::Daemon => None,
         };
         tokio::task::yield_now().await;
-        resume_alerts(&events, &host, &history).await;
+        resume_told(&events, &host, &history).await;
         take_over(attached, legacy, &events, &executor).await?;
         executor.tell_of_protection(&host);
         let folder = settings.state_dir().join("alerts");
@@ -188,6 +188,7 @@ impl Agent<'_> {
         if let Some(address) = settings.listen.0 {
             tokio::spawn(api::public::serve(address, api.clone()));
         }
+        tokio::spawn(api::stay_recent(api.clone()));
         let reloads = api.clone();
         tokio::spawn(api::serve(listener, api));
         events.send(Event::Configure {
@@ -260,11 +261,13 @@ async fn take_over(
 }
 
 /// What another agent has told stands until it is over.
-async fn resume_alerts(events: &Events, host: &Host, history: &Arc<History>) {
+async fn resume_told(events: &Events, host: &Host, history: &Arc<History>) {
     let told = Arc::clone(history);
-    let standing = tokio::task::spawn_blocking(move || alerting::standing(&told)).await;
+    let read = move || (alerting::standing(&told), alerting::host_stood(&told));
+    let (standing, stood) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    events.send(Event::HostStood(stood, host.watch.clone()));
     events.send(Event::AlertsStand {
-        standing: standing.unwrap_or_default(),
+        standing,
         alerts: Arc::clone(&host.alerts),
     });
 }

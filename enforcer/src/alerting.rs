@@ -5,6 +5,7 @@
 mod cursor;
 
 use crate::executor::{Errand, Executor};
+use crate::kernel::clock::moment_of;
 use crate::kernel::own_process;
 use crate::probe;
 use crate::store::history::History;
@@ -12,6 +13,7 @@ use crate::store::record::{Query, Record};
 use cursor::Cursor;
 pub(crate) use cursor::last_delivered;
 use enforcer_core::event::{COMMAND_LIMIT, Event, Seq};
+use enforcer_core::host::HostStood;
 use enforcer_core::spec::{Target, WorkloadSpec};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
@@ -46,22 +48,15 @@ pub(crate) async fn deliver(executor: Arc<Executor>, history: Arc<History>, fold
             if couriers.contains_key(&name) {
                 continue;
             }
-            let cursor = Cursor::of(&folder, &name).unwrap_or_else(|(cursor, why)| {
-                executor.send(Event::Degraded {
-                    what: format!("alerts to {name}"),
-                    why: format!("{why}; all that the history holds for it is told again"),
-                });
-                cursor
-            });
             let courier = Courier {
-                cursor,
+                cursor: Cursor::default(),
                 name: name.clone(),
                 target: target.clone(),
                 host: own_process::host_name(),
                 executor: Arc::clone(&executor),
                 history: Arc::clone(&history),
             };
-            let running = tokio::spawn(courier.run()).abort_handle();
+            let running = tokio::spawn(courier.begin(folder.clone())).abort_handle();
             couriers.insert(name, (target, running));
         }
         if alerts.changed().await.is_err() {
@@ -81,6 +76,25 @@ struct Courier {
 }
 
 impl Courier {
+    /// From where the one before it was.
+    async fn begin(mut self, folder: PathBuf) {
+        let name = self.name.clone();
+        let read = tokio::task::spawn_blocking(move || Cursor::of(&folder, &name));
+        self.cursor = match read.await {
+            Ok(Ok(cursor)) => cursor,
+            Ok(Err((cursor, why))) => {
+                self.executor.send(Event::Degraded {
+                    what: format!("alerts to {}", self.name),
+                    why: format!("{why}; all that the history holds for it is told again"),
+                });
+                cursor
+            }
+            // The agent goes.
+            Err(_) => return,
+        };
+        self.run().await;
+    }
+
     async fn run(mut self) {
         // Before the first look: what comes while it looks is looked for again.
         let (_, mut batches) = self.history.follow();
@@ -134,8 +148,13 @@ impl Courier {
     }
 
     async fn waiting(&self) -> Option<Vec<Arc<Record>>> {
-        let (history, after) = (Arc::clone(&self.history), self.cursor.delivered());
-        let found = tokio::task::spawn_blocking(move || history.first_of("alert", after)).await;
+        let history = Arc::clone(&self.history);
+        let query = Query {
+            kind: Some("alert".to_owned()),
+            after: Some(self.cursor.delivered().0),
+            ..Query::default()
+        };
+        let found = tokio::task::spawn_blocking(move || history.page(&query)).await;
         found.ok().flatten()
     }
 
@@ -256,11 +275,42 @@ pub(crate) fn standing(history: &History) -> Vec<enforcer_core::alert::Standing>
                 rule,
                 workload,
                 id: Seq(details["id"].as_u64().unwrap_or(record.seq.0)),
-                told: crate::kernel::clock::moment_of(record.time),
+                told: moment_of(record.time),
+                stood: Duration::try_from_secs_f64(
+                    details["stood_seconds"].as_f64().unwrap_or(0.0),
+                )
+                .unwrap_or_default(),
                 text: details["text"].as_str().unwrap_or_default().to_owned(),
                 to: serde_json::from_value(details["to"].clone()).unwrap_or_default(),
                 severity: serde_json::from_value(details["severity"].clone()).unwrap_or_default(),
             },
         );
     standing.collect()
+}
+
+/// What was last told of the host's levels.
+pub(crate) fn host_stood(history: &History) -> HostStood {
+    let query = Query {
+        kind: Some("host_pressure".to_owned()),
+        last: Some(1000),
+        ..Query::default()
+    };
+    let mut stood = HostStood::default();
+    for record in history.find(&query) {
+        let details = serde_json::to_value(&record.details).unwrap_or_default();
+        let level = serde_json::from_value(details["level"].clone());
+        let (Ok(level), Some(resource)) = (level, details["resource"].as_str()) else {
+            continue;
+        };
+        match resource {
+            "memory" => stood.memory = level,
+            "cpu" => stood.cpu = level,
+            "disk" => stood.disk = level,
+            _ => {}
+        }
+        if details["done"] == "ran" {
+            stood.ran = Some(moment_of(record.time));
+        }
+    }
+    stood
 }

@@ -5,6 +5,7 @@ use crate::kernel::account::HostAccounts;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use enforcer_core::manifest::{self, Fault, Parsed, Severity};
 use enforcer_core::spec::Manifest;
+use enforcer_core::text::printable;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -163,17 +164,4 @@ fn draw(fault: &Fault, source: &Source, color: bool) -> String {
         Renderer::plain()
     };
     renderer.render(&[group])
-}
-
-/// Text from a file must not drive the terminal.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|character| {
-            if character.is_control() {
-                '\u{fffd}'
-            } else {
-                character
-            }
-        })
-        .collect()
 }

@@ -14,6 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// An editor writes a file in several steps, and a person several files.
 const SETTLED: Duration = Duration::from_millis(500);
 
+/// A folder further up may have been replaced, which nobody tells of.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// Reads again whenever there is a reason to, for as long as the agent lives.
 pub(crate) async fn follow(api: Api) {
     let mut asked = match signal(SignalKind::hangup()) {
@@ -37,6 +40,7 @@ pub(crate) async fn follow(api: Api) {
     let mut watch = watch.ok();
     // Whatever changed between its first reading and now.
     read_again(&api).await;
+    let mut looks = tokio::time::interval(LOOK);
     loop {
         let changed = async {
             match &mut watch {
@@ -58,6 +62,12 @@ pub(crate) async fn follow(api: Api) {
         };
         tokio::select! {
             _ = asked.recv() => {}
+            _ = looks.tick() => {
+                let is_other = watch.as_mut().is_some_and(|(watch, _)| watch.look_again());
+                if !is_other {
+                    continue;
+                }
+            }
             () = changed => {
                 // Whatever comes within that time belongs to it.
                 let mut settled = tokio::time::interval(SETTLED);

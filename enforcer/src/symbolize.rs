@@ -57,10 +57,8 @@ fn plain(address: &u64) -> String {
 
 /// Names come from files that anybody may have written.
 fn printable(name: &str) -> String {
-    let shown = name.chars().take(LONGEST_NAME);
-    shown
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    let shown: String = name.chars().take(LONGEST_NAME).collect();
+    enforcer_core::text::printable(&shown)
 }
 
 fn question(pid: u32, addresses: &[u64]) -> Option<(Question, u32, u32)> {

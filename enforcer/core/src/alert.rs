@@ -29,8 +29,9 @@ pub struct Standing {
     pub workload: Option<WorkloadName>,
     /// The record that told it first.
     pub id: Seq,
-    /// When it was told last.
+    /// When it was told last, and how long it had held then.
     pub told: MonoTime,
+    pub stood: Duration,
     pub text: String,
     /// Who was told.
     pub to: Vec<String>,
@@ -79,6 +80,8 @@ struct Condition {
 struct Occurrence {
     last: MonoTime,
     count: u64,
+    /// What the last one was.
+    text: String,
 }
 
 /// When a message is due.
@@ -179,10 +182,11 @@ impl Conditions {
         })
     }
 
-    pub(crate) fn resume(&mut self, standing: Standing) {
+    pub(crate) fn resume(&mut self, now: MonoTime, standing: Standing) {
+        let nanos = u64::try_from(standing.stood.as_nanos()).unwrap_or(u64::MAX);
         let condition = Condition {
-            since: standing.told,
-            text: standing.text,
+            since: MonoTime(standing.told.0.saturating_sub(nanos)),
+            text: standing.text.clone(),
             fired: Some(Fired {
                 id: standing.id,
                 told: standing.told,
@@ -192,10 +196,12 @@ impl Conditions {
             clear: None,
         };
         let key = (standing.rule, standing.workload);
-        // If it is about an event, the last was no earlier.
+        // If it is about an event, more may have come since: it is over no earlier than
+        // if the last came now.
         let occurrence = Occurrence {
-            last: standing.told,
+            last: now,
             count: 1,
+            text: standing.text,
         };
         self.occurred.insert(key.clone(), occurrence);
         self.known.insert(key, condition);
@@ -213,24 +219,27 @@ impl Conditions {
     }
 
     /// An event that this rule is about has come.
-    pub(crate) fn occurred(&mut self, now: MonoTime, key: &Key) {
-        let fresh = Occurrence {
+    pub(crate) fn occurred(&mut self, now: MonoTime, key: &Key, text: String) {
+        let count = self.occurred.get(key).map_or(0, |known| known.count);
+        let occurrence = Occurrence {
             last: now,
-            count: 0,
+            count: count + 1,
+            text,
         };
-        let occurrence = self.occurred.entry(key.clone()).or_insert(fresh);
-        occurrence.last = now;
-        occurrence.count += 1;
+        self.occurred.insert(key.clone(), occurrence);
     }
 
-    /// How often it has come lately; `None` if it hasn't for a while.
-    pub(crate) fn occurrences(&mut self, now: MonoTime, key: &Key) -> Option<u64> {
-        let occurrence = self.occurred.get(key)?;
-        if now.since(occurrence.last) >= QUIET {
+    /// What the last one was, and how many it is; `None` if none came for a while.
+    pub(crate) fn occurrence(&mut self, now: MonoTime, key: &Key) -> Option<String> {
+        let known = self.occurred.get(key)?;
+        if now.since(known.last) >= QUIET {
             self.occurred.remove(key);
             return None;
         }
-        Some(occurrence.count)
+        Some(match known.count {
+            1 => known.text.clone(),
+            count => format!("{} (the last of {count})", known.text),
+        })
     }
 }
 
@@ -329,12 +338,15 @@ mod tests {
     fn an_event_stands_until_no_other_came() {
         let key = ("oom".to_owned(), WorkloadName::parse("web"));
         let mut conditions = Conditions::default();
-        assert_eq!(conditions.occurrences(at(0), &key), None);
-        conditions.occurred(at(1), &key);
-        conditions.occurred(at(200), &key);
-        assert_eq!(conditions.occurrences(at(499), &key), Some(2));
-        assert_eq!(conditions.occurrences(at(500), &key), None);
-        conditions.occurred(at(600), &key);
-        assert_eq!(conditions.occurrences(at(600), &key), Some(1));
+        let stands =
+            |conditions: &mut Conditions, seconds| conditions.occurrence(at(seconds), &key);
+        assert_eq!(stands(&mut conditions, 0), None);
+        conditions.occurred(at(1), &key, "a".to_owned());
+        conditions.occurred(at(200), &key, "b".to_owned());
+        let both = Some("b (the last of 2)".to_owned());
+        assert_eq!(stands(&mut conditions, 499), both);
+        assert_eq!(stands(&mut conditions, 500), None);
+        conditions.occurred(at(600), &key, "c".to_owned());
+        assert_eq!(stands(&mut conditions, 600), Some("c".to_owned()));
     }
 }

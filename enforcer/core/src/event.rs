@@ -4,6 +4,7 @@
 mod command;
 mod detail;
 mod observed;
+mod trouble;
 
 pub(crate) use detail::seconds;
 pub use detail::{
@@ -17,11 +18,12 @@ pub use observed::{Answered, Found, HostMeasured, Measured, TakenOver};
 use crate::alert::Standing;
 use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::drift::Drifted;
+use crate::host::HostStood;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
-use crate::spec::{Alerts, Host, Manifest, ProbeName, WorkloadSpec};
+use crate::spec::{Alerts, Host, HostWatch, Manifest, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -110,6 +112,9 @@ pub enum Event {
         standing: Vec<Standing>,
         alerts: Arc<Alerts>,
     },
+    /// How the host stood by what it has told; and what of it is watched until a manifest is
+    /// read.
+    HostStood(HostStood, HostWatch),
     Request {
         workload: WorkloadName,
         request: Request,

@@ -19,6 +19,16 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What was last told of the host: the next agent's readings would tell it a second time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostStood {
+    pub memory: Level,
+    pub cpu: Level,
+    pub disk: Level,
+    /// When the disk's command was last run.
+    pub ran: Option<MonoTime>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct HostState {
     memory: Gauge,
@@ -48,6 +58,14 @@ impl HostState {
     pub(crate) fn taken_over(&mut self, now: MonoTime) {
         self.last_step = Some(now);
         self.stalled = Some(MonoTime(now.0.saturating_sub(nanos(PAUSE))));
+    }
+
+    /// As an agent before this one has told it.
+    pub(crate) fn stood(&mut self, stood: HostStood) {
+        self.memory = Gauge::at(stood.memory);
+        self.cpu = Gauge::at(stood.cpu);
+        self.disk = Gauge::at(stood.disk);
+        self.ran = stood.ran.map(|at| (at, false));
     }
 
     /// The thresholds are others now.

@@ -5,7 +5,7 @@
 mod settings;
 
 use crate::name::WorkloadName;
-use crate::spec::{Manifest, WorkloadSpec};
+use crate::spec::{Manifest, Mode, WorkloadSpec};
 use crate::units::{Bytes, Limit};
 use serde::Serialize;
 use settings::{alert_settings, limit_settings, settings, shown_disk, shown_threshold};
@@ -116,6 +116,9 @@ pub fn spec_changes(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<SettingChange
 fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
     let settings = |manifest: &Manifest| {
         let mut settings = limit_settings(&manifest.host.limits);
+        if manifest.host.mode != Mode::default() {
+            settings.insert("mode".to_owned(), "observe".to_owned());
+        }
         let reserve = manifest.host.reserve;
         if let Some(starts) = manifest.host.starts_at_once {
             settings.insert("starts_at_once".to_owned(), starts.to_string());

@@ -41,8 +41,15 @@ enum Circuit {
 /// What follows a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
-    Restart { attempt: u32, delay: Duration },
-    Open { cooldown: Duration },
+    Restart {
+        attempt: u32,
+        delay: Duration,
+        /// The budget is spent, and without a breaker it is the pace.
+        rate_limited: bool,
+    },
+    Open {
+        cooldown: Duration,
+    },
 }
 
 impl RecoveryState {
@@ -62,6 +69,7 @@ impl RecoveryState {
             self.attempts = 0;
         }
         let mut delay = Duration::ZERO;
+        let mut rate_limited = false;
         if let Some(budget) = &recovery.budget {
             self.spent
                 .retain(|restart| now.since(*restart) < budget.within);
@@ -69,7 +77,10 @@ impl RecoveryState {
                 match (&recovery.breaker, self.spent.front()) {
                     (Some(breaker), _) => return self.open(breaker.cooldown),
                     // Without a breaker, the budget itself is the pace.
-                    (None, Some(oldest)) => delay = oldest.after(budget.within).since(now),
+                    (None, Some(oldest)) => {
+                        rate_limited = true;
+                        delay = oldest.after(budget.within).since(now);
+                    }
                     (None, None) => {}
                 }
             }
@@ -82,6 +93,7 @@ impl RecoveryState {
         Next::Restart {
             attempt: self.attempts,
             delay,
+            rate_limited,
         }
     }
 
@@ -120,8 +132,14 @@ impl RecoveryState {
         *self = Self::default();
     }
 
-    pub(crate) fn budget_used(&self) -> u32 {
+    /// So many of the budget, as of the last failure.
+    pub(crate) fn used(&self) -> u32 {
         u32::try_from(self.spent.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The restarts that count against the budget, as long as it remembers them.
+    pub(crate) fn spent(&self) -> impl Iterator<Item = MonoTime> {
+        self.spent.iter().copied()
     }
 }
 
@@ -163,7 +181,7 @@ mod tests {
                 recovery,
             );
             let wait = match next {
-                Next::Restart { attempt, delay } => {
+                Next::Restart { attempt, delay, .. } => {
                     told.push_str(&format!("attempt {attempt} in {delay:.1?}\n"));
                     delay
                 }
@@ -277,7 +295,8 @@ mod tests {
             next,
             Next::Restart {
                 attempt: 1,
-                delay: Duration::ZERO
+                delay: Duration::ZERO,
+                rate_limited: false,
             }
         );
     }

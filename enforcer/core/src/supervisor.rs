@@ -146,7 +146,13 @@ impl Supervisor {
             Event::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);
             }
-            Event::AlertsStand { standing, alerts } => self.resume_alerts(standing, alerts),
+            Event::HostStood(stood, watch) => {
+                self.host.watch = watch;
+                self.host_state.stood(stood);
+            }
+            Event::AlertsStand { standing, alerts } => {
+                self.resume_alerts(moment, standing, alerts);
+            }
             Event::Request { workload, request } => {
                 if !self.shutting_down {
                     self.with(moment, &workload, decision, |workload, context| {

@@ -15,7 +15,7 @@ struct Kept {
     delivered: Seq,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Cursor {
     file: PathBuf,
     delivered: Seq,
@@ -40,12 +40,13 @@ impl Cursor {
     pub(super) fn of(folder: &Path, name: &str) -> Result<Self, (Self, String)> {
         let file = folder.join(format!("{name}.json"));
         let place = file.display().to_string();
+        let read = fs::read(&file);
         let at = |delivered: Seq| Self {
             file,
             delivered,
             unkept: false,
         };
-        let read = match fs::read(&place) {
+        let read = match read {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(at(Seq(0))),
             Err(error) => Err(error),
             Ok(text) => serde_json::from_slice::<Kept>(&text).map_err(io::Error::from),

@@ -28,11 +28,8 @@ impl Failure {
     }
 
     pub(crate) fn no_such_workload(name: &str) -> Self {
-        let shown: String = name
-            .chars()
-            .take(63)
-            .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-            .collect();
+        let shown: String = name.chars().take(63).collect();
+        let shown = enforcer_core::text::printable(&shown);
         Self::new(
             StatusCode::NOT_FOUND,
             "no_such_workload",

@@ -4,29 +4,40 @@
 use super::Api;
 use super::error::Failure;
 use super::part::Part;
+use super::peer::Peer;
+use super::unread;
+use crate::store::history::{Batch, History};
 use crate::store::record::{Query, Record};
 use axum::body::{Body, Bytes};
-use axum::extract::{Query as Asked, State};
+use axum::extract::{ConnectInfo, Query as Asked, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use enforcer_core::WorkloadName;
 use std::convert::Infallible;
 use std::sync::Arc;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 /// Links of a chain that is told.
 const CHAIN: usize = 20;
-/// Lines that a slow reader may lag behind before it is left alone.
-const WAITING: usize = 256;
+/// Lines that wait for a slow reader.
+const WAITING: usize = 64;
 
 pub(super) async fn list(
     State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     query: Result<Asked<Query>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Vec<Arc<Record>>>, Failure> {
+) -> Result<Response, Failure> {
     let Asked(query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
+    let place = api.lists.place(peer).await?;
     let history = Arc::clone(&api.history);
-    super::change::blocking(move || Ok(Json(history.find(&query)))).await
+    let told = super::change::blocking(move || {
+        Ok(serde_json::to_vec(&history.find(&query)).unwrap_or_default())
+    })
+    .await?;
+    let kind = [(CONTENT_TYPE, "application/json")];
+    Ok((kind, unread::body(told, place)).into_response())
 }
 
 /// One event a line, from what fits of the past on, for as long as somebody reads.
@@ -34,44 +45,93 @@ pub(super) async fn stream(
     State(api): State<Api>,
     query: Result<Asked<Query>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
-    let Asked(query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
+    let Asked(mut query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
     let history = Arc::clone(&api.history);
     // Followed first: what comes while the past is read is told after it, once.
-    let (_, mut batches) = history.follow();
-    let (past, query) = super::change::blocking(move || {
-        let past = history.find(&query);
-        Ok((past, query))
-    })
-    .await?;
+    let (_, batches) = history.follow();
+    if query.last.is_some() {
+        let (begin, asked) = (Arc::clone(&history), query.clone());
+        let found = super::change::blocking(move || Ok(begin.find(&asked))).await?;
+        if let Some(first) = found.first() {
+            query.after = first.seq.0.checked_sub(1);
+        }
+    }
     let (lines, waiting) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let mut last = query.after.unwrap_or(0);
-        for record in past {
-            last = last.max(record.seq.0);
-            if lines.send(line(&record)).await.is_err() {
-                return;
-            }
+    let stream = Stream {
+        last: query.after.unwrap_or(0),
+        query,
+        history,
+        lines,
+    };
+    tokio::spawn(stream.run(batches));
+    let body = Body::new(Lines(waiting));
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// What is told as fast as it is read, and no faster: a reader that stops costs a page of
+/// records, and loses none.
+struct Stream {
+    query: Query,
+    history: Arc<History>,
+    lines: mpsc::Sender<Bytes>,
+    /// Everything up to this one was told, or isn't asked for.
+    last: u64,
+}
+
+impl Stream {
+    async fn run(mut self, mut batches: Receiver<Batch>) {
+        if !self.tell_past().await {
+            return;
         }
         loop {
             let next = tokio::select! {
                 next = batches.recv() => next,
-                () = lines.closed() => return,
+                () = self.lines.closed() => return,
             };
-            let batch = match next {
-                Ok(batch) => batch,
-                // It is asked for again by its number, from where it was left.
-                Err(RecvError::Lagged(_) | RecvError::Closed) => return,
+            let goes_on = match next {
+                Ok(batch) => self.tell(&batch).await,
+                // What was missed is in the history.
+                Err(RecvError::Lagged(_)) => self.tell_past().await,
+                Err(RecvError::Closed) => false,
             };
-            let new = batch.iter().filter(|record| record.seq.0 > last);
-            for record in new.filter(|record| query.takes(record)) {
-                if lines.send(line(record)).await.is_err() {
-                    return;
-                }
+            if !goes_on {
+                return;
             }
         }
-    });
-    let body = Body::new(Lines(waiting));
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+    }
+
+    /// From where it was left until nothing more is there.
+    async fn tell_past(&mut self) -> bool {
+        loop {
+            let history = Arc::clone(&self.history);
+            let query = Query {
+                after: Some(self.last),
+                last: None,
+                ..self.query.clone()
+            };
+            let page = tokio::task::spawn_blocking(move || history.page(&query)).await;
+            let page = page.ok().flatten().unwrap_or_default();
+            if page.is_empty() {
+                return true;
+            }
+            if !self.tell(&page).await {
+                return false;
+            }
+        }
+    }
+
+    async fn tell(&mut self, records: &[Arc<Record>]) -> bool {
+        for record in records {
+            if record.seq.0 <= self.last || !self.query.takes(record) {
+                continue;
+            }
+            if self.lines.send(line(record)).await.is_err() {
+                return false;
+            }
+            self.last = record.seq.0;
+        }
+        true
+    }
 }
 
 fn line(record: &Record) -> Bytes {

@@ -10,10 +10,13 @@ mod metrics;
 mod part;
 mod peer;
 pub(crate) mod public;
+mod rates;
 mod server;
+mod unread;
 mod views;
 
 pub(crate) use change::{Proposal, ProposedFile, reload};
+pub(crate) use rates::stay_recent;
 
 use crate::executor::Executor;
 use crate::kernel::account;
@@ -31,11 +34,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::UnixListener;
+use unread::Unread;
 
 /// Whose members may ask, where the host has it.
 const GROUP: &str = "enforcer";
-/// Answers of metrics, on all sockets: who comes later may come again.
-const UNREAD: usize = 8;
 /// Of a request, in bytes: a manifest of the largest size, as a JSON string.
 const BODY_SIZE: usize = 4 << 20;
 
@@ -46,12 +48,13 @@ pub(crate) struct Api {
     pub(crate) executor: Arc<Executor>,
     pub(crate) prober: Arc<Prober>,
     pub(crate) history: Arc<History>,
-    pub(crate) usage: Arc<views::UsageSamples>,
+    pub(crate) usage: Arc<rates::UsageSamples>,
     pub(crate) telemetry: Arc<Telemetry>,
     /// Whoever is being told the metrics.
     scraping: Arc<tokio::sync::Mutex<()>>,
-    /// Answers of metrics that nobody has read yet.
-    answers: Arc<tokio::sync::Semaphore>,
+    /// Answers of metrics, and of the history, that nobody has read yet.
+    scrapes: Unread,
+    lists: Unread,
     /// Where `apply` reads the manifest, and installs a new one.
     pub(crate) manifest: PathBuf,
 }
@@ -72,7 +75,8 @@ impl Api {
             usage: Arc::default(),
             telemetry,
             scraping: Arc::default(),
-            answers: Arc::new(tokio::sync::Semaphore::new(UNREAD)),
+            scrapes: Unread::default(),
+            lists: Unread::default(),
             manifest,
         }
     }

@@ -2,6 +2,7 @@
 //! browser could be made to ask for somebody else.
 
 use super::error::Failure;
+use super::unread::Unread;
 use super::{Api, metrics, server, views};
 use axum::Router;
 use axum::extract::Request;
@@ -29,6 +30,11 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
             });
             return;
         }
+    };
+    // Who reads nothing on the other socket holds no place of this one's.
+    let api = Api {
+        scrapes: Unread::default(),
+        ..api
     };
     let router = Router::new()
         .route("/health", get(super::alive))

@@ -4,7 +4,7 @@
 use super::Api;
 use super::error::Failure;
 use super::part::Part;
-use crate::executor::{Executor, lock};
+use crate::executor::Executor;
 use crate::kernel::clock;
 use crate::kernel::usage::{self, LimitState, Usage};
 use crate::runtime::Question;
@@ -17,11 +17,9 @@ use enforcer_core::event::InstanceId;
 use enforcer_core::health::Health;
 use enforcer_core::spec::{Mode, ProbeName, RestartPolicy};
 use enforcer_core::supervisor::{LastExit, ProbeView, View, answer_in_words};
-use enforcer_core::units::MonoTime;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// `ps --json`.
 #[derive(Debug, Serialize)]
@@ -129,59 +127,6 @@ pub(crate) struct Inspection {
     /// It was stopped for the host's sake.
     comes_back: bool,
     next_start_in_seconds: Option<f64>,
-}
-
-/// The reading before, for percentages; kept for at least a second, so that two
-/// askers don't spoil each other's.
-#[derive(Debug, Default)]
-pub(crate) struct UsageSamples(Mutex<HashMap<WorkloadName, (MonoTime, Usage)>>);
-
-impl UsageSamples {
-    /// CPU and throttled periods in percent, since the last reading of this
-    /// instance, or since it began.
-    fn rates(
-        &self,
-        name: &WorkloadName,
-        begun: (MonoTime, Usage),
-        now: MonoTime,
-        usage: &Usage,
-    ) -> (f64, f64) {
-        let mut samples = lock(&self.0);
-        let last = samples.get(name).copied().filter(|last| last.0 >= begun.0);
-        let (since, before) = last.unwrap_or(begun);
-        let elapsed = now.since(since);
-        if elapsed >= Duration::from_secs(1) {
-            samples.insert(name.clone(), (now, *usage));
-        }
-        let ratio = |part: u64, whole: f64| {
-            if whole > 0.0 {
-                rounded(part, whole)
-            } else {
-                0.0
-            }
-        };
-        let cpu = ratio(
-            usage.cpu_usec.saturating_sub(before.cpu_usec),
-            elapsed.as_secs_f64() * 1e6,
-        );
-        let periods = usage.periods.saturating_sub(before.periods);
-        let throttled = usage
-            .throttled_periods
-            .saturating_sub(before.throttled_periods);
-        (cpu, ratio(throttled, as_float(periods)))
-    }
-}
-
-/// In percent, to one decimal.
-fn rounded(part: u64, whole: f64) -> f64 {
-    (as_float(part) / whole * 1000.0).round() / 10.0
-}
-
-fn as_float(number: u64) -> f64 {
-    // Exact below 2^53: 285 years in microseconds.
-    #[expect(clippy::cast_precision_loss)]
-    let float = number as f64;
-    float
 }
 
 /// What is asked of [`workloads`].
@@ -364,7 +309,7 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         probes: view.probes.iter().map(Probe::of).collect(),
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),
         log: api.executor.log_path(&view.name).display().to_string(),
-        budget_used: view.budget_used,
+        budget_used: view.budget_used(clock::now()),
         budget: spec.recovery.budget.as_ref().map(|budget| BudgetOf {
             restarts: budget.restarts,
             within_seconds: budget.within.as_secs_f64(),
@@ -386,7 +331,7 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
     }
 }
 
-fn cgroup_of(
+pub(super) fn cgroup_of(
     executor: &Executor,
     name: &WorkloadName,
 ) -> Option<Arc<crate::kernel::cgroupfs::Cgroup>> {

@@ -67,16 +67,9 @@ pub(super) fn table(probes: &[Value]) -> String {
             if rests {
                 "waits for startup".to_owned()
             } else {
-                printable(said)
+                enforcer_core::text::printable(said)
             },
         ]);
     }
     ps::table(&rows)
-}
-
-/// What a probe says comes from whoever was asked.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }

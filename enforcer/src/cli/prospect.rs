@@ -14,7 +14,7 @@ pub(super) fn next(workload: &Value) -> Option<String> {
             parts.extend(budget(workload));
         }
         "breaker_open" => parts.push(format!(
-            "one trial {}; if that lasts, the breaker closes, and if not, the next pause is longer",
+            "one trial {}; if that lasts, the breaker closes, and if not, it waits again, twice as long up to its most",
             soon(workload)
         )),
         "failed" => parts.push(format!(
@@ -70,6 +70,13 @@ fn budget(workload: &Value) -> Option<String> {
     ))
 }
 
+/// Whether the next failure opens the breaker.
+fn is_spent(workload: &Value) -> bool {
+    let most = workload["budget"]["restarts"].as_u64();
+    let used = workload["budget_used"].as_u64().unwrap_or(0);
+    workload["breaker"] == true && most.is_some_and(|most| used >= most)
+}
+
 /// What a probe that fails is about to bring.
 fn probes(workload: &Value) -> Option<String> {
     let probes = workload["probes"].as_array()?;
@@ -81,6 +88,7 @@ fn probes(workload: &Value) -> Option<String> {
         let word = probe["probe"].as_str()?;
         let then = match word {
             "readiness" => "it counts as not ready",
+            _ if is_spent(workload) => "the breaker opens",
             _ => "it is restarted",
         };
         Some(match threshold.saturating_sub(failures) {
@@ -123,7 +131,7 @@ mod tests {
         check(
             json!({ "name": "web", "state": "breaker_open", "next_start_in_seconds": 52.0 }),
             Some(
-                "one trial in 52s; if that lasts, the breaker closes, and if not, the next pause is longer",
+                "one trial in 52s; if that lasts, the breaker closes, and if not, it waits again, twice as long up to its most",
             ),
         );
         check(
@@ -133,6 +141,12 @@ mod tests {
                 "liveness has failed 2 of 3 times, and after 1 more it is restarted; \
                  it is held back until what led to that is over, or until `enforcer release web`",
             ),
+        );
+        check(
+            json!({ "name": "web", "state": "running", "throttle": "none", "mode": "enforce", "restart": "always",
+                "budget_used": 5, "budget": budget, "breaker": true,
+                "probes": [{ "probe": "liveness", "consecutive_failures": 2, "failure_threshold": 3 }] }),
+            Some("liveness has failed 2 of 3 times, and after 1 more the breaker opens"),
         );
         check(
             json!({ "name": "web", "state": "running", "throttle": "none" }),

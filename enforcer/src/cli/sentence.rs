@@ -4,6 +4,7 @@
 mod cpu_loop;
 mod wellbeing;
 
+pub(super) use enforcer_core::text::printable as plain;
 use enforcer_core::units::{Bytes, human_duration};
 use serde_json::Value;
 use std::time::Duration;
@@ -89,13 +90,6 @@ fn part(event: &Value) -> Option<String> {
 
 fn word(details: &Value, key: &str) -> String {
     plain(details[key].as_str().unwrap_or("?"))
-}
-
-/// Whatever somebody chose to write, as text that steers no terminal.
-pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 fn seconds(details: &Value, key: &str) -> String {
@@ -236,7 +230,7 @@ fn config(details: &Value) -> String {
         };
     }
     if let Some(refused) = details["limits_refused"].as_str() {
-        return format!("failed to {refused}; the old limits hold");
+        return format!("failed to {}; the old limits hold", plain(refused));
     }
     if let Some(refused) = details["manifest_refused"].as_str() {
         let first = refused.lines().next().unwrap_or_default();
@@ -246,7 +240,7 @@ fn config(details: &Value) -> String {
         );
     }
     let changes = |key: &str| details[key].as_array().cloned().unwrap_or_default();
-    let text = |change: &Value, key: &str| change[key].as_str().unwrap_or("default").to_owned();
+    let text = |change: &Value, key: &str| plain(change[key].as_str().unwrap_or("default"));
     let shown: Vec<String> = changes("limits")
         .iter()
         .map(|change| {
@@ -267,7 +261,7 @@ fn config(details: &Value) -> String {
 
 /// One setting of a plan or of a change.
 pub(super) fn setting(change: &Value) -> String {
-    let text = |key: &str| change[key].as_str().unwrap_or("default").to_owned();
+    let text = |key: &str| plain(change[key].as_str().unwrap_or("default"));
     format!(
         "{} {} → {} ({})",
         text("setting"),

@@ -23,7 +23,7 @@ use std::time::Duration;
 const GLANCE: Duration = Duration::from_millis(100);
 /// Beyond two looks: then an agent that doesn't answer is said to be silent.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What a pipe gets: room for every column.
+/// What a pipe gets beside the names: room for every column.
 const WIDE: u16 = 160;
 /// Events of a workload that its details show.
 const EVENTS: u32 = 40;
@@ -120,12 +120,15 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
             Ask::Rows => {}
             Ask::Details(name) => shown = name,
             Ask::Act { name, what, body } => {
-                let route = format!("/v1/workloads/{}/{what}", escaped(&name));
-                let done = client::call(settings, "POST", &route, body);
-                answers.push(News::Told(match done {
-                    Ok(_) => format!("{name}: {what}: done"),
-                    Err(fault) => format!("{name}: {what}: {}", sentence::plain(&fault.text())),
-                }));
+                let (settings, told) = (settings.clone(), tell.clone());
+                let act = move || told.send(News::Told(act(&settings, &name, what, body)));
+                // What it takes, as a workload's grace, is no silence of the agent's.
+                let spawned = std::thread::Builder::new()
+                    .name("act".to_owned())
+                    .spawn(act);
+                if let Err(error) = spawned {
+                    answers.push(News::Told(format!("failed to start a thread: {error}")));
+                }
             }
         }
         answers.push(match rows(settings) {
@@ -145,6 +148,15 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
     }
 }
 
+/// Returns what is told of it.
+fn act(settings: &Settings, name: &str, what: &str, body: Option<Value>) -> String {
+    let route = format!("/v1/workloads/{}/{what}", escaped(name));
+    match client::call(settings, "POST", &route, body) {
+        Ok(_) => format!("{name}: {what}: done"),
+        Err(fault) => format!("{name}: {what}: {}", sentence::plain(&fault.text())),
+    }
+}
+
 fn rows(settings: &Settings) -> Result<Value, Fault> {
     client::call(settings, "GET", "/v1/workloads?all=true", None)
 }
@@ -158,13 +170,16 @@ fn details(settings: &Settings, name: &str) -> Result<Value, Fault> {
     Ok(json!({ "events": events, "loop": found[0] }))
 }
 
-/// The same table as text.
+/// The same table as text: CPU time is of one second.
 fn once(settings: &Settings) -> Result<(), Fault> {
     let mut model = Model::new(false);
+    rows(settings)?;
+    clock::pause(Duration::from_secs(1));
     model.learn(News::Rows(rows(settings)?));
+    let wide = WIDE.saturating_add(model.longest_name());
     let width = match ratatui::crossterm::terminal::size() {
-        Ok((width, _)) if std::io::stdout().is_terminal() => width,
-        _ => WIDE,
+        Ok((width, _)) if width > 0 && std::io::stdout().is_terminal() => width,
+        _ => wide,
     };
     let height = u16::try_from(model.count() + 2).unwrap_or(u16::MAX);
     print!(

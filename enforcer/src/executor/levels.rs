@@ -2,7 +2,7 @@
 
 use super::Executor;
 use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::host_usage::HostUsage;
+use crate::kernel::host_usage::{HostUsage, Used};
 use crate::kernel::memory_info;
 use crate::kernel::usage::{self, LevelFiles};
 use enforcer_core::WorkloadName;
@@ -27,7 +27,7 @@ pub(crate) struct HostLevels {
     usage: HostUsage,
     /// The last answer of the disk, and whether it is being asked: a file system may
     /// hang, and nothing else must.
-    disk: Option<Percent>,
+    disk: Option<Used>,
     asking: bool,
 }
 
@@ -142,14 +142,14 @@ impl Executor {
         let memory = wanted(watch.memory.is_some(), Resource::Memory);
         let cpu = wanted(watch.cpu.is_some(), Resource::Cpu);
         HostMeasured {
-            memory: memory.then(|| usage.memory()).flatten(),
-            cpu: cpu.then(|| usage.cpu()).flatten(),
-            disk: *disk,
+            memory: memory.then(|| usage.memory()).flatten().map(Used::percent),
+            cpu: cpu.then(|| usage.cpu()).flatten().map(Used::percent),
+            disk: disk.map(Used::percent_up),
         }
     }
 
     /// Of the file system that is watched, as it was last asked, else of the root's.
-    pub(crate) fn disk_used(&self) -> Option<Percent> {
+    pub(crate) fn disk_used(&self) -> Option<Used> {
         let levels = super::lock(&self.host_levels);
         match levels.disk {
             Some(known) => Some(known),

@@ -143,14 +143,11 @@ impl FolderWatch {
     pub(crate) fn new(folder: &Path) -> io::Result<Self> {
         let folder = std::path::absolute(folder)?;
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
-        let watch_above = |above| inotify.add_watch(above, names | AddWatchFlags::IN_ONLYDIR);
-        let above = folder.parent().and_then(|above| watch_above(above).ok());
         Ok(Self {
             own: watch_folder(&inotify, &folder)?,
+            above: watch_above(&inotify, &folder),
             inotify,
             folder,
-            above,
         })
     }
 
@@ -160,28 +157,40 @@ impl FolderWatch {
         let mut changed = Vec::new();
         while let Ok(events) = self.inotify.read_events() {
             for event in events {
-                if Some(event.wd) != self.above {
-                    changed.push(event.name.map(|name| name.to_string_lossy().into_owned()));
-                } else if event.name.as_deref() == self.folder.file_name() {
+                let above = Some(event.wd) == self.above;
+                let renamed = above && event.name.as_deref() == self.folder.file_name();
+                if renamed || event.name.is_none() {
                     self.look_again();
                     changed.push(None);
+                } else if !above {
+                    changed.push(event.name.map(|name| name.to_string_lossy().into_owned()));
                 }
             }
         }
         changed
     }
 
-    /// Another folder has its name now.
-    fn look_again(&mut self) {
+    /// Whether another folder has its name now: it may have come with one further up.
+    pub(crate) fn look_again(&mut self) -> bool {
         let Ok(now) = watch_folder(&self.inotify, &self.folder) else {
-            return;
+            return false;
         };
-        if now != self.own {
+        let is_other = now != self.own;
+        if is_other {
             // It is gone already where its folder is.
             let _ = self.inotify.rm_watch(self.own);
             self.own = now;
+            self.above = watch_above(&self.inotify, &self.folder);
         }
+        is_other
     }
+}
+
+fn watch_above(inotify: &Inotify, folder: &Path) -> Option<WatchDescriptor> {
+    let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+    let above = folder.parent()?;
+    let watched = inotify.add_watch(above, names | AddWatchFlags::IN_ONLYDIR);
+    watched.ok()
 }
 
 fn watch_folder(inotify: &Inotify, folder: &Path) -> nix::Result<WatchDescriptor> {
@@ -189,7 +198,9 @@ fn watch_folder(inotify: &Inotify, folder: &Path) -> nix::Result<WatchDescriptor
         | AddWatchFlags::IN_MOVED_TO
         | AddWatchFlags::IN_MOVED_FROM
         | AddWatchFlags::IN_DELETE
-        | AddWatchFlags::IN_CREATE;
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
     inotify.add_watch(folder, changes | AddWatchFlags::IN_ONLYDIR)
 }
 
@@ -224,6 +235,24 @@ mod tests {
         watch.read();
         write("one/web.yaml");
         assert_eq!(watch.read(), []);
+
+        // What a link leads to may be another one's without the link being touched.
+        fs::rename(place.join("two"), place.join("old")).expect("another name");
+        fs::create_dir(place.join("two")).expect("a folder");
+        assert!(watch.read().contains(&None));
+        write("two/web.yaml");
+        assert!(watch.read().contains(&web));
+
+        // And so may a folder further up, which nobody tells of.
+        fs::create_dir_all(place.join("up/one/current")).expect("a folder");
+        fs::create_dir_all(place.join("up/two/current")).expect("a folder");
+        symlink("one", place.join("up/now")).expect("a link");
+        let mut deep = FolderWatch::new(&place.join("up/now/current")).expect("a watch");
+        fs::remove_file(place.join("up/now")).expect("no link");
+        symlink("two", place.join("up/now")).expect("a link");
+        assert!(deep.look_again() && !deep.look_again());
+        write("up/two/current/web.yaml");
+        assert!(deep.read().contains(&web));
 
         fs::remove_file(&name).expect("no link");
         fs::create_dir(&name).expect("a folder");

@@ -77,9 +77,7 @@ pub(crate) fn command_of(comm: &[u8]) -> String {
         .unwrap_or(comm.len());
     let name = String::from_utf8_lossy(&comm[..end]);
     // A program may call itself anything, and a terminal would obey.
-    name.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    enforcer_core::text::printable(&name)
 }
 
 /// The user and the group that it runs as.

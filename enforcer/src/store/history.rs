@@ -132,24 +132,23 @@ impl History {
         found
     }
 
-    /// The first of a kind after that one, a page at most; `None` if that can't be said
-    /// just now.
-    pub(crate) fn first_of(&self, kind: &str, after: Seq) -> Option<Vec<Arc<Record>>> {
+    /// The first that fit after `query.after`, a page; `None` if that can't be said just
+    /// now.
+    pub(crate) fn page(&self, query: &Query) -> Option<Vec<Arc<Record>>> {
         const PAGE: usize = 500;
         let query = Query {
-            kind: Some(kind.to_owned()),
-            after: Some(after.0),
             first: Some(PAGE),
-            ..Query::default()
+            ..query.clone()
         };
         let recent = self.recent();
         let before = recent.first().map(|record| record.seq);
         let mut found = match before {
-            Some(before) if after.0 + 1 >= before.0 => Vec::new(),
+            Some(before) if query.after.is_some_and(|after| after + 1 >= before.0) => Vec::new(),
             _ => self.database.try_find(&query, before)?,
         };
         if found.len() < PAGE {
             found.extend(recent.into_iter().filter(|record| query.takes(record)));
+            found.truncate(PAGE);
         }
         Some(found)
     }

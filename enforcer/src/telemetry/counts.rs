@@ -30,6 +30,9 @@ pub(crate) const AUTOMATIC: [Cause; 7] = [
     Cause::HostPressure,
 ];
 
+/// Those that somebody asked for, in person or by a manifest.
+pub(crate) const ASKED: [Cause; 2] = [Cause::Manual, Cause::Config];
+
 #[derive(Debug, Default)]
 pub(crate) struct Counts(Mutex<All>);
 
@@ -48,7 +51,7 @@ pub(crate) struct OfWorkload {
     pub(crate) oom_kills: [u64; SCOPES.len()],
     /// In the order of [`VERDICTS`].
     pub(crate) loops: [u64; VERDICTS.len()],
-    /// Starts that the breaker has put off.
+    /// Starts that a spent budget has put off.
     pub(crate) rate_limited: u64,
     pub(crate) probes: BTreeMap<ProbeName, OfProbe>,
 }
@@ -131,9 +134,11 @@ impl All {
         match &transition.detail {
             Detail::Restart(plan) if plan.carried_out => {
                 let asked = transition.reason.filter(|cause| !AUTOMATIC.contains(cause));
+                let counts = self.of(workload);
                 if let Some(cause) = asked {
-                    *self.of(workload).restarts.entry(cause).or_default() += 1;
+                    *counts.restarts.entry(cause).or_default() += 1;
                 }
+                counts.rate_limited += u64::from(plan.rate_limited);
             }
             Detail::OomKill(incident) => {
                 let [own, ancestor, host] = &mut self.of(workload).oom_kills;

@@ -2,17 +2,16 @@
 //! here, put together and told. One metric is made, told and dropped after another: with
 //! a thousand workloads, all of them at once would be more than the agent itself.
 
-use super::counts::{All, Counts, OfWorkload};
+use super::counts::{All, Counts, OfProbe, OfWorkload};
 use super::table::FAMILIES;
 use crate::executor::{Executor, lock};
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::clock;
-use crate::kernel::host_usage::HostUsage;
+use crate::kernel::host_usage::{HostUsage, Used};
 use crate::kernel::own_process::{self, OwnProcess};
 use crate::kernel::statistics::{self, Statistics};
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
-use enforcer_core::units::Percent;
 use prometheus::TextEncoder;
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 use serde_json::{Map, Value, json};
@@ -57,6 +56,12 @@ fn answered(view: &View) -> Vec<(ProbeName, f64)> {
 impl One {
     pub(super) fn name(&self) -> &str {
         self.view.name.as_str()
+    }
+
+    /// What was counted of those that it has; one that it had is no more.
+    pub(super) fn probes(&self) -> impl Iterator<Item = (&ProbeName, &OfProbe)> {
+        let counted = self.counts.iter().flat_map(|counts| &counts.probes);
+        counted.filter(|(name, _)| self.view.probes.iter().any(|probe| probe.probe == **name))
     }
 }
 
@@ -119,12 +124,11 @@ impl Telemetry {
     }
 
     fn host(&self, executor: &Executor) -> Host {
-        let share = |percent: Percent| f64::from(percent.0) / 100.0;
         let mut usage = lock(&self.host);
         Host {
-            memory: usage.memory().map(share),
-            cpu: usage.cpu().map(share),
-            disk: executor.disk_used().map(share),
+            memory: usage.memory().map(Used::ratio),
+            cpu: usage.cpu().map(Used::ratio),
+            disk: executor.disk_used().map(Used::ratio),
         }
     }
 }
@@ -231,7 +235,7 @@ mod tests {
             since: MonoTime(0),
             next_start: None,
             reason: String::new(),
-            budget_used: 0,
+            spent: Vec::new(),
             comes_back: false,
             claims: enforcer_core::claims::Claims::default(),
             writing: false,

@@ -1,9 +1,10 @@
 //! The metrics, each with what it is in words and where its values come from. Names and
 //! labels are a contract: docs/metrics.md has them as a table.
 
-use super::counts::{ANSWERS, AUTOMATIC, SCOPES, VERDICTS};
+use super::counts::{ANSWERS, ASKED, AUTOMATIC, SCOPES, VERDICTS};
 use super::families::{Family, by, counter, each, flag, float, gauge, own, read, seconds, waited};
 use crate::kernel::statistics::MEMORY_EVENTS;
+use enforcer_core::event::Cause;
 use enforcer_core::health::Health;
 use prometheus::proto::MetricType;
 
@@ -28,7 +29,7 @@ const HEALTHS: [(&str, Health); 4] = [
 pub(super) const FAMILIES: &[Family] = &[
     counter(
         "actions_total",
-        "Changes to the host that were asked of the kernel, by what led to them.",
+        "What was done to the host, or asked of it, by what led to that.",
         |scrape, samples| {
             for ((action, reason), count) in &scrape.counts.actions {
                 let labels = [("action", *action), ("reason", &*reason.to_string())];
@@ -58,7 +59,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     gauge(
         "ebpf_program_attached",
-        "Whether an eBPF program is where it should be.",
+        "Whether an eBPF program was attached when the agent began.",
         |scrape, samples| {
             for (program, attached) in scrape.programs {
                 samples.add(&[("program", program)], flag(attached));
@@ -67,7 +68,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     gauge(
         "host_cpu_used_ratio",
-        "Of all CPUs' time since the last scrape.",
+        "Of all CPUs' time between the last two scrapes that were a second apart.",
         |scrape, samples| {
             scrape
                 .host
@@ -121,7 +122,7 @@ pub(super) const FAMILIES: &[Family] = &[
         kind: MetricType::HISTOGRAM,
         fill: |scrape, samples| {
             for one in &scrape.workloads {
-                let probes = one.counts.iter().flat_map(|counts| &counts.probes);
+                let probes = one.probes();
                 for (probe, counts) in probes {
                     let labels = [("workload", one.name()), ("probe", &*probe.to_string())];
                     samples.add_duration(&labels, counts);
@@ -143,7 +144,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     counter("probe_total", "Answers of probes.", |scrape, samples| {
         for one in &scrape.workloads {
-            let probes = one.counts.iter().flat_map(|counts| &counts.probes);
+            let probes = one.probes();
             for (probe, counts) in probes {
                 let probe = probe.to_string();
                 for (answer, count) in ANSWERS.into_iter().zip(counts.answers) {
@@ -194,7 +195,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     counter(
         "restarts_rate_limited_total",
-        "Restarts that the breaker has put off, because the budget was spent.",
+        "Restarts that were put off because the budget was spent, by the breaker or without one.",
         |scrape, samples| {
             each(scrape, samples, |one| {
                 Some(float(
@@ -302,17 +303,17 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     counter(
         "workload_restarts_total",
-        "Restarts, by what led to them.",
+        "Restarts, by what led to them; manual is also a start by hand.",
         |scrape, samples| {
             by(scrape, samples, "reason", |one| {
                 let counted = one.counts.as_ref().map(|counts| &counts.restarts);
                 let of = |cause| counted.and_then(|counted| counted.get(&cause)).copied();
-                let known = AUTOMATIC.map(|cause| (cause, of(cause).unwrap_or(0)));
-                let others = counted.into_iter().flatten();
-                let others = others.filter(|(cause, _)| !AUTOMATIC.contains(cause));
-                let all = known
-                    .into_iter()
-                    .chain(others.map(|(cause, count)| (*cause, *count)));
+                let known = AUTOMATIC.into_iter().chain(ASKED);
+                let known: Vec<Cause> = known.collect();
+                let others = counted.into_iter().flat_map(|counted| counted.keys());
+                let others = others.filter(|cause| !known.contains(cause));
+                let all = known.iter().chain(others);
+                let all = all.map(|cause| (*cause, of(*cause).unwrap_or(0)));
                 all.map(|(cause, count)| (cause.to_string(), float(count)))
                     .collect()
             });

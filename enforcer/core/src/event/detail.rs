@@ -182,6 +182,8 @@ pub struct RestartPlan {
     pub carried_out: bool,
     /// What is done in between: `restart` for nothing more.
     pub strategy: &'static str,
+    /// The budget is spent: it waits for a place in it.
+    pub rate_limited: bool,
     pub budget_used: u32,
     /// `None` without a budget.
     pub budget: Option<u32>,

@@ -7,7 +7,7 @@ use crate::spec::{
     Alerts, Check, CpuLoopWatch, DiskWatch, Mode, RestartPolicy, Strategy, Target, Threshold, When,
     WorkloadSpec,
 };
-use crate::units::{Percent, human_duration};
+use crate::units::Percent;
 use std::time::Duration;
 
 pub(super) fn limit_settings(limits: &Limits) -> Settings {
@@ -100,7 +100,9 @@ pub(super) fn shown_threshold(threshold: &Threshold) -> String {
 pub(super) fn alert_settings(alerts: &Alerts) -> Settings {
     let mut settings = Settings::new();
     if alerts.repeat != Alerts::default().repeat {
-        let repeat = alerts.repeat.map_or("off".to_owned(), human_duration);
+        let repeat = alerts
+            .repeat
+            .map_or("off".to_owned(), |repeat| format!("{repeat:?}"));
         settings.insert("alerts.repeat".to_owned(), repeat);
     }
     for (name, target) in &alerts.targets {
@@ -128,11 +130,7 @@ pub(super) fn alert_settings(alerts: &Alerts) -> Settings {
             When::Event(kind) => format!("event {kind}"),
             When::Host(resource, share) => format!("host {} {} %", resource.word(), share.0),
         };
-        let mut shown = format!(
-            "{when} for {}, {:?}",
-            human_duration(rule.held),
-            rule.severity
-        );
+        let mut shown = format!("{when} for {:?}, {:?}", rule.held, rule.severity);
         if let Some(workloads) = &rule.workloads {
             let names: Vec<&str> = workloads.iter().map(|name| name.as_str()).collect();
             shown.push_str(&format!(", of {}", names.join(" ")));

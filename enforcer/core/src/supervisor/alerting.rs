@@ -6,16 +6,22 @@ use crate::alert::{Holds, Key, Message, Pace, Standing};
 use crate::event::{AlertChange, Decision, Detail, Moment, Seq, Transition};
 use crate::name::WorkloadName;
 use crate::spec::{Alerts, Resource, Rule, When};
+use crate::text::printable;
 use crate::units::Percent;
 use std::sync::Arc;
 
 impl Supervisor {
     /// What an agent before this one has told, and not told to be over.
-    pub(super) fn resume_alerts(&mut self, standing: Vec<Standing>, alerts: Arc<Alerts>) {
+    pub(super) fn resume_alerts(
+        &mut self,
+        moment: Moment,
+        standing: Vec<Standing>,
+        alerts: Arc<Alerts>,
+    ) {
         // What comes before the manifest is weighed by its rules as well.
         self.host.alerts = alerts;
         for one in standing {
-            self.conditions.resume(one);
+            self.conditions.resume(moment.now, one);
         }
     }
 
@@ -36,11 +42,14 @@ impl Supervisor {
             let seen = decision.transitions.iter();
             let seen = seen.filter(|told| told.detail.kind() == kind);
             let seen = seen.filter(|told| names(rule, told.workload.as_ref()));
-            let seen: Vec<(Key, Seq)> = seen
-                .map(|told| ((name.clone(), told.workload.clone()), told.seq))
+            let seen: Vec<(Key, Seq, String)> = seen
+                .filter_map(|told| {
+                    let key = (name.clone(), told.workload.clone());
+                    Some((key, told.seq, told.trouble()?))
+                })
                 .collect();
-            for (key, seq) in seen {
-                self.conditions.occurred(moment.now, &key);
+            for (key, seq, trouble) in seen {
+                self.conditions.occurred(moment.now, &key, trouble);
                 self.weigh(moment, &key, rule, Some(seq), decision);
             }
         }
@@ -63,9 +72,10 @@ impl Supervisor {
                 // Those that never came stand for nothing.
                 continue;
             }
-            let named: Vec<WorkloadName> = self
-                .workloads
-                .keys()
+            // What is on its way out is no more.
+            let there = self.workloads.iter().filter(|(_, known)| !known.is_gone());
+            let named: Vec<WorkloadName> = there
+                .map(|(workload, _)| workload)
                 .filter(|workload| names(rule, Some(workload)))
                 .cloned()
                 .collect();
@@ -141,6 +151,10 @@ impl Supervisor {
             {
                 level(workload.memory_share(), share, "memory")
             }
+            // A trial that is under way is no way out yet.
+            (When::State(state @ "breaker_open"), Some(workload)) => {
+                whether(workload.is_broken(), format!("it is in the state {state}"))
+            }
             (When::State(state), Some(workload)) => whether(
                 workload.state_word() == state,
                 format!("it is in the state {state}"),
@@ -150,10 +164,9 @@ impl Supervisor {
                 whether(found == health, why.to_owned())
             }
             (When::Memory(_) | When::State(_) | When::Health(_), _) => Holds::No,
-            (When::Event(kind), _) => match self.conditions.occurrences(moment.now, key) {
+            (When::Event(_), _) => match self.conditions.occurrence(moment.now, key) {
                 None => Holds::No,
-                Some(1) => Holds::Yes(format!("an event {kind}")),
-                Some(count) => Holds::Yes(format!("{count} events {kind}")),
+                Some(text) => Holds::Yes(text),
             },
             (When::Host(resource, share), _) => {
                 let what = match resource {
@@ -194,8 +207,14 @@ impl Supervisor {
                     let chosen = chosen.as_ref();
                     chosen.is_none_or(|chosen| chosen.contains(*target))
                 });
+                let mut to: Vec<String> = to.cloned().collect();
+                // Who was told once hears of the end as well.
+                let before = self.conditions.audience(key).map(|(before, _)| before);
+                to.extend(before.into_iter().flatten());
+                to.sort();
+                to.dedup();
                 let severity = rule.map(|rule| rule.severity);
-                (to.cloned().collect(), severity.unwrap_or_default())
+                (to, severity.unwrap_or_default())
             }
         };
         let change = AlertChange {
@@ -204,7 +223,7 @@ impl Supervisor {
             state,
             repeated: matches!(message, Message::Repeat(_)),
             severity,
-            text,
+            text: printable(&text),
             stood,
             to: to.clone(),
         };

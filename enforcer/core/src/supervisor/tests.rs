@@ -898,7 +898,7 @@ proptest! {
                     let _ = handle(&mut supervisor, &mut world, now, left);
                     if let (Some(before), Some(after), true) = (before, supervisor.view(&name(WEB)), known) {
                         prop_assert_eq!(before.restarts, after.restarts);
-                        prop_assert_eq!(before.budget_used, after.budget_used);
+                        prop_assert_eq!(before.spent, after.spent);
                         prop_assert_eq!(before.instance, after.instance);
                         prop_assert_eq!(before.claims, after.claims);
                         prop_assert_eq!(before.spec, after.spec);

@@ -235,7 +235,8 @@ impl Workload {
             delay,
             carried_out,
             strategy: strategy.word(),
-            budget_used: self.recovery.budget_used(),
+            rate_limited: false,
+            budget_used: self.recovery.used(),
             budget: self
                 .spec
                 .recovery
@@ -279,9 +280,16 @@ impl Workload {
             .recovery
             .after_failure(context.moment, ran, &spec.recovery)
         {
-            Next::Restart { attempt, delay } => {
+            Next::Restart {
+                attempt,
+                delay,
+                rate_limited,
+            } => {
                 self.choose_strategy(cause, attempt);
-                let plan = self.restart_plan(cause, attempt, delay, true);
+                let plan = RestartPlan {
+                    rate_limited,
+                    ..self.restart_plan(cause, attempt, delay, true)
+                };
                 let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
                 if delay.is_zero() {
                     self.restarts += 1;

@@ -31,7 +31,8 @@ pub struct View {
     pub next_start: Option<MonoTime>,
     /// One line: why it is in this state.
     pub reason: String,
-    pub budget_used: u32,
+    /// Restarts of the budget's window, those included that are waited for.
+    pub spent: Vec<MonoTime>,
     /// It was stopped for the host's sake, and comes back.
     pub comes_back: bool,
     pub claims: Claims,
@@ -56,6 +57,21 @@ pub(crate) struct Progress {
     coming_up: bool,
 }
 
+impl View {
+    /// So many restarts of its budget are used now; 0 without one.
+    #[must_use]
+    pub fn budget_used(&self, now: MonoTime) -> u32 {
+        let Some(budget) = &self.spec.recovery.budget else {
+            return 0;
+        };
+        let spent = self.spent.iter();
+        let spent = spent.filter(|restart| now.since(**restart) < budget.within);
+        // Without a breaker, the next one waits for a place in it.
+        let used = u32::try_from(spent.count()).unwrap_or(u32::MAX);
+        used.min(budget.restarts)
+    }
+}
+
 impl Workload {
     pub(crate) fn progress(&self) -> Progress {
         Progress {
@@ -68,6 +84,15 @@ impl Workload {
     /// As `ps` calls it.
     pub(crate) fn state_word(&self) -> &'static str {
         self.standing().0
+    }
+
+    /// Whether its breaker is open, or half so.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.recovery.is_open()
+            && !matches!(
+                self.state,
+                Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone
+            )
     }
 
     /// The state, the main process, and when the next start is due.
@@ -103,7 +128,7 @@ impl Workload {
             since: self.since,
             next_start,
             reason: self.describe(),
-            budget_used: self.recovery.budget_used(),
+            spent: self.recovery.spent().collect(),
             comes_back: self.sacrificed && self.is_at_rest(),
             claims: self.loops.claims(),
             writing: !self.writes_under_way.is_empty(),

@@ -10,7 +10,7 @@ pub(super) fn found(details: &Value) -> String {
     let who = format!("{} (tid {})", word(details, "command"), details["tid"]);
     let place = evidence["stack"][0]
         .as_str()
-        .map_or_else(String::new, |frame| format!(" at {}", clean(frame)));
+        .map_or_else(String::new, |frame| format!(" at {}", super::plain(frame)));
     let what = match details["verdict"].as_str() {
         Some("dead_loop") => format!(
             "dead loop: {who} has used {cpu:.1} s of CPU without a sleep{place}; its whole state came back {} times in {} looks",
@@ -35,7 +35,7 @@ pub(super) fn found(details: &Value) -> String {
 
 fn why(evidence: &Value) -> String {
     match evidence["unproven"].as_str() {
-        Some(why) => format!(": {}", clean(why)),
+        Some(why) => format!(": {}", super::plain(why)),
         None if evidence["recurs"] == true => {
             ": its state recurs, but something else may end that".to_owned()
         }
@@ -47,14 +47,14 @@ fn names(list: &Value) -> String {
     let names = list.as_array().into_iter().flatten();
     names
         .filter_map(Value::as_str)
-        .map(clean)
+        .map(super::plain)
         .collect::<Vec<_>>()
         .join(", ")
 }
 
 fn outside(list: &Value) -> String {
     let described = list.as_array().into_iter().flatten().map(|entry| {
-        let detail = clean(entry["detail"].as_str().unwrap_or(""));
+        let detail = super::plain(entry["detail"].as_str().unwrap_or(""));
         match entry["what"].as_str() {
             Some("thread_ran") => format!("{detail} ran"),
             Some("thread_wakes") => format!("{detail} will wake up"),
@@ -75,12 +75,6 @@ fn outside(list: &Value) -> String {
     } else {
         shown
     }
-}
-
-fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
 }
 
 pub(super) fn throttle(details: &Value, reason: &str) -> String {

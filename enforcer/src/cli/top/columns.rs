@@ -7,6 +7,8 @@ use ratatui::style::{Color, Modifier, Style};
 
 /// Cells of a bar.
 const BAR: usize = 6;
+/// At least, and as no other column.
+pub(super) const NAME: u16 = 16;
 /// With the numbers beside it.
 const MEMORY: u16 = 19;
 
@@ -31,7 +33,7 @@ pub(super) const COLUMNS: [Column; 13] = [
     Column {
         head: "NAME",
         align: Alignment::Left,
-        width: 16,
+        width: NAME,
         from: 0,
         cell: |row| row.name.clone(),
         style: |_| Style::new().add_modifier(Modifier::BOLD),
@@ -40,7 +42,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "STATE",
         align: Alignment::Left,
         width: 12,
-        from: 0,
+        from: 29,
         cell: |row| row.state.clone(),
         style: state_style,
     },
@@ -48,7 +50,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "HEALTH",
         align: Alignment::Left,
         width: 9,
-        from: 0,
+        from: 39,
         cell: |row| row.health.clone(),
         style: health_style,
     },
@@ -56,7 +58,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "CPU%",
         align: Alignment::Right,
         width: 5,
-        from: 0,
+        from: 45,
         cell: |row| whole(row.cpu_share),
         style: |row| heat(row.cpu_share / 100.0),
     },
@@ -64,7 +66,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "THR%",
         align: Alignment::Right,
         width: 5,
-        from: 0,
+        from: 51,
         cell: |row| whole(row.throttled_percent),
         style: |row| heat(row.throttled_percent / 100.0),
     },
@@ -72,7 +74,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "MEMORY",
         align: Alignment::Left,
         width: MEMORY,
-        from: 0,
+        from: 71,
         cell: memory,
         style: |row| heat(row.memory_share().unwrap_or(0.0)),
     },
@@ -80,7 +82,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         head: "RST",
         align: Alignment::Right,
         width: 4,
-        from: 0,
+        from: 76,
         cell: |row| count(row.restarts),
         style: plain,
     },

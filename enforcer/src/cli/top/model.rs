@@ -96,6 +96,14 @@ impl Model {
         self.rows.len()
     }
 
+    /// In cells.
+    pub(super) fn longest_name(&self) -> u16 {
+        let lengths = self.rows.iter().map(|row| row.name.len());
+        lengths
+            .max()
+            .map_or(0, |most| u16::try_from(most).unwrap_or(0))
+    }
+
     /// Those that pass the filter, in order.
     pub(super) fn shown(&self) -> Vec<&Row> {
         let wanted = |row: &&Row| {

@@ -96,7 +96,7 @@ impl Order {
         let most_first = |of: fn(&Row) -> f64| of(other).total_cmp(&of(one));
         let order = match self {
             Self::Name => Ordering::Equal,
-            Self::Cpu => most_first(|row| row.cpu_percent),
+            Self::Cpu => most_first(|row| row.cpu_share),
             Self::Memory => other.memory.cmp(&one.memory),
             Self::Restarts => other.restarts.cmp(&one.restarts),
             Self::State => {

@@ -1,7 +1,7 @@
 //! How `top` looks. Every number that is cut is cut whole, and what doesn't fit is said.
 
 use super::super::sentence;
-use super::columns::{COLUMNS, Column, cut, whole};
+use super::columns::{COLUMNS, Column, NAME, cut, whole};
 use super::model::{Mode, Model};
 use super::row::Row;
 use enforcer_core::units::Bytes;
@@ -111,13 +111,17 @@ fn table(model: &Model, shown: &[&Row], frame: &mut Frame<'_>, area: Rect) -> St
     let heads = columns().map(|column| Text::from(column.head).alignment(column.align));
     let heads = Cells::new(heads).style(Style::new().add_modifier(Modifier::UNDERLINED));
     let taken: u16 = columns().map(|column| column.width + 1).sum();
-    let left = area.width.saturating_sub(taken - 1);
-    let width = |column: &Column| {
-        if column.width == 0 {
-            left
-        } else {
-            column.width
-        }
+    let left = area.width.saturating_sub(taken.saturating_sub(1));
+    // The longest name gets what is there, but for half of what the last column has.
+    let named = model.longest_name().saturating_sub(NAME);
+    let more = match columns().any(|column| column.width == 0) {
+        true => named.min(left / 2),
+        false => named.min(left),
+    };
+    let width = |column: &Column| match column.width {
+        0 => left - more,
+        NAME => NAME + more,
+        width => width,
     };
     let place = model.place(shown);
     let visible = usize::from(area.height.saturating_sub(1));

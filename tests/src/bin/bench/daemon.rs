@@ -13,6 +13,18 @@ const QUIET: Duration = Duration::from_secs(60);
 /// What `ps` is asked.
 const ASKED: usize = 20;
 
+/// One of each kind, none of which comes true.
+const RULES: &str = "alerts:
+  targets: { nobody: { command: [/bin/false] } }
+  rules:
+    memory: { memory: 85%, for: 2m }
+    oom: { event: oom_kill }
+    breaker: { state: breaker_open }
+    unhealthy: { health: unhealthy, for: 1m }
+    disk: { host: { disk: 99% }, for: 10m }
+    lost: { event: lost }
+";
+
 fn name(number: usize) -> String {
     format!("rest-{number}")
 }
@@ -68,7 +80,14 @@ pub(super) fn thousand(_floor: &Samples) {
         (monotonic() - begun).as_secs_f64(),
         bare.as_secs_f64()
     );
-    at_rest(&agent, count);
+    at_rest(&agent, &format!("{count} at rest"));
+    fs::write(agent.folder().join("manifest.yaml"), resting(count) + RULES).unwrap();
+    let applied = agent.cli(&["apply"]);
+    assert!(applied.status.success(), "{applied:?}");
+    at_rest(
+        &agent,
+        &format!("{count} at rest, with six rules of alerts"),
+    );
     asked(&agent, count);
     let mut pids = running(&agent);
     pids.sort_unstable();
@@ -94,17 +113,17 @@ pub(super) fn thousand(_floor: &Samples) {
         "    {:.1} × the start of an agent with one workload",
         complete.median().as_secs_f64() / bare.as_secs_f64()
     );
-    at_rest(&agent, count);
+    at_rest(&agent, &format!("{count} taken over"));
 }
 
-fn at_rest(agent: &Agent, count: usize) {
+fn at_rest(agent: &Agent, what: &str) {
     let pid = agent.pid();
     std::thread::sleep(QUIET / 6);
     let (begun, before) = (monotonic(), cpu_seconds(pid));
     std::thread::sleep(QUIET);
     let share = (cpu_seconds(pid) - before) / (monotonic() - begun).as_secs_f64();
     println!(
-        "{count} at rest for {} s: {:.2} % of an emulated CPU (target 0.5 % of a core); {} resident, at its peak {} (at most 32 MiB)",
+        "{what}, for {} s: {:.2} % of an emulated CPU (target 0.5 % of a core); {} resident, at its peak {} (at most 32 MiB)",
         QUIET.as_secs(),
         share * 100.0,
         kernel::status(pid, "VmRSS").unwrap(),

@@ -5,9 +5,10 @@
 use super::daemon::{LONG, cpu_seconds, resting, running};
 use super::{Samples, many, monotonic};
 use enforcer_tests::agent::Agent;
-use enforcer_tests::wait_within;
+use enforcer_tests::{kernel, wait_within};
 use nix::mount::{MsFlags, mount};
 use nix::sys::resource::{UsageWho, getrusage};
+use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -48,6 +49,10 @@ fn of(count: usize) {
     let (top, top_cpu) = others(&["systemd-cgtop", "-n", "1", "-b"]);
     println!("  systemd-cgtop -n 1 -b: {top}; {top_cpu:.0} ms of CPU time each");
     let mut bytes = 0;
+    // Its peak is counted from now on (proc_pid_clear_refs(5)).
+    fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").unwrap();
+    let resident = |which: &str| kernel::status(agent.pid(), which).unwrap();
+    let at_rest = resident("VmRSS");
     let before = cpu_seconds(agent.pid());
     let times = (0..SCRAPES).map(|_| {
         let begun = monotonic();
@@ -66,6 +71,10 @@ fn of(count: usize) {
         own / cpu,
         scrapes.ratio_to(&top),
         own / top_cpu
+    );
+    println!(
+        "  the agent's memory: {at_rest} before, {} at most meanwhile",
+        resident("VmHWM")
     );
 }
 

@@ -1,0 +1,109 @@
+//! Which events are trouble that a person may want to be told of, and what it is in a few
+//! words. What gets better, what a person asked for and what was only considered is none.
+
+use super::{BreakerState, Cause, Detail, Transition};
+use crate::drift::Drifted;
+use crate::oom::{Incident, Scope};
+use crate::threshold::Level;
+use crate::units::human_duration;
+
+impl Transition {
+    /// `None` where it is none, and for kinds that no rule of `alerts` is about.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        match &self.detail {
+            Detail::OomKill(incident) => Some(oom_kill(incident)),
+            Detail::CpuLoop(found) => Some(format!(
+                "{} (tid {}) has used {} of CPU without a sleep: {}",
+                found.command,
+                found.thread.tid,
+                human_duration(found.cpu),
+                found.verdict.word()
+            )),
+            Detail::Pressure(pressure) if pressure.level > Level::Normal => Some(format!(
+                "{} use is {}: {} % of its limit",
+                pressure.resource, pressure.level, pressure.used_percent
+            )),
+            Detail::HostPressure(pressure) if pressure.level > Level::Normal => {
+                let used = pressure.used_percent.map(|used| format!(", {used} % used"));
+                Some(format!(
+                    "the host's {} is {}{}",
+                    pressure.resource,
+                    pressure.level,
+                    used.unwrap_or_default()
+                ))
+            }
+            Detail::Restart(plan) if plan.carried_out => {
+                let cause = self.reason.filter(|cause| cause.is_automatic())?;
+                let after = match plan.delay.as_secs() {
+                    0 => String::new(),
+                    _ => format!(" in {}", human_duration(plan.delay)),
+                };
+                Some(format!("restarted{after}, for {cause}"))
+            }
+            Detail::Breaker(change) if change.state == BreakerState::Open => Some(format!(
+                "too many restarts: the breaker is open for {}",
+                human_duration(change.cooldown)
+            )),
+            Detail::Drift(found) => Some(format!(
+                "somebody else changed {}; put right",
+                names(&found.drifts)
+            )),
+            Detail::Conflict { drifts, .. } => Some(format!(
+                "somebody else keeps changing {}; left as it is",
+                names(drifts)
+            )),
+            Detail::Lost { records, of } => Some(format!("{records} events of {of} are lost")),
+            Detail::Degraded { what, why } => Some(format!("{what}: {why}")),
+            Detail::Pressure(_)
+            | Detail::HostPressure(_)
+            | Detail::Restart(_)
+            | Detail::Breaker(_)
+            | Detail::Start { .. }
+            | Detail::StartFailed(_)
+            | Detail::Adopt { .. }
+            | Detail::Stop { .. }
+            | Detail::Exit { .. }
+            | Detail::Throttle(_)
+            | Detail::Release { .. }
+            | Detail::Health(_)
+            | Detail::Ready(_)
+            | Detail::Alert(_)
+            | Detail::Config(_)
+            | Detail::Agent { .. } => None,
+        }
+    }
+}
+
+impl Cause {
+    /// Whether nobody asked for what follows.
+    fn is_automatic(self) -> bool {
+        self.is_failure() || matches!(self, Self::HostPressure | Self::Drift)
+    }
+}
+
+fn oom_kill(incident: &Incident) -> String {
+    let who = match incident.victims.as_slice() {
+        [] => String::new(),
+        [only] => format!(" of {} (pid {})", only.command, only.pid),
+        [first, rest @ ..] => {
+            let more = rest.len();
+            format!(" of {} (pid {}) and {more} more", first.command, first.pid)
+        }
+    };
+    let limit = incident.limit_bytes;
+    let limit = limit.map_or_else(|| "limit".to_owned(), |bytes| format!("limit of {bytes}"));
+    let whose = match &incident.scope {
+        Scope::Own => format!("at its {limit}"),
+        Scope::Ancestor(cgroup) => format!("as {cgroup} met its {limit}"),
+        Scope::Host => "as the host ran out of memory".to_owned(),
+    };
+    format!("OOM kill{who} {whose}")
+}
+
+fn names(drifts: &[Drifted]) -> String {
+    let names: Vec<&str> = drifts.iter().map(|drift| &*drift.what).collect();
+    match names.as_slice() {
+        [] => "its limits".to_owned(),
+        names => names.join(", "),
+    }
+}

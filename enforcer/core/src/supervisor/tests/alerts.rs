@@ -1,0 +1,397 @@
+//! Rules, weighed.
+
+use super::*;
+use crate::host::HostStood;
+use crate::spec::{Alerts, Resource, Rule, Severity, Target, Threshold, When};
+use crate::threshold::Level;
+
+fn at(seconds: u64) -> Moment {
+    Moment {
+        now: MonoTime(seconds * 1_000_000_000),
+        noise: 0,
+    }
+}
+
+/// One rule, and a workload that it is about.
+fn wanted(rule: &Rule, spec: WorkloadSpec) -> Event {
+    let alerts = Alerts {
+        repeat: None,
+        targets: BTreeMap::from([(
+            "pager".to_owned(),
+            Target::Command(vec!["/page".to_owned()]),
+        )]),
+        rules: BTreeMap::from([("rule".to_owned(), rule.clone())]),
+    };
+    let mut manifest = manifest(&[(WEB, spec)]);
+    manifest.host.alerts = Arc::new(alerts);
+    Event::Configure {
+        manifest,
+        prune: false,
+    }
+}
+
+/// One rule, and what is measured or happens at these seconds; what is told of alerts.
+fn alerts_told(rule: &Rule, events: Vec<(u64, Event)>) -> Vec<String> {
+    let configure = wanted(rule, limited_spec());
+    let mut supervisor = Supervisor::new(2);
+    let mut told = Vec::new();
+    for (seconds, event) in [(0, configure), (0, started(1))].into_iter().chain(events) {
+        for transition in supervisor.handle(at(seconds), event).transitions {
+            if let Detail::Alert(alert) = transition.detail {
+                assert_eq!(alert.to, ["pager"]);
+                told.push(format!("{seconds} s: {} {}", alert.state, alert.text));
+            }
+        }
+    }
+    told
+}
+
+fn limited_spec() -> WorkloadSpec {
+    WorkloadSpec {
+        limits: Limits {
+            memory_max: Some(Limit::At(Bytes(1 << 20))),
+            ..Limits::default()
+        },
+        ..spec()
+    }
+}
+
+fn measured(percent: u32, host: u32) -> Event {
+    let measured = Measured {
+        memory: Some(Percent(percent)),
+        ..Measured::default()
+    };
+    Event::Measured {
+        workloads: vec![(name(WEB), measured)],
+        host: HostMeasured {
+            memory: Some(Percent(host)),
+            ..HostMeasured::default()
+        },
+    }
+}
+
+fn rule(when: When, held: u64) -> Rule {
+    Rule {
+        when,
+        held: Duration::from_secs(held),
+        severity: Severity::Warning,
+        workloads: None,
+        to: None,
+    }
+}
+
+#[test]
+fn alerts_weigh_levels_states_and_events() {
+    let ticks = |levels: &[(u64, u32)]| -> Vec<(u64, Event)> {
+        levels
+            .iter()
+            .map(|(at, level)| (*at, measured(*level, *level)))
+            .collect()
+    };
+    let levels = ticks(&[(5, 90), (10, 90), (15, 90), (20, 10), (25, 10), (30, 10)]);
+    assert_eq!(
+        alerts_told(&rule(When::Memory(Percent(85)), 10), levels.clone()),
+        [
+            "15 s: firing memory at 90 % of its limit, from 85 % on",
+            "30 s: resolved memory at 90 % of its limit, from 85 % on"
+        ]
+    );
+    assert_eq!(
+        alerts_told(&rule(When::Host(Resource::Memory, Percent(85)), 0), levels),
+        [
+            "5 s: firing the host's memory at 90 %, from 85 % on",
+            "20 s: resolved the host's memory at 90 %, from 85 % on"
+        ]
+    );
+    // It fails, and is started again: told at the tick after each.
+    let mut events = vec![(1, exited(1)), (1, reaped(1, ExitStatus::Code(1), 0))];
+    events.extend(ticks(&[(5, 0)]));
+    assert_eq!(
+        alerts_told(&rule(When::Event("restart"), 0), events.clone()),
+        ["1 s: firing restarted, for exit"]
+    );
+    events.extend(ticks(&[(100, 0), (301, 0)]));
+    assert_eq!(
+        alerts_told(&rule(When::Event("restart"), 0), events),
+        [
+            "1 s: firing restarted, for exit",
+            "301 s: resolved restarted, for exit"
+        ]
+    );
+}
+
+#[test]
+fn what_is_named_no_more_is_over() {
+    let mut supervisor = Supervisor::new(2);
+    let standing = crate::alert::Standing {
+        rule: "gone".to_owned(),
+        workload: Some(name(WEB)),
+        id: Seq(3),
+        told: MonoTime(0),
+        stood: Duration::ZERO,
+        text: "as it was".to_owned(),
+        to: vec!["pager".to_owned()],
+        severity: Severity::Critical,
+    };
+    let stand = Event::AlertsStand {
+        standing: vec![standing],
+        alerts: Arc::default(),
+    };
+    let _ = supervisor.handle(at(0), stand);
+    let _ = supervisor.handle(at(1), configure(spec()));
+    let decision = supervisor.handle(at(5), measured(0, 0));
+    let told: Vec<_> = decision
+        .transitions
+        .iter()
+        .map(|told| &told.detail)
+        .collect();
+    let [Detail::Alert(over)] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (over.id, over.state, &*over.text),
+        (Seq(3), "resolved", "as it was")
+    );
+    assert_eq!(over.to, ["pager"]);
+    assert_eq!(over.severity, Severity::Critical);
+    assert!(
+        supervisor
+            .handle(at(10), measured(0, 0))
+            .transitions
+            .is_empty()
+    );
+}
+
+#[test]
+fn without_a_limit_there_is_no_share_of_it() {
+    let rule = rule(When::Memory(Percent(85)), 0);
+    let unlimited = Event::Measured {
+        workloads: vec![(name(WEB), Measured::default())],
+        host: HostMeasured::default(),
+    };
+    let unknown = (10, unlimited.clone());
+    let events = vec![
+        (5, measured(90, 0)),
+        unknown,
+        (15, wanted(&rule, spec())),
+        (20, unlimited),
+    ];
+    assert_eq!(
+        alerts_told(&rule, events),
+        [
+            "5 s: firing memory at 90 % of its limit, from 85 % on",
+            "20 s: resolved memory at 90 % of its limit, from 85 % on"
+        ]
+    );
+}
+
+/// A level that was told stands on in the next agent, which has measured nothing yet.
+#[test]
+fn what_was_told_of_a_level_is_not_told_again() {
+    let mut watched = limited_spec();
+    watched.watch.memory = Some(Threshold {
+        hold: Duration::ZERO,
+        ..Threshold::MEMORY
+    });
+    let mut supervisor = Supervisor::new(2);
+    let mut kept = None;
+    for (seconds, event) in [
+        (0, configure(watched)),
+        (0, started(1)),
+        (5, measured(92, 0)),
+    ] {
+        let decision = supervisor.handle(at(seconds), event);
+        kept = decision.checkpoints.into_iter().last().or(kept);
+    }
+    let (_, checkpoint) = kept.expect("a checkpoint");
+    let text = serde_json::to_string(&checkpoint).expect("it can be written");
+    let taken = TakenOver {
+        workload: name(WEB),
+        checkpoint: serde_json::from_str(&text).expect("it was written so"),
+        found: Found::Running(CgroupId(1), Counters::default(), 101),
+    };
+    let mut next = Supervisor::new(2);
+    let take_over = Event::TakeOver {
+        workloads: vec![taken],
+        last: (Seq(100), InstanceId(1)),
+    };
+    let mut kinds = Vec::new();
+    for (seconds, event) in [(6, take_over), (10, measured(92, 0)), (15, measured(10, 0))] {
+        let decision = next.handle(at(seconds), event);
+        let told = decision.transitions.iter().map(|told| told.detail.kind());
+        kinds.extend(told.map(|kind| (seconds, kind)));
+    }
+    let expected = [(6, "agent"), (6, "adopt"), (15, "pressure"), (15, "health")];
+    assert_eq!(kinds, expected);
+}
+
+/// A level that ends is news, and no trouble.
+#[test]
+fn what_gets_better_is_no_trouble() {
+    let rule = rule(When::Event("pressure"), 0);
+    let mut watched = limited_spec();
+    watched.watch.memory = Some(Threshold {
+        hold: Duration::ZERO,
+        ..Threshold::MEMORY
+    });
+    let events = vec![
+        (1, wanted(&rule, watched)),
+        (5, measured(92, 0)),
+        (400, measured(92, 0)),
+        (405, measured(10, 0)),
+        (410, measured(10, 0)),
+    ];
+    let text = "memory use is warn: 92 % of its limit";
+    let expected = [
+        format!("5 s: firing {text}"),
+        format!("400 s: resolved {text}"),
+    ];
+    assert_eq!(alerts_told(&rule, events), expected);
+}
+
+#[test]
+fn a_breaker_stands_open_until_a_trial_has_passed() {
+    let rule = rule(When::State("breaker_open"), 0);
+    let mut spent = limited_spec();
+    spent.recovery.budget = Some(Budget {
+        restarts: 0,
+        within: Duration::from_secs(300),
+    });
+    let events = vec![
+        (1, wanted(&rule, spent)),
+        (2, exited(1)),
+        (2, reaped(1, ExitStatus::Code(1), 0)),
+        (5, measured(0, 0)),
+        (62, Event::Wake),
+        (62, started(2)),
+        (65, measured(0, 0)),
+        (92, Event::Wake),
+        (95, measured(0, 0)),
+    ];
+    let expected = [
+        "5 s: firing it is in the state breaker_open",
+        "95 s: resolved it is in the state breaker_open",
+    ];
+    assert_eq!(alerts_told(&rule, events), expected);
+}
+
+/// Who was told once hears that it is over, whoever is told now.
+#[test]
+fn a_resolution_reaches_all_who_were_told() {
+    let with = |to: &str| {
+        let targets = ["mail", "pager"].map(|name| {
+            let command = Target::Command(vec!["/tell".to_owned()]);
+            (name.to_owned(), command)
+        });
+        let rule = Rule {
+            to: Some(BTreeSet::from([to.to_owned()])),
+            ..rule(When::Memory(Percent(85)), 0)
+        };
+        let mut manifest = manifest(&[(WEB, limited_spec())]);
+        manifest.host.alerts = Arc::new(Alerts {
+            repeat: Some(Duration::from_secs(60)),
+            targets: BTreeMap::from(targets),
+            rules: BTreeMap::from([("rule".to_owned(), rule)]),
+        });
+        Event::Configure {
+            manifest,
+            prune: false,
+        }
+    };
+    let mut supervisor = Supervisor::new(2);
+    let mut told = Vec::new();
+    for (seconds, event) in [
+        (0, with("pager")),
+        (0, started(1)),
+        (5, measured(90, 0)),
+        (10, with("mail")),
+        (65, measured(90, 0)),
+        (70, measured(10, 0)),
+    ] {
+        for transition in supervisor.handle(at(seconds), event).transitions {
+            if let Detail::Alert(alert) = transition.detail {
+                told.push((seconds, alert.state, alert.to.join(" ")));
+            }
+        }
+    }
+    let both = || "mail pager".to_owned();
+    let expected = [
+        (5, "firing", "pager".to_owned()),
+        (65, "firing", both()),
+        (70, "resolved", both()),
+    ];
+    assert_eq!(told, expected);
+}
+
+/// What an event stands for is not over because the agent is another one.
+#[test]
+fn an_event_stands_on_in_the_next_agent() {
+    let rule = rule(When::Event("restart"), 0);
+    let standing = crate::alert::Standing {
+        rule: "rule".to_owned(),
+        workload: Some(name(WEB)),
+        id: Seq(3),
+        told: MonoTime(0),
+        stood: Duration::from_secs(10),
+        text: "restarted, for exit".to_owned(),
+        to: vec!["pager".to_owned()],
+        severity: Severity::Warning,
+    };
+    let Event::Configure { manifest, .. } = wanted(&rule, limited_spec()) else {
+        unreachable!();
+    };
+    let stand = Event::AlertsStand {
+        standing: vec![standing],
+        alerts: manifest.host.alerts,
+    };
+    let mut supervisor = Supervisor::new(2);
+    let mut told = Vec::new();
+    for (seconds, event) in [
+        (1000, stand),
+        (1000, wanted(&rule, limited_spec())),
+        (1005, measured(0, 0)),
+        (1299, measured(0, 0)),
+        (1300, measured(0, 0)),
+    ] {
+        for transition in supervisor.handle(at(seconds), event).transitions {
+            if let Detail::Alert(alert) = transition.detail {
+                told.push((seconds, alert.state, alert.id));
+            }
+        }
+    }
+    assert_eq!(told, [(1300, "resolved", Seq(3))]);
+}
+
+/// The host's levels likewise, and its disk's command isn't run again at once.
+#[test]
+fn what_was_told_of_the_host_is_not_told_again() {
+    let threshold = Threshold {
+        hold: Duration::ZERO,
+        ..Threshold::MEMORY
+    };
+    let mut manifest = manifest(&[]);
+    manifest.host.watch.memory = Some(threshold);
+    let stood = HostStood {
+        memory: Level::Critical,
+        ..HostStood::default()
+    };
+    let mut supervisor = Supervisor::new(2);
+    let configure = Event::Configure {
+        manifest: manifest.clone(),
+        prune: false,
+    };
+    let mut levels = Vec::new();
+    for (seconds, event) in [
+        (0, Event::HostStood(stood, manifest.host.watch)),
+        (1, configure),
+        (5, measured(0, 97)),
+        (10, measured(0, 50)),
+    ] {
+        for transition in supervisor.handle(at(seconds), event).transitions {
+            if let Detail::HostPressure(told) = transition.detail {
+                levels.push((seconds, told.level));
+            }
+        }
+    }
+    assert_eq!(levels, [(10, Level::Normal)]);
+}

@@ -1,0 +1,154 @@
+//! Percentages of CPU time: between two readings, neither of a moment nor of the time since
+//! somebody last looked.
+
+use super::Api;
+use super::views::cgroup_of;
+use crate::executor::lock;
+use crate::kernel::clock;
+use crate::kernel::usage::{self, Usage};
+use crate::runtime::Question;
+use enforcer_core::WorkloadName;
+use enforcer_core::units::MonoTime;
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::time::Duration;
+
+/// The two readings before, for percentages: the last one that is a second old counts, so
+/// two askers don't spoil each other's; and none is older than a minute.
+#[derive(Debug, Default)]
+pub(crate) struct UsageSamples(Mutex<HashMap<WorkloadName, [(MonoTime, Usage); 2]>>);
+
+/// The shortest time that a percentage is of, and the longest.
+const SHORTEST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+
+impl UsageSamples {
+    fn learn(&self, name: &WorkloadName, now: MonoTime, usage: Usage) {
+        let mut samples = lock(&self.0);
+        let known = samples.entry(name.clone()).or_insert([(now, usage); 2]);
+        if now.since(known[1].0) >= SHORTEST {
+            *known = [known[1], (now, usage)];
+        }
+    }
+
+    /// The last reading of this instance that is old enough.
+    fn before(
+        &self,
+        name: &WorkloadName,
+        begun: MonoTime,
+        now: MonoTime,
+    ) -> Option<(MonoTime, Usage)> {
+        let samples = lock(&self.0);
+        let known = samples.get(name)?.iter().rev();
+        let mut known = known.filter(|(at, _)| *at >= begun);
+        known.find(|(at, _)| now.since(*at) >= SHORTEST).copied()
+    }
+
+    /// CPU and throttled periods in percent, since the last reading of this
+    /// instance, or since it began.
+    pub(super) fn rates(
+        &self,
+        name: &WorkloadName,
+        begun: (MonoTime, Usage),
+        now: MonoTime,
+        usage: &Usage,
+    ) -> (f64, f64) {
+        let (since, before) = self.before(name, begun.0, now).unwrap_or(begun);
+        let elapsed = now.since(since);
+        self.learn(name, now, *usage);
+        let ratio = |part: u64, whole: f64| {
+            if whole > 0.0 {
+                rounded(part, whole)
+            } else {
+                0.0
+            }
+        };
+        let cpu = ratio(
+            usage.cpu_usec.saturating_sub(before.cpu_usec),
+            elapsed.as_secs_f64() * 1e6,
+        );
+        let periods = usage.periods.saturating_sub(before.periods);
+        let throttled = usage
+            .throttled_periods
+            .saturating_sub(before.throttled_periods);
+        (cpu, ratio(throttled, as_float(periods)))
+    }
+}
+
+/// Reads what nobody has asked for in a while, for as long as the agent lives: a percentage
+/// is of what was lately, and not of the time since somebody looked.
+pub(crate) async fn stay_recent(api: Api) {
+    let mut turns = tokio::time::interval(LONGEST);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let Some(views) = api.events.ask(Question::Views).await else {
+            return;
+        };
+        let api = api.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let named: HashSet<WorkloadName> = views.into_iter().map(|view| view.name).collect();
+            lock(&api.usage.0).retain(|name, _| named.contains(name));
+            for name in named {
+                let cgroup = cgroup_of(&api.executor, &name);
+                if let Some(cgroup) = cgroup {
+                    let usage = usage::read_cpu(&cgroup);
+                    // One that has just gone can't be read.
+                    if usage.cpu_usec > 0 {
+                        api.usage.learn(&name, clock::now(), usage);
+                    }
+                }
+            }
+        });
+        if let Err(error) = read.await {
+            tracing::error!("the workloads' CPU time was not read: {error}");
+        }
+    }
+}
+
+/// In percent, to one decimal.
+fn rounded(part: u64, whole: f64) -> f64 {
+    (as_float(part) / whole * 1000.0).round() / 10.0
+}
+
+fn as_float(number: u64) -> f64 {
+    // Exact below 2^53: 285 years in microseconds.
+    #[expect(clippy::cast_precision_loss)]
+    let float = number as f64;
+    float
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told at these milliseconds of one that uses a whole CPU from 10 s on.
+    fn told(asked: &[u64]) -> Vec<f64> {
+        let samples = UsageSamples::default();
+        let name = WorkloadName::parse("web").expect("a name");
+        let at = |millis: u64| (MonoTime(millis * 1_000_000), usage_at(millis));
+        let rates = asked.iter().map(|millis| {
+            let (now, usage) = at(*millis);
+            samples.rates(&name, at(0), now, &usage).0
+        });
+        rates.collect()
+    }
+
+    fn usage_at(millis: u64) -> Usage {
+        Usage {
+            cpu_usec: millis.saturating_sub(10_000) * 1000,
+            ..Usage::default()
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_a_second_at_least() {
+        // Since it began, and from then on since it was last asked.
+        assert_eq!(
+            told(&[5_000, 10_000, 11_000, 13_000]),
+            [0.0, 0.0, 100.0, 100.0]
+        );
+        // A second asker right behind the first is told of more than that moment.
+        assert_eq!(told(&[9_500, 11_500, 11_501]), [0.0, 75.0, 75.0]);
+    }
+}
