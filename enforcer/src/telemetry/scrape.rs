@@ -266,7 +266,7 @@ mod tests {
                 memory_max: Some(320 << 20),
                 memory_peak: Some(320 << 20),
                 swap: Some(4096),
-                swap_max: None,
+                swap_max: Some(64 << 20),
                 memory_events: [0, 0, 912, 3, 3, 1],
                 cpu_usec: 12_345_678,
                 throttled_usec: 2_500_000,
@@ -308,7 +308,7 @@ mod tests {
                 virtual_bytes: 90 << 20,
                 threads: 6,
                 open_descriptors: 40,
-                most_descriptors: None,
+                most_descriptors: Some(524_288),
                 started_seconds: 1_767_225_000.5,
             }),
             programs: [

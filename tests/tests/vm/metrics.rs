@@ -110,6 +110,10 @@ fn what_happened_is_counted_once_by_its_reason() {
             "rest",
             "probes: { liveness: { tcp: { port: 1 }, period: 1s, failure_threshold: 1 } }\n\
              recovery: { backoff: off, budget: { restarts: 1, within: 1h }, breaker: { cooldown: 1s } }",
+        ) + &workload(
+            "loops",
+            "spin",
+            "watch: { cpu_loop: { after: 2s, respond: [tell] } }",
         )),
     );
     std::fs::remove_file("/tmp/starts").ok();
@@ -151,8 +155,25 @@ fn what_happened_is_counted_once_by_its_reason() {
         let ill = |name: &str| samples.get(&format!("enforcer_{name}")).copied();
         let failed = ill("probe_total{workload=\"ill\",probe=\"liveness\",result=\"failed\"}")?;
         let restarts = ill("workload_restarts_total{workload=\"ill\",reason=\"liveness\"}")?;
-        (failed >= 3.0 && restarts >= 3.0).then_some(())
+        let limited = ill("restarts_rate_limited_total{workload=\"ill\"}")?;
+        (failed >= 3.0 && restarts >= 3.0 && limited >= 1.0).then_some(())
     });
+    // What a loop is found to be is counted as often as it is told.
+    wait_for("a loop", || {
+        let told = agent.events("loops", "cpu_loop");
+        let samples = scrape(&agent);
+        let of = |verdict: &str| {
+            let labels = format!("workload=\"loops\",verdict=\"{verdict}\"");
+            samples[&format!("enforcer_cpu_loop_detections_total{{{labels}}}")]
+        };
+        let counted: f64 = ["dead_loop", "syscall_spin", "over_budget"]
+            .map(of)
+            .iter()
+            .sum();
+        let same = counted == f64::from(u32::try_from(told.len()).ok()?);
+        (counted >= 1.0 && same).then_some(())
+    });
+    assert_eq!(scrape(&agent)["enforcer_ebpf_events_lost_total"], 0.0);
 
     // Nothing is left of what is gone, and nothing is named by a number.
     agent.write_manifest(&manifest(&workload("web", "rest", "")));
