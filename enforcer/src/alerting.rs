@@ -28,6 +28,8 @@ use tokio::task::AbortHandle;
 /// Between two tries: doubled each time, up to the second.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// Alerts that are read at a time.
+const PAGE: usize = 500;
 /// For a webhook's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -152,6 +154,7 @@ impl Courier {
         let query = Query {
             kind: Some("alert".to_owned()),
             after: Some(self.cursor.delivered().0),
+            first: Some(PAGE),
             ..Query::default()
         };
         let found = tokio::task::spawn_blocking(move || history.page(&query)).await;
@@ -281,11 +284,17 @@ pub(crate) fn standing(history: &History) -> Vec<enforcer_core::alert::Standing>
                 )
                 .unwrap_or_default(),
                 text: details["text"].as_str().unwrap_or_default().to_owned(),
-                to: serde_json::from_value(details["to"].clone()).unwrap_or_default(),
+                to: audience(&details),
                 severity: serde_json::from_value(details["severity"].clone()).unwrap_or_default(),
             },
         );
     standing.collect()
+}
+
+/// Who has heard of an alert; agents of before told it to one audience alone.
+fn audience(details: &Value) -> Vec<String> {
+    let all = details.get("audience").unwrap_or(&details["to"]);
+    serde_json::from_value(all.clone()).unwrap_or_default()
 }
 
 /// What was last told of the host's levels.
@@ -296,7 +305,7 @@ pub(crate) fn host_stood(history: &History) -> HostStood {
         ..Query::default()
     };
     let mut stood = HostStood::default();
-    for record in history.find(&query) {
+    for record in history.of_this_boot(&query) {
         let details = serde_json::to_value(&record.details).unwrap_or_default();
         let level = serde_json::from_value(details["level"].clone());
         let (Ok(level), Some(resource)) = (level, details["resource"].as_str()) else {

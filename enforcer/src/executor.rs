@@ -13,6 +13,7 @@ pub(crate) mod levels;
 mod logs;
 mod looping;
 mod proof;
+mod queue;
 mod remedy;
 mod start;
 
@@ -35,17 +36,18 @@ use crate::loops::Followed;
 use crate::runtime::Events;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange, StartError};
+use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Alerts, WorkloadSpec};
 use enforcer_core::units::MonoTime;
 use errand::Places;
 use levels::HostLevels;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use queue::Work;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 /// How long killed processes may take before it is told that they stay.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +94,8 @@ pub(crate) struct Executor {
     pub(crate) followed: Followed,
     events: Events,
     registry: Mutex<BTreeMap<WorkloadName, Registered>>,
-    queues: Mutex<HashMap<Option<WorkloadName>, mpsc::UnboundedSender<Work>>>,
+    /// What waits behind what is being done, for those for whom something is.
+    queues: Mutex<HashMap<Option<WorkloadName>, VecDeque<Work>>>,
     tree_watch: Option<Arc<TreeWatch>>,
     /// Touched by somebody, and not looked at since.
     unchecked: Mutex<BTreeSet<WorkloadName>>,
@@ -106,14 +109,6 @@ pub(crate) struct Executor {
     /// What was told of protections that are void.
     unprotected: Mutex<Vec<String>>,
     runtime: tokio::runtime::Handle,
-}
-
-/// What waits in a workload's queue.
-#[derive(Debug)]
-enum Work {
-    Act(Action),
-    /// Somebody may have touched its cgroup.
-    Check,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -181,17 +176,6 @@ impl Executor {
         self.queue(action.workload.clone(), Work::Act(action));
     }
 
-    fn queue(self: &Arc<Self>, workload: Option<WorkloadName>, work: Work) {
-        let mut queues = lock(&self.queues);
-        let queue = queues.entry(workload.clone()).or_insert_with(|| {
-            let (queue, waiting) = mpsc::unbounded_channel();
-            self.runtime.spawn(Arc::clone(self).work(workload, waiting));
-            queue
-        });
-        // The worker lives as long as its queue is in the table.
-        let _ = queue.send(work);
-    }
-
     /// What nothing else has to wait for.
     fn dispatch_beside(self: &Arc<Self>, action: Action) -> Option<Action> {
         match (action.workload, action.kind) {
@@ -214,63 +198,6 @@ impl Executor {
                 kind,
                 ..action
             }),
-        }
-    }
-
-    async fn work(
-        self: Arc<Self>,
-        of: Option<WorkloadName>,
-        mut waiting: mpsc::UnboundedReceiver<Work>,
-    ) {
-        while let Some(work) = waiting.recv().await {
-            let action = match (work, &of) {
-                (Work::Act(action), _) => action,
-                (Work::Check, Some(workload)) => {
-                    let (this, workload) = (Arc::clone(&self), workload.clone());
-                    let _ = tokio::task::spawn_blocking(move || this.check(&workload)).await;
-                    continue;
-                }
-                (Work::Check, None) => continue,
-            };
-            let slow = matches!(
-                action.kind,
-                ActionKind::WriteLimits { .. } | ActionKind::WriteHostLimits { .. }
-            );
-            let permit = if slow {
-                Arc::clone(&self.slow).acquire_owned().await.ok()
-            } else {
-                None
-            };
-            let this = Arc::clone(&self);
-            let starting = matches!(action.kind, ActionKind::Start { .. });
-            let started = starting.then(|| (action.workload.clone(), action.instance));
-            let written = slow.then(|| action.workload.clone());
-            let done = tokio::task::spawn_blocking(move || {
-                this.carry_out(action);
-                drop(permit);
-            });
-            if let Err(error) = done.await {
-                tracing::error!("an action was lost: {error}");
-                if let Some(workload) = written {
-                    self.send(Event::LimitsWritten {
-                        workload,
-                        changed: Vec::new(),
-                        error: Some(error.to_string()),
-                    });
-                }
-                if let Some((Some(workload), instance)) = started {
-                    let error = StartError {
-                        stage: "carry the start out".to_owned(),
-                        errno: None,
-                        error: error.to_string(),
-                    };
-                    self.send(Event::StartFailed {
-                        workload,
-                        instance,
-                        error,
-                    });
-                }
-            }
         }
     }
 

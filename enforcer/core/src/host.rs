@@ -19,7 +19,8 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What was last told of the host: the next agent's readings would tell it a second time.
+/// What was last told of the host in this boot: the next agent's readings would tell it a
+/// second time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostStood {
     pub memory: Level,
@@ -60,11 +61,12 @@ impl HostState {
         self.stalled = Some(MonoTime(now.0.saturating_sub(nanos(PAUSE))));
     }
 
-    /// As an agent before this one has told it.
-    pub(crate) fn stood(&mut self, stood: HostStood) {
-        self.memory = Gauge::at(stood.memory);
-        self.cpu = Gauge::at(stood.cpu);
-        self.disk = Gauge::at(stood.disk);
+    /// As an agent before this one has told it, of what is still watched.
+    pub(crate) fn stood(&mut self, stood: HostStood, watch: &HostWatch) {
+        let at = |watched: bool, level| Gauge::at(if watched { level } else { Level::Normal });
+        self.memory = at(watch.memory.is_some(), stood.memory);
+        self.cpu = at(watch.cpu.is_some(), stood.cpu);
+        self.disk = at(watch.disk.is_some(), stood.disk);
         self.ran = stood.ran.map(|at| (at, false));
     }
 
@@ -167,7 +169,10 @@ impl HostState {
         let rests = self
             .ran
             .is_some_and(|(at, running)| running || now.since(at) < RUN_AGAIN);
-        if self.disk.level() < Level::Critical || rests {
+        // A level outlasts what it was about, and may be one that another agent has told.
+        let critical = watch.disk.as_ref().and_then(|disk| disk.threshold.critical);
+        let is_full = critical.is_some_and(|critical| self.used.disk >= Some(critical));
+        if self.disk.level() < Level::Critical || !is_full || rests {
             return None;
         }
         self.ran = Some((now, true));

@@ -147,8 +147,8 @@ impl Supervisor {
                 self.take_over(moment, workloads, last, decision);
             }
             Event::HostStood(stood, watch) => {
+                self.host_state.stood(stood, &watch);
                 self.host.watch = watch;
-                self.host_state.stood(stood);
             }
             Event::AlertsStand { standing, alerts } => {
                 self.resume_alerts(moment, standing, alerts);

@@ -15,14 +15,18 @@ use axum::response::{IntoResponse, Json, Response};
 use enforcer_core::WorkloadName;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 /// Links of a chain that is told.
 const CHAIN: usize = 20;
-/// Lines that wait for a slow reader.
-const WAITING: usize = 64;
+/// Lines that wait for a slow reader, and as many more that were read for it.
+const WAITING: usize = 32;
+/// Between two tries to read a history that is busy, and how many there are.
+const PAUSE: Duration = Duration::from_secs(1);
+const TRIES: u32 = 3;
 
 pub(super) async fn list(
     State(api): State<Api>,
@@ -48,14 +52,17 @@ pub(super) async fn stream(
     let Asked(mut query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
     let history = Arc::clone(&api.history);
     // Followed first: what comes while the past is read is told after it, once.
-    let (_, batches) = history.follow();
+    let (kept, batches) = history.follow();
     if query.last.is_some() {
         let (begin, asked) = (Arc::clone(&history), query.clone());
         let found = super::change::blocking(move || Ok(begin.find(&asked))).await?;
-        if let Some(first) = found.first() {
-            query.after = first.seq.0.checked_sub(1);
-        }
+        let newest = kept.last().map_or(history.durable(), |last| last.seq);
+        let begin = found
+            .first()
+            .map_or(newest.0, |first| first.seq.0.saturating_sub(1));
+        query.after = Some(begin);
     }
+    drop(kept);
     let (lines, waiting) = mpsc::channel(WAITING);
     let stream = Stream {
         last: query.after.unwrap_or(0),
@@ -68,8 +75,8 @@ pub(super) async fn stream(
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-/// What is told as fast as it is read, and no faster: a reader that stops costs a page of
-/// records, and loses none.
+/// What is told as fast as it is read, and no faster: a reader that stops costs a small
+/// page of records, and loses none that can be read.
 struct Stream {
     query: Query,
     history: Arc<History>,
@@ -102,18 +109,35 @@ impl Stream {
 
     /// From where it was left until nothing more is there.
     async fn tell_past(&mut self) -> bool {
+        let mut failed = 0;
         loop {
             let history = Arc::clone(&self.history);
             let query = Query {
                 after: Some(self.last),
                 last: None,
+                first: Some(WAITING),
                 ..self.query.clone()
             };
-            let page = tokio::task::spawn_blocking(move || history.page(&query)).await;
-            let page = page.ok().flatten().unwrap_or_default();
-            if page.is_empty() {
-                return true;
-            }
+            let asked = query.clone();
+            let page = tokio::task::spawn_blocking(move || history.page(&asked)).await;
+            let page = match page.ok().flatten() {
+                Some(page) if page.is_empty() => return true,
+                Some(page) => page,
+                None if failed < TRIES => {
+                    failed += 1;
+                    let waited = tokio::time::timeout(PAUSE, self.lines.closed()).await;
+                    if waited.is_ok() {
+                        return false;
+                    }
+                    continue;
+                }
+                // A history that can't be read is told as such, and what is remembered is.
+                None => {
+                    let remembered = self.history.remembered(&query);
+                    return self.tell(&remembered).await;
+                }
+            };
+            failed = 0;
             if !self.tell(&page).await {
                 return false;
             }

@@ -147,9 +147,9 @@ impl Executor {
     /// Carries out what is still queued, then leaves the host as it was found.
     pub(crate) fn close(&self) {
         self.close_places();
-        lock(&self.queues).clear();
         let begun = clock::now();
-        while !self.registry().is_empty() && clock::now().since(begun) < KILL_PATIENCE {
+        let is_done = || self.is_idle() && self.registry().is_empty();
+        while !is_done() && clock::now().since(begun) < KILL_PATIENCE {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self.tree.dissolve();

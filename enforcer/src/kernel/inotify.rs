@@ -158,6 +158,11 @@ impl FolderWatch {
         while let Ok(events) = self.inotify.read_events() {
             for event in events {
                 let above = Some(event.wd) == self.above;
+                let overflow = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                if !above && event.wd != self.own && !overflow {
+                    // Of what had the name before.
+                    continue;
+                }
                 let renamed = above && event.name.as_deref() == self.folder.file_name();
                 if renamed || event.name.is_none() {
                     self.look_again();
@@ -180,7 +185,11 @@ impl FolderWatch {
             // It is gone already where its folder is.
             let _ = self.inotify.rm_watch(self.own);
             self.own = now;
-            self.above = watch_above(&self.inotify, &self.folder);
+            let above = watch_above(&self.inotify, &self.folder);
+            if let Some(before) = self.above.filter(|before| Some(*before) != above) {
+                let _ = self.inotify.rm_watch(before);
+            }
+            self.above = above;
         }
         is_other
     }

@@ -220,13 +220,16 @@ impl Database {
 
     /// Those that fit, and came before that one, oldest first; none if it can't be read.
     pub(crate) fn find(&self, query: &Query, before: Option<Seq>) -> Vec<Arc<Record>> {
-        self.try_find(query, before).unwrap_or_default()
+        let selected = self.select(query, before);
+        selected
+            .map(|selected| selected.records)
+            .unwrap_or_default()
     }
 
     /// The same; `None` if it can't be read.
-    pub(crate) fn try_find(&self, query: &Query, before: Option<Seq>) -> Option<Vec<Arc<Record>>> {
+    pub(crate) fn select(&self, query: &Query, before: Option<Seq>) -> Option<Selected> {
         if !self.path.exists() {
-            return Some(Vec::new());
+            return Some(Selected::default());
         }
         let inode = || fs::metadata(&self.path).map(|found| found.ino()).ok();
         let this_one = inode();
@@ -248,11 +251,21 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Selected {
+    pub(crate) records: Vec<Arc<Record>>,
+    /// With those that another version wrote otherwise, which are left out.
+    pub(crate) rows: usize,
+    /// The last row's.
+    pub(crate) last: Option<Seq>,
+}
+
 fn select(
     connection: &Connection,
     query: &Query,
     before: Option<Seq>,
-) -> rusqlite::Result<Vec<Arc<Record>>> {
+) -> rusqlite::Result<Selected> {
     let mut sql =
         "SELECT seq, time, boot_id, workload, instance, kind, reason, caused_by, details \
                    FROM events WHERE 1"
@@ -286,14 +299,16 @@ fn select(
     let most = most.map_or(-1, |most| i64::try_from(most).unwrap_or(-1));
     values.push(most.into());
     let mut statement = connection.prepare(&sql)?;
-    let rows = statement.query_map(rusqlite::params_from_iter(values), record_of)?;
-    let mut found = Vec::new();
-    for row in rows {
-        // One that another version wrote otherwise is left out, and the rest is told.
-        found.extend(row?.map(Arc::new));
+    let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+    let mut found = Selected::default();
+    while let Some(row) = rows.next()? {
+        let seq = row.get::<_, i64>(0)?;
+        found.rows += 1;
+        found.last = u64::try_from(seq).ok().map(Seq);
+        found.records.extend(record_of(row)?.map(Arc::new));
     }
     if query.first.is_none() {
-        found.reverse();
+        found.records.reverse();
     }
     Ok(found)
 }

@@ -132,25 +132,42 @@ impl History {
         found
     }
 
-    /// The first that fit after `query.after`, a page; `None` if that can't be said just
-    /// now.
+    /// The first `query.first` that fit after `query.after`, and none only if there are no
+    /// more; `None` if that can't be said just now.
     pub(crate) fn page(&self, query: &Query) -> Option<Vec<Arc<Record>>> {
-        const PAGE: usize = 500;
-        let query = Query {
-            first: Some(PAGE),
-            ..query.clone()
-        };
+        let most = query.first.unwrap_or(MOST);
         let recent = self.recent();
         let before = recent.first().map(|record| record.seq);
-        let mut found = match before {
-            Some(before) if query.after.is_some_and(|after| after + 1 >= before.0) => Vec::new(),
-            _ => self.database.try_find(&query, before)?,
-        };
-        if found.len() < PAGE {
-            found.extend(recent.into_iter().filter(|record| query.takes(record)));
-            found.truncate(PAGE);
+        let mut query = query.clone();
+        let mut found = Vec::new();
+        while before.is_none_or(|before| query.after.unwrap_or(0) + 1 < before.0) {
+            let selected = self.database.select(&query, before)?;
+            found = selected.records;
+            if selected.rows < most {
+                break;
+            }
+            if !found.is_empty() {
+                return Some(found);
+            }
+            // A whole page that another version wrote otherwise.
+            query.after = selected.last.map(|seq| seq.0);
         }
+        found.extend(recent.into_iter().filter(|record| query.takes(record)));
+        found.truncate(most);
         Some(found)
+    }
+
+    /// What is in memory of what fits.
+    pub(crate) fn remembered(&self, query: &Query) -> Vec<Arc<Record>> {
+        let recent = self.recent().into_iter();
+        recent.filter(|record| query.takes(record)).collect()
+    }
+
+    pub(crate) fn of_this_boot(&self, query: &Query) -> Vec<Arc<Record>> {
+        let found = self.find(query).into_iter();
+        found
+            .filter(|record| record.boot_id == self.boot_id)
+            .collect()
     }
 
     /// One of them.

@@ -98,6 +98,8 @@ pub struct AlertChange {
     pub stood: Duration,
     /// Names of targets.
     pub to: Vec<String>,
+    /// Those that were told until now, this time included: who hears that it is over.
+    pub audience: Vec<String>,
 }
 
 /// What is not as it was left.

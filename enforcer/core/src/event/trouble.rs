@@ -1,7 +1,7 @@
 //! Which events are trouble that a person may want to be told of, and what it is in a few
 //! words. What gets better, what a person asked for and what was only considered is none.
 
-use super::{BreakerState, Cause, Detail, Transition};
+use super::{BreakerState, Cause, Detail, HostPressure, Transition};
 use crate::drift::Drifted;
 use crate::oom::{Incident, Scope};
 use crate::threshold::Level;
@@ -23,15 +23,7 @@ impl Transition {
                 "{} use is {}: {} % of its limit",
                 pressure.resource, pressure.level, pressure.used_percent
             )),
-            Detail::HostPressure(pressure) if pressure.level > Level::Normal => {
-                let used = pressure.used_percent.map(|used| format!(", {used} % used"));
-                Some(format!(
-                    "the host's {} is {}{}",
-                    pressure.resource,
-                    pressure.level,
-                    used.unwrap_or_default()
-                ))
-            }
+            Detail::HostPressure(pressure) if pressure.carried_out => host_pressure(pressure),
             Detail::Restart(plan) if plan.carried_out => {
                 let cause = self.reason.filter(|cause| cause.is_automatic())?;
                 let after = match plan.delay.as_secs() {
@@ -79,6 +71,25 @@ impl Cause {
     fn is_automatic(self) -> bool {
         self.is_failure() || matches!(self, Self::HostPressure | Self::Drift)
     }
+}
+
+/// Who had to step back is trouble whatever the level is: waiting alone may be enough.
+fn host_pressure(pressure: &HostPressure) -> Option<String> {
+    let what = match pressure.done {
+        "released" | "started again" => return None,
+        "demoted" => "it was demoted: ",
+        "stopped" => "it was stopped: ",
+        "failed" => "the command for it failed: ",
+        _ if pressure.level == Level::Normal => return None,
+        _ => "",
+    };
+    let used = pressure.used_percent.map(|used| format!(", {used} % used"));
+    Some(format!(
+        "{what}the host's {} is {}{}",
+        pressure.resource,
+        pressure.level,
+        used.unwrap_or_default()
+    ))
 }
 
 fn oom_kill(incident: &Incident) -> String {

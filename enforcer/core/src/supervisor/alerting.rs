@@ -197,26 +197,22 @@ impl Supervisor {
             Message::Repeat(id) => (id, "firing", Some(id)),
             Message::Resolve(id) => (id, "resolved", Some(id)),
         };
-        // That it is over is told to whom it was told.
-        let told = self.conditions.audience(key);
-        let (to, severity) = match (message, told) {
-            (Message::Resolve(_), Some((to, severity))) => (to, severity),
-            (Message::Fire | Message::Repeat(_) | Message::Resolve(_), _) => {
-                let chosen = rule.and_then(|rule| rule.to.clone());
-                let to = alerts.targets.keys().filter(|target| {
-                    let chosen = chosen.as_ref();
-                    chosen.is_none_or(|chosen| chosen.contains(*target))
-                });
-                let mut to: Vec<String> = to.cloned().collect();
-                // Who was told once hears of the end as well.
-                let before = self.conditions.audience(key).map(|(before, _)| before);
-                to.extend(before.into_iter().flatten());
-                to.sort();
-                to.dedup();
-                let severity = rule.map(|rule| rule.severity);
-                (to, severity.unwrap_or_default())
+        let chosen = rule.and_then(|rule| rule.to.as_ref());
+        let to = alerts.targets.keys();
+        let to = to.filter(|target| chosen.is_none_or(|chosen| chosen.contains(*target)));
+        let mut to: Vec<String> = to.cloned().collect();
+        let mut severity = rule.map(|rule| rule.severity).unwrap_or_default();
+        let mut audience = to.clone();
+        if let Some((before, told_as)) = self.conditions.audience(key) {
+            // That it is over is told to all who were told, and as it was.
+            if let Message::Resolve(_) = message {
+                (to, audience, severity) = (before.clone(), before, told_as);
+            } else {
+                audience.extend(before);
+                audience.sort();
+                audience.dedup();
             }
-        };
+        }
         let change = AlertChange {
             id,
             rule: key.0.clone(),
@@ -225,7 +221,8 @@ impl Supervisor {
             severity,
             text: printable(&text),
             stood,
-            to: to.clone(),
+            to,
+            audience: audience.clone(),
         };
         decision.transitions.push(Transition {
             seq,
@@ -237,7 +234,8 @@ impl Supervisor {
         });
         match message {
             Message::Fire | Message::Repeat(_) => {
-                self.conditions.told(moment.now, key, id, (to, severity));
+                self.conditions
+                    .told(moment.now, key, id, (audience, severity));
             }
             Message::Resolve(_) => self.conditions.forget(key),
         }

@@ -227,3 +227,35 @@ fn the_oldest_go_first_when_it_is_too_much() {
     assert_eq!(found.last(), Some(&5000));
     assert!(found.len() > 500 && found.len() < 4500, "{}", found.len());
 }
+
+/// Rows that this version can't read are passed over, and nothing with them: a page is
+/// empty only at the end.
+#[test]
+fn pages_pass_over_what_cannot_be_read() {
+    let folder = Folder::new("pages");
+    let all: Vec<_> = (1..=9).map(|seq| record(seq, "start", "web")).collect();
+    let _ = write(&folder.database(), all, Vec::new());
+    let path = folder.0.join("history.db");
+    let connection = Connection::open(path).expect("a database");
+    let other = "UPDATE events SET reason = 'unheard of' WHERE seq IN (2, 4, 5, 6)";
+    connection.execute(other, []).expect("rows");
+    let history = crate::store::history::History::new("boot", None, folder.database());
+    let mut query = Query {
+        first: Some(2),
+        ..Query::default()
+    };
+    let mut told = Vec::new();
+    loop {
+        let page = history.page(&query).expect("a page");
+        let Some(last) = page.last() else {
+            break;
+        };
+        query.after = Some(last.seq.0);
+        told.push(seqs(&page));
+    }
+    assert_eq!(told, [vec![1], vec![3], vec![7], vec![8, 9]]);
+    // What is in memory follows on the database's last.
+    history.append(vec![record(10, "start", "web"), record(11, "exit", "web")]);
+    query.after = Some(8);
+    assert_eq!(seqs(&history.page(&query).expect("a page")), [9, 10]);
+}
