@@ -26,11 +26,10 @@ impl Transition {
             Detail::HostPressure(pressure) if pressure.carried_out => host_pressure(pressure),
             Detail::Restart(plan) if plan.carried_out => {
                 let cause = self.reason.filter(|cause| cause.is_automatic())?;
-                let after = match plan.delay.as_secs() {
-                    0 => String::new(),
-                    _ => format!(" in {}", human_duration(plan.delay)),
-                };
-                Some(format!("restarted{after}, for {cause}"))
+                Some(match plan.delay.as_secs() {
+                    0 => format!("restarted, for {cause}"),
+                    _ => format!("restarting in {}, for {cause}", human_duration(plan.delay)),
+                })
             }
             Detail::Breaker(change) if change.state == BreakerState::Open => Some(format!(
                 "too many restarts: the breaker is open for {}",
