@@ -99,7 +99,10 @@ fn others(command: &[&str]) -> (Samples, f64) {
             .status()
             .unwrap();
         assert!(ended.success(), "{command:?}: {ended}");
-        monotonic() - begun
+        let took = monotonic() - begun;
+        // Minutes without a word would pass for a guest that hangs.
+        println!("    {}: {:.1} s", command[0], took.as_secs_f64());
+        took
     });
     let samples = Samples::of(times.collect());
     #[expect(clippy::cast_precision_loss)]
