@@ -170,11 +170,12 @@ fn details(settings: &Settings, name: &str) -> Result<Value, Fault> {
     Ok(json!({ "events": events, "loop": found[0] }))
 }
 
-/// The same table as text: CPU time is of one second.
+/// The same table as text: CPU time is of a good second.
 fn once(settings: &Settings) -> Result<(), Fault> {
     let mut model = Model::new(false);
     rows(settings)?;
-    clock::pause(Duration::from_secs(1));
+    // The agent tells nothing of less than a second, and the two looks take their time.
+    clock::pause(Duration::from_millis(1200));
     model.learn(News::Rows(rows(settings)?));
     let wide = WIDE.saturating_add(model.longest_name());
     let width = match ratatui::crossterm::terminal::size() {
