@@ -83,12 +83,14 @@ fn host_pressure(pressure: &HostPressure) -> Option<String> {
         _ => "",
     };
     let used = pressure.used_percent.map(|used| format!(", {used} % used"));
-    Some(format!(
-        "{what}the host's {} is {}{}",
-        pressure.resource,
-        pressure.level,
-        used.unwrap_or_default()
-    ))
+    let used = used.unwrap_or_default();
+    let resource = pressure.resource;
+    Some(match pressure.level {
+        Level::Normal => format!("{what}the host waits for {resource}{used}"),
+        level @ (Level::Warn | Level::Critical) => {
+            format!("{what}the host's {resource} is {level}{used}")
+        }
+    })
 }
 
 fn oom_kill(incident: &Incident) -> String {
@@ -115,5 +117,36 @@ fn names(drifts: &[Drifted]) -> String {
     match names.as_slice() {
         [] => "its limits".to_owned(),
         names => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(done: &'static str, level: Level) -> Option<String> {
+        let pressure = HostPressure {
+            resource: "memory",
+            level,
+            used_percent: Some(91),
+            done,
+            error: None,
+            carried_out: true,
+        };
+        host_pressure(&pressure)
+    }
+
+    #[test]
+    fn who_steps_back_is_trouble_at_any_level() {
+        let check = |done, level, expected: Option<&str>| {
+            assert_eq!(told(done, level).as_deref(), expected, "{done}");
+        };
+        let waits = "it was stopped: the host waits for memory, 91 % used";
+        check("stopped", Level::Normal, Some(waits));
+        let full = "the host's memory is critical, 91 % used";
+        check("warned", Level::Critical, Some(full));
+        check("warned", Level::Normal, None);
+        check("released", Level::Critical, None);
+        check("started again", Level::Warn, None);
     }
 }
