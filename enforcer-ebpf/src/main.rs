@@ -1,7 +1,9 @@
 //! The maps that all programs share, and the globals that the agent sets before
 //! it loads them. Each hook has a file of its own.
-#![no_std]
-#![no_main]
+//!
+//! On the host's own target the crate is an empty program: editors and `cargo check
+//! --workspace` read it there.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 mod cpu_sample;
 mod exit;
@@ -45,6 +47,9 @@ fn emit(record: &Record) -> bool {
     entry.submit(0);
     true
 }
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

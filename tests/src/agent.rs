@@ -5,8 +5,9 @@ mod begin;
 mod wreck;
 
 pub use begin::{Preparation, command, folder, in_own_namespace, log_at, prepare};
+pub use wreck::remove as remove_cgroup;
 
-use crate::wait_for;
+use crate::{slot, wait_for};
 use begin::spawn;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -47,6 +48,7 @@ impl Agent {
         let folder = folder();
         fs::write(folder.join("manifest.yaml"), manifest).unwrap();
         let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+        let needs_ebpf = !begin::is_prepared() && !arguments.contains(&"off".to_owned());
         let process = spawn(&folder, &arguments, false, &[]);
         let agent = Self {
             process,
@@ -55,6 +57,9 @@ impl Agent {
             daemon: false,
         };
         wait_for("the agent to answer", || agent.get("/health"));
+        if needs_ebpf {
+            agent.assert_ebpf();
+        }
         agent
     }
 
@@ -83,7 +88,17 @@ impl Agent {
             daemon: true,
         };
         wait_for("the agent to answer", || agent.get("/health"));
+        agent.assert_ebpf();
         agent
+    }
+
+    /// Without its eBPF programs an agent proves other things than the tests say.
+    fn assert_ebpf(&self) {
+        let degraded = self.events_of_kind("degraded");
+        let fault = degraded
+            .iter()
+            .find(|event| event["details"]["what"] == "ebpf");
+        assert_eq!(fault, None, "the agent under test has no eBPF");
     }
 
     /// Another agent in the place of this one, which has ended or is killed.
@@ -213,7 +228,7 @@ impl Agent {
     #[must_use]
     pub fn read_lines(&self, path: &str, count: usize) -> Vec<String> {
         let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).unwrap();
-        stream.set_read_timeout(Some(crate::PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(crate::patience())).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nhost: enforcer\r\n\r\n").unwrap();
         let mut lines = BufReader::new(stream).lines().map(|line| line.unwrap());
         while !lines.next().unwrap().is_empty() {}
@@ -307,10 +322,10 @@ impl Agent {
     /// If something stays.
     pub fn clear(&mut self) {
         self.kill();
-        let root = Path::new("/sys/fs/cgroup/enforcer");
+        let root = slot::root();
         let _ = fs::write(root.join("cgroup.kill"), "1");
         wait_for("the cgroups to go", || {
-            wreck::remove(root);
+            wreck::remove(&root);
             (!root.exists()).then_some(())
         });
     }
@@ -339,7 +354,7 @@ impl Drop for Agent {
                 } else {
                     self.interrupt();
                 }
-                if Path::new("/sys/fs/cgroup/enforcer").exists() {
+                if slot::root().exists() {
                     let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                     panic!("the agent left its cgroups behind; its log: {log}");
                 }

@@ -44,19 +44,19 @@ pub fn burn(kind: &str) {
         "clock" => clock(),
         "clock-seldom" => clock_seldom(),
         "server" => server(),
-        "flag-later" => flag_later(),
+        "flag-later" => flag_later(Duration::from_secs(30), false),
+        // The helper's name is cut in the middle of a letter.
+        "flag-later-renamed" => flag_later(Duration::from_secs(600), true),
+        "bare-renamed" => {
+            rename_thread();
+            bare()
+        }
         "timer" => timer(),
         "shared" => shared(),
         "hundred" => {
             for _ in 1..100 {
                 std::thread::spawn(bare);
             }
-            bare()
-        }
-        // Ends by itself, when it has just become a suspect.
-        "until-alarm" => {
-            // SAFETY: without a handler it ends the process.
-            unsafe { libc::alarm(4) };
             bare()
         }
         "until-usr1" => until_usr1(),
@@ -254,9 +254,12 @@ fn server() {
 }
 
 /// Another thread sets in half a minute what this one waits for.
-fn flag_later() {
-    std::thread::spawn(|| {
-        std::thread::sleep(Duration::from_secs(30));
+fn flag_later(time: Duration, renamed: bool) {
+    std::thread::spawn(move || {
+        if renamed {
+            rename_thread();
+        }
+        std::thread::sleep(time);
         FLAG.store(true, Ordering::Relaxed);
     });
     while !FLAG.load(Ordering::Relaxed) {}
@@ -264,6 +267,13 @@ fn flag_later() {
     loop {
         std::thread::park();
     }
+}
+
+/// Gives this thread a name that is no UTF-8: seven letters and a half, as the kernel cuts it.
+fn rename_thread() {
+    let name = c"\u{43e}\u{431}\u{440}\u{430}\u{431}\u{43e}\u{442}\u{447}\u{438}\u{43a}";
+    // SAFETY: the name ends with NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
 /// Spins until somebody sends SIGUSR1.

@@ -2,7 +2,7 @@
 //! polling, and work that must never be taken for either.
 
 use crate::agent::Agent;
-use crate::{PATIENCE, kernel, wait_within};
+use crate::{PATIENCE, kernel, slowness, wait_within};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -325,7 +325,7 @@ fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
         DeadLoop => {
             let events = agent.events(program.name, "cpu_loop");
             let proved = |event: &Value| event["details"]["verdict"] == "dead_loop";
-            events.iter().any(proved) || begun.elapsed() > LOOKED_AT_AGAIN
+            events.iter().any(proved) || begun.elapsed() > LOOKED_AT_AGAIN.mul_f64(slowness())
         }
         SyscallSpin | Unproven | Work => !agent.events(program.name, "cpu_loop").is_empty(),
     }

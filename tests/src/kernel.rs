@@ -4,7 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 /// The parent of all workloads, as the agent makes it in the VM.
-pub const WORKLOADS: &str = "/sys/fs/cgroup/enforcer/workloads";
+#[must_use]
+pub fn workloads() -> PathBuf {
+    crate::slot::root().join("workloads")
+}
 
 /// `uname -r`.
 #[must_use]
@@ -13,9 +16,15 @@ pub fn release() -> String {
     text.unwrap_or_default().trim().to_owned()
 }
 
+/// The path of a workload's cgroup below the hierarchy's root, as `/proc/PID/cgroup` has it.
+#[must_use]
+pub fn path(workload: &str) -> String {
+    format!("/{}/workloads/{workload}", crate::slot::root_name())
+}
+
 #[must_use]
 pub fn cgroup(workload: &str) -> PathBuf {
-    PathBuf::from(WORKLOADS).join(workload)
+    workloads().join(workload)
 }
 
 /// A file of a workload's cgroup, trimmed; `None` if it is not there.

@@ -1,9 +1,11 @@
 //! Builds: the eBPF object, the agent around it, and the programs of the VM,
 //! all in one target folder and each once.
 
-use crate::process::{cargo, run, target};
+use crate::process::{cargo, run, run_quietly, target};
+use crate::progress::say;
 use crate::tools;
 use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,11 +73,13 @@ pub(crate) fn agent() -> Result<PathBuf> {
     Ok(target().join(HOST).join("release/enforcer"))
 }
 
-/// The programs that the VM holds.
+/// The programs that a guest holds, and those that measure.
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
     pub(crate) init: PathBuf,
     pub(crate) fixture: PathBuf,
+    /// Runs the tests of `suite`, several at a time.
+    pub(crate) runner: PathBuf,
     pub(crate) suite: PathBuf,
     /// The tests of a host with systemd.
     pub(crate) system: PathBuf,
@@ -85,58 +89,115 @@ pub(crate) struct Programs {
 }
 
 /// Compiles what runs inside the VM.
+///
+/// # Errors
+/// If something does not compile.
 pub(crate) fn vm_programs() -> Result<Programs> {
-    let agent = agent()?;
-    eprintln!("build: the VM's programs");
-    run(static_release("build").args(["--package", "enforcer-tests", "--bins"]))?;
+    ebpf()?;
+    say("build", "the agent and the VM's programs");
+    run(static_release("build").args([
+        "--package",
+        "enforcer",
+        "--package",
+        "enforcer-tests",
+        "--bins",
+    ]))?;
+    let tests = test_binaries(&[
+        "--package",
+        "enforcer-tests",
+        "--test",
+        "vm",
+        "--test",
+        "system",
+    ])?;
+    let test = |name: &str| {
+        let found = tests.iter().find(|(present, _)| present == name);
+        found
+            .map(|(_, file)| file.clone())
+            .with_context(|| format!("cargo named no executable for the test `{name}`"))
+    };
     let release = target().join(HOST).join("release");
     Ok(Programs {
-        agent,
+        agent: release.join("enforcer"),
         init: release.join("init"),
         fixture: release.join("fixture"),
-        suite: test_binary("enforcer-tests", "vm")?,
-        system: test_binary("enforcer-tests", "system")?,
+        runner: release.join("runner"),
+        suite: test("vm")?,
+        system: test("system")?,
         bench: release.join("bench"),
         calibrate: release.join("calibrate"),
     })
 }
 
-/// Compiles one integration test and returns where it lies.
-fn test_binary(package: &str, name: &str) -> Result<PathBuf> {
+/// Compiles test binaries, and returns the name and the path of each.
+fn test_binaries(selection: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let output = static_release("test")
-        .args([
-            "--package",
-            package,
-            "--test",
-            name,
-            "--no-run",
-            "--message-format=json",
-        ])
+        .args(selection)
+        .args(["--no-run", "--message-format=json"])
         .stderr(std::process::Stdio::inherit())
         .output()
         .context("failed to start cargo")?;
     if !output.status.success() {
-        bail!("failed to compile the test `{name}` of {package}");
+        bail!("failed to compile the tests");
     }
+    let mut found = Vec::new();
     // One JSON object a line; the artifact of a test has an "executable".
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let marker = "\"executable\":\"";
-    printed
-        .lines()
-        .filter(|line| line.contains(&format!("\"name\":\"{name}\"")))
-        .find_map(|line| {
-            let start = line.find(marker)? + marker.len();
-            let end = line[start..].find('"')? + start;
-            Some(PathBuf::from(&line[start..end]))
-        })
-        .with_context(|| format!("cargo named no executable for the test `{name}`"))
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: Message =
+            serde_json::from_str(line).with_context(|| format!("cargo printed {line}"))?;
+        if let (Some(target), Some(executable)) = (message.target, message.executable) {
+            found.push((target.name, executable));
+        }
+    }
+    Ok(found)
 }
 
-/// Runs the tests that need no VM, in the build that the VM's programs share.
-pub(crate) fn host_tests() -> Result<()> {
-    ebpf()?;
-    eprintln!("build: the host's tests");
-    run(&mut static_release("test"))
+/// What is read of a message that cargo prints.
+#[derive(Deserialize)]
+struct Message {
+    target: Option<CargoTarget>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct CargoTarget {
+    name: String,
+}
+
+/// Compiles the tests that need no VM, in the build that the VM's programs share.
+///
+/// # Errors
+/// If one does not compile.
+pub(crate) fn build_host_tests() -> Result<()> {
+    say("build", "the host's tests");
+    test_binaries(&HOST_TESTED).map(drop)?;
+    run_quietly(xtask_tests().arg("--no-run")).map(drop)
+}
+
+/// The packages whose tests run on the host in the release build.
+const HOST_TESTED: [&str; 6] = [
+    "--package",
+    "enforcer",
+    "--package",
+    "enforcer-core",
+    "--package",
+    "enforcer-common",
+];
+
+/// Those of xtask itself use the build that runs it.
+fn xtask_tests() -> Command {
+    let mut command = cargo("test");
+    command.args(["--quiet", "--package", "xtask"]);
+    command
+}
+
+/// Runs the tests that need no VM; returns what they printed.
+///
+/// # Errors
+/// If one fails.
+pub(crate) fn run_host_tests() -> Result<String> {
+    let agent = run_quietly(static_release("test").args(HOST_TESTED))?;
+    Ok(agent + &run_quietly(&mut xtask_tests())?)
 }
 
 /// How many events a second this machine's disk takes.

@@ -1,34 +1,67 @@
-//! What a guest prints, and what that means. A boot has passed only by its
-//! closing line: a panic, silence or an early end fails it.
+//! Reads what a guest prints and decides how its job ended.
+//!
+//! A boot has passed only by its closing line: a panic, silence or an early end fails it.
+//! Lines that begin with `@@` are for xtask alone; `tests/src/bin/init.rs` and
+//! `tests/src/bin/runner` print them.
 
+use crate::guest::{Line, Running, is_kvm_error};
 use anyhow::{Context as _, Result, bail};
-use std::io::{BufRead as _, BufReader};
-use std::process::Child;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// The line that our init prints last, before its exit code.
 const VERDICT: &str = "@@enforcer exit=";
-/// What is said for us alone begins like this.
-const REPORT: &str = "@@durable ";
-/// A guest that prints nothing for so long is stuck.
-const SILENCE: Duration = Duration::from_secs(180);
+/// The seconds from power-on to the start of init.
+const BOOTED: &str = "@@booted ";
+/// A test has ended: the outcome, its milliseconds, its name.
+const TEST: &str = "@@test ";
+/// What else is for xtask alone.
+const HIDDEN: [&str; 2] = ["@@durable ", "@@alive"];
+
+/// How a test of the VM's suite ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TestOutcome {
+    Passed,
+    Failed,
+    /// It runs on another kernel of the matrix.
+    Elsewhere,
+}
+
+/// A test that has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct TestRun {
+    pub(crate) name: String,
+    pub(crate) outcome: TestOutcome,
+    pub(crate) taken: Duration,
+}
 
 /// How a guest ended.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     code: Option<i32>,
     panicked: bool,
+    pub(crate) tests: Vec<TestRun>,
     pub(crate) passed: u32,
     pub(crate) failed: u32,
-    /// What each panic said, in a line: the console has a thousand lines after it.
+    /// The seconds from power-on to the start of init.
+    pub(crate) booted_after: Option<f64>,
+    /// What QEMU said of a failure of KVM itself.
+    pub(crate) kvm_error: Option<String>,
+    /// What each panic of a test said, in one line: the console may have a thousand lines
+    /// after it.
     pub(crate) panics: Vec<String>,
-    /// The last line told of a panic; the next one says why.
-    telling: bool,
+    /// The last line announced a panic; the next one has its message.
+    in_panic: bool,
 }
 
 impl Outcome {
+    /// Whether the job has passed.
+    ///
+    /// # Errors
+    /// With the reason, if it has not.
     pub(crate) fn verdict(&self) -> Result<()> {
+        if let Some(error) = &self.kvm_error {
+            bail!("the guest died under KVM: {error}");
+        }
         if self.panicked {
             bail!("the guest's kernel panicked");
         }
@@ -40,22 +73,26 @@ impl Outcome {
 
     fn take(&mut self, line: &str) {
         self.panicked |= line.contains("Kernel panic") || line.contains("BUG: ");
-        if self.telling {
+        if self.in_panic {
             if let Some(last) = self.panics.last_mut() {
                 last.push_str(": ");
                 last.push_str(line.trim());
             }
-            self.telling = false;
+            self.in_panic = false;
         } else if let Some((_, place)) = line.split_once("thread '")
             && let Some((name, place)) = place.split_once("' ")
             && let Some((_, place)) = place.split_once("panicked at ")
         {
             self.panics
                 .push(format!("{name} at {}", place.trim_end_matches(':')));
-            self.telling = true;
+            self.in_panic = true;
         }
-        // libtest's closing line: `test result: ok. 3 passed; 0 failed; …`
-        if let Some(counts) = line.split("test result: ").nth(1) {
+        self.take_libtest(line);
+    }
+
+    /// Counts what libtest's closing line says: `test result: ok. 3 passed; 0 failed; …`.
+    pub(crate) fn take_libtest(&mut self, line: &str) {
+        if let Some(counts) = line.strip_prefix("test result: ") {
             let number = |word: &str| {
                 counts
                     .split(&[';', '.'][..])
@@ -65,63 +102,100 @@ impl Outcome {
             self.failed += number("failed").unwrap_or(0);
         }
     }
+
+    /// Takes a line that is for xtask; returns what is shown instead, or the line itself if
+    /// it is an ordinary one.
+    fn take_report(&mut self, line: &str) -> Option<String> {
+        if let Some(at) = line.find(VERDICT) {
+            self.code = line[at + VERDICT.len()..].trim().parse().ok();
+            return None;
+        }
+        if let Some(seconds) = line.strip_prefix(BOOTED) {
+            self.booted_after = seconds.trim().parse().ok();
+            return None;
+        }
+        if let Some(test) = line.strip_prefix(TEST).and_then(parse_test) {
+            let word = match test.outcome {
+                TestOutcome::Passed => "ok",
+                TestOutcome::Failed => "FAILED",
+                TestOutcome::Elsewhere => "elsewhere",
+            };
+            match test.outcome {
+                TestOutcome::Passed => self.passed += 1,
+                TestOutcome::Failed => self.failed += 1,
+                TestOutcome::Elsewhere => {}
+            }
+            let shown = format!(
+                "{:>6.1} s  {} ... {word}",
+                test.taken.as_secs_f64(),
+                test.name
+            );
+            let is_shown = test.outcome != TestOutcome::Elsewhere;
+            self.tests.push(test);
+            return is_shown.then_some(shown);
+        }
+        if HIDDEN.iter().any(|word| line.starts_with(word)) {
+            return None;
+        }
+        self.take(line);
+        Some(line.to_owned())
+    }
 }
 
-/// Relays a guest's console until it ends, or a line is enough, each line behind the
-/// label.
+fn parse_test(text: &str) -> Option<TestRun> {
+    let mut words = text.split_whitespace();
+    let outcome = match words.next()? {
+        "passed" => TestOutcome::Passed,
+        "failed" => TestOutcome::Failed,
+        "elsewhere" => TestOutcome::Elsewhere,
+        _ => return None,
+    };
+    Some(TestRun {
+        outcome,
+        taken: Duration::from_millis(words.next()?.parse().ok()?),
+        name: words.next()?.to_owned(),
+    })
+}
+
+/// Relays a guest's console until it ends, a line is `enough`, or KVM fails; each line
+/// stands behind the label.
+///
+/// # Errors
+/// If nothing is printed for `silence`.
 pub(crate) fn watch(
-    guest: &mut Child,
+    guest: &mut Running,
     label: &str,
+    silence: Duration,
     mut enough: impl FnMut(&str) -> bool,
 ) -> Result<Outcome> {
-    let lines = read_lines(guest)?;
     let mut outcome = Outcome::default();
     loop {
-        match lines.recv_timeout(SILENCE) {
-            Ok(line) => {
+        match guest.next_line(silence) {
+            Ok(Some(Line::Console(line))) => {
                 // The firmware clears the screen before the kernel's first line.
                 let line = clean(line.rsplit("\u{1b}c").next().unwrap_or(&line));
                 if line.contains("SeaBIOS") || line.contains("Booting from ROM") {
                     continue;
                 }
-                outcome.take(&line);
+                if let Some(shown) = outcome.take_report(&line) {
+                    println!("{label}{shown}");
+                }
                 if enough(&line) {
                     return Ok(outcome);
                 }
-                if line.starts_with(REPORT) {
-                    continue;
-                }
-                match line.find(VERDICT) {
-                    Some(at) => outcome.code = line[at + VERDICT.len()..].trim().parse().ok(),
-                    None => println!("{label}{line}"),
+            }
+            Ok(Some(Line::Qemu(line))) => {
+                eprintln!("{label}qemu: {line}");
+                // QEMU stops such a guest and stays: nothing else would come.
+                if is_kvm_error(&line) {
+                    outcome.kvm_error = Some(line);
+                    return Ok(outcome);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => {
-                bail!("the guest printed nothing for {} s", SILENCE.as_secs())
-            }
-            Err(RecvTimeoutError::Disconnected) => return Ok(outcome),
+            Ok(None) => return Ok(outcome),
+            Err(_) => bail!("the guest printed nothing for {} s", silence.as_secs()),
         }
     }
-}
-
-fn read_lines(guest: &mut Child) -> Result<Receiver<String>> {
-    let console = guest.stdout.take().context("QEMU has no console")?;
-    let (sender, lines) = channel();
-    std::thread::spawn(move || {
-        let mut reader = BufReader::new(console);
-        let mut line = Vec::new();
-        while reader
-            .read_until(b'\n', &mut line)
-            .is_ok_and(|length| length > 0)
-        {
-            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            line.clear();
-            if sender.send(text).is_err() {
-                break;
-            }
-        }
-    });
-    Ok(lines)
 }
 
 /// Drops the firmware's cursor movements; colours pass.
@@ -151,49 +225,52 @@ fn clean(line: &str) -> String {
 mod tests {
     use super::*;
 
-    fn after(lines: &[&str], code: Option<i32>) -> Outcome {
-        let mut outcome = Outcome {
-            code,
-            ..Outcome::default()
-        };
+    fn after(lines: &[&str]) -> Outcome {
+        let mut outcome = Outcome::default();
         for line in lines {
-            outcome.take(line);
+            outcome.take_report(line);
         }
         outcome
     }
 
     #[test]
     fn only_a_closing_line_passes() {
-        assert!(after(&[], Some(0)).verdict().is_ok());
-        assert!(after(&[], None).verdict().is_err());
-        assert!(after(&[], Some(101)).verdict().is_err());
-        assert!(
-            after(&["[ 1.0] Kernel panic - not syncing"], Some(0))
-                .verdict()
-                .is_err()
+        assert!(after(&["@@enforcer exit=0"]).verdict().is_ok());
+        assert!(after(&[]).verdict().is_err());
+        assert!(after(&["@@enforcer exit=101"]).verdict().is_err());
+        let panicked = ["[ 1.0] Kernel panic - not syncing", "@@enforcer exit=0"];
+        assert!(after(&panicked).verdict().is_err());
+    }
+
+    #[test]
+    fn a_panic_is_reported_in_one_line() {
+        let outcome = after(&[
+            "thread 'storm::half' (812) panicked at tests/tests/vm/storm.rs:9:5:",
+            "3 of 12",
+            "note: run with `RUST_BACKTRACE=1`",
+        ]);
+        assert_eq!(
+            outcome.panics,
+            ["storm::half at tests/tests/vm/storm.rs:9:5: 3 of 12"]
         );
     }
 
     #[test]
-    fn a_panic_is_told_in_a_line() {
-        let outcome = after(
-            &[
-                "thread 'storm::half' (812) panicked at tests/tests/vm/storm.rs:9:5:",
-                "3 of 12",
-                "note: run with `RUST_BACKTRACE=1`",
-            ],
-            Some(101),
-        );
-        let told = ["storm::half at tests/tests/vm/storm.rs:9:5: 3 of 12"];
-        assert_eq!(outcome.panics, told);
-    }
-
-    #[test]
-    fn counts_are_read_from_the_closing_line() {
-        let outcome = after(
-            &["test result: FAILED. 55 passed; 1 failed; 0 ignored; finished in 1.0s"],
-            Some(101),
-        );
+    fn counts_are_read_from_libtests_closing_line() {
+        let outcome =
+            after(&["test result: FAILED. 55 passed; 1 failed; 0 ignored; finished in 1.0s"]);
         assert_eq!((outcome.passed, outcome.failed), (55, 1));
+    }
+
+    #[test]
+    fn a_test_that_ran_elsewhere_is_not_counted_as_passed() {
+        let outcome = after(&[
+            "@@test passed 1200 oom::one",
+            "@@test failed 30 oom::two",
+            "@@test elsewhere 0 recovery::three",
+        ]);
+        assert_eq!((outcome.passed, outcome.failed), (1, 1));
+        assert_eq!(outcome.tests.len(), 3);
+        assert_eq!(outcome.tests[0].taken, Duration::from_millis(1200));
     }
 }

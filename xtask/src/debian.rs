@@ -1,19 +1,51 @@
-//! A small Debian with systemd as its first process, for what only such a host shows: the
-//! units, the package, and how the host goes down. Unpacked from the distribution's own
-//! packages under `target/vm/debian`, never installed, and booted from memory.
+//! Small Debian hosts with systemd as their first process, for what only such a host shows:
+//! the units, the package, and how the host goes down. They are unpacked from the
+//! distribution's packages under `target/vm`, never installed, and booted from memory.
 
+use crate::apt::{self, Release};
 use crate::compile::Programs;
 use crate::initramfs::Archive;
-use crate::packages::{add, closure, merge_into_usr, unpack_packages};
 use crate::process::{root, run_quietly, target};
-use crate::setup::say;
+use crate::tree::{self, Contents};
+use crate::unpack::add;
 use anyhow::{Context as _, Result};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
-/// What such a host has, and what installs a package there.
+/// A Debian release that the package is tested on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Host {
+    /// The name in reports, and of the tree below `target/vm`.
+    pub(crate) name: &'static str,
+    codename: &'static str,
+    /// The series of the kernel that it boots: the one of this release.
+    pub(crate) kernel: &'static str,
+}
+
+/// Debian 12 has systemd 252, Debian 13 has 257.
+pub(crate) const HOSTS: [Host; 2] = [
+    Host {
+        name: "debian-12",
+        codename: "bookworm",
+        kernel: "6.1",
+    },
+    Host {
+        name: "debian-13",
+        codename: "trixie",
+        kernel: "6.12",
+    },
+];
+
+/// The host that is made of the machine's own distribution where no Debian can be had.
+pub(crate) const OWN: Host = Host {
+    name: "own-distribution",
+    codename: "own",
+    kernel: "distribution",
+};
+
+/// The packages of such a host, and those that install a package there.
 const PACKAGES: &[&str] = &[
     "apt",
     "base-files",
@@ -54,48 +86,49 @@ const UNUSED: &[&str] = &[
     "usr/lib/udev",
 ];
 
-/// Both kernels' boots want it.
-static MAKING: Mutex<()> = Mutex::new(());
-
-/// The unpacked tree, made where it is missing.
-pub(crate) fn tree() -> Result<PathBuf> {
-    let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let folder = target().join("vm/debian");
-    let stamp = folder.join("stamp");
-    let wanted = PACKAGES.join(" ");
-    if std::fs::read_to_string(&stamp).is_ok_and(|present| present == wanted) {
-        return Ok(folder);
-    }
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder)
-            .with_context(|| format!("failed to clear {}", folder.display()))?;
-    }
-    let packages = closure(PACKAGES)?;
-    say(&format!(
-        "{} packages for a Debian with systemd",
-        packages.len()
-    ));
-    let mut status = String::new();
-    let lists = folder.join("var/lib/dpkg/info");
-    std::fs::create_dir_all(&lists)
-        .with_context(|| format!("failed to create {}", lists.display()))?;
-    unpack_packages(&packages, &folder, |parcel| {
-        describe(parcel, &lists, &mut status)
-    })?;
-    merge_into_usr(&folder)?;
-    for unused in UNUSED {
-        let path = folder.join(unused);
-        if path.exists() {
-            std::fs::remove_dir_all(&path)
-                .with_context(|| format!("failed to clear {}", path.display()))?;
+impl Host {
+    fn release(self) -> Result<Arc<Release>> {
+        match self.codename {
+            "own" => apt::own(),
+            codename => apt::debian(codename),
         }
     }
-    furnish(&folder, &status)?;
-    std::fs::write(&stamp, wanted).context("failed to write the stamp")?;
-    Ok(folder)
+
+    /// Whether its packages can be had on this machine; the error says why not.
+    ///
+    /// # Errors
+    /// If they cannot.
+    pub(crate) fn check(self) -> Result<()> {
+        self.release().map(drop)
+    }
+
+    /// The unpacked tree, made where it is missing.
+    ///
+    /// # Errors
+    /// If a package cannot be had.
+    pub(crate) fn tree(self) -> Result<PathBuf> {
+        let contents = Contents {
+            name: self.name,
+            packages: PACKAGES,
+            unused: UNUSED,
+        };
+        let mut status = String::new();
+        let status = std::cell::RefCell::new(&mut status);
+        tree::ensure(
+            &*self.release()?,
+            &contents,
+            |file, folder| {
+                let lists = folder.join("var/lib/dpkg/info");
+                std::fs::create_dir_all(&lists)
+                    .with_context(|| format!("failed to create {}", lists.display()))?;
+                describe(file, &lists, &mut status.borrow_mut())
+            },
+            |folder| furnish(folder, &status.borrow()),
+        )
+    }
 }
 
-/// What dpkg would know of a package, had it installed it.
+/// Writes what dpkg would know of a package if it had installed it.
 fn describe(parcel: &Path, lists: &Path, status: &mut String) -> Result<()> {
     let control = run_quietly(Command::new("dpkg-deb").arg("-f").arg(parcel))?;
     let field = |name: &str| {
@@ -123,7 +156,7 @@ fn describe(parcel: &Path, lists: &Path, status: &mut String) -> Result<()> {
     std::fs::write(lists.join(&file), text).with_context(|| format!("failed to write {file}"))
 }
 
-/// What the packages' scripts would have made.
+/// Makes what the packages' own scripts would have made.
 fn furnish(folder: &Path, status: &str) -> Result<()> {
     for place in [
         "dev",
@@ -166,10 +199,13 @@ fn furnish(folder: &Path, status: &str) -> Result<()> {
         .with_context(|| format!("failed to link {}", old.display()))
 }
 
-/// The whole host, with the package and its tests, as an archive to boot.
-pub(crate) fn pack(series: &str, programs: &Programs, packages: &[PathBuf]) -> Result<PathBuf> {
+/// Packs the whole host, with the package and its tests, as an archive to boot.
+///
+/// # Errors
+/// If a file cannot be read.
+pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Result<PathBuf> {
     let mut archive = Archive::new();
-    let tree = tree()?;
+    let tree = host.tree()?;
     add(&mut archive, &tree, &tree)?;
     archive.character_device("dev/console", (5, 1))?;
     archive.symlink("init", "usr/lib/systemd/systemd")?;
@@ -187,7 +223,7 @@ pub(crate) fn pack(series: &str, programs: &Programs, packages: &[PathBuf]) -> R
     for script in ["last-act", "verdict"] {
         archive.program(&format!("root/{script}"), &ours.join(script))?;
     }
-    let file = target().join(format!("vm/debian-{series}.cpio"));
+    let file = target().join(format!("vm/{}.cpio", host.name));
     archive.write_to(&file)?;
     Ok(file)
 }

@@ -1,52 +1,114 @@
-//! `cargo xtask`: the commands a developer types. Each lives in its own file;
-//! this one only reads the command line.
+//! `cargo xtask`: the commands a developer types. Each lives in its own file; this one
+//! only reads the command line.
 
+mod accelerator;
+mod apt;
+mod boot;
+mod burden;
 mod compile;
 mod console;
 mod corpus;
 mod debian;
 mod fuzz;
+mod guest;
+mod image;
 mod initramfs;
 mod kernels;
 mod package;
-mod packages;
+mod power;
 mod process;
+mod progress;
 mod prometheus;
+mod report;
 mod setup;
 mod tidy;
+mod tiers;
 mod tools;
+mod tree;
+mod unpack;
 mod vm;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
 use std::process::ExitCode;
 
-const USAGE: &str = "\
-usage: cargo xtask COMMAND
+/// Builds, boots, tests and measures enforcer.
+#[derive(Parser)]
+#[command(name = "cargo xtask", disable_version_flag = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
-  setup             get what the rest needs (rust-src, bpf-linker, QEMU, kernels)
-  build-ebpf        compile the eBPF programs to target/bpf/enforcer.o
-  build             compile the agent, with its eBPF programs inside
-  package           the agent as a Debian package
-  demo              show the main job on a real kernel, in a VM
-  test [NAME,…]     run every test: the host's, then the VM's on each kernel, then those
-                    of a power cut and of a host with systemd; or those that are named
-                    (`power`, and `systemd` or `systemd/NAME`: these)
-  bench [NAME]      measure, each figure beside its floor, in the VM; `history`: on
-                    this machine's own disk
-  fuzz [SECONDS]    every fuzz target for so long (20 s), without another toolchain
-  calibrate [NAME]  what the agent finds out about looping and working programs on
-                    this machine's own CPUs (as root)
-  vm [--kernel V] [--test NAME]
-                    one VM: a shell, or the named test
-  prometheus        what Prometheus says of the metrics, the rules and the dashboard
-  tidy              check the rules of docs/ARCHITECTURE.md
-  lint              formatting and clippy, without a warning
+#[derive(Subcommand)]
+enum Command {
+    /// Get what the rest needs: rust-src, bpf-linker, QEMU, kernels, packages
+    Setup,
+    /// Compile the eBPF programs to target/bpf/enforcer.o
+    BuildEbpf,
+    /// Compile the agent, with its eBPF programs inside
+    Build,
+    /// Make the agent's Debian package
+    Package,
+    /// Show the main job on a real kernel, in a VM
+    Demo(Kernel),
+    /// Run every test, or those that are named
+    ///
+    /// Without a name: the host's tests, the VM's on each kernel of the matrix, a power cut
+    /// on each, and a Debian 12 and a Debian 13 with systemd.
+    Test {
+        /// Tiers (host, vm, power, systemd), parts of the names of VM tests, or
+        /// systemd/NAME; separated by commas
+        #[arg(value_delimiter = ',')]
+        names: Vec<String>,
+        #[command(flatten)]
+        kernel: Kernel,
+        /// Burden this host with a busy process per CPU meanwhile
+        #[arg(long)]
+        slow_host: bool,
+    },
+    /// Measure, each figure beside its floor, in the VM
+    Bench {
+        /// One measurement; `history` runs on this machine's own disk
+        name: Option<String>,
+        #[command(flatten)]
+        kernel: Kernel,
+    },
+    /// Run every fuzz target, without another toolchain
+    Fuzz {
+        /// The seconds that each target runs
+        #[arg(default_value_t = 20)]
+        seconds: u32,
+    },
+    /// Report what the agent finds out about looping and working programs on this
+    /// machine's own CPUs (as root)
+    Calibrate { name: Option<String> },
+    /// Open a shell in a VM, or run one of its tests
+    Vm {
+        #[command(flatten)]
+        kernel: Kernel,
+        /// Run the tests with this in their names instead
+        #[arg(long)]
+        test: Option<String>,
+    },
+    /// Check the metrics, the rules and the dashboard with Prometheus' own programs
+    Prometheus,
+    /// Check the rules of docs/ARCHITECTURE.md
+    Tidy,
+    /// Check formatting and run clippy, without a warning
+    Lint,
+}
 
-Kernels: 6.1 and 6.12; `--kernel V` (or ENFORCER_KERNEL=V) takes one of them.";
+#[derive(Args)]
+struct Kernel {
+    /// One kernel: a series of the matrix (6.1, 6.12, newest) or a version
+    #[arg(long = "kernel", env = "ENFORCER_KERNEL", value_name = "V")]
+    wanted: Option<String>,
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match run(&arguments) {
+    progress::start();
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -55,77 +117,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &[String]) -> Result<()> {
-    let Some((command, rest)) = arguments.split_first() else {
-        bail!("no command\n\n{USAGE}");
-    };
-    match command.as_str() {
-        "setup" => setup::everything(),
-        "build-ebpf" => compile::ebpf().map(|object| println!("{}", object.display())),
-        "build" => compile::agent().map(|binary| println!("{}", binary.display())),
-        "package" => package::debian(1).map(|file| println!("{}", file.display())),
-        "demo" => vm::demo(&VmOptions::parse(rest)?),
-        "test" => {
-            let options = VmOptions::parse(rest)?;
-            if options.test.is_none() {
-                tidy::run()?;
-                compile::host_tests()?;
-                prometheus::check()?;
-            }
-            vm::test(&options)
-        }
-        "bench" => vm::bench(&VmOptions::parse(rest)?),
-        "fuzz" => {
-            let seconds = rest.first().map_or(Ok(20), |text| text.parse());
-            fuzz::run_all(seconds.context("how long each target runs, in seconds")?)
-        }
-        "calibrate" => vm::calibrate(rest.first().map(String::as_str)),
-        "vm" => vm::interactive(&VmOptions::parse(rest)?),
-        "prometheus" => prometheus::check(),
-        "tidy" => tidy::run(),
-        "lint" => compile::lint(),
-        "help" | "--help" | "-h" => {
-            println!("{USAGE}");
-            Ok(())
-        }
-        other => bail!("unknown command `{other}`\n\n{USAGE}"),
-    }
-}
-
-/// What `demo`, `test`, `bench` and `vm` take.
-#[derive(Default)]
-struct VmOptions {
-    kernel: Option<String>,
-    test: Option<String>,
-}
-
-impl VmOptions {
-    fn parse(arguments: &[String]) -> Result<Self> {
-        let mut options = Self {
-            kernel: std::env::var("ENFORCER_KERNEL").ok(),
-            test: None,
-        };
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            match argument.as_str() {
-                "--kernel" => options.kernel = Some(value_of(argument, rest.next())?),
-                "--test" => options.test = Some(value_of(argument, rest.next())?),
-                flag if flag.starts_with('-') => bail!("unknown option `{flag}`\n\n{USAGE}"),
-                name => options.test = Some(name.to_owned()),
-            }
-        }
-        if let Some(name) = &options.test
-            && name.contains(char::is_whitespace)
-        {
-            bail!("a test's name has no spaces: `{name}`");
-        }
-        Ok(options)
-    }
-}
-
-fn value_of(option: &str, value: Option<&String>) -> Result<String> {
-    match value {
-        Some(value) => Ok(value.clone()),
-        None => bail!("`{option}` needs a value\n\n{USAGE}"),
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Setup => setup::everything(),
+        Command::BuildEbpf => compile::ebpf().map(|object| println!("{}", object.display())),
+        Command::Build => compile::agent().map(|binary| println!("{}", binary.display())),
+        Command::Package => package::debian(1).map(|file| println!("{}", file.display())),
+        Command::Demo(kernel) => vm::demo(kernel.wanted.as_deref()),
+        Command::Test {
+            names,
+            kernel,
+            slow_host,
+        } => tiers::run(&tiers::Request {
+            names,
+            kernel: kernel.wanted,
+            slow_host,
+        }),
+        Command::Bench { name, kernel } => vm::bench(name.as_deref(), kernel.wanted.as_deref()),
+        Command::Fuzz { seconds } => fuzz::run_all(seconds),
+        Command::Calibrate { name } => vm::calibrate(name.as_deref()),
+        Command::Vm {
+            kernel,
+            test: Some(name),
+        } => tiers::run(&tiers::Request {
+            names: vec![name],
+            kernel: kernel.wanted,
+            slow_host: false,
+        }),
+        Command::Vm { kernel, test: None } => vm::shell(kernel.wanted.as_deref()),
+        Command::Prometheus => prometheus::check(),
+        Command::Tidy => tidy::run(),
+        Command::Lint => compile::lint(),
     }
 }

@@ -4,9 +4,9 @@
 
 mod selectors;
 
-use crate::packages;
 use crate::process::{root, run_quietly, target};
-use crate::setup::say;
+use crate::progress::say;
+use crate::{apt, unpack};
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
@@ -28,8 +28,9 @@ pub(crate) fn programs() -> Result<PathBuf> {
     let folder = target().join("vm/prometheus");
     let programs = folder.join("usr/bin");
     if !programs.join("promtool").is_file() || !programs.join("prometheus").is_file() {
-        say("prometheus, for what it says of the metrics");
-        packages::download_package("prometheus", &folder)?;
+        say("setup", "downloading prometheus, which checks the metrics");
+        let names = ["prometheus".to_owned()];
+        unpack::packages(&*apt::common()?, &names, None, &folder, |_| Ok(()))?;
     }
     Ok(programs)
 }
@@ -37,7 +38,6 @@ pub(crate) fn programs() -> Result<PathBuf> {
 /// Everything that needs no VM.
 pub(crate) fn check() -> Result<()> {
     let programs = programs()?;
-    eprintln!("prometheus: metrics, rules and the dashboard");
     let docs = root().join("docs/prometheus");
     let example = docs.join("example.prom");
     let file = std::fs::File::open(&example)

@@ -136,7 +136,7 @@ const RULES: &[Rule] = &[
 
 /// Names that say nothing.
 const MODULES: &[&str] = &["utils", "util", "helpers", "common", "manager", "misc"];
-const MOST_LINES: usize = 400;
+const MOST_LINES: usize = 600;
 /// What the core may be built from.
 const CORE_DEPENDENCIES: &[&str] = &["saphyr-parser", "serde", "strsim", "thiserror"];
 

@@ -2,7 +2,7 @@
 //! bpf-linker that reads this very toolchain's LLVM bitcode.
 
 use crate::process::{cargo, root, run_quietly, target};
-use crate::setup::say;
+use crate::progress::say;
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,7 +39,10 @@ pub(crate) fn rust_src() -> Result<()> {
         return Ok(());
     }
     let toolchain = pinned_toolchain()?;
-    say("rust-src, the source of Rust's core library");
+    say(
+        "setup",
+        "downloading rust-src, the source of Rust's core library",
+    );
     run_quietly(Command::new("rustup").args([
         "component",
         "add",
@@ -59,7 +62,10 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
     if version_is(&program, BPF_LINKER) {
         return Ok(program);
     }
-    say(&format!("bpf-linker {BPF_LINKER}, about two minutes"));
+    say(
+        "setup",
+        &format!("building bpf-linker {BPF_LINKER}, about a minute"),
+    );
     let sysroot = sysroot()?;
     let prefix = home.join("llvm");
     let libraries = prefix.join("lib");
@@ -106,7 +112,10 @@ pub(crate) fn cargo_deb() -> Result<PathBuf> {
     if version_is(&program, CARGO_DEB) {
         return Ok(program);
     }
-    say(&format!("cargo-deb {CARGO_DEB}, about two minutes"));
+    say(
+        "setup",
+        &format!("building cargo-deb {CARGO_DEB}, about a minute"),
+    );
     run_quietly(
         cargo("install")
             .args(["cargo-deb", "--version", CARGO_DEB, "--locked"])

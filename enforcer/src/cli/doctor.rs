@@ -2,7 +2,7 @@
 
 use super::format::Output;
 use super::{Fault, ps};
-use crate::kernel::bpf::Wanted;
+use crate::kernel::bpf::{self, Wanted};
 use crate::kernel::fitness::{self, Finding, Grade};
 use crate::settings::Settings;
 use serde_json::json;
@@ -17,6 +17,14 @@ pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
                 "switched off: CPU loops are looked for in /proc once a second, and none is proved"
                     .to_owned(),
             cure: Some("leave out `--ebpf off`".to_owned()),
+        });
+    }
+    if !bpf::is_built_in() {
+        findings.push(Finding {
+            what: "eBPF",
+            grade: Grade::Less,
+            found: "not built in: the agent was compiled without its eBPF programs".to_owned(),
+            cure: Some("build it with `cargo xtask build`".to_owned()),
         });
     }
     let fit = findings

@@ -58,10 +58,11 @@ impl One {
         self.view.name.as_str()
     }
 
-    /// What was counted of those that it has; one that it had is no more.
+    /// The counts of each probe that the manifest names, also while nothing runs that could
+    /// be probed. A probe that was taken out of the manifest is left out.
     pub(super) fn probes(&self) -> impl Iterator<Item = (&ProbeName, &OfProbe)> {
         let counted = self.counts.iter().flat_map(|counts| &counts.probes);
-        counted.filter(|(name, _)| self.view.probes.iter().any(|probe| probe.probe == **name))
+        counted.filter(|(name, _)| self.view.spec.probes.contains_key(name))
     }
 }
 
@@ -205,15 +206,34 @@ mod tests {
     use enforcer_core::WorkloadName;
     use enforcer_core::event::{Cause, InstanceId};
     use enforcer_core::health::Health;
-    use enforcer_core::spec::WorkloadSpec;
+    use enforcer_core::spec::{Check, Probe, WorkloadSpec};
     use enforcer_core::supervisor::ProbeView;
     use enforcer_core::units::MonoTime;
     use expect_test::expect_file;
 
+    fn tcp_probe() -> Probe {
+        let host = "127.0.0.1".to_owned();
+        Probe::of(Check::Tcp { host, port: 1 })
+    }
+
+    /// A counter that disappears and comes back loses what happened in between.
+    #[test]
+    fn a_probes_counts_stay_while_nothing_runs() {
+        let mut down = web();
+        down.view.state = "breaker_open";
+        down.view.probes.clear();
+        assert_eq!(down.probes().count(), 1);
+        down.view.spec = Arc::new(WorkloadSpec::default());
+        assert_eq!(down.probes().count(), 0, "it was taken out of the manifest");
+    }
+
     fn view(name: &str, state: &'static str) -> View {
         View {
             name: WorkloadName::parse(name).expect("a name"),
-            spec: Arc::new(WorkloadSpec::default()),
+            spec: Arc::new(WorkloadSpec {
+                probes: [(ProbeName::Liveness, tcp_probe())].into(),
+                ..WorkloadSpec::default()
+            }),
             managed: true,
             state,
             health: Health::Healthy,

@@ -1,6 +1,7 @@
 //! How an agent under test is started: its folder, its arguments, its environment.
 
 use super::ENFORCER;
+use crate::slot;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::fs::{self, File};
@@ -31,6 +32,11 @@ pub fn log_at(level: &'static str) {
 /// it.
 pub fn prepare(preparation: Preparation) {
     PREPARATION.set(Some(preparation));
+}
+
+/// Whether the next agent of this test begins on a host that lacks something.
+pub(super) fn is_prepared() -> bool {
+    PREPARATION.get().is_some()
 }
 
 /// A mount namespace of its own for what this command starts, as it is left.
@@ -115,5 +121,8 @@ pub fn command(folder: &Path) -> Command {
         )
         .env("ENFORCER_STATE_DIR", folder.join("state"))
         .env("ENFORCER_RUNTIME_DIR", folder.join("run"));
+    if let Some(root) = slot::requested_root() {
+        command.env("ENFORCER_CGROUP_ROOT", root);
+    }
     command
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 /// Of how many of the agent's children a failed test shows where they are.
 const CHILDREN_SHOWN: usize = 8;
 
-/// A cgroup with all below it, if they are empty.
-pub(super) fn remove(cgroup: &Path) {
+/// Removes a cgroup with all below it, if they are empty.
+pub fn remove(cgroup: &Path) {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
             remove(&entry.path());

@@ -1,5 +1,5 @@
-//! The VM's first process: mounts what the kernel offers, runs the one job that
-//! the kernel's command line names, tells how it ended, and powers off.
+//! The VM's first process: mounts what the kernel offers, runs the one job that the
+//! kernel's command line names, reports how it ended, and powers off.
 #![allow(
     clippy::unwrap_used,
     reason = "a panic of init is a kernel panic, which the host sees"
@@ -14,19 +14,40 @@ use std::process::{Command, Stdio};
 
 fn main() {
     mount_all();
-    bring_up_loopback();
+    enforcer_tests::bring_up_loopback().unwrap();
     let line = fs::read_to_string("/proc/cmdline").unwrap();
-    let job = line
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("enforcer.job="))
-        .unwrap_or("shell");
-    let (word, argument) = job.split_once(':').unwrap_or((job, ""));
+    let option = |name: &str| {
+        let value = |word: &'_ str| {
+            word.strip_prefix(name)?
+                .strip_prefix('=')
+                .map(str::to_owned)
+        };
+        line.split_whitespace().find_map(value)
+    };
+    let job = option("enforcer.job").unwrap_or_else(|| "shell".to_owned());
+    if job == "hello" {
+        // xtask waits for this line: it proves that the guest has come as far as user space.
+        println!("@@enforcer user space");
+        let _ = reboot(RebootMode::RB_POWER_OFF);
+    }
+    if let Some(uptime) = fs::read_to_string("/proc/uptime")
+        .unwrap()
+        .split(' ')
+        .next()
+    {
+        println!("@@booted {uptime}");
+    }
+    let (word, argument) = job.split_once(':').unwrap_or((&job, ""));
     let mut command = match word {
         "test" => {
-            let mut suite = Command::new("/bin/suite");
-            suite.args(["--test-threads=1", "--color=never"]);
-            suite.args(argument.split(',').filter(|name| !name.is_empty()));
-            suite
+            let mut runner = Command::new("/bin/runner");
+            let slots = option("enforcer.slots").unwrap_or_else(|| "1".to_owned());
+            runner.arg(format!("--slots={slots}"));
+            if option("enforcer.only_kernel_facing").is_some_and(|value| value == "1") {
+                runner.arg("--only-kernel-facing");
+            }
+            runner.args(argument.split(',').filter(|name| !name.is_empty()));
+            runner
         }
         "bench" => {
             let mut bench = Command::new("/bin/bench");
@@ -90,22 +111,6 @@ fn mount_all() {
         .unwrap_or_else(|error| {
             eprintln!("init: failed to mount {target}: {error}");
         });
-    }
-}
-
-fn bring_up_loopback() {
-    // SAFETY: the request is zeroed, its name ends with NUL, and the socket is
-    // closed with the process at the latest.
-    unsafe {
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-            *to = from.cast_signed();
-        }
-        request.ifr_ifru.ifru_flags =
-            libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap();
-        libc::ioctl(socket, libc::SIOCSIFFLAGS, &raw const request);
-        libc::close(socket);
     }
 }
 

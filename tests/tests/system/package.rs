@@ -2,9 +2,18 @@
 
 use super::*;
 
+/// As a person installs or upgrades it.
+fn apt_install(revision: u32) {
+    sh(&format!("apt-get install -y /root/enforcer_{revision}.deb"));
+}
+
 #[test]
 fn the_package_leaves_the_system_as_it_found_it() {
-    install_anew();
+    let _ = before();
+    if shell("dpkg-query -W enforcer").status.success() {
+        purge();
+    }
+    apt_install(1);
     assert_eq!(
         sh("systemctl is-active enforcer enforcer-workloads"),
         "active\nactive"
@@ -40,7 +49,7 @@ fn the_package_leaves_the_system_as_it_found_it() {
         "lost: {lost:?}, left: {left:?}"
     );
     // And with nothing written, nothing is left at all.
-    install(1);
+    apt_install(1);
     sh("apt-get purge -y enforcer");
     assert_eq!(&host(), before());
 }
@@ -65,7 +74,7 @@ fn an_upgrade_leaves_every_process_alone() {
     put_manifest("rest");
     let pid = running();
     let before = agent().unwrap();
-    install(2);
+    apt_install(2);
     next_agent(before);
     assert_eq!(running(), pid);
     assert_eq!(workload()["restarts"], 0);

@@ -267,7 +267,7 @@ fn a_daemon_leaves_what_runs_and_ends_it_when_told_to() {
     assert!(ended.status.success(), "{ended:?}");
     agent.wait_for_end();
     assert!(!fs::exists(format!("/proc/{}", pid(&view))).unwrap());
-    assert!(!fs::exists("/sys/fs/cgroup/enforcer").unwrap());
+    assert!(!enforcer_tests::slot::root().exists());
     assert!(!fs::exists("/sys/fs/bpf/enforcer").unwrap());
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::{Agent, ENFORCER};
-use enforcer_tests::wait_for;
+use enforcer_tests::{patience, wait_for};
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -231,7 +231,7 @@ fn who_may_only_look_leaves_a_place_to_root() {
     agent.wait_for_state("web", "running");
     let streams = streams_of_a_member(agent.folder().join("run/enforcer.sock"));
     let answered = streams.into_iter().filter_map(|mut stream| {
-        let long = Duration::from_secs(60);
+        let long = patience();
         stream.set_read_timeout(Some(long)).unwrap();
         let mut first = [0; 12];
         stream.read_exact(&mut first).ok()?;
@@ -300,7 +300,7 @@ fn a_thousand_silent_connections_hold_nobody_up() {
     }
     wait_for("a place to be free", || {
         let mut stream = TcpStream::connect("127.0.0.1:9988").ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.set_read_timeout(Some(patience())).ok()?;
         write!(
             stream,
             "GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"

@@ -29,7 +29,7 @@ fn place(pid: &str) -> String {
 
 fn wait_until_home(pid: &str) {
     wait_for("it to be back in its cgroup", || {
-        (place(pid).trim() == "0::/enforcer/workloads/web").then_some(())
+        (place(pid).trim() == format!("0::{}", kernel::path("web"))).then_some(())
     });
 }
 
@@ -97,7 +97,7 @@ fn a_process_that_was_moved_out_is_brought_home() {
     let drift = &told[0]["details"]["drifts"][0];
     assert_eq!(drift["what"], "cgroup", "{drift}");
     assert_eq!(drift["found"], "/", "{drift}");
-    assert_eq!(drift["expected"], "/enforcer/workloads/web", "{drift}");
+    assert_eq!(drift["expected"], kernel::path("web"), "{drift}");
     wait_until_home(&pid);
     assert_eq!(agent.workload("web")["pid"].to_string(), pid);
     assert_eq!(agent.events("web", "exit").len(), 0);
@@ -114,7 +114,7 @@ fn a_main_process_that_leaves_others_behind_is_brought_home() {
     });
     fs::write(ROOT, &pid).unwrap();
     wait_within(Duration::from_secs(180), "it to be back", || {
-        (place(&pid).trim() == "0::/enforcer/workloads/web").then_some(())
+        (place(&pid).trim() == format!("0::{}", kernel::path("web"))).then_some(())
     });
     assert_eq!(agent.events("web", "drift").len(), 1);
     assert_eq!(agent.events("web", "exit").len(), 0);

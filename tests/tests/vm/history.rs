@@ -134,7 +134,9 @@ fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
             .iter()
             .all(|exit| exit["details"]["oom_killed"] == true)
     );
-    assert_eq!(exits.len(), 500);
+    // One that is killed before it has counted its start is killed once more.
+    assert!(exits.len() >= 500, "{}", exits.len());
+    assert_eq!(exits.len(), told.len());
 }
 
 #[test]

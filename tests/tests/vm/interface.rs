@@ -115,7 +115,10 @@ fn ps_has_the_documented_shape() {
         (&web["memory_max_bytes"], &web["swap_max_bytes"]),
         (&(64 << 20).into(), &(1 << 20).into())
     );
-    assert_eq!(web["cgroup"], "/sys/fs/cgroup/enforcer/workloads/web");
+    assert_eq!(
+        web["cgroup"],
+        enforcer_tests::kernel::cgroup("web").to_str().unwrap()
+    );
     let table = String::from_utf8(agent.cli(&["ps"]).stdout).unwrap();
     assert!(table.starts_with("NAME  STATE"), "{table}");
 }

@@ -113,7 +113,7 @@ fn the_host_keeps_its_reserve_and_parents_pass_protection_on() {
     assert_eq!(parent("cpu.weight"), "80");
     assert_eq!(parent("memory.low"), (24 << 20).to_string());
     assert_eq!(parent("memory.min"), (4 << 20).to_string());
-    let root = fs::read_to_string("/sys/fs/cgroup/enforcer/memory.low").unwrap();
+    let root = fs::read_to_string(enforcer_tests::slot::root().join("memory.low")).unwrap();
     assert_eq!(root.trim(), (24 << 20).to_string());
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::Agent;
-use enforcer_tests::{kernel, wait_for};
+use enforcer_tests::{catch, kernel, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -71,6 +71,30 @@ fn a_dead_loop_is_proved_and_demoted_by_default() {
         lines.contains("dead loop: fixture") && lines.contains("demoted to cpu.weight 1"),
         "{lines}"
     );
+}
+
+#[test]
+fn a_looping_thread_is_found_though_its_name_is_no_utf8() {
+    let agent = Agent::start(&manifest(&workload("web", "burn bare-renamed", QUICKLY)));
+    let found = agent.wait_for_events("web", "cpu_loop", 1);
+    assert_eq!(found[0]["details"]["verdict"], "dead_loop", "{found:#?}");
+}
+
+/// A thread that will end the loop is seen, whatever its name.
+#[test]
+fn a_helper_breaks_the_proof_though_its_name_is_no_utf8() {
+    let more = ladder("[restart]");
+    let agent = Agent::start(&manifest(&workload(
+        "web",
+        "burn flag-later-renamed",
+        &more,
+    )));
+    let found = agent.wait_for_events("web", "cpu_loop", 1);
+    let details = &found[0]["details"];
+    assert_eq!(details["verdict"], "over_budget", "{found:#?}");
+    let outside = details["evidence"]["outside"].to_string();
+    assert!(outside.contains("thread_wakes"), "{outside}");
+    assert_eq!(agent.workload("web")["restarts"], 0);
 }
 
 /// The first field report: one endpoint runs into an infinite loop.
@@ -208,7 +232,7 @@ fn throttle_and_release_by_hand() {
 fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
     let mut agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
     let pid = pid_of(&agent.wait_for_state("web", "running"));
-    wait_for("a stop of the proof", || {
+    catch("a stop of the proof", || {
         kernel::status(pid, "State")?.starts_with('t').then_some(())
     });
     agent.kill();
@@ -224,11 +248,12 @@ fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
 #[test]
 fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
     let more = format!("{QUICKLY}\nrecovery: {{ restart: never }}");
-    let agent = Agent::start(&manifest(&workload("web", "burn until-alarm", &more)));
+    let agent = Agent::start(&manifest(&workload("web", "burn bare", &more)));
     let pid = pid_of(&agent.wait_for_state("web", "running"));
-    wait_for("the proof", || {
+    catch("the proof", || {
         (kernel::status(pid, "TracerPid")? != "0").then_some(())
     });
+    signal(pid, Signal::SIGALRM);
     let exit = agent.wait_for_events("web", "exit", 1);
     assert_eq!(exit[0]["details"]["signal"], Signal::SIGALRM as i32);
     agent.wait_for_state("web", "failed");
@@ -240,7 +265,7 @@ fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
 fn a_stop_in_the_middle_of_a_proof_holds() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
     let pid = pid_of(&agent.wait_for_state("web", "running"));
-    wait_for("the proof", || {
+    catch("the proof", || {
         (kernel::status(pid, "TracerPid")? != "0").then_some(())
     });
     signal(pid, Signal::SIGSTOP);

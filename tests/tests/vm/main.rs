@@ -24,6 +24,7 @@ mod oom;
 mod overflow;
 mod planted;
 mod probes;
+mod programs;
 mod recovery;
 mod refuse;
 mod reload;

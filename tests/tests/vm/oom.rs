@@ -200,7 +200,10 @@ fn an_ancestors_limit_is_told_as_the_ancestors() {
     ));
     let incident = agent.wait_for_events("greedy", "oom_kill", 1).remove(0);
     assert_eq!(incident["details"]["scope"], "ancestor", "{incident:#}");
-    assert_eq!(incident["details"]["cgroup"], kernel::WORKLOADS);
+    assert_eq!(
+        incident["details"]["cgroup"],
+        kernel::workloads().to_str().unwrap()
+    );
     assert_eq!(incident["details"]["limit_bytes"], 48 << 20);
 }
 

@@ -2,12 +2,11 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::Agent;
-use enforcer_tests::{kernel, wait_for};
+use enforcer_tests::{kernel, slowness, wait_for};
 use serde_json::Value;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::path::Path;
 
 /// The probe of a workload as the API shows it.
 fn probe(agent: &Agent, workload: &str, name: &str) -> Value {
@@ -34,7 +33,7 @@ fn send(port: u16, path: &str) {
 #[test]
 fn s1_a_server_that_hangs_heals_by_liveness_alone() {
     let more = "
-        probes: { liveness: { http: { port: 9025, path: /health }, period: 500ms, timeout: 400ms, failure_threshold: 3 } }
+        probes: { liveness: { http: { port: 9025, path: /health }, period: 500ms, timeout: 4s, failure_threshold: 3 } }
         watch: { cpu_loop: off }";
     let agent = Agent::start(&manifest(&workload("web", "http 9025", more)));
     let before = wait_for_health(&agent, "web", "healthy");
@@ -61,19 +60,19 @@ fn s1_a_server_that_hangs_heals_by_liveness_alone() {
     );
     let why = health["details"]["why"].as_str().unwrap();
     assert!(
-        why.starts_with("liveness probe failed 3 times: no answer within 400ms"),
+        why.starts_with("liveness probe failed 3 times: no answer within 4s"),
         "{why}"
     );
 }
 
 /// One workload per endpoint, whose readiness probe asks it of the server.
-fn asks(endpoints: &[(&str, &str)], port: u16) -> String {
+fn asks(endpoints: &[(&str, &str)], port: u16, timeout: &str) -> String {
     let mut text = String::new();
     for (name, path) in endpoints {
         text.push_str(&workload(
             name,
             "rest",
-            &format!("probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 500ms, timeout: 400ms, failure_threshold: 1 }} }}"),
+            &format!("probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 500ms, timeout: {timeout}, failure_threshold: 1 }} }}"),
         ));
     }
     text
@@ -115,8 +114,8 @@ fn every_kind_of_answer_is_told_for_what_it_is() {
     let server = workload("server", "serve 9030", "priority: 99");
     let agent = Agent::start(&manifest(&format!(
         "{server}{}{}{refused}{nobody}",
-        asks(&good, 9030),
-        asks(&asked, 9030)
+        asks(&good, 9030, "30s"),
+        asks(&asked, 9030, "400ms")
     )));
     for (name, _) in good {
         let view = wait_for_health(&agent, name, "healthy");
@@ -173,14 +172,16 @@ fn processes_with(word: &str) -> Vec<String> {
 
 #[test]
 fn exec_probes_end_in_time_and_leave_nothing() {
-    // Ten at a time, five rounds each, and every one leaves daemons behind.
+    // Ten at a time, five rounds each, and every one leaves daemons behind. The time is enough
+    // for the first words of each.
+    let seconds = slowness().ceil();
     let names: Vec<String> = (0..10).map(|number| format!("w{number}")).collect();
     let mut text = String::new();
     for name in &names {
         text.push_str(&workload(
             name,
             "rest",
-            "probes: { readiness: { exec: { command: [/bin/fixture, double-fork, probe-of-mine] }, period: 1s, timeout: 1s, failure_threshold: 1 } }",
+            &format!("probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, double-fork, probe-of-mine] }}, period: 1s, timeout: {seconds}s, failure_threshold: 1 }} }}"),
         ));
     }
     let agent = Agent::start(&manifest(&text));
@@ -188,9 +189,12 @@ fn exec_probes_end_in_time_and_leave_nothing() {
     for name in &names {
         wait_for("five rounds", || (failures(name) >= Some(5)).then_some(()));
         let last = probe(&agent, name, "readiness")["last"].clone();
-        assert_eq!(last["text"], "failed: no end within 1s: ready");
+        assert_eq!(
+            last["text"],
+            format!("failed: no end within {seconds}s: ready")
+        );
         let took = last["took_seconds"].as_f64().unwrap();
-        assert!((1.0..6.0).contains(&took), "{took}");
+        assert!((seconds..seconds * 6.0).contains(&took), "{took}");
     }
     // Nothing outlives the agent's word for it.
     for name in &names {
@@ -201,7 +205,7 @@ fn exec_probes_end_in_time_and_leave_nothing() {
         processes_with("probe-of-mine").is_empty().then_some(())
     });
     wait_for("their cgroups to go", || {
-        fs::read_dir("/sys/fs/cgroup/enforcer/probes")
+        fs::read_dir(enforcer_tests::slot::root().join("probes"))
             .unwrap()
             .flatten()
             .all(|entry| entry.path().is_file())
@@ -232,20 +236,20 @@ fn exec_probes_run_as_the_workloads_user_in_a_cgroup_of_their_own() {
             .unwrap()
             .contains("ENFORCER_WORKLOAD=web")
     );
-    let limit =
-        fs::read_to_string("/sys/fs/cgroup/enforcer/probes/web.liveness/memory.max").unwrap();
+    let place = enforcer_tests::slot::root().join("probes/web.liveness");
+    let limit = fs::read_to_string(place.join("memory.max")).unwrap();
     assert_eq!(limit.trim(), (128u64 << 20).to_string());
     // One failure of three: something is off, and no more.
     assert_eq!(agent.workload("web")["health"], "degraded");
     assert!(agent.cli(&["stop", "web"]).status.success());
     wait_for("its probes' cgroup to go", || {
-        (!Path::new("/sys/fs/cgroup/enforcer/probes/web.liveness").exists()).then_some(())
+        (!place.exists()).then_some(())
     });
 }
 
 #[test]
 fn startup_gates_the_others() {
-    let more = "probes: { startup: { http: { port: 9031 }, period: 100ms, failure_threshold: 600 }, liveness: { http: { port: 9031 }, period: 100ms, failure_threshold: 1 } }";
+    let more = "probes: { startup: { http: { port: 9031 }, period: 100ms, failure_threshold: 600 }, liveness: { http: { port: 9031 }, period: 100ms, timeout: 30s, failure_threshold: 1 } }";
     let agent = Agent::start(&manifest(&workload("late", "serve 9031 3000", more)));
     let view = wait_for("its first failure", || {
         let view = agent.workload("late");
@@ -271,7 +275,7 @@ fn startup_gates_the_others() {
 fn what_does_not_come_up_is_restarted_until_the_breaker_opens_and_a_trial_closes_it() {
     let _ = fs::remove_file("/tmp/comes-up");
     let more = "
-        probes: { startup: { tcp: { port: 9032 }, period: 100ms, timeout: 5s, failure_threshold: 100 } }
+        probes: { startup: { tcp: { port: 9032 }, period: 100ms, timeout: 60s, failure_threshold: 100 } }
         recovery: { backoff: off, budget: { restarts: 2, within: 1h }, breaker: { cooldown: 200ms, max: 1s } }";
     let agent = Agent::start(&manifest(&workload(
         "late",

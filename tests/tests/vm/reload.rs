@@ -2,7 +2,7 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::Agent;
-use enforcer_tests::{PATIENCE, kernel, wait_for};
+use enforcer_tests::{kernel, patience, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::net::UnixDatagram;
@@ -61,11 +61,11 @@ fn a_service_manager_is_told_how_it_stands() {
     let folder = enforcer_tests::agent::folder();
     let socket = folder.join("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    manager.set_read_timeout(Some(patience())).unwrap();
     let begun = Instant::now();
     let wait_for_word = |word: &str| {
         let mut told = String::new();
-        while begun.elapsed() < PATIENCE * 2 {
+        while begun.elapsed() < patience() * 2 {
             let mut bytes = [0; 4096];
             let length = manager.recv(&mut bytes).unwrap();
             told.push_str(&String::from_utf8_lossy(&bytes[..length]));

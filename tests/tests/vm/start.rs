@@ -44,6 +44,7 @@ fn nothing_of_the_agents_is_left() {
          capabilities: [CAP_NET_BIND_SERVICE]\nrlimits: { nofile: 4096, core: 0 }";
     let agent = Agent::start(&manifest(&workload("self", "report", more)));
     let found = report(&agent, "self");
+    let place = format!("0::{}", kernel::path("self"));
     let expected = [
         ("Uid", "1000 1000 1000 1000"),
         ("Gid", "65534 65534 65534 65534"),
@@ -60,7 +61,7 @@ fn nothing_of_the_agents_is_left() {
         ("CapEff", "0000000000000400"),
         ("CapBnd", "0000000000000400"),
         ("CapAmb", "0000000000000400"),
-        ("cgroup", "0::/enforcer/workloads/self"),
+        ("cgroup", place.as_str()),
         ("oom_score_adj", "-200"),
         ("session", "true"),
         ("directory", "/tmp/home"),
@@ -132,7 +133,7 @@ fn a_process_is_born_in_its_cgroup() {
         !trace.contains(&format!("pid={pid} ")),
         "it was moved:\n{trace}"
     );
-    assert_eq!(found["cgroup"], "0::/enforcer/workloads/born");
+    assert_eq!(found["cgroup"], format!("0::{}", kernel::path("born")));
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use crate::{manifest, workload};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
-use std::path::Path;
 
 const SHORT: &str = "stop: { grace: 200ms }";
 
@@ -107,7 +106,7 @@ fn ctrl_c_leaves_the_host_as_it_was() {
     agent.wait_for_events("hog", "oom_kill", 2);
     let processes = kernel::processes("calm");
     assert!(agent.interrupt());
-    assert!(!Path::new("/sys/fs/cgroup/enforcer").exists());
+    assert!(!enforcer_tests::slot::root().exists());
     for pid in processes {
         assert_eq!(
             kernel::status(pid, "State").filter(|state| !state.starts_with(['Z', 'X'])),

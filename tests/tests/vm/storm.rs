@@ -3,7 +3,7 @@
 
 use crate::{manifest, workload};
 use enforcer_tests::agent::Agent;
-use enforcer_tests::{kernel, wait_within};
+use enforcer_tests::{kernel, slowness, wait_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -72,7 +72,7 @@ fn wait_until_all(
 fn half_of_all_fail_at_once_and_come_back_in_order() {
     let many = many();
     let control = "priority: 100
-        probes: { liveness: { tcp: { port: 9040 }, period: 500ms, timeout: 5s, failure_threshold: 3 } }";
+        probes: { liveness: { tcp: { port: 9040 }, period: 500ms, timeout: 60s, failure_threshold: 3 } }";
     let mut text = workload("control", "serve 9040", control);
     for number in 0..many {
         let priority = if number % 4 == 0 { 80 } else { 20 };
@@ -152,9 +152,12 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
 #[test]
 fn probes_that_hang_delay_none_that_do_not() {
     let half = many() / 2;
-    let probe = |port: u16, path: &str, timeout: &str| {
+    // One after another the hung ones would keep the others waiting for a quarter of an hour.
+    let long = Duration::from_secs(25).mul_f64(slowness()).as_secs();
+    let probe = |port: u16, path: &str, seconds: u64| {
         format!(
-            "probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: 30s, timeout: {timeout}, failure_threshold: 1 }} }}"
+            "probes: {{ readiness: {{ http: {{ port: {port}, path: {path} }}, period: {}s, timeout: {seconds}s, failure_threshold: 1 }} }}",
+            long + 5
         )
     };
     let mut text = workload("hung", "serve 9041", "priority: 100");
@@ -163,12 +166,12 @@ fn probes_that_hang_delay_none_that_do_not() {
         text.push_str(&workload(
             &format!("h{number}"),
             "rest",
-            &probe(9041, "/hang", "2s"),
+            &probe(9041, "/hang", 2),
         ));
         text.push_str(&workload(
             &format!("g{number}"),
             "rest",
-            &probe(9042, "/health", "25s"),
+            &probe(9042, "/health", long),
         ));
     }
     let agent = Agent::start(&manifest(&text));
@@ -184,8 +187,6 @@ fn probes_that_hang_delay_none_that_do_not() {
     assert_eq!(ready, half + 2);
     let lateness = agent.get("/v1/agent").unwrap();
     say(&format!("{half} hung, {half} well: {}", lateness["probes"]));
-    // One after another the hung ones would keep the others waiting for a quarter of an
-    // hour. A machine that starts so many may be slow, but not that slow.
     let all = agent.get("/v1/events").unwrap_or_default();
     let mut changes: BTreeMap<&str, usize> = BTreeMap::new();
     for event in all.as_array().into_iter().flatten() {

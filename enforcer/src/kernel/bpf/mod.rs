@@ -28,7 +28,13 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use suspects::SuspectRing;
 
+/// The compiled programs; empty in a debug build that was made without them.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
+
+/// Whether this build of the agent has the eBPF programs in it.
+pub(crate) fn is_built_in() -> bool {
+    !OBJECT.is_empty()
+}
 
 /// Which programs are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +51,8 @@ pub(crate) enum Wanted {
 pub(crate) enum BpfError {
     #[error("it is switched off")]
     Off,
+    #[error("eBPF was not built in; run cargo xtask build-ebpf")]
+    NotBuiltIn,
     #[error(transparent)]
     Types(#[from] BtfError),
     #[error("read the kernel's BTF for loading")]
@@ -108,6 +116,9 @@ fn load_and_attach(
 ) -> Result<Attached, BpfError> {
     if wanted == Wanted::Off {
         return Err(BpfError::Off);
+    }
+    if !is_built_in() {
+        return Err(BpfError::NotBuiltIn);
     }
     let pins = Pins::of(parent, &wanted).map_err(BpfError::NoPlace);
     let ebpf = match &pins {

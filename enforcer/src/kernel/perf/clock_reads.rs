@@ -91,21 +91,24 @@ fn symbol(image: &[u8], name: &str) -> Option<u64> {
     let number = |at: u64, bytes: usize| -> Option<u64> {
         let at = usize::try_from(at).ok()?;
         let mut wide = [0; 8];
-        wide[..bytes].copy_from_slice(image.get(at..at + bytes)?);
+        wide[..bytes].copy_from_slice(image.get(at..at.checked_add(bytes)?)?);
         Some(u64::from_le_bytes(wide))
     };
     let (headers, size, count) = (number(0x28, 8)?, number(0x3a, 2)?, number(0x3c, 2)?);
-    let section = |index: u64| headers + index * size;
-    let table = (0..count).find(|index| number(section(*index) + 4, 4) == Some(DYNSYM))?;
-    let (start, length) = (
-        number(section(table) + 0x18, 8)?,
-        number(section(table) + 0x20, 8)?,
-    );
-    let strings = number(section(number(section(table) + 0x28, 4)?) + 0x18, 8)?;
-    (start..start + length).step_by(24).find_map(|entry| {
-        let at = usize::try_from(strings + number(entry, 4)?).ok()?;
-        let text = image.get(at..)?.split(|byte| *byte == 0).next()?;
-        (text == name.as_bytes()).then(|| number(entry + 8, 8))?
+    // A field of a section's header.
+    let section = |index: u64, field: u64, bytes: usize| {
+        let header = headers.checked_add(index.checked_mul(size)?)?;
+        number(header.checked_add(field)?, bytes)
+    };
+    let table = (0..count).find(|index| section(*index, 4, 4) == Some(DYNSYM))?;
+    let (start, length) = (section(table, 0x18, 8)?, section(table, 0x20, 8)?);
+    let strings = section(section(table, 0x28, 4)?, 0x18, 8)?;
+    let entries = start..start.checked_add(length)?;
+    entries.step_by(24).find_map(|entry| {
+        let name_at = strings.checked_add(number(entry, 4)?)?;
+        let text = image.get(usize::try_from(name_at).ok()?..)?;
+        let text = text.split(|byte| *byte == 0).next()?;
+        (text == name.as_bytes()).then(|| number(entry.checked_add(8)?, 8))?
     })
 }
 
