@@ -36,7 +36,7 @@ use crate::loops::Followed;
 use crate::runtime::Events;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Action, ActionKind, CgroupId, Event, LimitChange};
+use enforcer_core::event::{Action, ActionKind, CgroupId, Event, InstanceId, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Alerts, WorkloadSpec};
 use enforcer_core::units::MonoTime;
@@ -108,6 +108,8 @@ pub(crate) struct Executor {
     pub(crate) alerts: watch::Sender<Arc<Alerts>>,
     /// What was told of protections that are void.
     unprotected: Mutex<Vec<String>>,
+    /// The starts under way that are no longer wanted.
+    aborted: Mutex<BTreeSet<(WorkloadName, InstanceId)>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -145,6 +147,7 @@ impl Executor {
             host_levels: Mutex::default(),
             alerts: watch::Sender::default(),
             unprotected: Mutex::default(),
+            aborted: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         })
     }
@@ -187,6 +190,13 @@ impl Executor {
             (Some(workload), ActionKind::Remedy { spec, remedy }) => {
                 let (this, of) = (Arc::clone(self), (workload, action.instance));
                 self.runtime.spawn(this.run_remedy(of, spec, *remedy));
+                None
+            }
+            (Some(workload), ActionKind::AbortStart) => {
+                // The start itself is in the queue and may stand still.
+                let (this, instance) = (Arc::clone(self), action.instance);
+                self.runtime
+                    .spawn_blocking(move || this.abort_start(workload, instance));
                 None
             }
             (_, ActionKind::RunOnHost { command }) => {
@@ -259,6 +269,7 @@ impl Executor {
                 });
             }
             ActionKind::WriteHostLimits { .. }
+            | ActionKind::AbortStart
             | ActionKind::Remedy { .. }
             | ActionKind::RunHook { .. }
             | ActionKind::RunOnHost { .. } => {}
@@ -281,6 +292,7 @@ impl Executor {
 fn word(kind: &ActionKind) -> &'static str {
     match kind {
         ActionKind::Start { .. } => "start",
+        ActionKind::AbortStart => "give up the start",
         ActionKind::Signal { .. } => "signal",
         ActionKind::KillTree => "kill",
         ActionKind::Reap => "reap",

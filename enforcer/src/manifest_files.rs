@@ -8,6 +8,7 @@ use enforcer_core::spec::Manifest;
 use enforcer_core::text::printable;
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// A manifest and what is to be said about it.
@@ -49,10 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Source>, LoadError> {
             .map_err(failed(path))?
             .flatten()
             .map(|entry| entry.path())
-            .filter(|file| {
-                file.extension()
-                    .is_some_and(|extension| extension == "yaml")
-            })
+            .filter(|file| is_manifest(file))
             .collect();
         paths.sort();
         if paths.is_empty() {
@@ -66,6 +64,18 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Source>, LoadError> {
             Ok(Source { path, text })
         })
         .collect()
+}
+
+/// Whether a file of a folder is a manifest. As in every other `.d` folder, a name with a
+/// leading dot is none: editors keep locks and drafts under such names.
+fn is_manifest(file: &Path) -> bool {
+    let hidden = file
+        .file_name()
+        .is_none_or(|name| name.as_bytes().starts_with(b"."));
+    let yaml = file
+        .extension()
+        .is_some_and(|extension| extension == "yaml");
+    yaml && !hidden
 }
 
 /// Parses sources into one manifest.

@@ -139,6 +139,10 @@ impl Runtime {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            // What is due is done after one message at the latest, however many there are.
+            if self.wake.is_some_and(|wake| wake <= clock::now()) && self.handle(Event::Wake) {
+                return Ended::WithWorkloads;
+            }
             let due = self.wake.map(|wake| wake.since(clock::now()));
             let message = tokio::select! {
                 biased;

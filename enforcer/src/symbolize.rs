@@ -7,7 +7,9 @@ use crate::kernel::unprivileged;
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// Frames that are told.
@@ -27,8 +29,8 @@ pub(crate) struct Question {
 #[derive(Debug, Serialize, Deserialize)]
 struct Frame {
     address: u64,
-    /// The file that is mapped there, and where in it.
-    file: Option<(PathBuf, u64)>,
+    /// The path of the file that is mapped there, as bytes, and the offset in it.
+    file: Option<(Vec<u8>, u64)>,
 }
 
 /// The frames of a stack as text, innermost first: with names where a child
@@ -62,16 +64,21 @@ fn printable(name: &str) -> String {
 }
 
 fn question(pid: u32, addresses: &[u64]) -> Option<(Question, u32, u32)> {
+    let addresses = &addresses[..addresses.len().min(FRAMES)];
+    if addresses.is_empty() {
+        return None;
+    }
     let (uid, gid) = crate::kernel::process::owner(pid)?;
-    let mappings = crate::kernel::process::file_mappings(pid);
+    let mappings = crate::kernel::process::file_mappings(pid, addresses);
     let frame = |address: &u64| {
         let mapping = mappings
             .iter()
             .find(|mapping| mapping.range.contains(address))?;
         let offset = address - mapping.range.start + mapping.offset;
-        Some((mapping.file.clone(), offset))
+        let file = mapping.file.as_os_str().as_bytes().to_vec();
+        Some((file, offset))
     };
-    let frames = addresses.iter().take(FRAMES).map(|address| Frame {
+    let frames = addresses.iter().map(|address| Frame {
         address: *address,
         file: frame(address),
     });
@@ -80,16 +87,20 @@ fn question(pid: u32, addresses: &[u64]) -> Option<(Question, u32, u32)> {
         perf_map: PathBuf::from(format!("/tmp/perf-{pid}.map")),
         owner: uid,
     };
-    (!question.frames.is_empty()).then_some((question, uid, gid))
+    Some((question, uid, gid))
 }
 
 impl Frame {
     fn without_name(&self) -> String {
         match &self.file {
-            Some((file, offset)) => format!("{}+{offset:#x}", file_name(file)),
+            Some((file, offset)) => format!("{}+{offset:#x}", file_name(path_of(file))),
             None => plain(&self.address),
         }
     }
+}
+
+fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
 }
 
 fn file_name(file: &Path) -> String {
@@ -122,6 +133,7 @@ fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str) -> Option<String
     let Some((file, offset)) = &frame.file else {
         return name_in_perf_map(perf_map, frame.address);
     };
+    let file = path_of(file);
     let source = Source::Elf(Elf::new(file));
     let found = symbolizer
         .symbolize(&source, Input::FileOffset(&[*offset]))
@@ -149,9 +161,9 @@ fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str) -> Option<String
 fn perf_map(question: &Question) -> String {
     let read = || -> Option<String> {
         let file = unprivileged::open_owned(&question.perf_map, question.owner)?;
-        let mut text = String::new();
-        file.take(LARGEST_PERF_MAP).read_to_string(&mut text).ok()?;
-        Some(text)
+        let mut bytes = Vec::new();
+        file.take(LARGEST_PERF_MAP).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     read().unwrap_or_default()
 }

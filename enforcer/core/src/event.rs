@@ -347,6 +347,9 @@ pub enum ActionKind {
         spec: Arc<WorkloadSpec>,
         limits: Box<Limits>,
     },
+    /// Give up the start that is under way and kill what it has made, beside everything else.
+    /// The start itself is answered, by `StartFailed` as a rule.
+    AbortStart,
     /// Do what comes before a start, beside everything else. Answered by `Remedied`.
     Remedy {
         spec: Arc<WorkloadSpec>,

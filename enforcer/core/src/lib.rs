@@ -9,6 +9,7 @@ pub mod alert;
 pub mod claims;
 pub mod cpu_loop;
 pub mod drift;
+pub mod environment_file;
 pub mod event;
 pub mod health;
 pub mod host;

@@ -167,7 +167,7 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
 }
 
 fn effect(setting: &str) -> Effect {
-    const LIVE: [&str; 11] = [
+    const LIVE: [&str; 12] = [
         "alerts.",
         "cgroup.",
         "recovery.",
@@ -179,6 +179,7 @@ fn effect(setting: &str) -> Effect {
         "needs",
         "on_",
         "starts_at_once",
+        "start_timeout",
     ];
     let live = setting == "mode" || LIVE.iter().any(|prefix| setting.starts_with(prefix));
     if live { Effect::Live } else { Effect::Restart }

@@ -137,6 +137,9 @@ pub struct WorkloadSpec {
     pub environment_files: Vec<String>,
     /// As in capability(7): `CAP_NET_BIND_SERVICE`.
     pub capabilities: Vec<String>,
+    /// Whether the manifest lists capabilities: an empty list leaves root with none.
+    #[serde(default)]
+    pub capabilities_listed: bool,
     /// Soft and hard limit, by the lower-case name of the resource.
     pub rlimits: BTreeMap<String, Limit<u64>>,
     pub priority: u8,
@@ -150,7 +153,15 @@ pub struct WorkloadSpec {
     pub watch: Watch,
     pub recovery: Recovery,
     pub stop: Stop,
+    /// How long a start may take until the program is executed.
+    #[serde(default = "default_start_timeout")]
+    pub start_timeout: Duration,
     pub logs: Logs,
+}
+
+/// The default of `start_timeout`; checkpoints of older agents do not have it.
+fn default_start_timeout() -> Duration {
+    Duration::from_secs(30)
 }
 
 impl WorkloadSpec {
@@ -250,6 +261,7 @@ impl Default for WorkloadSpec {
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),
+            capabilities_listed: false,
             rlimits: BTreeMap::new(),
             priority: 50,
             limits: Limits {
@@ -263,6 +275,7 @@ impl Default for WorkloadSpec {
             watch: Watch::default(),
             recovery: Recovery::default(),
             stop: Stop::default(),
+            start_timeout: default_start_timeout(),
             logs: Logs::default(),
         }
     }

@@ -273,6 +273,7 @@ impl Workload {
         self.wake_loops(context);
         self.retry_repair(context);
         self.ask_probes(context);
+        self.abort_start_if_due(context);
         match self.state {
             Lifecycle::Stopping {
                 withdrawing: Some(until),
@@ -318,7 +319,7 @@ impl Workload {
     /// When this workload next has something to do without being told.
     pub(crate) fn deadline(&self, ebpf: bool) -> Option<MonoTime> {
         let due = match self.state {
-            Lifecycle::Starting { .. } => return None,
+            Lifecycle::Starting { abort_at, .. } => return abort_at,
             Lifecycle::Stopping {
                 withdrawing,
                 kill_at,

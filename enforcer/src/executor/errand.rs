@@ -8,6 +8,7 @@ pub(super) use place::Places;
 
 use super::{Executor, error_chain, launch};
 use crate::kernel::pidfd::PidFd;
+use crate::kernel::spawn::Patience;
 use crate::kernel::{clock, ready, spawn};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, StartError};
@@ -45,6 +46,8 @@ pub(crate) struct Errand {
 pub(crate) struct Ran {
     /// `None` where it had to be ended.
     ended: Option<ExitStatus>,
+    /// Whether the kernel killed something of it for want of memory.
+    oom_killed: bool,
     output: String,
     limit: Duration,
 }
@@ -54,9 +57,9 @@ impl Ran {
         self.ended == Some(ExitStatus::Code(0))
     }
 
-    /// By the kernel, for want of memory, and not by its deadline.
-    pub(crate) fn was_killed(&self) -> bool {
-        self.ended == Some(ExitStatus::Signal(libc::SIGKILL))
+    /// Whether our own ceiling ended it, and not its deadline or anybody's signal.
+    pub(crate) fn was_oom_killed(&self) -> bool {
+        self.oom_killed && self.ended == Some(ExitStatus::Signal(libc::SIGKILL))
     }
 
     pub(crate) fn timed_out(&self) -> bool {
@@ -65,6 +68,9 @@ impl Ran {
 
     pub(crate) fn describe(&self) -> String {
         let how = match self.ended {
+            Some(ExitStatus::Signal(_)) if self.was_oom_killed() => {
+                "killed by the kernel: it needed more memory than a command may have".to_owned()
+            }
             None => format!("no end within {}", human_duration(self.limit)),
             Some(ExitStatus::Unknown) => "it ended unseen".to_owned(),
             Some(ExitStatus::Code(code)) => format!("exited with code {code}"),
@@ -84,6 +90,8 @@ struct Begun {
     place: Arc<Place>,
     pidfd: Arc<PidFd>,
     output: File,
+    /// The OOM kills that its cgroup had counted before.
+    kills_before: u64,
 }
 
 impl Executor {
@@ -150,6 +158,7 @@ impl Executor {
             ));
         }
         Ok(Ran {
+            oom_killed: begun.place.oom_kills() > begun.kills_before,
             ended: in_time.then_some(status),
             output: last_line(&begun.output),
             limit,
@@ -222,10 +231,23 @@ fn begin(errand: &Errand, place: Arc<Place>) -> Result<Begun, String> {
     let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
     let launch = launch::errand(errand).map_err(started)?;
     let output = output_file().map_err(|error| format!("failed to take its output: {error}"))?;
+    place
+        .cgroup
+        .make_fit()
+        .map_err(|error| format!("failed to {}", error_chain(&error)))?;
+    let kills_before = place.oom_kills();
     let waiting = spawn::spawn(&launch, &place.cgroup, &output)
         .map_err(|error| format!("failed to {}", error_chain(&error)))?;
-    let pidfd = waiting.release(&errand.command[0]).map_err(started)?;
+    let patience = Patience {
+        until: clock::now().after(errand.limit),
+        limit: errand.limit,
+        is_aborted: &|| false,
+        explain: &|| None,
+    };
+    let released = waiting.release(&errand.command[0], &patience);
+    let pidfd = released.map_err(started)?;
     Ok(Begun {
+        kills_before,
         place,
         pidfd: Arc::new(pidfd),
         output,

@@ -3,8 +3,10 @@
 //! before there is a process.
 
 use crate::kernel::account::{self, Identity};
+use crate::kernel::settings_file;
 use crate::kernel::spawn::Launch;
 use enforcer_core::WorkloadName;
+use enforcer_core::environment_file;
 use enforcer_core::event::StartError;
 use enforcer_core::manifest::{capability_number, rlimit_number};
 use enforcer_core::spec::WorkloadSpec;
@@ -33,25 +35,33 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         return Err(failure("take on the identity", why.to_owned()));
     }
     let default_nofile = !spec.rlimits.contains_key("nofile");
-    let mut rlimits: Vec<(u8, u64)> = spec
-        .rlimits
-        .iter()
-        .filter_map(|(name, limit)| {
-            Some((
-                rlimit_number(name)?,
-                limit.at().unwrap_or(libc::RLIM_INFINITY),
-            ))
-        })
-        .collect();
+    let mut rlimits = Vec::new();
+    for (name, limit) in &spec.rlimits {
+        let Some(number) = rlimit_number(name) else {
+            continue;
+        };
+        // setrlimit(2): the kernel takes no more open files than fs.nr_open, from nobody.
+        let most = match name.as_str() {
+            "nofile" => account::most_open_files(),
+            _ => libc::RLIM_INFINITY,
+        };
+        let limit = limit.at().unwrap_or(most);
+        if limit > most {
+            let why = format!("nofile {limit} is above the kernel's fs.nr_open, which is {most}");
+            return Err(failure("set the resource limits", why));
+        }
+        rlimits.push((number, limit));
+    }
     if default_nofile && switch_user {
-        rlimits.push((rlimit_number("nofile").unwrap_or_default(), DEFAULT_NOFILE));
+        let limit = DEFAULT_NOFILE.min(account::most_open_files());
+        rlimits.push((rlimit_number("nofile").unwrap_or_default(), limit));
     }
     Ok(Launch {
         command: strings(spec.command.iter().cloned())?,
         environment: strings(
             environment(workload, spec, &identity)?
                 .into_iter()
-                .map(|(name, value)| format!("{name}={value}")),
+                .map(assignment),
         )?,
         directory: string(spec.directory.clone().unwrap_or_else(|| "/".to_owned()))?,
         switch_user,
@@ -60,6 +70,7 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
             .iter()
             .filter_map(|name| capability_number(name))
             .collect(),
+        bounds_root: spec.capabilities_listed,
         rlimits,
         default_nofile,
         no_new_privs: !identity.uid.is_root(),
@@ -93,61 +104,46 @@ pub(super) fn errand(errand: &super::Errand) -> Result<Launch, StartError> {
     Ok(launch)
 }
 
-/// Nothing of the agent's own: what the manifest names, and what a program
-/// expects to find.
+/// The variables of a workload: what the manifest names, and what a program expects to find.
+/// Nothing of the agent's own is among them.
 fn environment(
     workload: &WorkloadName,
     spec: &WorkloadSpec,
     identity: &Identity,
-) -> Result<BTreeMap<String, String>, StartError> {
+) -> Result<BTreeMap<String, Vec<u8>>, StartError> {
     let mut variables = BTreeMap::from([
-        ("PATH".to_owned(), PATH.to_owned()),
-        ("HOME".to_owned(), identity.home.clone()),
-        ("USER".to_owned(), identity.name.clone()),
+        ("PATH".to_owned(), PATH.into()),
+        ("HOME".to_owned(), identity.home.clone().into()),
+        ("USER".to_owned(), identity.name.clone().into()),
     ]);
     for file in &spec.environment_files {
-        let text = std::fs::read_to_string(file).map_err(|error| StartError {
+        let stage = format!("read {file}");
+        let text = settings_file::read(file).map_err(|error| StartError {
             errno: error.raw_os_error(),
-            ..failure(
-                &format!("read {file}"),
-                crate::kernel::spawn::describe(&error),
-            )
+            ..failure(&stage, crate::kernel::spawn::describe(&error))
         })?;
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let Some((name, value)) = line.split_once('=').filter(|(name, _)| !name.is_empty())
-            else {
-                return Err(failure(
-                    &format!("read {file}"),
-                    format!("line {} is not NAME=value", number + 1),
-                ));
-            };
-            variables.insert(name.trim().to_owned(), unquoted(value.trim()).to_owned());
-        }
+        let read = environment_file::parse(&text);
+        variables.extend(read.map_err(|fault| failure(&stage, fault.to_string()))?);
     }
-    variables.extend(spec.environment.clone());
-    variables.insert("ENFORCER_WORKLOAD".to_owned(), workload.to_string());
+    let declared = spec.environment.iter();
+    variables.extend(declared.map(|(name, value)| (name.clone(), value.clone().into())));
+    variables.insert("ENFORCER_WORKLOAD".to_owned(), workload.to_string().into());
     Ok(variables)
 }
 
-/// One pair of quotes around a whole value is not part of it.
-fn unquoted(value: &str) -> &str {
-    let inner = |quote: char| {
-        value
-            .strip_prefix(quote)
-            .and_then(|rest| rest.strip_suffix(quote))
-    };
-    inner('"').or_else(|| inner('\'')).unwrap_or(value)
+/// `NAME=value`, as execve(2) wants it.
+fn assignment((name, value): (String, Vec<u8>)) -> Vec<u8> {
+    let mut text = name.into_bytes();
+    text.push(b'=');
+    text.extend(value);
+    text
 }
 
-fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, StartError> {
+fn strings<T: Into<Vec<u8>>>(texts: impl Iterator<Item = T>) -> Result<Vec<CString>, StartError> {
     texts.map(string).collect()
 }
 
-fn string(text: String) -> Result<CString, StartError> {
+fn string(text: impl Into<Vec<u8>>) -> Result<CString, StartError> {
     CString::new(text).map_err(|error| {
         failure(
             "prepare the command",

@@ -5,7 +5,7 @@ use super::{Executor, Registered, error_chain, launch, lock};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
 use crate::kernel::log_file::{self, LogFile};
-use crate::kernel::spawn::Launch;
+use crate::kernel::spawn::{Launch, Patience};
 use crate::kernel::{clock, limits, process, spawn, usage};
 use crate::store::handover::RunningInstance;
 use crate::{failpoint, watch};
@@ -27,7 +27,9 @@ impl Executor {
         wanted: (&Arc<WorkloadSpec>, &Limits),
         cause: Cause,
     ) {
-        if let Err(error) = self.try_start(workload, instance, wanted, cause) {
+        let started = self.try_start(workload, instance, wanted, cause);
+        lock(&self.aborted).remove(&(workload.clone(), instance));
+        if let Err(error) = started {
             // That would cost the workload a start of its budget, for nothing.
             self.end_without_tree();
             self.events.send(Event::StartFailed {
@@ -45,7 +47,8 @@ impl Executor {
         (spec, effective): (&Arc<WorkloadSpec>, &Limits),
         cause: Cause,
     ) -> Result<(), StartError> {
-        let (cgroup, id, reader) = self.open_cgroup(workload)?;
+        let until = clock::now().after(spec.start_timeout);
+        let (cgroup, id, reader) = self.open_fit_cgroup(workload)?;
         limits::apply(&cgroup, effective).map_err(|error| StartError {
             stage: "apply the limits".to_owned(),
             errno: error.errno(),
@@ -84,7 +87,7 @@ impl Executor {
         // From here on its events can be told apart, so they may come.
         self.register(
             workload,
-            (cgroup, id, reader),
+            (Arc::clone(&cgroup), id, Arc::clone(&reader)),
             (pid, start_ticks),
             log.kept(),
             (spec, Some(launch)),
@@ -92,14 +95,29 @@ impl Executor {
         if let Some(entry) = self.registry().get_mut(workload) {
             entry.given(effective);
         }
+        let kills = counters.oom_kill;
         self.events.send(Event::Prepared {
             workload: workload.clone(),
             instance,
             cgroup: id,
             counters,
         });
-        let released = waiting.release(&spec.command[0]);
-        let pidfd = Arc::new(released.inspect_err(|_| self.handover.forget(workload))?);
+        let wanted = (workload.clone(), instance);
+        let patience = Patience {
+            until,
+            limit: spec.start_timeout,
+            is_aborted: &|| lock(&self.aborted).contains(&wanted),
+            explain: &|| {
+                let frozen = cgroup.is_frozen().unwrap_or(false);
+                frozen.then(|| "its cgroup is frozen (cgroup.freeze is 1)".to_owned())
+            },
+        };
+        let released = waiting.release(&spec.command[0], &patience);
+        let released = released.map_err(|error| {
+            self.handover.forget(workload);
+            self.explain_memory(error, &reader, kills)
+        });
+        let pidfd = Arc::new(released?);
         failpoint::pass("start-released");
         if let Some(entry) = self.registry().get_mut(workload) {
             entry.pidfd = Some(Arc::clone(&pidfd));
@@ -133,6 +151,56 @@ impl Executor {
             return Ok(launch);
         }
         launch::prepare(workload, spec).map(Arc::new)
+    }
+
+    /// A start that is no longer wanted: it is told so, and what it has made is killed.
+    pub(super) fn abort_start(&self, workload: WorkloadName, instance: InstanceId) {
+        lock(&self.aborted).insert((workload.clone(), instance));
+        if let Some(Err(error)) = self.with_cgroup(&workload, limits::kill_cgroup) {
+            tracing::error!("{workload}: failed to {}", error_chain(&error));
+        }
+    }
+
+    /// A start that the kernel ended for want of memory says so.
+    fn explain_memory(
+        &self,
+        error: StartError,
+        reader: &Mutex<CounterReader>,
+        kills_before: u64,
+    ) -> StartError {
+        let now = lock(reader).read();
+        if now.is_ok_and(|now| now.oom_kill > kills_before) {
+            return StartError {
+                error:
+                    "the kernel killed it before it ran: memory.max is too small for the program"
+                        .to_owned(),
+                ..error
+            };
+        }
+        error
+    }
+
+    /// The workload's cgroup, made fit to take a process: workloads may build cgroups of their
+    /// own below it, and people freeze it. Where that cannot be undone, it is made anew.
+    fn open_fit_cgroup(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+    ) -> Result<OpenCgroup, StartError> {
+        let open = self.open_cgroup(workload)?;
+        let fit = open.0.make_fit().and_then(|()| open.0.takes_processes());
+        if matches!(fit, Ok(true)) {
+            return Ok(open);
+        }
+        let workloads = self.tree.workloads();
+        let failed = |error: CgroupError| StartError {
+            stage: "make the cgroup fit for another start".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        };
+        workloads
+            .remove_child(workload.as_str())
+            .map_err(|error| failed(fit.err().unwrap_or(error)))?;
+        self.open_cgroup(workload)
     }
 
     /// The workload's cgroup with what reads it: the one it has, or a new one.

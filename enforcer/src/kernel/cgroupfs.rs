@@ -206,6 +206,47 @@ impl Cgroup {
         }
     }
 
+    /// Makes an empty cgroup fit to take a process: thaws it, removes the cgroups below it, and
+    /// takes back the controllers that it hands down to them. A cgroup that hands down a
+    /// controller takes no process (EBUSY; "no internal processes" in
+    /// Documentation/admin-guide/cgroup-v2.rst), and a process that is put into a frozen one
+    /// stops before its first instruction.
+    pub(crate) fn make_fit(&self) -> Result<(), CgroupError> {
+        if self.is_frozen()? {
+            self.write("cgroup.freeze", "0")?;
+        }
+        self.remove_children()?;
+        let handed_down = self.read("cgroup.subtree_control")?;
+        for controller in handed_down.split_whitespace() {
+            self.write("cgroup.subtree_control", &format!("-{controller}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody has frozen this very cgroup. Its file is there since Linux 5.2.
+    pub(crate) fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let asked = self.read_if_present("cgroup.freeze")?;
+        Ok(asked.is_some_and(|text| text.trim() == "1"))
+    }
+
+    /// Whether a process can be put into it: a threaded cgroup takes none of its own.
+    pub(crate) fn takes_processes(&self) -> Result<bool, CgroupError> {
+        Ok(self.read("cgroup.type")?.trim() == "domain")
+    }
+
+    fn remove_children(&self) -> Result<(), CgroupError> {
+        let failed = |source: io::Error| CgroupError::Read {
+            path: self.path.clone(),
+            source,
+        };
+        for entry in std::fs::read_dir(&self.path).map_err(failed)?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.remove_child(&entry.file_name().to_string_lossy())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the empty children of a name, and it itself.
     pub(crate) fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
         let path = self.path.join(name);

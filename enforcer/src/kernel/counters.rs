@@ -89,6 +89,13 @@ fn size(text: Option<String>) -> Option<Bytes> {
     text.and_then(|text| text.trim().parse().ok()).map(Bytes)
 }
 
+/// The OOM kills of processes in a cgroup and below it, whoever's limit it was; 0 where that
+/// cannot be read.
+pub(crate) fn oom_kills(cgroup: &Cgroup) -> u64 {
+    let events = cgroup.read_if_present("memory.events").ok().flatten();
+    events.map_or(0, |events| field(&events, "oom_kill"))
+}
+
 /// A number of a flat keyed file; 0 where the kernel has no such key.
 pub(crate) fn field(text: &str, key: &str) -> u64 {
     text.lines()

@@ -56,13 +56,15 @@ pub(crate) struct MemoryState {
 impl MemoryState {
     /// From now on, what is written counts.
     pub(crate) fn begin(pid: u32) -> Result<Self, MemoryError> {
-        let mut maps = String::new();
+        let mut maps = Vec::new();
         File::open(format!("/proc/{pid}/maps"))?
             .take(LONGEST_MAPS)
-            .read_to_string(&mut maps)?;
+            .read_to_end(&mut maps)?;
         if maps.len() as u64 == LONGEST_MAPS {
             return Err(MemoryError::TooMuchMapped);
         }
+        // A mapping's name may be any bytes.
+        let maps = String::from_utf8_lossy(&maps).into_owned();
         let mut state = Self {
             pid: libc::pid_t::try_from(pid).map_err(io::Error::other)?,
             pagemap: File::open(format!("/proc/{pid}/pagemap"))?,
@@ -203,6 +205,9 @@ impl MemoryState {
     }
 }
 
+/// How much of a mapping's name is reported.
+const MAX_NAME_CHARS: usize = 200;
+
 /// A line of `/proc/PID/maps`.
 struct Mapping<'a> {
     range: Range<u64>,
@@ -241,7 +246,8 @@ impl<'a> Mapping<'a> {
         if self.permissions.as_bytes().get(3) != Some(&b's') {
             return None;
         }
-        let name = self.name.to_owned();
+        // The names end in events, which are kept.
+        let name: String = self.name.chars().take(MAX_NAME_CHARS).collect();
         let is_device = name.starts_with("/dev/")
             && !["/dev/shm/", "/dev/zero"]
                 .iter()

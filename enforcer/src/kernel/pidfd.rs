@@ -1,16 +1,16 @@
 //! Processes by descriptor: a number may be reused, a descriptor never is.
 
-use super::process;
+use super::{clock, process};
 use enforcer_core::event::ExitStatus;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// A process that this agent started or adopted, and has not waited for. Needs Linux 5.3.
 #[derive(Debug)]
@@ -84,17 +84,51 @@ impl PidFd {
         while matches!(poll(&mut polled, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
     }
 
-    /// Collects the exit status of a process that has exited; blocks until then.
+    /// Blocks until the process has exited, or for this long; returns whether it has.
+    pub(crate) fn exits_within(&self, time: Duration) -> bool {
+        let until = clock::now().after(time);
+        loop {
+            let left = until.since(clock::now());
+            let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::ZERO);
+            let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, timeout) {
+                Ok(0) if !left.is_zero() => {}
+                Ok(ready) => return ready > 0,
+                Err(nix::Error::EINTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Collects the exit status of a process that has exited; blocks until then. The number
+    /// of a signal may be any of the kernel's 64, also a real-time one that has no name.
     pub(crate) fn wait(&self) -> io::Result<ExitStatus> {
         loop {
-            match waitid(Id::PIDFd(self.0.as_fd()), WaitPidFlag::WEXITED) {
-                Ok(WaitStatus::Exited(_, code)) => return Ok(ExitStatus::Code(code)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => {
-                    return Ok(ExitStatus::Signal(signal as i32));
+            // SAFETY: all fields are integers, for which zero is valid.
+            let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+            // SAFETY: a valid descriptor and a structure that the kernel fills in.
+            let waited = unsafe {
+                libc::waitid(
+                    libc::P_PIDFD,
+                    self.0.as_raw_fd().unsigned_abs(),
+                    &raw mut info,
+                    libc::WEXITED,
+                )
+            };
+            if waited < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
                 }
-                Ok(_) | Err(nix::Error::EINTR) => {}
-                Err(error) => return Err(error.into()),
+                return Err(error);
             }
+            // SAFETY: waitid(2) has filled in what belongs to SIGCHLD.
+            let status = unsafe { info.si_status() };
+            return Ok(match info.si_code {
+                libc::CLD_EXITED => ExitStatus::Code(status),
+                _ => ExitStatus::Signal(status),
+            });
         }
     }
 }

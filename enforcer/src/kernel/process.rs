@@ -1,9 +1,18 @@
 //! What `/proc` says of a process. Every answer is a hint: the process may be
 //! gone by the time it is used.
 
-use procfs::process::{MMPermissions, MMapPath, Process};
+use super::proc_text::{self, field};
+use procfs::process::Process;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
+
+/// How much of `/proc/PID/maps` is read: a process chooses its length by its mappings and the
+/// lengths of their names.
+const MAX_MAPS_BYTES: u64 = 4 << 20;
 
 /// Wherever this program was started from, and though it was replaced meanwhile.
 pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";
@@ -22,9 +31,29 @@ pub(crate) fn has_executed(pid: u32) -> bool {
     stat.is_some_and(|stat| stat.flags & FORKED_ONLY == 0)
 }
 
+/// What a process that does not go on stands still in: a signal, or the kernel's function that
+/// it waits in. `None` if it is gone or runs.
+pub(crate) fn standstill(pid: u32) -> Option<String> {
+    let read = |file: &str| proc_text::read(&format!("/proc/{pid}/{file}")).ok();
+    let status = read("status")?;
+    let state = field(&status, "State")?.chars().next()?;
+    let function = read("wchan").filter(|name| !name.is_empty() && name != "0");
+    let waits_in = |function: Option<String>| {
+        function.map_or_else(String::new, |name| format!(", waiting in {name}"))
+    };
+    match state {
+        'T' => Some("it was stopped by a signal (SIGSTOP)".to_owned()),
+        't' => Some("it was stopped by a tracer".to_owned()),
+        'D' => Some(format!("it is in state D{}", waits_in(function))),
+        'S' => Some(format!("it sleeps{}", waits_in(function))),
+        _ => None,
+    }
+}
+
 /// The process of a thread.
 pub(crate) fn tgid_of(thread: u32) -> Option<u32> {
-    u32::try_from(process(thread)?.status().ok()?.tgid).ok()
+    let status = proc_text::read(&format!("/proc/{thread}/status")).ok()?;
+    field(&status, "Tgid")?.parse().ok()
 }
 
 /// Its path in the cgroup v2 hierarchy, below the mount point.
@@ -66,7 +95,10 @@ pub(crate) fn tree_in(main: u32, cgroup: &str) -> Vec<u32> {
 /// Its command name, resident size in bytes.
 pub(crate) fn command_and_rss(pid: u32) -> Option<(String, u64)> {
     let stat = process(pid)?.stat().ok()?;
-    Some((stat.comm, stat.rss * procfs::page_size()))
+    Some((
+        command_of(stat.comm.as_bytes()),
+        stat.rss * procfs::page_size(),
+    ))
 }
 
 /// A command name as the kernel keeps it: up to 15 bytes, then NUL.
@@ -82,8 +114,10 @@ pub(crate) fn command_of(comm: &[u8]) -> String {
 
 /// The user and the group that it runs as.
 pub(crate) fn owner(pid: u32) -> Option<(u32, u32)> {
-    let status = process(pid)?.status().ok()?;
-    Some((status.euid, status.egid))
+    let status = proc_text::read(&format!("/proc/{pid}/status")).ok()?;
+    // Real, effective, saved and file-system ids.
+    let effective = |key| field(&status, key)?.split_whitespace().nth(1)?.parse().ok();
+    Some((effective("Uid")?, effective("Gid")?))
 }
 
 /// A file that is mapped so that its code can run.
@@ -95,23 +129,96 @@ pub(crate) struct FileMapping {
     pub(crate) file: PathBuf,
 }
 
-pub(crate) fn file_mappings(pid: u32) -> Vec<FileMapping> {
-    let maps = process(pid).and_then(|process| process.maps().ok());
-    let mappings = maps.into_iter().flatten();
-    mappings
-        .filter_map(|mapping| match mapping.pathname {
-            MMapPath::Path(file) if mapping.perms.contains(MMPermissions::EXECUTE) => {
-                Some(FileMapping {
-                    range: mapping.address.0..mapping.address.1,
-                    offset: mapping.offset,
-                    file,
-                })
-            }
-            _ => None,
+/// The executable file mappings in which these addresses lie, as far as the first
+/// [`MAX_MAPS_BYTES`] of the process's map say.
+pub(crate) fn file_mappings(pid: u32, addresses: &[u64]) -> Vec<FileMapping> {
+    if addresses.is_empty() {
+        return Vec::new();
+    }
+    let Ok(maps) = File::open(format!("/proc/{pid}/maps")) else {
+        return Vec::new();
+    };
+    let lines = BufReader::new(maps.take(MAX_MAPS_BYTES)).split(b'\n');
+    lines
+        .map_while(Result::ok)
+        .filter_map(|line| FileMapping::parse(&line))
+        .filter(|mapping| {
+            addresses
+                .iter()
+                .any(|address| mapping.range.contains(address))
         })
         .collect()
 }
 
+impl FileMapping {
+    /// Reads a line of `/proc/PID/maps`: range, permissions, offset, device, inode, name
+    /// (proc_pid_maps(5)). `None` if it is no executable mapping of a file.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut words = line.splitn(6, |byte| *byte == b' ');
+        let mut word = || std::str::from_utf8(words.next()?).ok();
+        let (start, end) = word()?.split_once('-')?;
+        let permissions = word()?;
+        let offset = word()?;
+        let number = |text: &str| u64::from_str_radix(text, 16).ok();
+        let name = words.nth(2)?.trim_ascii_start();
+        (permissions.contains('x') && name.starts_with(b"/")).then_some(())?;
+        Some(Self {
+            range: number(start)?..number(end)?,
+            offset: number(offset)?,
+            file: PathBuf::from(OsStr::from_bytes(name)),
+        })
+    }
+}
+
 fn process(pid: u32) -> Option<Process> {
     Process::new(i32::try_from(pid).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executable_mappings_of_files_are_read_whatever_the_file_is_called() {
+        let read = |line: &[u8]| FileMapping::parse(line).map(|found| found.file);
+        assert_eq!(
+            read(b"1000-2000 r-xp 00003000 fe:00 9     /usr/lib/libc.so.6"),
+            Some(PathBuf::from("/usr/lib/libc.so.6"))
+        );
+        let odd = OsStr::from_bytes(b"/srv/\xff a").to_owned();
+        assert_eq!(
+            read(b"1000-2000 r-xp 00000000 fe:00 9     /srv/\xff a"),
+            Some(PathBuf::from(odd))
+        );
+        for other in [
+            &b"1000-2000 r--p 00000000 fe:00 9     /usr/lib/libc.so.6"[..],
+            b"1000-2000 r-xp 00000000 00:00 0     [vdso]",
+            b"1000-2000 r-xp 00000000 00:00 0 ",
+            b"nonsense",
+        ] {
+            assert_eq!(read(other), None);
+        }
+    }
+
+    #[test]
+    fn only_the_mappings_of_the_addresses_are_kept() {
+        let here = file_mappings as *const () as u64;
+        let pid = std::process::id();
+        let found = file_mappings(pid, &[here]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].range.contains(&here));
+        assert!(file_mappings(pid, &[]).is_empty());
+    }
+
+    #[test]
+    fn the_owner_and_the_process_of_a_thread_are_read() {
+        let pid = std::process::id();
+        let ids = (
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        );
+        assert_eq!(owner(pid), Some(ids));
+        let thread = nix::unistd::gettid().as_raw().unsigned_abs();
+        assert_eq!(tgid_of(thread), Some(pid));
+    }
 }

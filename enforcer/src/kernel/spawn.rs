@@ -22,12 +22,18 @@ mod child;
 use super::account::Identity;
 use super::cgroupfs::Cgroup;
 use super::pidfd::PidFd;
-use enforcer_core::event::StartError;
+use super::signal::signal_name;
+use super::{clock, process};
+use enforcer_core::event::{ExitStatus, StartError};
+use enforcer_core::units::{MonoTime, human_duration};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::Signal;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 pub(crate) use child::Stage;
 
@@ -43,12 +49,30 @@ pub(crate) struct Launch {
     pub(crate) switch_user: bool,
     /// Numbers of capabilities(7).
     pub(crate) capabilities: Vec<u8>,
+    /// Whether these bound root as well.
+    pub(crate) bounds_root: bool,
     /// Resource and limit, as for setrlimit(2).
     pub(crate) rlimits: Vec<(u8, u64)>,
     /// Whether the limit of open descriptors is the default, not the manifest's.
     pub(crate) default_nofile: bool,
     pub(crate) no_new_privs: bool,
     pub(crate) oom_score_adj: CString,
+}
+
+/// How long a killed process may take to be gone before it is left to itself.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How often a start that goes on is asked whether it is still wanted, in milliseconds.
+const LOOK: u16 = 100;
+
+/// How long a start is waited for, and what is known of one that stands still.
+pub(crate) struct Patience<'a> {
+    pub(crate) until: MonoTime,
+    /// The time from the beginning of the start to `until`.
+    pub(crate) limit: Duration,
+    /// Whether the start is no longer wanted.
+    pub(crate) is_aborted: &'a dyn Fn() -> bool,
+    /// Why the child stands still, if that is known without a look at the child.
+    pub(crate) explain: &'a dyn Fn() -> Option<String>,
 }
 
 /// A child that waits behind its gate.
@@ -133,23 +157,45 @@ fn clone_into(cgroup: &Cgroup, plan: &child::Plan<'_>) -> io::Result<(u32, Owned
 }
 
 impl Waiting {
-    /// Has the child go without having run anything, and waits for it.
+    /// Has the child go without having run anything, and waits for it as long as a killed
+    /// process may take.
     pub(crate) fn abandon(self) {
         drop(self.gate);
-        let _ = self.pidfd.wait();
+        if !self.pidfd.exits_within(KILL_WAIT) {
+            let _ = self.pidfd.signal(Signal::SIGKILL);
+            self.pidfd.exits_within(KILL_WAIT);
+        }
+        if self.pidfd.exits_within(Duration::ZERO) {
+            let _ = self.pidfd.wait();
+        }
     }
 
     /// Opens the gate, and returns once the program runs. What failed in the
-    /// child is a start error; the child is gone then and was waited for.
-    pub(crate) fn release(mut self, program: &str) -> Result<PidFd, StartError> {
+    /// child is a start error; the child is gone then and was waited for, unless the kernel
+    /// cannot end it.
+    pub(crate) fn release(
+        mut self,
+        program: &str,
+        patience: &Patience<'_>,
+    ) -> Result<PidFd, StartError> {
         let mut report = Vec::new();
         // A child that has failed already is no longer reading; its report is there.
         let _ = self.gate.write_all(&[1]);
-        let told = self.gate.read_to_end(&mut report);
         let failed = |stage: String, source: io::Error| StartError {
             stage,
             errno: source.raw_os_error(),
             error: describe(&source),
+        };
+        let told = loop {
+            match self.read_gate(&mut report) {
+                Ok(Some(ended)) => break Ok(ended),
+                Ok(None) => {}
+                Err(error) => break Err(error),
+            }
+            let late = clock::now() >= patience.until;
+            if late || (patience.is_aborted)() {
+                return Err(self.give_up(program, patience, late));
+            }
         };
         // Whatever came after it: a child that fails when the byte is already there goes
         // without reading it, and its side is then told to have been reset.
@@ -162,17 +208,85 @@ impl Waiting {
             ));
         }
         match told {
-            // An end of file says that exec closed the other side.
-            Ok(_) => Ok(self.pidfd),
+            // An end of file says that exec closed the other side, or that the child is dead.
+            Ok(()) => self.executed(program),
             Err(source)
                 if matches!(
                     source.kind(),
                     io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
                 ) =>
             {
-                Ok(self.pidfd)
+                self.executed(program)
             }
             Err(source) => Err(failed("reach the new process".to_owned(), source)),
+        }
+    }
+
+    /// Reads what the gate has; `None` where nothing came within [`LOOK`].
+    fn read_gate(&mut self, report: &mut Vec<u8>) -> io::Result<Option<()>> {
+        let mut polled = [PollFd::new(self.gate.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, LOOK) {
+            Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut buffer = [0; 16];
+        match self.gate.read(&mut buffer)? {
+            0 => Ok(Some(())),
+            length => {
+                report.extend_from_slice(&buffer[..length]);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The gate was closed by exec, unless the process died before: then it is still marked
+    /// as forked only. `begin_new_exec` in fs/exec.c takes that mark away before it closes
+    /// any descriptor.
+    fn executed(self, program: &str) -> Result<PidFd, StartError> {
+        if process::has_executed(self.pid) {
+            return Ok(self.pidfd);
+        }
+        let error = match self.pidfd.wait() {
+            Ok(ExitStatus::Signal(signal)) => {
+                format!("it was killed by {} before it ran", signal_name(signal))
+            }
+            Ok(ExitStatus::Code(_) | ExitStatus::Unknown) => "it ended before it ran".to_owned(),
+            Err(error) => format!("it ended before it ran: {}", describe(&error)),
+        };
+        Err(StartError {
+            stage: format!("execute {program}"),
+            errno: None,
+            error,
+        })
+    }
+
+    /// Kills a child that stands still, and says what it stood still in.
+    fn give_up(self, program: &str, patience: &Patience<'_>, late: bool) -> StartError {
+        let where_it_stands = (patience.explain)()
+            .or_else(|| process::standstill(self.pid))
+            .unwrap_or_else(|| "it has not called execve(2)".to_owned());
+        let _ = self.pidfd.signal(Signal::SIGKILL);
+        let stage = if late {
+            let limit = human_duration(patience.limit);
+            format!("execute {program} within {limit}")
+        } else {
+            format!("execute {program} before it was stopped")
+        };
+        let error = if self.pidfd.exits_within(KILL_WAIT) {
+            let _ = self.pidfd.wait();
+            where_it_stands
+        } else {
+            format!(
+                "{where_it_stands}; process {} is still there {} after SIGKILL",
+                self.pid,
+                human_duration(KILL_WAIT)
+            )
+        };
+        StartError {
+            stage,
+            errno: None,
+            error,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The threads of a process: how much they ran, what they sleep in, and what may
 //! wake them. All of it is read from `/proc`, and may be gone the next moment.
 
+use super::proc_text::{self, field, is_gone};
 use enforcer_core::cpu_loop::Thread;
 use enforcer_core::cpu_loop::waits::{Sleep, Wait};
+use std::io;
 use std::time::Duration;
 
 /// One thread at one moment.
@@ -34,14 +36,14 @@ pub(crate) fn counters(thread: Thread) -> Option<Counters> {
 
 /// The counters of whatever thread has this number now.
 pub(crate) fn counters_of(pid: u32, tid: u32) -> Option<Counters> {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).ok();
+    let read = |file: &str| proc_text::read(&format!("/proc/{pid}/task/{tid}/{file}")).ok();
     let (status, stat) = (read("status")?, read("stat")?);
     // The command may hold anything; what follows its last parenthesis doesn't.
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
     // proc(5): `state` is field 3.
     Some(Counters {
-        sleeps: field(&status, "voluntary_ctxt_switches")?,
+        sleeps: number_of(&status, "voluntary_ctxt_switches")?,
         major_faults: number(9)?,
         user: ticks(number(11)?),
         system: ticks(number(12)?),
@@ -53,11 +55,8 @@ fn ticks(ticks: u64) -> Duration {
     Duration::from_millis(ticks.saturating_mul(1000) / procfs::ticks_per_second())
 }
 
-fn field(status: &str, key: &str) -> Option<u64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-    line.trim().parse().ok()
+fn number_of(status: &str, key: &str) -> Option<u64> {
+    field(status, key)?.parse().ok()
 }
 
 /// The name of a thread.
@@ -70,7 +69,7 @@ pub(crate) fn command(pid: u32, tid: u32) -> Option<String> {
 /// Of one that stands still it is exact.
 pub(crate) fn cpu_time(thread: Thread) -> Option<Duration> {
     let Thread { pid, tid, .. } = thread;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    let text = proc_text::read(&format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
     text.split(' ')
         .next()?
         .parse()
@@ -78,25 +77,43 @@ pub(crate) fn cpu_time(thread: Thread) -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
-/// Every thread of the process but this one.
+/// Every thread of the process but this one. A thread that is there and cannot be read counts
+/// as one that runs: what is not known breaks a proof.
 pub(crate) fn others(thread: Thread) -> Vec<ThreadState> {
     let has_timer = has_timer_descriptor(thread.pid);
-    let listed = std::fs::read_dir(format!("/proc/{}/task", thread.pid));
+    let listed = match std::fs::read_dir(format!("/proc/{}/task", thread.pid)) {
+        Ok(listed) => listed,
+        Err(error) if is_gone(&error) => return Vec::new(),
+        Err(_) => return vec![ThreadState::unreadable(0)],
+    };
     let tids = listed
-        .into_iter()
-        .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     tids.filter(|tid| *tid != thread.tid)
-        .filter_map(|tid| state(thread.pid, tid, has_timer))
+        .filter_map(|tid| match state(thread.pid, tid, has_timer) {
+            Ok(state) => Some(state),
+            Err(error) if is_gone(&error) => None,
+            Err(_) => Some(ThreadState::unreadable(tid)),
+        })
         .collect()
 }
 
-fn state(pid: u32, tid: u32, has_timer_descriptor: bool) -> Option<ThreadState> {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).ok();
+impl ThreadState {
+    fn unreadable(tid: u32) -> Self {
+        Self {
+            tid,
+            command: "a thread that cannot be read".to_owned(),
+            switches: 0,
+            wait: Wait::Running,
+        }
+    }
+}
+
+fn state(pid: u32, tid: u32, has_timer_descriptor: bool) -> io::Result<ThreadState> {
+    let read = |file: &str| proc_text::read(&format!("/proc/{pid}/task/{tid}/{file}"));
     let status = read("status")?;
-    let switches =
-        field(&status, "voluntary_ctxt_switches")? + field(&status, "nonvoluntary_ctxt_switches")?;
+    let number = |key| number_of(&status, key).ok_or(io::ErrorKind::InvalidData);
+    let switches = number("voluntary_ctxt_switches")? + number("nonvoluntary_ctxt_switches")?;
     // "running", or where it sleeps: the call, its arguments, stack, instruction.
     let call = read("syscall").unwrap_or_default();
     let words: Vec<&str> = call.split_whitespace().collect();
@@ -113,7 +130,7 @@ fn state(pid: u32, tid: u32, has_timer_descriptor: bool) -> Option<ThreadState> 
         .wait(),
         None => Wait::Running,
     };
-    Some(ThreadState {
+    Ok(ThreadState {
         tid,
         command: command(pid, tid).unwrap_or_default(),
         switches,
@@ -131,11 +148,12 @@ pub(crate) fn has_io_uring(pid: u32) -> bool {
     has_descriptor(pid, "anon_inode:[io_uring]")
 }
 
+/// A table of descriptors that cannot be read may hold anything.
 fn has_descriptor(pid: u32, kind: &str) -> bool {
-    let listed = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let Ok(listed) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return true;
+    };
     let mut links = listed
-        .into_iter()
-        .flatten()
         .flatten()
         .filter_map(|entry| std::fs::read_link(entry.path()).ok());
     links.any(|link| link.to_string_lossy() == kind)
@@ -145,15 +163,13 @@ fn has_descriptor(pid: u32, kind: &str) -> bool {
 /// (`CONFIG_CHECKPOINT_RESTORE` shows them), of setitimer(2), whose timers are shown
 /// nowhere, of a child that ends, of a descriptor, or of a limit.
 pub(crate) fn may_be_signalled(pid: u32) -> bool {
-    let timers = std::fs::read_to_string(format!("/proc/{pid}/timers"));
+    let timers = proc_text::read(&format!("/proc/{pid}/timers"));
     if timers.map_or(true, |timers| !timers.trim().is_empty()) {
         return true;
     }
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let caught = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+    let status = proc_text::read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = field(&status, "SigCgt")
+        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
         .unwrap_or(u64::MAX);
     let is_caught = |signal: libc::c_int| caught & (1 << (signal - 1)) != 0;
     let by_themselves = [
@@ -171,14 +187,69 @@ fn has_children(pid: u32) -> bool {
     let mut threads = listed.into_iter().flatten().flatten();
     threads.any(|thread| {
         // `CONFIG_PROC_CHILDREN`; what can't be read is taken for a child.
-        let children = std::fs::read_to_string(thread.path().join("children"));
+        let file = thread.path().join("children");
+        let children = proc_text::read(&file.to_string_lossy());
         children.map_or(true, |children| !children.trim().is_empty())
     })
 }
 
 /// Who traces it, if anybody.
 pub(crate) fn tracer(pid: u32, tid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
-    let tracer = field(&status, "TracerPid")?;
+    let status = proc_text::read(&format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let tracer = number_of(&status, "TracerPid")?;
     u32::try_from(tracer).ok().filter(|tracer| *tracer != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// Runs `look` while another thread of this process has this name.
+    fn beside_a_thread_named<T>(name: &[u8], look: impl FnOnce(u32) -> T) -> T {
+        let mut name = name.to_vec();
+        name.push(0);
+        let (told, tid) = channel();
+        let (end, ended) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // SAFETY: the name ends with NUL and outlives the call.
+                unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+                let _ = told.send(nix::unistd::gettid());
+                let _ = ended.recv();
+            });
+            let tid = tid.recv().expect("a thread id");
+            let seen = look(tid.as_raw().unsigned_abs());
+            drop(end);
+            seen
+        })
+    }
+
+    #[test]
+    fn a_thread_is_seen_whatever_its_name() {
+        let pid = std::process::id();
+        let main = Thread {
+            pid,
+            tid: nix::unistd::gettid().as_raw().unsigned_abs(),
+            start_ticks: 0,
+        };
+        // Half a letter at the end, as the kernel cuts it, and bytes that are none.
+        for name in [
+            &b"helper"[..],
+            b"\xd0\xbe\xd0\xb1\xd1\x80\xd0\xb0\xd0\xb1\xd0\xbe\xd1\x82\xd1",
+            b"\xff",
+            b"a) R 1 (b",
+        ] {
+            beside_a_thread_named(name, |tid| {
+                assert!(counters_of(pid, tid).is_some(), "{name:?}");
+                let seen = others(main);
+                let found = seen.iter().find(|state| state.tid == tid);
+                let command = found.map(|state| state.command.as_str());
+                assert!(
+                    command.is_some_and(|command| !command.contains("cannot be read")),
+                    "{name:?}: {command:?}"
+                );
+            });
+        }
+    }
 }

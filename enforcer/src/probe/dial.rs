@@ -5,12 +5,13 @@ use super::{failed, too_late};
 use enforcer_core::probe::{Outcome, is_forbidden};
 use enforcer_core::units::human_duration;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::JoinSet;
 
 /// A `tcp` probe: whoever accepts, passes.
 pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
@@ -36,16 +37,67 @@ pub(super) fn unresolved(host: &str, timeout: Duration) -> Outcome {
     ))
 }
 
-/// To the first address that takes it.
+/// How long an address is waited for before the next one is tried beside it (RFC 8305, 5).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Connects to the first address that accepts. An address that does not answer does not keep
+/// the others from being tried.
 pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Outcome> {
     let mut outcome = Outcome::Unknown("there is no address".to_owned());
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => outcome = judge(*address, &error),
+    let mut attempts = JoinSet::new();
+    let mut left = addresses.iter().copied();
+    let mut add = |attempts: &mut JoinSet<_>| {
+        let next = left.next();
+        if let Some(address) = next {
+            attempts.spawn(async move { (address, TcpStream::connect(address).await) });
         }
+        next.is_some()
+    };
+    let mut more = add(&mut attempts);
+    loop {
+        let attempt = if more {
+            match tokio::time::timeout(NEXT_ADDRESS_AFTER, attempts.join_next()).await {
+                Ok(attempt) => attempt,
+                Err(_) => {
+                    more = add(&mut attempts);
+                    continue;
+                }
+            }
+        } else {
+            attempts.join_next().await
+        };
+        match attempt {
+            Some(Ok((address, Ok(stream)))) if is_to_itself(&stream) => {
+                let why = format!("{address}: nothing listens there (the probe reached itself)");
+                outcome = keep(outcome, failed(why, false));
+            }
+            Some(Ok((_, Ok(stream)))) => return Ok(stream),
+            Some(Ok((address, Err(error)))) => outcome = keep(outcome, judge(address, &error)),
+            // A task that panicked has no outcome.
+            Some(Err(_)) => {}
+            None if !more => return Err(outcome),
+            None => {}
+        }
+        more = add(&mut attempts);
     }
-    Err(outcome)
+}
+
+/// The outcome of several addresses: what the first said that was reached counts.
+fn keep(known: Outcome, next: Outcome) -> Outcome {
+    match known {
+        Outcome::Failed(_) => known,
+        Outcome::Passed | Outcome::Unknown(_) | Outcome::Did(_) => next,
+    }
+}
+
+/// Whether a connection leads to its own socket: where nothing listens on a port of
+/// `ip_local_port_range`, the kernel may choose this very port as the source, and TCP lets a
+/// socket connect to itself (RFC 9293, 3.5).
+fn is_to_itself(stream: &TcpStream) -> bool {
+    match (stream.local_addr(), stream.peer_addr()) {
+        (Ok(local), Ok(peer)) => local == peer,
+        (Err(_), _) | (_, Err(_)) => false,
+    }
 }
 
 fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
@@ -70,7 +122,10 @@ fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
 pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>, Outcome> {
     let found = match host.parse::<IpAddr>() {
         Ok(address) => vec![address],
-        Err(_) if host == "localhost" => vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+        Err(_) if host == "localhost" => vec![
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ],
         Err(_) => look_up(host).await,
     };
     if found.is_empty() {
@@ -93,8 +148,9 @@ pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>
 /// The host's own way to its names, in a process of its own: a static program can't
 /// load the modules that the C library would ask.
 async fn look_up(host: &str) -> Vec<IpAddr> {
-    if let Some(address) = in_hosts_file(host).await {
-        return vec![address];
+    let listed = in_hosts_file(host).await;
+    if !listed.is_empty() {
+        return listed;
     }
     let asked = Command::new("/usr/bin/getent")
         .args(["ahosts", "--", host])
@@ -116,12 +172,16 @@ async fn look_up(host: &str) -> Vec<IpAddr> {
     addresses
 }
 
-async fn in_hosts_file(host: &str) -> Option<IpAddr> {
-    let read = tokio::task::spawn_blocking(|| std::fs::read_to_string("/etc/hosts"));
-    find_host(&read.await.ok()?.ok()?, host)
+async fn in_hosts_file(host: &str) -> Vec<IpAddr> {
+    let read = tokio::task::spawn_blocking(|| std::fs::read("/etc/hosts")).await;
+    match read {
+        Ok(Ok(file)) => addresses_of(&String::from_utf8_lossy(&file), host),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
 }
 
-fn find_host(file: &str, host: &str) -> Option<IpAddr> {
+/// Every address that a hosts file has for a name, in its order.
+fn addresses_of(file: &str, host: &str) -> Vec<IpAddr> {
     let lines = file
         .lines()
         .map(|line| line.split('#').next().unwrap_or(""));
@@ -129,22 +189,50 @@ fn find_host(file: &str, host: &str) -> Option<IpAddr> {
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             let address = words.next()?;
-            words
-                .any(|name| name.eq_ignore_ascii_case(host))
-                .then_some(address)
+            let named = words.any(|name| name.eq_ignore_ascii_case(host));
+            named.then(|| address.parse().ok())?
         })
-        .find_map(|address| address.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::find_host;
-
+    use super::*;
     #[test]
-    fn hosts_are_found_as_the_file_names_them() {
-        let file = "127.0.0.1 localhost\n10.0.0.7\tdb db.local # the old db2\nbad name\n";
-        let shown = |host| find_host(file, host).map(|address| address.to_string());
-        assert_eq!(shown("DB.local").as_deref(), Some("10.0.0.7"));
-        assert_eq!((shown("db2"), shown("name")), (None, None));
+    fn every_address_of_a_host_is_found() {
+        let file =
+            "127.0.0.1 localhost\n10.0.0.7\tdb db.local # the old db2\nfd00::7 db\nbad name\n";
+        let shown = |host| -> Vec<String> {
+            let found = addresses_of(file, host).into_iter();
+            found.map(|address| address.to_string()).collect()
+        };
+        assert_eq!(shown("DB"), ["10.0.0.7", "fd00::7"]);
+        assert_eq!(shown("db.local"), ["10.0.0.7"]);
+        assert!(shown("db2").is_empty() && shown("name").is_empty());
+    }
+
+    /// A server that listens on the second address alone is reached.
+    #[tokio::test]
+    async fn the_address_that_accepts_is_reached_whichever_it_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let open = listener.local_addr().expect("an address");
+        let closed = SocketAddr::new("127.0.0.9".parse().expect("an address"), open.port());
+        for addresses in [[closed, open], [open, closed]] {
+            let stream = connect(&addresses).await;
+            let peer = stream.ok().and_then(|stream| stream.peer_addr().ok());
+            assert_eq!(peer, Some(open));
+        }
+        assert!(matches!(connect(&[closed]).await, Err(Outcome::Failed(_))));
+    }
+
+    /// A socket that connects to the port it is bound to reaches itself.
+    #[tokio::test]
+    async fn a_connection_to_itself_is_recognised() {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        let any = SocketAddr::new("127.0.0.1".parse().expect("an address"), 0);
+        socket.bind(any).expect("a port");
+        let own = socket.local_addr().expect("an address");
+        let stream = socket.connect(own).await.expect("itself");
+        assert!(is_to_itself(&stream));
     }
 }

@@ -5,10 +5,11 @@
 use super::{dial, failed, too_late};
 use enforcer_core::probe::Outcome;
 use enforcer_core::units::human_duration;
+use fluent_uri::{Uri, UriRef};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, Uri, header};
+use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -99,26 +100,30 @@ async fn follow(
     ))
 }
 
-/// Port and path of a redirect, if it stays on this host and needs no TLS.
+/// The port and the path of a redirect, resolved as RFC 3986 says; `None` if it leads to
+/// another host or needs TLS. A location that is no URI reference leads nowhere.
 fn here(location: &str, (host, port): (&str, u16), from: &str) -> Option<(u16, String)> {
-    let is_path = location.starts_with('/') && !location.starts_with("//");
-    if is_path {
-        return Some((port, location.to_owned()));
-    }
-    let has_scheme = location.split(['/', '?', '#']).next()?.contains(':');
-    if !has_scheme && !location.starts_with("//") {
-        // From the folder of the page that says so.
-        let folder = from.split('?').next()?.rsplit_once('/')?.0;
-        return Some((port, format!("{folder}/{location}")));
-    }
-    let uri: Uri = location.parse().ok()?;
-    let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let same = uri
-        .host()?
-        .trim_matches(['[', ']'])
-        .eq_ignore_ascii_case(host);
-    let plain = uri.scheme_str() == Some("http");
-    (same && plain).then(|| (uri.port_u16().unwrap_or(80), path.to_owned()))
+    let authority = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let base = Uri::parse(format!("http://{authority}{from}")).ok()?;
+    // A fragment is none of the server's business, and a base must have none.
+    let base = base.strip_fragment();
+    let to = UriRef::parse(location).ok()?.resolve_against(&base).ok()?;
+    let authority = to.authority()?;
+    let named = authority.host().trim_matches(['[', ']']);
+    let same = named.eq_ignore_ascii_case(host) && to.scheme().as_str() == "http";
+    let port = authority.port_to_u16().ok()?.unwrap_or(80);
+    let path = match to.path().as_str() {
+        "" => "/",
+        path => path,
+    };
+    let query = to
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
+    same.then(|| (port, format!("{path}{query}")))
 }
 
 /// Tells somebody who is not a workload; the error is what came of it instead.
@@ -262,8 +267,33 @@ mod tests {
             "//10.0.0.1/x",
             "https://127.0.0.1/x",
             "ftp://x",
+            "http://[::1/x",
+            "/a b",
         ] {
             assert_eq!(check(elsewhere), None, "{elsewhere}");
         }
+    }
+
+    /// RFC 3986, 5.4: references relative to the page that answers them.
+    #[test]
+    fn redirects_are_resolved_as_the_standard_says() {
+        let path = |location: &str| here(location, ("localhost", 80), "/b/c/d?q").map(|to| to.1);
+        for (location, expected) in [
+            ("g", "/b/c/g"),
+            ("./g/", "/b/c/g/"),
+            ("/g", "/g"),
+            ("?y", "/b/c/d?y"),
+            ("", "/b/c/d?q"),
+            ("#s", "/b/c/d?q"),
+            ("..", "/b/"),
+            ("../g?x=/../", "/b/g?x=/../"),
+            ("../../../g", "/g"),
+            ("http://LOCALHOST", "/"),
+            ("http://localhost?a", "/?a"),
+        ] {
+            assert_eq!(path(location).as_deref(), Some(expected), "{location}");
+        }
+        let six = here("//[::1]:81/x", ("::1", 80), "/");
+        assert_eq!(six, Some((81, "/x".to_owned())));
     }
 }

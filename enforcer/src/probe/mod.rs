@@ -101,8 +101,8 @@ impl Prober {
         match self.executor.run_errand(errand).await {
             Err(error) => Outcome::Unknown(error),
             Ok(ran) if ran.succeeded() => Outcome::Passed,
-            // Its own ceiling, or the host's memory, and no word of the workload's.
-            Ok(ran) if ran.was_killed() => Outcome::Unknown(ran.describe()),
+            // The ceiling of commands, or the host's memory, says nothing about the workload.
+            Ok(ran) if ran.was_oom_killed() => Outcome::Unknown(ran.describe()),
             Ok(ran) => failed(ran.describe(), ran.timed_out()),
         }
     }

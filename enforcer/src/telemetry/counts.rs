@@ -170,6 +170,7 @@ impl All {
 fn word(kind: &ActionKind) -> &'static str {
     match kind {
         ActionKind::Start { .. } => "start",
+        ActionKind::AbortStart => "abort_start",
         ActionKind::Signal { .. } => "signal",
         ActionKind::KillTree => "kill",
         ActionKind::Reap => "reap",

@@ -59,10 +59,16 @@ pub(super) fn bytes_or_max(text: &str) -> Parsed<Limit<Bytes>> {
     if text == "max" {
         return Ok(Limit::Max);
     }
-    bytes(text)
-        .map(Limit::At)
-        .map_err(|expected| format!("{expected}, or max"))
+    match bytes(text) {
+        Ok(Bytes(huge)) if huge >= NO_LIMIT => Ok(Limit::Max),
+        Ok(bytes) => Ok(Limit::At(bytes)),
+        Err(expected) => Err(format!("{expected}, or max")),
+    }
 }
+
+/// From here on the kernel takes a size for `max`: `PAGE_COUNTER_MAX` pages of 4 KiB, in
+/// include/linux/page_counter.h. cgroup v1 shows this number where there is no limit.
+const NO_LIMIT: u64 = 9_223_372_036_854_771_712;
 
 /// `20ms`, `1.5s`, `10m`, `1h30m`.
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
@@ -200,6 +206,16 @@ mod tests {
         ] {
             assert!(bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_the_kernel_takes_for_no_limit_is_max() {
+        for text in ["max", "9223372036854771712", "9223372036854775807"] {
+            assert_eq!(bytes_or_max(text), Ok(Limit::Max), "{text}");
+        }
+        let most = bytes_or_max("9223372036854771711");
+        assert_eq!(most, Ok(Limit::At(Bytes(9_223_372_036_854_771_711))));
+        assert!(bytes_or_max("9223372036854775808").is_err());
     }
 
     #[test]

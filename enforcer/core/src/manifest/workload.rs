@@ -7,6 +7,7 @@ use super::yaml::{Node, Value};
 use crate::spec::{Mode, WorkloadSpec};
 use crate::units::Limit;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 const KEYS: &[&str] = &[
     "mode",
@@ -26,9 +27,13 @@ const KEYS: &[&str] = &[
     "on_unready",
     "watch",
     "recovery",
+    "start_timeout",
     "stop",
     "logs",
 ];
+
+/// Any host takes some of it for a start that does not hang.
+const SHORTEST_START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// capabilities(7), in the kernel's order.
 pub(crate) const CAPABILITIES: [&str; 41] = [
@@ -141,6 +146,7 @@ impl Reader<'_> {
         }
         if let Some(node) = fields.get("capabilities") {
             spec.capabilities = self.capabilities(node);
+            spec.capabilities_listed = true;
         }
         if let Some(node) = fields.get("rlimits") {
             spec.rlimits = self.rlimits(node);
@@ -166,6 +172,15 @@ impl Reader<'_> {
         if let Some(node) = fields.get("recovery") {
             spec.recovery = self.recovery(node);
         }
+        self.set(
+            &fields,
+            "start_timeout",
+            &mut spec.start_timeout,
+            |text| match quantity::duration(text)? {
+                short if short < SHORTEST_START_TIMEOUT => Err("at least 1s".to_owned()),
+                timeout => Ok(timeout),
+            },
+        );
         if let Some(node) = fields.get("stop") {
             spec.stop = self.stop(node);
         }

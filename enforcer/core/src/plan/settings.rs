@@ -44,9 +44,14 @@ pub(super) fn settings(spec: &WorkloadSpec) -> Settings {
     if !spec.environment_files.is_empty() {
         set("environment_files", quoted(&spec.environment_files));
     }
-    if !spec.capabilities.is_empty() {
-        set("capabilities", spec.capabilities.join(" "));
+    if spec.capabilities_listed || !spec.capabilities.is_empty() {
+        let listed = match spec.capabilities.as_slice() {
+            [] => "none".to_owned(),
+            listed => listed.join(" "),
+        };
+        set("capabilities", listed);
     }
+    set("start_timeout", format!("{:?}", spec.start_timeout));
     for (name, limit) in &spec.rlimits {
         set(&format!("rlimits.{name}"), limit.to_string());
     }

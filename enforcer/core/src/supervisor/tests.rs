@@ -150,6 +150,7 @@ fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
 fn word(kind: &ActionKind) -> &'static str {
     match kind {
         ActionKind::Start { .. } => "start",
+        ActionKind::AbortStart => "abort start",
         ActionKind::Signal { .. } => "signal",
         ActionKind::KillTree => "kill tree",
         ActionKind::Reap => "reap",
@@ -161,6 +162,47 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::RunHook { hook, .. } => hook.word(),
         ActionKind::RunOnHost { .. } => "run on the host",
     }
+}
+
+/// A start that hangs is given up: at once by `kill`, and a second after `stop`, so that a
+/// program which begins in this moment gets its signal and its grace.
+#[test]
+fn a_start_that_hangs_is_given_up_when_it_is_asked_to_stop() {
+    check(
+        spec(),
+        vec![(3, request(Request::Stop)), (4, Event::Wake)],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            4 s: #2 stop (manual)
+            4 s:   → abort start #1
+        "#]],
+    );
+    check(
+        spec(),
+        vec![(3, request(Request::Kill))],
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        3 s: #2 stop (manual)
+        3 s:   → abort start #1
+    "#]],
+    );
+    check(
+        spec(),
+        vec![
+            (3, request(Request::Stop)),
+            (3, started(1)),
+            (5, Event::Wake),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            3 s: #2 start
+            3 s: #3 stop (manual)
+            3 s:   → signal #1
+        "#]],
+    );
 }
 
 #[test]
@@ -784,6 +826,11 @@ impl World {
                     self.asked_to_end = true;
                 }
                 ActionKind::KillTree => self.asked_to_end = true,
+                // The start that is under way is answered all the same.
+                ActionKind::AbortStart => {
+                    let starting = self.owed.last().is_some_and(|(_, owed)| *owed == "start");
+                    assert!(starting, "nothing to abort");
+                }
                 ActionKind::WriteHostLimits { .. } | ActionKind::RunOnHost { .. } => {}
             }
         }

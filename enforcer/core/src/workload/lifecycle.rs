@@ -35,10 +35,12 @@ pub(super) enum Lifecycle {
         at_once: bool,
     },
     /// `then` holds what was asked for meanwhile. First comes the remedy, where there
-    /// is one.
+    /// is one. A start that was asked to stop is given up at `abort_at`.
     Starting {
         then: Option<Then>,
         remedying: Option<Reason>,
+        #[serde(default)]
+        abort_at: Option<MonoTime>,
     },
     Running {
         pid: u32,

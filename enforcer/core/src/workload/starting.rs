@@ -104,9 +104,12 @@ impl Workload {
             self.carry_out_start(context, reason);
         } else {
             self.carry_out_remedy(context, reason);
-            let remedying = Some(reason);
-            let then = None;
-            self.enter(context, Lifecycle::Starting { then, remedying }, told);
+            let starting = Lifecycle::Starting {
+                then: None,
+                remedying: Some(reason),
+                abort_at: None,
+            };
+            self.enter(context, starting, told);
         }
     }
 
@@ -129,8 +132,43 @@ impl Workload {
         let starting = Lifecycle::Starting {
             then: None,
             remedying: None,
+            abort_at: None,
         };
         self.enter(context, starting, told);
+    }
+
+    pub(super) fn abort_start_if_due(&mut self, context: &mut Context<'_>) {
+        if let Lifecycle::Starting {
+            abort_at: Some(at), ..
+        } = self.state
+            && at <= context.moment.now
+        {
+            self.abort_start(context);
+        }
+    }
+
+    /// A start that was asked to stop has not ended by itself: it hangs.
+    fn abort_start(&mut self, context: &mut Context<'_>) {
+        let Lifecycle::Starting {
+            then,
+            ref mut abort_at,
+            ..
+        } = self.state
+        else {
+            return;
+        };
+        *abort_at = None;
+        // It may be wanted again by now.
+        let Some(Then { cause, .. }) = then else {
+            return;
+        };
+        let detail = Detail::Stop {
+            signal: "SIGKILL".to_owned(),
+            grace_seconds: 0.0,
+            kill: true,
+        };
+        let seq = self.tell(context, Some(cause), None, detail);
+        self.act(context, Reason { cause, seq }, ActionKind::AbortStart);
     }
 
     /// What comes before the start is done, or has failed as a start fails.
@@ -143,6 +181,7 @@ impl Workload {
         let Lifecycle::Starting {
             then,
             remedying: Some(reason),
+            ..
         } = self.state
         else {
             return;
@@ -180,7 +219,11 @@ impl Workload {
                     | Lifecycle::BreakerOpen { .. }
                     | Lifecycle::Stopped
                     | Lifecycle::Failed => self.start_by_hand(context),
-                    Lifecycle::Starting { ref mut then, .. } => *then = None,
+                    Lifecycle::Starting {
+                        ref mut then,
+                        ref mut abort_at,
+                        ..
+                    } => (*then, *abort_at) = (None, None),
                     Lifecycle::Stopping { ref mut after, .. }
                     | Lifecycle::Ending { ref mut after, .. } => {
                         *after = After::Restart(Cause::Manual);

@@ -8,6 +8,10 @@ use crate::event::{
 use crate::units::MonoTime;
 use std::time::Duration;
 
+/// How long a start that is asked to stop may go on, so that a program which begins in this
+/// moment gets its signal and its grace.
+const START_WAIT: Duration = Duration::from_secs(1);
+
 impl Workload {
     /// No workload is left behind: neither by a shutdown, nor by a removal.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>, cause: Cause) {
@@ -40,8 +44,21 @@ impl Workload {
             Lifecycle::Pending | Lifecycle::Failed | Lifecycle::Stopped => {
                 self.come_to_rest(context, after, cause)
             }
-            Lifecycle::Starting { then, .. } => {
+            Lifecycle::Starting {
+                then,
+                remedying,
+                abort_at,
+            } => {
                 *then = Some(Then { after, cause, kill });
+                // A program that has just begun is stopped with its grace; a start that hangs
+                // has none. A remedy has a deadline of its own.
+                if remedying.is_none() {
+                    let wait = if kill { Duration::ZERO } else { START_WAIT };
+                    *abort_at = Some(context.moment.now.after(wait));
+                }
+                if kill {
+                    self.abort_start_if_due(context);
+                }
             }
             Lifecycle::Running { pid, since } => {
                 let (pid, since) = (*pid, *since);

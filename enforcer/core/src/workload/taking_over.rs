@@ -53,6 +53,7 @@ impl Workload {
             Lifecycle::Starting {
                 remedying: None,
                 then,
+                abort_at,
             } => match found {
                 Found::Running(_, _, pid) => {
                     self.started(context, self.instance, *pid);
@@ -65,8 +66,13 @@ impl Workload {
                 }
                 Found::Nothing | Found::Cgroup(..) => {
                     self.carry_out_start(context, reason);
-                    if let Lifecycle::Starting { then: slot, .. } = &mut self.state {
-                        *slot = then;
+                    if let Lifecycle::Starting {
+                        then: slot,
+                        abort_at: due,
+                        ..
+                    } = &mut self.state
+                    {
+                        (*slot, *due) = (then, abort_at);
                     }
                 }
             },

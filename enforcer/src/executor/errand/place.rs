@@ -3,7 +3,7 @@
 
 use crate::executor::{Executor, error_chain, lock};
 use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::limits;
+use crate::kernel::{counters, limits};
 use crate::service;
 use enforcer_core::WorkloadName;
 use enforcer_core::limits::Limits;
@@ -34,6 +34,13 @@ pub(super) struct Place {
     pub(super) cgroup: Cgroup,
     /// Held by the command that runs there: the end of one kills all that is in it.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Place {
+    /// The OOM kills of processes in it, whoever's limit it was; 0 where that cannot be read.
+    pub(super) fn oom_kills(&self) -> u64 {
+        counters::oom_kills(&self.cgroup)
+    }
 }
 
 /// A workload's name has no dot, so that no two commands are called alike.

@@ -19,6 +19,7 @@ pub(crate) enum Stage {
     User,
     Directory,
     Exec,
+    Keyring,
 }
 
 impl Stage {
@@ -34,6 +35,7 @@ impl Stage {
             7 => "set the capabilities".to_owned(),
             8 => "become the user".to_owned(),
             9 => "enter the directory".to_owned(),
+            11 => "leave the agent's session keyring".to_owned(),
             _ => format!("execute {program}"),
         }
     }
@@ -108,6 +110,8 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     let launch = plan.launch;
     // SAFETY: no preconditions; a forked child leads no group yet.
     check(unsafe { libc::setsid() }, Stage::Session)?;
+    name_after_program(launch);
+    leave_keyring(launch)?;
     descriptors(plan, gate)?;
     signals()?;
     // SAFETY: no preconditions, and it always succeeds.
@@ -120,6 +124,38 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
         unsafe { libc::chdir(launch.directory.as_ptr()) },
         Stage::Directory,
     )
+}
+
+/// Until exec the process would have the name of the agent's thread; if the kernel kills it
+/// before, that name would be its victim's.
+fn name_after_program(launch: &Launch) {
+    let path = launch.command[0].as_bytes_with_nul();
+    let slash = path.iter().rposition(|byte| *byte == b'/');
+    let name = &path[slash.map_or(0, |at| at + 1)..];
+    // SAFETY: the name ends with NUL.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+}
+
+/// Joins a session keyring of its own (keyctl(2), session-keyring(7)): whoever shares one has
+/// all rights to the keys in it, whatever his user id.
+fn leave_keyring(launch: &Launch) -> Step {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: without a name, a new anonymous keyring is made.
+    let joined = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<c_char>(),
+        )
+    };
+    // A kernel without keyrings has none to share; an agent that is not root shares its own
+    // user's, whose quota may be used up.
+    let errno = nix::Error::last_raw();
+    if joined >= 0 || errno == libc::ENOSYS || !launch.switch_user {
+        Ok(())
+    } else {
+        Err(Failed(Stage::Keyring))
+    }
 }
 
 /// 0 is `/dev/null`, 1 and 2 the log, 3 the gate until exec; all else is closed.
@@ -262,9 +298,11 @@ fn identity(launch: &Launch) -> Step {
         if !identity.uid.is_root() {
             bound_capabilities(launch);
             drop_privileges(launch)?;
-        } else if !launch.capabilities.is_empty() {
-            // Root gets back on exec what the bounding set leaves.
+        } else if launch.bounds_root {
+            // Root gets back on exec what the bounding set leaves, and what is inheritable.
             bound_capabilities(launch);
+            let mask = capability_mask(launch);
+            check(set_capabilities(mask), Stage::Capabilities)?;
         }
     }
     if launch.no_new_privs {
@@ -288,14 +326,16 @@ fn bound_capabilities(launch: &Launch) {
     }
 }
 
+fn capability_mask(launch: &Launch) -> u64 {
+    let declared = launch.capabilities.iter();
+    declared.fold(0, |mask, number| mask | 1 << number)
+}
+
 /// Becomes the user, with the declared capabilities and no others.
 fn drop_privileges(launch: &Launch) -> Step {
     let stage = Stage::Capabilities;
     let uid = launch.identity.uid.as_raw();
-    let mask = launch
-        .capabilities
-        .iter()
-        .fold(0u64, |mask, number| mask | 1 << number);
+    let mask = capability_mask(launch);
     // SAFETY: no pointers are passed to any of these calls.
     unsafe {
         if mask != 0 {

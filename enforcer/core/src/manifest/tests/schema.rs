@@ -296,6 +296,7 @@ fn workload() -> Value {
         ("on_unready", command()),
         ("watch", watch()),
         ("recovery", recovery()),
+        ("start_timeout", duration()),
         ("stop", object(&[("signal", text()), ("grace", duration())])),
         (
             "logs",

@@ -1,0 +1,341 @@
+//! What real programs and people do to a workload: they freeze it, build cgroups inside it,
+//! end by odd signals, listen on IPv6, and keep their files in their own way.
+
+use crate::{manifest, workload};
+use enforcer_tests::agent::{Agent, command, folder, prepare};
+use enforcer_tests::{kernel, wait_for};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::symlink;
+
+const DASH: &str = "/usr/bin/dash";
+const PYTHON: &str = "/usr/bin/python3";
+
+/// A workload that runs a command line as this user.
+fn program(name: &str, user: &str, command: &[&str], more: &str) -> String {
+    let command = serde_json::to_string(command).unwrap();
+    let mut text = format!("  {name}:\n    command: {command}\n    user: {user}\n");
+    for line in more.lines().filter(|line| !line.trim().is_empty()) {
+        text.push_str(&format!("    {}\n", line.trim()));
+    }
+    text
+}
+
+fn failed_start(agent: &Agent, name: &str) -> Value {
+    wait_for("a failed start", || {
+        let starts = agent.events(name, "start");
+        let failed = starts
+            .iter()
+            .find(|start| start["details"]["error"].is_string());
+        failed.map(|start| start["details"].clone())
+    })
+}
+
+#[test]
+fn a_cgroup_that_somebody_has_frozen_is_thawed_before_a_start() {
+    let agent = Agent::start(&manifest(&workload("ice", "rest", "")));
+    let before = agent.wait_for_state("ice", "running");
+    fs::write(kernel::cgroup("ice").join("cgroup.freeze"), "1").unwrap();
+    assert!(agent.cli(&["kill", "ice"]).status.success());
+    assert!(agent.cli(&["start", "ice"]).status.success());
+    let view = agent.wait_for_state("ice", "running");
+    assert_ne!(view["pid"], before["pid"]);
+    fs::write(kernel::cgroup("ice").join("cgroup.freeze"), "1").unwrap();
+    assert!(agent.cli(&["restart", "ice"]).status.success());
+    assert_eq!(kernel::read("ice", "cgroup.freeze").as_deref(), Some("0"));
+    assert!(agent.cli(&["stop", "ice"]).status.success());
+}
+
+/// The whole tree is frozen, so that a child stops before its program runs.
+#[test]
+fn a_start_that_stands_still_fails_in_its_time_and_gives_its_place_back() {
+    let calm = workload("calm", "rest", "");
+    let host = "version: 1\nhost: { starts_at_once: 1 }\nworkloads:\n";
+    let agent = Agent::start(&format!("{host}{calm}"));
+    agent.wait_for_state("calm", "running");
+    let freeze = |value: &str| {
+        fs::write(kernel::workloads().join("cgroup.freeze"), value).unwrap();
+    };
+    freeze("1");
+    let never = "recovery: { restart: never }";
+    let late = workload("late", "rest", &format!("start_timeout: 2s\n{never}"));
+    let endless = workload("endless", "rest", "start_timeout: 1h\npriority: 10");
+    agent.write_manifest(&format!("{host}{calm}{late}{endless}"));
+    assert!(agent.cli(&["apply"]).status.success());
+    let details = failed_start(&agent, "late");
+    assert_eq!(
+        details["stage"], "execute /bin/fixture within 2s",
+        "{details}"
+    );
+    agent.wait_for_state("late", "failed");
+    // Its place was taken by the next one, which nobody waits an hour for.
+    agent.wait_for_state("endless", "starting");
+    assert!(agent.cli(&["stop", "endless"]).status.success());
+    assert_eq!(agent.workload("endless")["state"], "stopped");
+    assert!(kernel::processes("endless").is_empty());
+    assert!(!agent.cli(&["start", "late"]).status.success());
+    freeze("0");
+    assert!(agent.cli(&["start", "late"]).status.success());
+    assert_eq!(agent.workload("calm")["restarts"], 0);
+}
+
+#[test]
+fn a_workload_that_builds_cgroups_of_its_own_is_restarted() {
+    let script = "c=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); mkdir -p $c/in/deep; \
+                  echo $$ > $c/in/cgroup.procs; echo +memory > $c/cgroup.subtree_control; exit 1";
+    let more = "recovery: { backoff: off, budget: off }";
+    let agent = Agent::start(&manifest(&program(
+        "nested",
+        "root",
+        &[DASH, "-c", script],
+        more,
+    )));
+    wait_for("three restarts", || {
+        (agent.workload("nested")["restarts"].as_u64()? >= 3).then_some(())
+    });
+    for start in agent.events("nested", "start") {
+        assert_eq!(start["details"]["errno"], Value::Null, "{start:#}");
+    }
+}
+
+/// Some die before the program is executed, and some while it is loaded.
+#[test]
+fn a_limit_too_small_to_execute_is_told_as_a_want_of_memory() {
+    let sizes = ["4K", "16K", "32K", "64K", "128K"];
+    let name = |size: &str| format!("of-{}", size.to_lowercase());
+    let one = |size: &&str| {
+        let more = format!(
+            "cgroup: {{ memory.max: {size}, memory.swap.max: 0 }}\nrecovery: {{ restart: never }}"
+        );
+        workload(&name(size), "rest", &more)
+    };
+    let agent = Agent::start(&manifest(&sizes.iter().map(one).collect::<String>()));
+    for size in sizes {
+        let name = name(size);
+        let view = wait_for("its end, or its life", || {
+            let view = agent.workload(&name);
+            (view["state"] == "failed" || !agent.output(&name).is_empty()).then_some(view)
+        });
+        let start = agent.wait_for_events(&name, "start", 1).remove(0);
+        if let Some(error) = start["details"]["error"].as_str() {
+            assert!(error.to_lowercase().contains("memory"), "{start:#}");
+            assert_eq!(view["pid"], Value::Null);
+        } else if view["state"] == "failed" {
+            let exit = agent.wait_for_events(&name, "exit", 1).remove(0);
+            assert_eq!(exit["details"]["oom_killed"], true, "{exit:#}");
+        }
+        // A victim has the program's name, not that of a thread of the agent.
+        for incident in agent.events(&name, "oom_kill") {
+            for victim in incident["details"]["victims"].as_array().unwrap() {
+                assert_eq!(victim["command"], "fixture", "{incident:#}");
+            }
+        }
+        println!("{size}: {}", start["details"]);
+    }
+}
+
+#[test]
+fn an_exit_by_a_real_time_signal_is_told_with_its_number() {
+    let script = "import os; os.kill(os.getpid(), 34)";
+    let more = "recovery: { restart: never }";
+    let agent = Agent::start(&manifest(&program(
+        "odd",
+        "web",
+        &[PYTHON, "-c", script],
+        more,
+    )));
+    let exit = agent.wait_for_events("odd", "exit", 1).remove(0);
+    assert_eq!(exit["details"]["signal"], 34, "{exit:#}");
+    assert_eq!(exit["details"]["oom_killed"], false);
+}
+
+#[test]
+fn an_exec_probe_that_a_signal_ended_has_failed_and_one_of_its_ceiling_has_not() {
+    let probe = |command: &[&str]| {
+        let command = serde_json::to_string(command).unwrap();
+        format!(
+            "probes: {{ liveness: {{ exec: {{ command: {command} }}, period: 500ms, timeout: 1m, failure_threshold: 2 }} }}"
+        )
+    };
+    let killed = workload("killed", "rest", &probe(&[DASH, "-c", "kill -9 $$"]));
+    let timer = workload("timer", "rest", &probe(&[DASH, "-c", "kill -34 $$"]));
+    let greedy = [PYTHON, "-c", "x = b'x' * (200 << 20); exit(1)"];
+    let greedy = workload("greedy", "rest", &probe(&greedy));
+    let agent = Agent::start(&manifest(&format!("{killed}{timer}{greedy}")));
+    for name in ["killed", "timer"] {
+        let restart = agent.wait_for_events(name, "restart", 1).remove(0);
+        assert_eq!(restart["reason"], "liveness", "{restart:#}");
+    }
+    wait_for("the ceiling to be named", || {
+        let view = agent.workload("greedy");
+        let told = view["probes"][0]["last"]["text"].to_string();
+        told.contains("more memory than a command may have")
+            .then_some(())
+    });
+    assert!(agent.events("greedy", "restart").is_empty());
+}
+
+#[test]
+fn a_server_that_listens_on_ipv6_alone_is_reached_by_name() {
+    let script = "import http.server as h, socketserver as s, socket\n\
+                  class S(s.TCPServer): address_family = socket.AF_INET6\n\
+                  S(('::1', 9050), h.SimpleHTTPRequestHandler).serve_forever()";
+    let more = "probes: { readiness: { http: { host: localhost, port: 9050 }, period: 500ms, timeout: 1m } }";
+    let agent = Agent::start(&manifest(&program(
+        "six",
+        "web",
+        &[PYTHON, "-c", script],
+        more,
+    )));
+    wait_for("it to be ready", || {
+        (agent.workload("six")["ready"] == true).then_some(())
+    });
+}
+
+/// Nothing listens, and the kernel has no other port to connect from.
+#[test]
+fn a_tcp_probe_that_reaches_itself_has_failed() {
+    let range = "/proc/sys/net/ipv4/ip_local_port_range";
+    fs::write(range, "40000 40001").unwrap();
+    let more = "probes: { liveness: { tcp: { port: 40000 }, period: 200ms, timeout: 1m, failure_threshold: 2 } }";
+    let agent = Agent::start(&manifest(&workload("deaf", "rest", more)));
+    let restart = agent.wait_for_events("deaf", "restart", 1).remove(0);
+    assert_eq!(restart["reason"], "liveness", "{restart:#}");
+}
+
+#[test]
+fn files_of_variables_are_read_as_people_have_them() {
+    let place = folder();
+    let good = place.join("good.env");
+    let text = b"\xef\xbb\xbfFIRST=1\r\nexport SECOND=2\r\nLATIN=\xe4\xf6\r\n";
+    fs::write(&good, text).unwrap();
+    let fifo = place.join("fifo.env");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let files = |path: &std::path::Path| {
+        format!(
+            "environment_files: [{}]\nrecovery: {{ restart: never }}",
+            path.display()
+        )
+    };
+    let script = "import os, time\n\
+                  for name in [b'FIRST', b'SECOND', b'LATIN']: print(name, os.environb.get(name))\n\
+                  print('end of it', flush=True); time.sleep(1e9)";
+    let good = program("good", "web", &[PYTHON, "-c", script], &files(&good));
+    let fifo = workload("fifo", "rest", &files(&fifo));
+    let zero = workload("zero", "rest", &files(std::path::Path::new("/dev/zero")));
+    let agent = Agent::start(&manifest(&format!("{good}{fifo}{zero}")));
+    wait_for("its variables", || {
+        agent.output("good").contains("end of it").then_some(())
+    });
+    let printed = agent.output("good");
+    for line in [
+        "b'FIRST' b'1'\n",
+        "b'SECOND' b'2'\n",
+        "b'LATIN' b'\\xe4\\xf6'\n",
+    ] {
+        assert!(printed.contains(line), "{line:?} is not in {printed:?}");
+    }
+    for name in ["fifo", "zero"] {
+        let details = failed_start(&agent, name);
+        assert_eq!(details["error"], "it is not a regular file", "{details}");
+    }
+}
+
+#[test]
+fn unlimited_open_files_are_as_many_as_the_kernel_gives() {
+    let most = fs::read_to_string("/proc/sys/fs/nr_open").unwrap();
+    let most = most.trim();
+    let free = workload("free", "report", "rlimits: { nofile: unlimited }");
+    let more = "rlimits: { nofile: 2000000000 }\nrecovery: { restart: never }";
+    let agent = Agent::start(&manifest(&format!(
+        "{free}{}",
+        workload("more", "report", more)
+    )));
+    wait_for("its report", || {
+        agent.output("free").contains("end of report").then_some(())
+    });
+    let line = format!("nofile: {most} {most}");
+    assert!(
+        agent.output("free").contains(&line),
+        "{}",
+        agent.output("free")
+    );
+    let details = failed_start(&agent, "more");
+    assert!(
+        details["error"].to_string().contains("fs.nr_open"),
+        "{details}"
+    );
+}
+
+#[test]
+fn an_empty_list_of_capabilities_leaves_root_none() {
+    let none = program(
+        "none",
+        "root",
+        &["/bin/fixture", "report"],
+        "capabilities: []",
+    );
+    let all = program("all", "root", &["/bin/fixture", "report"], "");
+    let agent = Agent::start(&manifest(&format!("{none}{all}")));
+    let caps = |name: &str| {
+        wait_for("its capabilities", || {
+            let printed = agent.output(name);
+            let line = printed
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"));
+            printed
+                .contains("end of report")
+                .then_some(line)?
+                .map(|line| line.trim().to_owned())
+        })
+    };
+    assert_eq!(caps("none"), "0000000000000000");
+    assert_ne!(caps("all"), "0000000000000000");
+}
+
+/// As the agent has one under systemd, or in a person's login.
+fn in_a_session_keyring() -> nix::Result<()> {
+    // SAFETY: without a name, a new anonymous keyring is made.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, 1, std::ptr::null::<libc::c_char>()) };
+    nix::errno::Errno::result(joined).map(drop)
+}
+
+#[test]
+fn workloads_share_no_session_keyring() {
+    prepare(in_a_session_keyring);
+    let keeps = "import ctypes, time; c = ctypes.CDLL(None)\n\
+                 print(c.syscall(248, b'user', b'n', b'secret', 6, -3) > 0, flush=True); time.sleep(1e9)";
+    let looks = "import ctypes, time; c = ctypes.CDLL(None)\n\
+                 print(c.syscall(250, 10, -3, b'user', b'n', 0), flush=True); time.sleep(1e9)";
+    let keeper = program("keeper", "web", &[PYTHON, "-c", keeps], "");
+    let agent = Agent::start(&manifest(&keeper));
+    wait_for("a key to be kept", || {
+        agent.output("keeper").contains("True").then_some(())
+    });
+    let looker = program("looker", "nobody", &[PYTHON, "-c", looks], "");
+    agent.write_manifest(&manifest(&format!("{keeper}{looker}")));
+    assert!(agent.cli(&["apply"]).status.success());
+    let found = wait_for("an answer", || {
+        Some(agent.output("looker")).filter(|text| text.ends_with('\n'))
+    });
+    assert_eq!(found, "-1\n", "the key of another user was found");
+}
+
+#[test]
+fn a_manifest_with_a_leading_dot_is_none() {
+    let place = folder();
+    fs::write(
+        place.join("web.yaml"),
+        manifest(&workload("web", "rest", "")),
+    )
+    .unwrap();
+    // Emacs' lock, and what macOS leaves.
+    symlink("me@host.1", place.join(".#web.yaml")).unwrap();
+    fs::write(place.join("._web.yaml"), [0xff, 0, 1]).unwrap();
+    let checked = command(&place)
+        .arg("validate")
+        .arg(&place)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
