@@ -199,6 +199,12 @@ impl Executor {
                     .spawn_blocking(move || this.abort_start(workload, instance));
                 None
             }
+            (Some(workload), ActionKind::ReportStuck) => {
+                let (this, instance) = (Arc::clone(self), action.instance);
+                self.runtime
+                    .spawn_blocking(move || this.report_stuck(&workload, instance));
+                None
+            }
             (_, ActionKind::RunOnHost { command }) => {
                 self.runtime.spawn(Arc::clone(self).run_on_host(command));
                 None
@@ -270,6 +276,7 @@ impl Executor {
             }
             ActionKind::WriteHostLimits { .. }
             | ActionKind::AbortStart
+            | ActionKind::ReportStuck
             | ActionKind::Remedy { .. }
             | ActionKind::RunHook { .. }
             | ActionKind::RunOnHost { .. } => {}
@@ -293,6 +300,7 @@ fn word(kind: &ActionKind) -> &'static str {
     match kind {
         ActionKind::Start { .. } => "start",
         ActionKind::AbortStart => "give up the start",
+        ActionKind::ReportStuck => "report what stays",
         ActionKind::Signal { .. } => "signal",
         ActionKind::KillTree => "kill",
         ActionKind::Reap => "reap",

@@ -68,7 +68,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Source>, LoadError> {
 
 /// Whether a file of a folder is a manifest. As in every other `.d` folder, a name with a
 /// leading dot is none: editors keep locks and drafts under such names.
-fn is_manifest(file: &Path) -> bool {
+pub(crate) fn is_manifest(file: &Path) -> bool {
     let hidden = file
         .file_name()
         .is_none_or(|name| name.as_bytes().starts_with(b"."));
@@ -96,9 +96,12 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
     let (manifest, more) = manifest::join(located);
     faults.extend(more);
     let mut drawn = String::new();
-    for (index, fault) in &faults {
-        // Writing to a string can't fail.
+    // Writing to a string can't fail.
+    for (index, fault) in faults.iter().take(MAX_DRAWN) {
         let _ = writeln!(drawn, "{}\n", draw(fault, &sources[*index], color));
+    }
+    if faults.len() > MAX_DRAWN {
+        let _ = writeln!(drawn, "and {} more\n", faults.len() - MAX_DRAWN);
     }
     let errors = faults
         .iter()
@@ -131,6 +134,9 @@ pub(crate) fn read_or_nothing(path: &Path) -> Result<Vec<Source>, LoadError> {
     }
 }
 
+/// How many faults are drawn; the others are counted.
+const MAX_DRAWN: usize = 100;
+
 /// Files of variables are named from where the manifest is.
 fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
     let folder = source.path.parent().unwrap_or(Path::new("/"));
@@ -160,7 +166,16 @@ fn draw(fault: &Fault, source: &Source, color: bool) -> String {
     }
     let message = printable(&fault.message);
     let label = printable(&fault.label);
-    let snippet = Snippet::source(&source.text)
+    // The renderer splits what it is given into lines: it gets those of the fault alone.
+    let text = &source.text;
+    let begin = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.end..]
+        .find('\n')
+        .map_or(text.len(), |at| span.end + at);
+    let line = text[..begin].bytes().filter(|byte| *byte == b'\n').count() + 1;
+    let span = span.start - begin..span.end - begin;
+    let snippet = Snippet::source(&text[begin..end])
+        .line_start(line)
         .path(&path)
         .annotation(AnnotationKind::Primary.span(span).label(&label));
     let mut group: Group<'_> = level.primary_title(&message).element(snippet);

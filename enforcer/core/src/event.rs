@@ -226,6 +226,12 @@ pub enum Event {
     EbpfAttached(bool),
     /// Records that found the ring full, since the last time.
     EventsLost(u64),
+    /// Processes of an instance are still there long after SIGKILL.
+    Stays {
+        workload: WorkloadName,
+        instance: InstanceId,
+        processes: String,
+    },
     Degraded {
         what: String,
         why: String,
@@ -361,6 +367,9 @@ pub enum ActionKind {
     Signal { signal: String },
     /// Kill the whole cgroup. Not answered: the main process's exit will be.
     KillTree,
+    /// Say which processes are still there after they were killed, beside everything else.
+    /// Answered by `Stays`, if any are.
+    ReportStuck,
     /// Wait for the main process, after killing what is left beside it.
     /// Answered by `Reaped`.
     Reap,

@@ -117,11 +117,11 @@ fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
     let settings = |manifest: &Manifest| {
         let mut settings = limit_settings(&manifest.host.limits);
         if manifest.host.mode != Mode::default() {
-            settings.insert("mode".to_owned(), "observe".to_owned());
+            settings.insert("mode".to_owned(), "observe".to_owned().into());
         }
         let reserve = manifest.host.reserve;
         if let Some(starts) = manifest.host.starts_at_once {
-            settings.insert("starts_at_once".to_owned(), starts.to_string());
+            settings.insert("starts_at_once".to_owned(), starts.to_string().into());
         }
         let watch = &manifest.host.watch;
         let disk = watch.disk.as_ref();
@@ -133,14 +133,14 @@ fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
             ("watch.cpu", watch.cpu.map(|watch| shown_threshold(&watch))),
             ("watch.disk", disk.map(shown_disk)),
         ] {
-            settings.extend(watch.map(|watch| (key.to_owned(), watch)));
+            settings.extend(watch.map(|watch| (key.to_owned(), watch.into())));
         }
         for (key, portion) in [
             ("reserve.memory", reserve.memory),
             ("reserve.swap", reserve.swap),
         ] {
             if let Some(portion) = portion {
-                settings.insert(key.to_owned(), format!("{portion:?}"));
+                settings.insert(key.to_owned(), format!("{portion:?}").into());
             }
         }
         settings.extend(alert_settings(&manifest.host.alerts));
@@ -149,7 +149,31 @@ fn host_changes(old: &Manifest, new: &Manifest) -> Vec<SettingChange> {
     difference(&settings(old), &settings(new))
 }
 
-type Settings = BTreeMap<String, String>;
+type Settings = BTreeMap<String, Setting>;
+
+/// The value of a setting. What may be a secret is compared and never shown: not its length,
+/// and no digest, which a dictionary would turn back into a short secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Setting {
+    shown: String,
+    hidden: String,
+}
+
+impl Setting {
+    fn secret(shown: &str, hidden: String) -> Self {
+        Self {
+            shown: shown.to_owned(),
+            hidden,
+        }
+    }
+}
+
+impl From<String> for Setting {
+    fn from(shown: String) -> Self {
+        let hidden = String::new();
+        Self { shown, hidden }
+    }
+}
 
 fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
     let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
@@ -157,11 +181,20 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
     keys.dedup();
     keys.into_iter()
         .filter(|key| old.get(*key) != new.get(*key))
-        .map(|key| SettingChange {
-            setting: key.clone(),
-            from: old.get(key).cloned(),
-            to: new.get(key).cloned(),
-            effect: effect(key),
+        .map(|key| {
+            let shown = |settings: &Settings| settings.get(key).map(|value| value.shown.clone());
+            let (from, mut to) = (shown(old), shown(new));
+            if from == to
+                && let Some(text) = &mut to
+            {
+                text.push_str(" (changed)");
+            }
+            SettingChange {
+                setting: key.clone(),
+                from,
+                to,
+                effect: effect(key),
+            }
         })
         .collect()
 }
@@ -183,4 +216,57 @@ fn effect(setting: &str) -> Effect {
     ];
     let live = setting == "mode" || LIVE.iter().any(|prefix| setting.starts_with(prefix));
     if live { Effect::Live } else { Effect::Restart }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Check, Probe, ProbeName};
+
+    fn spec(secret: &str) -> WorkloadSpec {
+        let headers = [("authorization".to_owned(), secret.to_owned())].into();
+        let check = Check::Http {
+            host: "127.0.0.1".to_owned(),
+            port: 80,
+            path: "/".to_owned(),
+            headers,
+        };
+        WorkloadSpec {
+            environment: [("TOKEN".to_owned(), secret.to_owned())].into(),
+            probes: [(ProbeName::Liveness, Probe::of(check))].into(),
+            ..WorkloadSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_changed_secret_is_a_change_that_shows_nothing_of_it() {
+        let changes = spec_changes(&spec("hunter2"), &spec("hunter3"));
+        let settings: Vec<&str> = changes
+            .iter()
+            .map(|change| change.setting.as_str())
+            .collect();
+        assert_eq!(settings, ["environment.TOKEN", "probes.liveness"]);
+        let told = format!("{changes:?}");
+        assert!(!told.contains("hunter"), "{told}");
+        assert_eq!(
+            changes[0].to.as_deref(),
+            Some("a value that is not shown (changed)")
+        );
+        // Neither a length nor a digest tells two secrets apart.
+        let other = spec_changes(&spec("a"), &spec("correct horse battery staple"));
+        assert_eq!(changes, other);
+        assert!(spec_changes(&spec("same"), &spec("same")).is_empty());
+    }
+
+    #[test]
+    fn root_without_any_capability_differs_from_root_with_all() {
+        let listed = WorkloadSpec {
+            capabilities_listed: true,
+            ..WorkloadSpec::default()
+        };
+        let changes = spec_changes(&WorkloadSpec::default(), &listed);
+        assert_eq!(changes.len(), 1);
+        assert_eq!(changes[0].to.as_deref(), Some("none"));
+        assert_eq!(changes[0].effect, Effect::Restart);
+    }
 }

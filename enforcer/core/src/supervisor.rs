@@ -278,6 +278,15 @@ impl Supervisor {
                     workload.remedied(context, instance, error)
                 });
             }
+            Event::Stays {
+                workload,
+                instance,
+                processes,
+            } => {
+                self.with(moment, &workload, decision, |workload, context| {
+                    workload.stays(context, instance, &processes);
+                });
+            }
             Event::RemedyFailed { workload, error } => {
                 self.with(moment, &workload, decision, |workload, context| {
                     workload.remedy_failed(context, error)

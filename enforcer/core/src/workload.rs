@@ -51,6 +51,7 @@ use readying::Ready;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use wellbeing::Levels;
 
 /// What all workloads share while one of them decides.
@@ -117,9 +118,18 @@ pub(crate) struct Workload {
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
+    /// When processes that are still there after SIGKILL are reported next.
+    report_stuck_at: Option<MonoTime>,
+    /// Processes of it were still there long after SIGKILL: the kernel cannot end them.
+    stuck: bool,
     /// As it was last kept.
     checkpoint: Option<Checkpoint>,
 }
+
+/// How long killed processes may take to be gone before they are reported, and how long until
+/// they are reported again.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+const STUCK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Workload {
     pub(crate) fn new(name: WorkloadName, spec: Arc<WorkloadSpec>, now: MonoTime) -> Self {
@@ -154,6 +164,8 @@ impl Workload {
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
+            report_stuck_at: None,
+            stuck: false,
             checkpoint: None,
         }
     }
@@ -184,9 +196,50 @@ impl Workload {
         }
     }
 
-    /// Nothing of it is left to wait for when the agent goes.
+    /// Nothing of it is left to wait for when the agent goes. What the kernel cannot end is not
+    /// waited for.
     pub(crate) fn is_done(&self) -> bool {
-        self.is_at_rest() && !self.ready.is_busy()
+        (self.is_at_rest() || self.stuck) && !self.ready.is_busy()
+    }
+
+    /// Kills the whole cgroup, and reports what is still there after a while.
+    fn kill_tree(&mut self, context: &mut Context<'_>, reason: Reason) {
+        self.act(context, reason, ActionKind::KillTree);
+        self.report_stuck_at = Some(context.moment.now.after(STUCK_AFTER));
+    }
+
+    fn ask_about_stuck(&mut self, context: &mut Context<'_>) {
+        let Lifecycle::Stopping { reason, .. } = self.state else {
+            return;
+        };
+        let now = context.moment.now;
+        if self.report_stuck_at.is_some_and(|at| at <= now) {
+            self.report_stuck_at = Some(now.after(STUCK_AGAIN));
+            self.act(context, reason, ActionKind::ReportStuck);
+        }
+    }
+
+    /// Processes are still there although they were killed.
+    pub(crate) fn stays(
+        &mut self,
+        context: &mut Context<'_>,
+        instance: InstanceId,
+        processes: &str,
+    ) {
+        let ends = matches!(
+            self.state,
+            Lifecycle::Stopping { .. } | Lifecycle::Ending { .. }
+        );
+        if instance != self.instance || !ends {
+            return;
+        }
+        self.stuck = true;
+        self.reason = format!("still there after SIGKILL: {processes}");
+        let detail = Detail::Degraded {
+            what: "stop".to_owned(),
+            why: self.reason.clone(),
+        };
+        self.tell(context, None, None, detail);
     }
 
     /// After every event: what follows from where it stands now.
@@ -196,6 +249,9 @@ impl Workload {
     }
 
     fn enter(&mut self, context: &Context<'_>, state: Lifecycle, reason: impl Into<String>) {
+        self.report_stuck_at = None;
+        // The main process may be gone while others stay.
+        self.stuck &= matches!(state, Lifecycle::Ending { .. });
         self.state = state;
         self.since = context.moment.now;
         self.reason = reason.into();
@@ -274,6 +330,7 @@ impl Workload {
         self.retry_repair(context);
         self.ask_probes(context);
         self.abort_start_if_due(context);
+        self.ask_about_stuck(context);
         match self.state {
             Lifecycle::Stopping {
                 withdrawing: Some(until),
@@ -285,7 +342,7 @@ impl Workload {
                 ..
             } if kill_at.is_some_and(|at| at <= now) => {
                 *kill_at = None;
-                self.act(context, reason, ActionKind::KillTree);
+                self.kill_tree(context, reason);
             }
             Lifecycle::BackingOff { until, cause, seq } if until <= now => {
                 self.start_again(context, Reason { cause, seq });
@@ -341,7 +398,7 @@ impl Workload {
         let loops = self.loops.deadline();
         let probes = self.probing.deadline();
         let repair = self.repairs.deadline();
-        [due, settle, loops, probes, repair]
+        [due, settle, loops, probes, repair, self.report_stuck_at]
             .into_iter()
             .flatten()
             .min()

@@ -131,10 +131,14 @@ pub(crate) struct PlanAnswer {
     warnings: String,
 }
 
+/// Answers who may change something, and nobody else: faults are drawn with the lines of the
+/// manifest, which may hold secrets, and looking up accounts costs the host processes.
 pub(super) async fn plan(
     State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
     Body(proposal): Body,
 ) -> Result<Json<PlanAnswer>, Failure> {
+    peer.may_change()?;
     let proposal = read_body::<Proposal>(&proposal)?;
     let (manifest, warnings) = {
         let api = api.clone();
@@ -235,14 +239,9 @@ fn prepare(api: &Api, proposal: &Proposal) -> Result<(Manifest, String), Failure
         refuse_host_shrink(api, &manifest)?;
     }
     if let Some(file) = &proposal.file {
-        if api.manifest.is_dir()
-            && file
-                .path
-                .extension()
-                .is_none_or(|extension| extension != "yaml")
-        {
+        if api.manifest.is_dir() && !manifest_files::is_manifest(&file.path) {
             return Err(Failure::bad_request(format!(
-                "{} would not be read: files of the manifest's folder end in .yaml",
+                "{} would not be read: files of the manifest's folder end in .yaml and do not begin with a dot",
                 file.path.display()
             )));
         }

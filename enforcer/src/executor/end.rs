@@ -1,14 +1,18 @@
 //! The end of an instance, of a workload's cgroup, and of the agent's own.
 
 use super::{Executor, KILL_PATIENCE, error_chain, lock};
+use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::signal::parse_signal;
-use crate::kernel::{clock, limits};
+use crate::kernel::{clock, limits, process};
 use crate::{failpoint, marks};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceId};
 use enforcer_core::oom::Counters;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How many processes that stay are named in one report.
+const STUCK_SHOWN: usize = 3;
 
 impl Executor {
     pub(super) fn signal(&self, workload: &WorkloadName, signal: &str) {
@@ -41,6 +45,27 @@ impl Executor {
             && let Err(error) = main.signal(nix::sys::signal::Signal::SIGKILL)
         {
             tracing::error!("{workload}: failed to kill its main process: {error}");
+        }
+    }
+
+    /// Says which processes of a workload are still there although they were killed. A process
+    /// ends only when it returns from the kernel, which one in state D does not.
+    pub(super) fn report_stuck(&self, workload: &WorkloadName, instance: InstanceId) {
+        let listed = self.with_cgroup(workload, Cgroup::processes);
+        let Some(Ok(pids)) = listed else {
+            return;
+        };
+        let described: Vec<String> = pids
+            .iter()
+            .take(STUCK_SHOWN)
+            .filter_map(|pid| process::describe_standstill(*pid))
+            .collect();
+        if !described.is_empty() {
+            self.events.send(Event::Stays {
+                workload: workload.clone(),
+                instance,
+                processes: described.join("; "),
+            });
         }
     }
 
@@ -85,8 +110,14 @@ impl Executor {
         };
         failpoint::pass("reap-read");
         self.end_probes_of(&workload);
+        let mut tries = 0u32;
         while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
             tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
+            // At first after ten seconds, then every minute.
+            if tries.is_multiple_of(6) {
+                self.report_stuck(&workload, instance);
+            }
+            tries += 1;
             clock::pause(KILL_PATIENCE / 100);
         }
         if let Some(ring) = &self.ring {

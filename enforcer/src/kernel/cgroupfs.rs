@@ -136,6 +136,12 @@ impl Cgroup {
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
+    /// The processes in it, not those of cgroups below.
+    pub(crate) fn processes(&self) -> Result<Vec<u32>, CgroupError> {
+        let text = self.read("cgroup.procs")?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
     /// Reads a file that this kernel, or this cgroup's controllers, may not have.
     pub(crate) fn read_if_present(&self, file: &str) -> Result<Option<String>, CgroupError> {
         match self.read(file) {

@@ -50,6 +50,13 @@ pub(crate) fn standstill(pid: u32) -> Option<String> {
     }
 }
 
+/// The same with the number and the name of the process.
+pub(crate) fn describe_standstill(pid: u32) -> Option<String> {
+    let name = command_and_rss(pid)?.0;
+    let why = standstill(pid).unwrap_or_else(|| "it runs".to_owned());
+    Some(format!("process {pid} ({name}): {why}"))
+}
+
 /// The process of a thread.
 pub(crate) fn tgid_of(thread: u32) -> Option<u32> {
     let status = proc_text::read(&format!("/proc/{thread}/status")).ok()?;

@@ -65,6 +65,9 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
             state => failed(&format!("it is {state}: there is nothing to ask")),
         };
     }
+    if view.stuck {
+        return failed(&view.reason);
+    }
     let upwards = matches!(waiter.request, Request::Start | Request::Restart);
     match view.state {
         "running" if upwards => Some(Ok(view)),

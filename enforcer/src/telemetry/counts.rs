@@ -171,6 +171,7 @@ fn word(kind: &ActionKind) -> &'static str {
     match kind {
         ActionKind::Start { .. } => "start",
         ActionKind::AbortStart => "abort_start",
+        ActionKind::ReportStuck => "report_stuck",
         ActionKind::Signal { .. } => "signal",
         ActionKind::KillTree => "kill",
         ActionKind::Reap => "reap",

@@ -260,6 +260,7 @@ mod tests {
             claims: enforcer_core::claims::Claims::default(),
             writing: false,
             limits_refused: false,
+            stuck: false,
         }
     }
 

@@ -339,3 +339,45 @@ fn a_manifest_with_a_leading_dot_is_none() {
         .unwrap();
     assert!(checked.status.success(), "{checked:?}");
 }
+
+/// A frozen cgroup of version 1 makes a process as deaf to SIGKILL as a broken disk does.
+#[test]
+fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
+    use nix::mount::{MsFlags, mount};
+    let place = "/tmp/freezer";
+    fs::create_dir_all(place).unwrap();
+    let flags = MsFlags::empty();
+    mount(
+        Some("cgroup"),
+        place,
+        Some("cgroup"),
+        flags,
+        Some("freezer"),
+    )
+    .unwrap();
+    let deep = format!("{place}/deep");
+    fs::create_dir_all(&deep).unwrap();
+    let more = "stop: { grace: 1s }";
+    let two = workload("deaf", "rest", more) + &workload("calm", "rest", "");
+    let agent = Agent::start(&manifest(&two));
+    let pid = agent.wait_for_state("deaf", "running")["pid"].clone();
+    fs::write(format!("{deep}/cgroup.procs"), pid.to_string()).unwrap();
+    fs::write(format!("{deep}/freezer.state"), "FROZEN").unwrap();
+    let stopped = agent.cli(&["stop", "deaf"]);
+    assert!(!stopped.status.success(), "{stopped:?}");
+    let said = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert!(said.contains("still there after SIGKILL"), "{said}");
+    assert!(
+        said.contains(&format!("process {pid} (fixture): it is in state D")),
+        "{said}"
+    );
+    assert_eq!(agent.workload("deaf")["state"], "stopping");
+    assert_eq!(agent.workload("deaf")["pid"], pid);
+    let told = agent.wait_for_events("deaf", "degraded", 1).remove(0);
+    assert_eq!(told["details"]["what"], "stop", "{told:#}");
+    // The other one is stopped and started meanwhile.
+    assert!(agent.cli(&["restart", "calm"]).status.success());
+    fs::write(format!("{deep}/freezer.state"), "THAWED").unwrap();
+    agent.wait_for_state("deaf", "stopped");
+    wait_for("the freezer to be empty", || fs::remove_dir(&deep).ok());
+}

@@ -1,7 +1,7 @@
 //! Everything that a manifest sets, as one text for each setting: what is compared,
 //! and what is shown. A value that may be a secret is only told from others.
 
-use super::Settings;
+use super::{Setting, Settings};
 use crate::limits::Limits;
 use crate::spec::{
     Alerts, Check, CpuLoopWatch, DiskWatch, Mode, RestartPolicy, Strategy, Target, Threshold, When,
@@ -13,14 +13,14 @@ use std::time::Duration;
 pub(super) fn limit_settings(limits: &Limits) -> Settings {
     let files = limits.files().into_iter().filter(|entry| entry.asked);
     files
-        .map(|entry| (format!("cgroup.{}", entry.file), entry.value))
+        .map(|entry| (format!("cgroup.{}", entry.file), entry.value.into()))
         .collect()
 }
 
 /// Everything that was set, as a text for each setting.
 pub(super) fn settings(spec: &WorkloadSpec) -> Settings {
     let mut settings = limit_settings(&spec.limits);
-    let mut set = |key: &str, value: String| drop(settings.insert(key.to_owned(), value));
+    let mut set = |key: &str, value: String| drop(settings.insert(key.to_owned(), value.into()));
     set(
         "mode",
         if spec.mode == Mode::Enforce {
@@ -55,15 +55,13 @@ pub(super) fn settings(spec: &WorkloadSpec) -> Settings {
     for (name, limit) in &spec.rlimits {
         set(&format!("rlimits.{name}"), limit.to_string());
     }
+    recovery_settings(spec, &mut set);
+    settings.extend(probe_settings(spec));
     // A value may be a secret; that it differs is enough to know.
     for (name, value) in &spec.environment {
-        set(
-            &format!("environment.{name}"),
-            format!("({} characters, #{:08x})", value.len(), digest(value)),
-        );
+        let setting = Setting::secret("a value that is not shown", value.clone());
+        settings.insert(format!("environment.{name}"), setting);
     }
-    recovery_settings(spec, &mut set);
-    probe_settings(spec, &mut set);
     let shown = |watch: &CpuLoopWatch| {
         let ladder: Vec<String> = watch.respond.iter().map(ToString::to_string).collect();
         format!(
@@ -80,13 +78,13 @@ pub(super) fn settings(spec: &WorkloadSpec) -> Settings {
     };
     let watch = spec.watch.cpu_loop.as_ref();
     let watch = watch.map_or_else(|| "off".to_owned(), shown);
-    settings.insert("watch.cpu_loop".to_owned(), watch);
+    settings.insert("watch.cpu_loop".to_owned(), watch.into());
     for (key, watch) in [
         ("watch.memory", spec.watch.memory),
         ("watch.cpu", spec.watch.cpu),
     ] {
         let shown = watch.map_or_else(|| "off".to_owned(), |watch| shown_threshold(&watch));
-        settings.insert(key.to_owned(), shown);
+        settings.insert(key.to_owned(), shown.into());
     }
     settings
 }
@@ -108,24 +106,26 @@ pub(super) fn alert_settings(alerts: &Alerts) -> Settings {
         let repeat = alerts
             .repeat
             .map_or("off".to_owned(), |repeat| format!("{repeat:?}"));
-        settings.insert("alerts.repeat".to_owned(), repeat);
+        settings.insert("alerts.repeat".to_owned(), repeat.into());
     }
     for (name, target) in &alerts.targets {
-        let shown = match target {
-            Target::Command(command) => quoted(command),
+        let setting = match target {
+            Target::Command(command) => quoted(command).into(),
             // A header's value may be a secret, and so may be what follows a `?`.
             Target::Webhook {
                 host,
                 port,
                 path,
                 headers,
-            } => format!(
-                "http://{host}:{port}{} (#{:08x})",
-                path.split('?').next().unwrap_or_default(),
-                digest(&format!("{path}{headers:?}"))
+            } => Setting::secret(
+                &format!(
+                    "http://{host}:{port}{}",
+                    path.split('?').next().unwrap_or_default()
+                ),
+                format!("{path}{headers:?}"),
             ),
         };
-        settings.insert(format!("alerts.targets.{name}"), shown);
+        settings.insert(format!("alerts.targets.{name}"), setting);
     }
     for (name, rule) in &alerts.rules {
         let when = match rule.when {
@@ -144,7 +144,7 @@ pub(super) fn alert_settings(alerts: &Alerts) -> Settings {
             let names: Vec<&str> = to.iter().map(String::as_str).collect();
             shown.push_str(&format!(", to {}", names.join(" ")));
         }
-        settings.insert(format!("alerts.rules.{name}"), shown.to_lowercase());
+        settings.insert(format!("alerts.rules.{name}"), shown.to_lowercase().into());
     }
     settings
 }
@@ -162,8 +162,10 @@ pub(super) fn shown_disk(disk: &DiskWatch) -> String {
     )
 }
 
-fn probe_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
+fn probe_settings(spec: &WorkloadSpec) -> Settings {
+    let mut settings = Settings::new();
     for (name, probe) in &spec.probes {
+        let mut hidden = String::new();
         let check = match &probe.check {
             Check::Http {
                 host,
@@ -172,14 +174,10 @@ fn probe_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
                 headers,
             } => {
                 // A header may be a secret.
-                let all: String = headers
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value};"))
-                    .collect();
-                let digest = digest(&all);
+                hidden = format!("{headers:?}");
                 let headers = match headers.len() {
                     0 => String::new(),
-                    count => format!(" with {count} headers #{digest:08x}"),
+                    count => format!(" with {count} headers"),
                 };
                 format!("http {host}:{port}{path}{headers}")
             }
@@ -198,8 +196,10 @@ fn probe_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
             probe.failure_threshold,
             probe.success_threshold
         );
-        set(&format!("probes.{name}"), format!("{check}, {timing}"));
+        let setting = Setting::secret(&format!("{check}, {timing}"), hidden);
+        settings.insert(format!("probes.{name}"), setting);
     }
+    let mut set = |key: &str, value: String| drop(settings.insert(key.to_owned(), value.into()));
     if !spec.needs.is_empty() {
         let needs = spec
             .needs
@@ -232,6 +232,7 @@ fn probe_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
     if !spec.recovery.reset_paths.is_empty() {
         set("recovery.reset_paths", quoted(&spec.recovery.reset_paths));
     }
+    settings
 }
 
 fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
@@ -284,11 +285,4 @@ fn quoted(words: &[String]) -> String {
         false => word.clone(),
     };
     words.iter().map(quote).collect::<Vec<_>>().join(" ")
-}
-
-/// FNV-1a, to tell values apart without showing them.
-fn digest(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
 }

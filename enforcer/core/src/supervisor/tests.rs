@@ -151,6 +151,7 @@ fn word(kind: &ActionKind) -> &'static str {
     match kind {
         ActionKind::Start { .. } => "start",
         ActionKind::AbortStart => "abort start",
+        ActionKind::ReportStuck => "report stuck",
         ActionKind::Signal { .. } => "signal",
         ActionKind::KillTree => "kill tree",
         ActionKind::Reap => "reap",
@@ -203,6 +204,56 @@ fn a_start_that_hangs_is_given_up_when_it_is_asked_to_stop() {
             3 s:   → signal #1
         "#]],
     );
+}
+
+/// A process in state D does not end by SIGKILL. It is reported, and holds up no shutdown.
+#[test]
+fn what_stays_after_its_kill_is_reported_again_and_again_and_not_waited_for() {
+    let stays = || Event::Stays {
+        workload: name(WEB),
+        instance: InstanceId(1),
+        processes: "process 101 (web): it is in state D".to_owned(),
+    };
+    check(
+        spec(),
+        vec![
+            (1, prepared(1)),
+            (1, started(1)),
+            (3, request(Request::Kill)),
+            (12, Event::Wake),
+            (13, Event::Wake),
+            (13, stays()),
+            (73, Event::Wake),
+            (80, exited(1)),
+            (80, reaped(1, ExitStatus::Signal(9), 0)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            1 s: #2 start
+            3 s: #3 stop (manual)
+            3 s:   → kill tree #1
+            13 s:   → report stuck #1
+            13 s: #4 degraded
+            73 s:   → report stuck #1
+            80 s:   → reap #1
+            80 s: #5 exit because of #3
+            80 s:   → remove cgroup #1
+        "#]],
+    );
+    let mut supervisor = Supervisor::new(2);
+    let mut handle = |seconds: u64, event| {
+        let moment = Moment {
+            now: MonoTime(seconds * 1_000_000_000),
+            noise: 0,
+        };
+        supervisor.handle(moment, event)
+    };
+    let _ = handle(0, configure(spec()));
+    let _ = handle(1, started(1));
+    assert!(!handle(2, Event::Shutdown).finished);
+    assert!(!handle(13, Event::Wake).finished);
+    assert!(handle(23, stays()).finished);
 }
 
 #[test]
@@ -831,7 +882,9 @@ impl World {
                     let starting = self.owed.last().is_some_and(|(_, owed)| *owed == "start");
                     assert!(starting, "nothing to abort");
                 }
-                ActionKind::WriteHostLimits { .. } | ActionKind::RunOnHost { .. } => {}
+                ActionKind::ReportStuck
+                | ActionKind::WriteHostLimits { .. }
+                | ActionKind::RunOnHost { .. } => {}
             }
         }
         for run in &decision.probes {

@@ -76,7 +76,7 @@ impl Workload {
                     *withdrawing = None;
                     *kill_at = None;
                     let reason = *reason;
-                    self.act(context, reason, ActionKind::KillTree);
+                    self.kill_tree(context, reason);
                 }
             }
             Lifecycle::Ending { after: present, .. } => *present = after,
@@ -155,6 +155,7 @@ impl Workload {
             None => self.ask_to_end(context, reason, kill),
             Some(_) => None,
         };
+        let report_stuck_at = self.report_stuck_at;
         self.enter(
             context,
             Lifecycle::Stopping {
@@ -167,21 +168,22 @@ impl Workload {
             },
             format!("stopping ({cause})"),
         );
+        self.report_stuck_at = report_stuck_at;
     }
 
     /// Sends its signal, or kills it where it has no grace; when the grace is over.
     fn ask_to_end(
-        &self,
+        &mut self,
         context: &mut Context<'_>,
         reason: Reason,
         kill: bool,
     ) -> Option<MonoTime> {
-        let stop = &self.spec.stop;
+        let stop = self.spec.stop.clone();
         if kill || stop.grace.is_zero() {
-            self.act(context, reason, ActionKind::KillTree);
+            self.kill_tree(context, reason);
             return None;
         }
-        let signal = stop.signal.clone();
+        let signal = stop.signal;
         self.act(context, reason, ActionKind::Signal { signal });
         Some(context.moment.now.after(stop.grace))
     }

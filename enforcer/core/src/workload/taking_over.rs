@@ -98,7 +98,7 @@ impl Workload {
                     let signal = self.spec.stop.signal.clone();
                     self.act(context, reason, ActionKind::Signal { signal });
                 }
-                Found::Running(..) => self.act(context, reason, ActionKind::KillTree),
+                Found::Running(..) => self.kill_tree(context, reason),
                 Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => {
                     self.main_exited(context, self.instance);
                 }

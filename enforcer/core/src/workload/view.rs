@@ -40,6 +40,8 @@ pub struct View {
     pub writing: bool,
     /// Whether the kernel refused the last ones.
     pub limits_refused: bool,
+    /// Processes of it are still there long after SIGKILL.
+    pub stuck: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
@@ -133,6 +135,7 @@ impl Workload {
             claims: self.loops.claims(),
             writing: !self.writes_under_way.is_empty(),
             limits_refused: self.limits_refused,
+            stuck: self.stuck,
         }
     }
 
