@@ -12,7 +12,7 @@
 use crate::event::Seq;
 use crate::name::WorkloadName;
 use crate::spec::Severity;
-use crate::units::MonoTime;
+use crate::units::{MonoTime, STANDSTILL};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -74,6 +74,8 @@ struct Condition {
     fired: Option<Fired>,
     /// Since when it holds no more.
     clear: Option<MonoTime>,
+    /// The time of the last look at it.
+    seen: MonoTime,
 }
 
 #[derive(Clone, Debug)]
@@ -119,10 +121,19 @@ impl Conditions {
                 text,
                 fired: None,
                 clear: None,
+                seen: now,
             };
             self.known.insert(key.clone(), condition);
             return pace.held.is_zero().then_some(Message::Fire);
         };
+        // Nothing is known to have held, or to have been over, through a gap between two looks.
+        if now.since(known.seen) > STANDSTILL {
+            known.clear = None;
+            if known.fired.is_none() {
+                known.since = now;
+            }
+        }
+        known.seen = now;
         let Some(text) = holds else {
             let clear = *known.clear.get_or_insert(now);
             let Some(id) = known.fired.as_ref().map(|fired| fired.id) else {
@@ -194,6 +205,7 @@ impl Conditions {
                 severity: standing.severity,
             }),
             clear: None,
+            seen: now,
         };
         let key = (standing.rule, standing.workload);
         // If it is about an event, more may have come since: it is over no earlier than

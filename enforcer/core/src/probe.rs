@@ -7,7 +7,7 @@
 //! ```
 
 use crate::spec::{Check, Probe};
-use crate::units::{Bytes, MonoTime, Percent};
+use crate::units::{Bytes, MonoTime, Percent, STANDSTILL};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
@@ -122,6 +122,8 @@ pub(crate) struct Watched {
     standing: Option<bool>,
     last: Option<Last>,
     work: VecDeque<(MonoTime, Work)>,
+    /// When askings went on after the host or the agent had stood still.
+    resumed: Option<MonoTime>,
 }
 
 impl Watched {
@@ -135,6 +137,7 @@ impl Watched {
             standing: None,
             last: None,
             work: VecDeque::new(),
+            resumed: None,
         }
     }
 
@@ -207,6 +210,11 @@ impl Watched {
         // What it had to wait for itself is no lateness.
         let answered = self.last.as_ref().map_or(MonoTime(0), |last| last.at);
         let due = self.due.max(answered);
+        if now.since(due) > STANDSTILL {
+            // Nothing ran meanwhile, so that nothing can have made progress.
+            self.resumed = Some(now);
+            self.work.clear();
+        }
         let next = due.after(self.spec.period);
         self.due = if next > now {
             next
@@ -242,6 +250,7 @@ impl Watched {
             Outcome::Unknown(why) => (Answer::Unknown, why.clone()),
             Outcome::Did(work) => self.judge(now, *work),
         };
+        let (answer, why) = self.excuse(now, answer, why);
         match answer {
             Answer::Passed => {
                 self.passes = self.passes.saturating_add(1);
@@ -261,6 +270,22 @@ impl Watched {
             why,
         });
         true
+    }
+
+    /// A file that was not touched while the host stood still says nothing yet: the workload has
+    /// as long as ever to touch it again.
+    fn excuse(&self, now: MonoTime, answer: Answer, why: String) -> (Answer, String) {
+        let Check::File { fresh_within, .. } = self.spec.check else {
+            return (answer, why);
+        };
+        let stood_still = self
+            .resumed
+            .is_some_and(|resumed| now.since(resumed) < fresh_within);
+        if answer == Answer::Failed && stood_still {
+            let why = format!("{why}; that does not count yet, since the host stood still");
+            return (Answer::Unknown, why);
+        }
+        (answer, why)
     }
 
     /// What the answers come to now, if that is another than before.
@@ -403,6 +428,69 @@ mod tests {
         let _ = watched.begin(at(0), &mut runs);
         assert_eq!(watched.is_lost(at(30)), None);
         assert_eq!(watched.is_lost(watched.deadline()), Some(1));
+    }
+
+    /// Nothing ran while the host was suspended, so that nothing can have been done.
+    #[test]
+    fn a_suspended_host_is_no_lack_of_progress() {
+        let mut watched = Watched::new(
+            Probe {
+                period: Duration::from_secs(30),
+                ..Probe::of(Check::Cgroup {
+                    cpu: Some(Duration::from_secs(1)),
+                    io: None,
+                    within: Duration::from_secs(120),
+                })
+            },
+            at(0),
+        );
+        let mut runs = 0;
+        let mut ask = |seconds: u64, done: u64| {
+            let now = at(seconds);
+            let (run, _) = watched.begin(now, &mut runs).expect("due");
+            let work = Work {
+                cpu: Duration::from_secs(done),
+                io: None,
+            };
+            watched.answer(now, run, &Outcome::Did(work), Duration::ZERO);
+            watched.last().expect("an answer").answer.word()
+        };
+        for round in 0..=4 {
+            ask(round * 30, round);
+        }
+        assert_eq!(ask(150, 5), "passed");
+        // An hour of sleep later it is watched for two minutes before it is judged.
+        let after: Vec<&str> = (0..=4).map(|round| ask(3750 + round * 30, 5)).collect();
+        assert_eq!(
+            after,
+            ["unknown", "unknown", "unknown", "unknown", "failed"]
+        );
+    }
+
+    #[test]
+    fn a_file_may_be_touched_again_after_a_suspended_host() {
+        let mut watched = Watched::new(
+            Probe {
+                period: Duration::from_secs(30),
+                ..Probe::of(Check::File {
+                    path: "/srv/heartbeat".to_owned(),
+                    fresh_within: Duration::from_secs(60),
+                })
+            },
+            at(0),
+        );
+        let mut runs = 0;
+        let stale = Outcome::Failed(Failure::default());
+        let mut ask = |seconds: u64, outcome: &Outcome| {
+            let now = at(seconds);
+            let (run, _) = watched.begin(now, &mut runs).expect("due");
+            watched.answer(now, run, outcome, Duration::ZERO);
+            watched.last().expect("an answer").answer.word()
+        };
+        assert_eq!(ask(0, &Outcome::Passed), "passed");
+        assert_eq!(ask(3600, &stale), "unknown");
+        assert_eq!(ask(3630, &stale), "unknown");
+        assert_eq!(ask(3660, &stale), "failed");
     }
 
     #[test]

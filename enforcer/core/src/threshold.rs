@@ -2,7 +2,7 @@
 //! peak is no alarm, and a dip is no all-clear.
 
 use crate::spec::Threshold;
-use crate::units::{MonoTime, Percent};
+use crate::units::{MonoTime, Percent, STANDSTILL};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -44,6 +44,8 @@ pub(crate) struct Gauge {
     level: Level,
     warn: Held,
     critical: Held,
+    /// The time of the last reading.
+    last: Option<MonoTime>,
 }
 
 /// Since when a level has been reached without a break, or left.
@@ -85,6 +87,11 @@ impl Gauge {
         used: Percent,
         threshold: &Threshold,
     ) -> Option<Level> {
+        // Nothing is known to have held through a gap in the readings.
+        if self.last.is_some_and(|last| now.since(last) > STANDSTILL) {
+            (self.warn, self.critical) = (Held::default(), Held::default());
+        }
+        self.last = Some(now);
         let instant = threshold.level_of(used);
         self.warn.observe(now, instant >= Level::Warn);
         self.critical.observe(now, instant >= Level::Critical);
@@ -131,6 +138,29 @@ mod tests {
             }
         }
         told
+    }
+
+    /// A peak before an hour of sleep and one after it are two peaks.
+    #[test]
+    fn a_level_does_not_count_as_held_while_the_host_was_suspended() {
+        let threshold = Threshold {
+            hold: Duration::from_secs(60),
+            ..Threshold::MEMORY
+        };
+        let mut gauge = Gauge::default();
+        let mut observe = |seconds: u64, used| {
+            let now = MonoTime(seconds * 1_000_000_000);
+            gauge.observe(now, Percent(used), &threshold)
+        };
+        assert_eq!(observe(0, 99), None);
+        assert_eq!(observe(3600, 99), None);
+        assert_eq!(observe(3630, 99), None);
+        assert_eq!(observe(3660, 99), Some(Level::Critical));
+        // Neither does its end.
+        assert_eq!(observe(3665, 10), None);
+        assert_eq!(observe(9000, 10), None);
+        assert_eq!(observe(9030, 10), None);
+        assert_eq!(observe(9060, 10), Some(Level::Normal));
     }
 
     #[test]

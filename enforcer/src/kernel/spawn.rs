@@ -28,7 +28,7 @@ use enforcer_core::event::{ExitStatus, StartError};
 use enforcer_core::units::{MonoTime, human_duration};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -114,7 +114,10 @@ pub(crate) fn spawn(
         null: null.as_raw_fd(),
         output: output.as_raw_fd(),
     };
-    let (pid, pidfd) = clone_into(cgroup, &plan).map_err(|source| SpawnError::Clone {
+    let named = ThreadName::borrow(&launch.command[0]);
+    let cloned = clone_into(cgroup, &plan);
+    drop(named);
+    let (pid, pidfd) = cloned.map_err(|source| SpawnError::Clone {
         cgroup: cgroup.path().display().to_string(),
         source,
     })?;
@@ -123,6 +126,35 @@ pub(crate) fn spawn(
         pidfd: PidFd::new(pidfd),
         gate,
     })
+}
+
+/// The name that this thread had; it gets it back when this is dropped.
+///
+/// A child has its parent's name until exec. If the kernel kills it before, for want of memory,
+/// that name is its victim's: it has to be the program's from the first instruction on.
+struct ThreadName([u8; 16]);
+
+impl ThreadName {
+    /// Calls this thread as the program of this path.
+    fn borrow(path: &CStr) -> Self {
+        let mut before = [0; 16];
+        let path = path.to_bytes_with_nul();
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let name = &path[slash.map_or(0, |at| at + 1)..];
+        // SAFETY: the kernel writes 16 bytes at most, and reads a name that ends with NUL.
+        unsafe {
+            libc::prctl(libc::PR_GET_NAME, before.as_mut_ptr());
+            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        }
+        Self(before)
+    }
+}
+
+impl Drop for ThreadName {
+    fn drop(&mut self) {
+        // SAFETY: the kernel has written a name that ends with NUL.
+        unsafe { libc::prctl(libc::PR_SET_NAME, self.0.as_ptr()) };
+    }
 }
 
 fn clone_into(cgroup: &Cgroup, plan: &child::Plan<'_>) -> io::Result<(u32, OwnedFd)> {
@@ -297,4 +329,22 @@ pub(crate) fn describe(error: &io::Error) -> String {
         || error.to_string(),
         |number| nix::Error::from_raw(number).desc().to_owned(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_has_the_programs_name_for_a_while() {
+        let name = || {
+            let read = std::fs::read_to_string("/proc/thread-self/comm");
+            read.expect("a name").trim().to_owned()
+        };
+        let before = name();
+        let named = ThreadName::borrow(c"/usr/bin/a-program-of-a-long-name");
+        assert_eq!(name(), "a-program-of-a-");
+        drop(named);
+        assert_eq!(name(), before);
+    }
 }

@@ -110,7 +110,6 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     let launch = plan.launch;
     // SAFETY: no preconditions; a forked child leads no group yet.
     check(unsafe { libc::setsid() }, Stage::Session)?;
-    name_after_program(launch);
     leave_keyring(launch)?;
     descriptors(plan, gate)?;
     signals()?;
@@ -124,16 +123,6 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
         unsafe { libc::chdir(launch.directory.as_ptr()) },
         Stage::Directory,
     )
-}
-
-/// Until exec the process would have the name of the agent's thread; if the kernel kills it
-/// before, that name would be its victim's.
-fn name_after_program(launch: &Launch) {
-    let path = launch.command[0].as_bytes_with_nul();
-    let slash = path.iter().rposition(|byte| *byte == b'/');
-    let name = &path[slash.map_or(0, |at| at + 1)..];
-    // SAFETY: the name ends with NUL.
-    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
 }
 
 /// Joins a session keyring of its own (keyctl(2), session-keyring(7)): whoever shares one has
