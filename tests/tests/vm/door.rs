@@ -267,13 +267,15 @@ fn the_group_may_look_and_root_alone_may_change() {
         &["stop", "web"][..],
         &["shutdown"],
         &["throttle", "web", "--cpu", "20%"],
-        // It shows lines of the manifest.
-        &["plan", "-f", "/etc/enforcer/demo.yaml"],
     ] {
         let refused = as_member(change);
         assert_eq!(refused.status.code(), Some(6), "{refused:?}");
     }
     assert_eq!(agent.workload("web")["state"], "running");
+    // It shows lines of the manifest, and looks up accounts.
+    let file = agent.folder().join("manifest.yaml");
+    let refused = as_member(&["plan", "-f", file.to_str().unwrap()]);
+    assert_eq!(refused.status.code(), Some(6), "{refused:?}");
 }
 
 #[test]
