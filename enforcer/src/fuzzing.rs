@@ -4,8 +4,11 @@
 
 use crate::api::Proposal;
 use crate::kernel::counters;
+use crate::kernel::process::FileMapping;
+use crate::probe::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
+use enforcer_core::environment_file;
 use enforcer_core::manifest::{self, Accounts};
 
 /// A host that knows everybody.
@@ -58,6 +61,31 @@ pub fn memory_events(bytes: &[u8]) {
     for key in ["oom_kill", "oom", "oom_group_kill", ""] {
         let _ = counters::field(&text, key);
     }
+}
+
+/// A file of variables, which the workload's user may have written.
+pub fn environment_file(bytes: &[u8]) {
+    const NEVER: [char; 4] = ['=', ' ', '\0', '\u{feff}'];
+    for (name, value) in environment_file::parse(bytes).into_iter().flatten() {
+        assert!(!name.is_empty() && !name.contains(NEVER), "{name:?}");
+        assert!(!value.contains(&0));
+    }
+}
+
+/// Where a workload redirects a probe: to a path of the same host, or nowhere.
+pub fn redirect(bytes: &[u8]) {
+    let location = String::from_utf8_lossy(bytes);
+    for host in ["localhost", "::1"] {
+        if let Some((_, path)) = resolve_redirect(&location, (host, 80), "/a/b?c") {
+            assert!(path.starts_with('/'), "{location:?}: {path:?}");
+            assert!(!path.contains([' ', '\r', '\n']), "{location:?}: {path:?}");
+        }
+    }
+}
+
+/// A line of `/proc/PID/maps`, whose names a workload chooses.
+pub fn mapping(bytes: &[u8]) {
+    let _ = FileMapping::parse(bytes);
 }
 
 /// What an agent before this one has left: checkpoints, instances, the journal.
@@ -130,6 +158,24 @@ mod tests {
             include_bytes!("../../packaging/example.yaml"),
             4000,
             manifest,
+        );
+    }
+
+    #[test]
+    fn damaged_texts_of_a_workload_are_refused_and_nothing_else() {
+        let variables = b"\xef\xbb\xbfFIRST=1\r\nexport SECOND='2 3'\n# comment\nURL=a=b\n";
+        damaged(variables, 4000, environment_file);
+        for location in [
+            "http://localhost:81/x/../y?z#f",
+            "//[::1]:80/%41",
+            "../../g;x=1",
+        ] {
+            damaged(location.as_bytes(), 4000, redirect);
+        }
+        damaged(
+            b"7f00-7f01 r-xp 00003000 fe:00 9     /usr/lib/libc.so.6",
+            4000,
+            mapping,
         );
     }
 

@@ -6,7 +6,15 @@ use crate::process::{cargo, find_program, root, run, target};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
-const TARGETS: [&str; 4] = ["manifest", "api_body", "memory_events", "state"];
+const TARGETS: [&str; 7] = [
+    "manifest",
+    "api_body",
+    "memory_events",
+    "state",
+    "environment_file",
+    "redirect",
+    "mapping",
+];
 
 /// What libFuzzer looks at; the same that cargo-fuzz asks for, but for the sanitizer.
 const COVERAGE: &str = "-Cpasses=sancov-module\u{1f}-Cllvm-args=-sanitizer-coverage-level=4\u{1f}\

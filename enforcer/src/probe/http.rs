@@ -102,7 +102,7 @@ async fn follow(
 
 /// The port and the path of a redirect, resolved as RFC 3986 says; `None` if it leads to
 /// another host or needs TLS. A location that is no URI reference leads nowhere.
-fn here(location: &str, (host, port): (&str, u16), from: &str) -> Option<(u16, String)> {
+pub(crate) fn here(location: &str, (host, port): (&str, u16), from: &str) -> Option<(u16, String)> {
     let authority = if host.contains(':') {
         format!("[{host}]:{port}")
     } else {

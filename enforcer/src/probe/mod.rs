@@ -5,7 +5,7 @@
 mod dial;
 mod file;
 mod http;
-pub(crate) use http::post;
+pub(crate) use http::{here as resolve_redirect, post};
 mod lateness;
 
 pub(crate) use lateness::Lateness;
