@@ -157,11 +157,12 @@ impl Executor {
     }
 
     /// What eBPF sees for us, and whether it does.
-    pub(crate) fn attached_programs(&self) -> [(&'static str, bool); 3] {
+    pub(crate) fn attached_programs(&self) -> [(&'static str, bool); 4] {
         let traced = self.ring.is_some();
         [
             ("mark_victim", traced),
             ("sched_process_exit", traced),
+            ("sched_process_free", traced),
             ("cpu_sample", self.suspects.is_some()),
         ]
     }

@@ -160,7 +160,7 @@ pub(crate) fn file_mappings(pid: u32, addresses: &[u64]) -> Vec<FileMapping> {
 impl FileMapping {
     /// Reads a line of `/proc/PID/maps`: range, permissions, offset, device, inode, name
     /// (proc_pid_maps(5)). `None` if it is no executable mapping of a file.
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let mut words = line.splitn(6, |byte| *byte == b' ');
         let mut word = || std::str::from_utf8(words.next()?).ok();
         let (start, end) = word()?.split_once('-')?;

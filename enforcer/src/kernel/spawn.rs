@@ -193,13 +193,7 @@ impl Waiting {
     /// process may take.
     pub(crate) fn abandon(self) {
         drop(self.gate);
-        if !self.pidfd.exits_within(KILL_WAIT) {
-            let _ = self.pidfd.signal(Signal::SIGKILL);
-            self.pidfd.exits_within(KILL_WAIT);
-        }
-        if self.pidfd.exits_within(Duration::ZERO) {
-            let _ = self.pidfd.wait();
-        }
+        collect(&self.pidfd);
     }
 
     /// Opens the gate, and returns once the program runs. What failed in the
@@ -233,7 +227,7 @@ impl Waiting {
         // without reading it, and its side is then told to have been reset.
         if let [stage, errno @ ..] = report.as_slice() {
             let number = errno.try_into().map_or(0, i32::from_ne_bytes);
-            let _ = self.pidfd.wait();
+            collect(&self.pidfd);
             return Err(failed(
                 Stage::describe(*stage, program),
                 io::Error::from_raw_os_error(number),
@@ -241,14 +235,14 @@ impl Waiting {
         }
         match told {
             // An end of file says that exec closed the other side, or that the child is dead.
-            Ok(()) => self.executed(program),
+            Ok(()) => self.executed(program, patience),
             Err(source)
                 if matches!(
                     source.kind(),
                     io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
                 ) =>
             {
-                self.executed(program)
+                self.executed(program, patience)
             }
             Err(source) => Err(failed("reach the new process".to_owned(), source)),
         }
@@ -275,10 +269,21 @@ impl Waiting {
     /// The gate was closed by exec, unless the process died before: then it is still marked
     /// as forked only. `begin_new_exec` in fs/exec.c takes that mark away before it closes
     /// any descriptor.
-    fn executed(self, program: &str) -> Result<PidFd, StartError> {
-        if process::has_executed(self.pid) {
-            return Ok(self.pidfd);
+    fn executed(self, program: &str, patience: &Patience<'_>) -> Result<PidFd, StartError> {
+        // What is read in `/proc` may fail for a reason of the agent's own, so a process that
+        // lives is looked at again.
+        while !process::has_executed(self.pid) {
+            if self.pidfd.exits_within(Duration::from_millis(LOOK.into())) {
+                return Err(self.ended_early(program));
+            }
+            if clock::now() >= patience.until {
+                return Err(self.give_up(program, patience, true));
+            }
         }
+        Ok(self.pidfd)
+    }
+
+    fn ended_early(self, program: &str) -> StartError {
         let error = match self.pidfd.wait() {
             Ok(ExitStatus::Signal(signal)) => {
                 format!("it was killed by {} before it ran", signal_name(signal))
@@ -286,11 +291,11 @@ impl Waiting {
             Ok(ExitStatus::Code(_) | ExitStatus::Unknown) => "it ended before it ran".to_owned(),
             Err(error) => format!("it ended before it ran: {}", describe(&error)),
         };
-        Err(StartError {
+        StartError {
             stage: format!("execute {program}"),
             errno: None,
             error,
-        })
+        }
     }
 
     /// Kills a child that stands still, and says what it stood still in.
@@ -320,6 +325,16 @@ impl Waiting {
             errno: None,
             error,
         }
+    }
+}
+
+/// Waits for a child that goes by itself; one that does not is killed.
+fn collect(child: &PidFd) {
+    if !child.exits_within(KILL_WAIT) {
+        let _ = child.signal(Signal::SIGKILL);
+    }
+    if child.exits_within(KILL_WAIT) {
+        let _ = child.wait();
     }
 }
 

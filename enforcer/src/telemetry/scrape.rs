@@ -78,7 +78,7 @@ pub(super) struct Scrape {
     pub(super) counts: All,
     pub(super) host: Host,
     pub(super) own: Option<OwnProcess>,
-    pub(super) programs: [(&'static str, bool); 3],
+    pub(super) programs: [(&'static str, bool); 4],
 }
 
 impl Default for Telemetry {
@@ -335,6 +335,7 @@ mod tests {
             programs: [
                 ("mark_victim", true),
                 ("sched_process_exit", true),
+                ("sched_process_free", true),
                 ("cpu_sample", false),
             ],
         };

@@ -146,6 +146,38 @@ fn how_a_process_ended_while_no_agent_ran_is_known() {
     assert_eq!(agent.workload("left")["pid"], before["left"]["pid"]);
 }
 
+/// Since Linux 7.0 a program at a tracepoint can be preempted, and the kernel passes over
+/// it for whoever comes next on that CPU.
+#[test]
+fn how_many_processes_ended_at_once_while_no_agent_ran_is_known() {
+    let names: Vec<String> = (0..24).map(|number| format!("w{number}")).collect();
+    let text: String = names
+        .iter()
+        .map(|name| workload(name, "rest", ""))
+        .collect();
+    let mut agent = Agent::start(&manifest(&text));
+    for name in &names {
+        agent.wait_for_state(name, "running");
+    }
+    let before = by_name(&agent);
+    agent.kill();
+    for name in &names {
+        send(&before[name], Signal::SIGTERM);
+    }
+    for name in &names {
+        let gone = format!("/proc/{}", pid(&before[name]));
+        wait_for("it to be gone", || {
+            (!fs::exists(&gone).unwrap()).then_some(())
+        });
+    }
+    agent.start_again();
+    let unknown = names.iter().filter(|name| {
+        let told = agent.wait_for_events(name, "exit", 1);
+        told[0]["details"]["signal"] != 15
+    });
+    assert_eq!(unknown.collect::<Vec<_>>(), Vec::<&String>::new());
+}
+
 #[test]
 fn without_ebpf_the_end_of_a_process_is_unknown_and_never_zero() {
     let mut agent = Agent::start_with(&manifest(&workload("web", "rest", "")), &["--ebpf", "off"]);

@@ -37,12 +37,12 @@ pub(super) fn load(
     }
     let mut ebpf = loader.load(OBJECT)?;
     let types = Btf::from_sys_fs()?;
-    attach_traced(
-        &mut ebpf,
+    for traced in [
         ("process_exit", "sched_process_exit"),
-        &types,
-        pins,
-    )?;
+        ("process_free", "sched_process_free"),
+    ] {
+        attach_traced(&mut ebpf, traced, &types, pins)?;
+    }
     if by_task {
         attach_traced(&mut ebpf, ("mark_victim_task", "mark_victim"), &types, pins)?;
     } else {

@@ -5,7 +5,7 @@
 //! enforcer/v3-CGROUP/        the ABI of the maps, and the cgroup of all workloads
 //!   EVENTS, LOST, …          maps: they outlive the programs that fill them
 //!   programs-BUILD/          of one build, complete once `cpu_sample` is there
-//!     process_exit, mark_victim, mark_program, cpu_sample
+//!     process_exit, process_free, mark_victim, mark_program, cpu_sample
 //! ```
 //!
 //! An agent of another build loads its own programs over the same maps, and takes the
