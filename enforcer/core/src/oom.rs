@@ -20,7 +20,9 @@ use std::time::Duration;
 /// marks (`mm/oom_kill.c`, `__oom_kill_process`), microseconds apart, unless the
 /// killer is preempted in between.
 pub const MARK_WAIT: Duration = Duration::from_millis(50);
-/// How long a group kill may take to end its main process before it is told.
+/// How long a group kill may take to end its main process before it is told, and how long
+/// a mark may lag where the workload runs on: a killer that the kernel preempts on a busy
+/// host marks much later, and no restart waits for it.
 pub const GROUP_WAIT: Duration = Duration::from_secs(1);
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
@@ -274,7 +276,8 @@ impl Ledger {
     pub(crate) fn deadline(&self, circumstances: Circumstances) -> Option<MonoTime> {
         let episode = self.episode.as_ref()?;
         let group = self.is_group(circumstances) && !circumstances.ended && self.delta() > 0;
-        let wait = if group || episode.past {
+        let runs_on = circumstances.ebpf && !circumstances.ended && self.delta() > 0;
+        let wait = if group || runs_on || episode.past {
             GROUP_WAIT
         } else {
             MARK_WAIT
@@ -337,7 +340,7 @@ impl Ledger {
                 ..
             } => true,
             Circumstances { .. } if group => waited >= GROUP_WAIT,
-            Circumstances { ebpf: true, .. } => known >= delta || waited >= MARK_WAIT,
+            Circumstances { ebpf: true, .. } => known >= delta || waited >= GROUP_WAIT,
             Circumstances { ebpf: false, .. } => true,
         };
         complete.then(|| self.close(now, ancestors))

@@ -129,14 +129,14 @@ fn a_counter_waits_for_its_mark_but_not_for_ever() {
     );
     let lost = vec![
         Step::Read(0, counters(1, 0)),
-        Step::Look(49, RUNNING),
-        Step::Look(50, RUNNING),
+        Step::Look(999, RUNNING),
+        Step::Look(1000, RUNNING),
     ];
     check(
         lost,
         &expect![[r#"
-        49 ms: nothing
-        50 ms: [] by Counters, 0..1, Own
+        999 ms: nothing
+        1000 ms: [] by Counters, 0..1, Own
     "#]],
     );
 }
@@ -194,13 +194,13 @@ fn an_overtaken_reading_changes_nothing() {
         vec![
             Step::Read(0, counters(2, 0)),
             Step::Read(0, counters(1, 0)),
-            Step::Look(50, RUNNING),
-            Step::Read(60, counters(2, 0)),
-            Step::Look(120, RUNNING),
+            Step::Look(1000, RUNNING),
+            Step::Read(1010, counters(2, 0)),
+            Step::Look(1100, RUNNING),
         ],
         &expect![[r#"
-            50 ms: [] by Counters, 0..2, Own
-            120 ms: nothing
+            1000 ms: [] by Counters, 0..2, Own
+            1100 ms: nothing
         "#]],
     );
 }
