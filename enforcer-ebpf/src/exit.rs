@@ -1,11 +1,10 @@
-//! How a watched process ended is kept in the map, so that an agent finds it that was not
-//! there.
+//! Writes the exit status of watched processes into a map, for an agent that starts later.
 //!
-//! `sched:sched_process_exit` comes first: the last thread leaves. Since Linux 7.0 a
-//! program at a tracepoint can be preempted, and while it is, the kernel does not start it
-//! again on that CPU (`recursion_misses` of the program counts these). So
-//! `sched:sched_process_free` writes what is still missing: it comes when the process was
-//! reaped, from a callback of RCU that no task can preempt.
+//! The kernel passes `sched:sched_process_exit` when the last thread leaves. Since Linux 7.0
+//! a task can preempt a program at a tracepoint, and meanwhile the kernel does not start that
+//! program again on the same CPU (it counts these cases in `recursion_misses`). So
+//! `sched:sched_process_free` writes a status that is still missing. It runs after the process
+//! was reaped, in a callback of RCU, which no task can preempt.
 
 use crate::WATCHED;
 use crate::task::Task;
@@ -39,8 +38,8 @@ fn keep_status(task: Task) {
     if !task.is_group_dead() {
         return;
     }
-    // SAFETY: the entry stays while this program runs; whoever else sees no thread left
-    // writes the same.
+    // SAFETY: the kernel keeps the entry until this program ends. Programs that run at the
+    // same time write the same values.
     let watch = unsafe { &mut *watch };
     let leader = task.leader();
     // The number may have been given to another process by now.

@@ -4,7 +4,7 @@
 //! the guest's kernel. So KVM is proved: the kernel that is wanted boots with a tiny
 //! initramfs, and only the line that its first program prints from user space counts.
 
-use crate::guest::{Guest, Line, Running};
+use crate::guest::{Boot, Line, Running};
 use crate::kernels::Kernel;
 use crate::progress::say;
 use anyhow::Result;
@@ -98,17 +98,17 @@ fn prove(
     if let Err(error) = std::fs::File::options().read(true).write(true).open(device) {
         return Err(format!("{} cannot be opened: {error}", device.display()));
     }
-    let guest = Guest {
+    let boot = Boot {
         kernel,
         initramfs: hello,
         job: "hello",
         options: "",
         memory_mib: 256,
-        accelerator: Accelerator::Kvm,
         disk: None,
+        label: "",
     };
-    let mut running =
-        Running::start(&mut guest.command(qemu)).map_err(|error| error.to_string())?;
+    let mut running = Running::start(&mut boot.command(qemu, Accelerator::Kvm))
+        .map_err(|error| error.to_string())?;
     let begun = Instant::now();
     let mut last_error = None;
     loop {

@@ -2,11 +2,10 @@
 
 use crate::accelerator::{self, Accelerator};
 use crate::console::{self, Outcome};
-use crate::guest::{Guest, Running};
-use crate::kernels::Kernel;
+use crate::guest::{Boot, Running};
 use crate::progress::say;
 use anyhow::Result;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Enough for every tier, and less than the 2 GiB from which the tests start a thousand
@@ -26,19 +25,6 @@ pub(crate) struct Machine {
     pub(crate) otherwise: Accelerator,
     /// How many times slower than usual this host is known to be.
     pub(crate) slowness: u32,
-}
-
-/// One boot with one job.
-pub(crate) struct Boot<'a> {
-    pub(crate) kernel: &'a Kernel,
-    pub(crate) initramfs: &'a Path,
-    pub(crate) job: &'a str,
-    /// More for the kernel's command line.
-    pub(crate) options: &'a str,
-    pub(crate) memory_mib: u32,
-    pub(crate) disk: Option<&'a Path>,
-    /// What stands before each line that the guest prints.
-    pub(crate) label: &'a str,
 }
 
 impl Machine {
@@ -81,24 +67,9 @@ impl Machine {
         accelerator: Accelerator,
         enough: &mut impl FnMut(&str) -> bool,
     ) -> Result<Outcome> {
-        let mut command = boot.guest(accelerator).command(&self.qemu);
+        let mut command = boot.command(&self.qemu, accelerator);
         let mut running = Running::start(&mut command)?;
         console::watch(&mut running, boot.label, SILENCE * self.slowness, enough)
-    }
-}
-
-impl Boot<'_> {
-    /// The QEMU guest of this boot.
-    pub(crate) fn guest(&self, accelerator: Accelerator) -> Guest<'_> {
-        Guest {
-            kernel: self.kernel,
-            initramfs: self.initramfs,
-            job: self.job,
-            options: self.options,
-            memory_mib: self.memory_mib,
-            accelerator,
-            disk: self.disk,
-        }
     }
 }
 
@@ -106,6 +77,7 @@ impl Boot<'_> {
 mod tests {
     use super::*;
     use crate::accelerator::stand_in;
+    use std::path::Path;
 
     #[test]
     fn a_guest_that_kvm_fails_later_is_booted_again_under_emulation() {

@@ -15,8 +15,8 @@ use std::time::Duration;
 const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet loglevel=1 psi=1 \
     mitigations=off no5lvl init_on_alloc=0";
 
-/// A boot of a kernel with one job.
-pub(crate) struct Guest<'a> {
+/// One boot of a kernel with one job.
+pub(crate) struct Boot<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) initramfs: &'a Path,
     /// What the guest's init does; see `tests/src/bin/init.rs`.
@@ -24,17 +24,18 @@ pub(crate) struct Guest<'a> {
     /// More for the kernel's command line.
     pub(crate) options: &'a str,
     pub(crate) memory_mib: u32,
-    pub(crate) accelerator: Accelerator,
     /// A raw image that becomes `/dev/vda`.
     pub(crate) disk: Option<&'a Path>,
+    /// What stands before each line that the guest prints.
+    pub(crate) label: &'a str,
 }
 
-impl Guest<'_> {
+impl Boot<'_> {
     /// The command that boots it.
-    pub(crate) fn command(&self, qemu: &Path) -> Command {
+    pub(crate) fn command(&self, qemu: &Path, accelerator: Accelerator) -> Command {
         let mut command = Command::new(qemu);
         command
-            .args(["-accel", self.accelerator.as_str()])
+            .args(["-accel", accelerator.as_str()])
             .args(["-cpu", "max", "-smp", "2"])
             .args(["-m", &self.memory_mib.to_string()])
             .args(["-nographic", "-no-reboot", "-nic", "none"])

@@ -1,8 +1,9 @@
 //! A power cut in the middle of writing, and what the next boot finds.
 
-use crate::boot::{Boot, MEMORY_MIB, Machine};
+use crate::boot::{MEMORY_MIB, Machine};
 use crate::compile::Programs;
 use crate::console::Outcome;
+use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::Kernel;
 use crate::process::target;

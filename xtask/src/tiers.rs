@@ -13,10 +13,11 @@
 //! of the host while it works, and one more guest than CPUs keeps them busy.
 
 use crate::accelerator::Accelerator;
-use crate::boot::{Boot, LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
+use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::burden::Burden;
 use crate::compile::{self, Programs};
 use crate::console::Outcome;
+use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN, Matrix};
 use crate::progress::Phase;

@@ -1,8 +1,9 @@
 //! The commands that boot one guest after another: the demo, measurements, a shell.
 
 use crate::accelerator::{self, Accelerator};
-use crate::boot::{Boot, LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
+use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::compile::{Programs, vm_programs};
+use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN};
 use crate::progress::{Phase, say};
@@ -133,7 +134,7 @@ pub(crate) fn shell(kernel: Option<&str>) -> Result<()> {
     let initramfs = image::pack(kernel, &programs, Contents::Shell)?;
     let chosen = accelerator::choose(&machine.qemu, kernel, &machine.hello, machine.otherwise);
     let boot = boot(kernel, &initramfs, "shell", MEMORY_MIB);
-    let mut command = boot.guest(chosen).command(&machine.qemu);
+    let mut command = boot.command(&machine.qemu, chosen);
     say(
         "vm",
         &format!("kernel {kernel}; leave with `exit`, or with Ctrl-A X"),

@@ -20,9 +20,9 @@ use std::time::Duration;
 /// marks (`mm/oom_kill.c`, `__oom_kill_process`), microseconds apart, unless the
 /// killer is preempted in between.
 pub const MARK_WAIT: Duration = Duration::from_millis(50);
-/// How long a group kill may take to end its main process before it is told, and how long
-/// a mark may lag where the workload runs on: a killer that the kernel preempts on a busy
-/// host marks much later, and no restart waits for it.
+/// A group kill is reported after this time even if its main process has not ended. A kill
+/// that leaves the main process running waits as long for its mark: on a busy host the kernel
+/// may preempt the killer before it marks, and no restart depends on this report.
 pub const GROUP_WAIT: Duration = Duration::from_secs(1);
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);

@@ -122,7 +122,7 @@ pub(crate) struct Watched {
     standing: Option<bool>,
     last: Option<Last>,
     work: VecDeque<(MonoTime, Work)>,
-    /// When askings went on after the host or the agent had stood still.
+    /// The time of the first check after the host or the agent was suspended.
     resumed: Option<MonoTime>,
 }
 
@@ -272,8 +272,8 @@ impl Watched {
         true
     }
 
-    /// A file that was not touched while the host stood still says nothing yet: the workload has
-    /// as long as ever to touch it again.
+    /// Makes the failure of a `file` check unknown after a suspension: the workload gets a whole
+    /// `fresh_within` to touch the file again.
     fn excuse(&self, now: MonoTime, answer: Answer, why: String) -> (Answer, String) {
         let Check::File { fresh_within, .. } = self.spec.check else {
             return (answer, why);
@@ -282,7 +282,7 @@ impl Watched {
             .resumed
             .is_some_and(|resumed| now.since(resumed) < fresh_within);
         if answer == Answer::Failed && stood_still {
-            let why = format!("{why}; that does not count yet, since the host stood still");
+            let why = format!("{why}; that does not count yet, since the host was suspended");
             return (Answer::Unknown, why);
         }
         (answer, why)

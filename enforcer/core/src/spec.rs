@@ -137,7 +137,7 @@ pub struct WorkloadSpec {
     pub environment_files: Vec<String>,
     /// As in capability(7): `CAP_NET_BIND_SERVICE`.
     pub capabilities: Vec<String>,
-    /// Whether the manifest lists capabilities: an empty list leaves root with none.
+    /// Is true if the manifest has a `capabilities` key. An empty list takes all from root.
     #[serde(default)]
     pub capabilities_listed: bool,
     /// Soft and hard limit, by the lower-case name of the resource.

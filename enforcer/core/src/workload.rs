@@ -118,7 +118,7 @@ pub(crate) struct Workload {
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
-    /// When processes that are still there after SIGKILL are reported next.
+    /// The time of the next report of processes that SIGKILL has not ended.
     report_stuck_at: Option<MonoTime>,
     /// Processes of it were still there long after SIGKILL: the kernel cannot end them.
     stuck: bool,

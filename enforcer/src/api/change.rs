@@ -131,8 +131,8 @@ pub(crate) struct PlanAnswer {
     warnings: String,
 }
 
-/// Answers who may change something, and nobody else: faults are drawn with the lines of the
-/// manifest, which may hold secrets, and looking up accounts costs the host processes.
+/// Plans a change. Only a caller with the right to change gets an answer: the answer quotes
+/// lines of the manifest, which may be secret, and the lookup of accounts starts processes.
 pub(super) async fn plan(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,

@@ -28,7 +28,8 @@ impl Executor {
         cause: Cause,
     ) {
         let started = self.try_start(workload, instance, wanted, cause);
-        lock(&self.aborted).remove(&(workload.clone(), instance));
+        // A request to give up may come after the end of the start that it names.
+        lock(&self.aborted).retain(|(name, _)| name != workload);
         if let Err(error) = started {
             // That would cost the workload a start of its budget, for nothing.
             self.end_without_tree();
