@@ -286,7 +286,7 @@ mod tests {
         assert!(is_at_fault("enforcer/src/helpers/mod.rs", ""));
         assert!(is_at_fault(
             "enforcer/src/long.rs",
-            &"fn f() {}\n".repeat(401)
+            &"fn f() {}\n".repeat(MOST_LINES + 1)
         ));
     }
 
