@@ -31,6 +31,12 @@ pub(crate) fn has_executed(pid: u32) -> bool {
     stat.is_some_and(|stat| stat.flags & FORKED_ONLY == 0)
 }
 
+/// The text of `/proc/PID/stat`, or why it cannot be read, for a message.
+pub(crate) fn stat_line(pid: u32) -> String {
+    let line = proc_text::read(&format!("/proc/{pid}/stat"));
+    line.unwrap_or_else(|error| error.to_string())
+}
+
 /// What a process that does not go on stands still in: a signal, or the kernel's function that
 /// it waits in. `None` if it is gone or runs.
 pub(crate) fn standstill(pid: u32) -> Option<String> {

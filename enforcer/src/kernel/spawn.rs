@@ -270,12 +270,14 @@ impl Waiting {
     /// as forked only. `begin_new_exec` in fs/exec.c takes that mark away before it closes
     /// any descriptor.
     fn executed(self, program: &str, patience: &Patience<'_>) -> Result<PidFd, StartError> {
-        // What is read in `/proc` may fail for a reason of the agent's own, so a process that
-        // lives is looked at again.
+        // A read of `/proc` may fail for a reason of the agent's own, so it is repeated while
+        // the process lives.
         while !process::has_executed(self.pid) {
             if self.pidfd.exits_within(Duration::from_millis(LOOK.into())) {
                 return Err(self.ended_early(program));
             }
+            let stat = process::stat_line(self.pid);
+            tracing::warn!("{program}: its gate is closed, but it seems not executed: {stat}");
             if clock::now() >= patience.until {
                 return Err(self.give_up(program, patience, true));
             }
