@@ -244,7 +244,11 @@ impl Waiting {
             {
                 self.executed(program, patience)
             }
-            Err(source) => Err(failed("reach the new process".to_owned(), source)),
+            Err(source) => {
+                let _ = self.pidfd.signal(Signal::SIGKILL);
+                collect(&self.pidfd);
+                Err(failed("reach the new process".to_owned(), source))
+            }
         }
     }
 
