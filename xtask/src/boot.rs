@@ -1,20 +1,17 @@
 //! Boots a guest, relays what it prints, and returns how its job ended.
 
 use crate::accelerator::{self, Accelerator};
-use crate::console::{self, Outcome};
+use crate::console::{self, Outcome, Silence};
 use crate::guest::{Boot, Running};
 use crate::progress::say;
 use anyhow::Result;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Enough for every tier, and less than the 2 GiB from which the tests start a thousand
 /// workloads.
 pub(crate) const MEMORY_MIB: u32 = 2048;
 /// Enough for a thousand workloads, or for a whole Debian in memory.
 pub(crate) const LARGE_MEMORY_MIB: u32 = 3072;
-/// A guest that prints nothing for so long is stuck.
-const SILENCE: Duration = Duration::from_secs(300);
 
 /// What every boot of a run shares.
 pub(crate) struct Machine {
@@ -23,25 +20,34 @@ pub(crate) struct Machine {
     pub(crate) hello: PathBuf,
     /// The accelerator where KVM does not work.
     pub(crate) otherwise: Accelerator,
-    /// How many times slower than usual this host is known to be.
-    pub(crate) slowness: u32,
+    /// How long a guest may print nothing before it is taken for stuck.
+    pub(crate) silence: Silence,
 }
 
 impl Machine {
     /// Boots, and relays until the guest has ended or a line is `enough`.
     ///
     /// A guest that dies by a failure of KVM is booted once more under emulation, and KVM
-    /// is not used for that kernel again.
+    /// is not used for that kernel again. A guest whose kernel hangs before anything of ours
+    /// runs is booted once more as well: that tells nothing about enforcer.
     ///
     /// # Errors
-    /// If QEMU cannot be started, or the guest falls silent.
+    /// If QEMU cannot be started.
     pub(crate) fn boot(
         &self,
         boot: &Boot<'_>,
         mut enough: impl FnMut(&str) -> bool,
     ) -> Result<Outcome> {
         let chosen = accelerator::choose(&self.qemu, boot.kernel, &self.hello, self.otherwise);
-        let outcome = self.run(boot, chosen, &mut enough)?;
+        let mut outcome = self.run(boot, chosen, &mut enough)?;
+        if outcome.never_booted() {
+            let kernel = boot.kernel;
+            say(
+                "vm",
+                &format!("kernel {kernel}: it hung while it booted; booting again"),
+            );
+            outcome = self.run(boot, chosen, &mut enough)?;
+        }
         let Some(error) = outcome
             .kvm_error
             .as_ref()
@@ -69,7 +75,12 @@ impl Machine {
     ) -> Result<Outcome> {
         let mut command = boot.command(&self.qemu, accelerator);
         let mut running = Running::start(&mut command)?;
-        console::watch(&mut running, boot.label, SILENCE * self.slowness, enough)
+        Ok(console::watch(
+            &mut running,
+            boot.label,
+            self.silence,
+            enough,
+        ))
     }
 }
 
@@ -77,27 +88,65 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::accelerator::stand_in;
+    use crate::kernels::Kernel;
     use std::path::Path;
+    use std::time::Duration;
 
-    #[test]
-    fn a_guest_that_kvm_fails_later_is_booted_again_under_emulation() {
-        let kernel = stand_in::kernel("dies-later");
-        accelerator::assume_proved(&kernel);
-        let machine = Machine {
+    fn machine(silence: Silence) -> Machine {
+        Machine {
             qemu: stand_in::qemu(),
             hello: PathBuf::from("/no/hello"),
             otherwise: Accelerator::Emulation,
-            slowness: 1,
-        };
-        let boot = Boot {
-            kernel: &kernel,
-            initramfs: Path::new("/no/initramfs"),
+            silence,
+        }
+    }
+
+    fn boot<'a>(kernel: &'a Kernel, initramfs: &'a Path) -> Boot<'a> {
+        Boot {
+            kernel,
+            initramfs,
             job: "test",
             options: "",
             memory_mib: 64,
             disk: None,
             label: "",
+        }
+    }
+
+    #[test]
+    fn a_guest_that_hangs_before_its_first_line_is_booted_again() {
+        let kernel = stand_in::kernel("hangs-at-first");
+        accelerator::disprove(&kernel, "a test");
+        let marker = std::env::temp_dir().join(format!("enforcer-hangs-{}", std::process::id()));
+        let silence = Silence {
+            before_first_line: Duration::from_secs(2),
+            later: Duration::from_secs(600),
         };
+        let outcome = machine(silence).boot(&boot(&kernel, &marker), |_| false);
+        assert!(outcome.expect("an outcome").verdict().is_ok());
+        std::fs::remove_file(marker).expect("the first boot made it");
+    }
+
+    #[test]
+    fn a_guest_that_falls_silent_later_is_not() {
+        let kernel = stand_in::kernel("falls-silent");
+        accelerator::disprove(&kernel, "a test");
+        let silence = Silence {
+            before_first_line: Duration::from_secs(600),
+            later: Duration::from_secs(1),
+        };
+        let outcome = machine(silence).boot(&boot(&kernel, Path::new("/no")), |_| false);
+        let error = outcome.expect("an outcome").verdict().expect_err("silence");
+        let expected = "the guest printed nothing for 1 s after the line \"a last word\"";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn a_guest_that_kvm_fails_later_is_booted_again_under_emulation() {
+        let kernel = stand_in::kernel("dies-later");
+        accelerator::assume_proved(&kernel);
+        let machine = machine(Silence::DEFAULT);
+        let boot = boot(&kernel, Path::new("/no/initramfs"));
         let outcome = machine.boot(&boot, |_| false).expect("an outcome");
         assert!(outcome.verdict().is_ok());
         // The results of the broken boot do not count.

@@ -46,6 +46,9 @@ pub(crate) struct Outcome {
     pub(crate) booted_after: Option<f64>,
     /// What QEMU said of a failure of KVM itself.
     pub(crate) kvm_error: Option<String>,
+    /// It was given up after it had printed nothing for so long.
+    pub(crate) silent_for: Option<Duration>,
+    last_line: String,
     /// What each panic of a test said, in one line: the console may have a thousand lines
     /// after it.
     pub(crate) panics: Vec<String>,
@@ -65,10 +68,27 @@ impl Outcome {
         if self.panicked {
             bail!("the guest's kernel panicked");
         }
+        if let Some(silence) = self.silent_for {
+            bail!(
+                "the guest printed nothing for {} s after the line {:?}",
+                silence.as_secs(),
+                self.last_line
+            );
+        }
         match self.code.context("the guest ended without a verdict")? {
             0 => Ok(()),
             code => bail!("the guest's job failed with code {code}"),
         }
+    }
+
+    /// Whether anything came from the guest's own programs or its kernel.
+    fn has_printed(&self) -> bool {
+        !self.last_line.is_empty()
+    }
+
+    /// Whether its kernel hung before anything of ours ran.
+    pub(crate) fn never_booted(&self) -> bool {
+        self.silent_for.is_some() && !self.has_printed()
     }
 
     fn take(&mut self, line: &str) {
@@ -106,6 +126,7 @@ impl Outcome {
     /// Takes a line that is for xtask; returns what is shown instead, or the line itself if
     /// it is an ordinary one.
     fn take_report(&mut self, line: &str) -> Option<String> {
+        line.clone_into(&mut self.last_line);
         if let Some(at) = line.find(VERDICT) {
             self.code = line[at + VERDICT.len()..].trim().parse().ok();
             return None;
@@ -157,19 +178,44 @@ fn parse_test(text: &str) -> Option<TestRun> {
     })
 }
 
-/// Relays a guest's console until it ends, a line is `enough`, or KVM fails; each line
-/// stands behind the label.
-///
-/// # Errors
-/// If nothing is printed for `silence`.
+/// How long a guest may print nothing: until its first line, and after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silence {
+    pub(crate) before_first_line: Duration,
+    pub(crate) later: Duration,
+}
+
+impl Silence {
+    /// The first line comes after a few seconds; a test may take minutes.
+    pub(crate) const DEFAULT: Self = Self {
+        before_first_line: Duration::from_secs(90),
+        later: Duration::from_secs(300),
+    };
+
+    /// For a host that is so many times slower than usual.
+    pub(crate) fn on_slow_host(self, slowness: u32) -> Self {
+        Self {
+            before_first_line: self.before_first_line * slowness,
+            later: self.later * slowness,
+        }
+    }
+}
+
+/// Relays a guest's console until it ends or falls silent, a line is `enough`, or KVM fails;
+/// each line stands behind the label.
 pub(crate) fn watch(
     guest: &mut Running,
     label: &str,
-    silence: Duration,
+    silence: Silence,
     mut enough: impl FnMut(&str) -> bool,
-) -> Result<Outcome> {
+) -> Outcome {
     let mut outcome = Outcome::default();
     loop {
+        let silence = if outcome.has_printed() {
+            silence.later
+        } else {
+            silence.before_first_line
+        };
         match guest.next_line(silence) {
             Ok(Some(Line::Console(line))) => {
                 // The firmware clears the screen before the kernel's first line.
@@ -181,7 +227,7 @@ pub(crate) fn watch(
                     println!("{label}{shown}");
                 }
                 if enough(&line) {
-                    return Ok(outcome);
+                    return outcome;
                 }
             }
             Ok(Some(Line::Qemu(line))) => {
@@ -189,11 +235,14 @@ pub(crate) fn watch(
                 // QEMU stops such a guest and stays: nothing else would come.
                 if is_kvm_error(&line) {
                     outcome.kvm_error = Some(line);
-                    return Ok(outcome);
+                    return outcome;
                 }
             }
-            Ok(None) => return Ok(outcome),
-            Err(_) => bail!("the guest printed nothing for {} s", silence.as_secs()),
+            Ok(None) => return outcome,
+            Err(_) => {
+                outcome.silent_for = Some(silence);
+                return outcome;
+            }
         }
     }
 }

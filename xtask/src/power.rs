@@ -36,14 +36,16 @@ pub(crate) fn cut(machine: &Machine, programs: &Programs, kernel: &Kernel) -> Re
         machine.boot(&boot, enough)
     };
     let mut durable = 0;
-    boot("power:write", &mut |line| {
+    let cut = boot("power:write", &mut |line| {
         if let Some(seq) = line.strip_prefix("@@durable ") {
             durable = seq.trim().parse().unwrap_or(durable);
         }
         durable >= ENOUGH
     })?;
     if durable < ENOUGH {
-        bail!("the guest reported {durable} durable events, and ended before {ENOUGH}");
+        let why = cut.verdict().err();
+        let why = why.map_or_else(|| "it ended".to_owned(), |error| error.to_string());
+        bail!("before the cut, {durable} of {ENOUGH} events were durable: {why}");
     }
     let outcome = boot(&format!("power:read:{durable}"), &mut |_| false);
     let _ = std::fs::remove_file(disk);

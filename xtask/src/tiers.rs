@@ -16,7 +16,7 @@ use crate::accelerator::Accelerator;
 use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::burden::Burden;
 use crate::compile::{self, Programs};
-use crate::console::Outcome;
+use crate::console::{Outcome, Silence};
 use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN, Matrix};
@@ -178,11 +178,11 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
             qemu: qemu.into(),
             hello: image::hello(&programs)?,
             otherwise: Accelerator::Emulation,
-            slowness: if request.slow_host {
+            silence: Silence::DEFAULT.on_slow_host(if request.slow_host {
                 BURDENED_SLOWNESS
             } else {
                 1
-            },
+            }),
         },
         programs,
         packages,

@@ -3,6 +3,7 @@
 use crate::accelerator::{self, Accelerator};
 use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::compile::{Programs, vm_programs};
+use crate::console::Silence;
 use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN};
@@ -36,7 +37,7 @@ fn prepare(
         qemu: qemu.into(),
         hello: image::hello(&programs)?,
         otherwise,
-        slowness: 1,
+        silence: Silence::DEFAULT,
     };
     Ok((programs, matrix.kernels, machine))
 }

@@ -20,10 +20,15 @@ use std::time::Duration;
 /// marks (`mm/oom_kill.c`, `__oom_kill_process`), microseconds apart, unless the
 /// killer is preempted in between.
 pub const MARK_WAIT: Duration = Duration::from_millis(50);
-/// A group kill is reported after this time even if its main process has not ended. A kill
-/// that leaves the main process running waits as long for its mark: on a busy host the kernel
-/// may preempt the killer before it marks, and no restart depends on this report.
-pub const GROUP_WAIT: Duration = Duration::from_secs(1);
+/// A kill that leaves the main process running waits so long for its mark: on a busy host the
+/// kernel may preempt the killer before it marks, and no restart depends on this report. So
+/// long may the marks take, too, of kills that happened while no agent ran.
+pub const LATE_MARK_WAIT: Duration = Duration::from_secs(1);
+/// A group kill whose main process does not end is reported so long after the last of its
+/// kills. Between two of them the kernel prints a line to the console (`mm/oom_kill.c`,
+/// `__oom_kill_process`), which takes seconds if the console is a slow serial line and others
+/// print as well.
+pub const GROUP_WAIT: Duration = Duration::from_secs(5);
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
 
@@ -161,6 +166,8 @@ pub(crate) struct Ledger {
 #[derive(Clone, Debug)]
 struct Episode {
     opened: MonoTime,
+    /// The last time that a process was marked or counted.
+    changed: MonoTime,
     victims: Vec<Victim>,
     /// It happened while no agent was there: marks of that time may still come.
     past: bool,
@@ -180,6 +187,7 @@ impl Episode {
     fn new(opened: MonoTime) -> Self {
         Self {
             opened,
+            changed: opened,
             victims: Vec::new(),
             past: false,
         }
@@ -258,6 +266,7 @@ impl Ledger {
         let same = |known: &Victim| known.pid == victim.pid && known.start_ns == victim.start_ns;
         if !episode.victims.iter().any(same) {
             episode.victims.push(victim);
+            episode.changed = now;
         }
     }
 
@@ -269,20 +278,27 @@ impl Ledger {
         if counters.oom_kill > self.explained.oom_kill && self.episode.is_none() {
             self.episode = Some(Episode::new(now));
         }
+        if let Some(episode) = &mut self.episode
+            && counters.oom_kill > self.latest.oom_kill
+        {
+            episode.changed = now;
+        }
         self.latest = counters;
     }
 
     /// When to settle again, if nothing comes in before.
     pub(crate) fn deadline(&self, circumstances: Circumstances) -> Option<MonoTime> {
         let episode = self.episode.as_ref()?;
-        let group = self.is_group(circumstances) && !circumstances.ended && self.delta() > 0;
-        let runs_on = circumstances.ebpf && !circumstances.ended && self.delta() > 0;
-        let wait = if group || runs_on || episode.past {
-            GROUP_WAIT
-        } else {
-            MARK_WAIT
-        };
-        Some(episode.opened.after(wait))
+        let runs_on = !circumstances.ended && self.delta() > 0;
+        Some(
+            if runs_on && self.is_group(circumstances) && !episode.past {
+                episode.changed.after(GROUP_WAIT)
+            } else if episode.past || runs_on && circumstances.ebpf {
+                episode.opened.after(LATE_MARK_WAIT)
+            } else {
+                episode.opened.after(MARK_WAIT)
+            },
+        )
     }
 
     /// Whether one kill is followed by those of a whole group: ours, or one of
@@ -328,7 +344,7 @@ impl Ledger {
         // A group kill counts its first victim twice.
         let everyone_known = known.saturating_add(u64::from(group)) >= delta && known > 0;
         let complete = match circumstances {
-            _ if episode.past => waited >= GROUP_WAIT || everyone_known,
+            _ if episode.past => waited >= LATE_MARK_WAIT || everyone_known,
             Circumstances {
                 ended: true,
                 ebpf: true,
@@ -339,8 +355,8 @@ impl Ledger {
                 ebpf: false,
                 ..
             } => true,
-            Circumstances { .. } if group => waited >= GROUP_WAIT,
-            Circumstances { ebpf: true, .. } => known >= delta || waited >= GROUP_WAIT,
+            Circumstances { .. } if group => now.since(episode.changed) >= GROUP_WAIT,
+            Circumstances { ebpf: true, .. } => known >= delta || waited >= LATE_MARK_WAIT,
             Circumstances { ebpf: false, .. } => true,
         };
         complete.then(|| self.close(now, ancestors))

@@ -173,17 +173,39 @@ fn a_group_kill_is_one_incident_though_its_first_victim_counts_twice() {
 }
 
 #[test]
-fn a_group_that_does_not_die_is_told_after_a_second() {
+fn a_group_that_does_not_die_is_told_after_five_seconds() {
     check(
         vec![
             Step::Mark(0, 10),
             Step::Read(0, counters(2, 1)),
-            Step::Look(999, GROUP),
-            Step::Look(1000, GROUP),
+            Step::Look(4999, GROUP),
+            Step::Look(5000, GROUP),
         ],
         &expect![[r#"
-            999 ms: nothing
-            1000 ms: [10] by Ebpf, 0..2, Own
+            4999 ms: nothing
+            5000 ms: [10] by Ebpf, 0..2, Own
+        "#]],
+    );
+}
+
+#[test]
+fn a_group_kill_that_a_slow_console_holds_up_is_one_incident() {
+    check(
+        vec![
+            Step::Mark(0, 10),
+            Step::Read(0, counters(1, 0)),
+            Step::Look(4000, GROUP),
+            // The kernel has printed its line, and goes on with the group.
+            Step::Read(4500, counters(2, 1)),
+            Step::Mark(4500, 11),
+            Step::Look(9000, GROUP),
+            Step::Read(9100, counters(3, 1)),
+            Step::Look(9200, ENDED),
+        ],
+        &expect![[r#"
+            4000 ms: nothing
+            9000 ms: nothing
+            9200 ms: [10, 11] by Ebpf, 0..3, Own
         "#]],
     );
 }
