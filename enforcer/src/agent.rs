@@ -9,7 +9,7 @@ use crate::cli::{Fault, live, refused};
 use crate::executor::{Executor, drift, error_chain, levels};
 use crate::kernel::hierarchy::{self, Tree};
 use crate::kernel::pressure::Trigger;
-use crate::kernel::{bpf, capabilities, clock};
+use crate::kernel::{bpf, capabilities, clock, own_process};
 use crate::loops;
 use crate::manifest_files;
 use crate::marks;
@@ -25,7 +25,7 @@ use crate::telemetry::Telemetry;
 use enforcer_core::Event;
 use enforcer_core::event::Found;
 use enforcer_core::spec::{Host, Manifest};
-use ground::{asked, inherited, lock, open_history, raise_descriptor_limit};
+use ground::{asked, inherited, lock, open_history};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -84,7 +84,7 @@ pub(crate) fn supervise(
     for note in tree.notes() {
         eprintln!("note: {note}");
     }
-    raise_descriptor_limit();
+    own_process::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -147,7 +147,7 @@ impl Agent<'_> {
         let executor = Executor::new(
             tree,
             Arc::clone(&self.handover),
-            settings.state_dir().join("logs"),
+            (settings.state_dir().join("logs"), settings.runtime_dir()),
             (ring, suspects),
             events.clone(),
         );
@@ -249,6 +249,11 @@ async fn take_over(
         .await
         .map_err(|error| failed(format!("find what was left: {error}")))?
         .map_err(|error| failed(error_chain(&error)))?;
+    let (keeper, told) = (Arc::clone(executor), Arc::clone(executor));
+    let connected = tokio::task::spawn_blocking(move || keeper.connect_holder()).await;
+    if let Ok(Err(error)) = connected {
+        told.tell_of_no_holder(&error);
+    }
     let running = workloads.iter().filter_map(|taken| match taken.found {
         Found::Running(..) => Some((taken.workload.clone(), taken.checkpoint.instance())),
         Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => None,

@@ -10,8 +10,8 @@ mod errand;
 mod investigate;
 mod launch;
 pub(crate) mod levels;
-mod logs;
 mod looping;
+mod output;
 mod proof;
 mod queue;
 mod remedy;
@@ -21,6 +21,7 @@ pub(crate) use errand::Errand;
 pub(crate) use investigate::{Finding, investigate};
 
 use crate::failpoint;
+use crate::holder::Holder;
 use crate::kernel::bpf::EventRing;
 use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cgroupfs::Cgroup;
@@ -28,7 +29,6 @@ use crate::kernel::counters::CounterReader;
 use crate::kernel::hierarchy::Tree;
 use crate::kernel::inotify::TreeWatch;
 use crate::kernel::limits;
-use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::spawn::Launch;
 use crate::kernel::usage::{LevelFiles, Usage};
@@ -74,9 +74,8 @@ pub(crate) struct Registered {
     /// When this instance began, and what its cgroup had used by then.
     pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
-    log: Option<LogFile>,
-    /// Its size in bytes, and how many older ones are kept.
-    log_limits: (u64, u32),
+    /// The inode of the pipe that its output is; `None` if it writes elsewhere.
+    output: Option<u64>,
     /// CPU time between two sleeps; `None` if loops aren't watched for.
     loop_budget: Option<Duration>,
     /// What the last start prepared, and from which spec.
@@ -100,7 +99,9 @@ pub(crate) struct Executor {
     /// Touched by somebody, and not looked at since.
     unchecked: Mutex<BTreeSet<WorkloadName>>,
     slow: Arc<Semaphore>,
-    bounding: Mutex<()>,
+    holder: Holder,
+    /// How often the holder was connected to: only the last connection's end means anything.
+    holder_connections: Mutex<u64>,
     places: Mutex<Places>,
     errands: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
@@ -123,11 +124,12 @@ impl Executor {
     pub(crate) fn new(
         tree: Tree,
         handover: Arc<Handover>,
-        logs: PathBuf,
+        (logs, runtime_dir): (PathBuf, PathBuf),
         (ring, suspects): (Option<Arc<EventRing>>, Option<Arc<SuspectRing>>),
         events: Events,
     ) -> Arc<Self> {
         let tree_watch = drift::watch_tree(tree.workloads());
+        let holder = Holder::new(&logs, &runtime_dir, tree.holder());
         Arc::new(Self {
             tree,
             tree_watch,
@@ -141,7 +143,8 @@ impl Executor {
             registry: Mutex::default(),
             queues: Mutex::default(),
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
-            bounding: Mutex::new(()),
+            holder,
+            holder_connections: Mutex::default(),
             places: Mutex::default(),
             errands: Arc::new(Semaphore::new(errand::AT_ONCE)),
             host_levels: Mutex::default(),
@@ -247,11 +250,11 @@ impl Executor {
                 limits: wanted,
             } => {
                 failpoint::pass("limits-unwritten");
+                self.bound_log(&workload, &spec);
                 let home = self.bring_home(&workload, action.instance);
                 let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
                 failpoint::pass("limits-written");
                 if let Some(entry) = self.registry().get_mut(&workload) {
-                    entry.log_limits = (spec.logs.max_size.0, spec.logs.keep);
                     entry.spec = Arc::clone(&spec);
                     match &written {
                         Some(Ok(_)) => entry.given(&wanted),

@@ -9,6 +9,7 @@ mod executor;
 mod failpoint;
 #[doc(hidden)]
 pub mod fuzzing;
+mod holder;
 mod kernel;
 mod loops;
 mod manifest_files;

@@ -243,8 +243,6 @@ impl Runtime {
         if let Some(manager) = manager {
             manager.tick(|| self.status());
         }
-        let executor = Arc::clone(&self.executor);
-        tokio::task::spawn_blocking(move || executor.bound_logs());
         let trouble = self.history.trouble()?;
         Some(Message::Event(Box::new(told_trouble(trouble))))
     }

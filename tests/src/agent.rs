@@ -4,7 +4,7 @@
 mod begin;
 mod wreck;
 
-pub use begin::{Preparation, command, folder, in_own_namespace, log_at, prepare};
+pub use begin::{Preparation, command, folder, in_own_namespace, log_at, next_folder, prepare};
 pub use wreck::remove as remove_cgroup;
 
 use crate::{slot, wait_for};

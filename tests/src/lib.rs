@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod burn;
 pub mod corpus;
+pub mod disk;
 pub mod kernel;
 pub mod modules;
 pub mod plan;

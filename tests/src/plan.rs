@@ -63,6 +63,14 @@ pub const ALONE: &[Rule] = &[
     ),
     rule("storm::", "it uses the whole machine"),
     rule(
+        "output::a_disk_that_hangs",
+        "its loop device holds on to the `io` controller, as swap's does",
+    ),
+    rule(
+        "output::whoever_is_killed",
+        "its hundred writers and the agents that follow each other use the whole machine",
+    ),
+    rule(
         "limits::protected_memory",
         "it turns swap on for the whole kernel",
     ),

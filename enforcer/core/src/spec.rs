@@ -96,7 +96,7 @@ impl Host {
     /// The limits of the workloads' parent on a host with this much memory and
     /// swap: what the manifest says, held below what is left by the reserve.
     #[must_use]
-    pub fn ceiling(&self, memory: Bytes, swap: Bytes) -> Limits {
+    pub fn ceiling(&self, memory: Bytes, swap: Bytes, tasks: u64) -> Limits {
         const MOST: Bytes = Bytes(1 << 30);
         let tenth = memory.percent(Percent(10));
         let kept = self
@@ -110,9 +110,14 @@ impl Host {
             .of(swap);
         let left = |whole: Bytes, kept: Bytes| Bytes(whole.0.saturating_sub(kept.0)).page_rounded();
         let swap_left = (swap.0 > 0).then(|| left(swap, kept_swap));
-        self.limits
+        let mut limits = self
+            .limits
             .clone()
-            .with_memory_ceiling(left(memory, kept), swap_left)
+            .with_memory_ceiling(left(memory, kept), swap_left);
+        // The rest is for whoever has to log in and help.
+        let most = Limit::At(tasks / 10 * 9);
+        limits.pids_max = limits.pids_max.or((tasks > 0).then_some(most));
+        limits
     }
 }
 
@@ -288,14 +293,15 @@ mod tests {
     #[test]
     fn the_reserve_is_kept_from_all_workloads_together() {
         let host = Host::default();
-        let limits = host.ceiling(Bytes(8 << 30), Bytes(2 << 30));
+        let limits = host.ceiling(Bytes(8 << 30), Bytes(2 << 30), 32_768);
         // 10 % of 8 GiB, rounded to what is left in whole pages; half of the swap.
         assert_eq!(
             limits.memory_max,
             Some(Limit::At(Bytes((8 << 30) - (8 << 30) / 10).page_rounded()))
         );
         assert_eq!(limits.memory_swap_max, Some(Limit::At(Bytes(1 << 30))));
-        let large = host.ceiling(Bytes(64 << 30), Bytes(0));
+        assert_eq!(limits.pids_max, Some(Limit::At(29_484)), "nine tenths");
+        let large = host.ceiling(Bytes(64 << 30), Bytes(0), 32_768);
         assert_eq!(large.memory_max, Some(Limit::At(Bytes(63 << 30))));
         assert_eq!(large.memory_swap_max, None, "no swap, nothing to keep");
     }

@@ -43,21 +43,6 @@ pub(super) fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherite
     }
 }
 
-/// A dozen descriptors a workload add up; workloads get the default again.
-pub(super) fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    /// `fs.nr_open`, as every kernel has it unless it was changed.
-    const MOST: u64 = 1 << 20;
-    let descriptors = Resource::RLIMIT_NOFILE;
-    if let Ok((_, hard)) = getrlimit(descriptors) {
-        let most = hard.max(MOST);
-        // Root may go beyond the hard limit; anybody may go up to it.
-        if setrlimit(descriptors, most, most).is_err() {
-            let _ = setrlimit(descriptors, hard, hard);
-        }
-    }
-}
-
 /// One agent for a runtime folder.
 pub(super) fn lock(settings: &Settings) -> Result<Flock<File>, Fault> {
     let folder = settings.runtime_dir();

@@ -338,7 +338,7 @@ fn refuse_host_shrink(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
     };
     let ceiling = manifest
         .host
-        .ceiling(memory, swap)
+        .ceiling(memory, swap, memory_info::most_threads())
         .memory_max
         .and_then(Limit::at);
     let used = memory_current(api.executor.tree.workloads()).map(Size);

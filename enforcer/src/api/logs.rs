@@ -39,8 +39,11 @@ pub(super) async fn logs(
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let path = api.executor.log_path(&parsed);
-    let opened =
-        super::change::blocking(move || Ok(Reader::open(&path, wanted.tail, wanted.previous)));
+    let executor = std::sync::Arc::clone(&api.executor);
+    let opened = super::change::blocking(move || {
+        executor.settle_outputs();
+        Ok(Reader::open(&path, wanted.tail, wanted.previous))
+    });
     let mut reader = opened.await?.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Failure::no_such_workload(&name),
         _ => Failure::refused(format!("failed to open its log: {error}")),

@@ -1,25 +1,89 @@
-//! `hold`: the one process of the unit that owns the workloads' cgroup. systemd can't put
-//! a process into a cgroup that hands controllers down, so the agent's own unit, which is
-//! restarted, is another one.
+//! `hold`: the process that keeps what must outlive every agent (`crate::holder`). Under
+//! systemd it is the main process of the unit that owns the workloads' cgroup: systemd cannot
+//! put a process into a cgroup that hands controllers down, so the agent, which is restarted,
+//! has a unit of its own.
 
 use super::{Fault, workload};
-use crate::kernel::{hierarchy, signal};
+use crate::holder::{Options, Server};
+use crate::kernel::{capabilities, cgroupfs::Cgroup, hierarchy, own_process, signal};
 use crate::service;
 use crate::settings::Settings;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where nobody knows another; the manifest's default as well.
 const GRACE: Duration = Duration::from_secs(10);
 
-pub(super) fn hold(settings: &Settings) -> Result<(), Fault> {
+/// Who has started it, and for what.
+#[derive(Debug, clap::Args)]
+pub(super) struct Wanted {
+    /// An agent has started it; it belongs into this cgroup
+    #[arg(long, value_name = "CGROUP")]
+    beside_agent: Option<PathBuf>,
+    /// Where the logs are [default: STATE_DIR/logs]
+    #[arg(long, value_name = "PATH")]
+    logs: Option<PathBuf>,
+    /// The process before this program was the holder already
+    #[arg(long)]
+    succeed: bool,
+}
+
+pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     let failed = |error: &dyn std::error::Error| {
         Fault::Failed(format!("failed to {}", crate::executor::error_chain(error)))
     };
+    let serving =
+        |error: &std::io::Error| Fault::Failed(format!("failed to keep the outputs: {error}"));
+    // A successor is named after its descriptor by some kernels.
+    own_process::rename(c"enforcer");
+    own_process::raise_descriptor_limit();
     let ends = signal::hold_ends().map_err(|error| failed(&error))?;
-    hierarchy::make_room().map_err(|error| failed(&error))?;
-    service::ready();
-    ends.wait().map_err(|error| failed(&error))?;
-    // Whoever stops this unit means what is in it. Killed, it leaves all as it is.
+    let is_unit = wanted.beside_agent.is_none();
+    match &wanted.beside_agent {
+        _ if wanted.succeed => {}
+        None => hierarchy::make_room().map_err(|error| failed(&error))?,
+        Some(cgroup) => {
+            let own = std::process::id();
+            let placed = Cgroup::open(cgroup).and_then(|cgroup| cgroup.take_in(own));
+            placed.map_err(|error| failed(&error))?;
+        }
+    }
+    // The end of a unit ends what is left in it.
+    let needed: &[&str] = if is_unit { &["CAP_KILL"] } else { &[] };
+    capabilities::keep_only(needed).map_err(|error| failed(&error))?;
+    let server = Server::open(Options {
+        logs: wanted
+            .logs
+            .unwrap_or_else(|| settings.state_dir().join("logs")),
+        runtime_dir: settings.runtime_dir(),
+        is_unit,
+        succeeds: wanted.succeed,
+    });
+    let server = server.map_err(|error| serving(&error))?;
+    if !is_unit {
+        return server.run().map_err(|error| serving(&error));
+    }
+    let stop = server.stopper();
+    if !wanted.succeed {
+        service::ready();
+    }
+    let settings = settings.clone();
+    let ending = std::thread::spawn(move || {
+        let ended = ends.wait();
+        // What the workloads say at their end is still kept.
+        let ended = ended
+            .map_err(|error| failed(&error))
+            .and_then(|_| end_workloads(&settings));
+        let _ = stop.write(1);
+        ended
+    });
+    server.run().map_err(|error| serving(&error))?;
+    let ended = ending.join();
+    ended.unwrap_or_else(|_| Err(Fault::Failed("failed to end the workloads".to_owned())))
+}
+
+/// Whoever stops this unit means what is in it. Killed, it leaves all as it is.
+fn end_workloads(settings: &Settings) -> Result<(), Fault> {
     if let Err(fault) = workload::shutdown(settings, true) {
         fault.print();
         eprintln!(
@@ -28,5 +92,10 @@ pub(super) fn hold(settings: &Settings) -> Result<(), Fault> {
         );
     }
     // An agent may have been killed, or stopped by itself, while it was at it.
-    hierarchy::end_what_is_left(GRACE).map_err(|error| failed(&error))
+    hierarchy::end_what_is_left(GRACE).map_err(|error| {
+        Fault::Failed(format!(
+            "failed to {}",
+            crate::executor::error_chain(&error)
+        ))
+    })
 }

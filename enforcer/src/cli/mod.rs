@@ -169,10 +169,13 @@ enum Command {
         home: String,
         paths: Vec<String>,
     },
-    /// Keep this cgroup for workloads, beside an agent that comes and goes (for a
-    /// service manager); SIGTERM stops them, each with its grace
+    /// Keep the workloads' outputs, and this cgroup for them, beside an agent that comes and
+    /// goes (for a service manager); SIGTERM stops the workloads, each with its grace
     #[command(hide = true)]
-    Hold,
+    Hold {
+        #[command(flatten)]
+        wanted: hold::Wanted,
+    },
     /// Print a script that completes this command line in a shell
     Completions { shell: manual::Shell },
     /// Print the manual page, or write one for every command
@@ -181,6 +184,9 @@ enum Command {
         #[arg(long, value_name = "FOLDER")]
         folder: Option<PathBuf>,
     },
+    /// Read a file of variables (the agent asks this of itself)
+    #[command(hide = true)]
+    ReadSettings,
     /// Names for the frames of a stack (the agent asks this of itself)
     #[command(hide = true)]
     Symbolize,
@@ -247,9 +253,11 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Examine { pid, tid } => examine::examine(pid, tid.unwrap_or(pid)),
         Command::Clear { home, paths } => workload::clear(&home, &paths),
         Command::Probe { workload, output } => probe::probe(&settings, &workload, output),
-        Command::Hold => hold::hold(&settings),
+        Command::Hold { wanted } => hold::hold(&settings, wanted),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::manual(folder.as_deref()),
+        Command::ReadSettings => crate::kernel::settings_file::answer()
+            .map_err(|error| Fault::Failed(format!("failed to answer: {error}"))),
         Command::Symbolize => {
             crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
         }

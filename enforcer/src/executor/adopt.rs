@@ -7,7 +7,6 @@ use super::start::OpenCgroup;
 use super::{Executor, KILL_PATIENCE, lock};
 use crate::kernel::bpf::PastExit;
 use crate::kernel::cgroupfs::CgroupError;
-use crate::kernel::log_file::LogFile;
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::{clock, process};
 use crate::store::handover::{Left, RunningInstance};
@@ -148,11 +147,8 @@ impl Executor {
     /// As a start would have left it.
     fn enlist(self: &Arc<Self>, left: &Left, main: (u32, u64), open: OpenCgroup) {
         let spec = left.checkpoint.spec();
-        let log = LogFile::open(&self.log_path(&left.workload));
-        let log = log.inspect_err(|error| {
-            tracing::warn!("{}: its log can't be bounded: {error}", left.workload);
-        });
-        self.register(&left.workload, open, main, log.ok(), (spec, None));
+        let output = left.instance.as_ref().and_then(|recorded| recorded.output);
+        self.register(&left.workload, open, main, output, (spec, None));
     }
 
     fn watch_main(self: &Arc<Self>, left: &Left, (pid, ticks): (u32, u64), pidfd: PidFd) {
@@ -161,6 +157,7 @@ impl Executor {
         }
         let pidfd = Arc::new(pidfd);
         if let Some(entry) = self.registry().get_mut(&left.workload) {
+            entry.tell_of_unbounded_log(self, &left.workload);
             entry.pidfd = Some(Arc::clone(&pidfd));
             entry.adopted = true;
         }

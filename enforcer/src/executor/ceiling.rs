@@ -13,7 +13,7 @@ impl Executor {
     pub(crate) fn write_host_limits(&self, host: &Host) -> Result<Vec<LimitChange>, String> {
         let (memory, swap) =
             memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
-        let ceiling = host.ceiling(memory, swap);
+        let ceiling = host.ceiling(memory, swap, memory_info::most_threads());
         {
             let mut levels = lock(&self.host_levels);
             levels.watch = host.watch.clone();

@@ -183,6 +183,7 @@ impl Executor {
         while !is_done() && clock::now().since(begun) < KILL_PATIENCE {
             std::thread::park_timeout(Duration::from_millis(5));
         }
-        self.tree.dissolve();
+        let holder_has_ended = self.end_holder();
+        self.tree.dissolve(holder_has_ended);
     }
 }

@@ -8,7 +8,7 @@ pub(super) use place::Places;
 
 use super::{Executor, error_chain, launch};
 use crate::kernel::pidfd::PidFd;
-use crate::kernel::spawn::Patience;
+use crate::kernel::spawn::{Launch, Patience};
 use crate::kernel::{clock, ready, spawn};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, StartError};
@@ -130,7 +130,9 @@ impl Executor {
         let _turn = turn
             .await
             .map_err(|_| "the one before it has not ended".to_owned())?;
-        let begun = tokio::task::spawn_blocking(move || begin(&errand, place));
+        let instance = self.launch_of(&errand);
+        let begin = move || begin(&errand, instance.as_deref(), place);
+        let begun = tokio::task::spawn_blocking(begin);
         let begun = begun.await.map_err(|error| error.to_string())??;
         let exited = ready::watch(&*begun.pidfd, Interest::READABLE);
         let begun_in_time = !left().is_zero();
@@ -163,6 +165,19 @@ impl Executor {
             output: last_line(&begun.output),
             limit,
         })
+    }
+
+    /// What the instance was started with that the command belongs to; nothing where another
+    /// agent has started it, or where the command is none of the workload's own.
+    fn launch_of(&self, errand: &Errand) -> Option<Arc<Launch>> {
+        let registry = self.registry();
+        let (spec, launch) = registry.get(errand.workload.as_ref()?)?.launch.as_ref()?;
+        let of = |spec: &WorkloadSpec| {
+            let account = (spec.user.clone(), spec.group.clone());
+            let files = spec.environment_files.clone();
+            (account, spec.environment.clone(), files)
+        };
+        (of(spec) == of(&errand.spec)).then(|| Arc::clone(launch))
     }
 
     /// A hook, beside everything else.
@@ -227,9 +242,9 @@ fn output_file() -> nix::Result<File> {
     memfd_create(c"output", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
-fn begin(errand: &Errand, place: Arc<Place>) -> Result<Begun, String> {
+fn begin(errand: &Errand, instance: Option<&Launch>, place: Arc<Place>) -> Result<Begun, String> {
     let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
-    let launch = launch::errand(errand).map_err(started)?;
+    let launch = launch::errand(errand, instance).map_err(started)?;
     let output = output_file().map_err(|error| format!("failed to take its output: {error}"))?;
     place
         .cgroup

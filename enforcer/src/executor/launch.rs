@@ -79,19 +79,30 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
     })
 }
 
-/// The same for a short command beside a workload: its user and its environment,
-/// and none of its capabilities.
-pub(super) fn errand(errand: &super::Errand) -> Result<Launch, StartError> {
-    let spec = WorkloadSpec {
+/// The same for a short command beside a workload: its user and its environment, as its
+/// instance has them, and none of its capabilities.
+pub(super) fn errand(
+    errand: &super::Errand,
+    instance: Option<&Launch>,
+) -> Result<Launch, StartError> {
+    let mut spec = WorkloadSpec {
         command: errand.command.clone(),
         ..(*errand.spec).clone()
     };
+    if instance.is_some() {
+        // Read when the instance was started: what they say now is for the next one.
+        spec.environment_files.clear();
+    }
     let host = WorkloadName::parse("host");
     let name = errand.workload.as_ref().or(host.as_ref());
     let Some(name) = name else {
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
     let mut launch = prepare(name, &spec)?;
+    if let Some(instance) = instance {
+        launch.identity = instance.identity.clone();
+        launch.environment.clone_from(&instance.environment);
+    }
     // Of root, the list is what bounds it.
     if !launch.identity.uid.is_root() {
         launch.capabilities.clear();
@@ -118,7 +129,7 @@ fn environment(
     ]);
     for file in &spec.environment_files {
         let stage = format!("read {file}");
-        let text = settings_file::read(file).map_err(|error| StartError {
+        let text = settings_file::read(file, identity).map_err(|error| StartError {
             errno: error.raw_os_error(),
             ..failure(&stage, crate::kernel::spawn::describe(&error))
         })?;

@@ -1,9 +1,9 @@
 //! What a recovery strategy does between two instances, before the next one starts.
 
 use super::errand::{Errand, outcome_of};
-use super::{Executor, error_chain, lock};
+use super::output::{bounds_of, failed};
+use super::{Executor, error_chain};
 use crate::kernel::account;
-use crate::kernel::log_file::LogFile;
 use crate::kernel::process::OWN_PROGRAM;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{COMMAND_LIMIT, Event, InstanceId, Remedy, StartError};
@@ -111,12 +111,7 @@ impl Executor {
         spec: &Arc<WorkloadSpec>,
     ) -> Result<(), StartError> {
         self.remove(workload);
-        // Nobody moves its head away meanwhile.
-        let _bounding = lock(&self.bounding);
-        LogFile::set_aside(&self.log_path(workload), spec.logs.keep).map_err(|error| StartError {
-            stage: "set the log aside".to_owned(),
-            errno: error.raw_os_error(),
-            error: crate::kernel::spawn::describe(&error),
-        })
+        let set_aside = self.holder.set_aside(workload, bounds_of(spec));
+        set_aside.map_err(|error| failed("set the log aside", &error))
     }
 }

@@ -1,10 +1,10 @@
 //! A start from the cgroup to the program's first instruction, in the order that
 //! leaves nothing unlimited and nothing unrecorded.
 
+use super::output::failed as io_failure;
 use super::{Executor, Registered, error_chain, launch, lock};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
-use crate::kernel::log_file::{self, LogFile};
 use crate::kernel::spawn::{Launch, Patience};
 use crate::kernel::{clock, limits, process, spawn, usage};
 use crate::store::handover::RunningInstance;
@@ -57,9 +57,10 @@ impl Executor {
         })?;
         failpoint::pass("start-limited");
         let launch = self.launch(workload, spec, cause)?;
-        let log = self.open_log(workload)?;
+        let owner = (launch.identity.uid, launch.identity.gid);
+        let output = self.open_output(workload, spec, owner)?;
         let counters = self.read_counters(&reader)?;
-        let waiting = spawn::spawn(&launch, &cgroup, log.file()).map_err(|error| StartError {
+        let waiting = spawn::spawn(&launch, &cgroup, &output.file).map_err(|error| StartError {
             stage: "create the process".to_owned(),
             errno: std::error::Error::source(&error)
                 .and_then(|source| source.downcast_ref::<std::io::Error>())
@@ -78,6 +79,7 @@ impl Executor {
             pid,
             start_ticks,
             cgroup: id,
+            output: output.inode,
         });
         if let Err(error) = recorded {
             // What isn't recorded doesn't run.
@@ -85,12 +87,14 @@ impl Executor {
             return Err(io_failure("record the instance", &error));
         }
         failpoint::pass("start-recorded");
+        // As long as this is open, the holder waits for its end.
+        drop(output.file);
         // From here on its events can be told apart, so they may come.
         self.register(
             workload,
             (Arc::clone(&cgroup), id, Arc::clone(&reader)),
             (pid, start_ticks),
-            log.kept(),
+            output.inode,
             (spec, Some(launch)),
         );
         if let Some(entry) = self.registry().get_mut(workload) {
@@ -247,37 +251,17 @@ impl Executor {
         })
     }
 
-    fn open_log(&self, workload: &WorkloadName) -> Result<Output, StartError> {
-        let path = self.log_path(workload);
-        let error = match LogFile::open(&path) {
-            Ok(log) => return Ok(Output::Kept(log)),
-            Err(error) => error,
-        };
-        self.events.send(Event::Degraded {
-            what: "logs".to_owned(),
-            why: format!(
-                "{workload}: failed to open {}: {}; what it writes is lost until its next start",
-                path.display(),
-                spawn::describe(&error)
-            ),
-        });
-        log_file::nowhere()
-            .map(Output::Dropped)
-            .map_err(|error| io_failure("open /dev/null", &error))
-    }
-
     pub(super) fn register(
         self: &Arc<Self>,
         workload: &WorkloadName,
         (cgroup, id, counters): OpenCgroup,
         (pid, start_ticks): (u32, u64),
-        log: Option<LogFile>,
+        output: Option<u64>,
         (spec, launch): (&Arc<WorkloadSpec>, Option<Arc<Launch>>),
     ) {
         let launch = launch.map(|launch| (Arc::clone(spec), launch));
         let own = Arc::clone(spec);
         let begun = (clock::now(), usage::read_cpu(&cgroup));
-        let log_limits = (spec.logs.max_size.0, spec.logs.keep);
         self.watch_cgroup(workload);
         let mut registry = self.registry();
         if let Some(entry) = registry.get_mut(workload) {
@@ -289,8 +273,7 @@ impl Executor {
             entry.adopted = false;
             entry.begun = begun;
             entry.pidfd = None;
-            entry.log = log;
-            entry.log_limits = log_limits;
+            entry.output = output;
             entry.launch = launch;
             entry.spec = own;
             self.watch_loops(entry, spec);
@@ -312,8 +295,7 @@ impl Executor {
             adopted: false,
             begun,
             pidfd: None,
-            log,
-            log_limits,
+            output,
             spec: own,
             limits: None,
             levels: None,
@@ -323,36 +305,5 @@ impl Executor {
         };
         self.watch_loops(&mut entry, spec);
         registry.insert(workload.clone(), entry);
-    }
-}
-
-/// Where a workload's output goes.
-enum Output {
-    Kept(LogFile),
-    /// Nowhere: that is told, and a workload that runs is better than none.
-    Dropped(std::fs::File),
-}
-
-impl Output {
-    fn file(&self) -> &std::fs::File {
-        match self {
-            Self::Kept(log) => log.file(),
-            Self::Dropped(nowhere) => nowhere,
-        }
-    }
-
-    fn kept(self) -> Option<LogFile> {
-        match self {
-            Self::Kept(log) => Some(log),
-            Self::Dropped(_) => None,
-        }
-    }
-}
-
-fn io_failure(stage: &str, error: &std::io::Error) -> StartError {
-    StartError {
-        stage: stage.to_owned(),
-        errno: error.raw_os_error(),
-        error: spawn::describe(error),
     }
 }

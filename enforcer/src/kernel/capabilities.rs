@@ -76,6 +76,34 @@ pub(crate) fn give_up_the_others() -> io::Result<()> {
     }
 }
 
+/// Leaves the calling thread these, by name, and no way to get another one back: neither
+/// now nor by executing a program.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn keep_only(names: &[&str]) -> io::Result<()> {
+    let kept = NEEDED.iter().filter(|one| names.contains(&one.name));
+    let mask = kept.fold(0u64, |mask, one| mask | 1 << one.number);
+    for number in 0..64u64 {
+        // SAFETY: no pointers are passed. Whoever is not root has none to lose.
+        let dropped = || unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        if mask & 1 << number == 0 && dropped() < 0 {
+            break;
+        }
+    }
+    let (mut header, mut words) = (OWN, read()?);
+    let halves = [mask & 0xffff_ffff, mask >> 32];
+    for (index, word) in words.iter_mut().enumerate() {
+        *word &= u32::try_from(halves[index / 3]).unwrap_or(0);
+    }
+    // SAFETY: version 3 reads two sets of three words each.
+    let written = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, words.as_ptr()) };
+    match written {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Those of the needed ones that this process may not use.
 pub(crate) fn missing() -> Vec<&'static str> {
     let words = read().unwrap_or_default();
@@ -87,6 +115,19 @@ pub(crate) fn missing() -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_alone_is_kept_and_nothing_else() {
+        let before = read().expect("the sets");
+        let inside = std::thread::spawn(|| {
+            keep_only(&["CAP_KILL"]).expect("to keep one");
+            read().expect("the sets")
+        });
+        let inside = inside.join().expect("the thread");
+        let kill = before[0] & 1 << 5;
+        assert_eq!(inside[..2], [kill, kill]);
+        assert_eq!(inside[3..], [0; 3]);
+    }
 
     #[test]
     fn what_is_given_up_is_given_up_by_this_thread_alone() {

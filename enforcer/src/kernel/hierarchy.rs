@@ -3,7 +3,7 @@
 //! ```text
 //! ROOT/              delegated to the agent, or made by it
 //!   supervisor/      the agent itself, where it was above or in ROOT before; or
-//!   holder/          what keeps ROOT for it, where a service manager has it so
+//!   holder/          the process that keeps the workloads' outputs
 //!   probes/          commands that check on a workload, each in one of its own
 //!   workloads/       the ceiling of all workloads together
 //!     NAME/          one workload
@@ -30,6 +30,9 @@ use refusal::{chain, cure, refine};
 /// Enabled wherever the kernel has them; the first three are needed by every host.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+const HOLDER: &str = "holder";
+/// What the holder may have, so that a workload that writes much takes nothing from others.
+const OF_HOLDER: [(&str, &str); 2] = [("memory.max", "64M"), ("cpu.weight", "100")];
 /// How long what the agent itself had started may take to be gone.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
@@ -92,6 +95,11 @@ impl Tree {
         (self.root.path(), self.made_root)
     }
 
+    /// Where the holder belongs.
+    pub(crate) fn holder(&self) -> PathBuf {
+        self.root.path().join(HOLDER)
+    }
+
     /// Prepares the tree for workloads that need these controllers, each with the
     /// file that asks for it.
     pub(crate) fn prepare(
@@ -136,8 +144,9 @@ impl Tree {
         })
     }
 
-    /// Leaves the host as it was found, as far as the host lets us.
-    pub(crate) fn dissolve(&self) {
+    /// Leaves the host as it was found, as far as the host lets us. A holder that a service
+    /// manager has started stays.
+    pub(crate) fn dissolve(&self, holder_has_ended: bool) {
         let own = std::process::id().to_string();
         let clear = || {
             let emptied = self.probes.kill_and_wait(LEFT_BEHIND);
@@ -146,6 +155,13 @@ impl Tree {
         // One that was just beginning may come between the two.
         let probes = clear().or_else(|_| clear());
         let back = probes.and_then(|()| self.root.remove_child("workloads"));
+        let back = back.and_then(|()| match holder_has_ended {
+            true => {
+                Cgroup::open(&self.holder())?.kill_and_wait(LEFT_BEHIND)?;
+                self.root.remove_child(HOLDER)
+            }
+            false => Ok(()),
+        });
         let back = back.and_then(|()| {
             let Some(origin) = self.origin.as_ref().filter(|origin| origin.exists()) else {
                 return Ok(());
@@ -201,6 +217,12 @@ fn populate(
     }
     let probes = root.ensure_child("probes").map_err(refine)?;
     enable(&probes)?;
+    let holder = root.ensure_child(HOLDER).map_err(refine)?;
+    for (file, value) in OF_HOLDER {
+        if let Err(error) = holder.write(file, value) {
+            tracing::warn!("the holder is not limited: failed to {}", chain(&error));
+        }
+    }
     Ok((root, probes, workloads))
 }
 

@@ -1,245 +1,349 @@
-//! A workload's output: a file that outlives the agent, opened for appending by
-//! the workload itself. It is bounded by moving its head away: copied to an
-//! older file, then punched out, so that no line is lost and no writer has to
-//! reopen anything. While the agent is dead, nothing bounds it.
+//! A workload's log: one file that grows, and older ones, numbered from the newest. The
+//! holder alone writes it, so that its size has a bound whatever the workload does. A file
+//! that is full is renamed, which copies nothing and needs no room.
 
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::fcntl::OFlag;
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{self, Seek as _, SeekFrom};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// One workload's output.
+/// How much of a workload's output is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Bounds {
+    /// The size of one file, in bytes.
+    pub(crate) max_size: u64,
+    /// The number of older files.
+    pub(crate) keep: u32,
+}
+
+/// What of some output could not be written, and why.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) bytes: u64,
+    pub(crate) why: io::Error,
+}
+
+/// The log of one workload, open for whoever writes it.
 #[derive(Debug)]
 pub(crate) struct LogFile {
     path: PathBuf,
-    file: File,
-    /// Where the part begins that was not moved away yet.
-    start: u64,
+    bounds: Bounds,
+    /// Opened at the first write.
+    file: Option<File>,
+}
+
+/// What of a file identifies it, and how long it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
 }
 
 impl LogFile {
-    /// Opens the file for appending; an earlier one goes on.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
+    pub(crate) fn new(path: PathBuf, bounds: Bounds) -> Self {
+        Self {
+            path,
+            bounds,
+            file: None,
+        }
+    }
+
+    pub(crate) fn set_bounds(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// Appends all of it, over more than one file if it must; `before` learns from which byte
+    /// on the rest will be written where.
+    ///
+    /// # Errors
+    /// If the file system does not take all of it, even after the oldest files were given up.
+    pub(crate) fn append(
+        &mut self,
+        data: &[u8],
+        mut before: impl FnMut(usize, Place),
+    ) -> Result<(), Lost> {
+        let mut done = 0;
+        while done < data.len() {
+            match self.append_some(&data[done..], |place| before(done, place)) {
+                Ok(length) => done += length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_out_of_room(&error) && self.give_up_oldest() => {}
+                Err(why) => {
+                    // The next chunk tries everything anew.
+                    self.file = None;
+                    let bytes = u64::try_from(data.len() - done).unwrap_or(u64::MAX);
+                    return Err(Lost { bytes, why });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn append_some(&mut self, data: &[u8], before: impl FnOnce(Place)) -> io::Result<usize> {
+        let mut place = self.open_current()?;
+        let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        let max = self.bounds.max_size.max(1);
+        // What fits into an empty file is not cut in two.
+        if place.size > 0 && place.size.saturating_add(length.min(max)) > max {
+            self.rotate()?;
+            place = self.open_current()?;
+        }
+        let room = usize::try_from(max.saturating_sub(place.size)).unwrap_or(usize::MAX);
+        let part = &data[..data.len().min(room)];
+        before(place);
+        match &mut self.file {
+            Some(file) => file.write(part),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Opens the file, or opens it anew if somebody has renamed or removed it.
+    fn open_current(&mut self) -> io::Result<Place> {
+        if let Some(file) = &self.file {
+            let own = file.metadata()?;
+            let there = std::fs::symlink_metadata(&self.path);
+            if there.is_ok_and(|there| (there.ino(), there.dev()) == (own.ino(), own.dev())) {
+                return Ok(place_of(&own));
+            }
+        }
+        if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
         }
-        let mut file = File::options()
-            .read(true)
+        let file = File::options()
             .append(true)
             .create(true)
             .mode(0o600)
             .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
-            .open(path)?;
-        let start = first_byte(&mut file)?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            start,
-        })
+            .open(&self.path)?;
+        let place = place_of(&file.metadata()?);
+        self.file = Some(file);
+        Ok(place)
     }
 
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Makes room for a new file: this one becomes the newest of the older ones. Only
-    /// where nobody writes to it any more.
-    pub(crate) fn set_aside(path: &Path, keep: u32) -> io::Result<()> {
-        let older = |number: u32| older(path, number);
-        for number in (1..keep).rev() {
-            match std::fs::rename(older(number), older(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+    /// Makes room for a new file: this one becomes the newest of the older ones.
+    ///
+    /// # Errors
+    /// If a file cannot be renamed; then all are there still.
+    pub(crate) fn rotate(&mut self) -> io::Result<()> {
+        self.file = None;
+        let keep = self.bounds.keep;
+        // One that is missing leaves a gap, and those above it stay where they are.
+        let free = (1..=keep).find(|number| !older(&self.path, *number).exists());
+        for number in (1..free.unwrap_or(keep)).rev() {
+            rename(&older(&self.path, number), &older(&self.path, number + 1))?;
         }
-        let hole = match open_to_read(path) {
-            Ok(mut file) => first_byte(&mut file)? > 0,
-            Err(_) => false,
-        };
-        if keep > 0 && hole {
-            // Its head was moved away already: what is left is not to begin with zeros.
-            let log = Self::open(path)?;
-            log.copy_to(&older(1), log.file.metadata()?.size())?;
+        match keep {
+            0 => std::fs::remove_file(&self.path).or_else(is_absent)?,
+            _ => rename(&self.path, &older(&self.path, 1))?,
         }
-        let moved = match keep {
-            0 => std::fs::remove_file(path),
-            _ if hole => std::fs::remove_file(path),
-            _ => std::fs::rename(path, older(1)),
-        };
-        match moved {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        // Those that a larger `keep` has left.
+        let surplus = (keep.saturating_add(1)..).map(|number| older(&self.path, number));
+        for path in surplus.take_while(|path| path.exists()) {
+            std::fs::remove_file(path)?;
         }
-    }
-
-    /// Moves everything written so far into an older file, if it is more than
-    /// `max` bytes; keeps `keep` older ones.
-    pub(crate) fn bound(&mut self, max: u64, keep: u32) -> io::Result<()> {
-        let end = self.file.metadata()?.size();
-        if end.saturating_sub(self.start) < max {
-            return Ok(());
-        }
-        if keep > 0 {
-            for older in (1..keep).rev() {
-                let from = self.older(older);
-                if from.exists() {
-                    std::fs::rename(from, self.older(older + 1))?;
-                }
-            }
-            self.copy_to(&self.older(1), end)?;
-        }
-        let length = i64::try_from(end).map_err(io::Error::other)?;
-        // Even where this file system can't punch holes, the head was copied once.
-        self.start = end;
-        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&self.file, flags, 0, length)?;
         Ok(())
     }
 
-    fn older(&self, number: u32) -> PathBuf {
-        older(&self.path, number)
+    /// Where a chunk that began there has come to: the file may have been renamed since.
+    pub(crate) fn size_of(&self, inode: u64) -> Option<u64> {
+        let older = (1..=self.bounds.keep).map(|number| older(&self.path, number));
+        let files = std::iter::once(self.path.clone()).chain(older);
+        let found = files.filter_map(|path| std::fs::symlink_metadata(path).ok());
+        let mut found = found.filter(|file| file.ino() == inode);
+        found.next().map(|file| file.size())
     }
 
-    fn copy_to(&self, path: &Path, end: u64) -> io::Result<()> {
-        let copy = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(path)?;
-        let mut buffer = vec![0; 64 << 10];
-        let (mut at, mut written) = (self.start, 0);
-        while at < end {
-            let wanted = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            let length = self.file.read_at(&mut buffer[..wanted], at)?;
-            if length == 0 {
-                break;
-            }
-            copy.write_all_at(&buffer[..length], written)?;
-            at += u64::try_from(length).unwrap_or(0);
-            written += u64::try_from(length).unwrap_or(0);
-        }
-        Ok(())
+    /// Removes the oldest of the older files; false if there is none.
+    fn give_up_oldest(&self) -> bool {
+        let mut older = (1..=self.bounds.keep).map(|number| older(&self.path, number));
+        let oldest = older.rfind(|path| path.exists());
+        oldest.is_some_and(|path| std::fs::remove_file(path).is_ok())
     }
 }
 
-/// Where what is written is lost.
-pub(crate) fn nowhere() -> io::Result<File> {
-    File::options().write(true).open("/dev/null")
+fn place_of(file: &std::fs::Metadata) -> Place {
+    Place {
+        inode: file.ino(),
+        size: file.size(),
+    }
+}
+
+fn is_out_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+fn is_absent(error: io::Error) -> io::Result<()> {
+    match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::rename(from, to).or_else(is_absent)
 }
 
 /// Reads what was written, and then what is written next.
 #[derive(Debug)]
 pub(crate) struct Reader {
     path: PathBuf,
-    /// Older files that come first, the next one last.
-    before: Vec<PathBuf>,
+    /// The files that come first, the next one last.
+    before: Vec<File>,
     file: File,
     at: u64,
 }
 
 /// Read at once.
 const CHUNK: usize = 64 << 10;
+/// So far back the beginning of the last lines is looked for.
+const MOST_SEARCHED: u64 = 64 << 20;
+/// More older files than anybody keeps.
+const MOST_FILES: u32 = 10_000;
 
 impl Reader {
-    /// From the last so many lines on, or from the oldest file.
+    /// From the last so many lines on, or from the beginning: of this file, or of the oldest.
     pub(crate) fn open(path: &Path, tail: Option<u64>, previous: bool) -> io::Result<Self> {
-        let mut file = open_to_read(path)?;
-        let at = match tail {
-            Some(lines) => start_of_last(&mut file, lines)?,
-            None => first_byte(&mut file)?,
-        };
         let mut this = Self {
             path: path.to_owned(),
             before: Vec::new(),
-            file,
-            at,
+            file: open_to_read(path)?,
+            at: 0,
         };
-        if previous && tail.is_none() {
-            let numbered = (1..).map(|number| older(path, number));
-            this.before = numbered.take_while(|older| older.exists()).collect();
-            this.next_file()?;
+        match tail {
+            Some(lines) => this.seek_last(lines)?,
+            None => {
+                if previous {
+                    while let Some(older) = this.older_than_known()? {
+                        this.step_back(older);
+                    }
+                }
+                this.at = first_byte(&this.file)?;
+            }
         }
         Ok(this)
     }
 
-    /// What comes next; empty where nothing was written yet.
-    pub(crate) fn read(&mut self) -> io::Result<Vec<u8>> {
-        let mut chunk = vec![0; CHUNK];
-        let mut length = self.file.read_at(&mut chunk, self.at)?;
-        if chunk[..length].first() == Some(&0) {
-            // What was here has been moved away since: on with what is left.
-            self.at = first_byte_from(&mut self.file, self.at)?;
-            length = self.file.read_at(&mut chunk, self.at)?;
+    /// The file before the oldest one that is open.
+    fn older_than_known(&self) -> io::Result<Option<File>> {
+        let number = u32::try_from(self.before.len()).unwrap_or(MOST_FILES) + 1;
+        match open_to_read(&older(&self.path, number)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) => is_absent(error).map(|()| None),
         }
-        chunk.truncate(length);
-        self.at += u64::try_from(length).unwrap_or(0);
-        if length == 0 && self.next_file()? {
-            return self.read();
-        }
-        Ok(chunk)
     }
 
-    /// The end of this file: there may be another one, if it was set aside.
+    fn step_back(&mut self, older: File) {
+        let newer = std::mem::replace(&mut self.file, older);
+        self.before.push(newer);
+    }
+
+    /// Finds where the last so many lines begin, over the older files as well.
+    fn seek_last(&mut self, lines: u64) -> io::Result<()> {
+        let mut left = lines;
+        let mut searched = 0;
+        let mut at_end = true;
+        loop {
+            let first = first_byte(&self.file)?;
+            let mut at = self.file.metadata()?.size();
+            self.at = at;
+            if left == 0 {
+                return Ok(());
+            }
+            let mut chunk = vec![0; CHUNK];
+            while at > first {
+                let wanted = usize::try_from(at - first).unwrap_or(CHUNK).min(CHUNK);
+                let from = at - u64::try_from(wanted).unwrap_or(0);
+                self.file.read_exact_at(&mut chunk[..wanted], from)?;
+                for index in (0..wanted).rev() {
+                    // The last line's own end is not the end of one before it.
+                    if chunk[index] == b'\n' && !at_end {
+                        left -= 1;
+                        if left == 0 {
+                            self.at = from + u64::try_from(index).unwrap_or(0) + 1;
+                            return Ok(());
+                        }
+                    }
+                    at_end = false;
+                }
+                at = from;
+                self.at = at;
+                searched += u64::try_from(wanted).unwrap_or(0);
+                if searched >= MOST_SEARCHED {
+                    return Ok(());
+                }
+            }
+            match self.older_than_known()? {
+                Some(older) => self.step_back(older),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// What comes next; empty if nothing was written yet.
+    pub(crate) fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            let length = self.file.read_at(&mut chunk, self.at)?;
+            if length > 0 {
+                chunk.truncate(length);
+                self.at += u64::try_from(length).unwrap_or(0);
+                return Ok(chunk);
+            }
+            if !self.next_file()? {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    /// At the end of this file: there may be a newer one.
     fn next_file(&mut self) -> io::Result<bool> {
-        if let Some(older) = self.before.pop() {
-            self.before.retain(|path| path.exists());
-            (self.file, self.at) = (open_to_read(&older)?, 0);
+        if let Some(newer) = self.before.pop() {
+            self.at = first_byte(&newer)?;
+            self.file = newer;
             return Ok(true);
         }
-        let mut current = match open_to_read(&self.path) {
+        let own = self.file.metadata()?;
+        if own.size() < self.at {
+            // Somebody has emptied it.
+            self.at = 0;
+            return Ok(own.size() > 0);
+        }
+        let current = match open_to_read(&self.path) {
             Ok(current) => current,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) => return is_absent(error).map(|()| false),
         };
-        if current.metadata()?.ino() == self.file.metadata()?.ino() {
+        if current.metadata()?.ino() == own.ino() {
             return Ok(false);
         }
-        self.at = first_byte(&mut current)?;
-        self.file = current;
-        Ok(true)
+        // It was renamed, perhaps more than once: on with the one that came after it.
+        let mut newer = vec![current];
+        for number in 1..MOST_FILES {
+            match open_to_read(&older(&self.path, number)) {
+                Ok(file) if file.metadata()?.ino() == own.ino() => {
+                    self.before = newer;
+                    return self.next_file();
+                }
+                Ok(file) => newer.push(file),
+                Err(_) => break,
+            }
+        }
+        // It is gone: on with all that is left.
+        self.before = newer;
+        self.next_file()
     }
 }
 
 fn open_to_read(path: &Path) -> io::Result<File> {
     File::options()
         .read(true)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits())
         .open(path)
-}
-
-/// Where the last so many lines begin.
-fn start_of_last(file: &mut File, lines: u64) -> io::Result<u64> {
-    let first = first_byte(file)?;
-    let mut at = file.metadata()?.size();
-    if lines == 0 {
-        return Ok(at);
-    }
-    let mut left = lines;
-    let mut chunk = vec![0; CHUNK];
-    let mut end_of_file = true;
-    while at > first {
-        let wanted = usize::try_from(at - first).unwrap_or(CHUNK).min(CHUNK);
-        let from = at - u64::try_from(wanted).unwrap_or(0);
-        file.read_exact_at(&mut chunk[..wanted], from)?;
-        for index in (0..wanted).rev() {
-            // The last line's own end is not the end of one before it.
-            if chunk[index] == b'\n' && !std::mem::take(&mut end_of_file) {
-                left = left.saturating_sub(1);
-                if left == 0 {
-                    return Ok(from + u64::try_from(index).unwrap_or(0) + 1);
-                }
-            }
-            end_of_file = false;
-        }
-        at = from;
-    }
-    Ok(first)
 }
 
 fn older(path: &Path, number: u32) -> PathBuf {
@@ -248,24 +352,18 @@ fn older(path: &Path, number: u32) -> PathBuf {
     path.into()
 }
 
-/// The first byte that was not punched out: after the hole, and after the zeros
-/// of the last page that the hole covers in part.
-fn first_byte(file: &mut File) -> io::Result<u64> {
-    first_byte_from(file, 0)
-}
-
-/// The same, of what follows this place; nothing was punched out if that is data.
-fn first_byte_from(file: &mut File, from: u64) -> io::Result<u64> {
-    let start = i64::try_from(from).map_err(io::Error::other)?;
-    let data = match nix::unistd::lseek(&*file, start, nix::unistd::Whence::SeekData) {
-        Ok(offset) => u64::try_from(offset).unwrap_or(from),
+/// The first byte of a file that is no hole: versions before 0.2 punched a log's head out.
+fn first_byte(file: &File) -> io::Result<u64> {
+    let data = match nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekData) {
+        Ok(offset) => u64::try_from(offset).unwrap_or(0),
         // Nothing but a hole, or nothing at all.
-        Err(nix::Error::ENXIO) => return file.seek(SeekFrom::End(0)),
-        Err(_) => from,
+        Err(nix::Error::ENXIO) => return Ok(file.metadata()?.size()),
+        Err(_) => 0,
     };
-    if data == from {
-        return Ok(from);
+    if data == 0 {
+        return Ok(0);
     }
+    // The hole ends in the middle of a page.
     let mut page = [0; 4096];
     let length = file.read_at(&mut page, data)?;
     let zeros = page[..length].iter().take_while(|byte| **byte == 0).count();
@@ -275,73 +373,181 @@ fn first_byte_from(file: &mut File, from: u64) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
+
+    /// A folder that goes with the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("enforcer-{name}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn log(&self, max_size: u64, keep: u32) -> LogFile {
+            LogFile::new(self.path(), Bounds { max_size, keep })
+        }
+
+        fn path(&self) -> PathBuf {
+            self.0.join("web.log")
+        }
+
+        fn text(&self, number: u32) -> String {
+            let path = match number {
+                0 => self.path(),
+                _ => older(&self.path(), number),
+            };
+            std::fs::read_to_string(path).unwrap_or_else(|error| error.kind().to_string())
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).expect("the folder goes");
+        }
+    }
+
+    fn append(log: &mut LogFile, text: &str) {
+        log.append(text.as_bytes(), |_, _| {}).expect("an append");
+    }
+
+    fn rest(reader: &mut Reader) -> String {
+        let mut all = Vec::new();
+        loop {
+            let chunk = reader.read().expect("a chunk");
+            if chunk.is_empty() {
+                return String::from_utf8(all).expect("text");
+            }
+            all.extend(chunk);
+        }
+    }
 
     #[test]
-    fn the_head_moves_away_and_no_byte_is_lost() {
-        let folder = std::env::temp_dir().join(format!("enforcer-log-{}", std::process::id()));
-        let path = folder.join("web.log");
-        let mut log = LogFile::open(&path).expect("a log file");
-        let line = [b'x'; 99];
-        for round in 0..3u8 {
-            for _ in 0..100 {
-                let mut writer = log.file();
-                writer
-                    .write_all(&[&[b'0' + round], &line[..]].concat())
-                    .expect("a write");
-            }
-            log.bound(5000, 2).expect("a bound log");
-        }
-        let older = |number| std::fs::read(log.older(number)).expect("an older file");
-        assert_eq!((older(1).len(), older(2).len()), (10_000, 10_000));
-        assert_eq!((older(1)[0], older(2)[0]), (b'2', b'1'));
-        assert!(!log.older(3).exists());
-        // A new opener finds the place where the old one left off.
-        log.file().write_all(b"next").expect("a write");
-        let again = LogFile::open(&path).expect("a log file");
-        assert_eq!(again.start, 30_000);
-        std::fs::remove_dir_all(folder).expect("the folder goes");
+    fn no_file_is_larger_than_its_bound_and_no_byte_is_lost() {
+        let folder = Folder::new("log");
+        let mut log = folder.log(10, 2);
+        append(&mut log, "one\n");
+        append(&mut log, "three\n");
+        assert_eq!(folder.text(0), "one\nthree\n");
+        append(&mut log, "five\n");
+        assert_eq!(
+            (folder.text(0), folder.text(1)),
+            ("five\n".into(), "one\nthree\n".into())
+        );
+        // More than one file holds.
+        append(&mut log, "0123456789ABCDEFGHIJabc");
+        assert_eq!(folder.text(0), "abc");
+        assert_eq!(folder.text(1), "ABCDEFGHIJ");
+        assert_eq!(folder.text(2), "0123456789");
+        assert_eq!(folder.text(3), "entity not found");
+    }
+
+    #[test]
+    fn without_older_files_a_full_one_goes() {
+        let folder = Folder::new("log-none");
+        let mut log = folder.log(4, 0);
+        append(&mut log, "one\n");
+        append(&mut log, "two\n");
+        assert_eq!(
+            (folder.text(0), folder.text(1)),
+            ("two\n".into(), "entity not found".into())
+        );
+    }
+
+    #[test]
+    fn a_file_that_somebody_renames_or_empties_is_followed() {
+        let folder = Folder::new("log-renamed");
+        let mut log = folder.log(100, 2);
+        append(&mut log, "one\n");
+        std::fs::rename(folder.path(), folder.0.join("elsewhere")).expect("a rename");
+        append(&mut log, "two\n");
+        assert_eq!(folder.text(0), "two\n");
+        File::create(folder.path()).expect("an empty file");
+        append(&mut log, "three\n");
+        assert_eq!(folder.text(0), "three\n");
+    }
+
+    #[test]
+    fn a_rotation_that_fails_leaves_all_files() {
+        let folder = Folder::new("log-stuck");
+        let mut log = folder.log(4, 1);
+        append(&mut log, "one\n");
+        append(&mut log, "two\n");
+        // A folder with something in it cannot be replaced by a file.
+        std::fs::remove_file(older(&folder.path(), 1)).expect("no older file");
+        std::fs::create_dir_all(older(&folder.path(), 1).join("in")).expect("a folder");
+        let lost = log.append(b"three\n", |_, _| {}).expect_err("no room");
+        assert_eq!(lost.bytes, 6);
+        assert_eq!(folder.text(0), "two\n");
+    }
+
+    #[test]
+    fn where_a_chunk_went_is_found_again() {
+        let folder = Folder::new("log-place");
+        let mut log = folder.log(8, 3);
+        let mut places = Vec::new();
+        log.append(b"12345678abcd", |from, place| places.push((from, place)))
+            .expect("an append");
+        let parts: Vec<_> = places
+            .iter()
+            .map(|(from, place)| (*from, place.size))
+            .collect();
+        assert_eq!(parts, [(0, 0), (8, 0)]);
+        assert_eq!(log.size_of(places[0].1.inode), Some(8));
+        assert_eq!(log.size_of(places[1].1.inode), Some(4));
     }
 
     #[test]
     fn a_reader_begins_where_it_is_told_to_and_goes_on() {
-        let folder = std::env::temp_dir().join(format!("enforcer-tail-{}", std::process::id()));
-        let path = folder.join("web.log");
-        let mut log = LogFile::open(&path).expect("a log file");
+        let folder = Folder::new("tail");
+        let mut log = folder.log(16, 3);
+        for text in ["zero\none\ntwo\n", "three\nfour\nfive"] {
+            append(&mut log, text);
+        }
         let read = |tail, previous| {
-            let mut reader = Reader::open(&path, tail, previous).expect("a reader");
-            let mut all = Vec::new();
-            loop {
-                let chunk = reader.read().expect("a chunk");
-                if chunk.is_empty() {
-                    return String::from_utf8(all).expect("text");
-                }
-                all.extend(chunk);
-            }
+            rest(&mut Reader::open(&folder.path(), tail, previous).expect("a reader"))
         };
-        // Whole pages, which are what can be punched out.
-        let old = "1234567\n".repeat(1024);
-        log.file().write_all(old.as_bytes()).expect("a write");
-        log.bound(1, 2).expect("a bound log");
-        log.file().write_all(b"three\nfour\nfive").expect("a write");
         assert_eq!(read(None, false), "three\nfour\nfive");
-        assert_eq!(read(None, true), format!("{old}three\nfour\nfive"));
+        assert_eq!(read(None, true), "zero\none\ntwo\nthree\nfour\nfive");
         for (lines, expected) in [
             (0, ""),
             (1, "five"),
             (2, "four\nfive"),
-            (9, "three\nfour\nfive"),
+            (3, "three\nfour\nfive"),
+            (4, "two\nthree\nfour\nfive"),
+            (9, "zero\none\ntwo\nthree\nfour\nfive"),
         ] {
             assert_eq!(read(Some(lines), false), expected, "{lines}");
         }
-        log.file().write_all(b"\n").expect("a write");
-        assert_eq!(read(Some(1), false), "five\n");
-        let mut reader = Reader::open(&path, Some(0), false).expect("a reader");
-        assert_eq!(reader.read().expect("nothing"), b"");
-        LogFile::set_aside(&path, 2).expect("room");
-        let log = LogFile::open(&path).expect("a new file");
-        log.file().write_all(b"six\n").expect("a write");
-        assert_eq!(reader.read().expect("the new file"), b"six\n");
-        std::fs::remove_dir_all(folder).expect("the folder goes");
+    }
+
+    #[test]
+    fn a_reader_follows_through_every_rotation() {
+        let folder = Folder::new("follow");
+        let mut log = folder.log(4, 3);
+        append(&mut log, "one\n");
+        let mut reader = Reader::open(&folder.path(), Some(0), false).expect("a reader");
+        assert_eq!(rest(&mut reader), "");
+        for text in ["two\n", "tri\n", "for\n"] {
+            append(&mut log, text);
+        }
+        assert_eq!(rest(&mut reader), "two\ntri\nfor\n");
+        // Further than the files that are kept: what is left is told from its beginning.
+        for number in 0..6 {
+            append(&mut log, &format!("n{number}\n\n"));
+        }
+        assert_eq!(rest(&mut reader), "n2\n\nn3\n\nn4\n\nn5\n\n");
+        assert_eq!(rest(&mut reader), "");
+    }
+
+    #[test]
+    fn a_head_that_an_older_version_has_punched_out_is_skipped() {
+        let folder = Folder::new("hole");
+        std::fs::create_dir_all(&folder.0).expect("a folder");
+        let file = File::create(folder.path()).expect("a file");
+        file.write_all_at(b"rest\n", 3 * 4096 + 7).expect("a write");
+        let mut reader = Reader::open(&folder.path(), None, false).expect("a reader");
+        assert_eq!(rest(&mut reader), "rest\n");
+        let mut reader = Reader::open(&folder.path(), Some(5), false).expect("a reader");
+        assert_eq!(rest(&mut reader), "rest\n");
     }
 }

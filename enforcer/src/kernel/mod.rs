@@ -20,6 +20,7 @@ pub(crate) mod memory_state;
 pub(crate) mod own_process;
 pub(crate) mod perf;
 pub(crate) mod pidfd;
+pub(crate) mod pipe;
 pub(crate) mod pressure;
 pub(crate) mod proc_text;
 pub(crate) mod process;

@@ -1,7 +1,9 @@
 //! What the agent itself uses, from `/proc/self`.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procfs::process::{LimitValue, Process};
 use procfs::{CurrentSI as _, KernelStats};
+use std::ffi::CStr;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct OwnProcess {
@@ -20,6 +22,26 @@ pub(crate) struct OwnProcess {
 pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.unwrap_or_default().trim().to_owned()
+}
+
+/// Gives the calling thread, and a process that has no other, this name.
+pub(crate) fn rename(name: &CStr) {
+    // SAFETY: the name ends with NUL, and the kernel takes 16 bytes of it at most.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Takes as many descriptors as this process may have: a dozen for each workload add up.
+pub(crate) fn raise_descriptor_limit() {
+    /// `fs.nr_open`, unless it was changed.
+    const MOST: u64 = 1 << 20;
+    let descriptors = Resource::RLIMIT_NOFILE;
+    if let Ok((_, hard)) = getrlimit(descriptors) {
+        let most = hard.max(MOST);
+        // Root may go beyond the hard limit; anybody may go up to it.
+        if setrlimit(descriptors, most, most).is_err() {
+            let _ = setrlimit(descriptors, hard, hard);
+        }
+    }
 }
 
 pub(crate) fn read() -> Option<OwnProcess> {

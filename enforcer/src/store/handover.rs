@@ -74,6 +74,9 @@ pub(crate) struct RunningInstance {
     /// In clock ticks since boot: with pid and boot id it names the process.
     pub(crate) start_ticks: u64,
     pub(crate) cgroup: CgroupId,
+    /// The inode of the pipe that its output is; `None` if it writes elsewhere.
+    #[serde(default)]
+    pub(crate) output: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -100,12 +100,16 @@ pub(super) fn spawn(
 /// If it can't be made.
 #[must_use]
 pub fn folder() -> PathBuf {
-    let folder = PathBuf::from(format!(
-        "/tmp/agent-{}",
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ));
+    let folder = next_folder();
+    NEXT.fetch_add(1, Ordering::Relaxed);
     fs::create_dir_all(&folder).unwrap();
     folder
+}
+
+/// The folder that the next agent will have.
+#[must_use]
+pub fn next_folder() -> PathBuf {
+    PathBuf::from(format!("/tmp/agent-{}", NEXT.load(Ordering::Relaxed)))
 }
 
 /// The program with its folders below this one.

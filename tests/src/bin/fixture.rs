@@ -212,6 +212,31 @@ fn main() {
         // Goes, and leaves a child that stays.
         "brief-with-child" => in_child(|| rest()),
         "flood" => flood(number(1, 1)),
+        // So many numbered lines, with so many milliseconds between them.
+        "count" => {
+            for line in 0..number(1, 0) {
+                println!("{line}");
+                std::thread::sleep(Duration::from_millis(u64::try_from(number(2, 0)).unwrap()));
+            }
+            rest()
+        }
+        // Opens its outputs again, as a shell's `>` and `>>` do.
+        "reopen" => {
+            println!("one");
+            fs::write("/dev/stderr", "two\n").unwrap();
+            let mut again = File::options().append(true).open("/dev/stdout").unwrap();
+            again.write_all(b"three\n").unwrap();
+            fs::write("/proc/self/fd/1", "four\n").unwrap();
+            eprintln!("five");
+            rest()
+        }
+        // Tries to change the file behind its output.
+        "stretch" => {
+            println!("before");
+            let stretched = nix::unistd::ftruncate(std::io::stdout(), 1 << 40);
+            println!("{stretched:?}");
+            rest()
+        }
         // Writes a few pages, and goes.
         "write-and-crash" => {
             for line in 0..2000 {

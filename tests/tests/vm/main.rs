@@ -21,6 +21,7 @@ mod limits;
 mod loops;
 mod metrics;
 mod oom;
+mod output;
 mod overflow;
 mod planted;
 mod probes;

@@ -56,23 +56,26 @@ fn a_link_at_the_logs_place_leads_nowhere() {
 }
 
 #[test]
-fn a_workload_without_a_place_for_its_log_runs() {
-    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    agent.wait_for_state("web", "running");
-    let _ = agent.cli(&["stop", "web"]);
+fn a_workload_without_a_place_for_its_log_runs_and_the_loss_is_reported() {
+    let agent = Agent::start(&manifest(&workload("web", "count 1000000 20", "")));
+    wait_for("its first line", || {
+        (!agent.output("web").is_empty()).then_some(())
+    });
     let place = agent.folder().join("state/logs/web.log");
     fs::remove_file(&place).unwrap();
     symlink("/tmp/elsewhere", &place).unwrap();
-    let started = agent.cli(&["start", "web"]);
-    assert!(started.status.success(), "{started:?}");
-    let told = agent.events_of_kind("degraded");
-    let why = told.last().unwrap()["details"]["why"]
-        .as_str()
-        .unwrap()
-        .to_owned();
+    let why = wait_for("the loss to be reported", || {
+        let told = agent.events_of_kind("degraded");
+        Some(told.last()?["details"]["why"].as_str()?.to_owned())
+    });
     assert!(
-        why.contains("web.log") && why.contains("is lost until its next start"),
+        why.starts_with("web: ") && why.contains("of its output were lost: Too many"),
         "{why}"
     );
     assert!(!std::path::Path::new("/tmp/elsewhere").exists());
+    assert_eq!(agent.workload("web")["state"], "running");
+    fs::remove_file(&place).unwrap();
+    wait_for("the log to go on", || {
+        (!agent.output("web").is_empty()).then_some(())
+    });
 }

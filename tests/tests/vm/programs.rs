@@ -210,7 +210,7 @@ fn files_of_variables_are_read_as_people_have_them() {
     let text = b"\xef\xbb\xbfFIRST=1\r\nexport SECOND=2\r\nLATIN=\xe4\xf6\r\n";
     fs::write(&good, text).unwrap();
     let fifo = place.join("fifo.env");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
     let files = |path: &std::path::Path| {
         format!(
             "environment_files: [{}]\nrecovery: {{ restart: never }}",
@@ -380,4 +380,63 @@ fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
     fs::write(format!("{deep}/freezer.state"), "THAWED").unwrap();
     agent.wait_for_state("deaf", "stopped");
     wait_for("the freezer to be empty", || fs::remove_dir(&deep).ok());
+}
+
+#[test]
+fn a_file_of_variables_is_read_with_the_rights_of_whoever_could_replace_it() {
+    // Root alone can change the one, and the workload's user the other.
+    let private = "/etc/variables-of-root";
+    fs::create_dir_all(private).unwrap();
+    fs::write(format!("{private}/secret.env"), "SECRET=of root\n").unwrap();
+    fs::set_permissions(
+        format!("{private}/secret.env"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .unwrap();
+    fs::create_dir_all("/tmp/web").unwrap();
+    std::os::unix::fs::chown("/tmp/web", Some(1000), Some(1000)).unwrap();
+    symlink(format!("{private}/secret.env"), "/tmp/web/linked.env").unwrap();
+    fs::write("/tmp/web/own.env", "OWN=of web\n").unwrap();
+    let reads = |name: &str, file: &str| {
+        let more = format!("environment_files: [{file}]\nrecovery: {{ restart: never }}");
+        workload(name, "report", &more)
+    };
+    let agent = Agent::start(&manifest(&format!(
+        "{}{}{}",
+        reads("root", &format!("{private}/secret.env")),
+        reads("own", "/tmp/web/own.env"),
+        reads("linked", "/tmp/web/linked.env"),
+    )));
+    wait_for("what they were given", || {
+        let given = agent.output("root").contains("SECRET=of root");
+        (given && agent.output("own").contains("OWN=of web")).then_some(())
+    });
+    let failed = failed_start(&agent, "linked");
+    assert_eq!(failed["stage"], "read /tmp/web/linked.env", "{failed:#}");
+    assert_eq!(failed["errno"], libc::EACCES, "{failed:#}");
+    fs::remove_dir_all(private).unwrap();
+}
+
+#[test]
+fn commands_beside_a_workload_have_the_variables_of_its_instance() {
+    let (file, noted) = ("/tmp/web.env", "/tmp/noted");
+    fs::write(file, "KEY=first\n").unwrap();
+    fs::write(noted, "").unwrap();
+    std::os::unix::fs::chown(noted, Some(1000), Some(1000)).unwrap();
+    let more = format!(
+        "environment_files: [{file}]\n\
+         probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, note, {noted}, KEY] }}, period: 200ms }} }}"
+    );
+    let agent = Agent::start(&manifest(&workload("web", "rest", &more)));
+    let lines = || fs::read_to_string(noted).unwrap().lines().count();
+    wait_for("a probe", || (lines() > 0).then_some(()));
+    fs::write(file, "KEY=second\n").unwrap();
+    let before = lines();
+    wait_for("three more", || (lines() >= before + 3).then_some(()));
+    fs::remove_file(file).unwrap();
+    let before = lines();
+    wait_for("three more", || (lines() >= before + 3).then_some(()));
+    let all = fs::read_to_string(noted).unwrap();
+    assert!(all.lines().all(|line| line == "first"), "{all}");
+    assert_eq!(agent.workload("web")["state"], "running");
 }

@@ -1,7 +1,7 @@
 //! What a service manager gives away: a part of the tree that is delegated, the scope
 //! that a shell's agent asks for, and the holder of a unit whose agent is elsewhere.
 
-use super::{HierarchyError, LEFT_BEHIND, check_mount, retreat};
+use super::{HOLDER, HierarchyError, LEFT_BEHIND, check_mount, retreat};
 use crate::kernel::cgroupfs::{Cgroup, MOUNT_POINT};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::{clock, process};
@@ -27,7 +27,7 @@ pub(crate) fn make_room() -> Result<(), HierarchyError> {
     if !is_delegated(&own) {
         return Err(HierarchyError::NotDelegated(own));
     }
-    retreat(&Cgroup::open(&own)?, "holder")
+    retreat(&Cgroup::open(&own)?, HOLDER)
 }
 
 /// Ends what is left beside this process's own leaf: SIGTERM, this grace, then the whole

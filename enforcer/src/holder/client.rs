@@ -1,0 +1,321 @@
+//! The agent's side: it finds its holder, starts one if there is none, and asks it.
+
+use super::protocol::{self, Program, Reply, Request};
+use crate::kernel::log_file::Bounds;
+use crate::kernel::process::OWN_PROGRAM;
+use crate::kernel::{clock, ready};
+use enforcer_core::WorkloadName;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// How long a new holder may take until it listens, and an answer until it comes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The holder, as an agent knows it.
+#[derive(Debug)]
+pub(crate) struct Holder {
+    logs: PathBuf,
+    runtime_dir: PathBuf,
+    /// Where a holder that this agent starts belongs.
+    cgroup: PathBuf,
+    link: Mutex<Link>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    connection: Option<OwnedFd>,
+    /// One that this agent has started.
+    child: Option<Child>,
+}
+
+/// What an agent learns when it has connected.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    /// The pipes that it keeps; those of a holder that has died are missing.
+    pub(crate) pipes: Vec<u64>,
+    pub(crate) losses: Losses,
+}
+
+/// The connection on which losses are told.
+#[derive(Debug)]
+pub(crate) struct Losses(AsyncFd<OwnedFd>);
+
+/// So much of a workload's output was lost.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    pub(crate) workload: WorkloadName,
+    pub(crate) bytes: u64,
+    pub(crate) why: String,
+}
+
+impl Losses {
+    /// The next loss; `None` once the holder is gone.
+    pub(crate) async fn next(&self) -> Option<Loss> {
+        loop {
+            let mut readable = self.0.readable().await.ok()?;
+            match readable.try_io(|socket| protocol::receive::<Reply>(socket.get_ref())) {
+                Ok(Ok(Some((reply, _)))) => {
+                    if let Reply::Lost {
+                        workload,
+                        bytes,
+                        why,
+                    } = reply
+                    {
+                        return Some(Loss {
+                            workload,
+                            bytes,
+                            why,
+                        });
+                    }
+                }
+                Ok(Ok(None) | Err(_)) => return None,
+                Err(_not_yet) => {}
+            }
+        }
+    }
+}
+
+impl Holder {
+    pub(crate) fn new(logs: &Path, runtime_dir: &Path, cgroup: PathBuf) -> Self {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self {
+            logs: absolute(logs),
+            runtime_dir: absolute(runtime_dir),
+            cgroup,
+            link: Mutex::default(),
+        }
+    }
+
+    /// Connects to the holder; to a new one, if there is none. One that executes another
+    /// version of this program first becomes this version. Must be called inside the runtime.
+    ///
+    /// # Errors
+    /// If no holder can be started.
+    pub(crate) fn connect(&self) -> io::Result<Connected> {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.connection = None;
+        if let Some(child) = &mut link.child
+            && child.try_wait().is_ok_and(|ended| ended.is_some())
+        {
+            link.child = None;
+        }
+        let (mut connection, mut pipes, program) = match self.greet() {
+            Ok(greeted) => greeted,
+            Err(_) => {
+                link.child = Some(self.start()?);
+                self.greet_within(PATIENCE)?
+            }
+        };
+        if program != Program::own()? {
+            match self.renew(&connection) {
+                Ok(renewed) => (connection, pipes, _) = renewed,
+                Err(error) => {
+                    tracing::warn!("the holder remains as it is: failed to renew it: {error}");
+                    (connection, pipes, _) = self.greet()?;
+                }
+            }
+        }
+        let losses = self.follow()?;
+        link.connection = Some(connection);
+        Ok(Connected { pipes, losses })
+    }
+
+    /// Makes a connection, and says hello.
+    fn greet(&self) -> io::Result<(OwnedFd, Vec<u64>, Program)> {
+        let connection = protocol::connect_to(&super::socket_in(&self.runtime_dir))?;
+        let limit = TimeVal::milliseconds(i64::try_from(PATIENCE.as_millis()).unwrap_or(0));
+        setsockopt(&connection, sockopt::ReceiveTimeout, &limit)?;
+        setsockopt(&connection, sockopt::SendTimeout, &limit)?;
+        let version = protocol::VERSION;
+        match ask(&connection, &Request::Hello { version }, None)? {
+            Reply::Hello {
+                version: theirs,
+                program,
+                pipes,
+                ..
+            } if theirs == version => Ok((connection, pipes, program)),
+            Reply::Hello {
+                version: theirs, ..
+            } => Err(io::Error::other(format!(
+                "the holder speaks version {theirs} of its protocol, and this agent {version}"
+            ))),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn greet_within(&self, time: Duration) -> io::Result<(OwnedFd, Vec<u64>, Program)> {
+        let begun = clock::now();
+        loop {
+            match self.greet() {
+                Err(_) if clock::now().since(begun) < time => clock::pause(time / 500),
+                done => return done,
+            }
+        }
+    }
+
+    /// Starts a holder beside this agent.
+    fn start(&self) -> io::Result<Child> {
+        let mut command = Command::new(OWN_PROGRAM);
+        command
+            .arg("hold")
+            .arg("--beside-agent")
+            .arg(&self.cgroup)
+            .arg("--logs")
+            .arg(&self.logs)
+            .arg("--runtime-dir")
+            .arg(&self.runtime_dir)
+            .env_clear()
+            // Neither the terminal's signals nor the agent's outputs are its own.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .current_dir("/");
+        command.spawn()
+    }
+
+    /// Has the holder become this version of the program.
+    fn renew(&self, connection: &OwnedFd) -> io::Result<(OwnedFd, Vec<u64>, Program)> {
+        let program = File::open(OWN_PROGRAM)?;
+        protocol::send(connection, &Request::Succeed, Some(program.as_fd()))?;
+        match protocol::receive::<Reply>(connection) {
+            // It has closed its connections: the new version is there.
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            Ok(Some((reply, _))) => return Err(unexpected(&reply)),
+            Err(error) => return Err(error),
+        }
+        self.greet_within(PATIENCE)
+    }
+
+    fn follow(&self) -> io::Result<Losses> {
+        let (connection, ..) = self.greet()?;
+        match ask(&connection, &Request::Follow, None)? {
+            Reply::Done => {}
+            other => return Err(unexpected(&other)),
+        }
+        nix::fcntl::fcntl(
+            &connection,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )?;
+        Ok(Losses(ready::watch(&connection, Interest::READABLE)?))
+    }
+
+    fn request(&self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = &link.connection else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        match ask(connection, request, descriptor) {
+            Ok(Reply::Done) => Ok(()),
+            Ok(Reply::Failed { errno, error }) => {
+                Err(errno.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error))
+            }
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => {
+                // Whatever comes later would be taken for the answer to something else.
+                link.connection = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Has what comes out of this pipe written into the workload's log.
+    ///
+    /// # Errors
+    /// If the holder does not answer, or cannot.
+    pub(crate) fn keep(
+        &self,
+        workload: &WorkloadName,
+        bounds: Bounds,
+        (inode, reader): (u64, &OwnedFd),
+    ) -> io::Result<()> {
+        let workload = workload.clone();
+        let request = Request::Keep {
+            workload,
+            inode,
+            bounds,
+        };
+        self.request(&request, Some(reader.as_fd()))
+    }
+
+    /// # Errors
+    /// If the holder does not answer.
+    pub(crate) fn set_bounds(&self, workload: &WorkloadName, bounds: Bounds) -> io::Result<()> {
+        let workload = workload.clone();
+        self.request(&Request::SetBounds { workload, bounds }, None)
+    }
+
+    /// Begins a new log for a workload.
+    ///
+    /// # Errors
+    /// If the holder does not answer, or a file cannot be renamed.
+    pub(crate) fn set_aside(&self, workload: &WorkloadName, bounds: Bounds) -> io::Result<()> {
+        let workload = workload.clone();
+        self.request(&Request::SetAside { workload, bounds }, None)
+    }
+
+    /// Waits, for a moment, until what is in the pipes now is in the logs.
+    ///
+    /// # Errors
+    /// If the holder does not answer.
+    pub(crate) fn settle(&self) -> io::Result<()> {
+        self.request(&Request::Settle, None)
+    }
+
+    /// Ends a holder that an agent has started, once it has written everything; one that a
+    /// service manager has started stays. Returns whether there is none now.
+    pub(crate) fn end(&self) -> bool {
+        let Ok(connection) = protocol::connect_to(&super::socket_in(&self.runtime_dir)) else {
+            return true;
+        };
+        let version = protocol::VERSION;
+        match ask(&connection, &Request::Hello { version }, None) {
+            Ok(Reply::Hello { is_unit: false, .. }) => {}
+            _ => return false,
+        }
+        let _ = ask(&connection, &Request::End, None);
+        let begun = clock::now();
+        while clock::now().since(begun) < PATIENCE {
+            if protocol::receive::<Reply>(&connection).is_ok_and(|received| received.is_none()) {
+                break;
+            }
+        }
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.connection = None;
+        if let Some(mut child) = link.child.take() {
+            // It has closed its connections: it is at its end.
+            let _ = child.wait();
+        }
+        true
+    }
+}
+
+fn ask(
+    connection: &OwnedFd,
+    request: &Request,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<Reply> {
+    protocol::send(connection, request, descriptor)?;
+    match protocol::receive(connection)? {
+        Some((reply, _)) => Ok(reply),
+        None => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+fn unexpected(reply: &Reply) -> io::Error {
+    match reply {
+        Reply::Failed { error, .. } => io::Error::other(error.clone()),
+        other => io::Error::other(format!("an answer that was not asked for: {other:?}")),
+    }
+}

@@ -1,0 +1,85 @@
+//! What was lost of the workloads' outputs, and when that is to be told: the first loss of a
+//! workload at once, and what it loses then once a minute.
+
+use super::protocol::Reply;
+use enforcer_core::WorkloadName;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// Bytes that were not told yet, and why the last of them were lost.
+    untold: BTreeMap<WorkloadName, (u64, String)>,
+    told: BTreeMap<WorkloadName, Instant>,
+}
+
+impl Losses {
+    pub(super) fn add(&mut self, workload: WorkloadName, bytes: u64, why: String) {
+        let entry = self.untold.entry(workload).or_default();
+        entry.0 = entry.0.saturating_add(bytes);
+        entry.1 = why;
+    }
+
+    fn due_at(&self, now: Instant, workload: &WorkloadName) -> Instant {
+        let last = self.told.get(workload);
+        last.map_or(now, |last| *last + REPORT_EVERY)
+    }
+
+    /// When there is something to tell; `None` if nothing was lost.
+    pub(super) fn next_report(&self, now: Instant) -> Option<Instant> {
+        let untold = self.untold.keys();
+        untold.map(|workload| self.due_at(now, workload)).min()
+    }
+
+    /// What is to be told now, and is told by that.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Reply> {
+        let workloads = self.untold.keys();
+        let due = workloads.filter(|workload| self.due_at(now, workload) <= now);
+        let due: Vec<WorkloadName> = due.cloned().collect();
+        self.told
+            .retain(|_, last| now.duration_since(*last) < REPORT_EVERY);
+        let told = due.into_iter().filter_map(|workload| {
+            let (bytes, why) = self.untold.remove(&workload)?;
+            self.told.insert(workload.clone(), now);
+            Some(Reply::Lost {
+                workload,
+                bytes,
+                why,
+            })
+        });
+        told.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_loss_is_told_at_once_and_the_others_together() {
+        let web = || WorkloadName::parse("web").expect("a name");
+        let bytes = |told: Vec<Reply>| -> Vec<u64> {
+            let bytes = told.into_iter().map(|reply| match reply {
+                Reply::Lost { bytes, .. } => bytes,
+                other => panic!("{other:?}"),
+            });
+            bytes.collect()
+        };
+        let mut losses = Losses::default();
+        let begun = Instant::now();
+        assert_eq!(losses.next_report(begun), None);
+        losses.add(web(), 3, "full".to_owned());
+        assert_eq!(losses.next_report(begun), Some(begun));
+        assert_eq!(bytes(losses.due(begun)), [3]);
+        let later = begun + Duration::from_secs(59);
+        losses.add(web(), 4, "full".to_owned());
+        losses.add(web(), 5, "full".to_owned());
+        assert_eq!(bytes(losses.due(later)), [0; 0]);
+        let due = begun + REPORT_EVERY;
+        assert_eq!(losses.next_report(later), Some(due));
+        assert_eq!(bytes(losses.due(due)), [9]);
+        assert_eq!(losses.next_report(due), None);
+    }
+}

@@ -1,0 +1,31 @@
+//! The holder: a small process that outlives every agent and keeps what a workload must not
+//! lose with one. Today that is the pipe behind its standard output and error; the holder
+//! writes what comes out of it into the workload's log.
+//!
+//! ```text
+//! agent ── pipe's reading end, bounds ──→ holder ──→ NAME.log, NAME.log.1, …
+//!   │                                       ↑
+//!   └─ starts ──→ workload ── writes ── pipe ┘
+//! ```
+//!
+//! Under systemd it is the main process of `enforcer-workloads.service`; elsewhere an agent
+//! starts it, in a cgroup of its own. Whichever of the two dies, the other goes on: an agent
+//! finds the pipes of running workloads in `/proc` and gives them to a new holder.
+
+mod client;
+mod losses;
+mod protocol;
+mod server;
+mod slot;
+mod succession;
+mod writer;
+
+pub(crate) use client::{Holder, Losses};
+pub(crate) use server::{Options, Server};
+
+use std::path::{Path, PathBuf};
+
+/// Where agents and their holder meet.
+fn socket_in(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join("holder.sock")
+}

@@ -1,0 +1,184 @@
+//! What an agent and a holder say to each other, over a Unix socket of whole messages
+//! (`SOCK_SEQPACKET`): JSON, and at most one descriptor with it. The first message of a
+//! connection is `Hello`, and tells which version of this each of them speaks.
+
+use crate::kernel::log_file::Bounds;
+use enforcer_core::WorkloadName;
+use nix::cmsg_space;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    bind, connect, listen, recvmsg, sendmsg, socket,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+
+/// Raised with every change that the other side would misread.
+pub(crate) const VERSION: u32 = 1;
+/// What one message holds at most.
+const LARGEST: usize = 64 << 10;
+
+/// What an agent asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "snake_case")]
+pub(crate) enum Request {
+    Hello {
+        version: u32,
+    },
+    /// Writes what comes out of the pipe that is with this into the workload's log.
+    Keep {
+        workload: WorkloadName,
+        inode: u64,
+        bounds: Bounds,
+    },
+    SetBounds {
+        workload: WorkloadName,
+        bounds: Bounds,
+    },
+    /// Begins a new log; the old one becomes an older one.
+    SetAside {
+        workload: WorkloadName,
+        bounds: Bounds,
+    },
+    /// Is answered once the pipes are empty, or after a moment.
+    Settle,
+    /// From now on, this connection is told what is lost.
+    Follow,
+    /// Hands everything to the program that is with this, as the same process.
+    Succeed,
+    /// Ends, once the pipes have nothing more.
+    End,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    Hello {
+        version: u32,
+        /// Of the file that this holder executes: another one is another version.
+        program: Program,
+        /// Whether a service manager has started it.
+        is_unit: bool,
+        /// The pipes that it keeps.
+        pipes: Vec<u64>,
+    },
+    Done,
+    Failed {
+        errno: Option<i32>,
+        error: String,
+    },
+    /// To whoever follows: so much of a workload's output was lost.
+    Lost {
+        workload: WorkloadName,
+        bytes: u64,
+        why: String,
+    },
+}
+
+/// Tells one file of a program from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Program {
+    device: u64,
+    inode: u64,
+    modified: i64,
+}
+
+impl Program {
+    /// The one that this process executes.
+    pub(crate) fn own() -> io::Result<Self> {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = std::fs::metadata(crate::kernel::process::OWN_PROGRAM)?;
+        Ok(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            modified: file.mtime(),
+        })
+    }
+}
+
+fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    Ok(socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        flags,
+        None,
+    )?)
+}
+
+/// Listens; only this user may connect.
+pub(super) fn listen_on(path: &Path) -> io::Result<OwnedFd> {
+    let listener = new_socket(SockFlag::SOCK_NONBLOCK)?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
+    listen(&listener, nix::sys::socket::Backlog::new(16)?)?;
+    Ok(listener)
+}
+
+pub(super) fn connect_to(path: &Path) -> io::Result<OwnedFd> {
+    let connection = new_socket(SockFlag::empty())?;
+    connect(connection.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(connection)
+}
+
+/// Sends one message, with a descriptor if it has one.
+pub(super) fn send(
+    socket: &impl AsFd,
+    message: &impl Serialize,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let descriptors: Vec<RawFd> = descriptor.iter().map(|one| one.as_raw_fd()).collect();
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    let control: &[_] = if descriptors.is_empty() {
+        &[]
+    } else {
+        &control
+    };
+    sendmsg::<UnixAddr>(
+        socket.as_fd().as_raw_fd(),
+        &[IoSlice::new(&text)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+/// The next message with its descriptor; `None` if the other side is gone.
+pub(super) fn receive<T: DeserializeOwned>(
+    socket: &impl AsFd,
+) -> io::Result<Option<(T, Option<OwnedFd>)>> {
+    let mut buffer = vec![0; LARGEST];
+    let mut space = cmsg_space!([RawFd; 1]);
+    let (length, descriptor) = {
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg::<UnixAddr>(
+            socket.as_fd().as_raw_fd(),
+            &mut parts,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        let mut descriptors = Vec::new();
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(numbers) = message {
+                // SAFETY: the kernel has just made these descriptors for us alone.
+                let owned = numbers
+                    .into_iter()
+                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+                descriptors.extend(owned);
+            }
+        }
+        (received.bytes, descriptors.pop())
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    let message = serde_json::from_slice(&buffer[..length])?;
+    Ok(Some((message, descriptor)))
+}

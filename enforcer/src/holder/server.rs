@@ -1,0 +1,608 @@
+//! The holder's loop: pipes take turns, a chunk each, and requests are answered meanwhile.
+//!
+//! Only one chunk is under way at a time. While it is written, nothing else is read: who
+//! writes faster than the disk waits at his own pipe. A disk that has not taken the chunk
+//! within a second is taken for hung; until it has, what comes is read and dropped, and
+//! counted, for a workload that waits for its log would stand still.
+
+use super::losses::Losses;
+use super::protocol::{self, Program, Reply, Request};
+use super::slot::{CHUNK, Slot};
+use super::succession::{Succession, adopt};
+use super::writer::{Done, Job, Writer};
+use crate::kernel::log_file::{Bounds, Lost};
+use crate::kernel::pipe;
+use crate::kernel::spawn::describe;
+use enforcer_core::WorkloadName;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::EventFd;
+use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
+use nix::unistd::{geteuid, read};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A disk that has not taken a chunk within this time is taken for hung.
+const HUNG_AFTER: Duration = Duration::from_secs(1);
+/// A holder beside an agent ends after this time without any pipe or agent.
+const LONELY_FOR: Duration = Duration::from_secs(10);
+/// Between two rounds, so that many short writes become one: for so long a line may wait.
+const GATHER: Duration = Duration::from_millis(5);
+/// Who waits for empty pipes gets an answer after this time, for there may be no such moment.
+const SETTLE_WITHIN: Duration = Duration::from_millis(200);
+/// Who writes this much in a round is not to wait for the next one.
+const BUSY_CHUNK: usize = 16 << 10;
+
+/// Where a holder has its things, and what it is.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) logs: PathBuf,
+    /// For its socket, its chunk, and what it hands to its successor.
+    pub(crate) runtime_dir: PathBuf,
+    /// Whether a service manager has started it.
+    pub(crate) is_unit: bool,
+    /// Whether the process before this program was the holder already.
+    pub(crate) succeeds: bool,
+}
+
+/// One pipe.
+#[derive(Debug)]
+struct Kept {
+    workload: WorkloadName,
+    inode: u64,
+    reader: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    follows: bool,
+}
+
+/// Where the chunk is.
+#[derive(Debug)]
+enum Turn {
+    /// Nothing is under way.
+    Free(Slot),
+    Writing {
+        since: Instant,
+    },
+}
+
+/// What there is to do.
+#[derive(Debug, Default)]
+struct Woken {
+    listener: bool,
+    done: bool,
+    pipes: bool,
+    connections: Vec<u64>,
+}
+
+/// Keeps pipes, and writes what comes out of them.
+#[derive(Debug)]
+pub(crate) struct Server {
+    options: Options,
+    listener: OwnedFd,
+    connections: BTreeMap<u64, Connection>,
+    pipes: BTreeMap<u64, Kept>,
+    ready: Epoll,
+    bounds: BTreeMap<WorkloadName, Bounds>,
+    last_id: u64,
+    writer: Writer,
+    turn: Turn,
+    /// The pipes of this round that have not had their turn.
+    round: VecDeque<u64>,
+    largest_of_round: usize,
+    next_round: Option<Instant>,
+    losses: Losses,
+    lonely_since: Option<Instant>,
+    /// Who waits for empty pipes, and how long.
+    settling: Vec<(u64, Instant)>,
+    /// Who asked for a successor, and its program.
+    successor: Option<(u64, OwnedFd)>,
+    /// Written to when this is to end.
+    stop: Arc<EventFd>,
+    ending: bool,
+}
+
+impl Server {
+    /// Makes a holder ready: whoever connects from now on is answered by [`Server::run`].
+    ///
+    /// # Errors
+    /// If its folder cannot be used, or there are no descriptors left.
+    pub(crate) fn open(options: Options) -> io::Result<Self> {
+        std::fs::create_dir_all(&options.runtime_dir)?;
+        let (slot, left) = Slot::open(&options.runtime_dir.join("chunk"))?;
+        let writer = Writer::start(options.logs.clone(), left)?;
+        let inherited = match options.succeeds {
+            true => Some(Succession::take(&options.runtime_dir)?),
+            false => None,
+        };
+        let listener = match &inherited {
+            Some(inherited) => adopt(inherited.listener)?,
+            None => protocol::listen_on(&super::socket_in(&options.runtime_dir))?,
+        };
+        let mut this = Self {
+            options,
+            listener,
+            connections: BTreeMap::new(),
+            pipes: BTreeMap::new(),
+            ready: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
+            bounds: BTreeMap::new(),
+            last_id: 0,
+            writer,
+            turn: Turn::Free(slot),
+            round: VecDeque::new(),
+            largest_of_round: 0,
+            next_round: None,
+            losses: Losses::default(),
+            lonely_since: None,
+            settling: Vec::new(),
+            successor: None,
+            stop: Arc::new(EventFd::new()?),
+            ending: false,
+        };
+        let Some(inherited) = inherited else {
+            return Ok(this);
+        };
+        for (workload, bounds) in inherited.bounds {
+            this.set_bounds(workload, bounds);
+        }
+        for (workload, inode, descriptor) in inherited.pipes {
+            this.keep(workload, inode, adopt(descriptor)?)?;
+        }
+        Ok(this)
+    }
+
+    /// What ends this holder when it is written to.
+    pub(crate) fn stopper(&self) -> Arc<EventFd> {
+        Arc::clone(&self.stop)
+    }
+
+    /// Serves until it is to end and the pipes are empty.
+    ///
+    /// # Errors
+    /// If the kernel does not let it wait.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        loop {
+            let woken = self.wait()?;
+            if woken.listener {
+                self.accept();
+            }
+            for id in woken.connections {
+                self.answer(id);
+            }
+            if woken.done {
+                self.take_done();
+            }
+            if woken.pipes {
+                self.begin_round()?;
+            }
+            self.serve();
+            self.report();
+            self.hand_over();
+            let is_free = self.round.is_empty() && matches!(self.turn, Turn::Free(_));
+            let wanted = self.ending || !self.settling.is_empty();
+            let is_quiet = wanted && is_free && self.ready_pipes(PollTimeout::ZERO)?.is_empty();
+            self.settle(is_quiet);
+            if self.ending && is_quiet {
+                return Ok(());
+            }
+            if self
+                .lonely_since
+                .is_some_and(|since| since.elapsed() >= LONELY_FOR)
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    fn is_hung(&self) -> bool {
+        matches!(self.turn, Turn::Writing { since } if since.elapsed() >= HUNG_AFTER)
+    }
+
+    /// Whether pipes may be looked at now.
+    fn may_read(&self) -> bool {
+        let free = matches!(self.turn, Turn::Free(_)) || self.is_hung();
+        free && self.round.is_empty() && self.next_round.is_none_or(|next| next <= Instant::now())
+    }
+
+    /// How long there is nothing to do without being woken; `None` for ever.
+    fn idle_for(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let turn = match self.turn {
+            Turn::Free(_) if !self.round.is_empty() => Some(now),
+            Turn::Free(_) => self.next_round,
+            Turn::Writing { since } if now.duration_since(since) < HUNG_AFTER => {
+                Some(since + HUNG_AFTER)
+            }
+            Turn::Writing { .. } => self.next_round,
+        };
+        let follows = self.connections.values().any(|one| one.follows);
+        let report = self.losses.next_report(now).filter(|_| follows);
+        let lonely = self.lonely_since.map(|since| since + LONELY_FOR);
+        let settling = self.settling.iter().map(|(_, until)| *until).min();
+        let next = [turn.filter(|_| !self.may_read()), report, lonely, settling];
+        let next = next.into_iter().flatten().min()?;
+        // In whole milliseconds, and never too early: that would be a busy loop.
+        Some(next.saturating_duration_since(now) + Duration::from_millis(1))
+            .filter(|_| next > now)
+            .or(Some(Duration::ZERO))
+    }
+
+    fn wait(&mut self) -> io::Result<Woken> {
+        let is_alone = self.pipes.is_empty() && self.connections.is_empty();
+        let lonely = is_alone && !self.options.is_unit;
+        self.lonely_since = lonely.then(|| self.lonely_since.unwrap_or_else(Instant::now));
+        let timeout = self.idle_for().map_or(PollTimeout::NONE, |time| {
+            PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
+        });
+        let reads = self.may_read();
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        let mut polled = vec![
+            PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.writer.wake.as_fd(), PollFlags::POLLIN),
+        ];
+        let sockets = self.connections.values();
+        polled.extend(sockets.map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLIN)));
+        let first_of_rest = polled.len();
+        if !self.ending {
+            polled.push(PollFd::new(self.stop.as_fd(), PollFlags::POLLIN));
+        }
+        if reads {
+            polled.push(PollFd::new(self.ready.0.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_ready = |one: &PollFd<'_>| one.any().unwrap_or(false);
+        let rest: Vec<bool> = polled[first_of_rest..].iter().map(is_ready).collect();
+        let woken = Woken {
+            listener: is_ready(&polled[0]),
+            done: is_ready(&polled[1]),
+            pipes: reads && rest.last().copied().unwrap_or(false),
+            connections: ids
+                .into_iter()
+                .zip(&polled[2..first_of_rest])
+                .filter(|(_, one)| is_ready(one))
+                .map(|(id, _)| id)
+                .collect(),
+        };
+        self.ending |= !self.ending && rest.first().copied().unwrap_or(false);
+        Ok(woken)
+    }
+
+    fn accept(&mut self) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let Ok(number) = accept4(self.listener.as_raw_fd(), flags) else {
+            return;
+        };
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        let socket = unsafe { OwnedFd::from_raw_fd(number) };
+        let peer = getsockopt(&socket, sockopt::PeerCredentials);
+        if peer.is_ok_and(|peer| peer.uid() == geteuid().as_raw()) {
+            self.last_id += 1;
+            let follows = false;
+            let connection = Connection { socket, follows };
+            self.connections.insert(self.last_id, connection);
+        }
+    }
+
+    /// Answers one request of a connection; one that is gone, or speaks nonsense, is closed.
+    fn answer(&mut self, id: u64) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let (request, descriptor) = match protocol::receive::<Request>(&connection.socket) {
+            Ok(Some(received)) => received,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(None) | Err(_) => {
+                self.connections.remove(&id);
+                return;
+            }
+        };
+        if let Some(reply) = self.carry_out(id, request, descriptor) {
+            self.reply(id, &reply);
+        }
+    }
+
+    fn reply(&mut self, id: u64, reply: &Reply) {
+        let sent = self
+            .connections
+            .get(&id)
+            .map(|connection| protocol::send(&connection.socket, reply, None));
+        // Whoever does not read is not worth waiting for.
+        if matches!(sent, Some(Err(_))) {
+            self.connections.remove(&id);
+        }
+    }
+
+    /// `None` where the answer comes later.
+    fn carry_out(
+        &mut self,
+        id: u64,
+        request: Request,
+        descriptor: Option<OwnedFd>,
+    ) -> Option<Reply> {
+        let done = match request {
+            Request::Hello { .. } => {
+                return Some(match Program::own() {
+                    Ok(program) => Reply::Hello {
+                        version: protocol::VERSION,
+                        program,
+                        is_unit: self.options.is_unit,
+                        pipes: self.pipes.values().map(|kept| kept.inode).collect(),
+                    },
+                    Err(error) => failed(&error),
+                });
+            }
+            Request::Keep {
+                workload,
+                inode,
+                bounds,
+            } => match descriptor {
+                Some(reader) => {
+                    self.set_bounds(workload.clone(), bounds);
+                    self.keep(workload, inode, reader)
+                }
+                None => Err(io::Error::other("no pipe came with it")),
+            },
+            Request::SetBounds { workload, bounds } => {
+                self.set_bounds(workload, bounds);
+                Ok(())
+            }
+            Request::SetAside { workload, bounds } => {
+                self.bounds.insert(workload.clone(), bounds);
+                self.ask(Job::SetAside(workload, bounds, id));
+                return None;
+            }
+            Request::Settle => {
+                self.settling.push((id, Instant::now() + SETTLE_WITHIN));
+                self.next_round = None;
+                return None;
+            }
+            Request::Follow => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.follows = true;
+                }
+                Ok(())
+            }
+            Request::Succeed => match descriptor {
+                Some(program) => {
+                    self.successor = Some((id, program));
+                    return None;
+                }
+                None => Err(io::Error::other("no program came with it")),
+            },
+            Request::End => {
+                self.ending = true;
+                Ok(())
+            }
+        };
+        Some(match done {
+            Ok(()) => Reply::Done,
+            Err(error) => failed(&error),
+        })
+    }
+
+    /// Answers those who wait for empty pipes, if they are empty or the time is over.
+    fn settle(&mut self, is_quiet: bool) {
+        let now = Instant::now();
+        let over = |(_, until): &(u64, Instant)| is_quiet || *until <= now;
+        let done: Vec<_> = self.settling.iter().copied().filter(over).collect();
+        self.settling.retain(|one| !over(one));
+        for (id, _) in done {
+            self.reply(id, &Reply::Done);
+        }
+    }
+
+    fn ask(&self, job: Job) {
+        // The thread lives as long as this does.
+        let _ = self.writer.jobs.send(job);
+    }
+
+    fn set_bounds(&mut self, workload: WorkloadName, bounds: Bounds) {
+        self.bounds.insert(workload.clone(), bounds);
+        self.ask(Job::SetBounds(workload, bounds));
+    }
+
+    fn keep(&mut self, workload: WorkloadName, inode: u64, reader: OwnedFd) -> io::Result<()> {
+        // An agent that lost its connection asks again.
+        if self.pipes.values().any(|kept| kept.inode == inode) {
+            return Ok(());
+        }
+        self.last_id += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.last_id);
+        self.ready.add(&reader, event)?;
+        let kept = Kept {
+            workload,
+            inode,
+            reader,
+        };
+        self.pipes.insert(self.last_id, kept);
+        Ok(())
+    }
+
+    fn ready_pipes(&self, timeout: PollTimeout) -> io::Result<Vec<u64>> {
+        let mut events = [EpollEvent::empty(); 256];
+        // What is ready and was told goes behind all others that are.
+        let count = match self.ready.wait(&mut events, timeout) {
+            Ok(count) => count,
+            Err(nix::Error::EINTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(events[..count].iter().map(EpollEvent::data).collect())
+    }
+
+    fn begin_round(&mut self) -> io::Result<()> {
+        self.round = self.ready_pipes(PollTimeout::ZERO)?.into();
+        self.largest_of_round = 0;
+        self.next_round = None;
+        Ok(())
+    }
+
+    /// Gives the next pipe its turn; while the disk hangs, empties all of this round.
+    fn serve(&mut self) {
+        let is_hung = self.is_hung();
+        while let Some(id) = match self.turn {
+            Turn::Free(_) => self.round.pop_front(),
+            Turn::Writing { .. } if is_hung => self.round.pop_front(),
+            Turn::Writing { .. } => None,
+        } {
+            let read = if is_hung {
+                self.drop_chunk(id)
+            } else {
+                self.read_chunk(id)
+            };
+            match read {
+                Ok(Some(length)) => self.largest_of_round = self.largest_of_round.max(length),
+                // Nothing was there after all.
+                Ok(None) => {}
+                Err(error) => {
+                    if let Some(kept) = self.pipes.get(&id) {
+                        tracing::warn!("{}: its output cannot be read: {error}", kept.workload);
+                    }
+                    self.forget(id);
+                }
+            }
+            if self.round.is_empty() {
+                let waits = is_hung || self.largest_of_round < BUSY_CHUNK;
+                self.next_round = waits.then(|| Instant::now() + GATHER);
+            }
+        }
+    }
+
+    /// Reads a chunk and has it written.
+    fn read_chunk(&mut self, id: u64) -> io::Result<Option<usize>> {
+        let Some(kept) = self.pipes.get(&id) else {
+            return Ok(None);
+        };
+        let Turn::Free(slot) = &mut self.turn else {
+            return Ok(None);
+        };
+        let waiting = pipe::waiting_in(&kept.reader)?;
+        let read = slot.fill(&kept.workload, waiting.max(1), |chunk| {
+            Ok(read(&kept.reader, chunk)?)
+        });
+        match read {
+            Ok(0) => {
+                self.forget(id);
+                Ok(None)
+            }
+            Ok(length) => {
+                let since = Instant::now();
+                let workload = kept.workload.clone();
+                if let Turn::Free(slot) = std::mem::replace(&mut self.turn, Turn::Writing { since })
+                {
+                    self.ask(Job::Write(workload, slot));
+                }
+                Ok(Some(length))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a chunk that cannot be written.
+    fn drop_chunk(&mut self, id: u64) -> io::Result<Option<usize>> {
+        let Some(kept) = self.pipes.get(&id) else {
+            return Ok(None);
+        };
+        match read(&kept.reader, &mut [0; CHUNK]) {
+            Ok(0) => {
+                self.forget(id);
+                Ok(None)
+            }
+            Ok(length) => {
+                let seconds = HUNG_AFTER.as_secs();
+                let why = format!("the disk has not taken an earlier line within {seconds} s");
+                let bytes = u64::try_from(length).unwrap_or(0);
+                self.losses.add(kept.workload.clone(), bytes, why);
+                Ok(Some(length))
+            }
+            Err(nix::Error::EAGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A pipe that nobody writes to any more.
+    fn forget(&mut self, id: u64) {
+        let Some(kept) = self.pipes.remove(&id) else {
+            return;
+        };
+        // Closing it would do as well; a descriptor that was handed on would not.
+        let _ = self.ready.delete(&kept.reader);
+        if !self
+            .pipes
+            .values()
+            .any(|other| other.workload == kept.workload)
+        {
+            self.bounds.remove(&kept.workload);
+            self.ask(Job::Close(kept.workload));
+        }
+    }
+
+    fn take_done(&mut self) {
+        let _ = self.writer.wake.read();
+        while let Ok(done) = self.writer.done.try_recv() {
+            match done {
+                Done::Wrote(workload, slot, lost) => {
+                    self.turn = Turn::Free(slot);
+                    if let Some(Lost { bytes, why }) = lost {
+                        self.losses.add(workload, bytes, describe(&why));
+                    }
+                }
+                Done::SetAside(id, result) => {
+                    let reply = result.map_or_else(|error| failed(&error), |()| Reply::Done);
+                    self.reply(id, &reply);
+                }
+            }
+        }
+    }
+
+    /// Tells whoever follows what was lost.
+    fn report(&mut self) {
+        let followers = self.connections.iter().filter(|(_, one)| one.follows);
+        let followers: Vec<u64> = followers.map(|(id, _)| *id).collect();
+        if followers.is_empty() {
+            return;
+        }
+        for lost in self.losses.due(Instant::now()) {
+            for id in &followers {
+                self.reply(*id, &lost);
+            }
+        }
+    }
+
+    /// Executes the successor, if one is wanted and nothing is under way.
+    fn hand_over(&mut self) {
+        if !matches!(self.turn, Turn::Free(_)) {
+            return;
+        }
+        let Some((id, program)) = self.successor.take() else {
+            return;
+        };
+        let pipes = self.pipes.values();
+        let succession = Succession {
+            listener: self.listener.as_raw_fd(),
+            pipes: pipes
+                .map(|kept| (kept.workload.clone(), kept.inode, kept.reader.as_raw_fd()))
+                .collect(),
+            bounds: self.bounds.clone(),
+        };
+        let error = succession.execute(&self.options.runtime_dir, &program);
+        self.reply(id, &failed(&error));
+    }
+}
+
+fn failed(error: &io::Error) -> Reply {
+    Reply::Failed {
+        errno: error.raw_os_error(),
+        error: describe(error),
+    }
+}

@@ -1,0 +1,88 @@
+//! How a holder becomes a newer version of itself: the same process executes the new program,
+//! and its pipes stay open. A service manager that watches the process sees no change.
+
+use crate::kernel::log_file::Bounds;
+use enforcer_core::WorkloadName;
+use nix::unistd::fexecve;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// What the next program of this process needs to go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Succession {
+    pub(super) listener: RawFd,
+    /// Workload, inode and descriptor.
+    pub(super) pipes: Vec<(WorkloadName, u64, RawFd)>,
+    pub(super) bounds: BTreeMap<WorkloadName, Bounds>,
+}
+
+impl Succession {
+    fn path(runtime_dir: &Path) -> PathBuf {
+        runtime_dir.join("succession.json")
+    }
+
+    /// What the program before this one has left.
+    pub(super) fn take(runtime_dir: &Path) -> io::Result<Self> {
+        let path = Self::path(runtime_dir);
+        let succession = serde_json::from_slice(&std::fs::read(&path)?)?;
+        std::fs::remove_file(path)?;
+        Ok(succession)
+    }
+
+    /// Becomes the program; returns only if that fails.
+    pub(super) fn execute(&self, runtime_dir: &Path, program: &OwnedFd) -> io::Error {
+        let descriptors = || {
+            let pipes = self.pipes.iter().map(|(.., descriptor)| *descriptor);
+            pipes.chain([self.listener])
+        };
+        let begun = (|| {
+            let path = Self::path(runtime_dir);
+            std::fs::write(&path, serde_json::to_vec(self)?)?;
+            for descriptor in descriptors() {
+                set_close_on_exec(descriptor, false)?;
+            }
+            let mut arguments: Vec<String> = std::env::args().collect();
+            arguments.retain(|argument| argument != SUCCEED);
+            arguments.push(SUCCEED.to_owned());
+            let arguments: Result<Vec<CString>, _> =
+                arguments.into_iter().map(CString::new).collect();
+            let environment = std::env::vars_os().map(|(name, value)| {
+                let mut pair = name.into_encoded_bytes();
+                pair.push(b'=');
+                pair.extend(value.into_encoded_bytes());
+                CString::new(pair)
+            });
+            let environment: Result<Vec<CString>, _> = environment.collect();
+            fexecve(program, &arguments?, &environment?)?;
+            Ok(())
+        })();
+        for descriptor in descriptors() {
+            let _ = set_close_on_exec(descriptor, true);
+        }
+        begun.err().unwrap_or_else(|| io::ErrorKind::Other.into())
+    }
+}
+
+/// The option that says so to a successor.
+const SUCCEED: &str = "--succeed";
+
+/// A descriptor that the program before this one has left open for this one.
+pub(super) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: its number was handed to us alone, and nothing else here has used it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    set_close_on_exec(number, true)?;
+    Ok(descriptor)
+}
+
+fn set_close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
+    let flags = if on { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: sets a flag of a descriptor of this process.
+    match unsafe { libc::fcntl(number, libc::F_SETFD, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

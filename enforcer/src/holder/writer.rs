@@ -1,0 +1,131 @@
+//! The thread that writes logs: a disk that hangs holds it up, and nothing else.
+
+use super::slot::{Left, Slot};
+use crate::kernel::log_file::{Bounds, LogFile, Lost};
+use enforcer_core::WorkloadName;
+use nix::sys::eventfd::EventFd;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// What the thread is asked to do, in this order.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Writes the chunk in the slot to the workload's log.
+    Write(WorkloadName, Slot),
+    SetBounds(WorkloadName, Bounds),
+    /// Begins a new log; whose request this is.
+    SetAside(WorkloadName, Bounds, u64),
+    /// Nothing more comes for a while: the file may be closed.
+    Close(WorkloadName),
+}
+
+/// What it answers.
+#[derive(Debug)]
+pub(super) enum Done {
+    Wrote(WorkloadName, Slot, Option<Lost>),
+    SetAside(u64, io::Result<()>),
+}
+
+/// The server's side of the thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) jobs: Sender<Job>,
+    pub(super) done: Receiver<Done>,
+    /// Readable once something was done.
+    pub(super) wake: Arc<EventFd>,
+}
+
+/// The thread's own.
+struct Logs {
+    folder: PathBuf,
+    files: HashMap<WorkloadName, LogFile>,
+}
+
+/// How an unknown workload's log is bounded: that of a chunk whose holder died.
+const UNKNOWN: Bounds = Bounds {
+    max_size: 64 << 20,
+    keep: 3,
+};
+
+impl Writer {
+    /// Starts the thread, which first writes what an earlier holder has left.
+    pub(super) fn start(folder: PathBuf, left: Option<Left>) -> io::Result<Self> {
+        let wake = Arc::new(EventFd::new()?);
+        let ((jobs, asked), (answers, done)) = (channel(), channel());
+        let thread_wake = Arc::clone(&wake);
+        std::thread::Builder::new()
+            .name("log writer".to_owned())
+            .spawn(move || {
+                let mut logs = Logs {
+                    folder,
+                    files: HashMap::new(),
+                };
+                if let Some(left) = left {
+                    logs.finish(left);
+                }
+                for job in asked {
+                    let Some(answer) = logs.carry_out(job) else {
+                        continue;
+                    };
+                    if answers.send(answer).is_err() || thread_wake.write(1).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(Self { jobs, done, wake })
+    }
+}
+
+impl Logs {
+    fn log(&mut self, workload: &WorkloadName) -> &mut LogFile {
+        let path = self.folder.join(format!("{workload}.log"));
+        let of = self.files.entry(workload.clone());
+        of.or_insert_with(|| LogFile::new(path, UNKNOWN))
+    }
+
+    fn carry_out(&mut self, job: Job) -> Option<Done> {
+        match job {
+            Job::Write(workload, mut slot) => {
+                let chunk = slot.take();
+                let log = self.log(&workload);
+                let appended = log.append(&chunk, |from, place| slot.writing(from, place));
+                slot.clear();
+                Some(Done::Wrote(workload, slot, appended.err()))
+            }
+            Job::SetBounds(workload, bounds) => {
+                self.log(&workload).set_bounds(bounds);
+                None
+            }
+            Job::SetAside(workload, bounds, of) => {
+                let log = self.log(&workload);
+                log.set_bounds(bounds);
+                Some(Done::SetAside(of, log.rotate()))
+            }
+            Job::Close(workload) => {
+                self.files.remove(&workload);
+                None
+            }
+        }
+    }
+
+    /// Writes what is missing of a chunk whose writer was killed.
+    fn finish(&mut self, left: Left) {
+        let log = self.log(&left.workload);
+        let there = left.place.and_then(|place| {
+            let size = log.size_of(place.inode)?;
+            usize::try_from(size.saturating_sub(place.size)).ok()
+        });
+        let missing = left.data.get(there.unwrap_or(0)..).unwrap_or_default();
+        if let Err(lost) = log.append(missing, |_, _| {}) {
+            tracing::error!(
+                "{}: {} bytes were lost: {}",
+                left.workload,
+                lost.bytes,
+                lost.why
+            );
+        }
+    }
+}
