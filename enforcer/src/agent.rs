@@ -9,7 +9,7 @@ use crate::cli::{Fault, live, refused};
 use crate::executor::{Executor, drift, error_chain, levels};
 use crate::kernel::hierarchy::{self, Tree};
 use crate::kernel::pressure::Trigger;
-use crate::kernel::{bpf, capabilities, clock, own_process};
+use crate::kernel::{bpf, capabilities, clock, init, own_process};
 use crate::loops;
 use crate::manifest_files;
 use crate::marks;
@@ -47,17 +47,24 @@ pub(crate) fn supervise(
     manner: Manner,
     stderr_color: bool,
 ) -> Result<(), Fault> {
+    init::leave_first_process()
+        .map_err(|error| Fault::Failed(format!("failed to leave the first process: {error}")))?;
     if manner == Manner::Daemon {
         // It is listened for later; until then the manifest is read anyway.
         crate::kernel::signal::ignore_hangups();
     }
-    let load = match manner {
-        Manner::Foreground { .. } => manifest_files::load,
-        // Files may be put there later.
-        Manner::Daemon => manifest_files::load_or_nothing,
+    let (loaded, fault) = match manner {
+        Manner::Foreground { .. } => (
+            manifest_files::load(file, stderr_color).map_err(refused)?,
+            None,
+        ),
+        // Files may be put there later; and one with a fault does not stop what runs.
+        Manner::Daemon => manifest_files::load_readable(file, stderr_color),
     };
-    let loaded = load(file, stderr_color).map_err(refused)?;
     eprint!("{}", loaded.warnings);
+    if let Some(fault) = &fault {
+        eprintln!("failed to read all of the manifest; what can be read is in force:\n{fault}");
+    }
     let failed = |what: &str, error: &dyn std::error::Error| {
         Fault::Failed(format!("failed to {what}: {}", error_chain(error)))
     };
@@ -99,6 +106,7 @@ pub(crate) fn supervise(
         handover: Arc::new(handover),
         legacy,
         database,
+        is_partial: fault.is_some(),
     };
     let ended = runtime.block_on(agent.run(loaded.manifest));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
@@ -115,6 +123,8 @@ struct Agent<'a> {
     handover: Arc<Handover>,
     legacy: Legacy,
     database: Database,
+    /// Parts of the manifest have faults, and are not in force.
+    is_partial: bool,
 }
 
 impl Agent<'_> {
@@ -152,9 +162,14 @@ impl Agent<'_> {
             events.clone(),
         );
         let host = manifest.parent_host();
-        executor.write_host_limits(&host).map_err(|error| {
-            Fault::Failed(format!("failed to limit all workloads together: {error}"))
-        })?;
+        // What cannot be read may ask for less than the defaults give: the limits that
+        // another agent has written stay.
+        let keeps_ceiling = self.is_partial && !legacy.workloads.is_empty();
+        if !keeps_ceiling || manifest.host != Host::default() {
+            executor.write_host_limits(&host).map_err(|error| {
+                Fault::Failed(format!("failed to limit all workloads together: {error}"))
+            })?;
+        }
         let socket = settings.socket();
         let listener = api::listen(&socket).map_err(|error| {
             Fault::Failed(format!("failed to listen on {}: {error}", socket.display()))
@@ -191,9 +206,12 @@ impl Agent<'_> {
         tokio::spawn(api::stay_recent(api.clone()));
         let reloads = api.clone();
         tokio::spawn(api::serve(listener, api));
-        events.send(Event::Configure {
-            manifest,
-            prune: false,
+        events.send(match self.is_partial {
+            true => Event::ConfigureReadable { manifest },
+            false => Event::Configure {
+                manifest,
+                prune: false,
+            },
         });
         tokio::spawn(levels::tick(Arc::clone(&executor)));
         if self.manner == Manner::Daemon {

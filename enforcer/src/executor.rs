@@ -34,6 +34,7 @@ use crate::kernel::spawn::Launch;
 use crate::kernel::usage::{LevelFiles, Usage};
 use crate::loops::Followed;
 use crate::runtime::Events;
+use crate::service;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Action, ActionKind, CgroupId, Event, InstanceId, LimitChange};
@@ -129,7 +130,10 @@ impl Executor {
         events: Events,
     ) -> Arc<Self> {
         let tree_watch = drift::watch_tree(tree.workloads());
-        let holder = Holder::new(&logs, &runtime_dir, tree.holder());
+        // A service manager has a holder of its own. If that one has died, its unit begins
+        // anew once nothing is left in its cgroup: another one must not stand in for it there.
+        let place = (!service::is_managed()).then(|| tree.holder());
+        let holder = Holder::new(&logs, &runtime_dir, place);
         Arc::new(Self {
             tree,
             tree_watch,

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 /// A manifest and what is to be said about it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub(crate) manifest: Manifest,
     /// Drawn warnings; empty without any.
@@ -40,30 +40,32 @@ pub(crate) struct Source {
 
 /// Reads a file, or every `*.yaml` of a folder in the order of their names.
 pub(crate) fn read(path: &Path) -> Result<Vec<Source>, LoadError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| LoadError::Read { path, source }
-    };
-    let mut paths = vec![path.to_owned()];
-    if path.is_dir() {
-        paths = std::fs::read_dir(path)
-            .map_err(failed(path))?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|file| is_manifest(file))
-            .collect();
-        paths.sort();
-        if paths.is_empty() {
-            return Err(LoadError::EmptyFolder(path.to_owned()));
-        }
+    let files = files_of(path)?;
+    if files.is_empty() {
+        return Err(LoadError::EmptyFolder(path.to_owned()));
     }
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(&path).map_err(failed(&path))?;
-            Ok(Source { path, text })
-        })
-        .collect()
+    files.into_iter().map(read_file).collect()
+}
+
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let listed = std::fs::read_dir(path).map_err(|source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let files = listed.flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = files.filter(|file| is_manifest(file)).collect();
+    files.sort();
+    Ok(files)
+}
+
+fn read_file(path: PathBuf) -> Result<Source, LoadError> {
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(Source { path, text }),
+        Err(source) => Err(LoadError::Read { path, source }),
+    }
 }
 
 /// Whether a file of a folder is a manifest. As in every other `.d` folder, a name with a
@@ -124,6 +126,28 @@ pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
 /// The same for whoever waits for more: a folder may have nothing in it yet.
 pub(crate) fn load_or_nothing(path: &Path, color: bool) -> Result<Loaded, LoadError> {
     parse(&read_or_nothing(path)?, color)
+}
+
+/// What an agent begins with that nobody waits beside: the files without a fault, and what is
+/// wrong with the others.
+pub(crate) fn load_readable(path: &Path, color: bool) -> (Loaded, Option<LoadError>) {
+    let fault = match load_or_nothing(path, color) {
+        Ok(loaded) => return (loaded, None),
+        Err(fault) => fault,
+    };
+    let mut good = Vec::new();
+    for file in files_of(path).unwrap_or_default() {
+        let Ok(source) = read_file(file) else {
+            continue;
+        };
+        good.push(source);
+        // One that is sound alone may contradict those before it.
+        if parse(&good, color).is_err() {
+            good.pop();
+        }
+    }
+    let loaded = parse(&good, color).unwrap_or_default();
+    (loaded, Some(fault))
 }
 
 /// Every file that is there.

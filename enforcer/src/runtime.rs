@@ -166,7 +166,10 @@ impl Runtime {
                     if let Some(manager) = manager.as_mut().filter(|_| ends) {
                         manager.ending();
                     }
-                    let configured = matches!(*event, Event::Configure { .. });
+                    let configured = matches!(
+                        *event,
+                        Event::Configure { .. } | Event::ConfigureReadable { .. }
+                    );
                     let finished = self.handle(*event);
                     if leaves {
                         return Ended::Alone;

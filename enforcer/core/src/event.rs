@@ -241,6 +241,11 @@ pub enum Event {
         lost: u64,
     },
     Shutdown,
+    /// What could be read of a manifest with a fault, where none was in force yet: workloads
+    /// that it does not name keep what another agent gave them.
+    ConfigureReadable {
+        manifest: Manifest,
+    },
     /// The manifest was read again, and has a fault: what was in force stays so.
     ManifestRefused {
         why: String,

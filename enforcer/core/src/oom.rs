@@ -39,10 +39,14 @@ pub struct Counters {
     pub oom_kill: u64,
     /// `oom_group_kill`, since Linux 5.17; 0 before.
     pub oom_group_kill: u64,
-    /// `oom` of the workload's `memory.events`: its own limit was met.
+    /// `oom` of the workload's `memory.events.local`: its own limit was met.
     pub own_oom: u64,
+    /// `oom` of the workload's `memory.events`: its own limit was met, or one below it.
+    pub subtree_oom: u64,
+    /// The cgroups that the workload has made in its own.
+    pub descendants: Vec<CgroupCounters>,
     /// Every ancestor that the agent can see, nearest first.
-    pub ancestors: Vec<AncestorCounters>,
+    pub ancestors: Vec<CgroupCounters>,
     /// `memory.max`; `None` for `max`.
     pub limit: Option<Bytes>,
     /// `memory.peak`, since Linux 5.19.
@@ -50,7 +54,7 @@ pub struct Counters {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AncestorCounters {
+pub struct CgroupCounters {
     pub path: String,
     /// `oom` of its `memory.events.local`: its own limit was met.
     pub oom: u64,
@@ -91,6 +95,8 @@ pub struct Asker {
 #[serde(rename_all = "snake_case", tag = "scope", content = "cgroup")]
 pub enum Scope {
     Own,
+    /// A limit in a cgroup that the workload has made in its own, by the cgroup's path.
+    Descendant(String),
     /// A limit further up, by the cgroup's path.
     Ancestor(String),
     /// No limit that the agent can see: the host itself ran out.
@@ -146,7 +152,7 @@ impl Ancestors {
         }
     }
 
-    fn culprit<'c>(&self, now: MonoTime, counters: &'c Counters) -> Option<&'c AncestorCounters> {
+    fn culprit<'c>(&self, now: MonoTime, counters: &'c Counters) -> Option<&'c CgroupCounters> {
         counters.ancestors.iter().find(|ancestor| {
             let rose = self.seen.get(&ancestor.path).and_then(|(_, rose)| *rose);
             rose.is_some_and(|rose| now.since(rose) <= ANCESTOR_WINDOW)
@@ -181,6 +187,9 @@ pub(crate) struct Balance {
     oom_kill: u64,
     oom_group_kill: u64,
     own_oom: u64,
+    /// `None` in what an older agent has left.
+    #[serde(default)]
+    subtree_oom: Option<u64>,
 }
 
 impl Episode {
@@ -226,6 +235,7 @@ impl Ledger {
             oom_kill: self.explained.oom_kill,
             oom_group_kill: self.explained.oom_group_kill,
             own_oom: self.explained.own_oom,
+            subtree_oom: Some(self.explained.subtree_oom),
         }
     }
 
@@ -247,6 +257,9 @@ impl Ledger {
                 oom_kill: known.oom_kill,
                 oom_group_kill: known.oom_group_kill,
                 own_oom: known.own_oom,
+                subtree_oom: known.subtree_oom.unwrap_or(counters.subtree_oom),
+                // Which of them met its limit meanwhile is not known: any that ever did.
+                descendants: Vec::new(),
                 ..counters.clone()
             },
             latest: counters,
@@ -362,6 +375,19 @@ impl Ledger {
         complete.then(|| self.close(now, ancestors))
     }
 
+    /// Which of the workload's own cgroups met its limit; it may be gone by now.
+    fn descendant(&self) -> (Scope, Option<Bytes>) {
+        let before = |path: &str| {
+            let known = self.explained.descendants.iter();
+            let mut known = known.filter(|known| known.path == path);
+            known.next().map_or(0, |known| known.oom)
+        };
+        let mut found = self.latest.descendants.iter();
+        let found = found.find(|one| one.oom > before(&one.path));
+        let gone = || (Scope::Descendant("a cgroup that is gone".to_owned()), None);
+        found.map_or_else(gone, |one| (Scope::Descendant(one.path.clone()), one.limit))
+    }
+
     fn close(&mut self, now: MonoTime, ancestors: &Ancestors) -> Incident {
         let group = self.group_kills() > 0;
         let episode = self.episode.take();
@@ -369,6 +395,8 @@ impl Ledger {
         let victims = episode.map(|episode| episode.victims).unwrap_or_default();
         let (scope, limit_bytes) = if self.latest.own_oom > self.explained.own_oom {
             (Scope::Own, self.latest.limit)
+        } else if self.latest.subtree_oom > self.explained.subtree_oom {
+            self.descendant()
         } else if let Some(ancestor) = ancestors.culprit(now, &self.latest) {
             (Scope::Ancestor(ancestor.path.clone()), ancestor.limit)
         } else {

@@ -200,13 +200,14 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
 }
 
 fn effect(setting: &str) -> Effect {
-    const LIVE: [&str; 12] = [
+    const LIVE: [&str; 13] = [
         "alerts.",
         "cgroup.",
         "recovery.",
         "stop.",
         "reserve.",
         "logs.",
+        "commands.",
         "watch.",
         "probes.",
         "needs",

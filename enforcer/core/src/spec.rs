@@ -162,6 +162,8 @@ pub struct WorkloadSpec {
     #[serde(default = "default_start_timeout")]
     pub start_timeout: Duration,
     pub logs: Logs,
+    #[serde(default)]
+    pub commands: Commands,
 }
 
 /// The default of `start_timeout`; checkpoints of older agents do not have it.
@@ -246,6 +248,22 @@ impl Default for Stop {
     }
 }
 
+/// What all commands beside a workload may use together: exec probes, hooks and remedies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commands {
+    pub memory_max: Limit<Bytes>,
+    pub pids_max: Limit<u64>,
+}
+
+impl Default for Commands {
+    fn default() -> Self {
+        Self {
+            memory_max: Limit::At(Bytes(128 << 20)),
+            pids_max: Limit::At(64),
+        }
+    }
+}
+
 impl Default for Logs {
     fn default() -> Self {
         Self {
@@ -282,6 +300,7 @@ impl Default for WorkloadSpec {
             stop: Stop::default(),
             start_timeout: default_start_timeout(),
             logs: Logs::default(),
+            commands: Commands::default(),
         }
     }
 }

@@ -139,7 +139,13 @@ impl Supervisor {
     fn dispatch(&mut self, moment: Moment, event: Event, decision: &mut Decision) {
         match event {
             // Whoever is going away takes up nothing new.
-            Event::Configure { .. } if self.shutting_down => {}
+            Event::Configure { .. } | Event::ConfigureReadable { .. } if self.shutting_down => {}
+            Event::ConfigureReadable { mut manifest } => {
+                let mut workloads = self.manifest().workloads;
+                workloads.extend(manifest.workloads);
+                manifest.workloads = workloads;
+                self.configure(moment, manifest, false, decision);
+            }
             Event::Configure { manifest, prune } => {
                 self.configure(moment, manifest, prune, decision)
             }

@@ -60,6 +60,11 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "failed", message)
     }
 
+    /// Too much is asked at once.
+    pub(crate) fn too_many(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+    }
+
     /// It may be asked again.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)

@@ -2,6 +2,7 @@
 //! changes nothing itself, and asks who is at the other end before it passes a
 //! change on.
 
+mod allowance;
 mod change;
 mod error;
 mod events;

@@ -1,9 +1,12 @@
 //! What anybody on this host may ask over TCP: how things are, and nothing that a
 //! browser could be made to ask for somebody else.
 
+use super::allowance::Allowance;
 use super::error::Failure;
 use super::unread::Unread;
 use super::{Api, metrics, server, views};
+use crate::executor::lock;
+use crate::kernel::clock;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
@@ -11,6 +14,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -36,6 +40,7 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
         scrapes: Unread::default(),
         ..api
     };
+    let allowance = Arc::new(Mutex::new(Allowance::new(clock::now())));
     let router = Router::new()
         .route("/health", get(super::alive))
         .route("/health/workloads/{name}", get(views::public_health))
@@ -45,6 +50,15 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
         .fallback(|| async { Failure::not_found("there is no such route") })
         .method_not_allowed_fallback(super::wrong_method)
         .layer(middleware::from_fn(refuse_strangers))
+        .layer(middleware::from_fn(move |request: Request, next: Next| {
+            let answered = lock(&allowance).take(clock::now());
+            async move {
+                if answered {
+                    return next.run(request).await;
+                }
+                Failure::too_many("more is asked in this second than is answered").into_response()
+            }
+        }))
         .with_state(api);
     server::serve(listener, router, Some(LIFETIME)).await;
 }

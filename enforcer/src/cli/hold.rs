@@ -17,9 +17,12 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Who has started it, and for what.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
-    /// An agent has started it; it belongs into this cgroup
-    #[arg(long, value_name = "CGROUP")]
-    beside_agent: Option<PathBuf>,
+    /// An agent has started it
+    #[arg(long)]
+    beside_agent: bool,
+    /// Where it belongs [default: where it was started]
+    #[arg(long, value_name = "PATH", requires = "beside_agent")]
+    cgroup: Option<PathBuf>,
     /// Where the logs are [default: STATE_DIR/logs]
     #[arg(long, value_name = "PATH")]
     logs: Option<PathBuf>,
@@ -38,10 +41,11 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     own_process::rename(c"enforcer");
     own_process::raise_descriptor_limit();
     let ends = signal::hold_ends().map_err(|error| failed(&error))?;
-    let is_unit = wanted.beside_agent.is_none();
-    match &wanted.beside_agent {
+    let is_unit = !wanted.beside_agent;
+    match &wanted.cgroup {
         _ if wanted.succeed => {}
-        None => hierarchy::make_room().map_err(|error| failed(&error))?,
+        None if is_unit => hierarchy::make_room().map_err(|error| failed(&error))?,
+        None => {}
         Some(cgroup) => {
             let own = std::process::id();
             let placed = Cgroup::open(cgroup).and_then(|cgroup| cgroup.take_in(own));

@@ -159,7 +159,9 @@ fn oom_kill(details: &Value) -> String {
     let Some(first) = victims.first() else {
         let whose = match details["scope"].as_str() {
             Some("own") => format!("at {}", limit_of("its")),
-            Some("ancestor") => format!("at {} of {}", limit_of("the"), word(details, "cgroup")),
+            Some("ancestor" | "descendant") => {
+                format!("at {} of {}", limit_of("the"), word(details, "cgroup"))
+            }
             _ => "as the host ran out of memory".to_owned(),
         };
         return format!("OOM kill {whose} (seen by the kernel's counters alone)");
@@ -180,7 +182,7 @@ fn oom_kill(details: &Value) -> String {
     let used = mebibytes(used);
     match details["scope"].as_str() {
         Some("own") => format!("OOM kill: {who} used {used} of {}", limit_of("its")),
-        Some("ancestor") => format!(
+        Some("ancestor" | "descendant") => format!(
             "OOM kill: {who} used {used} as {} met {}",
             word(details, "cgroup"),
             limit_of("its")

@@ -14,7 +14,7 @@ use enforcer_core::WorkloadName;
 use enforcer_core::event::{COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, StartError};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::human_duration;
-use place::{PATIENCE, Place, name_of};
+use place::{Kills, PATIENCE, Place};
 use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -90,8 +90,8 @@ struct Begun {
     place: Arc<Place>,
     pidfd: Arc<PidFd>,
     output: File,
-    /// The OOM kills that its cgroup had counted before.
-    kills_before: u64,
+    /// What its cgroup had counted before.
+    kills_before: Kills,
 }
 
 impl Executor {
@@ -123,7 +123,8 @@ impl Executor {
             errand.workload.clone(),
             errand.what.clone(),
         );
-        let found = move || this.errand_place(workload.as_ref(), &what);
+        let ceiling = errand.spec.commands;
+        let found = move || this.errand_place(workload.as_ref(), ceiling, &what);
         let place = tokio::task::spawn_blocking(found).await;
         let place = place.map_err(|error| error.to_string())??;
         let turn = tokio::time::timeout(left(), Arc::clone(&place.turn).lock_owned());
@@ -131,6 +132,7 @@ impl Executor {
             .await
             .map_err(|_| "the one before it has not ended".to_owned())?;
         let instance = self.launch_of(&errand);
+        let (workload, what) = (errand.workload.clone(), errand.what.clone());
         let begin = move || begin(&errand, instance.as_deref(), place);
         let begun = tokio::task::spawn_blocking(begin);
         let begun = begun.await.map_err(|error| error.to_string())??;
@@ -159,8 +161,19 @@ impl Executor {
                 human_duration(limit)
             ));
         }
+        let kills = begun.place.kills();
+        let oom_killed = begun.kills_before.rose(kills);
+        if oom_killed && !begun.kills_before.were_at_ceiling(kills) {
+            let of = workload.map_or_else(|| "host".to_owned(), |name| name.to_string());
+            let why = format!(
+                "{of}: its command `{what}` was killed for want of memory that is not its own: \
+                 of the host, or at a limit above all commands"
+            );
+            let what = "commands".to_owned();
+            self.send(Event::Degraded { what, why });
+        }
         Ok(Ran {
-            oom_killed: begun.place.oom_kills() > begun.kills_before,
+            oom_killed,
             ended: in_time.then_some(status),
             output: last_line(&begun.output),
             limit,
@@ -201,8 +214,8 @@ impl Executor {
         };
         let error = outcome_of(self.run_errand(errand).await);
         // Nobody else would: the workload may be gone by now.
-        let (this, name) = (Arc::clone(&self), name_of(Some(&workload), hook.word()));
-        let removed = tokio::task::spawn_blocking(move || this.forget_place(&name));
+        let (this, name) = (Arc::clone(&self), workload.clone());
+        let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.word()));
         let _ = removed.await;
         self.send(Event::HookDone {
             workload,
@@ -250,7 +263,7 @@ fn begin(errand: &Errand, instance: Option<&Launch>, place: Arc<Place>) -> Resul
         .cgroup
         .make_fit()
         .map_err(|error| format!("failed to {}", error_chain(&error)))?;
-    let kills_before = place.oom_kills();
+    let kills_before = place.kills();
     let waiting = spawn::spawn(&launch, &place.cgroup, &output)
         .map_err(|error| format!("failed to {}", error_chain(&error)))?;
     let patience = Patience {

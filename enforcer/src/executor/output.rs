@@ -67,8 +67,7 @@ impl Executor {
                 describe(&error)
             ),
         });
-        let nowhere = File::options().write(true).open("/dev/null");
-        let file = nowhere.map_err(|error| failed("open /dev/null", &error))?;
+        let file = pipe::nowhere().map_err(|error| failed("open /dev/null", &error))?;
         Ok(Output { file, inode: None })
     }
 
@@ -113,18 +112,19 @@ impl Executor {
     /// Tells what is lost, and replaces a holder that has died.
     async fn follow_losses(self: Arc<Self>, losses: Losses, number: u64) {
         while let Some(loss) = losses.next().await {
+            let what = match loss.bytes {
+                0 => "its log cannot be written".to_owned(),
+                bytes => format!("{} of its output were lost", Bytes(bytes)),
+            };
             self.events.send(Event::Degraded {
                 what: "logs".to_owned(),
-                why: format!(
-                    "{}: {} of its output were lost: {}",
-                    loss.workload,
-                    Bytes(loss.bytes),
-                    loss.why
-                ),
+                why: format!("{}: {what}: {}", loss.workload, loss.why),
             });
         }
         let mut told = false;
+        let mut tries = tokio::time::interval(AGAIN);
         loop {
+            tries.tick().await;
             let this = Arc::clone(&self);
             let connected = tokio::task::spawn_blocking(move || this.reconnect_holder(number));
             match connected.await {
@@ -135,7 +135,6 @@ impl Executor {
                     }
                 }
             }
-            tokio::time::sleep(AGAIN).await;
         }
     }
 

@@ -95,6 +95,7 @@ impl Executor {
         let spec = Arc::new(WorkloadSpec {
             user: spec.user.clone(),
             group: spec.group.clone(),
+            commands: spec.commands,
             ..WorkloadSpec::default()
         });
         let errand = self.errand(workload, &spec, command, Vec::new());

@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Holder {
     logs: PathBuf,
     runtime_dir: PathBuf,
-    /// Where a holder that this agent starts belongs.
-    cgroup: PathBuf,
+    /// Where a holder that this agent starts belongs; `None` if it stays beside the agent.
+    cgroup: Option<PathBuf>,
     link: Mutex<Link>,
 }
 
@@ -86,7 +86,7 @@ impl Losses {
 }
 
 impl Holder {
-    pub(crate) fn new(logs: &Path, runtime_dir: &Path, cgroup: PathBuf) -> Self {
+    pub(crate) fn new(logs: &Path, runtime_dir: &Path, cgroup: Option<PathBuf>) -> Self {
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self {
             logs: absolute(logs),
@@ -169,7 +169,6 @@ impl Holder {
         command
             .arg("hold")
             .arg("--beside-agent")
-            .arg(&self.cgroup)
             .arg("--logs")
             .arg(&self.logs)
             .arg("--runtime-dir")
@@ -181,6 +180,9 @@ impl Holder {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .current_dir("/");
+        if let Some(cgroup) = &self.cgroup {
+            command.arg("--cgroup").arg(cgroup);
+        }
         command.spawn()
     }
 

@@ -13,6 +13,7 @@
 //! finds the pipes of running workloads in `/proc` and gives them to a new holder.
 
 mod client;
+mod connections;
 mod losses;
 mod protocol;
 mod server;

@@ -5,11 +5,13 @@
 //! within a second is taken for hung; until it has, what comes is read and dropped, and
 //! counted, for a workload that waits for its log would stand still.
 
+use super::connections::Connections;
 use super::losses::Losses;
 use super::protocol::{self, Program, Reply, Request};
 use super::slot::{CHUNK, Slot};
 use super::succession::{Succession, adopt};
 use super::writer::{Done, Job, Writer};
+use crate::kernel::clock::awake_now;
 use crate::kernel::log_file::{Bounds, Lost};
 use crate::kernel::pipe;
 use crate::kernel::spawn::describe;
@@ -17,11 +19,10 @@ use enforcer_core::WorkloadName;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
-use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
-use nix::unistd::{geteuid, read};
+use nix::unistd::read;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,12 +58,6 @@ struct Kept {
     reader: OwnedFd,
 }
 
-#[derive(Debug)]
-struct Connection {
-    socket: OwnedFd,
-    follows: bool,
-}
-
 /// Where the chunk is.
 #[derive(Debug)]
 enum Turn {
@@ -87,7 +82,7 @@ struct Woken {
 pub(crate) struct Server {
     options: Options,
     listener: OwnedFd,
-    connections: BTreeMap<u64, Connection>,
+    connections: Connections,
     pipes: BTreeMap<u64, Kept>,
     ready: Epoll,
     bounds: BTreeMap<WorkloadName, Bounds>,
@@ -129,7 +124,7 @@ impl Server {
         let mut this = Self {
             options,
             listener,
-            connections: BTreeMap::new(),
+            connections: Connections::default(),
             pipes: BTreeMap::new(),
             ready: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             bounds: BTreeMap::new(),
@@ -171,7 +166,7 @@ impl Server {
         loop {
             let woken = self.wait()?;
             if woken.listener {
-                self.accept();
+                self.connections.accept(&self.listener);
             }
             for id in woken.connections {
                 self.answer(id);
@@ -194,7 +189,7 @@ impl Server {
             }
             if self
                 .lonely_since
-                .is_some_and(|since| since.elapsed() >= LONELY_FOR)
+                .is_some_and(|since| awake_now().duration_since(since) >= LONELY_FOR)
             {
                 return Ok(());
             }
@@ -202,18 +197,18 @@ impl Server {
     }
 
     fn is_hung(&self) -> bool {
-        matches!(self.turn, Turn::Writing { since } if since.elapsed() >= HUNG_AFTER)
+        matches!(self.turn, Turn::Writing { since } if awake_now().duration_since(since) >= HUNG_AFTER)
     }
 
     /// Whether pipes may be looked at now.
     fn may_read(&self) -> bool {
         let free = matches!(self.turn, Turn::Free(_)) || self.is_hung();
-        free && self.round.is_empty() && self.next_round.is_none_or(|next| next <= Instant::now())
+        free && self.round.is_empty() && self.next_round.is_none_or(|next| next <= awake_now())
     }
 
     /// How long there is nothing to do without being woken; `None` for ever.
     fn idle_for(&self) -> Option<Duration> {
-        let now = Instant::now();
+        let now = awake_now();
         let turn = match self.turn {
             Turn::Free(_) if !self.round.is_empty() => Some(now),
             Turn::Free(_) => self.next_round,
@@ -222,7 +217,7 @@ impl Server {
             }
             Turn::Writing { .. } => self.next_round,
         };
-        let follows = self.connections.values().any(|one| one.follows);
+        let follows = !self.connections.followers().is_empty();
         let report = self.losses.next_report(now).filter(|_| follows);
         let lonely = self.lonely_since.map(|since| since + LONELY_FOR);
         let settling = self.settling.iter().map(|(_, until)| *until).min();
@@ -237,18 +232,18 @@ impl Server {
     fn wait(&mut self) -> io::Result<Woken> {
         let is_alone = self.pipes.is_empty() && self.connections.is_empty();
         let lonely = is_alone && !self.options.is_unit;
-        self.lonely_since = lonely.then(|| self.lonely_since.unwrap_or_else(Instant::now));
+        self.lonely_since = lonely.then(|| self.lonely_since.unwrap_or_else(awake_now));
         let timeout = self.idle_for().map_or(PollTimeout::NONE, |time| {
             PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
         });
         let reads = self.may_read();
-        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        let ids = self.connections.ids();
         let mut polled = vec![
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.writer.wake.as_fd(), PollFlags::POLLIN),
         ];
-        let sockets = self.connections.values();
-        polled.extend(sockets.map(|one| PollFd::new(one.socket.as_fd(), PollFlags::POLLIN)));
+        let sockets = self.connections.sockets();
+        polled.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
         let first_of_rest = polled.len();
         if !self.ending {
             polled.push(PollFd::new(self.stop.as_fd(), PollFlags::POLLIN));
@@ -277,48 +272,11 @@ impl Server {
         Ok(woken)
     }
 
-    fn accept(&mut self) {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let Ok(number) = accept4(self.listener.as_raw_fd(), flags) else {
-            return;
-        };
-        // SAFETY: the kernel has just made this descriptor for us alone.
-        let socket = unsafe { OwnedFd::from_raw_fd(number) };
-        let peer = getsockopt(&socket, sockopt::PeerCredentials);
-        if peer.is_ok_and(|peer| peer.uid() == geteuid().as_raw()) {
-            self.last_id += 1;
-            let follows = false;
-            let connection = Connection { socket, follows };
-            self.connections.insert(self.last_id, connection);
-        }
-    }
-
-    /// Answers one request of a connection; one that is gone, or speaks nonsense, is closed.
     fn answer(&mut self, id: u64) {
-        let Some(connection) = self.connections.get(&id) else {
-            return;
-        };
-        let (request, descriptor) = match protocol::receive::<Request>(&connection.socket) {
-            Ok(Some(received)) => received,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Ok(None) | Err(_) => {
-                self.connections.remove(&id);
-                return;
-            }
-        };
-        if let Some(reply) = self.carry_out(id, request, descriptor) {
-            self.reply(id, &reply);
-        }
-    }
-
-    fn reply(&mut self, id: u64, reply: &Reply) {
-        let sent = self
-            .connections
-            .get(&id)
-            .map(|connection| protocol::send(&connection.socket, reply, None));
-        // Whoever does not read is not worth waiting for.
-        if matches!(sent, Some(Err(_))) {
-            self.connections.remove(&id);
+        if let Some((request, descriptor)) = self.connections.receive(id)
+            && let Some(reply) = self.carry_out(id, request, descriptor)
+        {
+            self.connections.reply(id, &reply);
         }
     }
 
@@ -362,14 +320,12 @@ impl Server {
                 return None;
             }
             Request::Settle => {
-                self.settling.push((id, Instant::now() + SETTLE_WITHIN));
+                self.settling.push((id, awake_now() + SETTLE_WITHIN));
                 self.next_round = None;
                 return None;
             }
             Request::Follow => {
-                if let Some(connection) = self.connections.get_mut(&id) {
-                    connection.follows = true;
-                }
+                self.connections.follow(id);
                 Ok(())
             }
             Request::Succeed => match descriptor {
@@ -392,12 +348,12 @@ impl Server {
 
     /// Answers those who wait for empty pipes, if they are empty or the time is over.
     fn settle(&mut self, is_quiet: bool) {
-        let now = Instant::now();
+        let now = awake_now();
         let over = |(_, until): &(u64, Instant)| is_quiet || *until <= now;
         let done: Vec<_> = self.settling.iter().copied().filter(over).collect();
         self.settling.retain(|one| !over(one));
         for (id, _) in done {
-            self.reply(id, &Reply::Done);
+            self.connections.reply(id, &Reply::Done);
         }
     }
 
@@ -424,6 +380,7 @@ impl Server {
             inode,
             reader,
         };
+        self.ask(Job::Open(kept.workload.clone()));
         self.pipes.insert(self.last_id, kept);
         Ok(())
     }
@@ -472,7 +429,7 @@ impl Server {
             }
             if self.round.is_empty() {
                 let waits = is_hung || self.largest_of_round < BUSY_CHUNK;
-                self.next_round = waits.then(|| Instant::now() + GATHER);
+                self.next_round = waits.then(|| awake_now() + GATHER);
             }
         }
     }
@@ -495,7 +452,7 @@ impl Server {
                 Ok(None)
             }
             Ok(length) => {
-                let since = Instant::now();
+                let since = awake_now();
                 let workload = kept.workload.clone();
                 if let Turn::Free(slot) = std::mem::replace(&mut self.turn, Turn::Writing { since })
                 {
@@ -557,9 +514,12 @@ impl Server {
                         self.losses.add(workload, bytes, describe(&why));
                     }
                 }
+                Done::NotOpened(workload, why) => {
+                    self.losses.add(workload, 0, describe(&why));
+                }
                 Done::SetAside(id, result) => {
                     let reply = result.map_or_else(|error| failed(&error), |()| Reply::Done);
-                    self.reply(id, &reply);
+                    self.connections.reply(id, &reply);
                 }
             }
         }
@@ -567,14 +527,13 @@ impl Server {
 
     /// Tells whoever follows what was lost.
     fn report(&mut self) {
-        let followers = self.connections.iter().filter(|(_, one)| one.follows);
-        let followers: Vec<u64> = followers.map(|(id, _)| *id).collect();
+        let followers = self.connections.followers();
         if followers.is_empty() {
             return;
         }
-        for lost in self.losses.due(Instant::now()) {
+        for lost in self.losses.due(awake_now()) {
             for id in &followers {
-                self.reply(*id, &lost);
+                self.connections.reply(*id, &lost);
             }
         }
     }
@@ -596,7 +555,7 @@ impl Server {
             bounds: self.bounds.clone(),
         };
         let error = succession.execute(&self.options.runtime_dir, &program);
-        self.reply(id, &failed(&error));
+        self.connections.reply(id, &failed(&error));
     }
 }
 

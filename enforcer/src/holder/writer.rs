@@ -13,6 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// What the thread is asked to do, in this order.
 #[derive(Debug)]
 pub(super) enum Job {
+    /// Makes the workload's log, before there is anything to write.
+    Open(WorkloadName),
     /// Writes the chunk in the slot to the workload's log.
     Write(WorkloadName, Slot),
     SetBounds(WorkloadName, Bounds),
@@ -26,6 +28,7 @@ pub(super) enum Job {
 #[derive(Debug)]
 pub(super) enum Done {
     Wrote(WorkloadName, Slot, Option<Lost>),
+    NotOpened(WorkloadName, io::Error),
     SetAside(u64, io::Result<()>),
 }
 
@@ -94,6 +97,10 @@ impl Logs {
                 let appended = log.append(&chunk, |from, place| slot.writing(from, place));
                 slot.clear();
                 Some(Done::Wrote(workload, slot, appended.err()))
+            }
+            Job::Open(workload) => {
+                let opened = self.log(&workload).open();
+                Some(Done::NotOpened(workload, opened.err()?))
             }
             Job::SetBounds(workload, bounds) => {
                 self.log(&workload).set_bounds(bounds);

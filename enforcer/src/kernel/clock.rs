@@ -12,6 +12,11 @@ pub(crate) fn now() -> MonoTime {
     MonoTime(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// For waits of this process itself: it stands still while the host is suspended.
+pub(crate) fn awake_now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 /// The wall clock.
 pub(crate) fn wall_now() -> jiff::Timestamp {
     jiff::Timestamp::now()

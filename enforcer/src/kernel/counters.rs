@@ -2,9 +2,10 @@
 //! ancestors, with the limits that were met.
 
 use super::cgroupfs::{Cgroup, CgroupError};
-use enforcer_core::oom::{AncestorCounters, Counters};
+use enforcer_core::oom::{CgroupCounters, Counters};
 use enforcer_core::units::Bytes;
 use nix::fcntl::OFlag;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -41,13 +42,15 @@ impl CounterReader {
         let mut counters = Counters {
             oom_kill,
             oom_group_kill: field(&events, "oom_group_kill"),
-            own_oom: field(&events, "oom"),
+            own_oom: own_ooms(&self.cgroup),
+            subtree_oom: field(&events, "oom"),
+            descendants: descendants(&self.cgroup),
             ancestors: Vec::new(),
             limit: limit(&self.cgroup)?,
             peak: size(self.cgroup.read_if_present("memory.peak")?),
         };
         for ancestor in self.ancestors.iter() {
-            counters.ancestors.push(AncestorCounters {
+            counters.ancestors.push(CgroupCounters {
                 path: ancestor.path().display().to_string(),
                 oom: field(&ancestor.read("memory.events.local")?, "oom"),
                 limit: limit(ancestor)?,
@@ -89,11 +92,46 @@ fn size(text: Option<String>) -> Option<Bytes> {
     text.and_then(|text| text.trim().parse().ok()).map(Bytes)
 }
 
+/// So many cgroups that a workload has made are looked at, and not more.
+const MOST_DESCENDANTS: usize = 64;
+
+/// The cgroups below this one with limits of their own, nearest first.
+fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
+    let mut found = Vec::new();
+    let mut folders = VecDeque::from([cgroup.path().to_owned()]);
+    while let Some(folder) = folders.pop_front() {
+        // One that goes meanwhile has nothing to tell.
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        for entry in inner.take(MOST_DESCENDANTS) {
+            if found.len() == MOST_DESCENDANTS {
+                return found;
+            }
+            let Ok(inner) = Cgroup::open(&entry.path()) else {
+                continue;
+            };
+            found.push(CgroupCounters {
+                path: inner.path().display().to_string(),
+                oom: own_ooms(&inner),
+                limit: limit(&inner).unwrap_or_default(),
+            });
+            folders.push_back(entry.path());
+        }
+    }
+    found
+}
+
 /// The OOM kills of processes in a cgroup and below it, whoever's limit it was; 0 where that
 /// cannot be read.
 pub(crate) fn oom_kills(cgroup: &Cgroup) -> u64 {
     let events = cgroup.read_if_present("memory.events").ok().flatten();
     events.map_or(0, |events| field(&events, "oom_kill"))
+}
+
+/// How often a cgroup met its own limit, and not one below it; 0 where that cannot be read.
+pub(crate) fn own_ooms(cgroup: &Cgroup) -> u64 {
+    let events = cgroup.read_if_present("memory.events.local").ok().flatten();
+    events.map_or(0, |events| field(&events, "oom"))
 }
 
 /// A number of a flat keyed file; 0 where the kernel has no such key.

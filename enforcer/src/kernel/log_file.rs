@@ -54,6 +54,14 @@ impl LogFile {
         self.bounds = bounds;
     }
 
+    /// Makes the file, if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be opened for writing.
+    pub(crate) fn open(&mut self) -> io::Result<()> {
+        self.open_current().map(drop)
+    }
+
     /// Appends all of it, over more than one file if it must; `before` learns from which byte
     /// on the rest will be written where.
     ///

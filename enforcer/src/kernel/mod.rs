@@ -12,6 +12,7 @@ pub(crate) mod cpus;
 pub(crate) mod fitness;
 pub(crate) mod hierarchy;
 pub(crate) mod host_usage;
+pub(crate) mod init;
 pub(crate) mod inotify;
 pub(crate) mod limits;
 pub(crate) mod log_file;

@@ -44,6 +44,11 @@ pub(crate) fn output_pipe(uid: Uid, gid: Gid) -> io::Result<OutputPipe> {
     })
 }
 
+/// Where what is written is lost.
+pub(crate) fn nowhere() -> io::Result<File> {
+    File::options().write(true).open("/dev/null")
+}
+
 /// The path that opens what a descriptor of ours refers to.
 fn reopened(descriptor: &impl AsFd) -> PathBuf {
     let number = descriptor.as_fd().as_raw_fd();

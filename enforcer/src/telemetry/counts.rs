@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) const BUCKETS: [f64; 11] = [
     0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 ];
-pub(crate) const SCOPES: [&str; 3] = ["own", "ancestor", "host"];
+pub(crate) const SCOPES: [&str; 4] = ["own", "descendant", "ancestor", "host"];
 pub(crate) const VERDICTS: [&str; 3] = ["dead_loop", "syscall_spin", "over_budget"];
 pub(crate) const ANSWERS: [Answer; 3] = [Answer::Passed, Answer::Failed, Answer::Unknown];
 /// Restarts that nobody asked for.
@@ -141,9 +141,10 @@ impl All {
                 counts.rate_limited += u64::from(plan.rate_limited);
             }
             Detail::OomKill(incident) => {
-                let [own, ancestor, host] = &mut self.of(workload).oom_kills;
+                let [own, descendant, ancestor, host] = &mut self.of(workload).oom_kills;
                 *match incident.scope {
                     Scope::Own => own,
+                    Scope::Descendant(_) => descendant,
                     Scope::Ancestor(_) => ancestor,
                     Scope::Host => host,
                 } += 1;

@@ -268,7 +268,7 @@ mod tests {
         let mut counts = OfWorkload::default();
         counts.restarts.insert(Cause::OomKill, 3);
         counts.restarts.insert(Cause::Manual, 1);
-        counts.oom_kills = [3, 0, 0];
+        counts.oom_kills = [3, 0, 0, 0];
         counts.loops = [1, 0, 2];
         counts.rate_limited = 1;
         let mut probe = OfProbe {

@@ -276,7 +276,7 @@ pub(super) const FAMILIES: &[Family] = &[
                 let counted = one
                     .counts
                     .as_ref()
-                    .map_or([0; 3], |counts| counts.oom_kills);
+                    .map_or([0; 4], |counts| counts.oom_kills);
                 SCOPES.into_iter().zip(counted.map(float)).collect()
             });
         },

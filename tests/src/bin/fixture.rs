@@ -201,6 +201,15 @@ fn main() {
             println!("ready");
             rest()
         }
+        // Leaves a process behind whose parent has gone, and which ends soon.
+        "orphan" => {
+            in_child(|| in_child(|| std::thread::sleep(Duration::from_millis(100))));
+            nix::sys::wait::wait().unwrap();
+            println!("ready");
+            rest()
+        }
+        // Another program, as the first process of a PID namespace.
+        "first-process" => first_process(&arguments[1..]),
         "fork-bomb" => bomb(),
         "crash" => std::process::exit(i32::try_from(number(1, 1)).unwrap()),
         // Lives for so many milliseconds.
@@ -285,6 +294,37 @@ fn in_child(act: impl FnOnce()) {
     if let ForkResult::Child = unsafe { fork() }.unwrap() {
         act();
         std::process::exit(0);
+    }
+}
+
+fn first_process(command: &[String]) -> ! {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use std::os::unix::process::CommandExt as _;
+    unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS).unwrap();
+    // SAFETY: this program has one thread.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            mount(
+                Some("proc"),
+                "/proc",
+                Some("proc"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .unwrap();
+            panic!(
+                "{}",
+                std::process::Command::new(&command[0])
+                    .args(&command[1..])
+                    .exec()
+            );
+        }
+        ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+            WaitStatus::Exited(_, code) => std::process::exit(code),
+            ended => panic!("{ended:?}"),
+        },
     }
 }
 

@@ -357,3 +357,60 @@ fn other_programs_take_the_place_of_those_that_were_left() {
         killed[0]["details"]["counter_after"]
     );
 }
+
+/// The next agent supervises what runs, whatever has become of the manifest meanwhile.
+#[test]
+fn a_manifest_with_a_fault_leaves_nobody_without_supervision() {
+    let more = "cgroup: { memory.max: 30M }\nrecovery: { backoff: off, budget: off }";
+    let good = manifest(&workload("web", "rest", more));
+    let mut agent = Agent::start_daemon(&good);
+    let before = agent.wait_for_state("web", "running");
+    agent.kill();
+    agent.write_manifest("version: 1\nworkloads:\n  web:\n    comand: [/bin/fixture]\n");
+    agent.start_again();
+    assert_eq!(agent.workload("web")["pid"], before["pid"]);
+    let refused = || {
+        let events = agent.events_of_kind("config");
+        let told = |event: &Value| event["details"].to_string().contains("comand");
+        events.iter().any(told).then_some(())
+    };
+    wait_for("the fault to be told", refused);
+    send(&before, Signal::SIGKILL);
+    let view = wait_for("a restart", || {
+        let view = agent.workload("web");
+        (view["restarts"] == 1 && view["state"] == "running").then_some(view)
+    });
+    assert_eq!(
+        kernel::read("web", "memory.max").as_deref(),
+        Some("31457280")
+    );
+    let unmanaged = |event: &Value| event["details"] == "unmanaged";
+    assert!(!agent.events("web", "config").iter().any(unmanaged));
+    agent.write_manifest(&good.replace("30M", "40M"));
+    wait_for("the mended manifest to be in force", || {
+        (kernel::read("web", "memory.max").as_deref() == Some("41943040")).then_some(())
+    });
+    assert_eq!(agent.workload("web")["pid"], view["pid"]);
+}
+
+/// At a first start there is nothing to go on with: the sound files are in force.
+#[test]
+fn the_sound_files_of_a_folder_are_in_force_beside_a_bad_one() {
+    let mut agent = Agent::start_daemon("version: 1\nworkloads: {}\n");
+    agent.kill();
+    let folder = agent.folder().join("manifest.yaml");
+    fs::remove_file(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.join(name), text).unwrap();
+    write("a.yaml", &manifest(&workload("first", "rest", "")));
+    write("b.yaml", "version: 1\nworkloads: [\n");
+    // It is sound alone, and contradicts the first.
+    write("c.yaml", &manifest(&workload("first", "burn", "")));
+    write("d.yaml", &manifest(&workload("last", "rest", "")));
+    agent.start_again();
+    for name in ["first", "last"] {
+        agent.wait_for_state(name, "running");
+    }
+    let told = agent.log();
+    assert!(told.contains("b.yaml") && told.contains("c.yaml"), "{told}");
+}

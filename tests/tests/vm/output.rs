@@ -3,7 +3,7 @@
 use crate::{manifest, workload};
 use enforcer_tests::agent::{Agent, ENFORCER};
 use enforcer_tests::disk::Disk;
-use enforcer_tests::{slot, wait_for, wait_within};
+use enforcer_tests::{kernel, slot, wait_for, wait_within};
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -140,7 +140,11 @@ fn a_writer_without_a_reader_waits_and_loses_nothing() {
     agent.wait_for_state("chatty", "running");
     agent.kill();
     kill_holder();
-    std::thread::sleep(Duration::from_secs(1));
+    let writer = kernel::processes("chatty")[0];
+    wait_for("the writer to wait at its full pipe", || {
+        let call = fs::read_to_string(format!("/proc/{writer}/wchan")).ok()?;
+        call.contains("pipe_write").then_some(())
+    });
     agent.start_again();
     wait_for("all of it", || {
         let output = agent.output("chatty");

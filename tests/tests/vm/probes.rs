@@ -236,15 +236,56 @@ fn exec_probes_run_as_the_workloads_user_in_a_cgroup_of_their_own() {
             .unwrap()
             .contains("ENFORCER_WORKLOAD=web")
     );
-    let place = enforcer_tests::slot::root().join("probes/web.liveness");
-    let limit = fs::read_to_string(place.join("memory.max")).unwrap();
-    assert_eq!(limit.trim(), (128u64 << 20).to_string());
+    let branch = enforcer_tests::slot::root().join("probes/web");
+    let place = branch.join("liveness");
+    let limit = |file: &str| fs::read_to_string(branch.join(file)).unwrap();
+    assert_eq!(limit("memory.max").trim(), (128u64 << 20).to_string());
+    assert_eq!(limit("pids.max").trim(), "64");
     // One failure of three: something is off, and no more.
     assert_eq!(agent.workload("web")["health"], "degraded");
     assert!(agent.cli(&["stop", "web"]).status.success());
     wait_for("its probes' cgroup to go", || {
-        (!place.exists()).then_some(())
+        (!place.exists() && !branch.exists()).then_some(())
     });
+}
+
+/// What one workload's commands leave behind is its own affair.
+#[test]
+fn commands_have_a_ceiling_of_their_workloads_own() {
+    let greedy = "{ exec: { command: [/bin/fixture, hog, \"12\"] }, period: 1s, timeout: 20s }";
+    let greedy = format!(
+        "commands: {{ memory.max: 16M, pids.max: 8 }}\n\
+         probes: {{ liveness: {greedy}, readiness: {greedy} }}\nrecovery: {{ restart: never }}"
+    );
+    let noted = "/tmp/noted";
+    fs::write(noted, "").unwrap();
+    std::os::unix::fs::chown(noted, Some(1000), Some(1000)).unwrap();
+    let modest = format!(
+        "probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, note, {noted}, HOME] }}, period: 200ms }} }}"
+    );
+    let agent = Agent::start(&manifest(&format!(
+        "{}{}",
+        workload("greedy", "rest", &greedy),
+        workload("modest", "rest", &modest)
+    )));
+    wait_for("a command to meet its ceiling", || {
+        let is_told = |name: &str| {
+            let told = probe(&agent, "greedy", name).to_string();
+            told.contains("more memory than a command may have")
+        };
+        (is_told("liveness") || is_told("readiness")).then_some(())
+    });
+    let asked = || fs::read_to_string(noted).unwrap().lines().count();
+    let before = asked();
+    wait_for("ten more answers", || {
+        (asked() >= before + 10).then_some(())
+    });
+    assert_eq!(agent.workload("modest")["health"], "healthy");
+    let degraded = agent.events_of_kind("degraded");
+    let of_commands = degraded
+        .iter()
+        .find(|event| event["details"]["what"] == "commands");
+    assert_eq!(of_commands, None, "it was its own ceiling");
 }
 
 #[test]

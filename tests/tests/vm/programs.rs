@@ -440,3 +440,87 @@ fn commands_beside_a_workload_have_the_variables_of_its_instance() {
     assert!(all.lines().all(|line| line == "first"), "{all}");
     assert_eq!(agent.workload("web")["state"], "running");
 }
+
+#[test]
+fn an_oom_kill_at_a_limit_below_the_workloads_own_names_that_limit() {
+    let script = "import os, time\n\
+        own = '/sys/fs/cgroup' + open('/proc/self/cgroup').read().strip().split(':')[2]\n\
+        def write(file, text): open(f'{own}/{file}', 'w').write(text)\n\
+        for name in ['main', 'payload']: os.mkdir(f'{own}/{name}')\n\
+        write('main/cgroup.procs', '0')\n\
+        write('cgroup.subtree_control', '+memory')\n\
+        write('payload/memory.max', '24M')\n\
+        if os.fork() == 0:\n\
+        \x20   write('payload/cgroup.procs', '0')\n\
+        \x20   kept = []\n\
+        \x20   while True: kept.append(b'x' * (1 << 20))\n\
+        os.wait()\n\
+        time.sleep(1e9)";
+    let more = "cgroup: { memory.max: 512M }";
+    let agent = Agent::start(&manifest(&program(
+        "nested",
+        "root",
+        &[PYTHON, "-c", script],
+        more,
+    )));
+    let incident = agent.wait_for_events("nested", "oom_kill", 1).remove(0);
+    let details = &incident["details"];
+    assert_eq!(details["scope"], "descendant", "{incident:#}");
+    assert_eq!(details["limit_bytes"], 24 << 20, "{incident:#}");
+    let cgroup = details["cgroup"].as_str().unwrap();
+    assert!(cgroup.ends_with("/nested/payload"), "{cgroup}");
+    assert_eq!(agent.workload("nested")["state"], "running");
+}
+
+/// As a container's entry point: orphans come to it, and eBPF tells the host's process ids.
+#[test]
+fn as_the_first_process_of_a_namespace_it_collects_orphans_and_says_what_it_lacks() {
+    let place = folder();
+    let text = manifest(&format!(
+        "{}{}",
+        workload("web", "orphan", ""),
+        workload(
+            "hog",
+            "hog",
+            "cgroup: { memory.max: 8M }\nrecovery: { restart: never }"
+        )
+    ));
+    fs::write(place.join("manifest.yaml"), text).unwrap();
+    let said = fs::File::create(place.join("said")).unwrap();
+    let mut own = command(&place);
+    let mut first = std::process::Command::new("/bin/fixture");
+    first.env_clear();
+    for (name, value) in own.get_envs() {
+        first.env(name, value.unwrap_or_default());
+    }
+    first.args([
+        "first-process",
+        enforcer_tests::agent::ENFORCER,
+        "run",
+        "-f",
+    ]);
+    first.arg(place.join("manifest.yaml"));
+    first.stdout(said.try_clone().unwrap()).stderr(said);
+    let mut running = first.spawn().unwrap();
+    let ask = |arguments: &[&str]| {
+        let asked = command(&place).args(arguments).output().unwrap();
+        String::from_utf8_lossy(&asked.stdout).into_owned()
+    };
+    wait_for("the workload to run", || {
+        ask(&["logs", "web"]).contains("ready").then_some(())
+    });
+    wait_for("the orphan to be collected", || {
+        (kernel::read("web", "pids.current").as_deref() == Some("1")).then_some(())
+    });
+    wait_for("the other one to be killed", || {
+        ask(&["events", "--workload", "hog", "--kind", "exit", "--json"])
+            .contains("\"oom_killed\":true")
+            .then_some(())
+    });
+    let degraded = ask(&["events", "--kind", "degraded"]);
+    assert!(degraded.contains("PID namespace"), "{degraded}");
+    own.args(["shutdown", "--workloads"]).status().unwrap();
+    let ended = running.wait().unwrap();
+    let said = fs::read_to_string(place.join("said")).unwrap();
+    assert!(ended.success(), "{ended:?}: {said}");
+}

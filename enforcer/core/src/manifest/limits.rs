@@ -5,6 +5,7 @@ use super::quantity;
 use super::read::{Fields, Reader, boolean};
 use super::yaml::Node;
 use crate::limits::{Limits, parse_cpu_list};
+use crate::spec::Commands;
 use crate::units::{Bytes, CpuWeight, Limit};
 
 pub(super) const KEYS: &[&str] = &[
@@ -22,7 +23,25 @@ pub(super) const KEYS: &[&str] = &[
     "io.weight",
 ];
 
+fn pids_max(text: &str) -> Result<Limit<u64>, String> {
+    match text {
+        "max" => Ok(Limit::Max),
+        // include/linux/threads.h, PID_MAX_LIMIT
+        digits => quantity::integer(digits, 1..=4_194_304).map(Limit::At),
+    }
+}
+
 impl Reader<'_> {
+    /// The ceiling of the commands beside a workload.
+    pub(super) fn commands(&mut self, node: &Node) -> Commands {
+        let fields = self.fields(node, &["memory.max", "pids.max"]);
+        let mut commands = Commands::default();
+        let memory = &mut commands.memory_max;
+        self.set(&fields, "memory.max", memory, quantity::bytes_or_max);
+        self.set(&fields, "pids.max", &mut commands.pids_max, pids_max);
+        commands
+    }
+
     /// Reads the section into `limits`, which holds the defaults.
     pub(super) fn limits(&mut self, node: &Node, mut limits: Limits) -> Limits {
         let fields = self.fields(node, KEYS);
@@ -68,16 +87,7 @@ impl Reader<'_> {
             &mut limits.memory_oom_group,
             boolean,
         );
-        self.set_some(
-            &fields,
-            "pids.max",
-            &mut limits.pids_max,
-            |text| match text {
-                "max" => Ok(Limit::Max),
-                // include/linux/threads.h, PID_MAX_LIMIT
-                digits => quantity::integer(digits, 1..=4_194_304).map(Limit::At),
-            },
-        );
+        self.set_some(&fields, "pids.max", &mut limits.pids_max, pids_max);
         self.set_some(&fields, "io.weight", &mut limits.io_weight, weight);
         self.memory_high(&fields, &mut limits);
         self.memory_order(&fields, &limits);

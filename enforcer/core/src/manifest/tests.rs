@@ -96,6 +96,7 @@ workloads:
       breaker: { cooldown: 1m, max: 10m }
     stop: { signal: SIGTERM, grace: 10s }
     logs: { max_size: 10M, keep: 3 }
+    commands: { memory.max: 256M, pids.max: 32 }
 "#;
 
 #[test]

@@ -30,6 +30,7 @@ const KEYS: &[&str] = &[
     "start_timeout",
     "stop",
     "logs",
+    "commands",
 ];
 
 /// Any host takes some of it for a start that does not hang.
@@ -186,6 +187,9 @@ impl Reader<'_> {
         }
         if let Some(node) = fields.get("logs") {
             spec.logs = self.logs(node);
+        }
+        if let Some(node) = fields.get("commands") {
+            spec.commands = self.commands(node);
         }
         spec
     }

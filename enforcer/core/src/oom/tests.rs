@@ -230,7 +230,7 @@ fn an_overtaken_reading_changes_nothing() {
 #[test]
 fn whose_limit_it_was() {
     let ancestor = |oom| {
-        vec![AncestorCounters {
+        vec![CgroupCounters {
             path: "/all".to_owned(),
             oom,
             limit: Some(Bytes(1 << 20)),
@@ -263,6 +263,42 @@ fn whose_limit_it_was() {
     );
     // The ancestor's limit was met long ago: this time it was the host.
     assert_eq!(look(5000, reading(3, 1, 6)), Some((Scope::Host, None)));
+}
+
+#[test]
+fn a_limit_below_the_workload_is_told_as_what_it_is() {
+    let below = |oom| {
+        let found = |path: &str, oom| CgroupCounters {
+            path: path.to_owned(),
+            oom,
+            limit: Some(Bytes(24 << 20)),
+        };
+        vec![found("/web/init", 0), found("/web/payload", oom)]
+    };
+    let reading = |oom_kill, own_oom, oom| Counters {
+        oom_kill,
+        own_oom,
+        subtree_oom: own_oom + oom,
+        descendants: below(oom),
+        limit: Some(Bytes(512 << 20)),
+        ..Counters::default()
+    };
+    let mut ledger = Ledger::default();
+    ledger.begin(CGROUP, reading(0, 0, 0));
+    let mut look = |counters: Counters| {
+        ledger.read(at(1), counters);
+        let incident = ledger.settle(at(1), BLIND, &Ancestors::default());
+        incident.map(|incident| (incident.scope, incident.limit_bytes))
+    };
+    let payload = Scope::Descendant("/web/payload".to_owned());
+    let expected = Some((payload, Some(Bytes(24 << 20))));
+    assert_eq!(look(reading(1, 0, 1)), expected);
+    let own = Some((Scope::Own, Some(Bytes(512 << 20))));
+    assert_eq!(look(reading(2, 1, 1)), own);
+    let mut gone = reading(3, 1, 2);
+    gone.descendants.clear();
+    let unknown = Scope::Descendant("a cgroup that is gone".to_owned());
+    assert_eq!(look(gone), Some((unknown, None)));
 }
 
 /// A kernel that kills, and tellers that lag, overtake and lose.

@@ -275,6 +275,8 @@ fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
     set("stop.grace", shown(spec.stop.grace));
     set("logs.max_size", spec.logs.max_size.0.to_string());
     set("logs.keep", spec.logs.keep.to_string());
+    set("commands.memory.max", spec.commands.memory_max.to_string());
+    set("commands.pids.max", spec.commands.pids_max.to_string());
 }
 
 /// Words that a shell would read as these same words.

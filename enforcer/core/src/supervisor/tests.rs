@@ -61,6 +61,33 @@ fn configure(spec: WorkloadSpec) -> Event {
     }
 }
 
+/// What a manifest with a fault names is taken, and what it does not name keeps its spec.
+#[test]
+fn a_manifest_that_is_read_in_part_changes_nothing_else() {
+    let mut supervisor = Supervisor::new(2);
+    let moment = Moment {
+        now: MonoTime(0),
+        noise: 0,
+    };
+    let mut handle = |event| supervisor.handle(moment, event);
+    drop(handle(configure(WorkloadSpec::default())));
+    let other = "other";
+    let decision = handle(Event::ConfigureReadable {
+        manifest: manifest(&[(other, WorkloadSpec::default())]),
+    });
+    let kinds: Vec<_> = decision
+        .transitions
+        .iter()
+        .map(|told| (told.workload.clone(), told.detail.kind()))
+        .collect();
+    assert_eq!(kinds[0], (Some(name(other)), "config"));
+    assert!(
+        kinds.iter().all(|(of, _)| *of == Some(name(other))),
+        "{kinds:?}"
+    );
+    assert!(supervisor.manifest().workloads.contains_key(&name(WEB)));
+}
+
 fn prepared(instance: u64) -> Event {
     Event::Prepared {
         workload: name(WEB),

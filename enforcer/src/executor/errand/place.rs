@@ -1,5 +1,5 @@
-//! Where short commands run: a cgroup for each name below `probes/`, with a ceiling,
-//! one command at a time.
+//! Where short commands run: below `probes/`, a branch for each workload with the ceiling of
+//! all its commands, and in it a cgroup for each command, which runs once at a time.
 
 use crate::executor::{Executor, error_chain, lock};
 use crate::kernel::cgroupfs::Cgroup;
@@ -7,107 +7,167 @@ use crate::kernel::{counters, limits};
 use crate::service;
 use enforcer_core::WorkloadName;
 use enforcer_core::limits::Limits;
-use enforcer_core::spec::ProbeName;
+use enforcer_core::spec::{Commands, ProbeName};
 use enforcer_core::units::{Bytes, CpuWeight, Limit};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of one command: more is no check but a program of its own.
-const MEMORY: Bytes = Bytes(128 << 20);
-const PIDS: u64 = 64;
-/// Of all of them together, and half of what a workload weighs.
-const MEMORY_OF_ALL: Bytes = Bytes(512 << 20);
+/// Of all commands on the host: half of what a workload weighs.
 const WEIGHT_OF_ALL: CpuWeight = CpuWeight::Of(50);
 /// How long what was killed may take to be gone.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// The branch of the host's own commands: no workload is called so.
+const OF_HOST: &str = "_host";
 
 #[derive(Debug, Default)]
 pub(crate) struct Places {
-    known: HashMap<String, Arc<Place>>,
+    branches: BTreeMap<String, Branch>,
     /// The agent is going: nothing begins any more.
     closed: bool,
+}
+
+/// All commands of one workload.
+#[derive(Debug)]
+struct Branch {
+    cgroup: Arc<Cgroup>,
+    ceiling: Commands,
+    places: BTreeMap<String, Arc<Place>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) cgroup: Cgroup,
+    branch: Arc<Cgroup>,
     /// Held by the command that runs there: the end of one kills all that is in it.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-impl Place {
-    /// The OOM kills of processes in it, whoever's limit it was; 0 where that cannot be read.
-    pub(super) fn oom_kills(&self) -> u64 {
-        counters::oom_kills(&self.cgroup)
+/// What was counted of one command's cgroup and of its branch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kills {
+    /// The OOM kills of processes of the command, whoever's limit it was.
+    of_command: u64,
+    /// How often the branch met its own limit.
+    at_ceiling: u64,
+}
+
+impl Kills {
+    /// Whether something of the command was killed since these were counted.
+    pub(super) fn rose(self, now: Self) -> bool {
+        now.of_command > self.of_command
+    }
+
+    /// Whether that was at the ceiling of its own workload's commands.
+    pub(super) fn were_at_ceiling(self, now: Self) -> bool {
+        now.at_ceiling > self.at_ceiling
     }
 }
 
-/// A workload's name has no dot, so that no two commands are called alike.
-pub(super) fn name_of(workload: Option<&WorkloadName>, what: &str) -> String {
-    // No workload is called so.
-    let owner = workload.map_or("_host", WorkloadName::as_str);
-    format!("{owner}.{what}")
+impl Place {
+    /// 0 where that cannot be read.
+    pub(super) fn kills(&self) -> Kills {
+        Kills {
+            of_command: counters::oom_kills(&self.cgroup),
+            at_ceiling: counters::own_ooms(&self.branch),
+        }
+    }
+}
+
+fn owner(workload: Option<&WorkloadName>) -> &str {
+    workload.map_or(OF_HOST, WorkloadName::as_str)
 }
 
 impl Executor {
     pub(super) fn errand_place(
         &self,
         workload: Option<&WorkloadName>,
+        ceiling: Commands,
         what: &str,
     ) -> Result<Arc<Place>, String> {
-        let failed = |error: &dyn std::error::Error| format!("failed to {}", error_chain(error));
         let is_probe = ProbeName::ALL.iter().any(|name| name.word() == what);
         if let Some(workload) = workload.filter(|_| is_probe)
             && !self.registry().contains_key(workload)
         {
             return Err("there is nothing to ask any more".to_owned());
         }
-        let name = name_of(workload, what);
         let mut places = lock(&self.places);
         if places.closed {
             return Err("the agent is going".to_owned());
         }
-        if let Some(known) = places.known.get(&name) {
-            return Ok(Arc::clone(known));
-        }
+        let made = self.open_place(&mut places, owner(workload), ceiling, what);
+        made.map_err(|error| format!("failed to {}", error_chain(&*error)))
+    }
+
+    fn open_place(
+        &self,
+        places: &mut Places,
+        owner: &str,
+        ceiling: Commands,
+        what: &str,
+    ) -> Result<Arc<Place>, Box<dyn std::error::Error>> {
         let probes = self.tree.probes();
-        if places.known.is_empty() {
-            let ceiling = Limits {
-                memory_max: Some(Limit::At(MEMORY_OF_ALL)),
+        if places.branches.is_empty() {
+            let weight = Limits {
                 cpu_weight: Some(WEIGHT_OF_ALL),
                 ..Limits::default()
             };
-            limits::apply(probes, &ceiling).map_err(|error| failed(&error))?;
+            limits::apply(probes, &weight)?;
         }
-        let cgroup = probes.ensure_child(&name).map_err(|error| failed(&error))?;
-        let swap = limits::knows_swap(&cgroup);
-        let ceiling = Limits {
-            memory_max: Some(Limit::At(MEMORY)),
-            memory_swap_max: swap.then_some(Limit::At(Bytes(0))),
+        let is_new = !places.branches.contains_key(owner);
+        if is_new {
+            let branch = Branch {
+                cgroup: Arc::new(probes.ensure_child(owner)?),
+                ceiling,
+                places: BTreeMap::new(),
+            };
+            branch.cgroup.hand_down(&["memory", "pids"])?;
+            places.branches.insert(owner.to_owned(), branch);
+        }
+        let Some(branch) = places.branches.get_mut(owner) else {
+            return Err("find the branch of its commands".into());
+        };
+        if is_new || branch.ceiling != ceiling {
+            let swap = limits::knows_swap(&branch.cgroup);
+            let wanted = Limits {
+                memory_max: Some(ceiling.memory_max),
+                memory_swap_max: swap.then_some(Limit::At(Bytes(0))),
+                pids_max: Some(ceiling.pids_max),
+                ..Limits::default()
+            };
+            limits::apply(&branch.cgroup, &wanted)?;
+            branch.ceiling = ceiling;
+        }
+        if let Some(known) = branch.places.get(what) {
+            return Ok(Arc::clone(known));
+        }
+        let cgroup = branch.cgroup.ensure_child(what)?;
+        let whole = Limits {
             memory_oom_group: Some(true),
-            pids_max: Some(Limit::At(PIDS)),
             ..Limits::default()
         };
-        limits::apply(&cgroup, &ceiling).map_err(|error| failed(&error))?;
+        limits::apply(&cgroup, &whole)?;
         let place = Arc::new(Place {
             cgroup,
+            branch: Arc::clone(&branch.cgroup),
             turn: Arc::default(),
         });
-        places.known.insert(name, Arc::clone(&place));
+        branch.places.insert(what.to_owned(), Arc::clone(&place));
         Ok(place)
     }
 
     /// Ends what asks an instance that is gone: its answer would count for nothing, and
     /// the next instance's would have to wait.
     pub(in crate::executor) fn end_probes_of(&self, workload: &WorkloadName) {
-        for name in ProbeName::ALL {
-            let place = lock(&self.places)
-                .known
-                .get(&name_of(Some(workload), name.word()))
-                .cloned();
-            if let Some(place) = place
-                && place.cgroup.is_populated().unwrap_or(false)
+        let places: Vec<Arc<Place>> = {
+            let places = lock(&self.places);
+            let branch = places.branches.get(workload.as_str());
+            let known = branch.map(|branch| &branch.places);
+            let words = ProbeName::ALL.iter().map(|name| name.word());
+            words.filter_map(|word| known?.get(word).cloned()).collect()
+        };
+        for place in places {
+            if place.cgroup.is_populated().unwrap_or(false)
                 && let Err(error) = limits::kill_cgroup(&place.cgroup)
             {
                 tracing::warn!("{workload}: failed to {}", error_chain(&error));
@@ -119,21 +179,34 @@ impl Executor {
     /// telling just that.
     pub(in crate::executor) fn forget_errands(&self, workload: &WorkloadName) {
         for name in ProbeName::ALL {
-            self.forget_place(&name_of(Some(workload), name.word()));
+            self.forget_place(workload, name.word());
         }
-        self.forget_place(&name_of(Some(workload), "recovery"));
+        self.forget_place(workload, "recovery");
     }
 
-    pub(super) fn forget_place(&self, name: &str) {
-        let Some(place) = lock(&self.places).known.remove(name) else {
+    /// Removes the cgroup of one command, and with the last one the workload's branch.
+    pub(super) fn forget_place(&self, workload: &WorkloadName, what: &str) {
+        let taken = lock(&self.places)
+            .branches
+            .get_mut(workload.as_str())
+            .and_then(|branch| branch.places.remove(what));
+        let Some(place) = taken else {
             return;
         };
-        let gone = place
-            .cgroup
-            .kill_and_wait(PATIENCE)
-            .and_then(|()| self.tree.probes().remove_child(name));
+        let emptied = place.cgroup.kill_and_wait(PATIENCE);
+        let gone = emptied.and_then(|()| place.branch.remove_child(what));
+        let mut places = lock(&self.places);
+        let branch = places.branches.get(workload.as_str());
+        let is_empty = branch.is_some_and(|branch| branch.places.is_empty());
+        let gone = gone.and_then(|()| match is_empty {
+            true => {
+                places.branches.remove(workload.as_str());
+                self.tree.probes().remove_child(workload.as_str())
+            }
+            false => Ok(()),
+        });
         if let Err(error) = gone {
-            tracing::warn!("{name}: failed to {}", error_chain(&error));
+            tracing::warn!("{workload}: failed to {}", error_chain(&error));
         }
     }
 

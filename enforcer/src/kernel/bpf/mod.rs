@@ -13,6 +13,7 @@ pub(crate) use events::{EventRing, PastExit};
 pub(crate) use pins::Pins;
 
 use crate::kernel::cgroupfs::Cgroup;
+use crate::kernel::init::is_in_pid_namespace;
 use crate::kernel::memory_info;
 use crate::kernel::perf::cpu_clock::{CpuClock, SampleScope};
 use aya::maps::{Map, MapError};
@@ -53,6 +54,11 @@ pub(crate) enum BpfError {
     Off,
     #[error("eBPF was not built in; run cargo xtask build-ebpf")]
     NotBuiltIn,
+    #[error(
+        "the agent runs in a PID namespace, and eBPF programs are told the host's process ids; \
+         start it in the host's (for a container, `--pid=host`)"
+    )]
+    PidNamespace,
     #[error(transparent)]
     Types(#[from] BtfError),
     #[error("read the kernel's BTF for loading")]
@@ -119,6 +125,9 @@ fn load_and_attach(
     }
     if !is_built_in() {
         return Err(BpfError::NotBuiltIn);
+    }
+    if is_in_pid_namespace() {
+        return Err(BpfError::PidNamespace);
     }
     let pins = Pins::of(parent, &wanted).map_err(BpfError::NoPlace);
     let ebpf = match &pins {

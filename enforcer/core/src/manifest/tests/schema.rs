@@ -302,6 +302,22 @@ fn workload() -> Value {
             "logs",
             object(&[("max_size", size()), ("keep", whole(0, 100))]),
         ),
+        (
+            "commands",
+            object(&[
+                (
+                    "memory.max",
+                    told(
+                        size_or_max(),
+                        "of all probes, hooks and remedies of the workload together",
+                    ),
+                ),
+                (
+                    "pids.max",
+                    either(&[json!({ "type": "integer", "minimum": 0 }), words(&["max"])]),
+                ),
+            ]),
+        ),
     ]);
     spec["required"] = json!(["command"]);
     spec

@@ -1,0 +1,57 @@
+//! How many requests are answered in a second, where anybody may ask.
+
+use enforcer_core::units::MonoTime;
+use std::time::Duration;
+
+/// A load balancer that asks for a thousand workloads every second is far below it.
+const A_SECOND: u64 = 2000;
+
+/// What is left: it grows with time, to what one second allows.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    left: u64,
+    since: MonoTime,
+}
+
+impl Allowance {
+    pub(super) fn new(now: MonoTime) -> Self {
+        Self {
+            left: A_SECOND,
+            since: now,
+        }
+    }
+
+    /// Whether one more request is answered.
+    pub(super) fn take(&mut self, now: MonoTime) -> bool {
+        let one = Duration::from_secs(1) / u32::try_from(A_SECOND).unwrap_or(u32::MAX);
+        let grown = now.since(self.since).as_nanos() / one.as_nanos().max(1);
+        if grown > 0 {
+            let grown = u64::try_from(grown).unwrap_or(u64::MAX);
+            self.left = self.left.saturating_add(grown).min(A_SECOND);
+            self.since = now;
+        }
+        let taken = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_are_answered_in_a_second_and_no_more() {
+        let at = |millis: u64| MonoTime(millis * 1_000_000);
+        let mut allowance = Allowance::new(at(0));
+        let mut answered = |millis: u64, asked: u64| {
+            let asked = 0..asked;
+            asked.filter(|_| allowance.take(at(millis))).count()
+        };
+        assert_eq!(answered(0, 5000), 2000);
+        assert_eq!(answered(500, 5000), 1000);
+        assert_eq!(answered(500, 1), 0);
+        // What nobody asked for is not saved up.
+        assert_eq!(answered(60_000, 5000), 2000);
+    }
+}

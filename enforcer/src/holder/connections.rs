@@ -1,0 +1,85 @@
+//! Those who are connected to the holder: agents, by one connection for requests and another
+//! one for what is lost.
+
+use super::protocol::{self, Reply, Request};
+use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
+use nix::unistd::geteuid;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    /// It is told what is lost.
+    follows: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    all: BTreeMap<u64, Connection>,
+    last: u64,
+}
+
+impl Connections {
+    /// Takes one that waits at the listener, if it is of this process's own user.
+    pub(super) fn accept(&mut self, listener: &OwnedFd) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let Ok(number) = accept4(listener.as_raw_fd(), flags) else {
+            return;
+        };
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        let socket = unsafe { OwnedFd::from_raw_fd(number) };
+        let peer = getsockopt(&socket, sockopt::PeerCredentials);
+        if peer.is_ok_and(|peer| peer.uid() == geteuid().as_raw()) {
+            self.last += 1;
+            let follows = false;
+            self.all.insert(self.last, Connection { socket, follows });
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.all.keys().copied().collect()
+    }
+
+    /// In the order of [`Connections::ids`].
+    pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.all.values().map(|one| one.socket.as_fd())
+    }
+
+    /// The next request of one. A connection that is gone, or speaks nonsense, is closed.
+    pub(super) fn receive(&mut self, id: u64) -> Option<(Request, Option<OwnedFd>)> {
+        match protocol::receive(&self.all.get(&id)?.socket) {
+            Ok(Some(received)) => Some(received),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Ok(None) | Err(_) => {
+                self.all.remove(&id);
+                None
+            }
+        }
+    }
+
+    /// Whoever does not read is not worth waiting for.
+    pub(super) fn reply(&mut self, id: u64, reply: &Reply) {
+        let sent = self.all.get(&id);
+        let sent = sent.map(|one| protocol::send(&one.socket, reply, None));
+        if matches!(sent, Some(Err(_))) {
+            self.all.remove(&id);
+        }
+    }
+
+    pub(super) fn follow(&mut self, id: u64) {
+        if let Some(connection) = self.all.get_mut(&id) {
+            connection.follows = true;
+        }
+    }
+
+    pub(super) fn followers(&self) -> Vec<u64> {
+        let following = self.all.iter().filter(|(_, one)| one.follows);
+        following.map(|(id, _)| *id).collect()
+    }
+}
