@@ -19,6 +19,7 @@ use crate::runtime::{Ended, Events, Runtime};
 use crate::service;
 use crate::settings::Settings;
 use crate::store::database::Database;
+use crate::store::dormant::Dormant;
 use crate::store::handover::{Handover, Legacy};
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
@@ -26,6 +27,7 @@ use enforcer_core::Event;
 use enforcer_core::event::Found;
 use enforcer_core::spec::{Host, Manifest};
 use ground::{asked, inherited, lock, open_history};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,13 +55,17 @@ pub(crate) fn supervise(
         // It is listened for later; until then the manifest is read anyway.
         crate::kernel::signal::ignore_hangups();
     }
+    let (dormant, found) = match manner {
+        Manner::Foreground { .. } => Default::default(),
+        Manner::Daemon => Dormant::open(&settings.state_dir(), file),
+    };
     let (loaded, fault) = match manner {
         Manner::Foreground { .. } => (
             manifest_files::load(file, stderr_color).map_err(refused)?,
             None,
         ),
         // Files may be put there later; and one with a fault does not stop what runs.
-        Manner::Daemon => manifest_files::load_readable(file, stderr_color),
+        Manner::Daemon => manifest_files::load_readable(file, &dormant.names(), stderr_color),
     };
     eprint!("{}", loaded.warnings);
     if let Some(fault) = &fault {
@@ -107,6 +113,7 @@ pub(crate) fn supervise(
         legacy,
         database,
         is_partial: fault.is_some(),
+        dormant: (Arc::new(dormant), found),
     };
     let ended = runtime.block_on(agent.run(loaded.manifest));
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
@@ -125,6 +132,8 @@ struct Agent<'a> {
     database: Database,
     /// Parts of the manifest have faults, and are not in force.
     is_partial: bool,
+    /// Files of it that wait for an `apply`, and those of them that were found just now.
+    dormant: (Arc<Dormant>, BTreeSet<String>),
 }
 
 impl Agent<'_> {
@@ -198,8 +207,16 @@ impl Agent<'_> {
             Arc::clone(&executor),
             Arc::clone(&prober),
             (Arc::clone(&history), Arc::clone(&telemetry)),
-            self.file.to_owned(),
+            (self.file.to_owned(), Arc::clone(&self.dormant.0)),
         );
+        for name in &self.dormant.1 {
+            let what = "manifest".to_owned();
+            let why = format!(
+                "{name} was not read by the version before this one, which read *.yaml alone; \
+                 it is read from the next `enforcer apply` on"
+            );
+            events.send(Event::Degraded { what, why });
+        }
         if let Some(address) = settings.listen.0 {
             tokio::spawn(api::public::serve(address, api.clone()));
         }

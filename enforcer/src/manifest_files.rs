@@ -6,6 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use enforcer_core::manifest::{self, Fault, Parsed, Severity};
 use enforcer_core::spec::Manifest;
 use enforcer_core::text::printable;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -24,7 +25,7 @@ pub(crate) struct Loaded {
 pub(crate) enum LoadError {
     #[error("read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("find a manifest: {} has no *.yaml", .0.display())]
+    #[error("find a manifest: {} has no *.yaml and no *.yml", .0.display())]
     EmptyFolder(PathBuf),
     /// Every fault, drawn.
     #[error("{0}")]
@@ -38,16 +39,32 @@ pub(crate) struct Source {
     pub(crate) text: String,
 }
 
-/// Reads a file, or every `*.yaml` of a folder in the order of their names.
-pub(crate) fn read(path: &Path) -> Result<Vec<Source>, LoadError> {
-    let files = files_of(path)?;
+/// Reads a file, or every `*.yaml` and `*.yml` of a folder in the order of their names, but
+/// for these.
+pub(crate) fn read(path: &Path, skipped: &BTreeSet<String>) -> Result<Vec<Source>, LoadError> {
+    let files = files_of(path, skipped)?;
     if files.is_empty() {
         return Err(LoadError::EmptyFolder(path.to_owned()));
     }
     files.into_iter().map(read_file).collect()
 }
 
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
+/// The names of a folder's manifests that end so.
+pub(crate) fn names_that_end_in(folder: &Path, end: &str) -> BTreeSet<String> {
+    let files = match folder.is_dir() {
+        true => files_of(folder, &BTreeSet::new()).unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let files = files.iter();
+    let files = files.filter(|file| file.extension().is_some_and(|found| found == end));
+    files.filter_map(|file| name_of(file)).collect()
+}
+
+fn name_of(file: &Path) -> Option<String> {
+    Some(file.file_name()?.to_string_lossy().into_owned())
+}
+
+fn files_of(path: &Path, skipped: &BTreeSet<String>) -> Result<Vec<PathBuf>, LoadError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -56,7 +73,10 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, LoadError> {
         source,
     })?;
     let files = listed.flatten().map(|entry| entry.path());
-    let mut files: Vec<_> = files.filter(|file| is_manifest(file)).collect();
+    let files = files.filter(|file| is_manifest(file));
+    let mut files: Vec<_> = files
+        .filter(|file| name_of(file).is_some_and(|name| !skipped.contains(&name)))
+        .collect();
     files.sort();
     Ok(files)
 }
@@ -76,7 +96,7 @@ pub(crate) fn is_manifest(file: &Path) -> bool {
         .is_none_or(|name| name.as_bytes().starts_with(b"."));
     let yaml = file
         .extension()
-        .is_some_and(|extension| extension == "yaml");
+        .is_some_and(|extension| extension == "yaml" || extension == "yml");
     yaml && !hidden
 }
 
@@ -120,23 +140,23 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
 }
 
 pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
-    parse(&read(path)?, color)
-}
-
-/// The same for whoever waits for more: a folder may have nothing in it yet.
-pub(crate) fn load_or_nothing(path: &Path, color: bool) -> Result<Loaded, LoadError> {
-    parse(&read_or_nothing(path)?, color)
+    parse(&read(path, &BTreeSet::new())?, color)
 }
 
 /// What an agent begins with that nobody waits beside: the files without a fault, and what is
 /// wrong with the others.
-pub(crate) fn load_readable(path: &Path, color: bool) -> (Loaded, Option<LoadError>) {
-    let fault = match load_or_nothing(path, color) {
+pub(crate) fn load_readable(
+    path: &Path,
+    skipped: &BTreeSet<String>,
+    color: bool,
+) -> (Loaded, Option<LoadError>) {
+    let all = read_or_nothing(path, skipped).and_then(|sources| parse(&sources, color));
+    let fault = match all {
         Ok(loaded) => return (loaded, None),
         Err(fault) => fault,
     };
     let mut good = Vec::new();
-    for file in files_of(path).unwrap_or_default() {
+    for file in files_of(path, skipped).unwrap_or_default() {
         let Ok(source) = read_file(file) else {
             continue;
         };
@@ -150,9 +170,12 @@ pub(crate) fn load_readable(path: &Path, color: bool) -> (Loaded, Option<LoadErr
     (loaded, Some(fault))
 }
 
-/// Every file that is there.
-pub(crate) fn read_or_nothing(path: &Path) -> Result<Vec<Source>, LoadError> {
-    match read(path) {
+/// The same for whoever waits for more: a folder may have nothing in it yet.
+pub(crate) fn read_or_nothing(
+    path: &Path,
+    skipped: &BTreeSet<String>,
+) -> Result<Vec<Source>, LoadError> {
+    match read(path, skipped) {
         Err(LoadError::EmptyFolder(_)) => Ok(Vec::new()),
         read => read,
     }

@@ -19,7 +19,7 @@ use enforcer_core::units::{Bytes as Size, Limit, Percent};
 use enforcer_core::{Event, WorkloadName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -142,7 +142,7 @@ pub(super) async fn plan(
     let proposal = read_body::<Proposal>(&proposal)?;
     let (manifest, warnings) = {
         let api = api.clone();
-        blocking(move || read(&api, proposal.file.as_ref())).await?
+        blocking(move || read(&api, proposal.file.as_ref(), &BTreeSet::new())).await?
     };
     let plan = api
         .events
@@ -164,7 +164,12 @@ pub(super) async fn apply(
     let prune = proposal.prune;
     let (manifest, warnings) = {
         let api = api.clone();
-        blocking(move || prepare(&api, &proposal)).await?
+        blocking(move || {
+            let prepared = prepare(&api, &proposal, &BTreeSet::new())?;
+            api.dormant.wake();
+            Ok(prepared)
+        })
+        .await?
     };
     let manifest = Box::new(manifest);
     let plan = api
@@ -191,7 +196,7 @@ pub(crate) async fn reload(api: &Api) -> Result<(), String> {
     let told = |failure: Failure| failure.message().to_owned();
     let read = {
         let api = api.clone();
-        blocking(move || self::read(&api, None)).await
+        blocking(move || self::read(&api, None, &api.dormant.names())).await
     };
     let (manifest, _) = read.map_err(told)?;
     let plan = |reply| Question::Plan(Box::new(manifest), reply);
@@ -206,7 +211,7 @@ pub(crate) async fn reload(api: &Api) -> Result<(), String> {
     }
     let prepared = {
         let api = api.clone();
-        blocking(move || prepare(&api, &proposal)).await
+        blocking(move || prepare(&api, &proposal, &api.dormant.names())).await
     };
     let (manifest, warnings) = prepared.map_err(told)?;
     if !warnings.is_empty() {
@@ -232,8 +237,12 @@ pub(super) async fn blocking<T: Send + 'static>(
 }
 
 /// Reads the manifest that is to be applied, and installs the file that it came with.
-fn prepare(api: &Api, proposal: &Proposal) -> Result<(Manifest, String), Failure> {
-    let (manifest, warnings) = read(api, proposal.file.as_ref())?;
+fn prepare(
+    api: &Api,
+    proposal: &Proposal,
+    skipped: &BTreeSet<String>,
+) -> Result<(Manifest, String), Failure> {
+    let (manifest, warnings) = read(api, proposal.file.as_ref(), skipped)?;
     if !proposal.force {
         refuse_shrinks(api, &manifest)?;
         refuse_host_shrink(api, &manifest)?;
@@ -241,7 +250,7 @@ fn prepare(api: &Api, proposal: &Proposal) -> Result<(Manifest, String), Failure
     if let Some(file) = &proposal.file {
         if api.manifest.is_dir() && !manifest_files::is_manifest(&file.path) {
             return Err(Failure::bad_request(format!(
-                "{} would not be read: files of the manifest's folder end in .yaml and do not begin with a dot",
+                "{} would not be read: files of the manifest's folder end in .yaml or .yml and do not begin with a dot",
                 file.path.display()
             )));
         }
@@ -255,16 +264,20 @@ fn prepare(api: &Api, proposal: &Proposal) -> Result<(Manifest, String), Failure
     Ok((manifest, warnings))
 }
 
-/// What the manifest would be with this file in its place.
-fn read(api: &Api, file: Option<&ProposedFile>) -> Result<(Manifest, String), Failure> {
+/// What the manifest would be with this file in its place, and without those that are skipped.
+fn read(
+    api: &Api,
+    file: Option<&ProposedFile>,
+    skipped: &BTreeSet<String>,
+) -> Result<(Manifest, String), Failure> {
     let failed = |error: LoadError| match error {
         LoadError::Faults(drawn, _) => Failure::bad_request(drawn),
         other => Failure::bad_request(format!("failed to {other}")),
     };
     let sources = match file {
-        None => manifest_files::read_or_nothing(&api.manifest).map_err(failed)?,
+        None => manifest_files::read_or_nothing(&api.manifest, skipped).map_err(failed)?,
         Some(file) => {
-            let mut sources = match manifest_files::read_or_nothing(&api.manifest) {
+            let mut sources = match manifest_files::read_or_nothing(&api.manifest, skipped) {
                 read if api.manifest.is_dir() => read.map_err(failed)?,
                 // The one file that there is will be replaced.
                 _ => Vec::new(),

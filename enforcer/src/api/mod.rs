@@ -23,6 +23,7 @@ use crate::executor::Executor;
 use crate::kernel::account;
 use crate::probe::Prober;
 use crate::runtime::Events;
+use crate::store::dormant::Dormant;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use axum::Router;
@@ -58,6 +59,8 @@ pub(crate) struct Api {
     lists: Unread,
     /// Where `apply` reads the manifest, and installs a new one.
     pub(crate) manifest: PathBuf,
+    /// What of it waits for an `apply`.
+    dormant: Arc<Dormant>,
 }
 
 impl Api {
@@ -66,7 +69,7 @@ impl Api {
         executor: Arc<Executor>,
         prober: Arc<Prober>,
         (history, telemetry): (Arc<History>, Arc<Telemetry>),
-        manifest: PathBuf,
+        (manifest, dormant): (PathBuf, Arc<Dormant>),
     ) -> Self {
         Self {
             events,
@@ -79,6 +82,7 @@ impl Api {
             scrapes: Unread::default(),
             lists: Unread::default(),
             manifest,
+            dormant,
         }
     }
 }

@@ -229,13 +229,13 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Whether somebody has frozen this very cgroup. Its file is there since Linux 5.2.
     /// Lets the cgroups below have limits of these controllers.
     pub(crate) fn hand_down(&self, controllers: &[&str]) -> Result<(), CgroupError> {
         let enabled: Vec<String> = controllers.iter().map(|name| format!("+{name}")).collect();
         self.write("cgroup.subtree_control", &enabled.join(" "))
     }
 
+    /// Whether somebody has frozen this very cgroup. Its file is there since Linux 5.2.
     pub(crate) fn is_frozen(&self) -> Result<bool, CgroupError> {
         let asked = self.read_if_present("cgroup.freeze")?;
         Ok(asked.is_some_and(|text| text.trim() == "1"))

@@ -10,10 +10,13 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 fn main() {
     mount_all();
+    // The kernel makes it writable for everybody, which no host's root is.
+    fs::set_permissions("/", PermissionsExt::from_mode(0o755)).unwrap();
     enforcer_tests::bring_up_loopback().unwrap();
     let line = fs::read_to_string("/proc/cmdline").unwrap();
     let option = |name: &str| {

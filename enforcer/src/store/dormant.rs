@@ -1,0 +1,102 @@
+//! Manifests that an earlier version of the agent did not read: `*.yml`, beside the `*.yaml`
+//! that it did. One that lay in the folder at the upgrade may be an old one that was put away
+//! under that name; it starts nothing until somebody has said `apply`.
+
+use crate::manifest_files;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The names that are not read yet, on disk and here.
+#[derive(Debug, Default)]
+pub(crate) struct Dormant {
+    record: PathBuf,
+    names: Mutex<BTreeSet<String>>,
+}
+
+impl Dormant {
+    /// Returns the names that were found just now as well. Called before there is a history
+    /// of this agent's own: one that is there is of an agent before.
+    pub(crate) fn open(state_dir: &Path, manifest: &Path) -> (Self, BTreeSet<String>) {
+        let record = state_dir.join("unread-manifests.json");
+        let known = std::fs::read(&record).ok();
+        let known = known.and_then(|text| serde_json::from_slice(&text).ok());
+        let mut found = BTreeSet::new();
+        if known.is_none() && state_dir.join("history.db").exists() {
+            found = manifest_files::names_that_end_in(manifest, "yml");
+        }
+        let this = Self {
+            record,
+            names: Mutex::new(known.unwrap_or_else(|| found.clone())),
+        };
+        this.write();
+        (this, found)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn names(&self) -> BTreeSet<String> {
+        self.lock().clone()
+    }
+
+    /// From now on all are read.
+    pub(crate) fn wake(&self) {
+        self.lock().clear();
+        self.write();
+    }
+
+    fn write(&self) {
+        // An agent in the foreground has none.
+        if self.record.as_os_str().is_empty() {
+            return;
+        }
+        let text = serde_json::to_vec(&*self.lock()).unwrap_or_default();
+        let folder = self.record.parent().unwrap_or(Path::new("/"));
+        let written =
+            std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&self.record, text));
+        if let Err(error) = written {
+            tracing::warn!("failed to write {}: {error}", self.record.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lay_there_at_the_upgrade_waits_until_it_is_asked_for() {
+        let place = std::env::temp_dir().join(format!("enforcer-dormant-{}", std::process::id()));
+        let (state, folder) = (place.join("state"), place.join("workloads.d"));
+        for path in [&state, &folder] {
+            std::fs::create_dir_all(path).expect("a folder");
+        }
+        for name in ["web.yaml", "old.yml", ".hidden.yml"] {
+            std::fs::write(folder.join(name), "").expect("a file");
+        }
+        std::fs::write(state.join("history.db"), "").expect("a history");
+        let old = BTreeSet::from(["old.yml".to_owned()]);
+        let (dormant, found) = Dormant::open(&state, &folder);
+        assert_eq!((dormant.names(), found), (old.clone(), old.clone()));
+        // One that comes later is read; the old one is not told again.
+        std::fs::write(folder.join("new.yml"), "").expect("a file");
+        let (dormant, found) = Dormant::open(&state, &folder);
+        assert_eq!((dormant.names(), found), (old, BTreeSet::new()));
+        dormant.wake();
+        let (dormant, _) = Dormant::open(&state, &folder);
+        assert_eq!(dormant.names(), BTreeSet::new());
+        std::fs::remove_dir_all(place).expect("the folder goes");
+    }
+
+    #[test]
+    fn at_a_first_start_nothing_waits() {
+        let place = std::env::temp_dir().join(format!("enforcer-first-{}", std::process::id()));
+        std::fs::create_dir_all(&place).expect("a folder");
+        std::fs::write(place.join("web.yml"), "").expect("a file");
+        let (dormant, _) = Dormant::open(&place.join("state"), &place);
+        assert_eq!(dormant.names(), BTreeSet::new());
+        std::fs::remove_dir_all(place).expect("the folder goes");
+    }
+}
