@@ -284,10 +284,10 @@ async fn take_over(
         .await
         .map_err(|error| failed(format!("find what was left: {error}")))?
         .map_err(|error| failed(error_chain(&error)))?;
-    let (keeper, told) = (Arc::clone(executor), Arc::clone(executor));
+    let keeper = Arc::clone(executor);
     let connected = tokio::task::spawn_blocking(move || keeper.connect_holder()).await;
-    if let Ok(Err(error)) = connected {
-        told.tell_of_no_holder(&error);
+    if !matches!(connected, Ok(Ok(()))) {
+        tokio::spawn(Arc::clone(executor).replace_holder(0));
     }
     let running = workloads.iter().filter_map(|taken| match taken.found {
         Found::Running(..) => Some((taken.workload.clone(), taken.checkpoint.instance())),

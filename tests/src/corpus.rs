@@ -346,7 +346,7 @@ fn manifest(programs: &[Program]) -> String {
             .map(|word| serde_json::to_string(word).unwrap_or_default())
             .collect();
         text.push_str(&format!(
-            "  {}:\n    command: [{}]\n    user: web\n    watch: {{ cpu_loop: {{ after: 2s, respond: [{respond}], step: 1s }} }}\n",
+            "  {}:\n    command: [{}]\n    user: web\n    directory: /tmp\n    watch: {{ cpu_loop: {{ after: 2s, respond: [{respond}], step: 1s }} }}\n",
             program.name,
             command.join(", ")
         ));

@@ -101,7 +101,10 @@ impl Executor {
                 // All of its processes have closed it, or are gone.
                 continue;
             };
-            self.holder.keep(&workload, bounds, (inode, &reader))?;
+            if let Err(error) = self.holder.keep(&workload, bounds, (inode, &reader)) {
+                // If the holder has died, whoever follows it sees that.
+                tracing::warn!("{workload}: its output was not taken: {error}");
+            }
         }
         let this = Arc::clone(self);
         self.runtime
@@ -121,6 +124,11 @@ impl Executor {
                 why: format!("{}: {what}: {}", loss.workload, loss.why),
             });
         }
+        self.replace_holder(number).await;
+    }
+
+    /// Tries until there is a holder in the place of this connection's; 0 if there was none.
+    pub(crate) async fn replace_holder(self: Arc<Self>, number: u64) {
         let mut told = false;
         let mut tries = tokio::time::interval(AGAIN);
         loop {
@@ -138,7 +146,7 @@ impl Executor {
         }
     }
 
-    pub(crate) fn tell_of_no_holder(&self, error: &io::Error) {
+    fn tell_of_no_holder(&self, error: &io::Error) {
         self.events.send(Event::Degraded {
             what: "logs".to_owned(),
             why: format!(

@@ -11,24 +11,29 @@ use super::protocol::{self, Program, Reply, Request};
 use super::slot::{CHUNK, Slot};
 use super::succession::{Succession, adopt};
 use super::writer::{Done, Job, Writer};
-use crate::kernel::clock::awake_now;
+use crate::kernel::clock::{self, awake_now};
 use crate::kernel::log_file::{Bounds, Lost};
 use crate::kernel::pipe;
 use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::EventFd;
 use nix::unistd::read;
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A disk that has not taken a chunk within this time is taken for hung.
 const HUNG_AFTER: Duration = Duration::from_secs(1);
+/// How long another holder's last moments may take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// A holder beside an agent ends after this time without any pipe or agent.
 const LONELY_FOR: Duration = Duration::from_secs(10);
 /// Between two rounds, so that many short writes become one: for so long a line may wait.
@@ -80,6 +85,8 @@ struct Woken {
 /// Keeps pipes, and writes what comes out of them.
 #[derive(Debug)]
 pub(crate) struct Server {
+    /// Two holders would write the same logs.
+    _lock: Flock<File>,
     options: Options,
     listener: OwnedFd,
     connections: Connections,
@@ -111,6 +118,7 @@ impl Server {
     /// If its folder cannot be used, or there are no descriptors left.
     pub(crate) fn open(options: Options) -> io::Result<Self> {
         std::fs::create_dir_all(&options.runtime_dir)?;
+        let lock = lock(&options.runtime_dir)?;
         let (slot, left) = Slot::open(&options.runtime_dir.join("chunk"))?;
         let writer = Writer::start(options.logs.clone(), left)?;
         let inherited = match options.succeeds {
@@ -122,6 +130,7 @@ impl Server {
             None => protocol::listen_on(&super::socket_in(&options.runtime_dir))?,
         };
         let mut this = Self {
+            _lock: lock,
             options,
             listener,
             connections: Connections::default(),
@@ -184,7 +193,8 @@ impl Server {
             let wanted = self.ending || !self.settling.is_empty();
             let is_quiet = wanted && is_free && self.ready_pipes(PollTimeout::ZERO)?.is_empty();
             self.settle(is_quiet);
-            if self.ending && is_quiet {
+            // What a hanging disk does not take is lost with the host.
+            if self.ending && (is_quiet || self.is_hung()) {
                 return Ok(());
             }
             if self
@@ -556,6 +566,22 @@ impl Server {
         };
         let error = succession.execute(&self.options.runtime_dir, &program);
         self.connections.reply(id, &failed(&error));
+    }
+}
+
+/// Says that this is the holder of the folder; the one before may be about to end.
+fn lock(runtime_dir: &Path) -> io::Result<Flock<File>> {
+    let mut options = File::options();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let mut file = options.open(runtime_dir.join("holder.lock"))?;
+    let begun = awake_now();
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((file, _)) if awake_now().duration_since(begun) < LOCK_PATIENCE => file,
+            Err((_, error)) => return Err(error.into()),
+        };
+        clock::pause(LOCK_PATIENCE / 100);
     }
 }
 
