@@ -55,10 +55,12 @@ pub(crate) fn supervise(
         // It is listened for later; until then the manifest is read anyway.
         crate::kernel::signal::ignore_hangups();
     }
-    let (dormant, found) = match manner {
-        Manner::Foreground { .. } => Default::default(),
-        Manner::Daemon => Dormant::open(&settings.state_dir(), file),
-    };
+    let (dormant, mut found) = Dormant::open(&settings.state_dir(), file);
+    if manner != Manner::Daemon {
+        // A person says which files are meant.
+        dormant.wake();
+        found.clear();
+    }
     let (loaded, fault) = match manner {
         Manner::Foreground { .. } => (
             manifest_files::load(file, stderr_color).map_err(refused)?,
@@ -113,6 +115,7 @@ pub(crate) fn supervise(
         legacy,
         database,
         is_partial: fault.is_some(),
+        has_host: loaded.has_host,
         dormant: (Arc::new(dormant), found),
     };
     let ended = runtime.block_on(agent.run(loaded.manifest));
@@ -132,6 +135,8 @@ struct Agent<'a> {
     database: Database,
     /// Parts of the manifest have faults, and are not in force.
     is_partial: bool,
+    /// Its `host` section could be read.
+    has_host: bool,
     /// Files of it that wait for an `apply`, and those of them that were found just now.
     dormant: (Arc<Dormant>, BTreeSet<String>),
 }
@@ -173,8 +178,8 @@ impl Agent<'_> {
         let host = manifest.parent_host();
         // What cannot be read may ask for less than the defaults give: the limits that
         // another agent has written stay.
-        let keeps_ceiling = self.is_partial && !legacy.workloads.is_empty();
-        if !keeps_ceiling || manifest.host != Host::default() {
+        let keeps_ceiling = self.is_partial && !self.has_host && !legacy.workloads.is_empty();
+        if !keeps_ceiling {
             executor.write_host_limits(&host).map_err(|error| {
                 Fault::Failed(format!("failed to limit all workloads together: {error}"))
             })?;
@@ -224,7 +229,10 @@ impl Agent<'_> {
         let reloads = api.clone();
         tokio::spawn(api::serve(listener, api));
         events.send(match self.is_partial {
-            true => Event::ConfigureReadable { manifest },
+            true => Event::ConfigureReadable {
+                manifest,
+                keeps_ceiling,
+            },
             false => Event::Configure {
                 manifest,
                 prune: false,

@@ -43,6 +43,7 @@ use enforcer_core::spec::{Alerts, WorkloadSpec};
 use enforcer_core::units::MonoTime;
 use errand::Places;
 use levels::HostLevels;
+use output::KeptPipe;
 use queue::Work;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -75,8 +76,8 @@ pub(crate) struct Registered {
     /// When this instance began, and what its cgroup had used by then.
     pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
-    /// The inode of the pipe that its output is; `None` if it writes elsewhere.
-    output: Option<u64>,
+    /// The pipe that its output is; `None` if it writes elsewhere.
+    output: Option<KeptPipe>,
     /// CPU time between two sleeps; `None` if loops aren't watched for.
     loop_budget: Option<Duration>,
     /// What the last start prepared, and from which spec.

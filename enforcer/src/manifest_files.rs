@@ -19,6 +19,8 @@ pub(crate) struct Loaded {
     /// Drawn warnings; empty without any.
     pub(crate) warnings: String,
     pub(crate) files: usize,
+    /// Whether one of the files has a `host` section.
+    pub(crate) has_host: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -100,8 +102,14 @@ pub(crate) fn is_manifest(file: &Path) -> bool {
     yaml && !hidden
 }
 
-/// Parses sources into one manifest.
-pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError> {
+/// What the sources say together, and each fault with the number of its file.
+struct Joined {
+    manifest: Manifest,
+    has_host: bool,
+    faults: Vec<(usize, Fault)>,
+}
+
+fn join(sources: &[Source]) -> Joined {
     let parsed: Vec<Parsed> = sources
         .iter()
         .map(|source| manifest::parse(&source.text, &HostAccounts))
@@ -110,6 +118,7 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
     for (index, file) in parsed.iter().enumerate() {
         faults.extend(file.faults.iter().map(|fault| (index, fault.clone())));
     }
+    let has_host = parsed.iter().any(|file| file.has_host);
     let located = parsed
         .into_iter()
         .zip(sources)
@@ -117,6 +126,20 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
         .collect();
     let (manifest, more) = manifest::join(located);
     faults.extend(more);
+    Joined {
+        manifest,
+        has_host,
+        faults,
+    }
+}
+
+/// Parses sources into one manifest.
+pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError> {
+    let Joined {
+        manifest,
+        has_host,
+        faults,
+    } = join(sources);
     let mut drawn = String::new();
     // Writing to a string can't fail.
     for (index, fault) in faults.iter().take(MAX_DRAWN) {
@@ -136,6 +159,7 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
         manifest,
         warnings: drawn,
         files: sources.len(),
+        has_host,
     })
 }
 
@@ -155,19 +179,23 @@ pub(crate) fn load_readable(
         Ok(loaded) => return (loaded, None),
         Err(fault) => fault,
     };
-    let mut good = Vec::new();
-    for file in files_of(path, skipped).unwrap_or_default() {
-        let Ok(source) = read_file(file) else {
-            continue;
-        };
-        good.push(source);
-        // One that is sound alone may contradict those before it.
-        if parse(&good, color).is_err() {
-            good.pop();
+    let files = files_of(path, skipped).unwrap_or_default().into_iter();
+    let mut good: Vec<Source> = files.filter_map(|file| read_file(file).ok()).collect();
+    loop {
+        let is_error = |fault: &Fault| fault.severity == Severity::Error;
+        let faults = join(&good).faults.into_iter();
+        let faulty: BTreeSet<usize> = faults
+            .filter(|(_, fault)| is_error(fault))
+            .map(|(index, _)| index)
+            .collect();
+        if faulty.is_empty() {
+            let loaded = parse(&good, color).unwrap_or_default();
+            return (loaded, Some(fault));
         }
+        // Without these, others may lack something that they need.
+        let mut index = 0..;
+        good.retain(|_| index.next().is_none_or(|index| !faulty.contains(&index)));
     }
-    let loaded = parse(&good, color).unwrap_or_default();
-    (loaded, Some(fault))
 }
 
 /// The same for whoever waits for more: a folder may have nothing in it yet.

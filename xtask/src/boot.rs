@@ -119,7 +119,7 @@ mod tests {
         accelerator::disprove(&kernel, "a test");
         let marker = std::env::temp_dir().join(format!("enforcer-hangs-{}", std::process::id()));
         let silence = Silence {
-            before_first_line: Duration::from_secs(2),
+            before_first_line: Duration::from_secs(5),
             later: Duration::from_secs(600),
         };
         let outcome = machine(silence).boot(&boot(&kernel, &marker), |_| false);

@@ -126,7 +126,9 @@ impl Outcome {
     /// Takes a line that is for xtask; returns what is shown instead, or the line itself if
     /// it is an ordinary one.
     fn take_report(&mut self, line: &str) -> Option<String> {
-        line.clone_into(&mut self.last_line);
+        if !line.trim().is_empty() {
+            line.clone_into(&mut self.last_line);
+        }
         if let Some(at) = line.find(VERDICT) {
             self.code = line[at + VERDICT.len()..].trim().parse().ok();
             return None;

@@ -245,6 +245,9 @@ pub enum Event {
     /// that it does not name keep what another agent gave them.
     ConfigureReadable {
         manifest: Manifest,
+        /// The limits of all workloads together are as another agent has written them, and
+        /// what they should be cannot be read.
+        keeps_ceiling: bool,
     },
     /// The manifest was read again, and has a fault: what was in force stays so.
     ManifestRefused {

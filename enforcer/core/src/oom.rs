@@ -21,14 +21,17 @@ use std::time::Duration;
 /// killer is preempted in between.
 pub const MARK_WAIT: Duration = Duration::from_millis(50);
 /// A kill that leaves the main process running waits so long for its mark: on a busy host the
-/// kernel may preempt the killer before it marks, and no restart depends on this report. So
-/// long may the marks take, too, of kills that happened while no agent ran.
+/// kernel may preempt the killer before it marks, and no restart depends on this report.
 pub const LATE_MARK_WAIT: Duration = Duration::from_secs(1);
 /// A group kill whose main process does not end is reported so long after the last of its
 /// kills. Between two of them the kernel prints a line to the console (`mm/oom_kill.c`,
 /// `__oom_kill_process`), which takes seconds if the console is a slow serial line and others
 /// print as well.
 pub const GROUP_WAIT: Duration = Duration::from_secs(5);
+/// An incident is reported after this time even if the kills do not end.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// More victims of one incident are counted, and not named.
+const MOST_VICTIMS: usize = 256;
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
 
@@ -251,15 +254,23 @@ impl Ledger {
         } else {
             Balance::default()
         };
+        // An older agent took the count of the subtree for the workload's own.
+        let subtree_oom = known.subtree_oom.unwrap_or(known.own_oom);
         let mut ledger = Self {
             cgroup,
             explained: Counters {
                 oom_kill: known.oom_kill,
                 oom_group_kill: known.oom_group_kill,
-                own_oom: known.own_oom,
-                subtree_oom: known.subtree_oom.unwrap_or(counters.subtree_oom),
+                own_oom: match known.subtree_oom {
+                    Some(_) => known.own_oom,
+                    None => known.own_oom.min(counters.own_oom),
+                },
+                subtree_oom,
                 // Which of them met its limit meanwhile is not known: any that ever did.
-                descendants: Vec::new(),
+                descendants: match subtree_oom == counters.subtree_oom {
+                    true => counters.descendants.clone(),
+                    false => Vec::new(),
+                },
                 ..counters.clone()
             },
             latest: counters,
@@ -277,7 +288,7 @@ impl Ledger {
     pub(crate) fn mark(&mut self, now: MonoTime, victim: Victim) {
         let episode = self.episode.get_or_insert(Episode::new(now));
         let same = |known: &Victim| known.pid == victim.pid && known.start_ns == victim.start_ns;
-        if !episode.victims.iter().any(same) {
+        if episode.victims.len() < MOST_VICTIMS && !episode.victims.iter().any(same) {
             episode.victims.push(victim);
             episode.changed = now;
         }
@@ -303,15 +314,16 @@ impl Ledger {
     pub(crate) fn deadline(&self, circumstances: Circumstances) -> Option<MonoTime> {
         let episode = self.episode.as_ref()?;
         let runs_on = !circumstances.ended && self.delta() > 0;
-        Some(
-            if runs_on && self.is_group(circumstances) && !episode.past {
-                episode.changed.after(GROUP_WAIT)
-            } else if episode.past || runs_on && circumstances.ebpf {
-                episode.opened.after(LATE_MARK_WAIT)
-            } else {
-                episode.opened.after(MARK_WAIT)
-            },
-        )
+        Some(if episode.past {
+            episode.opened.after(GROUP_WAIT)
+        } else if runs_on && self.is_group(circumstances) {
+            let longest = episode.opened.after(LONGEST_WAIT);
+            episode.changed.after(GROUP_WAIT).min(longest)
+        } else if runs_on && circumstances.ebpf {
+            episode.opened.after(LATE_MARK_WAIT)
+        } else {
+            episode.opened.after(MARK_WAIT)
+        })
     }
 
     /// Whether one kill is followed by those of a whole group: ours, or one of
@@ -357,7 +369,8 @@ impl Ledger {
         // A group kill counts its first victim twice.
         let everyone_known = known.saturating_add(u64::from(group)) >= delta && known > 0;
         let complete = match circumstances {
-            _ if episode.past => waited >= LATE_MARK_WAIT || everyone_known,
+            // Marks of that time may come as late as the next agent reads them.
+            _ if episode.past => !circumstances.ebpf || waited >= GROUP_WAIT || everyone_known,
             Circumstances {
                 ended: true,
                 ebpf: true,
@@ -368,7 +381,9 @@ impl Ledger {
                 ebpf: false,
                 ..
             } => true,
-            Circumstances { .. } if group => now.since(episode.changed) >= GROUP_WAIT,
+            Circumstances { .. } if group => {
+                now.since(episode.changed) >= GROUP_WAIT || waited >= LONGEST_WAIT
+            }
             Circumstances { ebpf: true, .. } => known >= delta || waited >= LATE_MARK_WAIT,
             Circumstances { ebpf: false, .. } => true,
         };

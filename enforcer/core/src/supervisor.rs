@@ -140,14 +140,17 @@ impl Supervisor {
         match event {
             // Whoever is going away takes up nothing new.
             Event::Configure { .. } | Event::ConfigureReadable { .. } if self.shutting_down => {}
-            Event::ConfigureReadable { mut manifest } => {
+            Event::ConfigureReadable {
+                mut manifest,
+                keeps_ceiling,
+            } => {
                 let mut workloads = self.manifest().workloads;
                 workloads.extend(manifest.workloads);
                 manifest.workloads = workloads;
-                self.configure(moment, manifest, false, decision);
+                self.configure(moment, manifest, (false, !keeps_ceiling), decision);
             }
             Event::Configure { manifest, prune } => {
-                self.configure(moment, manifest, prune, decision)
+                self.configure(moment, manifest, (prune, true), decision)
             }
             Event::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);

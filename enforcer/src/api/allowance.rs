@@ -27,8 +27,15 @@ impl Allowance {
         let grown = now.since(self.since).as_nanos() / one.as_nanos().max(1);
         if grown > 0 {
             let grown = u64::try_from(grown).unwrap_or(u64::MAX);
-            self.left = self.left.saturating_add(grown).min(A_SECOND);
-            self.since = now;
+            let left = self.left.saturating_add(grown);
+            // What is not a whole one yet counts for the next one.
+            self.since = match left >= A_SECOND {
+                true => now,
+                false => self
+                    .since
+                    .after(one * u32::try_from(grown).unwrap_or(u32::MAX)),
+            };
+            self.left = left.min(A_SECOND);
         }
         let taken = self.left > 0;
         self.left = self.left.saturating_sub(1);
@@ -51,6 +58,9 @@ mod tests {
         assert_eq!(answered(0, 5000), 2000);
         assert_eq!(answered(500, 5000), 1000);
         assert_eq!(answered(500, 1), 0);
+        // However they are spread, as many as that: three in two milliseconds.
+        let spread = (0..1500).filter(|step| answered(501 + step * 2 / 3, 1) > 0);
+        assert_eq!(spread.count(), 1500);
         // What nobody asked for is not saved up.
         assert_eq!(answered(60_000, 5000), 2000);
     }

@@ -49,7 +49,6 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
         .route("/metrics/prometheus", get(metrics::text))
         .fallback(|| async { Failure::not_found("there is no such route") })
         .method_not_allowed_fallback(super::wrong_method)
-        .layer(middleware::from_fn(refuse_strangers))
         .layer(middleware::from_fn(move |request: Request, next: Next| {
             let answered = lock(&allowance).take(clock::now());
             async move {
@@ -59,6 +58,7 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
                 Failure::too_many("more is asked in this second than is answered").into_response()
             }
         }))
+        .layer(middleware::from_fn(refuse_strangers))
         .with_state(api);
     server::serve(listener, router, Some(LIFETIME)).await;
 }

@@ -52,9 +52,12 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
             placed.map_err(|error| failed(&error))?;
         }
     }
-    // The end of a unit ends what is left in it.
-    let needed: &[&str] = if is_unit { &["CAP_KILL"] } else { &[] };
-    capabilities::keep_only(needed).map_err(|error| failed(&error))?;
+    // Its folders may be somebody else's; and the end of a unit ends what is left in it.
+    let mut needed = vec!["CAP_DAC_OVERRIDE", "CAP_FOWNER"];
+    if is_unit {
+        needed.push("CAP_KILL");
+    }
+    capabilities::keep_only(&needed).map_err(|error| failed(&error))?;
     let server = Server::open(Options {
         logs: wanted
             .logs
@@ -74,11 +77,12 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     let settings = settings.clone();
     let ending = std::thread::spawn(move || {
         let ended = ends.wait();
+        stop.begin();
         // What the workloads say at their end is still kept.
         let ended = ended
             .map_err(|error| failed(&error))
             .and_then(|_| end_workloads(&settings));
-        let _ = stop.write(1);
+        stop.finish();
         ended
     });
     server.run().map_err(|error| serving(&error))?;

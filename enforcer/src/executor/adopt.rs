@@ -3,12 +3,13 @@
 //! one boot; and it has run if it has executed something.
 
 use super::drift::{is_home, relative, take_in_all};
+use super::output::KeptPipe;
 use super::start::OpenCgroup;
 use super::{Executor, KILL_PATIENCE, lock};
 use crate::kernel::bpf::PastExit;
 use crate::kernel::cgroupfs::CgroupError;
 use crate::kernel::pidfd::PidFd;
-use crate::kernel::{clock, process};
+use crate::kernel::{clock, pipe, process};
 use crate::store::handover::{Left, RunningInstance};
 use crate::{failpoint, watch};
 use enforcer_core::WorkloadName;
@@ -147,7 +148,11 @@ impl Executor {
     /// As a start would have left it.
     fn enlist(self: &Arc<Self>, left: &Left, main: (u32, u64), open: OpenCgroup) {
         let spec = left.checkpoint.spec();
-        let output = left.instance.as_ref().and_then(|recorded| recorded.output);
+        let inode = left.instance.as_ref().and_then(|recorded| recorded.output);
+        let output = inode.map(|inode| KeptPipe {
+            inode,
+            reader: pipe::find(inode, main.0, &open.0.all_processes()).map(Arc::new),
+        });
         self.register(&left.workload, open, main, output, (spec, None));
     }
 

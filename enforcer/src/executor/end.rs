@@ -183,7 +183,8 @@ impl Executor {
         while !is_done() && clock::now().since(begun) < KILL_PATIENCE {
             std::thread::park_timeout(Duration::from_millis(5));
         }
-        let holder_has_ended = self.end_holder();
+        // Under a service manager its cgroup is another unit's.
+        let holder_has_ended = self.end_holder() && !crate::service::is_managed();
         self.tree.dissolve(holder_has_ended);
     }
 }

@@ -131,9 +131,12 @@ impl Executor {
         let _turn = turn
             .await
             .map_err(|_| "the one before it has not ended".to_owned())?;
-        let instance = self.launch_of(&errand);
         let (workload, what) = (errand.workload.clone(), errand.what.clone());
-        let begin = move || begin(&errand, instance.as_deref(), place);
+        let this = Arc::clone(&self);
+        let begin = move || {
+            let instance = this.launch_of(&errand);
+            begin(&errand, instance.as_deref(), place)
+        };
         let begun = tokio::task::spawn_blocking(begin);
         let begun = begun.await.map_err(|error| error.to_string())??;
         let exited = ready::watch(&*begun.pidfd, Interest::READABLE);
@@ -180,17 +183,34 @@ impl Executor {
         })
     }
 
-    /// What the instance was started with that the command belongs to; nothing where another
-    /// agent has started it, or where the command is none of the workload's own.
+    /// What the instance was started with that the command belongs to; nothing where the
+    /// command is none of the workload's own. Of an instance that another agent has started,
+    /// the files are read once more, by the first command.
     fn launch_of(&self, errand: &Errand) -> Option<Arc<Launch>> {
-        let registry = self.registry();
-        let (spec, launch) = registry.get(errand.workload.as_ref()?)?.launch.as_ref()?;
+        let workload = errand.workload.as_ref()?;
+        let (spec, known) = {
+            let registry = self.registry();
+            let entry = registry.get(workload)?;
+            (Arc::clone(&entry.spec), entry.launch.clone())
+        };
+        let (spec, launch) = match known {
+            Some(known) => known,
+            None => {
+                let launch = Arc::new(launch::prepare(workload, &spec).ok()?);
+                if let Some(entry) = self.registry().get_mut(workload) {
+                    let first = entry.launch.get_or_insert((spec, launch));
+                    first.clone()
+                } else {
+                    return None;
+                }
+            }
+        };
         let of = |spec: &WorkloadSpec| {
             let account = (spec.user.clone(), spec.group.clone());
             let files = spec.environment_files.clone();
             (account, spec.environment.clone(), files)
         };
-        (of(spec) == of(&errand.spec)).then(|| Arc::clone(launch))
+        (of(&spec) == of(&errand.spec)).then_some(launch)
     }
 
     /// A hook, beside everything else.

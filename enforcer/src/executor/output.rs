@@ -2,7 +2,7 @@
 //! the workload's log. A holder that has died is replaced, and gets the pipes again.
 
 use super::{Executor, Registered, lock};
-use crate::holder::Losses;
+use crate::holder::{Holder, Losses};
 use crate::kernel::log_file::Bounds;
 use crate::kernel::pipe::{self, OutputPipe};
 use crate::kernel::spawn::describe;
@@ -10,8 +10,10 @@ use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, StartError};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::Bytes;
+use nix::unistd::{Gid, Uid};
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +24,17 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) file: File,
-    /// The pipe's inode; `None` where what is written is lost.
-    pub(super) inode: Option<u64>,
+    /// `None` where what is written is lost.
+    pub(super) pipe: Option<KeptPipe>,
+}
+
+/// The pipe of an instance, as the agent knows it.
+#[derive(Clone, Debug)]
+pub(super) struct KeptPipe {
+    pub(super) inode: u64,
+    /// Never read here: for a new holder, and so that a program that has opened its output
+    /// again, for writing alone, has a reader when the holder dies. `None` if it was not found.
+    pub(super) reader: Option<Arc<OwnedFd>>,
 }
 
 pub(super) fn bounds_of(spec: &WorkloadSpec) -> Bounds {
@@ -40,24 +51,21 @@ impl Executor {
         self: &Arc<Self>,
         workload: &WorkloadName,
         spec: &WorkloadSpec,
-        owner: (nix::unistd::Uid, nix::unistd::Gid),
+        owner: Option<(Uid, Gid)>,
     ) -> Result<Output, StartError> {
-        let made = pipe::output_pipe(owner.0, owner.1);
+        let made = pipe::output_pipe(owner);
         let OutputPipe {
             reader,
             writer,
             inode,
         } = made.map_err(|error| failed("make the pipe of its output", &error))?;
         let bounds = bounds_of(spec);
-        let keep = || self.holder.keep(workload, bounds, (inode, &reader));
-        let kept = keep().or_else(|_| {
-            self.connect_holder()?;
-            keep()
-        });
+        let kept = self.ask_holder(|holder| holder.keep(workload, bounds, (inode, &reader)));
         let Err(error) = kept else {
+            let reader = Some(Arc::new(reader));
             return Ok(Output {
                 file: writer,
-                inode: Some(inode),
+                pipe: Some(KeptPipe { inode, reader }),
             });
         };
         self.events.send(Event::Degraded {
@@ -68,7 +76,16 @@ impl Executor {
             ),
         });
         let file = pipe::nowhere().map_err(|error| failed("open /dev/null", &error))?;
-        Ok(Output { file, inode: None })
+        Ok(Output { file, pipe: None })
+    }
+
+    /// Asks once more over a new connection, perhaps of a new holder, where the first try fails.
+    fn ask_holder(self: &Arc<Self>, ask: impl Fn(&Holder) -> io::Result<()>) -> io::Result<()> {
+        ask(&self.holder).or_else(|error| {
+            tracing::debug!("asking the holder once more: {error}");
+            self.connect_holder()?;
+            ask(&self.holder)
+        })
     }
 
     /// Finds the holder, or starts one, and gives it the pipes that it does not keep yet.
@@ -80,31 +97,40 @@ impl Executor {
         let connected = self.holder.connect()?;
         *connections += 1;
         let number = *connections;
-        let unkept: Vec<_> = self
+        let known: Vec<_> = self
             .registry()
             .iter()
             .filter_map(|(name, entry)| {
-                let inode = entry
-                    .output
-                    .filter(|inode| !connected.pipes.contains(inode))?;
-                Some((
-                    name.clone(),
-                    inode,
-                    bounds_of(&entry.spec),
-                    Arc::clone(&entry.cgroup),
-                ))
+                let bounds = bounds_of(&entry.spec);
+                let main = (entry.pid, Arc::clone(&entry.cgroup));
+                Some((name.clone(), entry.output.clone()?, bounds, main))
             })
             .collect();
-        for (workload, inode, bounds, cgroup) in unkept {
-            let processes = cgroup.processes().unwrap_or_default();
-            let Some(reader) = pipe::find(inode, &processes) else {
-                // All of its processes have closed it, or are gone.
-                continue;
+        for (workload, KeptPipe { inode, reader }, bounds, (pid, cgroup)) in known {
+            let given = if connected.pipes.contains(&inode) {
+                self.holder.set_bounds(&workload, bounds)
+            } else {
+                let search = || pipe::find(inode, pid, &cgroup.all_processes()).map(Arc::new);
+                // One that nobody has any more has nothing to tell.
+                let Some(reader) = reader.or_else(search) else {
+                    continue;
+                };
+                self.holder.keep(&workload, bounds, (inode, &reader))
             };
-            if let Err(error) = self.holder.keep(&workload, bounds, (inode, &reader)) {
+            if let Err(error) = given {
                 // If the holder has died, whoever follows it sees that.
                 tracing::warn!("{workload}: its output was not taken: {error}");
             }
+        }
+        if let Some(other) = connected.other_logs {
+            let (here, there) = (self.logs.display(), other.display());
+            self.events.send(Event::Degraded {
+                what: "logs".to_owned(),
+                why: format!(
+                    "the holder writes them to {there}, and this agent reads {here}: give \
+                     both the same --state-dir"
+                ),
+            });
         }
         let this = Arc::clone(self);
         self.runtime
@@ -115,6 +141,10 @@ impl Executor {
     /// Tells what is lost, and replaces a holder that has died.
     async fn follow_losses(self: Arc<Self>, losses: Losses, number: u64) {
         while let Some(loss) = losses.next().await {
+            // Another connection tells it as well.
+            if *lock(&self.holder_connections) != number {
+                return;
+            }
             let what = match loss.bytes {
                 0 => "its log cannot be written".to_owned(),
                 bytes => format!("{} of its output were lost", Bytes(bytes)),
@@ -174,16 +204,31 @@ impl Executor {
     }
 
     /// Has a changed manifest's bounds hold for the log.
-    pub(super) fn bound_log(&self, workload: &WorkloadName, spec: &WorkloadSpec) {
-        if let Err(error) = self.holder.set_bounds(workload, bounds_of(spec)) {
+    pub(super) fn bound_log(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+        let bounds = bounds_of(spec);
+        if let Err(error) = self.ask_holder(|holder| holder.set_bounds(workload, bounds)) {
             // The next connection tells them anew.
             tracing::debug!("{workload}: the bounds of its log: {error}");
         }
     }
 
+    /// Begins a new log. One that cannot be begun is no reason for not starting a workload.
+    pub(super) fn set_log_aside(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+        let bounds = bounds_of(spec);
+        if let Err(error) = self.ask_holder(|holder| holder.set_aside(workload, bounds)) {
+            self.events.send(Event::Degraded {
+                what: "logs".to_owned(),
+                why: format!(
+                    "{workload}: its log was not set aside: {}; the new instance goes on in it",
+                    describe(&error)
+                ),
+            });
+        }
+    }
+
     /// The log is about to be read: what has been written to the pipe belongs to it.
-    pub(crate) fn settle_outputs(&self) {
-        if let Err(error) = self.holder.settle() {
+    pub(crate) fn settle_outputs(self: &Arc<Self>) {
+        if let Err(error) = self.ask_holder(Holder::settle) {
             tracing::debug!("the outputs were not settled: {error}");
         }
     }

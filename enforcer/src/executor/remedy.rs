@@ -1,7 +1,6 @@
 //! What a recovery strategy does between two instances, before the next one starts.
 
 use super::errand::{Errand, outcome_of};
-use super::output::{bounds_of, failed};
 use super::{Executor, error_chain};
 use crate::kernel::account;
 use crate::kernel::process::OWN_PROGRAM;
@@ -44,7 +43,7 @@ impl Executor {
                     stage: "make its cgroup anew".to_owned(),
                     errno: None,
                     error: error.to_string(),
-                })?
+                })
             }
             Strategy::Run(command) => {
                 let errand = self.errand(workload, spec, command, failure);
@@ -106,13 +105,8 @@ impl Executor {
     }
 
     /// A new cgroup and a new log; the old log is kept as an older one.
-    fn recreate(
-        self: &Arc<Self>,
-        workload: &WorkloadName,
-        spec: &Arc<WorkloadSpec>,
-    ) -> Result<(), StartError> {
+    fn recreate(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
         self.remove(workload);
-        let set_aside = self.holder.set_aside(workload, bounds_of(spec));
-        set_aside.map_err(|error| failed("set the log aside", &error))
+        self.set_log_aside(workload, spec);
     }
 }

@@ -1,7 +1,7 @@
 //! A start from the cgroup to the program's first instruction, in the order that
 //! leaves nothing unlimited and nothing unrecorded.
 
-use super::output::failed as io_failure;
+use super::output::{KeptPipe, failed as io_failure};
 use super::{Executor, Registered, error_chain, launch, lock};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
@@ -57,7 +57,8 @@ impl Executor {
         })?;
         failpoint::pass("start-limited");
         let launch = self.launch(workload, spec, cause)?;
-        let owner = (launch.identity.uid, launch.identity.gid);
+        let identity = &launch.identity;
+        let owner = launch.switch_user.then_some((identity.uid, identity.gid));
         let output = self.open_output(workload, spec, owner)?;
         let counters = self.read_counters(&reader)?;
         let waiting = spawn::spawn(&launch, &cgroup, &output.file).map_err(|error| StartError {
@@ -79,7 +80,7 @@ impl Executor {
             pid,
             start_ticks,
             cgroup: id,
-            output: output.inode,
+            output: output.pipe.as_ref().map(|pipe| pipe.inode),
         });
         if let Err(error) = recorded {
             // What isn't recorded doesn't run.
@@ -94,7 +95,7 @@ impl Executor {
             workload,
             (Arc::clone(&cgroup), id, Arc::clone(&reader)),
             (pid, start_ticks),
-            output.inode,
+            output.pipe,
             (spec, Some(launch)),
         );
         if let Some(entry) = self.registry().get_mut(workload) {
@@ -256,7 +257,7 @@ impl Executor {
         workload: &WorkloadName,
         (cgroup, id, counters): OpenCgroup,
         (pid, start_ticks): (u32, u64),
-        output: Option<u64>,
+        output: Option<KeptPipe>,
         (spec, launch): (&Arc<WorkloadSpec>, Option<Arc<Launch>>),
     ) {
         let launch = launch.map(|launch| (Arc::clone(spec), launch));

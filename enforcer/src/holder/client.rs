@@ -5,8 +5,6 @@ use crate::kernel::log_file::Bounds;
 use crate::kernel::process::OWN_PROGRAM;
 use crate::kernel::{clock, ready};
 use enforcer_core::WorkloadName;
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike as _};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -44,6 +42,17 @@ pub(crate) struct Connected {
     /// The pipes that it keeps; those of a holder that has died are missing.
     pub(crate) pipes: Vec<u64>,
     pub(crate) losses: Losses,
+    /// Where it writes the logs, if that is not where this agent reads them.
+    pub(crate) other_logs: Option<PathBuf>,
+}
+
+/// What a holder has answered.
+struct Greeted {
+    connection: OwnedFd,
+    version: u32,
+    program: Program,
+    pipes: Vec<u64>,
+    logs: PathBuf,
 }
 
 /// The connection on which losses are told.
@@ -109,51 +118,63 @@ impl Holder {
         {
             link.child = None;
         }
-        let (mut connection, mut pipes, program) = match self.greet() {
-            Ok(greeted) => greeted,
-            Err(_) => {
+        let mut holder = match self.greet() {
+            Ok(holder) => holder,
+            Err(error) if is_absence(&error) => {
                 link.child = Some(self.start()?);
                 self.greet_within(PATIENCE)?
             }
+            Err(error) => return Err(error),
         };
-        if program != Program::own()? {
-            match self.renew(&connection) {
-                Ok(renewed) => (connection, pipes, _) = renewed,
-                Err(error) => {
-                    tracing::warn!("the holder remains as it is: failed to renew it: {error}");
-                    (connection, pipes, _) = self.greet()?;
-                }
-            }
+        if holder.program != Program::own()? {
+            holder = self.renew(&holder.connection).or_else(|error| {
+                tracing::warn!("the holder remains as it is: failed to renew it: {error}");
+                self.greet()
+            })?;
+        }
+        if holder.version != protocol::VERSION {
+            return Err(io::Error::other(format!(
+                "the holder speaks version {} of its protocol, and this agent {}",
+                holder.version,
+                protocol::VERSION
+            )));
         }
         let losses = self.follow()?;
-        link.connection = Some(connection);
-        Ok(Connected { pipes, losses })
+        link.connection = Some(holder.connection);
+        Ok(Connected {
+            pipes: holder.pipes,
+            losses,
+            other_logs: (holder.logs != self.logs).then_some(holder.logs),
+        })
     }
 
     /// Makes a connection, and says hello.
-    fn greet(&self) -> io::Result<(OwnedFd, Vec<u64>, Program)> {
-        let connection = protocol::connect_to(&super::socket_in(&self.runtime_dir))?;
-        let limit = TimeVal::milliseconds(i64::try_from(PATIENCE.as_millis()).unwrap_or(0));
-        setsockopt(&connection, sockopt::ReceiveTimeout, &limit)?;
-        setsockopt(&connection, sockopt::SendTimeout, &limit)?;
+    fn greet(&self) -> io::Result<Greeted> {
+        let connection = self.socket()?;
         let version = protocol::VERSION;
         match ask(&connection, &Request::Hello { version }, None)? {
             Reply::Hello {
-                version: theirs,
+                version,
                 program,
                 pipes,
+                logs,
                 ..
-            } if theirs == version => Ok((connection, pipes, program)),
-            Reply::Hello {
-                version: theirs, ..
-            } => Err(io::Error::other(format!(
-                "the holder speaks version {theirs} of its protocol, and this agent {version}"
-            ))),
+            } => Ok(Greeted {
+                connection,
+                version,
+                program,
+                pipes,
+                logs,
+            }),
             other => Err(unexpected(&other)),
         }
     }
 
-    fn greet_within(&self, time: Duration) -> io::Result<(OwnedFd, Vec<u64>, Program)> {
+    fn socket(&self) -> io::Result<OwnedFd> {
+        protocol::connect_to(&super::socket_in(&self.runtime_dir), PATIENCE)
+    }
+
+    fn greet_within(&self, time: Duration) -> io::Result<Greeted> {
         let begun = clock::now();
         loop {
             match self.greet() {
@@ -187,7 +208,7 @@ impl Holder {
     }
 
     /// Has the holder become this version of the program.
-    fn renew(&self, connection: &OwnedFd) -> io::Result<(OwnedFd, Vec<u64>, Program)> {
+    fn renew(&self, connection: &OwnedFd) -> io::Result<Greeted> {
         let program = File::open(OWN_PROGRAM)?;
         protocol::send(connection, &Request::Succeed, Some(program.as_fd()))?;
         match protocol::receive::<Reply>(connection) {
@@ -201,7 +222,7 @@ impl Holder {
     }
 
     fn follow(&self) -> io::Result<Losses> {
-        let (connection, ..) = self.greet()?;
+        let connection = self.greet()?.connection;
         match ask(&connection, &Request::Follow, None)? {
             Reply::Done => {}
             other => return Err(unexpected(&other)),
@@ -278,7 +299,7 @@ impl Holder {
     /// Ends a holder that an agent has started, once it has written everything; one that a
     /// service manager has started stays. Returns whether there is none now.
     pub(crate) fn end(&self) -> bool {
-        let Ok(connection) = protocol::connect_to(&super::socket_in(&self.runtime_dir)) else {
+        let Ok(connection) = self.socket() else {
             return true;
         };
         let version = protocol::VERSION;
@@ -288,16 +309,18 @@ impl Holder {
         }
         let _ = ask(&connection, &Request::End, None);
         let begun = clock::now();
+        // It closes the connection when it ends; each receive waits for a bounded time.
         while clock::now().since(begun) < PATIENCE {
-            if protocol::receive::<Reply>(&connection).is_ok_and(|received| received.is_none()) {
+            if !matches!(protocol::receive::<Reply>(&connection), Ok(Some(_))) {
                 break;
             }
         }
         let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         link.connection = None;
         if let Some(mut child) = link.child.take() {
-            // It has closed its connections: it is at its end.
-            let _ = child.wait();
+            while matches!(child.try_wait(), Ok(None)) && clock::now().since(begun) < PATIENCE {
+                clock::pause(PATIENCE / 500);
+            }
         }
         true
     }
@@ -313,6 +336,19 @@ fn ask(
         Some((reply, _)) => Ok(reply),
         None => Err(io::ErrorKind::ConnectionAborted.into()),
     }
+}
+
+/// Whether nobody answers, as against somebody who does not answer well.
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound};
+    matches!(
+        error.kind(),
+        NotFound
+            | ConnectionRefused
+            | ConnectionReset
+            | ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
 }
 
 fn unexpected(reply: &Reply) -> io::Error {

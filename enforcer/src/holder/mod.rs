@@ -14,10 +14,12 @@
 
 mod client;
 mod connections;
+mod lock;
 mod losses;
 mod protocol;
 mod server;
 mod slot;
+mod stopper;
 mod succession;
 mod writer;
 

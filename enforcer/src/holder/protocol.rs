@@ -3,22 +3,25 @@
 //! connection is `Hello`, and tells which version of this each of them speaks.
 
 use crate::kernel::log_file::Bounds;
+use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
 use nix::cmsg_space;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    bind, connect, listen, recvmsg, sendmsg, socket,
+    bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Raised with every change that the other side would misread.
 pub(crate) const VERSION: u32 = 1;
 /// What one message holds at most.
-const LARGEST: usize = 64 << 10;
+const LARGEST: usize = 192 << 10;
 
 /// What an agent asks for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,6 +64,8 @@ pub(crate) enum Reply {
         program: Program,
         /// Whether a service manager has started it.
         is_unit: bool,
+        /// Where it writes to.
+        logs: PathBuf,
         /// The pipes that it keeps.
         pipes: Vec<u64>,
     },
@@ -75,6 +80,15 @@ pub(crate) enum Reply {
         bytes: u64,
         why: String,
     },
+}
+
+impl Reply {
+    pub(super) fn failed(error: &io::Error) -> Self {
+        Self::Failed {
+            errno: error.raw_os_error(),
+            error: describe(error),
+        }
+    }
 }
 
 /// Tells one file of a program from another.
@@ -120,8 +134,12 @@ pub(super) fn listen_on(path: &Path) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-pub(super) fn connect_to(path: &Path) -> io::Result<OwnedFd> {
+/// Connects; neither that nor anything later waits for longer than this.
+pub(super) fn connect_to(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
     let connection = new_socket(SockFlag::empty())?;
+    let limit = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
+    setsockopt(&connection, sockopt::ReceiveTimeout, &limit)?;
+    setsockopt(&connection, sockopt::SendTimeout, &limit)?;
     connect(connection.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(connection)
 }

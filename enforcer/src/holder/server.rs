@@ -6,40 +6,39 @@
 //! counted, for a workload that waits for its log would stand still.
 
 use super::connections::Connections;
+use super::lock::lock;
 use super::losses::Losses;
 use super::protocol::{self, Program, Reply, Request};
 use super::slot::{CHUNK, Slot};
+use super::stopper::Stopper;
 use super::succession::{Succession, adopt};
 use super::writer::{Done, Job, Writer};
-use crate::kernel::clock::{self, awake_now};
+use crate::kernel::clock::awake_now;
 use crate::kernel::log_file::{Bounds, Lost};
 use crate::kernel::pipe;
 use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
-use nix::sys::eventfd::EventFd;
 use nix::unistd::read;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A disk that has not taken a chunk within this time is taken for hung.
 const HUNG_AFTER: Duration = Duration::from_secs(1);
-/// How long another holder's last moments may take.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// A holder beside an agent ends after this time without any pipe or agent.
 const LONELY_FOR: Duration = Duration::from_secs(10);
 /// Between two rounds, so that many short writes become one: for so long a line may wait.
 const GATHER: Duration = Duration::from_millis(5);
 /// Who waits for empty pipes gets an answer after this time, for there may be no such moment.
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
+/// What comes out of the pipes at the end is written for so long.
+const END_WITHIN: Duration = Duration::from_secs(2);
 /// Who writes this much in a round is not to wait for the next one.
 const BUSY_CHUNK: usize = 16 << 10;
 
@@ -107,8 +106,8 @@ pub(crate) struct Server {
     /// Who asked for a successor, and its program.
     successor: Option<(u64, OwnedFd)>,
     /// Written to when this is to end.
-    stop: Arc<EventFd>,
-    ending: bool,
+    stop: Stopper,
+    ending_since: Option<Instant>,
 }
 
 impl Server {
@@ -120,7 +119,16 @@ impl Server {
         std::fs::create_dir_all(&options.runtime_dir)?;
         let lock = lock(&options.runtime_dir)?;
         let (slot, left) = Slot::open(&options.runtime_dir.join("chunk"))?;
-        let writer = Writer::start(options.logs.clone(), left)?;
+        let writer = Writer::start(options.logs.clone())?;
+        let turn = match left {
+            None => Turn::Free(slot),
+            Some(left) => {
+                // The thread lives as long as this does.
+                let _ = writer.jobs.send(Job::Finish(left, slot));
+                let since = awake_now();
+                Turn::Writing { since }
+            }
+        };
         let inherited = match options.succeeds {
             true => Some(Succession::take(&options.runtime_dir)?),
             false => None,
@@ -139,7 +147,7 @@ impl Server {
             bounds: BTreeMap::new(),
             last_id: 0,
             writer,
-            turn: Turn::Free(slot),
+            turn,
             round: VecDeque::new(),
             largest_of_round: 0,
             next_round: None,
@@ -147,8 +155,8 @@ impl Server {
             lonely_since: None,
             settling: Vec::new(),
             successor: None,
-            stop: Arc::new(EventFd::new()?),
-            ending: false,
+            stop: Stopper::new()?,
+            ending_since: None,
         };
         let Some(inherited) = inherited else {
             return Ok(this);
@@ -163,8 +171,8 @@ impl Server {
     }
 
     /// What ends this holder when it is written to.
-    pub(crate) fn stopper(&self) -> Arc<EventFd> {
-        Arc::clone(&self.stop)
+    pub(crate) fn stopper(&self) -> Stopper {
+        self.stop.clone()
     }
 
     /// Serves until it is to end and the pipes are empty.
@@ -190,11 +198,15 @@ impl Server {
             self.report();
             self.hand_over();
             let is_free = self.round.is_empty() && matches!(self.turn, Turn::Free(_));
-            let wanted = self.ending || !self.settling.is_empty();
+            let wanted = self.ending_since.is_some() || !self.settling.is_empty();
             let is_quiet = wanted && is_free && self.ready_pipes(PollTimeout::ZERO)?.is_empty();
             self.settle(is_quiet);
-            // What a hanging disk does not take is lost with the host.
-            if self.ending && (is_quiet || self.is_hung()) {
+            // What a hanging disk does not take is lost; and somebody outside of the workloads
+            // may write to a pipe of theirs for ever.
+            let is_late = self
+                .ending_since
+                .is_some_and(|since| awake_now().duration_since(since) >= END_WITHIN);
+            if self.ending_since.is_some() && is_quiet || is_late {
                 return Ok(());
             }
             if self
@@ -231,7 +243,9 @@ impl Server {
         let report = self.losses.next_report(now).filter(|_| follows);
         let lonely = self.lonely_since.map(|since| since + LONELY_FOR);
         let settling = self.settling.iter().map(|(_, until)| *until).min();
-        let next = [turn.filter(|_| !self.may_read()), report, lonely, settling];
+        let end = self.ending_since.map(|since| since + END_WITHIN);
+        let turn = turn.filter(|_| !self.may_read());
+        let next = [turn, report, lonely, settling, end];
         let next = next.into_iter().flatten().min()?;
         // In whole milliseconds, and never too early: that would be a busy loop.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
@@ -255,7 +269,7 @@ impl Server {
         let sockets = self.connections.sockets();
         polled.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
         let first_of_rest = polled.len();
-        if !self.ending {
+        if self.ending_since.is_none() {
             polled.push(PollFd::new(self.stop.as_fd(), PollFlags::POLLIN));
         }
         if reads {
@@ -278,7 +292,10 @@ impl Server {
                 .map(|(id, _)| id)
                 .collect(),
         };
-        self.ending |= !self.ending && rest.first().copied().unwrap_or(false);
+        let is_stopped = self.ending_since.is_none() && rest.first().copied().unwrap_or(false);
+        if is_stopped {
+            self.end();
+        }
         Ok(woken)
     }
 
@@ -304,9 +321,10 @@ impl Server {
                         version: protocol::VERSION,
                         program,
                         is_unit: self.options.is_unit,
+                        logs: self.options.logs.clone(),
                         pipes: self.pipes.values().map(|kept| kept.inode).collect(),
                     },
-                    Err(error) => failed(&error),
+                    Err(error) => Reply::failed(&error),
                 });
             }
             Request::Keep {
@@ -338,6 +356,10 @@ impl Server {
                 self.connections.follow(id);
                 Ok(())
             }
+            // A successor would know nothing of the end that is under way.
+            Request::Succeed if self.ending_since.is_some() || self.stop.has_begun() => {
+                Err(io::Error::other("it is about to end"))
+            }
             Request::Succeed => match descriptor {
                 Some(program) => {
                     self.successor = Some((id, program));
@@ -346,14 +368,18 @@ impl Server {
                 None => Err(io::Error::other("no program came with it")),
             },
             Request::End => {
-                self.ending = true;
+                self.end();
                 Ok(())
             }
         };
         Some(match done {
             Ok(()) => Reply::Done,
-            Err(error) => failed(&error),
+            Err(error) => Reply::failed(&error),
         })
+    }
+
+    fn end(&mut self) {
+        self.ending_since.get_or_insert_with(awake_now);
     }
 
     /// Answers those who wait for empty pipes, if they are empty or the time is over.
@@ -528,7 +554,7 @@ impl Server {
                     self.losses.add(workload, 0, describe(&why));
                 }
                 Done::SetAside(id, result) => {
-                    let reply = result.map_or_else(|error| failed(&error), |()| Reply::Done);
+                    let reply = result.map_or_else(|error| Reply::failed(&error), |()| Reply::Done);
                     self.connections.reply(id, &reply);
                 }
             }
@@ -565,29 +591,6 @@ impl Server {
             bounds: self.bounds.clone(),
         };
         let error = succession.execute(&self.options.runtime_dir, &program);
-        self.connections.reply(id, &failed(&error));
-    }
-}
-
-/// Says that this is the holder of the folder; the one before may be about to end.
-fn lock(runtime_dir: &Path) -> io::Result<Flock<File>> {
-    let mut options = File::options();
-    let options = options.write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(runtime_dir.join("holder.lock"))?;
-    let begun = awake_now();
-    loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((file, _)) if awake_now().duration_since(begun) < LOCK_PATIENCE => file,
-            Err((_, error)) => return Err(error.into()),
-        };
-        clock::pause(LOCK_PATIENCE / 100);
-    }
-}
-
-fn failed(error: &io::Error) -> Reply {
-    Reply::Failed {
-        errno: error.raw_os_error(),
-        error: describe(error),
+        self.connections.reply(id, &Reply::failed(&error));
     }
 }

@@ -64,6 +64,8 @@ struct Part {
 pub(super) struct Left {
     pub(super) workload: WorkloadName,
     pub(super) data: Vec<u8>,
+    /// Where in the chunk the data begins.
+    pub(super) from: usize,
     /// Where all of it was about to be written.
     pub(super) place: Option<Place>,
 }
@@ -76,7 +78,7 @@ pub(super) struct Slot(NonNull<Layout>);
 unsafe impl Send for Slot {}
 
 impl Slot {
-    /// Maps the file, and takes out what an earlier holder has left in it.
+    /// Maps the file; what an earlier holder has left in it stays there until it is written.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<Left>)> {
         let file = File::options()
             .read(true)
@@ -100,7 +102,9 @@ impl Slot {
         let left = this.left();
         let layout = this.layout();
         layout.magic = MAGIC;
-        layout.state = EMPTY;
+        if left.is_none() {
+            layout.state = EMPTY;
+        }
         Ok((this, left))
     }
 
@@ -121,10 +125,11 @@ impl Slot {
             let read = data.iter().rposition(|byte| *byte != FILLER)?;
             data.truncate(read + 1);
         }
-        let mut place = None;
+        let (mut place, mut from) = (None, 0);
         if layout.state == WRITING {
             let part = layout.parts[usize::from(layout.part != 0)];
-            data.drain(..usize::try_from(part.from).ok()?.min(data.len()));
+            from = usize::try_from(part.from).ok()?.min(data.len());
+            data.drain(..from);
             place = Some(Place {
                 inode: part.inode,
                 size: part.size,
@@ -136,6 +141,7 @@ impl Slot {
         Some(Left {
             workload: WorkloadName::parse(std::str::from_utf8(name).ok()?)?,
             data,
+            from,
             place,
         })
     }
@@ -233,8 +239,9 @@ mod tests {
         assert_eq!(filled.expect("a chunk"), text.len());
     }
 
-    fn of_web(text: &str, place: Option<Place>) -> Option<Left> {
+    fn of_web(text: &str, from: usize, place: Option<Place>) -> Option<Left> {
         Some(Left {
+            from,
             workload: name("web"),
             data: text.as_bytes().to_vec(),
             place,
@@ -245,7 +252,7 @@ mod tests {
     fn what_was_read_is_found_again_wherever_it_has_come() {
         assert_eq!(
             left_after("read", |slot| fill(slot, "text")),
-            of_web("text", None)
+            of_web("text", 0, None)
         );
         let first = Place { inode: 7, size: 90 };
         let second = Place { inode: 8, size: 0 };
@@ -253,13 +260,13 @@ mod tests {
             fill(slot, "text");
             slot.writing(0, first);
         });
-        assert_eq!(writing, of_web("text", Some(first)));
+        assert_eq!(writing, of_web("text", 0, Some(first)));
         let second_part = left_after("second-part", |slot| {
             fill(slot, "text");
             slot.writing(0, first);
             slot.writing(3, second);
         });
-        assert_eq!(second_part, of_web("t", Some(second)));
+        assert_eq!(second_part, of_web("t", 3, Some(second)));
         let done = left_after("done", |slot| {
             fill(slot, "text");
             slot.writing(0, first);
@@ -282,7 +289,7 @@ mod tests {
             })
         };
         assert_eq!(killed("before", b""), None);
-        assert_eq!(killed("after", b"12345678"), of_web("12345678", None));
-        assert_eq!(killed("short", b"123"), of_web("123", None));
+        assert_eq!(killed("after", b"12345678"), of_web("12345678", 0, None));
+        assert_eq!(killed("short", b"123"), of_web("123", 0, None));
     }
 }

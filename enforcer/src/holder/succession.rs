@@ -45,11 +45,11 @@ impl Succession {
             for descriptor in descriptors() {
                 set_close_on_exec(descriptor, false)?;
             }
-            let mut arguments: Vec<String> = std::env::args().collect();
-            arguments.retain(|argument| argument != SUCCEED);
-            arguments.push(SUCCEED.to_owned());
-            let arguments: Result<Vec<CString>, _> =
-                arguments.into_iter().map(CString::new).collect();
+            let before = std::env::args_os().filter(|argument| argument != SUCCEED);
+            let arguments = before.chain([SUCCEED.into()]);
+            let arguments: Result<Vec<CString>, _> = arguments
+                .map(|argument| CString::new(argument.into_encoded_bytes()))
+                .collect();
             let environment = std::env::vars_os().map(|(name, value)| {
                 let mut pair = name.into_encoded_bytes();
                 pair.push(b'=');

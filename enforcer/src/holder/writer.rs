@@ -3,7 +3,7 @@
 use super::slot::{Left, Slot};
 use crate::kernel::log_file::{Bounds, LogFile, Lost};
 use enforcer_core::WorkloadName;
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
@@ -13,6 +13,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 /// What the thread is asked to do, in this order.
 #[derive(Debug)]
 pub(super) enum Job {
+    /// Writes what is missing of the chunk that a holder before this one has left.
+    Finish(Left, Slot),
     /// Makes the workload's log, before there is anything to write.
     Open(WorkloadName),
     /// Writes the chunk in the slot to the workload's log.
@@ -47,16 +49,16 @@ struct Logs {
     files: HashMap<WorkloadName, LogFile>,
 }
 
-/// How an unknown workload's log is bounded: that of a chunk whose holder died.
+/// Until an agent has told a log's bounds, it is not rotated, and none of its files is removed.
 const UNKNOWN: Bounds = Bounds {
-    max_size: 64 << 20,
-    keep: 3,
+    max_size: u64::MAX,
+    // As many as a manifest may ask for.
+    keep: 100,
 };
 
 impl Writer {
-    /// Starts the thread, which first writes what an earlier holder has left.
-    pub(super) fn start(folder: PathBuf, left: Option<Left>) -> io::Result<Self> {
-        let wake = Arc::new(EventFd::new()?);
+    pub(super) fn start(folder: PathBuf) -> io::Result<Self> {
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
         let ((jobs, asked), (answers, done)) = (channel(), channel());
         let thread_wake = Arc::clone(&wake);
         std::thread::Builder::new()
@@ -66,9 +68,6 @@ impl Writer {
                     folder,
                     files: HashMap::new(),
                 };
-                if let Some(left) = left {
-                    logs.finish(left);
-                }
                 for job in asked {
                     let Some(answer) = logs.carry_out(job) else {
                         continue;
@@ -98,6 +97,11 @@ impl Logs {
                 slot.clear();
                 Some(Done::Wrote(workload, slot, appended.err()))
             }
+            Job::Finish(left, mut slot) => {
+                let appended = self.finish(&left, &mut slot);
+                slot.clear();
+                Some(Done::Wrote(left.workload, slot, appended.err()))
+            }
             Job::Open(workload) => {
                 let opened = self.log(&workload).open();
                 Some(Done::NotOpened(workload, opened.err()?))
@@ -118,21 +122,15 @@ impl Logs {
         }
     }
 
-    /// Writes what is missing of a chunk whose writer was killed.
-    fn finish(&mut self, left: Left) {
+    fn finish(&mut self, left: &Left, slot: &mut Slot) -> Result<(), Lost> {
         let log = self.log(&left.workload);
         let there = left.place.and_then(|place| {
             let size = log.size_of(place.inode)?;
             usize::try_from(size.saturating_sub(place.size)).ok()
         });
-        let missing = left.data.get(there.unwrap_or(0)..).unwrap_or_default();
-        if let Err(lost) = log.append(missing, |_, _| {}) {
-            tracing::error!(
-                "{}: {} bytes were lost: {}",
-                left.workload,
-                lost.bytes,
-                lost.why
-            );
-        }
+        let done = there.unwrap_or(0).min(left.data.len());
+        log.append(&left.data[done..], |from, place| {
+            slot.writing(left.from + done + from, place);
+        })
     }
 }

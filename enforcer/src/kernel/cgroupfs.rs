@@ -143,6 +143,21 @@ impl Cgroup {
     }
 
     /// Reads a file that this kernel, or this cgroup's controllers, may not have.
+    /// The processes of this cgroup and of those below it, as far as they can be read.
+    pub(crate) fn all_processes(&self) -> Vec<u32> {
+        let mut all = self.processes().unwrap_or_default();
+        let entries = std::fs::read_dir(&self.path)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries.filter(|entry| entry.path().is_dir()) {
+            if let Ok(inner) = Self::open(&entry.path()) {
+                all.extend(inner.all_processes());
+            }
+        }
+        all
+    }
+
     pub(crate) fn read_if_present(&self, file: &str) -> Result<Option<String>, CgroupError> {
         match self.read(file) {
             Err(CgroupError::Read { source, .. })

@@ -118,7 +118,10 @@ impl LogFile {
         }
         if let Some(folder) = self.path.parent() {
             std::fs::create_dir_all(folder)?;
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+            let folder_mode = std::fs::metadata(folder)?.permissions().mode();
+            if folder_mode & 0o777 != 0o700 {
+                std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+            }
         }
         let file = File::options()
             .append(true)

@@ -25,17 +25,19 @@ pub(crate) struct OutputPipe {
     pub(crate) inode: u64,
 }
 
-/// Makes a pipe that this user owns.
+/// Makes a pipe; for another user than this process's own, he owns it.
 ///
 /// # Errors
 /// If there are no descriptors left, or the owner may not be set.
-pub(crate) fn output_pipe(uid: Uid, gid: Gid) -> io::Result<OutputPipe> {
+pub(crate) fn output_pipe(owner: Option<(Uid, Gid)>) -> io::Result<OutputPipe> {
     let (reader, _) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let writer = File::options()
         .read(true)
         .write(true)
         .open(reopened(&reader))?;
-    fchown(&reader, Some(uid), Some(gid))?;
+    if let Some((uid, gid)) = owner {
+        fchown(&reader, Some(uid), Some(gid))?;
+    }
     let inode = fstat(&reader)?.st_ino;
     Ok(OutputPipe {
         reader,
@@ -71,15 +73,14 @@ pub(crate) fn waiting_in(pipe: &impl AsFd) -> io::Result<usize> {
 
 /// Opens the reading end of a pipe that one of these processes has; a process of a workload
 /// may have made anything of its own descriptors, so nothing else is opened.
-pub(crate) fn find(inode: u64, processes: &[u32]) -> Option<OwnedFd> {
+pub(crate) fn find(inode: u64, main: u32, processes: &[u32]) -> Option<OwnedFd> {
     /// A program's own standard output and error; one that has redirected both may have kept
     /// them elsewhere.
     const FIRST: [u32; 2] = [1, 2];
     const MOST: usize = 1024;
-    let first = processes
-        .iter()
-        .flat_map(|pid| FIRST.map(|number| (*pid, number)));
-    let others = processes.iter().flat_map(|pid| {
+    let processes = || std::iter::once(&main).chain(processes);
+    let first = processes().flat_map(|pid| FIRST.map(|number| (*pid, number)));
+    let others = processes().flat_map(|pid| {
         let entries = std::fs::read_dir(format!("/proc/{pid}/fd"));
         let entries = entries.into_iter().flatten().flatten().take(MOST);
         let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -119,20 +120,19 @@ mod tests {
 
     #[test]
     fn what_waits_in_a_pipe_is_found_again_through_its_writer() {
-        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let OutputPipe {
             reader,
             mut writer,
             inode,
-        } = output_pipe(uid, gid).expect("a pipe");
+        } = output_pipe(None).expect("a pipe");
         writer.write_all(b"before").expect("a write");
         drop(reader);
         writer.write_all(b" and after").expect("a write");
-        let found = find(inode, &[std::process::id()]).expect("the pipe");
+        let found = find(inode, std::process::id(), &[]).expect("the pipe");
         assert_eq!(waiting_in(&found).expect("a length"), 16);
         let mut text = [0; 16];
         File::from(found).read_exact(&mut text).expect("the text");
         assert_eq!(&text, b"before and after");
-        assert!(find(inode + 1, &[std::process::id()]).is_none());
+        assert!(find(inode + 1, 1, &[std::process::id()]).is_none());
     }
 }

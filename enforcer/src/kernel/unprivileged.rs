@@ -19,6 +19,8 @@ const GID: &str = "ENFORCER_CONFINE_GID";
 const NOBODY: u32 = 65_534;
 const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 64 << 10;
+/// So many may hang before no more are started.
+const MOST_HANGING: usize = 8;
 /// How long one that was killed may take to be gone.
 const END_WAIT: Duration = Duration::from_secs(1);
 const MEMORY: u64 = 256 << 20;
@@ -48,6 +50,11 @@ pub(super) fn ask(
     }
     let mut hanging = HANGING.lock().unwrap_or_else(PoisonError::into_inner);
     hanging.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    if hanging.len() >= MOST_HANGING {
+        return Err(io::Error::other(
+            "something that others have asked for hangs",
+        ));
+    }
     drop(hanging);
     let mut child = Command::new(super::process::OWN_PROGRAM)
         .arg(command)

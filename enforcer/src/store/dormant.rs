@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The names that are not read yet, on disk and here.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Dormant {
     record: PathBuf,
     names: Mutex<BTreeSet<String>>,
@@ -19,17 +19,24 @@ impl Dormant {
     /// of this agent's own: one that is there is of an agent before.
     pub(crate) fn open(state_dir: &Path, manifest: &Path) -> (Self, BTreeSet<String>) {
         let record = state_dir.join("unread-manifests.json");
-        let known = std::fs::read(&record).ok();
-        let known = known.and_then(|text| serde_json::from_slice(&text).ok());
+        let is_first = matches!(record.try_exists(), Ok(false));
         let mut found = BTreeSet::new();
-        if known.is_none() && state_dir.join("history.db").exists() {
+        if is_first && state_dir.join("history.db").exists() {
             found = manifest_files::names_that_end_in(manifest, "yml");
         }
+        // One that cannot be read keeps nothing from being read.
+        let known = std::fs::read(&record).unwrap_or_default();
+        let names = match is_first {
+            true => found.clone(),
+            false => serde_json::from_slice(&known).unwrap_or_default(),
+        };
         let this = Self {
             record,
-            names: Mutex::new(known.unwrap_or_else(|| found.clone())),
+            names: Mutex::new(names),
         };
-        this.write();
+        if is_first {
+            this.write();
+        }
         (this, found)
     }
 
@@ -43,19 +50,19 @@ impl Dormant {
 
     /// From now on all are read.
     pub(crate) fn wake(&self) {
-        self.lock().clear();
-        self.write();
+        let had_some = !std::mem::take(&mut *self.lock()).is_empty();
+        if had_some {
+            self.write();
+        }
     }
 
     fn write(&self) {
-        // An agent in the foreground has none.
-        if self.record.as_os_str().is_empty() {
-            return;
-        }
         let text = serde_json::to_vec(&*self.lock()).unwrap_or_default();
         let folder = self.record.parent().unwrap_or(Path::new("/"));
-        let written =
-            std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&self.record, text));
+        let draft = self.record.with_extension("new");
+        let written = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&draft, text))
+            .and_then(|()| std::fs::rename(&draft, &self.record));
         if let Err(error) = written {
             tracing::warn!("failed to write {}: {error}", self.record.display());
         }

@@ -229,6 +229,29 @@ fn main() {
             }
             rest()
         }
+        // Numbered lines until there is such a file, and then one that says so.
+        "count-until" => {
+            for line in 0.. {
+                if std::path::Path::new(argument(1)).exists() {
+                    break;
+                }
+                println!("{line}");
+                std::thread::sleep(Duration::from_millis(u64::try_from(number(2, 0)).unwrap()));
+            }
+            println!("end");
+            rest()
+        }
+        // The same, over an output that it has opened again for writing alone.
+        "count-again" => {
+            let again = File::options().append(true).open("/dev/stdout").unwrap();
+            nix::unistd::dup2_stdout(&again).unwrap();
+            nix::unistd::dup2_stderr(&again).unwrap();
+            drop(again);
+            for line in 0.. {
+                println!("{line}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         // Opens its outputs again, as a shell's `>` and `>>` do.
         "reopen" => {
             println!("one");

@@ -92,9 +92,9 @@ fn what_a_program_said_last_is_in_its_log_when_it_is_asked_for() {
 /// One hundred writers, and whatever keeps their outputs is killed again and again.
 #[test]
 fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
-    const LINES: u32 = 400;
     let names: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
-    let mode = format!("count {LINES} 20");
+    let told = "/tmp/enough";
+    let mode = format!("count-until {told} 20");
     let all: String = names.iter().map(|name| workload(name, &mode, "")).collect();
     let mut agent = Agent::start_daemon(&manifest(&all));
     let minutes = Duration::from_secs(120);
@@ -118,16 +118,16 @@ fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
         kill_holder();
         agent.start_again();
     }
+    fs::write(told, "").unwrap();
+    let ended = |name: &String| agent.output(name).ends_with("\nend\n");
     wait_within(minutes, "the last lines", || {
-        let last = format!("{}\n", LINES - 1);
-        names
-            .iter()
-            .all(|name| agent.output(name).ends_with(&last))
-            .then_some(())
+        names.iter().all(ended).then_some(())
     });
-    let expected: Vec<u32> = (0..LINES).collect();
     for name in &names {
-        assert_eq!(numbers(&agent.output(name)), expected, "{name}");
+        let output = agent.output(name);
+        let found = numbers(output.strip_suffix("end\n").unwrap());
+        let expected: Vec<u32> = (0..u32::try_from(found.len()).unwrap()).collect();
+        assert_eq!(found, expected, "{name}");
         assert_eq!(agent.workload(name)["restarts"], 0, "{name}");
     }
 }
@@ -287,10 +287,59 @@ fn a_holder_becomes_the_version_of_its_agent() {
     });
     let expected: Vec<u32> = (0..1000).collect();
     assert_eq!(numbers(&agent.output("web")), expected);
-    // It has no rights but those of the owner of its files.
+    // It has no rights but those to its files.
     let status = fs::read_to_string(format!("/proc/{before}/status")).unwrap();
     for set in ["CapPrm", "CapEff", "CapBnd"] {
-        let expected = format!("{set}:\t0000000000000000");
+        // CAP_DAC_OVERRIDE and CAP_FOWNER.
+        let expected = format!("{set}:\t000000000000000a");
         assert!(status.contains(&expected), "{status}");
     }
+}
+
+/// Whoever keeps the output dies, and with it the reader that came with the first descriptor.
+#[test]
+fn a_program_that_writes_to_an_output_opened_again_outlives_the_holder() {
+    make_links();
+    let agent = Agent::start(&manifest(&workload("web", "count-again", "")));
+    let lines = || numbers(&agent.output("web"));
+    for _ in 0..3 {
+        let before = lines().len();
+        wait_for("more lines", || (lines().len() > before).then_some(()));
+        kill_holder();
+    }
+    let before = lines().len();
+    wait_for("more lines", || (lines().len() > before).then_some(()));
+    let found = lines();
+    let expected: Vec<u32> = (0..u32::try_from(found.len()).unwrap()).collect();
+    assert_eq!(found, expected);
+    assert_eq!(agent.workload("web")["restarts"], 0);
+}
+
+/// Its processes are in cgroups that it has made, where the agent lists none of its own.
+#[test]
+fn the_output_of_a_workload_with_cgroups_of_its_own_is_found_again() {
+    let script = "import os, time\n\
+        own = '/sys/fs/cgroup' + open('/proc/self/cgroup').read().strip().split(':')[2]\n\
+        os.mkdir(f'{own}/in')\n\
+        open(f'{own}/in/cgroup.procs', 'w').write('0')\n\
+        for number in range(1000000):\n\
+        \x20   print(number, flush=True)\n\
+        \x20   time.sleep(0.01)";
+    let command = serde_json::to_string(&["/usr/bin/python3", "-c", script]).unwrap();
+    let text = format!("  nested:\n    command: {command}\n    user: root\n");
+    let mut agent = Agent::start_daemon(&manifest(&text));
+    wait_for("its first lines", || {
+        (!agent.output("nested").is_empty()).then_some(())
+    });
+    agent.kill();
+    kill_holder();
+    agent.start_again();
+    let before = agent.output("nested").len();
+    wait_for("more lines", || {
+        (agent.output("nested").len() > before).then_some(())
+    });
+    let found = numbers(&agent.output("nested"));
+    let expected: Vec<u32> = (0..u32::try_from(found.len()).unwrap()).collect();
+    assert_eq!(found, expected);
+    assert_eq!(agent.workload("nested")["restarts"], 0);
 }

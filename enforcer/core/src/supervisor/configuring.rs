@@ -17,7 +17,7 @@ impl Supervisor {
         &mut self,
         moment: Moment,
         manifest: Manifest,
-        prune: bool,
+        (prune, writes_ceiling): (bool, bool),
         decision: &mut Decision,
     ) {
         let plan = Plan::between(&self.manifest(), &manifest);
@@ -63,7 +63,7 @@ impl Supervisor {
             }
         }
         self.with_all(moment, decision, Workload::write_refused_limits);
-        if host_changed {
+        if host_changed && writes_ceiling {
             // Last, so that the reason is the last record of what led to it.
             decision.actions.push(Action {
                 workload: None,

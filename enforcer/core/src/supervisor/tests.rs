@@ -73,8 +73,20 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
     drop(handle(configure(WorkloadSpec::default())));
     let other = "other";
     let decision = handle(Event::ConfigureReadable {
-        manifest: manifest(&[(other, WorkloadSpec::default())]),
+        manifest: manifest(&[(
+            other,
+            WorkloadSpec {
+                limits: Limits {
+                    memory_low: Some(Limit::At(Bytes(1 << 20))),
+                    ..Limits::default()
+                },
+                ..WorkloadSpec::default()
+            },
+        )]),
+        keeps_ceiling: true,
     });
+    let writes = |action: &crate::Action| matches!(action.kind, ActionKind::WriteHostLimits { .. });
+    assert!(!decision.actions.iter().any(writes));
     let kinds: Vec<_> = decision
         .transitions
         .iter()

@@ -31,7 +31,8 @@ pub(crate) struct Places {
 #[derive(Debug)]
 struct Branch {
     cgroup: Arc<Cgroup>,
-    ceiling: Commands,
+    /// As it was written; `None` if it is not in effect.
+    ceiling: Option<Commands>,
     places: BTreeMap<String, Arc<Place>>,
 }
 
@@ -114,11 +115,10 @@ impl Executor {
             };
             limits::apply(probes, &weight)?;
         }
-        let is_new = !places.branches.contains_key(owner);
-        if is_new {
+        if !places.branches.contains_key(owner) {
             let branch = Branch {
                 cgroup: Arc::new(probes.ensure_child(owner)?),
-                ceiling,
+                ceiling: None,
                 places: BTreeMap::new(),
             };
             branch.cgroup.hand_down(&["memory", "pids"])?;
@@ -127,7 +127,7 @@ impl Executor {
         let Some(branch) = places.branches.get_mut(owner) else {
             return Err("find the branch of its commands".into());
         };
-        if is_new || branch.ceiling != ceiling {
+        if branch.ceiling != Some(ceiling) {
             let swap = limits::knows_swap(&branch.cgroup);
             let wanted = Limits {
                 memory_max: Some(ceiling.memory_max),
@@ -136,7 +136,7 @@ impl Executor {
                 ..Limits::default()
             };
             limits::apply(&branch.cgroup, &wanted)?;
-            branch.ceiling = ceiling;
+            branch.ceiling = Some(ceiling);
         }
         if let Some(known) = branch.places.get(what) {
             return Ok(Arc::clone(known));
@@ -200,8 +200,8 @@ impl Executor {
         let is_empty = branch.is_some_and(|branch| branch.places.is_empty());
         let gone = gone.and_then(|()| match is_empty {
             true => {
-                places.branches.remove(workload.as_str());
-                self.tree.probes().remove_child(workload.as_str())
+                let removed = self.tree.probes().remove_child(workload.as_str());
+                removed.inspect(|()| drop(places.branches.remove(workload.as_str())))
             }
             false => Ok(()),
         });
