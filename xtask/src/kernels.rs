@@ -39,7 +39,7 @@ const BACKPORTS: Option<&str> = Some("-backports");
 /// Debian packages for a release.
 const MATRIX: &[Series] = &[
     Series {
-        name: "6.1",
+        name: OLDEST,
         sources: &[Source {
             codename: "bookworm",
             suite: None,
@@ -75,6 +75,8 @@ const MATRIX: &[Series] = &[
     },
 ];
 
+/// The oldest series of the matrix.
+pub(crate) const OLDEST: &str = "6.1";
 /// The series on which every test runs; see `docs/decisions/0012`.
 pub(crate) const MAIN: &str = "6.12";
 /// The series that Debian's next release will have.

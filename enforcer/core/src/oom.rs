@@ -59,6 +59,8 @@ pub struct Counters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupCounters {
     pub path: String,
+    /// Another one of the same path has counted from 0.
+    pub id: CgroupId,
     /// `oom` of its `memory.events.local`: its own limit was met.
     pub oom: u64,
     pub limit: Option<Bytes>,
@@ -392,13 +394,13 @@ impl Ledger {
 
     /// Which of the workload's own cgroups met its limit; it may be gone by now.
     fn descendant(&self) -> (Scope, Option<Bytes>) {
-        let before = |path: &str| {
+        let before = |id: CgroupId| {
             let known = self.explained.descendants.iter();
-            let mut known = known.filter(|known| known.path == path);
+            let mut known = known.filter(|known| known.id == id);
             known.next().map_or(0, |known| known.oom)
         };
         let mut found = self.latest.descendants.iter();
-        let found = found.find(|one| one.oom > before(&one.path));
+        let found = found.find(|one| one.oom > before(one.id));
         let gone = || (Scope::Descendant("a cgroup that is gone".to_owned()), None);
         found.map_or_else(gone, |one| (Scope::Descendant(one.path.clone()), one.limit))
     }

@@ -52,6 +52,7 @@ impl CounterReader {
         for ancestor in self.ancestors.iter() {
             counters.ancestors.push(CgroupCounters {
                 path: ancestor.path().display().to_string(),
+                id: ancestor.id().unwrap_or_default(),
                 oom: field(&ancestor.read("memory.events.local")?, "oom"),
                 limit: limit(ancestor)?,
             });
@@ -112,6 +113,7 @@ fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
             };
             found.push(CgroupCounters {
                 path: inner.path().display().to_string(),
+                id: inner.id().unwrap_or_default(),
                 oom: own_ooms(&inner),
                 limit: limit(&inner).unwrap_or_default(),
             });

@@ -180,6 +180,15 @@ pub(crate) struct LimitState {
     effective: Option<String>,
 }
 
+/// The file that says what holds: a cgroup that asks for no CPUs, or for some that its parent
+/// has not, runs on others than it asks for (cgroup-v2.rst, "Cpuset").
+fn in_effect(file: &'static str) -> &'static str {
+    match file {
+        "cpuset.cpus" => "cpuset.cpus.effective",
+        other => other,
+    }
+}
+
 pub(crate) fn limit_states(cgroup: Option<&Cgroup>, limits: &Limits) -> Vec<LimitState> {
     let files = limits.files().into_iter();
     files
@@ -187,7 +196,7 @@ pub(crate) fn limit_states(cgroup: Option<&Cgroup>, limits: &Limits) -> Vec<Limi
             file: entry.file,
             requested: entry.asked.then_some(entry.value),
             effective: cgroup
-                .and_then(|cgroup| cgroup.read(entry.file).ok())
+                .and_then(|cgroup| cgroup.read(in_effect(entry.file)).ok())
                 .map(|text| text.trim().to_owned()),
         })
         .collect()

@@ -63,6 +63,12 @@ fn what_the_manifest_leaves_out_keeps_the_kernels_default() {
             "{file}"
         );
     }
+    // It asks for no CPUs, and runs on all that there are.
+    let limits = agent.workload("plain")["limits"].clone();
+    let mut shown = limits.as_array().unwrap().iter();
+    let cpus = shown.find(|limit| limit["file"] == "cpuset.cpus").unwrap();
+    assert_eq!(cpus["requested"], serde_json::Value::Null);
+    assert_eq!(cpus["effective"], "0-1");
 }
 
 #[test]

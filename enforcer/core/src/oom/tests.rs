@@ -232,6 +232,7 @@ fn whose_limit_it_was() {
     let ancestor = |oom| {
         vec![CgroupCounters {
             path: "/all".to_owned(),
+            id: CgroupId(1),
             oom,
             limit: Some(Bytes(1 << 20)),
         }]
@@ -268,12 +269,13 @@ fn whose_limit_it_was() {
 #[test]
 fn a_limit_below_the_workload_is_told_as_what_it_is() {
     let below = |oom| {
-        let found = |path: &str, oom| CgroupCounters {
+        let found = |path: &str, id, oom| CgroupCounters {
             path: path.to_owned(),
+            id: CgroupId(id),
             oom,
             limit: Some(Bytes(24 << 20)),
         };
-        vec![found("/web/init", 0), found("/web/payload", oom)]
+        vec![found("/web/init", 8, 0), found("/web/payload", 9, oom)]
     };
     let reading = |oom_kill, own_oom, oom| Counters {
         oom_kill,
@@ -299,6 +301,12 @@ fn a_limit_below_the_workload_is_told_as_what_it_is() {
     gone.descendants.clear();
     let unknown = Scope::Descendant("a cgroup that is gone".to_owned());
     assert_eq!(look(gone), Some((unknown, None)));
+    // Another one of the same name counts from its own beginning.
+    let mut anew = reading(4, 1, 2);
+    anew.subtree_oom += 1;
+    anew.descendants[1].id = CgroupId(10);
+    anew.descendants[1].oom = 1;
+    assert_eq!(look(anew), expected);
 }
 
 /// A kernel that kills, and tellers that lag, overtake and lose.
