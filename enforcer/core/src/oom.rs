@@ -31,7 +31,7 @@ pub const GROUP_WAIT: Duration = Duration::from_secs(5);
 /// An incident is reported after this time even if the kills do not end.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// More victims of one incident are counted, and not named.
-const MOST_VICTIMS: usize = 256;
+const MOST_VICTIMS: usize = 4096;
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
 
