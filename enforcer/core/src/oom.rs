@@ -100,8 +100,9 @@ pub struct Asker {
 #[serde(rename_all = "snake_case", tag = "scope", content = "cgroup")]
 pub enum Scope {
     Own,
-    /// A limit in a cgroup that the workload has made in its own, by the cgroup's path.
-    Descendant(String),
+    /// A limit in a cgroup that the workload has made in its own, by the cgroup's path; `None`
+    /// if that cgroup is gone.
+    Descendant(Option<String>),
     /// A limit further up, by the cgroup's path.
     Ancestor(String),
     /// No limit that the agent can see: the host itself ran out.
@@ -401,8 +402,8 @@ impl Ledger {
         };
         let mut found = self.latest.descendants.iter();
         let found = found.find(|one| one.oom > before(one.id));
-        let gone = || (Scope::Descendant("a cgroup that is gone".to_owned()), None);
-        found.map_or_else(gone, |one| (Scope::Descendant(one.path.clone()), one.limit))
+        let limit = found.and_then(|one| one.limit);
+        (Scope::Descendant(found.map(|one| one.path.clone())), limit)
     }
 
     fn close(&mut self, now: MonoTime, ancestors: &Ancestors) -> Incident {

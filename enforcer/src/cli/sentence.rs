@@ -150,6 +150,8 @@ fn oom_kill(details: &Value) -> String {
     let limit = details["limit_bytes"]
         .as_u64()
         .map(|bytes| Bytes(bytes).to_string());
+    // A cgroup that the workload has made may be gone by the time that the kill is reported.
+    let cgroup = details["cgroup"].as_str().unwrap_or("a cgroup of its own");
     let limit_of = |whose: &str| {
         limit.as_ref().map_or_else(
             || format!("{whose} limit"),
@@ -160,7 +162,7 @@ fn oom_kill(details: &Value) -> String {
         let whose = match details["scope"].as_str() {
             Some("own") => format!("at {}", limit_of("its")),
             Some("ancestor" | "descendant") => {
-                format!("at {} of {}", limit_of("the"), word(details, "cgroup"))
+                format!("at {} of {cgroup}", limit_of("the"))
             }
             _ => "as the host ran out of memory".to_owned(),
         };
@@ -183,8 +185,7 @@ fn oom_kill(details: &Value) -> String {
     match details["scope"].as_str() {
         Some("own") => format!("OOM kill: {who} used {used} of {}", limit_of("its")),
         Some("ancestor" | "descendant") => format!(
-            "OOM kill: {who} used {used} as {} met {}",
-            word(details, "cgroup"),
+            "OOM kill: {who} used {used} as {cgroup} met {}",
             limit_of("its")
         ),
         _ => format!("OOM kill: {who} used {used} as the host ran out of memory"),

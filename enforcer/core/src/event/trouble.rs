@@ -106,9 +106,10 @@ fn oom_kill(incident: &Incident) -> String {
     let limit = limit.map_or_else(|| "limit".to_owned(), |bytes| format!("limit of {bytes}"));
     let whose = match &incident.scope {
         Scope::Own => format!("at its {limit}"),
-        Scope::Descendant(cgroup) | Scope::Ancestor(cgroup) => {
+        Scope::Descendant(Some(cgroup)) | Scope::Ancestor(cgroup) => {
             format!("as {cgroup} met its {limit}")
         }
+        Scope::Descendant(None) => format!("as a cgroup of its own met its {limit}"),
         Scope::Host => "as the host ran out of memory".to_owned(),
     };
     format!("OOM kill{who} {whose}")

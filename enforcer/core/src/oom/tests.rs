@@ -292,15 +292,14 @@ fn a_limit_below_the_workload_is_told_as_what_it_is() {
         let incident = ledger.settle(at(1), BLIND, &Ancestors::default());
         incident.map(|incident| (incident.scope, incident.limit_bytes))
     };
-    let payload = Scope::Descendant("/web/payload".to_owned());
+    let payload = Scope::Descendant(Some("/web/payload".to_owned()));
     let expected = Some((payload, Some(Bytes(24 << 20))));
     assert_eq!(look(reading(1, 0, 1)), expected);
     let own = Some((Scope::Own, Some(Bytes(512 << 20))));
     assert_eq!(look(reading(2, 1, 1)), own);
     let mut gone = reading(3, 1, 2);
     gone.descendants.clear();
-    let unknown = Scope::Descendant("a cgroup that is gone".to_owned());
-    assert_eq!(look(gone), Some((unknown, None)));
+    assert_eq!(look(gone), Some((Scope::Descendant(None), None)));
     // Another one of the same name counts from its own beginning.
     let mut anew = reading(4, 1, 2);
     anew.subtree_oom += 1;
