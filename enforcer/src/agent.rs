@@ -176,8 +176,8 @@ impl Agent<'_> {
             events.clone(),
         );
         let host = manifest.parent_host();
-        // What cannot be read may ask for less than the defaults give: the limits that
-        // another agent has written stay.
+        // The unreadable `host` section may ask for less than the defaults give, so the limits
+        // that the last agent wrote stay.
         let keeps_ceiling = self.is_partial && !self.has_host && !legacy.workloads.is_empty();
         if !keeps_ceiling {
             executor.write_host_limits(&host).map_err(|error| {

@@ -102,7 +102,7 @@ pub(crate) fn is_manifest(file: &Path) -> bool {
     yaml && !hidden
 }
 
-/// What the sources say together, and each fault with the number of its file.
+/// The manifest of all sources, and each fault with the number of its file.
 struct Joined {
     manifest: Manifest,
     has_host: bool,
@@ -167,8 +167,8 @@ pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
     parse(&read(path, &BTreeSet::new())?, color)
 }
 
-/// What an agent begins with that nobody waits beside: the files without a fault, and what is
-/// wrong with the others.
+/// Loads the files without a fault, for an agent that has to come up; returns the error of all
+/// files as well, if there is one.
 pub(crate) fn load_readable(
     path: &Path,
     skipped: &BTreeSet<String>,
@@ -192,13 +192,13 @@ pub(crate) fn load_readable(
             let loaded = parse(&good, color).unwrap_or_default();
             return (loaded, Some(fault));
         }
-        // Without these, others may lack something that they need.
+        // A file may need a workload of one that was taken out here.
         let mut index = 0..;
         good.retain(|_| index.next().is_none_or(|index| !faulty.contains(&index)));
     }
 }
 
-/// The same for whoever waits for more: a folder may have nothing in it yet.
+/// Reads every file; a folder may have none yet.
 pub(crate) fn read_or_nothing(
     path: &Path,
     skipped: &BTreeSet<String>,

@@ -241,12 +241,12 @@ pub enum Event {
         lost: u64,
     },
     Shutdown,
-    /// What could be read of a manifest with a fault, where none was in force yet: workloads
-    /// that it does not name keep what another agent gave them.
+    /// Some files of the manifest have faults, and no manifest was in force before. This is
+    /// the manifest of the other files. Workloads that it does not name keep their specs.
     ConfigureReadable {
         manifest: Manifest,
-        /// The limits of all workloads together are as another agent has written them, and
-        /// what they should be cannot be read.
+        /// The `host` section cannot be read, so the limits that the last agent wrote for all
+        /// workloads together stay.
         keeps_ceiling: bool,
     },
     /// The manifest was read again, and has a fault: what was in force stays so.

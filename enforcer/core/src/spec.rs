@@ -114,7 +114,7 @@ impl Host {
             .limits
             .clone()
             .with_memory_ceiling(left(memory, kept), swap_left);
-        // The rest is for whoever has to log in and help.
+        // An operator has to be able to log in: the last tenth is not for workloads.
         let most = Limit::At(tasks / 10 * 9);
         limits.pids_max = limits.pids_max.or((tasks > 0).then_some(most));
         limits
@@ -248,7 +248,7 @@ impl Default for Stop {
     }
 }
 
-/// What all commands beside a workload may use together: exec probes, hooks and remedies.
+/// The limits of a workload's commands together: its exec probes, hooks and remedies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commands {
     pub memory_max: Limit<Bytes>,

@@ -2,8 +2,8 @@
 //! history, and what the manifest asks of the host.
 
 use crate::cli::Fault;
-use crate::kernel::clock;
 use crate::kernel::hierarchy::Inherited;
+use crate::kernel::lock_file;
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::Legacy;
@@ -11,15 +11,11 @@ use crate::store::history::History;
 use crate::store::journal::Journal;
 use enforcer_core::event::{InstanceId, Seq};
 use enforcer_core::spec::Manifest;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long another one's last moments may take.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the workloads are that were left; they can't be moved elsewhere.
 pub(super) fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherited, Fault> {
@@ -50,25 +46,12 @@ pub(super) fn lock(settings: &Settings) -> Result<Flock<File>, Fault> {
     let failed =
         |error: String| Fault::Failed(format!("failed to lock {}: {error}", path.display()));
     std::fs::create_dir_all(&folder).map_err(|error| failed(error.to_string()))?;
-    let mut options = File::options();
-    // Nobody else may open it, and hold it against the next agent.
-    let options = options.write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options
-        .open(&path)
-        .map_err(|error| failed(error.to_string()))?;
-    let begun = clock::now();
-    loop {
-        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            // Whoever waits for the end of the one before holds it for a moment.
-            Err((file, _)) if clock::now().since(begun) < LOCK_PATIENCE => file,
-            Err(_) => {
-                let why = "another agent holds it; stop that one, or use another --runtime-dir";
-                return Err(failed(why.to_owned()));
-            }
-        };
-        clock::pause(LOCK_PATIENCE / 20);
-    }
+    lock_file::lock(&path).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => {
+            failed("another agent holds it; stop that one, or use another --runtime-dir".to_owned())
+        }
+        _ => failed(error.to_string()),
+    })
 }
 
 /// The controllers that the manifest can't do without, each with a file that

@@ -1,4 +1,4 @@
-//! How many requests are answered in a second, where anybody may ask.
+//! Limits the requests that the agent answers in a second on its TCP listener.
 
 use enforcer_core::units::MonoTime;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 /// A load balancer that asks for a thousand workloads every second is far below it.
 const A_SECOND: u64 = 2000;
 
-/// What is left: it grows with time, to what one second allows.
+/// The number of requests that may be answered now. It grows with time, up to [`A_SECOND`].
 #[derive(Debug)]
 pub(super) struct Allowance {
     left: u64,
@@ -21,14 +21,14 @@ impl Allowance {
         }
     }
 
-    /// Whether one more request is answered.
+    /// Takes one request off; returns false if none is left.
     pub(super) fn take(&mut self, now: MonoTime) -> bool {
         let one = Duration::from_secs(1) / u32::try_from(A_SECOND).unwrap_or(u32::MAX);
         let grown = now.since(self.since).as_nanos() / one.as_nanos().max(1);
         if grown > 0 {
             let grown = u64::try_from(grown).unwrap_or(u64::MAX);
             let left = self.left.saturating_add(grown);
-            // What is not a whole one yet counts for the next one.
+            // The fraction of a request that has grown so far is kept.
             self.since = match left >= A_SECOND {
                 true => now,
                 false => self
@@ -61,7 +61,7 @@ mod tests {
         // However they are spread, as many as that: three in two milliseconds.
         let spread = (0..1500).filter(|step| answered(501 + step * 2 / 3, 1) > 0);
         assert_eq!(spread.count(), 1500);
-        // What nobody asked for is not saved up.
+        // The number does not grow beyond one second's.
         assert_eq!(answered(60_000, 5000), 2000);
     }
 }

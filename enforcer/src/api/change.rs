@@ -5,8 +5,8 @@ use super::error::Failure;
 use super::part::{Body, Part};
 use super::peer::Peer;
 use super::views;
-use crate::kernel::memory_info;
 use crate::kernel::usage::memory_current;
+use crate::kernel::{memory_info, system_limits};
 use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
 use axum::extract::{ConnectInfo, State};
@@ -264,7 +264,7 @@ fn prepare(
     Ok((manifest, warnings))
 }
 
-/// What the manifest would be with this file in its place, and without those that are skipped.
+/// Reads the manifest with this file in its place, and without those that are skipped.
 fn read(
     api: &Api,
     file: Option<&ProposedFile>,
@@ -351,7 +351,7 @@ fn refuse_host_shrink(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
     };
     let ceiling = manifest
         .host
-        .ceiling(memory, swap, memory_info::most_threads())
+        .ceiling(memory, swap, system_limits::most_threads())
         .memory_max
         .and_then(Limit::at);
     let used = memory_current(api.executor.tree.workloads()).map(Size);

@@ -59,7 +59,7 @@ pub(crate) struct Api {
     lists: Unread,
     /// Where `apply` reads the manifest, and installs a new one.
     pub(crate) manifest: PathBuf,
-    /// What of it waits for an `apply`.
+    /// Its files that wait for an `apply`.
     dormant: Arc<Dormant>,
 }
 

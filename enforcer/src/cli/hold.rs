@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Where nobody knows another; the manifest's default as well.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Who has started it, and for what.
+/// The options of `hold`, which an agent or a service manager sets.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
     /// An agent has started it
@@ -68,6 +68,8 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     });
     let server = server.map_err(|error| serving(&error))?;
     if !is_unit {
+        // The agent has read what went wrong until here; it may be gone from now on.
+        own_process::silence().map_err(|error| serving(&error))?;
         return server.run().map_err(|error| serving(&error));
     }
     let stop = server.stopper();
@@ -78,7 +80,7 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     let ending = std::thread::spawn(move || {
         let ended = ends.wait();
         stop.begin();
-        // What the workloads say at their end is still kept.
+        // The server still writes the output of the workloads while they end.
         let ended = ended
             .map_err(|error| failed(&error))
             .and_then(|_| end_workloads(&settings));

@@ -196,11 +196,12 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     // Usage errors exit with 2, which is clap's own code for them.
     let arguments = Arguments::parse();
-    let is_agent = matches!(
+    // Those live on when nobody reads what they say any more.
+    let lives_on = matches!(
         arguments.command,
-        Command::Run { .. } | Command::Daemon { .. }
+        Command::Run { .. } | Command::Daemon { .. } | Command::Hold { .. }
     );
-    if !is_agent {
+    if !lives_on {
         crate::kernel::signal::end_on_broken_pipes();
     }
     match dispatch(arguments) {

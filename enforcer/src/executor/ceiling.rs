@@ -1,7 +1,7 @@
 //! What holds for all workloads together: their ceiling, and what protects them.
 
 use super::{Executor, error_chain, lock};
-use crate::kernel::{limits, memory_info};
+use crate::kernel::{limits, memory_info, system_limits};
 use enforcer_core::event::{Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::Host;
@@ -13,7 +13,7 @@ impl Executor {
     pub(crate) fn write_host_limits(&self, host: &Host) -> Result<Vec<LimitChange>, String> {
         let (memory, swap) =
             memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
-        let ceiling = host.ceiling(memory, swap, memory_info::most_threads());
+        let ceiling = host.ceiling(memory, swap, system_limits::most_threads());
         {
             let mut levels = lock(&self.host_levels);
             levels.watch = host.watch.clone();

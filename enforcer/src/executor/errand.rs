@@ -183,9 +183,9 @@ impl Executor {
         })
     }
 
-    /// What the instance was started with that the command belongs to; nothing where the
-    /// command is none of the workload's own. Of an instance that another agent has started,
-    /// the files are read once more, by the first command.
+    /// Returns what the running instance was started with, if the command uses the same account
+    /// and variables. An agent that has taken the instance over does not know it: then the first
+    /// command reads the files of variables once more.
     fn launch_of(&self, errand: &Errand) -> Option<Arc<Launch>> {
         let workload = errand.workload.as_ref()?;
         let (spec, known) = {

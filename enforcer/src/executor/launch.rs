@@ -5,6 +5,7 @@
 use crate::kernel::account::{self, Identity};
 use crate::kernel::settings_file;
 use crate::kernel::spawn::Launch;
+use crate::kernel::system_limits;
 use enforcer_core::WorkloadName;
 use enforcer_core::environment_file;
 use enforcer_core::event::StartError;
@@ -42,7 +43,7 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         };
         // setrlimit(2): the kernel takes no more open files than fs.nr_open, from nobody.
         let most = match name.as_str() {
-            "nofile" => account::most_open_files(),
+            "nofile" => system_limits::most_open_files(),
             _ => libc::RLIM_INFINITY,
         };
         let limit = limit.at().unwrap_or(most);
@@ -53,7 +54,7 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         rlimits.push((number, limit));
     }
     if default_nofile && switch_user {
-        let limit = DEFAULT_NOFILE.min(account::most_open_files());
+        let limit = DEFAULT_NOFILE.min(system_limits::most_open_files());
         rlimits.push((rlimit_number("nofile").unwrap_or_default(), limit));
     }
     Ok(Launch {

@@ -1,6 +1,7 @@
 //! The workloads' outputs: a pipe for each instance, which the holder keeps and writes into
 //! the workload's log. A holder that has died is replaced, and gets the pipes again.
 
+use super::start::io_failure;
 use super::{Executor, Registered, lock};
 use crate::holder::{Holder, Losses};
 use crate::kernel::log_file::Bounds;
@@ -20,7 +21,7 @@ use std::time::Duration;
 /// Between two attempts to find or start a holder.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Where a new instance's output goes.
+/// The destination of a new instance's output.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) file: File,
@@ -45,8 +46,8 @@ pub(super) fn bounds_of(spec: &WorkloadSpec) -> Bounds {
 }
 
 impl Executor {
-    /// Makes the pipe of a new instance. Without a holder what it writes is lost: that is
-    /// told, and a workload that runs is better than none.
+    /// Makes the pipe of a new instance and gives it to the holder. If there is no holder, the
+    /// output is lost and the agent reports that: the workload runs all the same.
     pub(super) fn open_output(
         self: &Arc<Self>,
         workload: &WorkloadName,
@@ -58,7 +59,7 @@ impl Executor {
             reader,
             writer,
             inode,
-        } = made.map_err(|error| failed("make the pipe of its output", &error))?;
+        } = made.map_err(|error| io_failure("make the pipe of its output", &error))?;
         let bounds = bounds_of(spec);
         let kept = self.ask_holder(|holder| holder.keep(workload, bounds, (inode, &reader)));
         let Err(error) = kept else {
@@ -75,7 +76,7 @@ impl Executor {
                 describe(&error)
             ),
         });
-        let file = pipe::nowhere().map_err(|error| failed("open /dev/null", &error))?;
+        let file = pipe::nowhere().map_err(|error| io_failure("open /dev/null", &error))?;
         Ok(Output { file, pipe: None })
     }
 
@@ -111,14 +112,14 @@ impl Executor {
                 self.holder.set_bounds(&workload, bounds)
             } else {
                 let search = || pipe::find(inode, pid, &cgroup.all_processes()).map(Arc::new);
-                // One that nobody has any more has nothing to tell.
+                // No process has this pipe any more, so nothing more comes out of it.
                 let Some(reader) = reader.or_else(search) else {
                     continue;
                 };
                 self.holder.keep(&workload, bounds, (inode, &reader))
             };
             if let Err(error) = given {
-                // If the holder has died, whoever follows it sees that.
+                // If the holder has died, `follow_losses` sees that.
                 tracing::warn!("{workload}: its output was not taken: {error}");
             }
         }
@@ -138,10 +139,10 @@ impl Executor {
         Ok(())
     }
 
-    /// Tells what is lost, and replaces a holder that has died.
+    /// Reports lost output, and replaces a holder that has died.
     async fn follow_losses(self: Arc<Self>, losses: Losses, number: u64) {
         while let Some(loss) = losses.next().await {
-            // Another connection tells it as well.
+            // A newer connection reports it as well.
             if *lock(&self.holder_connections) != number {
                 return;
             }
@@ -203,11 +204,11 @@ impl Executor {
         self.holder.end()
     }
 
-    /// Has a changed manifest's bounds hold for the log.
+    /// Sends the bounds of a changed manifest to the holder.
     pub(super) fn bound_log(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
         let bounds = bounds_of(spec);
         if let Err(error) = self.ask_holder(|holder| holder.set_bounds(workload, bounds)) {
-            // The next connection tells them anew.
+            // The next connection sends the bounds again.
             tracing::debug!("{workload}: the bounds of its log: {error}");
         }
     }
@@ -226,7 +227,7 @@ impl Executor {
         }
     }
 
-    /// The log is about to be read: what has been written to the pipe belongs to it.
+    /// Waits until the output so far is in the logs, before somebody reads one.
     pub(crate) fn settle_outputs(self: &Arc<Self>) {
         if let Err(error) = self.ask_holder(Holder::settle) {
             tracing::debug!("the outputs were not settled: {error}");
@@ -235,7 +236,7 @@ impl Executor {
 }
 
 impl Registered {
-    /// What an earlier version started writes its log itself.
+    /// An instance that an earlier version started writes its log file itself.
     pub(super) fn tell_of_unbounded_log(&self, executor: &Executor, workload: &WorkloadName) {
         if self.output.is_none() {
             executor.events.send(Event::Degraded {
@@ -246,13 +247,5 @@ impl Registered {
                 ),
             });
         }
-    }
-}
-
-pub(super) fn failed(stage: &str, error: &io::Error) -> StartError {
-    StartError {
-        stage: stage.to_owned(),
-        errno: error.raw_os_error(),
-        error: describe(error),
     }
 }

@@ -1,7 +1,7 @@
 //! A start from the cgroup to the program's first instruction, in the order that
 //! leaves nothing unlimited and nothing unrecorded.
 
-use super::output::{KeptPipe, failed as io_failure};
+use super::output::KeptPipe;
 use super::{Executor, Registered, error_chain, launch, lock};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
@@ -306,5 +306,13 @@ impl Executor {
         };
         self.watch_loops(&mut entry, spec);
         registry.insert(workload.clone(), entry);
+    }
+}
+
+pub(super) fn io_failure(stage: &str, error: &std::io::Error) -> StartError {
+    StartError {
+        stage: stage.to_owned(),
+        errno: error.raw_os_error(),
+        error: spawn::describe(error),
     }
 }

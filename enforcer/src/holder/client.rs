@@ -6,7 +6,7 @@ use crate::kernel::process::OWN_PROGRAM;
 use crate::kernel::{clock, ready};
 use enforcer_core::WorkloadName;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Holder {
     logs: PathBuf,
     runtime_dir: PathBuf,
-    /// Where a holder that this agent starts belongs; `None` if it stays beside the agent.
+    /// The cgroup of a holder that this agent starts; `None` for the agent's own cgroup.
     cgroup: Option<PathBuf>,
     link: Mutex<Link>,
 }
@@ -36,17 +36,17 @@ struct Link {
     child: Option<Child>,
 }
 
-/// What an agent learns when it has connected.
+/// The result of a new connection.
 #[derive(Debug)]
 pub(crate) struct Connected {
     /// The pipes that it keeps; those of a holder that has died are missing.
     pub(crate) pipes: Vec<u64>,
     pub(crate) losses: Losses,
-    /// Where it writes the logs, if that is not where this agent reads them.
+    /// The folder that it writes the logs to, if that is not the one that this agent reads.
     pub(crate) other_logs: Option<PathBuf>,
 }
 
-/// What a holder has answered.
+/// A holder's answer to `Hello`.
 struct Greeted {
     connection: OwnedFd,
     version: u32,
@@ -55,7 +55,7 @@ struct Greeted {
     logs: PathBuf,
 }
 
-/// The connection on which losses are told.
+/// The connection on which the holder reports losses.
 #[derive(Debug)]
 pub(crate) struct Losses(AsyncFd<OwnedFd>);
 
@@ -121,8 +121,12 @@ impl Holder {
         let mut holder = match self.greet() {
             Ok(holder) => holder,
             Err(error) if is_absence(&error) => {
-                link.child = Some(self.start()?);
-                self.greet_within(PATIENCE)?
+                let mut child = self.start()?;
+                let greeted =
+                    self.greet_within(PATIENCE, || matches!(child.try_wait(), Ok(Some(_))));
+                let greeted = greeted.map_err(|error| reason(&mut child).unwrap_or(error))?;
+                link.child = Some(child);
+                greeted
             }
             Err(error) => return Err(error),
         };
@@ -174,11 +178,17 @@ impl Holder {
         protocol::connect_to(&super::socket_in(&self.runtime_dir), PATIENCE)
     }
 
-    fn greet_within(&self, time: Duration) -> io::Result<Greeted> {
+    fn greet_within(
+        &self,
+        time: Duration,
+        mut has_ended: impl FnMut() -> bool,
+    ) -> io::Result<Greeted> {
         let begun = clock::now();
         loop {
             match self.greet() {
-                Err(_) if clock::now().since(begun) < time => clock::pause(time / 500),
+                Err(_) if clock::now().since(begun) < time && !has_ended() => {
+                    clock::pause(time / 500);
+                }
                 done => return done,
             }
         }
@@ -195,11 +205,12 @@ impl Holder {
             .arg("--runtime-dir")
             .arg(&self.runtime_dir)
             .env_clear()
-            // Neither the terminal's signals nor the agent's outputs are its own.
+            // It must outlive the agent: it takes neither the terminal's signals nor the agent's
+            // outputs. What it says before it serves is read from a pipe.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .current_dir("/");
         if let Some(cgroup) = &self.cgroup {
             command.arg("--cgroup").arg(cgroup);
@@ -218,7 +229,7 @@ impl Holder {
             Ok(Some((reply, _))) => return Err(unexpected(&reply)),
             Err(error) => return Err(error),
         }
-        self.greet_within(PATIENCE)
+        self.greet_within(PATIENCE, || false)
     }
 
     fn follow(&self) -> io::Result<Losses> {
@@ -326,15 +337,30 @@ impl Holder {
     }
 }
 
+/// What a holder that has ended at its start has said.
+fn reason(child: &mut Child) -> Option<io::Error> {
+    const LONGEST: u64 = 1 << 10;
+    child.try_wait().ok()??;
+    let mut said = String::new();
+    let stderr = child.stderr.take()?;
+    stderr.take(LONGEST).read_to_string(&mut said).ok()?;
+    Some(io::Error::other(said.trim().to_owned()))
+}
+
 fn ask(
     connection: &OwnedFd,
     request: &Request,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<Reply> {
     protocol::send(connection, request, descriptor)?;
-    match protocol::receive(connection)? {
-        Some((reply, _)) => Ok(reply),
-        None => Err(io::ErrorKind::ConnectionAborted.into()),
+    match protocol::receive(connection) {
+        Ok(Some((reply, _))) => Ok(reply),
+        Ok(None) => Err(io::ErrorKind::ConnectionAborted.into()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::other(format!(
+            "the holder did not answer within {} s",
+            PATIENCE.as_secs()
+        ))),
+        Err(error) => Err(error),
     }
 }
 

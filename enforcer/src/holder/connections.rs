@@ -1,5 +1,5 @@
-//! Those who are connected to the holder: agents, by one connection for requests and another
-//! one for what is lost.
+//! The connections of agents to the holder: one for requests, and one on which the holder
+//! reports losses.
 
 use super::protocol::{self, Reply, Request};
 use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 #[derive(Debug)]
 struct Connection {
     socket: OwnedFd,
-    /// It is told what is lost.
+    /// The server reports losses on it.
     follows: bool,
 }
 
@@ -63,7 +63,7 @@ impl Connections {
         }
     }
 
-    /// Whoever does not read is not worth waiting for.
+    /// Sends a reply. A peer that does not read is disconnected: the server does not wait.
     pub(super) fn reply(&mut self, id: u64, reply: &Reply) {
         let sent = self.all.get(&id);
         let sent = sent.map(|one| protocol::send(&one.socket, reply, None));

@@ -1,5 +1,5 @@
-//! What was lost of the workloads' outputs, and when that is to be told: the first loss of a
-//! workload at once, and what it loses then once a minute.
+//! Counts the output that was lost, and decides when to report it: the first loss of a workload
+//! at once, further ones once a minute.
 
 use super::protocol::Reply;
 use enforcer_core::WorkloadName;
@@ -10,39 +10,40 @@ const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    /// Bytes that were not told yet, and why the last of them were lost.
-    untold: BTreeMap<WorkloadName, (u64, String)>,
-    told: BTreeMap<WorkloadName, Instant>,
+    /// Bytes that were not reported yet, and why the last of them were lost.
+    unreported: BTreeMap<WorkloadName, (u64, String)>,
+    /// The last report of each workload.
+    reported: BTreeMap<WorkloadName, Instant>,
 }
 
 impl Losses {
     pub(super) fn add(&mut self, workload: WorkloadName, bytes: u64, why: String) {
-        let entry = self.untold.entry(workload).or_default();
+        let entry = self.unreported.entry(workload).or_default();
         entry.0 = entry.0.saturating_add(bytes);
         entry.1 = why;
     }
 
     fn due_at(&self, now: Instant, workload: &WorkloadName) -> Instant {
-        let last = self.told.get(workload);
+        let last = self.reported.get(workload);
         last.map_or(now, |last| *last + REPORT_EVERY)
     }
 
-    /// When there is something to tell; `None` if nothing was lost.
+    /// The time of the next report; `None` if nothing was lost.
     pub(super) fn next_report(&self, now: Instant) -> Option<Instant> {
-        let untold = self.untold.keys();
-        untold.map(|workload| self.due_at(now, workload)).min()
+        let unreported = self.unreported.keys();
+        unreported.map(|workload| self.due_at(now, workload)).min()
     }
 
-    /// What is to be told now, and is told by that.
+    /// Takes the reports that are due.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Reply> {
-        let workloads = self.untold.keys();
+        let workloads = self.unreported.keys();
         let due = workloads.filter(|workload| self.due_at(now, workload) <= now);
         let due: Vec<WorkloadName> = due.cloned().collect();
-        self.told
+        self.reported
             .retain(|_, last| now.duration_since(*last) < REPORT_EVERY);
         let told = due.into_iter().filter_map(|workload| {
-            let (bytes, why) = self.untold.remove(&workload)?;
-            self.told.insert(workload.clone(), now);
+            let (bytes, why) = self.unreported.remove(&workload)?;
+            self.reported.insert(workload.clone(), now);
             Some(Reply::Lost {
                 workload,
                 bytes,
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_loss_is_told_at_once_and_the_others_together() {
+    fn the_first_loss_is_reported_at_once_and_the_others_together() {
         let web = || WorkloadName::parse("web").expect("a name");
         let bytes = |told: Vec<Reply>| -> Vec<u64> {
             let bytes = told.into_iter().map(|reply| match reply {

@@ -1,6 +1,5 @@
-//! The holder: a small process that outlives every agent and keeps what a workload must not
-//! lose with one. Today that is the pipe behind its standard output and error; the holder
-//! writes what comes out of it into the workload's log.
+//! The holder: a small process that outlives every agent. It keeps the reading end of each
+//! workload's output pipe, and writes the output into the workload's log.
 //!
 //! ```text
 //! agent ── pipe's reading end, bounds ──→ holder ──→ NAME.log, NAME.log.1, …
@@ -14,7 +13,6 @@
 
 mod client;
 mod connections;
-mod lock;
 mod losses;
 mod protocol;
 mod server;
@@ -28,7 +26,7 @@ pub(crate) use server::{Options, Server};
 
 use std::path::{Path, PathBuf};
 
-/// Where agents and their holder meet.
+/// The path of the socket on which the holder listens.
 fn socket_in(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("holder.sock")
 }

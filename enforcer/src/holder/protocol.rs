@@ -1,6 +1,6 @@
-//! What an agent and a holder say to each other, over a Unix socket of whole messages
-//! (`SOCK_SEQPACKET`): JSON, and at most one descriptor with it. The first message of a
-//! connection is `Hello`, and tells which version of this each of them speaks.
+//! The protocol of agent and holder: JSON messages over a Unix socket of type `SOCK_SEQPACKET`,
+//! with at most one descriptor each. The first message of a connection is `Hello`, by which both
+//! sides learn each other's version of this protocol.
 
 use crate::kernel::log_file::Bounds;
 use crate::kernel::spawn::describe;
@@ -20,17 +20,17 @@ use std::time::Duration;
 
 /// Raised with every change that the other side would misread.
 pub(crate) const VERSION: u32 = 1;
-/// What one message holds at most.
+/// The largest message, in bytes.
 const LARGEST: usize = 192 << 10;
 
-/// What an agent asks for.
+/// A request of an agent.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
 pub(crate) enum Request {
     Hello {
         version: u32,
     },
-    /// Writes what comes out of the pipe that is with this into the workload's log.
+    /// Writes the output of the pipe that comes with this message into the workload's log.
     Keep {
         workload: WorkloadName,
         inode: u64,
@@ -45,13 +45,13 @@ pub(crate) enum Request {
         workload: WorkloadName,
         bounds: Bounds,
     },
-    /// Is answered once the pipes are empty, or after a moment.
+    /// The reply comes once the pipes are empty, or after a moment.
     Settle,
-    /// From now on, this connection is told what is lost.
+    /// From now on, the holder reports losses on this connection.
     Follow,
-    /// Hands everything to the program that is with this, as the same process.
+    /// Executes the program that comes with this message, in the same process and with all pipes.
     Succeed,
-    /// Ends, once the pipes have nothing more.
+    /// Ends the holder once the pipes are empty, or after two seconds.
     End,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum Reply {
         program: Program,
         /// Whether a service manager has started it.
         is_unit: bool,
-        /// Where it writes to.
+        /// The folder that it writes the logs to.
         logs: PathBuf,
         /// The pipes that it keeps.
         pipes: Vec<u64>,
@@ -74,7 +74,7 @@ pub(crate) enum Reply {
         errno: Option<i32>,
         error: String,
     },
-    /// To whoever follows: so much of a workload's output was lost.
+    /// A report on a connection that has asked to `Follow`.
     Lost {
         workload: WorkloadName,
         bytes: u64,

@@ -1,12 +1,11 @@
 //! The holder's loop: pipes take turns, a chunk each, and requests are answered meanwhile.
 //!
-//! Only one chunk is under way at a time. While it is written, nothing else is read: who
-//! writes faster than the disk waits at his own pipe. A disk that has not taken the chunk
-//! within a second is taken for hung; until it has, what comes is read and dropped, and
-//! counted, for a workload that waits for its log would stand still.
+//! Only one chunk is under way at a time. While it is written, the server reads no other pipe,
+//! so a workload that writes faster than the disk waits at its own pipe. If a write takes longer
+//! than a second, the disk hangs: until the write returns, the server reads output, drops it and
+//! counts it. Otherwise the workloads would stand still.
 
 use super::connections::Connections;
-use super::lock::lock;
 use super::losses::Losses;
 use super::protocol::{self, Program, Reply, Request};
 use super::slot::{CHUNK, Slot};
@@ -14,6 +13,7 @@ use super::stopper::Stopper;
 use super::succession::{Succession, adopt};
 use super::writer::{Done, Job, Writer};
 use crate::kernel::clock::awake_now;
+use crate::kernel::lock_file;
 use crate::kernel::log_file::{Bounds, Lost};
 use crate::kernel::pipe;
 use crate::kernel::spawn::describe;
@@ -29,20 +29,21 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// A disk that has not taken a chunk within this time is taken for hung.
+/// A disk hangs if it has not taken a chunk within this time.
 const HUNG_AFTER: Duration = Duration::from_secs(1);
 /// A holder beside an agent ends after this time without any pipe or agent.
 const LONELY_FOR: Duration = Duration::from_secs(10);
-/// Between two rounds, so that many short writes become one: for so long a line may wait.
+/// The pause between two rounds, which makes one write out of many short ones. A line waits so
+/// long at most.
 const GATHER: Duration = Duration::from_millis(5);
-/// Who waits for empty pipes gets an answer after this time, for there may be no such moment.
+/// The longest time until `Settle` is answered: busy pipes are never all empty.
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
-/// What comes out of the pipes at the end is written for so long.
+/// The time that is left for the rest of the output when the holder is to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// Who writes this much in a round is not to wait for the next one.
+/// A chunk of this size begins the next round without a pause.
 const BUSY_CHUNK: usize = 16 << 10;
 
-/// Where a holder has its things, and what it is.
+/// The folders of a holder, and how it was started.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) logs: PathBuf,
@@ -62,17 +63,17 @@ struct Kept {
     reader: OwnedFd,
 }
 
-/// Where the chunk is.
+/// The chunk's slot, while the server has it.
 #[derive(Debug)]
 enum Turn {
-    /// Nothing is under way.
+    /// No chunk is under way.
     Free(Slot),
     Writing {
         since: Instant,
     },
 }
 
-/// What there is to do.
+/// The descriptors that are ready.
 #[derive(Debug, Default)]
 struct Woken {
     listener: bool,
@@ -101,9 +102,9 @@ pub(crate) struct Server {
     next_round: Option<Instant>,
     losses: Losses,
     lonely_since: Option<Instant>,
-    /// Who waits for empty pipes, and how long.
+    /// The connections that wait for a `Settle`, and until when.
     settling: Vec<(u64, Instant)>,
-    /// Who asked for a successor, and its program.
+    /// The connection that asked for a successor, and the program.
     successor: Option<(u64, OwnedFd)>,
     /// Written to when this is to end.
     stop: Stopper,
@@ -111,13 +112,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Makes a holder ready: whoever connects from now on is answered by [`Server::run`].
+    /// Opens the socket. [`Server::run`] answers everybody who connects from now on.
     ///
     /// # Errors
     /// If its folder cannot be used, or there are no descriptors left.
     pub(crate) fn open(options: Options) -> io::Result<Self> {
         std::fs::create_dir_all(&options.runtime_dir)?;
-        let lock = lock(&options.runtime_dir)?;
+        let lock = lock_file::lock(&options.runtime_dir.join("holder.lock"))?;
         let (slot, left) = Slot::open(&options.runtime_dir.join("chunk"))?;
         let writer = Writer::start(options.logs.clone())?;
         let turn = match left {
@@ -170,7 +171,7 @@ impl Server {
         Ok(this)
     }
 
-    /// What ends this holder when it is written to.
+    /// Returns what another thread ends this holder with.
     pub(crate) fn stopper(&self) -> Stopper {
         self.stop.clone()
     }
@@ -201,8 +202,8 @@ impl Server {
             let wanted = self.ending_since.is_some() || !self.settling.is_empty();
             let is_quiet = wanted && is_free && self.ready_pipes(PollTimeout::ZERO)?.is_empty();
             self.settle(is_quiet);
-            // What a hanging disk does not take is lost; and somebody outside of the workloads
-            // may write to a pipe of theirs for ever.
+            // A hanging disk never takes the rest. And a process outside the workload, of the
+            // same user, may write to the pipe for ever.
             let is_late = self
                 .ending_since
                 .is_some_and(|since| awake_now().duration_since(since) >= END_WITHIN);
@@ -307,7 +308,7 @@ impl Server {
         }
     }
 
-    /// `None` where the answer comes later.
+    /// Carries a request out; returns `None` if the reply comes later.
     fn carry_out(
         &mut self,
         id: u64,
@@ -382,7 +383,7 @@ impl Server {
         self.ending_since.get_or_insert_with(awake_now);
     }
 
-    /// Answers those who wait for empty pipes, if they are empty or the time is over.
+    /// Answers `Settle` if the pipes are empty or its time is over.
     fn settle(&mut self, is_quiet: bool) {
         let now = awake_now();
         let over = |(_, until): &(u64, Instant)| is_quiet || *until <= now;
@@ -423,7 +424,7 @@ impl Server {
 
     fn ready_pipes(&self, timeout: PollTimeout) -> io::Result<Vec<u64>> {
         let mut events = [EpollEvent::empty(); 256];
-        // What is ready and was told goes behind all others that are.
+        // The kernel moves what it has returned to the end of its list of ready pipes.
         let count = match self.ready.wait(&mut events, timeout) {
             Ok(count) => count,
             Err(nix::Error::EINTR) => 0,
@@ -454,7 +455,7 @@ impl Server {
             };
             match read {
                 Ok(Some(length)) => self.largest_of_round = self.largest_of_round.max(length),
-                // Nothing was there after all.
+                // The pipe was empty.
                 Ok(None) => {}
                 Err(error) => {
                     if let Some(kept) = self.pipes.get(&id) {
@@ -523,12 +524,12 @@ impl Server {
         }
     }
 
-    /// A pipe that nobody writes to any more.
+    /// Closes a pipe that no process can write to any more.
     fn forget(&mut self, id: u64) {
         let Some(kept) = self.pipes.remove(&id) else {
             return;
         };
-        // Closing it would do as well; a descriptor that was handed on would not.
+        // The agent has the same pipe open: closing this descriptor alone would not remove it.
         let _ = self.ready.delete(&kept.reader);
         if !self
             .pipes
@@ -561,7 +562,7 @@ impl Server {
         }
     }
 
-    /// Tells whoever follows what was lost.
+    /// Reports losses on the connections that follow.
     fn report(&mut self) {
         let followers = self.connections.followers();
         if followers.is_empty() {

@@ -25,7 +25,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// What a chunk holds at most: as much as a pipe does (pipe(7)).
+/// The largest chunk: the default capacity of a pipe (pipe(7)).
 pub(super) const CHUNK: usize = 64 << 10;
 /// In no text of UTF-8.
 const FILLER: u8 = 0xc1;
@@ -64,9 +64,9 @@ struct Part {
 pub(super) struct Left {
     pub(super) workload: WorkloadName,
     pub(super) data: Vec<u8>,
-    /// Where in the chunk the data begins.
+    /// The offset of the data in the chunk.
     pub(super) from: usize,
-    /// Where all of it was about to be written.
+    /// The place where the dead holder was about to write the data.
     pub(super) place: Option<Place>,
 }
 
@@ -176,14 +176,14 @@ impl Slot {
         read
     }
 
-    /// The chunk, for whoever writes it.
+    /// Returns a copy of the chunk.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let layout = self.layout();
         let length = usize::try_from(layout.length).unwrap_or(0).min(CHUNK);
         layout.chunk[..length].to_vec()
     }
 
-    /// Says where the rest of the chunk, from this byte on, is about to be written.
+    /// Notes the place where the rest of the chunk, from this byte on, is about to be written.
     pub(super) fn writing(&mut self, from: usize, place: Place) {
         let layout = self.layout();
         let other = usize::from(layout.part == 0);
@@ -196,7 +196,7 @@ impl Slot {
         layout.state = WRITING;
     }
 
-    /// The chunk has come to where it belongs, or was given up.
+    /// Empties the slot: the chunk was written or given up.
     pub(super) fn clear(&mut self) {
         self.layout().state = EMPTY;
     }
@@ -218,7 +218,7 @@ mod tests {
         WorkloadName::parse(text).expect("a name")
     }
 
-    /// What the next holder finds after the holder before it has got so far.
+    /// Returns what the next holder finds after this one has come so far.
     fn left_after(step: &str, act: impl FnOnce(&mut Slot)) -> Option<Left> {
         let file = format!("enforcer-slot-{step}-{}", std::process::id());
         let path = std::env::temp_dir().join(file);

@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// What the next program of this process needs to go on.
+/// What a holder hands to its successor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Succession {
     pub(super) listener: RawFd,
@@ -25,7 +25,7 @@ impl Succession {
         runtime_dir.join("succession.json")
     }
 
-    /// What the program before this one has left.
+    /// Reads and removes the file that the program before this one wrote.
     pub(super) fn take(runtime_dir: &Path) -> io::Result<Self> {
         let path = Self::path(runtime_dir);
         let succession = serde_json::from_slice(&std::fs::read(&path)?)?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// What the thread is asked to do, in this order.
+/// A job for the thread. It does them in order.
 #[derive(Debug)]
 pub(super) enum Job {
     /// Writes what is missing of the chunk that a holder before this one has left.
@@ -26,7 +26,7 @@ pub(super) enum Job {
     Close(WorkloadName),
 }
 
-/// What it answers.
+/// An answer of the thread.
 #[derive(Debug)]
 pub(super) enum Done {
     Wrote(WorkloadName, Slot, Option<Lost>),
@@ -49,7 +49,8 @@ struct Logs {
     files: HashMap<WorkloadName, LogFile>,
 }
 
-/// Until an agent has told a log's bounds, it is not rotated, and none of its files is removed.
+/// The bounds of a log until an agent has sent them: the log is not rotated, and no file of it
+/// is removed.
 const UNKNOWN: Bounds = Bounds {
     max_size: u64::MAX,
     // As many as a manifest may ask for.

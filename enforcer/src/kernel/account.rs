@@ -176,13 +176,6 @@ fn getent(database: &str, key: &str) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The most files that a process may have open: `fs.nr_open` of sysctl(8).
-pub(crate) fn most_open_files() -> u64 {
-    let text = super::proc_text::read("/proc/sys/fs/nr_open").unwrap_or_default();
-    // The kernel's own default: include/uapi/linux/fs.h, fs/file.c.
-    text.trim().parse().unwrap_or(1_048_576)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

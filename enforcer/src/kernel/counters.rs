@@ -1,5 +1,5 @@
-//! Reads what the core reconciles: `memory.events` of a workload and of its
-//! ancestors, with the limits that were met.
+//! Reads what the core reconciles: `memory.events` of a workload, of its ancestors and of the
+//! cgroups below it, with the limits that were met.
 
 use super::cgroupfs::{Cgroup, CgroupError};
 use enforcer_core::oom::{CgroupCounters, Counters};

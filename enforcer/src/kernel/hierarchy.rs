@@ -31,7 +31,7 @@ use refusal::{chain, cure, refine};
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 const HOLDER: &str = "holder";
-/// What the holder may have, so that a workload that writes much takes nothing from others.
+/// The holder's limits. A workload that writes much must not take CPU time from the others.
 const OF_HOLDER: [(&str, &str); 2] = [("memory.max", "64M"), ("cpu.weight", "100")];
 /// How long what the agent itself had started may take to be gone.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
@@ -95,7 +95,7 @@ impl Tree {
         (self.root.path(), self.made_root)
     }
 
-    /// Where the holder belongs.
+    /// The holder's cgroup.
     pub(crate) fn holder(&self) -> PathBuf {
         self.root.path().join(HOLDER)
     }

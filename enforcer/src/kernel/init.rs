@@ -15,7 +15,8 @@ use std::os::unix::fs::MetadataExt as _;
 /// The inode of the host's own namespace: include/linux/proc_ns.h, PROC_PID_INIT_INO.
 const OF_HOST: u64 = 0xEFFF_FFFC;
 
-/// Whether this process has other process ids than the kernel tells eBPF programs.
+/// Whether this process runs in a PID namespace of its own. eBPF programs see the host's process
+/// ids there, and not this namespace's.
 pub(crate) fn is_in_pid_namespace() -> bool {
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() != OF_HOST)
 }

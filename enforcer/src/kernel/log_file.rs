@@ -18,7 +18,7 @@ pub(crate) struct Bounds {
     pub(crate) keep: u32,
 }
 
-/// What of some output could not be written, and why.
+/// The number of bytes that could not be written, and why.
 #[derive(Debug)]
 pub(crate) struct Lost {
     pub(crate) bytes: u64,
@@ -34,7 +34,7 @@ pub(crate) struct LogFile {
     file: Option<File>,
 }
 
-/// What of a file identifies it, and how long it is.
+/// A file's identity and its length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) inode: u64,
@@ -93,7 +93,7 @@ impl LogFile {
         let mut place = self.open_current()?;
         let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
         let max = self.bounds.max_size.max(1);
-        // What fits into an empty file is not cut in two.
+        // A chunk that fits into an empty file is not cut in two.
         if place.size > 0 && place.size.saturating_add(length.min(max)) > max {
             self.rotate()?;
             place = self.open_current()?;
@@ -158,7 +158,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Where a chunk that began there has come to: the file may have been renamed since.
+    /// Returns the size of the file with this inode. It may have been renamed since.
     pub(crate) fn size_of(&self, inode: u64) -> Option<u64> {
         let older = (1..=self.bounds.keep).map(|number| older(&self.path, number));
         let files = std::iter::once(self.path.clone()).chain(older);
@@ -296,7 +296,7 @@ impl Reader {
         }
     }
 
-    /// What comes next; empty if nothing was written yet.
+    /// Reads the next part; it is empty if nothing was written yet.
     pub(crate) fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -542,7 +542,7 @@ mod tests {
             append(&mut log, text);
         }
         assert_eq!(rest(&mut reader), "two\ntri\nfor\n");
-        // Further than the files that are kept: what is left is told from its beginning.
+        // More rotations than files are kept: the reader goes on with the oldest that is left.
         for number in 0..6 {
             append(&mut log, &format!("n{number}\n\n"));
         }

@@ -1,4 +1,4 @@
-//! What the agent itself uses, from `/proc/self`.
+//! This process itself: its name, its limit of descriptors, and what it uses, from `/proc/self`.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use procfs::process::{LimitValue, Process};
@@ -28,6 +28,14 @@ pub(crate) fn host_name() -> String {
 pub(crate) fn rename(name: &CStr) {
     // SAFETY: the name ends with NUL, and the kernel takes 16 bytes of it at most.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Has the standard error of this process go nowhere.
+///
+/// # Errors
+/// If `/dev/null` cannot be opened.
+pub(crate) fn silence() -> std::io::Result<()> {
+    Ok(nix::unistd::dup2_stderr(super::pipe::nowhere()?)?)
 }
 
 /// Takes as many descriptors as this process may have: a dozen for each workload add up.

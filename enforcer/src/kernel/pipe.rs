@@ -1,9 +1,9 @@
 //! The pipe that a workload's standard output and error are.
 //!
 //! Its user owns it, so that `/dev/stdout` can be opened again (proc(5): opening
-//! `/proc/PID/fd/N` checks the inode's permissions). What the workload has is open for reading
-//! as well, so that the pipe has a reader even if the holder dies: a writer then waits at a
-//! full pipe and gets no SIGPIPE (fifo(7)).
+//! `/proc/PID/fd/N` checks the inode's permissions). The workload's descriptor is open for reading
+//! as well, so the pipe has a reader even if the holder dies: a writer then waits at a full pipe
+//! and gets no SIGPIPE (fifo(7)).
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::fstat;
@@ -46,7 +46,7 @@ pub(crate) fn output_pipe(owner: Option<(Uid, Gid)>) -> io::Result<OutputPipe> {
     })
 }
 
-/// Where what is written is lost.
+/// Opens `/dev/null` for writing.
 pub(crate) fn nowhere() -> io::Result<File> {
     File::options().write(true).open("/dev/null")
 }

@@ -1,12 +1,12 @@
-//! Files of settings that a person or a program keeps, read with bounds, and with no more
-//! rights than whoever could have put something else in their place.
+//! Reads files of variables, with bounds, and with the rights of a user who could have replaced
+//! the file.
 //!
 //! A child reads them: it walks along the path, as root for as long as root alone can change
 //! what it meets, and as the workload's user from there on. A link would lead elsewhere, so
 //! the user follows it as well. A file system that hangs holds up the child alone.
 
 use super::account::Identity;
-use super::unprivileged;
+use super::helper;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// How long the child may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the child is asked.
+/// The question to the child.
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
     path: String,
@@ -53,7 +53,7 @@ pub(crate) fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
     };
     let question = serde_json::to_vec(&question)?;
     let longest = MAX_BYTES + (64 << 10);
-    let answer = unprivileged::ask(COMMAND, &question, &[], (PATIENCE, longest));
+    let answer = helper::ask(COMMAND, &question, &[], (PATIENCE, longest));
     let answer = answer.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => io::Error::other(format!(
             "it was not read within {} s: what it is on hangs",
@@ -131,7 +131,7 @@ fn open_along(question: &Question) -> io::Result<OwnedFd> {
             return Ok(openat(&folder, rest, TO_READ, Mode::empty())?);
         }
         if further.is_empty() {
-            // Nobody but root could have put another one there since.
+            // Only root could have replaced it since it was looked at.
             return Ok(openat(
                 &folder,
                 part,

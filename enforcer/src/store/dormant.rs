@@ -87,7 +87,7 @@ mod tests {
         let old = BTreeSet::from(["old.yml".to_owned()]);
         let (dormant, found) = Dormant::open(&state, &folder);
         assert_eq!((dormant.names(), found), (old.clone(), old.clone()));
-        // One that comes later is read; the old one is not told again.
+        // A file that comes later is read, and the old one is not reported again.
         std::fs::write(folder.join("new.yml"), "").expect("a file");
         let (dormant, found) = Dormant::open(&state, &folder);
         assert_eq!((dormant.names(), found), (old, BTreeSet::new()));

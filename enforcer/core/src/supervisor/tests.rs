@@ -61,7 +61,7 @@ fn configure(spec: WorkloadSpec) -> Event {
     }
 }
 
-/// What a manifest with a fault names is taken, and what it does not name keeps its spec.
+/// The supervisor adds the workloads that the readable files name, and leaves the others alone.
 #[test]
 fn a_manifest_that_is_read_in_part_changes_nothing_else() {
     let mut supervisor = Supervisor::new(2);

@@ -1,5 +1,5 @@
-//! Where short commands run: below `probes/`, a branch for each workload with the ceiling of
-//! all its commands, and in it a cgroup for each command, which runs once at a time.
+//! The cgroups of short commands: below `probes/`, a branch for each workload, with the limits
+//! of all its commands, and in it a cgroup for each command, which runs once at a time.
 
 use crate::executor::{Executor, error_chain, lock};
 use crate::kernel::cgroupfs::Cgroup;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Of all commands on the host: half of what a workload weighs.
+/// The CPU weight of all commands on the host: half of a workload's.
 const WEIGHT_OF_ALL: CpuWeight = CpuWeight::Of(50);
 /// How long what was killed may take to be gone.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(super) struct Place {
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What was counted of one command's cgroup and of its branch.
+/// The kernel's counts of OOM kills, of one command's cgroup and of its branch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kills {
     /// The OOM kills of processes of the command, whoever's limit it was.
