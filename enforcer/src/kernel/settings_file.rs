@@ -20,8 +20,9 @@ use std::time::Duration;
 const COMMAND: &str = "read-settings";
 /// No file of variables that a person keeps is longer.
 const MAX_BYTES: u64 = 1 << 20;
-/// How long the child may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the child may take. It has to be executed first, which takes seconds on a host that
+/// is short of CPU time; and it must be over before a start's own deadline of 30 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The question to the child.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,7 +57,7 @@ pub(crate) fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
     let answer = helper::ask(COMMAND, &question, &[], (PATIENCE, longest));
     let answer = answer.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => io::Error::other(format!(
-            "it was not read within {} s: what it is on hangs",
+            "it was not read within {} s; its file system may hang",
             PATIENCE.as_secs()
         )),
         _ => error,
