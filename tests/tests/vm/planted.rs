@@ -62,8 +62,10 @@ fn a_workload_without_a_place_for_its_log_runs_and_the_loss_is_reported() {
         (!agent.output("web").is_empty()).then_some(())
     });
     let place = agent.folder().join("state/logs/web.log");
-    fs::remove_file(&place).unwrap();
-    symlink("/tmp/elsewhere", &place).unwrap();
+    // In one step: the holder makes a file that is missing at once.
+    let draft = place.with_extension("draft");
+    symlink("/tmp/elsewhere", &draft).unwrap();
+    fs::rename(draft, &place).unwrap();
     let why = wait_for("the loss to be reported", || {
         let told = agent.events_of_kind("degraded");
         Some(told.last()?["details"]["why"].as_str()?.to_owned())
