@@ -247,25 +247,26 @@ impl Agent {
     /// The events of a workload and of a kind, in order.
     #[must_use]
     pub fn events(&self, workload: &str, kind: &str) -> Vec<Value> {
-        let all = self.get("/v1/events").unwrap_or_default();
-        let wanted = |event: &&Value| {
+        let mut events = self.all_events();
+        events.retain(|event| {
             event["workload"] == workload && (kind.is_empty() || event["kind"] == kind)
-        };
-        all.as_array()
-            .into_iter()
-            .flatten()
-            .filter(wanted)
-            .cloned()
-            .collect()
+        });
+        events
     }
 
-    /// Those of a kind, whosever they are.
+    /// The events of a kind, of whatever workload or of the host, in order.
     #[must_use]
     pub fn events_of_kind(&self, kind: &str) -> Vec<Value> {
-        let all = self.get("/v1/events").unwrap_or_default();
-        let all = all.as_array().cloned().unwrap_or_default();
-        let of_kind = all.into_iter().filter(|event| event["kind"] == kind);
-        of_kind.collect()
+        let mut events = self.all_events();
+        events.retain(|event| event["kind"] == kind);
+        events
+    }
+
+    /// An agent that does not answer has not said that there are none.
+    fn all_events(&self) -> Vec<Value> {
+        wait_for("an answer with the events", || {
+            self.get("/v1/events")?.as_array().cloned()
+        })
     }
 
     /// Waits until a workload is in a state, and returns its view.

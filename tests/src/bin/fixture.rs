@@ -221,6 +221,13 @@ fn main() {
         // Goes, and leaves a child that stays.
         "brief-with-child" => in_child(|| rest()),
         "flood" => flood(number(1, 1)),
+        // The same, as soon as there is such a file.
+        "flood-when-told" => {
+            while !std::path::Path::new(argument(2)).exists() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            flood(number(1, 1))
+        }
         // So many numbered lines, with so many milliseconds between them.
         "count" => {
             for line in 0..number(1, 0) {

@@ -98,14 +98,11 @@ fn the_old_layout_of_the_tracepoint_still_names_the_victim() {
 #[test]
 fn without_ebpf_it_says_that_it_is_degraded_and_why() {
     let agent = Agent::start_with(&manifest(&workload("rest", "rest", "")), &["--ebpf", "off"]);
-    let all = wait_for("events", || agent.get("/v1/events"));
-    let degraded = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|event| event["kind"] == "degraded")
-        .unwrap()
-        .clone();
+    let degraded = wait_for("the event", || {
+        let all = agent.get("/v1/events")?;
+        let mut events = all.as_array()?.iter();
+        events.find(|event| event["kind"] == "degraded").cloned()
+    });
     assert_eq!(degraded["details"]["what"], "ebpf");
     assert!(
         degraded["details"]["why"]

@@ -136,10 +136,13 @@ fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
 #[test]
 fn a_writer_without_a_reader_waits_and_loses_nothing() {
     let more = "logs: { max_size: 4M }";
-    let mut agent = Agent::start_daemon(&manifest(&workload("chatty", "flood 1", more)));
+    let told = enforcer_tests::agent::next_folder().join("told");
+    let mode = format!("flood-when-told 1 {}", told.display());
+    let mut agent = Agent::start_daemon(&manifest(&workload("chatty", &mode, more)));
     agent.wait_for_state("chatty", "running");
     agent.kill();
     kill_holder();
+    fs::write(&told, "").unwrap();
     let writer = kernel::processes("chatty")[0];
     wait_for("the writer to wait at its full pipe", || {
         let call = fs::read_to_string(format!("/proc/{writer}/wchan")).ok()?;
