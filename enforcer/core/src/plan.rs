@@ -200,13 +200,14 @@ fn difference(old: &Settings, new: &Settings) -> Vec<SettingChange> {
 }
 
 fn effect(setting: &str) -> Effect {
-    const LIVE: [&str; 13] = [
+    const LIVE: [&str; 14] = [
         "alerts.",
         "cgroup.",
         "recovery.",
         "stop.",
         "reserve.",
-        "logs.",
+        "logs.max_size",
+        "logs.keep",
         "commands.",
         "watch.",
         "probes.",

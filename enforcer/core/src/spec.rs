@@ -234,9 +234,41 @@ pub struct Stop {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Logs {
+    #[serde(default, skip_serializing_if = "LogTarget::is_file")]
+    pub to: LogTarget,
     pub max_size: Bytes,
     /// Older files beside the one that is written.
     pub keep: u32,
+}
+
+/// What takes a workload's standard output and error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogTarget {
+    /// A file of ours, with a bound.
+    #[default]
+    File,
+    /// systemd-journald, which has its own bounds.
+    Journal,
+}
+
+impl LogTarget {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Journal => "journal",
+        }
+    }
+
+    /// For serde, which passes a reference.
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_file(&self) -> bool {
+        *self == Self::File
+    }
 }
 
 impl Default for Stop {
@@ -267,6 +299,7 @@ impl Default for Commands {
 impl Default for Logs {
     fn default() -> Self {
         Self {
+            to: LogTarget::File,
             max_size: Bytes(10 << 20),
             keep: 3,
         }

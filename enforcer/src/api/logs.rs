@@ -1,23 +1,30 @@
-//! A workload's output over HTTP, as it was written: its end, its older files, and
-//! what comes next.
+//! A workload's output over HTTP, as it was written: its end, its older files, and what comes
+//! next. It is read from the workload's log file, or from the journal.
 
 use super::Api;
 use super::error::Failure;
 use super::part::Part;
+use crate::kernel::journal;
 use crate::kernel::log_file::Reader;
+use crate::runtime::Question;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use enforcer_core::WorkloadName;
+use enforcer_core::spec::LogTarget;
 use serde::Deserialize;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 /// How often it is looked whether something was written.
 const LOOK: Duration = Duration::from_millis(250);
 /// Chunks that a slow reader may lag behind.
 const WAITING: usize = 4;
+/// The most bytes of the journal in one chunk.
+const CHUNK: usize = 64 << 10;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,16 +45,71 @@ pub(super) async fn logs(
 ) -> Result<Response, Failure> {
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    if is_in_journal(&api, &parsed).await? {
+        return from_journal(&api, &parsed, &wanted);
+    }
     let path = api.executor.log_path(&parsed);
-    let executor = std::sync::Arc::clone(&api.executor);
+    let executor = Arc::clone(&api.executor);
     let opened = super::change::blocking(move || {
         executor.settle_outputs();
         Ok(Reader::open(&path, wanted.tail, wanted.previous))
     });
-    let mut reader = opened.await?.map_err(|error| match error.kind() {
+    let reader = opened.await?.map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Failure::no_such_workload(&name),
         _ => Failure::refused(format!("failed to open its log: {error}")),
     })?;
+    Ok(from_file(name, reader, wanted.follow))
+}
+
+/// Whether a workload writes to the journal. One that is gone may have left a file.
+async fn is_in_journal(api: &Api, workload: &WorkloadName) -> Result<bool, Failure> {
+    let view = api
+        .events
+        .ask(|reply| Question::View(workload.clone(), reply))
+        .await
+        .ok_or_else(Failure::going_down)?;
+    Ok(view.is_some_and(|view| view.spec.logs.to == LogTarget::Journal))
+}
+
+/// The lines that journald has of a workload, as `journalctl` prints them.
+fn from_journal(api: &Api, workload: &WorkloadName, wanted: &Wanted) -> Result<Response, Failure> {
+    let unit = api.executor.unit();
+    let wanted = journal::Wanted {
+        tail: wanted.tail,
+        follow: wanted.follow,
+        previous: wanted.previous,
+    };
+    let started = journal::read(workload.as_str(), unit.as_deref(), wanted);
+    let mut reader = started
+        .map_err(|error| Failure::refused(format!("failed to start journalctl: {error}")))?;
+    let (chunks, waiting) = mpsc::channel(WAITING);
+    tokio::spawn(async move {
+        let Some(mut stdout) = reader.stdout.take() else {
+            return;
+        };
+        loop {
+            let mut chunk = vec![0; CHUNK];
+            let read = tokio::select! {
+                read = stdout.read(&mut chunk) => read,
+                // Drops `reader`, which kills the process.
+                () = chunks.closed() => return,
+            };
+            let Ok(length @ 1..) = read else { break };
+            chunk.truncate(length);
+            if chunks.send(Bytes::from(chunk)).await.is_err() {
+                return;
+            }
+        }
+        match reader.wait().await {
+            Ok(status) if status.success() => {}
+            Ok(status) => tracing::warn!("journalctl ended with {status}"),
+            Err(error) => tracing::warn!("failed to wait for journalctl: {error}"),
+        }
+    });
+    Ok(body(waiting))
+}
+
+fn from_file(name: String, mut reader: Reader, follow: bool) -> Response {
     let (chunks, waiting) = mpsc::channel(WAITING);
     tokio::spawn(async move {
         let mut look = tokio::time::interval(LOOK);
@@ -62,7 +124,7 @@ pub(super) async fn logs(
             };
             reader = again;
             match chunk {
-                Ok(chunk) if chunk.is_empty() && !wanted.follow => return,
+                Ok(chunk) if chunk.is_empty() && !follow => return,
                 Ok(chunk) if chunk.is_empty() => {
                     tokio::select! {
                         _ = look.tick() => {}
@@ -81,6 +143,10 @@ pub(super) async fn logs(
             }
         }
     });
-    let body = Body::new(super::events::Lines(waiting));
-    Ok(([(CONTENT_TYPE, "application/octet-stream")], body).into_response())
+    body(waiting)
+}
+
+fn body(chunks: mpsc::Receiver<Bytes>) -> Response {
+    let body = Body::new(super::events::Lines(chunks));
+    ([(CONTENT_TYPE, "application/octet-stream")], body).into_response()
 }

@@ -15,7 +15,7 @@ use axum::response::Json;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::InstanceId;
 use enforcer_core::health::Health;
-use enforcer_core::spec::{Mode, ProbeName, RestartPolicy};
+use enforcer_core::spec::{LogTarget, Mode, ProbeName, RestartPolicy};
 use enforcer_core::supervisor::{LastExit, ProbeView, View, answer_in_words};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -308,7 +308,10 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         oom_score_adj: spec.oom_score_adj(),
         probes: view.probes.iter().map(Probe::of).collect(),
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),
-        log: api.executor.log_path(&view.name).display().to_string(),
+        log: match spec.logs.to {
+            LogTarget::File => api.executor.log_path(&view.name).display().to_string(),
+            LogTarget::Journal => LogTarget::Journal.as_str().to_owned(),
+        },
         budget_used: view.budget_used(clock::now()),
         budget: spec.recovery.budget.as_ref().map(|budget| BudgetOf {
             restarts: budget.restarts,

@@ -13,7 +13,7 @@ pub(super) struct Wanted {
     /// Go on with what it writes
     #[arg(short, long)]
     follow: bool,
-    /// The older files as well, oldest first
+    /// The older files as well, oldest first; of a journal, those of earlier boots
     #[arg(long, conflicts_with = "tail")]
     previous: bool,
     /// Every byte as it was written, for a program that wants it so

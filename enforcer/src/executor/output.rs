@@ -4,12 +4,13 @@
 use super::start::io_failure;
 use super::{Executor, Registered, lock};
 use crate::holder::{Holder, Losses};
+use crate::kernel::journal;
 use crate::kernel::log_file::Bounds;
 use crate::kernel::pipe::{self, OutputPipe};
 use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, StartError};
-use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::spec::{LogTarget, WorkloadSpec};
 use enforcer_core::units::Bytes;
 use nix::unistd::{Gid, Uid};
 use std::fs::File;
@@ -25,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) file: File,
-    /// `None` where what is written is lost.
+    /// `None` where the holder does not take what is written.
     pub(super) pipe: Option<KeptPipe>,
 }
 
@@ -46,9 +47,36 @@ pub(super) fn bounds_of(spec: &WorkloadSpec) -> Bounds {
 }
 
 impl Executor {
+    /// Opens the destination of a new instance's output.
+    pub(super) fn open_output(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &WorkloadSpec,
+        owner: Option<(Uid, Gid)>,
+    ) -> Result<Output, StartError> {
+        match spec.logs.to {
+            LogTarget::File => self.open_pipe(workload, spec, owner),
+            LogTarget::Journal => {
+                let connected = journal::connect(workload.as_str(), self.unit().as_deref());
+                let file = connected
+                    .map_err(|error| io_failure("connect its output to journald", &error))?;
+                Ok(Output { file, pipe: None })
+            }
+        }
+    }
+
+    /// The systemd unit that the workloads are in, as journald names it: `None` if they are in
+    /// none.
+    pub(crate) fn unit(&self) -> Option<String> {
+        let components = self.tree.workloads().path().iter().rev();
+        let mut names = components.filter_map(|name| name.to_str());
+        let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
+        names.find(is_unit).map(str::to_owned)
+    }
+
     /// Makes the pipe of a new instance and gives it to the holder. If there is no holder, the
     /// output is lost and the agent reports that: the workload runs all the same.
-    pub(super) fn open_output(
+    fn open_pipe(
         self: &Arc<Self>,
         workload: &WorkloadName,
         spec: &WorkloadSpec,
@@ -206,6 +234,9 @@ impl Executor {
 
     /// Sends the bounds of a changed manifest to the holder.
     pub(super) fn bound_log(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+        if spec.logs.to == LogTarget::Journal {
+            return;
+        }
         let bounds = bounds_of(spec);
         if let Err(error) = self.ask_holder(|holder| holder.set_bounds(workload, bounds)) {
             // The next connection sends the bounds again.
@@ -215,6 +246,9 @@ impl Executor {
 
     /// Begins a new log. One that cannot be begun is no reason for not starting a workload.
     pub(super) fn set_log_aside(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+        if spec.logs.to == LogTarget::Journal {
+            return;
+        }
         let bounds = bounds_of(spec);
         if let Err(error) = self.ask_holder(|holder| holder.set_aside(workload, bounds)) {
             self.events.send(Event::Degraded {
@@ -238,7 +272,7 @@ impl Executor {
 impl Registered {
     /// An instance that an earlier version started writes its log file itself.
     pub(super) fn tell_of_unbounded_log(&self, executor: &Executor, workload: &WorkloadName) {
-        if self.output.is_none() {
+        if self.output.is_none() && self.spec.logs.to == LogTarget::File {
             executor.events.send(Event::Degraded {
                 what: "logs".to_owned(),
                 why: format!(

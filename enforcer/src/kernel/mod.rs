@@ -15,6 +15,7 @@ pub(crate) mod hierarchy;
 pub(crate) mod host_usage;
 pub(crate) mod init;
 pub(crate) mod inotify;
+pub(crate) mod journal;
 pub(crate) mod limits;
 pub(crate) mod lock_file;
 pub(crate) mod log_file;

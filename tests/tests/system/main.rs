@@ -6,6 +6,8 @@
     reason = "a test that can't go on should say where"
 )]
 
+mod daemons;
+mod journal;
 mod metrics;
 mod package;
 mod scope;
@@ -91,6 +93,7 @@ fn install(revision: u32) {
 fn purge() {
     sh("dpkg --purge enforcer");
     sh("rm -rf /etc/enforcer");
+    daemons::unmake();
 }
 
 /// One workload that rests, below its limit.

@@ -158,11 +158,13 @@ fn what_cannot_be_executed_is_a_start_error() {
         "rest",
         "directory: /no/such/folder\nrecovery: { restart: never }",
     );
-    let agent = Agent::start(&manifest(&format!("{missing}{text}{nowhere}")));
+    let unheard = workload("unheard", "rest", "logs: { to: journal }");
+    let agent = Agent::start(&manifest(&format!("{missing}{text}{nowhere}{unheard}")));
     for (name, stage, errno) in [
         ("missing", "execute /no/such/program", libc::ENOENT),
         ("text", "execute /tmp/no-program", libc::EACCES),
         ("nowhere", "enter the directory", libc::ENOENT),
+        ("unheard", "connect its output to journald", libc::ENOENT),
     ] {
         let view = agent.wait_for_state(name, "failed");
         let start = agent.wait_for_events(name, "start", 1).remove(0);

@@ -6,7 +6,7 @@ use super::read::{Reader, is_off, one_of};
 use super::yaml::{Node, Value};
 use crate::event::Cause;
 use crate::spec::{
-    Backoff, Breaker, Budget, Logs, Recovery, RestartPolicy, Stop, Strategies, Strategy,
+    Backoff, Breaker, Budget, LogTarget, Logs, Recovery, RestartPolicy, Stop, Strategies, Strategy,
 };
 use std::time::Duration;
 
@@ -245,8 +245,25 @@ impl Reader<'_> {
     }
 
     pub(super) fn logs(&mut self, node: &Node) -> Logs {
-        let fields = self.fields(node, &["max_size", "keep"]);
+        const TARGETS: [(&str, LogTarget); 2] = [
+            (LogTarget::File.as_str(), LogTarget::File),
+            (LogTarget::Journal.as_str(), LogTarget::Journal),
+        ];
+        let fields = self.fields(node, &["to", "max_size", "keep"]);
         let mut logs = Logs::default();
+        self.set(&fields, "to", &mut logs.to, one_of(&TARGETS));
+        if logs.to == LogTarget::Journal {
+            for (key, node) in fields.iter().filter(|(key, _)| *key != "to") {
+                self.fault(
+                    Fault::error(
+                        node.span.clone(),
+                        format!("`{key}` has no effect on the journal"),
+                    )
+                    .label("journald bounds all that it keeps together")
+                    .help("set SystemMaxUse= in journald.conf, or write `to: file`"),
+                );
+            }
+        }
         self.set(
             &fields,
             "max_size",

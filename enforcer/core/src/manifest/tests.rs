@@ -95,7 +95,7 @@ workloads:
       budget: { restarts: 5, within: 5m }
       breaker: { cooldown: 1m, max: 10m }
     stop: { signal: SIGTERM, grace: 10s }
-    logs: { max_size: 10M, keep: 3 }
+    logs: { to: file, max_size: 10M, keep: 3 }
     commands: { memory.max: 256M, pids.max: 32 }
 "#;
 
@@ -153,6 +153,23 @@ fn keys_of_other_tools_are_translated() {
             7:5 error: unknown key `image` (not a key of enforcer's) [enforcer starts programs of this host and no containers; give it a `command`]
             8:5 error: unknown key `depends_on` (not a key of enforcer's) [it is `needs`]
         "#]],
+    );
+}
+
+#[test]
+fn a_log_in_the_journal_has_no_bounds_of_ours() {
+    check_workload(
+        "logs: { to: journal, max_size: 1M, keep: 1 }",
+        &expect![[r#"
+            6:36 error: `max_size` has no effect on the journal (journald bounds all that it keeps together) [set SystemMaxUse= in journald.conf, or write `to: file`]
+            6:46 error: `keep` has no effect on the journal (journald bounds all that it keeps together) [set SystemMaxUse= in journald.conf, or write `to: file`]
+        "#]],
+    );
+    check_workload(
+        "logs: { to: syslog }",
+        &expect![[r#"
+        6:17 error: `syslog` is not valid here (expected one of file, journal)
+    "#]],
     );
 }
 

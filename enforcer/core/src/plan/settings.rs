@@ -273,6 +273,7 @@ fn recovery_settings(spec: &WorkloadSpec, set: &mut impl FnMut(&str, String)) {
     );
     set("stop.signal", spec.stop.signal.clone());
     set("stop.grace", shown(spec.stop.grace));
+    set("logs.to", spec.logs.to.as_str().to_owned());
     set("logs.max_size", spec.logs.max_size.0.to_string());
     set("logs.keep", spec.logs.keep.to_string());
     set("commands.memory.max", spec.commands.memory_max.to_string());

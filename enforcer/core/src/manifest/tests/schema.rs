@@ -50,6 +50,18 @@ fn either(of: &[Value]) -> Value {
     json!({ "anyOf": of })
 }
 
+/// The bounds of a log belong to a file: journald has its own.
+fn logs() -> Value {
+    let mut logs = object(&[
+        ("to", words(&["file", "journal"])),
+        ("max_size", size()),
+        ("keep", whole(0, 100)),
+    ]);
+    logs["if"] = json!({ "properties": { "to": { "const": "journal" } }, "required": ["to"] });
+    logs["then"] = json!({ "properties": { "max_size": false, "keep": false } });
+    logs
+}
+
 fn or_off(value: Value) -> Value {
     either(&[value, json!({ "enum": ["off", false] })])
 }
@@ -298,10 +310,7 @@ fn workload() -> Value {
         ("recovery", recovery()),
         ("start_timeout", duration()),
         ("stop", object(&[("signal", text()), ("grace", duration())])),
-        (
-            "logs",
-            object(&[("max_size", size()), ("keep", whole(0, 100))]),
-        ),
+        ("logs", logs()),
         (
             "commands",
             object(&[
