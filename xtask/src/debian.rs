@@ -22,6 +22,8 @@ pub(crate) struct Host {
     codename: &'static str,
     /// The series of the kernel that it boots: the one of this release.
     pub(crate) kernel: &'static str,
+    /// More packages than [`PACKAGES`].
+    more: &'static [&'static str],
 }
 
 /// Debian 12 has systemd 252, Debian 13 has 257.
@@ -30,11 +32,13 @@ pub(crate) const HOSTS: [Host; 2] = [
         name: "debian-12",
         codename: "bookworm",
         kernel: "6.1",
+        more: &[],
     },
     Host {
         name: "debian-13",
         codename: "trixie",
         kernel: "6.12",
+        more: DAEMONS,
     },
 ];
 
@@ -43,7 +47,18 @@ pub(crate) const OWN: Host = Host {
     name: "own-distribution",
     codename: "own",
     kernel: "distribution",
+    more: &[],
 };
+
+/// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs`.
+const DAEMONS: &[&str] = &[
+    "etcd-server",
+    "haproxy",
+    "nginx",
+    "nodejs",
+    "postgresql",
+    "redis-server",
+];
 
 /// The packages of such a host, and those that install a package there.
 const PACKAGES: &[&str] = &[
@@ -73,7 +88,7 @@ const PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
-/// Folders that nothing here opens.
+/// Files and folders that nothing here opens. PostgreSQL loads LLVM for very large queries only.
 const UNUSED: &[&str] = &[
     "usr/include",
     "usr/share/doc",
@@ -81,9 +96,11 @@ const UNUSED: &[&str] = &[
     "usr/share/info",
     "usr/share/locale",
     "usr/share/man",
-    "usr/share/zoneinfo",
     "usr/lib/x86_64-linux-gnu/gconv",
     "usr/lib/udev",
+    "usr/lib/llvm-19",
+    "usr/lib/x86_64-linux-gnu/libLLVM.so.19.1",
+    "usr/lib/x86_64-linux-gnu/libz3.so.4",
 ];
 
 impl Host {
@@ -107,9 +124,10 @@ impl Host {
     /// # Errors
     /// If a package cannot be had.
     pub(crate) fn tree(self) -> Result<PathBuf> {
+        let packages = [PACKAGES, self.more].concat();
         let contents = Contents {
             name: self.name,
-            packages: PACKAGES,
+            packages: &packages,
             unused: UNUSED,
         };
         let mut status = String::new();
@@ -189,6 +207,7 @@ fn furnish(folder: &Path, status: &str) -> Result<()> {
     write("etc/passwd", &(master("passwd.master")? + accounts))?;
     write("etc/group", &(master("group.master")? + "web:x:1000:\n"))?;
     write("etc/gshadow", "")?;
+    write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
     write("etc/machine-id", "0123456789abcdef0123456789abcdef\n")?;
     write("var/lib/dpkg/status", status)?;
     write("var/lib/dpkg/available", "")?;

@@ -17,7 +17,7 @@ pub(crate) struct Contents<'a> {
     pub(crate) name: &'a str,
     /// The packages by name; apt adds what they need.
     pub(crate) packages: &'a [&'a str],
-    /// Folders that nothing here opens.
+    /// Files and folders that nothing here opens.
     pub(crate) unused: &'a [&'a str],
 }
 
@@ -36,7 +36,8 @@ pub(crate) fn ensure(
     let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = target().join("vm").join(contents.name);
     let stamp = folder.join("stamp");
-    let wanted = format!("{}: {}", release.name, contents.packages.join(" "));
+    let (packages, unused) = (contents.packages.join(" "), contents.unused.join(" "));
+    let wanted = format!("{}: {packages}; without {unused}", release.name);
     if std::fs::read_to_string(&stamp).is_ok_and(|present| present == wanted) {
         return Ok(folder);
     }

@@ -31,14 +31,19 @@ pub(crate) fn packages(
     clear(&downloads)
 }
 
-/// Removes a folder with all that it holds; one that is missing is no error.
+/// Removes a file, or a folder with all that it holds; one that is missing is no error.
 ///
 /// # Errors
 /// If it cannot be removed.
-pub(crate) fn clear(folder: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("failed to clear {}", folder.display()))
+pub(crate) fn clear(place: &Path) -> Result<()> {
+    use std::io::ErrorKind;
+    let removed = match std::fs::remove_dir_all(place) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => std::fs::remove_file(place),
+        removed => removed,
+    };
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("failed to clear {}", place.display()))
         }
         _ => Ok(()),
     }
