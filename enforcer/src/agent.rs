@@ -116,6 +116,7 @@ pub(crate) fn supervise(
         database,
         is_partial: fault.is_some(),
         has_host: loaded.has_host,
+        has_alerts: loaded.has_alerts,
         dormant: (Arc::new(dormant), found),
     };
     let ended = runtime.block_on(agent.run(loaded.manifest));
@@ -137,6 +138,7 @@ struct Agent<'a> {
     is_partial: bool,
     /// Its `host` section could be read.
     has_host: bool,
+    has_alerts: bool,
     /// Files of it that wait for an `apply`, and those of them that were found just now.
     dormant: (Arc<Dormant>, BTreeSet<String>),
 }
@@ -232,6 +234,7 @@ impl Agent<'_> {
             true => Event::ConfigureReadable {
                 manifest,
                 keeps_ceiling,
+                has_alerts: self.has_alerts,
             },
             false => Event::Configure {
                 manifest,

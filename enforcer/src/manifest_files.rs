@@ -21,6 +21,8 @@ pub(crate) struct Loaded {
     pub(crate) files: usize,
     /// Whether one of the files has a `host` section.
     pub(crate) has_host: bool,
+    /// One of the files has an `alerts` section.
+    pub(crate) has_alerts: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +108,7 @@ pub(crate) fn is_manifest(file: &Path) -> bool {
 struct Joined {
     manifest: Manifest,
     has_host: bool,
+    has_alerts: bool,
     faults: Vec<(usize, Fault)>,
 }
 
@@ -119,6 +122,7 @@ fn join(sources: &[Source]) -> Joined {
         faults.extend(file.faults.iter().map(|fault| (index, fault.clone())));
     }
     let has_host = parsed.iter().any(|file| file.has_host);
+    let has_alerts = parsed.iter().any(|file| file.has_alerts);
     let located = parsed
         .into_iter()
         .zip(sources)
@@ -129,6 +133,7 @@ fn join(sources: &[Source]) -> Joined {
     Joined {
         manifest,
         has_host,
+        has_alerts,
         faults,
     }
 }
@@ -138,6 +143,7 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
     let Joined {
         manifest,
         has_host,
+        has_alerts,
         faults,
     } = join(sources);
     let mut drawn = String::new();
@@ -160,6 +166,7 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
         warnings: drawn,
         files: sources.len(),
         has_host,
+        has_alerts,
     })
 }
 

@@ -248,6 +248,8 @@ pub enum Event {
         /// The `host` section cannot be read, so the limits that the last agent wrote for all
         /// workloads together stay.
         keeps_ceiling: bool,
+        /// The `alerts` section can be read. If not, what stands is not over.
+        has_alerts: bool,
     },
     /// The manifest was read again, and has a fault: what was in force stays so.
     ManifestRefused {

@@ -46,6 +46,8 @@ pub struct Supervisor {
     next_of_a_crowd: MonoTime,
     ancestors: Ancestors,
     conditions: Conditions,
+    /// A file with a fault may have the rules of alerts that stand.
+    rules_unread: bool,
     ebpf: bool,
     shutting_down: bool,
     next_seq: u64,
@@ -73,6 +75,7 @@ impl Supervisor {
             next_of_a_crowd: MonoTime(0),
             ancestors: Ancestors::default(),
             conditions: Conditions::default(),
+            rules_unread: false,
             ebpf: false,
             shutting_down: false,
             next_seq: 0,
@@ -143,14 +146,17 @@ impl Supervisor {
             Event::ConfigureReadable {
                 mut manifest,
                 keeps_ceiling,
+                has_alerts,
             } => {
+                self.rules_unread = !has_alerts;
                 let mut workloads = self.manifest().workloads;
                 workloads.extend(manifest.workloads);
                 manifest.workloads = workloads;
                 self.configure(moment, manifest, (false, !keeps_ceiling), decision);
             }
             Event::Configure { manifest, prune } => {
-                self.configure(moment, manifest, (prune, true), decision)
+                self.rules_unread = false;
+                self.configure(moment, manifest, (prune, true), decision);
             }
             Event::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);

@@ -98,6 +98,7 @@ impl Supervisor {
                         self.drop_alert(moment, &key, decision);
                     }
                 }
+                None if self.rules_unread => {}
                 Some(_) | None => self.drop_alert(moment, &key, decision),
             }
         }

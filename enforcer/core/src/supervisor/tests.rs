@@ -84,6 +84,7 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
             },
         )]),
         keeps_ceiling: true,
+        has_alerts: false,
     });
     let writes = |action: &crate::Action| matches!(action.kind, ActionKind::WriteHostLimits { .. });
     assert!(!decision.actions.iter().any(writes));

@@ -120,9 +120,8 @@ fn alerts_weigh_levels_states_and_events() {
     );
 }
 
-#[test]
-fn what_is_named_no_more_is_over() {
-    let mut supervisor = Supervisor::new(2);
+/// An alert by a rule that no manifest here has.
+fn one_stands() -> Event {
     let standing = crate::alert::Standing {
         rule: "gone".to_owned(),
         workload: Some(name(WEB)),
@@ -133,11 +132,35 @@ fn what_is_named_no_more_is_over() {
         to: vec!["pager".to_owned()],
         severity: Severity::Critical,
     };
-    let stand = Event::AlertsStand {
+    Event::AlertsStand {
         standing: vec![standing],
         alerts: Arc::default(),
+    }
+}
+
+/// A file with a fault may have the rules: nobody knows then whether an alert is over.
+#[test]
+fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
+    let mut supervisor = Supervisor::new(2);
+    let _ = supervisor.handle(at(0), one_stands());
+    let readable = Event::ConfigureReadable {
+        manifest: manifest(&[(WEB, spec())]),
+        keeps_ceiling: true,
+        has_alerts: false,
     };
-    let _ = supervisor.handle(at(0), stand);
+    let _ = supervisor.handle(at(1), readable);
+    let decision = supervisor.handle(at(5), measured(0, 0));
+    assert!(decision.transitions.is_empty());
+    // The file was mended, and has no such rule.
+    let _ = supervisor.handle(at(6), configure(spec()));
+    let told = supervisor.handle(at(10), measured(0, 0)).transitions;
+    assert!(matches!(&told[..], [told] if told.detail.kind() == "alert"));
+}
+
+#[test]
+fn what_is_named_no_more_is_over() {
+    let mut supervisor = Supervisor::new(2);
+    let _ = supervisor.handle(at(0), one_stands());
     let _ = supervisor.handle(at(1), configure(spec()));
     let decision = supervisor.handle(at(5), measured(0, 0));
     let told: Vec<_> = decision
