@@ -33,9 +33,12 @@ use std::time::{Duration, Instant};
 const HUNG_AFTER: Duration = Duration::from_secs(1);
 /// A holder beside an agent ends after this time without any pipe or agent.
 const LONELY_FOR: Duration = Duration::from_secs(10);
-/// The pause between two rounds, which makes one write out of many short ones. A line waits so
-/// long at most.
+/// The pauses between two rounds, which make one write out of many short ones: after a round of
+/// small chunks, and after one with a larger chunk. A line waits so long at most.
+const GATHER_FEW: Duration = Duration::from_millis(50);
 const GATHER: Duration = Duration::from_millis(5);
+/// A small chunk is shorter than this.
+const SMALL_CHUNK: usize = 1 << 10;
 /// The longest time until `Settle` is answered: busy pipes are never all empty.
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
 /// The time that is left for the rest of the output when the holder is to end.
@@ -465,8 +468,12 @@ impl Server {
                 }
             }
             if self.round.is_empty() {
-                let waits = is_hung || self.largest_of_round < BUSY_CHUNK;
-                self.next_round = waits.then(|| awake_now() + GATHER);
+                let pause = match self.largest_of_round {
+                    ..SMALL_CHUNK => Some(GATHER_FEW),
+                    SMALL_CHUNK..BUSY_CHUNK => Some(GATHER),
+                    BUSY_CHUNK.. => is_hung.then_some(GATHER),
+                };
+                self.next_round = pause.map(|pause| awake_now() + pause);
             }
         }
     }
