@@ -3,11 +3,13 @@
 //! these with inputs that libFuzzer makes up, and the tests below with some of their own.
 
 use crate::api::Proposal;
+use crate::cli::logs::Tamer;
 use crate::kernel::counters;
 use crate::kernel::process::FileMapping;
 use crate::probe::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
+use crate::symbolize;
 use enforcer_core::environment_file;
 use enforcer_core::manifest::{self, Accounts};
 
@@ -86,6 +88,27 @@ pub fn redirect(bytes: &[u8]) {
 /// A line of `/proc/PID/maps`, whose names a workload chooses.
 pub fn mapping(bytes: &[u8]) {
     let _ = FileMapping::parse(bytes);
+}
+
+/// A symbol map that an interpreter has written, and an address in it.
+pub fn perf_map(bytes: &[u8]) {
+    let map = String::from_utf8_lossy(bytes);
+    for address in [0, 0x7f04, u64::MAX] {
+        if let Some(name) = symbolize::name_in_perf_map(&map, address) {
+            let shown = symbolize::printable(&name);
+            assert!(!shown.contains(char::is_control), "{shown:?}");
+        }
+    }
+}
+
+/// A workload's output, as `enforcer logs` shows it on a terminal, in two frames.
+pub fn terminal(bytes: &[u8]) {
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let mut tamer = Tamer::default();
+    let shown = [tamer.tame(first), tamer.tame(second)].concat();
+    let shown = String::from_utf8(shown).expect("what is shown is text");
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    assert!(!shown.contains(steers), "{shown:?}");
 }
 
 /// What an agent before this one has left: checkpoints, instances, the journal.
@@ -176,6 +199,16 @@ mod tests {
             b"7f00-7f01 r-xp 00003000 fe:00 9     /usr/lib/libc.so.6",
             4000,
             mapping,
+        );
+        damaged(
+            b"7f00 10 LazyCompile:*spin app.js:3\n0 8 stub\n",
+            4000,
+            perf_map,
+        );
+        damaged(
+            "\x1b[2J gr\u{fc}n \u{9b}2J\r\n\u{20ac}".as_bytes(),
+            4000,
+            terminal,
         );
     }
 

@@ -58,7 +58,7 @@ fn plain(address: &u64) -> String {
 }
 
 /// Names come from files that anybody may have written.
-fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     let shown: String = name.chars().take(LONGEST_NAME).collect();
     enforcer_core::text::printable(&shown)
 }
@@ -169,7 +169,7 @@ fn perf_map(question: &Question) -> String {
 }
 
 /// A line is `START SIZE name`, the numbers in hex.
-fn name_in_perf_map(map: &str, address: u64) -> Option<String> {
+pub(crate) fn name_in_perf_map(map: &str, address: u64) -> Option<String> {
     map.lines().find_map(|line| {
         let mut words = line.splitn(3, ' ');
         let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();

@@ -225,7 +225,7 @@ fn furnish(folder: &Path, status: &str) -> Result<()> {
 pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Result<PathBuf> {
     let mut archive = Archive::new();
     let tree = host.tree()?;
-    add(&mut archive, &tree, &tree)?;
+    add(&mut archive, &tree, "")?;
     archive.character_device("dev/console", (5, 1))?;
     archive.symlink("init", "usr/lib/systemd/systemd")?;
     archive.program("usr/bin/fixture", &programs.fixture)?;

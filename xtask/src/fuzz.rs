@@ -6,7 +6,7 @@ use crate::process::{cargo, find_program, root, run, target};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
-const TARGETS: [&str; 7] = [
+const TARGETS: [&str; 9] = [
     "manifest",
     "api_body",
     "memory_events",
@@ -14,6 +14,8 @@ const TARGETS: [&str; 7] = [
     "environment_file",
     "redirect",
     "mapping",
+    "perf_map",
+    "terminal",
 ];
 
 /// What libFuzzer looks at; the same that cargo-fuzz asks for, but for the sanitizer.

@@ -67,7 +67,7 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
         }
         Contents::Tests | Contents::Shell | Contents::WithDebian => {
             let tree = corpus::tree()?;
-            add(&mut archive, &tree, &tree)?;
+            add(&mut archive, &tree, "")?;
         }
     }
     for folder in ["etc", "etc/enforcer", "mnt", "root", "run", "sys", "var"] {
@@ -105,7 +105,7 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
         Contents::WithDebian => {
             let tree = debian::HOSTS[0].tree()?;
             archive.directory("debian")?;
-            add(&mut archive, &target().join("vm"), &tree)?;
+            add(&mut archive, &tree, "debian")?;
         }
     }
     Ok(archive)

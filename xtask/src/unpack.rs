@@ -89,25 +89,30 @@ fn merge(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts an unpacked tree, or a folder of it, into an archive.
+/// Puts an unpacked tree into an archive, below a folder of it that is there, or at its root.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub(crate) fn add(archive: &mut Archive, tree: &Path, folder: &Path) -> Result<()> {
+pub(crate) fn add(archive: &mut Archive, tree: &Path, below: &str) -> Result<()> {
+    add_folder(archive, (tree, below), tree)
+}
+
+fn add_folder(archive: &mut Archive, (tree, below): (&Path, &str), folder: &Path) -> Result<()> {
     let entries = std::fs::read_dir(folder)
         .with_context(|| format!("failed to read {}", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
-        let place = path.strip_prefix(tree)?.to_string_lossy().into_owned();
+        let inside = path.strip_prefix(tree)?;
+        let place = Path::new(below).join(inside).to_string_lossy().into_owned();
         let kind = path.symlink_metadata()?.file_type();
         if kind.is_dir() {
             archive.directory(&place)?;
-            add(archive, tree, &path)?;
+            add_folder(archive, (tree, below), &path)?;
         } else if kind.is_symlink() {
             let to = std::fs::read_link(&path)?;
             archive.symlink(&place, &to.to_string_lossy())?;
-        } else if kind.is_file() && place != "stamp" {
+        } else if kind.is_file() && inside != Path::new("stamp") {
             archive.file(&place, &path)?;
         }
     }

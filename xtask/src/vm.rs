@@ -14,6 +14,7 @@ use std::path::Path;
 
 /// The measurement that runs beside a whole Debian.
 const SCRAPE: &str = "scrape";
+const OUTPUTS: &str = "outputs";
 /// The measurement that needs no VM: a VM's disk is none.
 const HISTORY: &str = "history";
 
@@ -96,7 +97,7 @@ pub(crate) fn bench(name: Option<&str>, kernel: Option<&str>) -> Result<()> {
     for kernel in &kernels {
         println!("kernel {kernel}");
         let contents = match name {
-            Some(SCRAPE) => Contents::WithDebian,
+            Some(SCRAPE | OUTPUTS) => Contents::WithDebian,
             _ => Contents::Tests,
         };
         let initramfs = image::pack(kernel, &programs, contents)?;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 
 /// Which part of it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// Only the last so many lines
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
@@ -50,12 +50,12 @@ pub(super) fn logs(settings: &Settings, name: &str, wanted: &Wanted) -> Result<(
 /// Control characters but the ends of lines and tabs, in caret notation; what is no UTF-8,
 /// in hexadecimal. A character that is cut in two by a frame waits for its rest.
 #[derive(Debug, Default)]
-struct Tamer {
+pub(crate) struct Tamer {
     rest: Vec<u8>,
 }
 
 impl Tamer {
-    fn tame(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn tame(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.rest.extend_from_slice(bytes);
         let given = std::mem::take(&mut self.rest);
         let mut tame = Vec::with_capacity(given.len());

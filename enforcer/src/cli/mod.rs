@@ -9,7 +9,7 @@ mod fault;
 mod format;
 mod hold;
 pub(crate) mod live;
-mod logs;
+pub(crate) mod logs;
 mod manual;
 mod probe;
 mod prospect;

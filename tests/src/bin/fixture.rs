@@ -228,6 +228,13 @@ fn main() {
             }
             flood(number(1, 1))
         }
+        // The same, with its first and its last moment in a file.
+        "flood-and-stamp" => {
+            append(argument(2), &format!("first {}", monotonic()));
+            write_lines(number(1, 1));
+            append(argument(2), &format!("last {}", monotonic()));
+            rest()
+        }
         // So many numbered lines, with so many milliseconds between them.
         "count" => {
             for line in 0..number(1, 0) {
@@ -370,6 +377,12 @@ fn bomb() -> ! {
 }
 
 fn flood(mebibytes: usize) -> ! {
+    write_lines(mebibytes);
+    rest()
+}
+
+/// Lines of 64 bytes, each by a call of its own.
+fn write_lines(mebibytes: usize) {
     let mut line = [b'x'; 64];
     let stdout = std::io::stdout();
     for number in 0..mebibytes * MIB / line.len() {
@@ -378,7 +391,6 @@ fn flood(mebibytes: usize) -> ! {
         line[63] = b'\n';
         stdout.lock().write_all(&line).unwrap();
     }
-    rest()
 }
 
 /// `first N` for the first instruction, and where it hogs, `last N` again and

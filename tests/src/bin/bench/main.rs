@@ -8,6 +8,7 @@
 
 mod daemon;
 mod loops;
+mod outputs;
 mod power;
 mod probes;
 mod scrape;
@@ -35,7 +36,7 @@ fn main() {
         demo();
         return;
     }
-    let all: [Measurement; 13] = [
+    let all: [Measurement; 14] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
@@ -43,6 +44,7 @@ fn main() {
         ("thousand", daemon::thousand),
         ("kills", daemon::kills),
         ("scrape", scrape::scrape),
+        ("outputs", outputs::outputs),
         ("verdict", loops::time_to_verdict),
         ("sample", loops::sample_cost),
         ("throughput", loops::throughput),
@@ -55,7 +57,7 @@ fn main() {
     println!("bare fork + exec: {floor}");
     // All others take minutes each: only by name, or by `loops`.
     let quick = ["restart", "start", "memory"];
-    let named = ["probes", "thousand", "kills", "scrape"];
+    let named = ["probes", "thousand", "kills", "scrape", "outputs"];
     for (name, measure) in all {
         let asked = match wanted.as_str() {
             "" => quick.contains(&name),

@@ -12,26 +12,31 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const TREE: &str = "/debian";
+pub(super) const TREE: &str = "/debian";
 const SCRAPES: usize = 20;
 const RUNS: usize = 5;
 const FILES: &str = "memory.current memory.stat memory.events memory.max memory.peak memory.swap.current \
     memory.swap.max cpu.stat pids.current cpu.pressure memory.pressure io.pressure";
 
 pub(super) fn scrape(_floor: &Samples) {
-    for place in ["/proc", "/sys"] {
+    mount_into_tree(&["/proc", "/sys"]);
+    for count in [10, 100, many()] {
+        of(count);
+    }
+}
+
+/// Shows the programs of the tree these folders of ours.
+pub(super) fn mount_into_tree(places: &[&str]) {
+    for place in places {
         let into = format!("{TREE}{place}");
         mount(
-            Some(place),
+            Some(*place),
             into.as_str(),
             None::<&str>,
             MsFlags::MS_BIND | MsFlags::MS_REC,
             None::<&str>,
         )
         .unwrap();
-    }
-    for count in [10, 100, many()] {
-        of(count);
     }
 }
 
