@@ -38,6 +38,7 @@ pub const ALONE: &[Rule] = &[
     rule("loops::a_cpu_that_went", "it takes a CPU offline"),
     rule("loops::a_dead_loop_is_proved", PROOF),
     rule("loops::a_looping_thread", PROOF),
+    rule("loops::a_map_without_bounds", PROOF),
     rule("loops::s1_a_server", PROOF),
     rule(
         "loops::a_stop_in_the_middle",

@@ -122,9 +122,12 @@ fn main() {
             enforcer_tests::burn::burn(argument(1));
             rest()
         }
-        "spin" => loop {
-            std::hint::spin_loop();
-        },
+        "spin" => spin(),
+        // Spins as well, with so many mappings of a file whose path has 100 kB.
+        "map-and-spin" => {
+            map_far_below(argument(1), number(2, 0));
+            spin()
+        }
         "http" => http(number(1, 8080)),
         // Answers in every way there is, after so many milliseconds; see `answer`.
         "serve" => {
@@ -303,6 +306,35 @@ fn main() {
 fn rest() -> ! {
     loop {
         pause();
+    }
+}
+
+fn spin() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+fn map_far_below(folder: &str, count: usize) {
+    use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+    let name = "d".repeat(250);
+    std::env::set_current_dir(folder).unwrap();
+    for _ in 0..400 {
+        fs::create_dir(&name).unwrap();
+        std::env::set_current_dir(&name).unwrap();
+    }
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open("f")
+        .unwrap();
+    file.set_len(4096).unwrap();
+    let length = std::num::NonZero::new(4096).unwrap();
+    for _ in 0..count {
+        let flags = MapFlags::MAP_PRIVATE;
+        // SAFETY: the kernel chooses a place where nothing is, and nobody reads it.
+        unsafe { mmap(None, length, ProtFlags::PROT_READ, flags, &file, 0) }.unwrap();
     }
 }
 

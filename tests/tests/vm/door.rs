@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const NOBODY: u32 = 65534;
@@ -313,6 +314,30 @@ fn a_thousand_silent_connections_hold_nobody_up() {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         answer.starts_with("HTTP/1.1 200").then_some(())
+    });
+}
+
+#[test]
+fn what_is_due_is_done_however_many_ask() {
+    let more = "recovery: { backoff: { initial: 200ms, factor: 1, max: 200ms }, budget: off }";
+    let agent = Agent::start(&manifest(&workload("brief", "brief 20", more)));
+    let restarts = || agent.workload("brief")["restarts"].as_u64().unwrap_or(0);
+    let enough = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !enough.load(Ordering::Relaxed) {
+                    let _ = agent.get("/v1/workloads/brief");
+                }
+            });
+        }
+        let before = restarts();
+        // A panic here must end those who ask, or the test would never end.
+        let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_for("restarts", || (restarts() >= before + 5).then_some(()))
+        }));
+        enough.store(true, Ordering::Relaxed);
+        waited.unwrap();
     });
 }
 

@@ -97,6 +97,27 @@ fn a_helper_breaks_the_proof_though_its_name_is_no_utf8() {
     assert_eq!(agent.workload("web")["restarts"], 0);
 }
 
+/// A map of 150 MB of text, which the program's own user has made.
+#[test]
+fn a_map_without_bounds_costs_the_agent_little_memory() {
+    let folder = "/tmp/maps";
+    fs::create_dir(folder).unwrap();
+    std::os::unix::fs::chown(folder, Some(1000), Some(1000)).unwrap();
+    let mode = format!("map-and-spin {folder} 1500");
+    let agent = Agent::start(&manifest(&workload("web", "rest", QUICKLY)));
+    agent.wait_for_state("web", "running");
+    // Its peak is counted from now on (proc_pid_clear_refs(5)).
+    fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").unwrap();
+    let spins = manifest(&workload("web", &mode, QUICKLY));
+    fs::write(agent.folder().join("manifest.yaml"), spins).unwrap();
+    assert!(agent.cli(&["apply"]).status.success());
+    let found = agent.wait_for_events("web", "cpu_loop", 1).remove(0);
+    let peak = kernel::status(agent.pid(), "VmHWM").unwrap();
+    let kibibytes: u64 = peak.split(' ').next().unwrap().parse().unwrap();
+    assert!(kibibytes < 64 << 10, "{peak}");
+    assert!(found.to_string().len() < 64 << 10, "{found}");
+}
+
 /// The first field report: one endpoint runs into an infinite loop.
 #[test]
 fn s1_a_server_that_loops_is_healthy_again_without_a_person() {

@@ -158,7 +158,11 @@ fn what_cannot_be_executed_is_a_start_error() {
         "rest",
         "directory: /no/such/folder\nrecovery: { restart: never }",
     );
-    let unheard = workload("unheard", "rest", "logs: { to: journal }");
+    let unheard = workload(
+        "unheard",
+        "rest",
+        "logs: { to: journal }\nrecovery: { restart: never }",
+    );
     let agent = Agent::start(&manifest(&format!("{missing}{text}{nowhere}{unheard}")));
     for (name, stage, errno) in [
         ("missing", "execute /no/such/program", libc::ENOENT),
