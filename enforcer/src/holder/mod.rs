@@ -14,6 +14,7 @@
 mod client;
 mod connections;
 mod losses;
+mod pace;
 mod protocol;
 mod server;
 mod slot;

@@ -7,6 +7,7 @@
 
 use super::connections::Connections;
 use super::losses::Losses;
+use super::pace::pause_after;
 use super::protocol::{self, Program, Reply, Request};
 use super::slot::{CHUNK, Slot};
 use super::stopper::Stopper;
@@ -33,19 +34,10 @@ use std::time::{Duration, Instant};
 const HUNG_AFTER: Duration = Duration::from_secs(1);
 /// A holder beside an agent ends after this time without any pipe or agent.
 const LONELY_FOR: Duration = Duration::from_secs(10);
-/// The pauses between two rounds, which make one write out of many short ones: after a round of
-/// small chunks, and after one with a larger chunk. A line waits so long at most.
-const GATHER_FEW: Duration = Duration::from_millis(50);
-const GATHER: Duration = Duration::from_millis(5);
-/// A small chunk is shorter than this.
-const SMALL_CHUNK: usize = 1 << 10;
 /// The longest time until `Settle` is answered: busy pipes are never all empty.
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
 /// The time that is left for the rest of the output when the holder is to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// A chunk of this size begins the next round without a pause.
-const BUSY_CHUNK: usize = 16 << 10;
-
 /// The folders of a holder, and how it was started.
 #[derive(Debug)]
 pub(crate) struct Options {
@@ -468,11 +460,7 @@ impl Server {
                 }
             }
             if self.round.is_empty() {
-                let pause = match self.largest_of_round {
-                    ..SMALL_CHUNK => Some(GATHER_FEW),
-                    SMALL_CHUNK..BUSY_CHUNK => Some(GATHER),
-                    BUSY_CHUNK.. => is_hung.then_some(GATHER),
-                };
+                let pause = pause_after(self.largest_of_round, is_hung);
                 self.next_round = pause.map(|pause| awake_now() + pause);
             }
         }
