@@ -17,7 +17,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// How often it is looked whether something was written.
 const LOOK: Duration = Duration::from_millis(250);
@@ -25,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(250);
 const WAITING: usize = 4;
 /// The most bytes of the journal in one chunk.
 const CHUNK: usize = 64 << 10;
+/// Each reader of the journal is a process of its own, and anybody who may look can be one.
+static JOURNAL_READERS: Semaphore = Semaphore::const_new(MOST_JOURNAL_READERS);
+const MOST_JOURNAL_READERS: usize = 16;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +76,11 @@ async fn is_in_journal(api: &Api, workload: &WorkloadName) -> Result<bool, Failu
 
 /// The lines that journald has of a workload, as `journalctl` prints them.
 fn from_journal(api: &Api, workload: &WorkloadName, wanted: &Wanted) -> Result<Response, Failure> {
+    let place = JOURNAL_READERS.try_acquire().map_err(|_| {
+        Failure::busy(format!(
+            "{MOST_JOURNAL_READERS} others read the journal; try again when one has ended"
+        ))
+    })?;
     let unit = api.executor.unit();
     let wanted = journal::Wanted {
         tail: wanted.tail,
@@ -84,6 +92,7 @@ fn from_journal(api: &Api, workload: &WorkloadName, wanted: &Wanted) -> Result<R
         .map_err(|error| Failure::refused(format!("failed to start journalctl: {error}")))?;
     let (chunks, waiting) = mpsc::channel(WAITING);
     tokio::spawn(async move {
+        let _place = place;
         let Some(mut stdout) = reader.stdout.take() else {
             return;
         };

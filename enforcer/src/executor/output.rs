@@ -65,10 +65,10 @@ impl Executor {
         }
     }
 
-    /// The systemd unit that the workloads are in, as journald names it: `None` if they are in
-    /// none.
+    /// The systemd unit that the workloads are in, as journald names it: the outermost one. `None`
+    /// if they are in none.
     pub(crate) fn unit(&self) -> Option<String> {
-        let components = self.tree.workloads().path().iter().rev();
+        let components = self.tree.workloads().path().iter();
         let mut names = components.filter_map(|name| name.to_str());
         let is_unit = |name: &&str| name.ends_with(".service") || name.ends_with(".scope");
         names.find(is_unit).map(str::to_owned)

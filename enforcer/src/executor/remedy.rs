@@ -107,6 +107,8 @@ impl Executor {
     /// A new cgroup and a new log; the old log is kept as an older one.
     fn recreate(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
         self.remove(workload);
+        // The last words of the old instance belong to the old log.
+        self.settle_outputs();
         self.set_log_aside(workload, spec);
     }
 }

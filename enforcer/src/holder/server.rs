@@ -7,7 +7,7 @@
 
 use super::connections::Connections;
 use super::losses::Losses;
-use super::pace::pause_after;
+use super::pace::{MOST_READY, Round};
 use super::protocol::{self, Program, Reply, Request};
 use super::slot::{CHUNK, Slot};
 use super::stopper::Stopper;
@@ -23,7 +23,7 @@ use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::unistd::read;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -91,9 +91,7 @@ pub(crate) struct Server {
     last_id: u64,
     writer: Writer,
     turn: Turn,
-    /// The pipes of this round that have not had their turn.
-    round: VecDeque<u64>,
-    largest_of_round: usize,
+    round: Round,
     next_round: Option<Instant>,
     losses: Losses,
     lonely_since: Option<Instant>,
@@ -144,8 +142,7 @@ impl Server {
             last_id: 0,
             writer,
             turn,
-            round: VecDeque::new(),
-            largest_of_round: 0,
+            round: Round::default(),
             next_round: None,
             losses: Losses::default(),
             lonely_since: None,
@@ -193,7 +190,7 @@ impl Server {
             self.serve();
             self.report();
             self.hand_over();
-            let is_free = self.round.is_empty() && matches!(self.turn, Turn::Free(_));
+            let is_free = self.round.is_over() && matches!(self.turn, Turn::Free(_));
             let wanted = self.ending_since.is_some() || !self.settling.is_empty();
             let is_quiet = wanted && is_free && self.ready_pipes(PollTimeout::ZERO)?.is_empty();
             self.settle(is_quiet);
@@ -221,14 +218,14 @@ impl Server {
     /// Whether pipes may be looked at now.
     fn may_read(&self) -> bool {
         let free = matches!(self.turn, Turn::Free(_)) || self.is_hung();
-        free && self.round.is_empty() && self.next_round.is_none_or(|next| next <= awake_now())
+        free && self.round.is_over() && self.next_round.is_none_or(|next| next <= awake_now())
     }
 
     /// How long there is nothing to do without being woken; `None` for ever.
     fn idle_for(&self) -> Option<Duration> {
         let now = awake_now();
         let turn = match self.turn {
-            Turn::Free(_) if !self.round.is_empty() => Some(now),
+            Turn::Free(_) if !self.round.is_over() => Some(now),
             Turn::Free(_) => self.next_round,
             Turn::Writing { since } if now.duration_since(since) < HUNG_AFTER => {
                 Some(since + HUNG_AFTER)
@@ -418,7 +415,7 @@ impl Server {
     }
 
     fn ready_pipes(&self, timeout: PollTimeout) -> io::Result<Vec<u64>> {
-        let mut events = [EpollEvent::empty(); 256];
+        let mut events = [EpollEvent::empty(); MOST_READY];
         // The kernel moves what it has returned to the end of its list of ready pipes.
         let count = match self.ready.wait(&mut events, timeout) {
             Ok(count) => count,
@@ -429,8 +426,7 @@ impl Server {
     }
 
     fn begin_round(&mut self) -> io::Result<()> {
-        self.round = self.ready_pipes(PollTimeout::ZERO)?.into();
-        self.largest_of_round = 0;
+        self.round = Round::of(self.ready_pipes(PollTimeout::ZERO)?);
         self.next_round = None;
         Ok(())
     }
@@ -439,8 +435,8 @@ impl Server {
     fn serve(&mut self) {
         let is_hung = self.is_hung();
         while let Some(id) = match self.turn {
-            Turn::Free(_) => self.round.pop_front(),
-            Turn::Writing { .. } if is_hung => self.round.pop_front(),
+            Turn::Free(_) => self.round.next_pipe(),
+            Turn::Writing { .. } if is_hung => self.round.next_pipe(),
             Turn::Writing { .. } => None,
         } {
             let read = if is_hung {
@@ -449,7 +445,7 @@ impl Server {
                 self.read_chunk(id)
             };
             match read {
-                Ok(Some(length)) => self.largest_of_round = self.largest_of_round.max(length),
+                Ok(Some(length)) => self.round.has_read(length),
                 // The pipe was empty.
                 Ok(None) => {}
                 Err(error) => {
@@ -459,8 +455,9 @@ impl Server {
                     self.forget(id);
                 }
             }
-            if self.round.is_empty() {
-                let pause = pause_after(self.largest_of_round, is_hung);
+            if self.round.is_over() {
+                let is_hurried = !self.settling.is_empty() || self.ending_since.is_some();
+                let pause = self.round.pause(is_hung, is_hurried);
                 self.next_round = pause.map(|pause| awake_now() + pause);
             }
         }

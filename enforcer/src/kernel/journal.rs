@@ -72,7 +72,11 @@ pub(crate) fn read(identifier: &str, unit: Option<&str>, wanted: Wanted) -> io::
         command.arg("--boot");
     }
     match wanted.tail {
-        Some(lines) => command.arg(format!("--lines={lines}")),
+        // More is a fault to journalctl.
+        Some(lines) => command.arg(format!(
+            "--lines={}",
+            lines.min(i32::MAX.unsigned_abs().into())
+        )),
         // With --follow, journalctl shows ten lines unless it is told otherwise.
         None => command.arg("--lines=all"),
     };

@@ -331,10 +331,12 @@ fn map_far_below(folder: &str, count: usize) {
         .unwrap();
     file.set_len(4096).unwrap();
     let length = std::num::NonZero::new(4096).unwrap();
+    // Executable ones are those that a stack's addresses are looked for in.
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
     for _ in 0..count {
         let flags = MapFlags::MAP_PRIVATE;
         // SAFETY: the kernel chooses a place where nothing is, and nobody reads it.
-        unsafe { mmap(None, length, ProtFlags::PROT_READ, flags, &file, 0) }.unwrap();
+        unsafe { mmap(None, length, protection, flags, &file, 0) }.unwrap();
     }
 }
 

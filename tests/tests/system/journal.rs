@@ -48,6 +48,11 @@ fn last_words_and_lines_across_restarts_are_in_the_journal() {
 
     put("web", "[/usr/bin/fixture, count, 1000000, 50]");
     sh("systemctl reload enforcer");
+    wait_for("the first number", || {
+        let last = shell("enforcer logs web --tail 1").stdout;
+        let last = String::from_utf8(last).ok()?;
+        last.trim().parse::<u32>().ok()
+    });
     let follows = "timeout 20 enforcer logs web --follow --tail 1 | head -n 20";
     let before = sh(follows);
     let pid = running();

@@ -331,7 +331,7 @@ fn what_is_due_is_done_however_many_ask() {
                 }
             });
         }
-        let before = restarts();
+        let before = wait_for("an answer", || agent.workload("brief")["restarts"].as_u64());
         // A panic here must end those who ask, or the test would never end.
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_for("restarts", || (restarts() >= before + 5).then_some(()))
