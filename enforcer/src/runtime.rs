@@ -254,7 +254,7 @@ impl Runtime {
     fn status(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for view in self.supervisor.views() {
-            *counts.entry(view.state).or_default() += 1;
+            *counts.entry(view.state.as_str()).or_default() += 1;
         }
         if counts.is_empty() {
             return "no workloads".to_owned();

@@ -175,11 +175,13 @@ pub(crate) fn build_host_tests() -> Result<()> {
 }
 
 /// The packages whose tests run on the host in the release build.
-const HOST_TESTED: [&str; 6] = [
+const HOST_TESTED: [&str; 8] = [
     "--package",
     "enforcer",
     "--package",
     "enforcer-core",
+    "--package",
+    "enforcer-model",
     "--package",
     "enforcer-common",
 ];

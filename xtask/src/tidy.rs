@@ -18,6 +18,8 @@ struct Rule {
 
 const AGENT: &str = "enforcer/src/";
 const CORE: &str = "enforcer/core/src/";
+/// The rules of the core hold for the words that it decides on as well.
+const MODEL: &str = "enforcer/model/src/";
 const KERNEL: &str = "enforcer/src/kernel/";
 const EXECUTOR: &str = "enforcer/src/executor";
 
@@ -138,7 +140,15 @@ const RULES: &[Rule] = &[
 const MODULES: &[&str] = &["utils", "util", "helpers", "common", "manager", "misc"];
 const MOST_LINES: usize = 600;
 /// What the core may be built from.
-const CORE_DEPENDENCIES: &[&str] = &["saphyr-parser", "serde", "strsim", "thiserror"];
+const CORE_DEPENDENCIES: &[&str] = &[
+    "enforcer-model",
+    "saphyr-parser",
+    "serde",
+    "strsim",
+    "thiserror",
+];
+/// What the model may be built from.
+const MODEL_DEPENDENCIES: &[&str] = &["jiff", "serde"];
 
 /// Checks every tracked file.
 pub(crate) fn run() -> Result<()> {
@@ -155,9 +165,12 @@ pub(crate) fn run() -> Result<()> {
         };
         faults.extend(check_file(path, &text));
     }
-    let manifest = std::fs::read_to_string(root().join("enforcer/core/Cargo.toml"))
-        .context("failed to read the core's Cargo.toml")?;
-    faults.extend(check_dependencies(&manifest));
+    for (package, allowed) in [("core", CORE_DEPENDENCIES), ("model", MODEL_DEPENDENCIES)] {
+        let file = format!("enforcer/{package}/Cargo.toml");
+        let manifest = std::fs::read_to_string(root().join(&file))
+            .with_context(|| format!("failed to read {file}"))?;
+        faults.extend(check_dependencies(&file, &manifest, allowed));
+    }
     if faults.is_empty() {
         return Ok(());
     }
@@ -206,7 +219,9 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
 
 fn broken_rules(path: &str, line: &str) -> Vec<&'static str> {
     let applies = |rule: &&Rule| {
-        path.starts_with(rule.scope) && !rule.except.iter().any(|home| path.starts_with(home))
+        let is_inside =
+            path.starts_with(rule.scope) || rule.scope == CORE && path.starts_with(MODEL);
+        is_inside && !rule.except.iter().any(|home| path.starts_with(home))
     };
     let broken = RULES
         .iter()
@@ -219,7 +234,7 @@ fn broken_rules(path: &str, line: &str) -> Vec<&'static str> {
         .collect()
 }
 
-fn check_dependencies(manifest: &str) -> Vec<String> {
+fn check_dependencies(file: &str, manifest: &str, allowed: &[&str]) -> Vec<String> {
     let section = manifest
         .split("[dependencies]")
         .nth(1)
@@ -228,12 +243,8 @@ fn check_dependencies(manifest: &str) -> Vec<String> {
     section
         .lines()
         .filter_map(|line| line.split(['.', ' ', '=']).next())
-        .filter(|name| {
-            !name.is_empty() && !name.starts_with('#') && !CORE_DEPENDENCIES.contains(name)
-        })
-        .map(|name| {
-            format!("enforcer/core/Cargo.toml: `{name}` is not one of the core's dependencies")
-        })
+        .filter(|name| !name.is_empty() && !name.starts_with('#') && !allowed.contains(name))
+        .map(|name| format!("{file}: `{name}` is not one of its dependencies"))
         .collect()
 }
 
@@ -292,12 +303,8 @@ mod tests {
 
     #[test]
     fn the_core_has_no_further_dependencies() {
-        assert!(
-            check_dependencies("[dependencies]\nserde.workspace = true\n\n[lints]\n").is_empty()
-        );
-        assert_eq!(
-            check_dependencies("[dependencies]\ntokio = \"1\"\n").len(),
-            1
-        );
+        let faults = |manifest| check_dependencies("Cargo.toml", manifest, CORE_DEPENDENCIES);
+        assert!(faults("[dependencies]\nserde.workspace = true\n\n[lints]\n").is_empty());
+        assert_eq!(faults("[dependencies]\ntokio = \"1\"\n").len(), 1);
     }
 }

@@ -14,9 +14,8 @@ pub mod waits;
 pub use recurrence::Recurrence;
 pub use streaks::Streaks;
 
-use crate::units::Percent;
+pub use enforcer_model::spec::Rung;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::time::Duration;
 use waits::Wait;
 
@@ -283,41 +282,16 @@ impl Evidence {
     }
 }
 
-/// One rung of the ladder of responses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Rung {
-    /// The event is all.
-    Tell,
-    /// `cpu.weight` 1: neighbours get theirs at once.
-    Demote,
-    /// `cpu.max`, of one CPU.
-    Throttle(Percent),
-    Restart,
-}
-
-impl fmt::Display for Rung {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tell => f.write_str("tell"),
-            Self::Demote => f.write_str("demote"),
-            Self::Throttle(percent) => write!(f, "throttle {percent}"),
-            Self::Restart => f.write_str("restart"),
-        }
-    }
-}
-
-impl Rung {
-    /// Whether a verdict reaches this rung.
-    #[must_use]
-    pub fn is_open_to(self, verdict: Verdict, assume_loop: bool) -> bool {
-        match (self, verdict) {
-            (Self::Tell, _) | (_, Verdict::DeadLoop) => true,
-            (Self::Demote, Verdict::SyscallSpin) => true,
-            (
-                Self::Demote | Self::Throttle(_) | Self::Restart,
-                Verdict::SyscallSpin | Verdict::OverBudget,
-            ) => assume_loop,
-        }
+/// Returns whether a verdict reaches this rung of the ladder.
+#[must_use]
+pub fn is_reached(rung: Rung, verdict: Verdict, assume_loop: bool) -> bool {
+    match (rung, verdict) {
+        (Rung::Tell, _) | (_, Verdict::DeadLoop) => true,
+        (Rung::Demote, Verdict::SyscallSpin) => true,
+        (
+            Rung::Demote | Rung::Throttle(_) | Rung::Restart,
+            Verdict::SyscallSpin | Verdict::OverBudget,
+        ) => assume_loop,
     }
 }
 

@@ -6,28 +6,23 @@
 
 mod admission;
 pub mod alert;
-pub mod claims;
 pub mod cpu_loop;
 pub mod drift;
 pub mod environment_file;
 pub mod event;
-pub mod health;
 pub mod host;
-pub mod limits;
 pub mod manifest;
-pub mod name;
 pub mod oom;
 pub mod plan;
 pub mod probe;
 pub mod recovery;
-pub mod spec;
 pub mod supervisor;
-pub mod text;
 pub mod threshold;
-pub mod units;
 mod workload;
 
+pub use enforcer_model::{claims, health, limits, name, spec, state, text, units};
 pub use event::{Action, ActionKind, Decision, Event, Transition};
 pub use name::WorkloadName;
+pub use state::WorkloadState;
 pub use supervisor::Supervisor;
 pub use workload::Checkpoint;

@@ -6,6 +6,8 @@
 //!           └─ no answer, long after its time-out: unknown
 //! ```
 
+pub use enforcer_model::views::Answer;
+
 use crate::spec::{Check, Probe};
 use crate::units::{Bytes, MonoTime, Percent, STANDSTILL};
 use serde::{Deserialize, Serialize};
@@ -70,25 +72,6 @@ pub struct Work {
     pub cpu: Duration,
     /// Read and written; `None` without the controller `io`.
     pub io: Option<Bytes>,
-}
-
-/// How one asking ended, as it is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Passed,
-    Failed,
-    Unknown,
-}
-
-impl Answer {
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// The last asking.
@@ -453,7 +436,7 @@ mod tests {
                 io: None,
             };
             watched.answer(now, run, &Outcome::Did(work), Duration::ZERO);
-            watched.last().expect("an answer").answer.word()
+            watched.last().expect("an answer").answer.as_str()
         };
         for round in 0..=4 {
             ask(round * 30, round);
@@ -485,7 +468,7 @@ mod tests {
             let now = at(seconds);
             let (run, _) = watched.begin(now, &mut runs).expect("due");
             watched.answer(now, run, outcome, Duration::ZERO);
-            watched.last().expect("an answer").answer.word()
+            watched.last().expect("an answer").answer.as_str()
         };
         assert_eq!(ask(0, &Outcome::Passed), "passed");
         assert_eq!(ask(3600, &stale), "unknown");
@@ -516,7 +499,7 @@ mod tests {
                 io: None,
             };
             watched.answer(now, run, &Outcome::Did(work), Duration::ZERO);
-            told.push(watched.last().expect("an answer").answer.word());
+            told.push(watched.last().expect("an answer").answer.as_str());
         }
         assert_eq!(
             told,

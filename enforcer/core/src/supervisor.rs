@@ -154,6 +154,7 @@ impl Supervisor {
                 manifest.workloads = workloads;
                 self.configure(moment, manifest, (false, !keeps_ceiling), decision);
             }
+            Event::ManifestUnchanged => self.rules_unread = false,
             Event::Configure { manifest, prune } => {
                 self.rules_unread = false;
                 self.configure(moment, manifest, (prune, true), decision);

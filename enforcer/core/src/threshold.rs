@@ -25,16 +25,14 @@ impl fmt::Display for Level {
     }
 }
 
-impl Threshold {
-    fn level_of(&self, used: Percent) -> Level {
-        let reached = |level: Option<Percent>| level.is_some_and(|level| used >= level);
-        if reached(self.critical) {
-            Level::Critical
-        } else if reached(self.warn) {
-            Level::Warn
-        } else {
-            Level::Normal
-        }
+fn level_of(threshold: &Threshold, used: Percent) -> Level {
+    let reached = |level: Option<Percent>| level.is_some_and(|level| used >= level);
+    if reached(threshold.critical) {
+        Level::Critical
+    } else if reached(threshold.warn) {
+        Level::Warn
+    } else {
+        Level::Normal
     }
 }
 
@@ -92,7 +90,7 @@ impl Gauge {
             (self.warn, self.critical) = (Held::default(), Held::default());
         }
         self.last = Some(now);
-        let instant = threshold.level_of(used);
+        let instant = level_of(threshold, used);
         self.warn.observe(now, instant >= Level::Warn);
         self.critical.observe(now, instant >= Level::Critical);
         let for_long =

@@ -206,7 +206,8 @@ pub(crate) async fn reload(api: &Api) -> Result<(), String> {
         .await
         .is_none_or(|plan| plan.is_empty())
     {
-        // It is in force, or nobody is there any more.
+        // It is in force, or the agent is ending.
+        api.events.send(Event::ManifestUnchanged);
         return Ok(());
     }
     let prepared = {

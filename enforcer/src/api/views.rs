@@ -6,127 +6,40 @@ use super::error::Failure;
 use super::part::Part;
 use crate::executor::Executor;
 use crate::kernel::clock;
-use crate::kernel::usage::{self, LimitState, Usage};
+use crate::kernel::usage::{self, Usage};
 use crate::runtime::Question;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Json;
-use enforcer_core::WorkloadName;
-use enforcer_core::event::InstanceId;
 use enforcer_core::health::Health;
-use enforcer_core::spec::{LogTarget, Mode, ProbeName, RestartPolicy};
-use enforcer_core::supervisor::{LastExit, ProbeView, View, answer_in_words};
-use serde::{Deserialize, Serialize};
+use enforcer_core::spec::LogTarget;
+use enforcer_core::supervisor::{ProbeView, View, answer_in_words};
+use enforcer_core::{WorkloadName, WorkloadState};
+use enforcer_model::views::{
+    BudgetOfRestarts, Inspection, LastAnswer, ProbeStatus, WorkloadView, Workloads,
+};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// `ps --json`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Workloads {
-    schema: u32,
-    /// Of the host, where all is asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cpus: Option<usize>,
-    workloads: Vec<Workload>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct Workload {
-    name: WorkloadName,
-    state: &'static str,
-    health: Health,
-    ready: bool,
-    throttle: &'static str,
-    throttle_cpu_percent: Option<u32>,
-    pid: Option<u32>,
-    restarts: u64,
-    cgroup: String,
-    memory_bytes: u64,
-    memory_max_bytes: Option<u64>,
-    swap_bytes: u64,
-    swap_max_bytes: Option<u64>,
-    cpu_percent: f64,
-    cpu_throttled_percent: f64,
-    oom_kills: u64,
-    last_exit: Option<LastExit>,
-    since: jiff::Timestamp,
-    reason: String,
-    #[serde(flatten)]
-    more: Option<usage::More>,
-}
-
-/// One probe, and what it said last.
-#[derive(Debug, Serialize)]
-struct Probe {
-    probe: ProbeName,
-    kind: &'static str,
-    state: &'static str,
-    consecutive_failures: u32,
-    failure_threshold: u32,
-    at_rest: bool,
-    last: Option<LastAnswer>,
-}
-
-#[derive(Debug, Serialize)]
-struct LastAnswer {
-    result: &'static str,
-    time: jiff::Timestamp,
-    took_seconds: f64,
-    text: String,
-}
-
-impl Probe {
-    fn of(view: &ProbeView) -> Self {
-        let last = view.last.as_ref().map(|last| LastAnswer {
-            result: last.answer.word(),
-            time: clock::wall_time_of(last.at),
-            took_seconds: last.took.as_secs_f64(),
-            text: answer_in_words(last),
-        });
-        Self {
-            probe: view.probe,
-            kind: view.kind,
-            state: view.state,
-            consecutive_failures: view.consecutive_failures,
-            failure_threshold: view.failure_threshold,
-            at_rest: view.at_rest,
-            last,
-        }
+/// A probe of the core's as the API shows it.
+fn probe_status(view: &ProbeView) -> ProbeStatus {
+    let last = view.last.as_ref().map(|last| LastAnswer {
+        result: last.answer,
+        time: clock::wall_time_of(last.at),
+        took_seconds: last.took.as_secs_f64(),
+        text: answer_in_words(last),
+    });
+    ProbeStatus {
+        probe: view.probe,
+        kind: view.kind,
+        state: view.state,
+        consecutive_failures: view.consecutive_failures,
+        failure_threshold: view.failure_threshold,
+        at_rest: view.at_rest,
+        last,
     }
-}
-
-#[derive(Debug, Serialize)]
-struct BudgetOf {
-    restarts: u32,
-    within_seconds: f64,
-}
-
-/// `inspect`: the same, and everything that stands behind it.
-#[derive(Debug, Serialize)]
-pub(crate) struct Inspection {
-    #[serde(flatten)]
-    workload: Workload,
-    instance: InstanceId,
-    managed: bool,
-    command: Vec<String>,
-    user: Option<String>,
-    directory: Option<String>,
-    /// Names only: a value may be a secret.
-    environment: Vec<String>,
-    oom_score_adj: i32,
-    probes: Vec<Probe>,
-    limits: Vec<LimitState>,
-    log: String,
-    budget_used: u32,
-    /// `None` without one.
-    budget: Option<BudgetOf>,
-    breaker: bool,
-    mode: &'static str,
-    restart: &'static str,
-    /// It was stopped for the host's sake.
-    comes_back: bool,
-    next_start_in_seconds: Option<f64>,
 }
 
 /// What is asked of [`workloads`].
@@ -180,7 +93,7 @@ pub(super) async fn workload(
     Ok(Json(shown.await.map_err(|_| Failure::going_down())?))
 }
 
-pub(super) fn describe(api: &Api, view: &View) -> Workload {
+pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
     let now = clock::now();
     let entry = api
         .executor
@@ -199,12 +112,12 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
         .workloads()
         .path()
         .join(view.name.as_str());
-    Workload {
+    WorkloadView {
         name: view.name.clone(),
         state: view.state,
         health: view.health,
         ready: view.ready,
-        throttle: view.claims.word(),
+        throttle: view.claims.throttling(),
         throttle_cpu_percent: view.claims.throttled.map(|percent| percent.0),
         pid: view.pid,
         restarts: view.restarts,
@@ -223,9 +136,9 @@ pub(super) fn describe(api: &Api, view: &View) -> Workload {
     }
 }
 
-fn describe_all(api: &Api, view: &View) -> Workload {
+fn describe_all(api: &Api, view: &View) -> WorkloadView {
     let cgroup = cgroup_of(&api.executor, &view.name);
-    Workload {
+    WorkloadView {
         more: Some(
             cgroup
                 .map(|cgroup| usage::read_more(&cgroup))
@@ -247,7 +160,7 @@ pub(super) async fn health(
         .await
         .ok_or_else(Failure::going_down)?;
     let view = view.ok_or_else(|| Failure::no_such_workload(&name))?;
-    let serves = view.state == "running" && view.health != Health::Unhealthy;
+    let serves = view.state == WorkloadState::Running && view.health != Health::Unhealthy;
     let status = if serves {
         StatusCode::OK
     } else {
@@ -306,27 +219,24 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         directory: spec.directory.clone(),
         environment: spec.environment.keys().cloned().collect(),
         oom_score_adj: spec.oom_score_adj(),
-        probes: view.probes.iter().map(Probe::of).collect(),
+        probes: view.probes.iter().map(probe_status).collect(),
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),
         log: match spec.logs.to {
             LogTarget::File => api.executor.log_path(&view.name).display().to_string(),
             LogTarget::Journal => LogTarget::Journal.as_str().to_owned(),
         },
         budget_used: view.budget_used(clock::now()),
-        budget: spec.recovery.budget.as_ref().map(|budget| BudgetOf {
-            restarts: budget.restarts,
-            within_seconds: budget.within.as_secs_f64(),
-        }),
+        budget: spec
+            .recovery
+            .budget
+            .as_ref()
+            .map(|budget| BudgetOfRestarts {
+                restarts: budget.restarts,
+                within_seconds: budget.within.as_secs_f64(),
+            }),
         breaker: spec.recovery.breaker.is_some(),
-        mode: match spec.mode {
-            Mode::Enforce => "enforce",
-            Mode::Observe => "observe",
-        },
-        restart: match spec.recovery.restart {
-            RestartPolicy::Always => "always",
-            RestartPolicy::OnFailure => "on-failure",
-            RestartPolicy::Never => "never",
-        },
+        mode: spec.mode,
+        restart: spec.recovery.restart,
         comes_back: view.comes_back,
         next_start_in_seconds: view
             .next_start

@@ -6,6 +6,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::io;
 use tokio::net::UnixStream;
@@ -22,6 +23,15 @@ pub(super) fn call(
         .build()
         .map_err(|error| Fault::Failed(format!("failed to start: {error}")))?;
     runtime.block_on(exchange(settings, method, path, body))
+}
+
+/// Reads an answer of the agent.
+pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Fault> {
+    T::deserialize(answer).map_err(|error| {
+        Fault::Failed(format!(
+            "the agent's answer cannot be read ({error}); is it another version?"
+        ))
+    })
 }
 
 /// One request, and an answer that comes in pieces, for as long as it comes.

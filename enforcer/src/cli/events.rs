@@ -4,6 +4,7 @@ use super::format::Output;
 use super::{Fault, client, escaped, sentence};
 use crate::kernel::clock;
 use crate::settings::Settings;
+use enforcer_model::views::Inspection;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -163,13 +164,13 @@ pub(super) fn why(
         );
     }
     if let Ok(view) = view {
-        let text = |key: &str| view[key].as_str().unwrap_or("?").to_owned();
+        let found: Inspection = client::read(&view)?;
         println!(
             "now: {} ({})",
-            text("state"),
-            sentence::plain(&text("reason"))
+            found.workload.state,
+            sentence::plain(&found.workload.reason)
         );
-        if let Some(next) = super::prospect::next(&view) {
+        if let Some(next) = super::prospect::next(&found) {
             println!("next: {next}");
         }
     }

@@ -4,20 +4,22 @@ use super::escaped;
 use super::format::Output;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
-use serde_json::Value;
+use enforcer_model::views::{Answer, Inspection, ProbeStatus};
 
 pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/probe", escaped(name));
     let answer = client::call(settings, "POST", &route, None)?;
-    if !output.print(&answer)? {
-        print(name, &answer);
+    let printed = output.print(&answer)?;
+    let Inspection { probes, .. } = client::read(&answer)?;
+    if !printed {
+        print(name, &probes);
     }
-    let probes = answer["probes"].as_array().cloned().unwrap_or_default();
-    let failed: Vec<&str> = probes
-        .iter()
-        .filter(|probe| probe["last"]["result"] == "failed")
-        .filter_map(|probe| probe["probe"].as_str())
-        .collect();
+    let has_failed = |probe: &&ProbeStatus| {
+        let last = probe.last.as_ref();
+        last.is_some_and(|last| last.result == Answer::Failed)
+    };
+    let failed = probes.iter().filter(has_failed);
+    let failed: Vec<&str> = failed.map(|probe| probe.probe.word()).collect();
     if failed.is_empty() {
         return Ok(());
     }
@@ -27,8 +29,7 @@ pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(
     )))
 }
 
-fn print(name: &str, answer: &Value) {
-    let probes = answer["probes"].as_array().map_or(&[][..], Vec::as_slice);
+fn print(name: &str, probes: &[ProbeStatus]) {
     if probes.is_empty() {
         println!("{name} has no probes");
         return;
@@ -37,7 +38,7 @@ fn print(name: &str, answer: &Value) {
 }
 
 /// One line a probe: what it comes to, and what it said last.
-pub(super) fn table(probes: &[Value]) -> String {
+pub(super) fn table(probes: &[ProbeStatus]) -> String {
     let mut rows = vec![
         [
             "PROBE",
@@ -50,25 +51,22 @@ pub(super) fn table(probes: &[Value]) -> String {
         .map(str::to_owned),
     ];
     for probe in probes {
-        let text = |key: &str| probe[key].as_str().unwrap_or("-").to_owned();
-        let last = &probe["last"];
-        let checked = match last["time"].as_str() {
-            Some(time) => format!("{} ago", ps::age(time)),
+        let checked = match &probe.last {
+            Some(last) => format!("{} ago", ps::age(last.time)),
             None => "-".to_owned(),
         };
-        let said = last["text"].as_str().unwrap_or("not asked yet");
-        let rests = probe["at_rest"] == true && last.is_null();
+        let said = match &probe.last {
+            Some(last) => enforcer_core::text::printable(&last.text),
+            None if probe.at_rest => "waits for startup".to_owned(),
+            None => "not asked yet".to_owned(),
+        };
         rows.push([
-            text("probe"),
-            text("kind"),
-            text("state"),
-            probe["consecutive_failures"].to_string(),
+            probe.probe.to_string(),
+            probe.kind.as_str().to_owned(),
+            probe.state.as_str().to_owned(),
+            probe.consecutive_failures.to_string(),
             checked,
-            if rests {
-                "waits for startup".to_owned()
-            } else {
-                enforcer_core::text::printable(said)
-            },
+            said,
         ]);
     }
     ps::table(&rows)

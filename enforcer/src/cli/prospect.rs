@@ -1,50 +1,53 @@
-//! What comes next for a workload, as somebody would say it who knows.
+//! The next thing that enforcer does with a workload, in a sentence.
 
+use enforcer_core::WorkloadState;
+use enforcer_core::spec::{Mode, ProbeName, RestartPolicy};
 use enforcer_core::units::human_duration;
-use serde_json::Value;
+use enforcer_model::claims::Throttling;
+use enforcer_model::views::{Inspection, ProbeStatus};
 use std::time::Duration;
 
-/// From `inspect`'s answer; `None` where nothing is about to happen.
-pub(super) fn next(workload: &Value) -> Option<String> {
-    let name = workload["name"].as_str().unwrap_or("it");
+/// Returns `None` if nothing is about to happen.
+pub(super) fn next(found: &Inspection) -> Option<String> {
+    let workload = &found.workload;
+    let name = &workload.name;
     let mut parts = Vec::new();
-    match workload["state"].as_str()? {
-        "backing_off" => {
-            parts.push(format!("attempt {}", soon(workload)));
-            parts.extend(budget(workload));
+    match workload.state {
+        WorkloadState::BackingOff => {
+            parts.push(format!("attempt {}", soon(found)));
+            parts.extend(budget(found));
         }
-        "breaker_open" => parts.push(format!(
+        WorkloadState::BreakerOpen => parts.push(format!(
             "one trial {}; if that lasts, the breaker closes, and if not, it waits again, twice as long up to its most",
-            soon(workload)
+            soon(found)
         )),
-        "failed" => parts.push(format!(
+        WorkloadState::Failed => parts.push(format!(
             "nothing starts it again by itself; `enforcer start {name}` does"
         )),
-        "stopped" if workload["comes_back"] == true => {
+        WorkloadState::Stopped if found.comes_back => {
             parts.push("it comes back when the host is well again".to_owned());
         }
-        "stopped" => parts.push(format!("it stays stopped until `enforcer start {name}`")),
-        "running" => {
-            // Who only watches restarts nothing.
-            if workload["mode"] == "enforce" && workload["restart"] != "never" {
-                parts.extend(probes(workload));
+        WorkloadState::Stopped => {
+            parts.push(format!("it stays stopped until `enforcer start {name}`"));
+        }
+        WorkloadState::Running => {
+            // In the mode `observe`, nothing is restarted.
+            if found.mode == Mode::Enforce && found.restart != RestartPolicy::Never {
+                parts.extend(probes(found));
             }
-            if workload["throttle"]
-                .as_str()
-                .is_some_and(|held| held != "none")
-            {
+            if workload.throttle != Throttling::None {
                 parts.push(format!(
                     "it is held back until what led to that is over, or until `enforcer release {name}`"
                 ));
             }
         }
-        _ => {}
+        WorkloadState::Pending | WorkloadState::Starting | WorkloadState::Stopping => {}
     }
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-fn soon(workload: &Value) -> String {
-    let seconds = workload["next_start_in_seconds"].as_f64().unwrap_or(0.0);
+fn soon(found: &Inspection) -> String {
+    let seconds = found.next_start_in_seconds.unwrap_or(0.0);
     let whole = Duration::try_from_secs_f64(seconds.ceil()).unwrap_or_default();
     if whole.is_zero() {
         return "now".to_owned();
@@ -52,12 +55,12 @@ fn soon(workload: &Value) -> String {
     format!("in {}", human_duration(whole))
 }
 
-fn budget(workload: &Value) -> Option<String> {
-    let used = workload["budget_used"].as_u64().filter(|used| *used > 0)?;
-    let most = workload["budget"]["restarts"].as_u64()?;
-    let within = workload["budget"]["within_seconds"].as_f64()?;
-    let within = human_duration(Duration::try_from_secs_f64(within).unwrap_or_default());
-    if workload["breaker"] != true {
+fn budget(found: &Inspection) -> Option<String> {
+    let budget = found.budget.filter(|_| found.budget_used > 0)?;
+    let (used, most) = (found.budget_used, budget.restarts);
+    let within = Duration::try_from_secs_f64(budget.within_seconds).unwrap_or_default();
+    let within = human_duration(within);
+    if !found.breaker {
         return Some(format!("{used} of {most} restarts used within {within}"));
     }
     let left = match most.saturating_sub(used) {
@@ -70,49 +73,78 @@ fn budget(workload: &Value) -> Option<String> {
     ))
 }
 
-/// Whether the next failure opens the breaker.
-fn is_spent(workload: &Value) -> bool {
-    let most = workload["budget"]["restarts"].as_u64();
-    let used = workload["budget_used"].as_u64().unwrap_or(0);
-    workload["breaker"] == true && most.is_some_and(|most| used >= most)
+/// Returns whether the next failure opens the breaker.
+fn is_spent(found: &Inspection) -> bool {
+    let budget = found.budget;
+    found.breaker && budget.is_some_and(|budget| found.budget_used >= budget.restarts)
 }
 
-/// What a probe that fails is about to bring.
-fn probes(workload: &Value) -> Option<String> {
-    let probes = workload["probes"].as_array()?;
-    let nearest = probes.iter().filter_map(|probe| {
-        let failures = probe["consecutive_failures"]
-            .as_u64()
-            .filter(|count| *count > 0)?;
-        let threshold = probe["failure_threshold"].as_u64()?;
-        let word = probe["probe"].as_str()?;
-        let then = match word {
-            "readiness" => "it counts as not ready",
-            _ if is_spent(workload) => "the breaker opens",
-            _ => "it is restarted",
-        };
-        Some(match threshold.saturating_sub(failures) {
-            0 if word == "readiness" => return None,
-            0 => format!("{word} has failed {failures} times"),
-            left => format!(
-                "{word} has failed {failures} of {threshold} times, and after {left} more {then}"
-            ),
-        })
-    });
-    let told: Vec<String> = nearest.collect();
-    (!told.is_empty()).then(|| told.join("; "))
+/// Describes what the probes that fail are about to cause.
+fn probes(found: &Inspection) -> Option<String> {
+    let failing = found
+        .probes
+        .iter()
+        .filter_map(|probe| describe(found, probe));
+    let sentences: Vec<String> = failing.collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
+}
+
+fn describe(found: &Inspection, probe: &ProbeStatus) -> Option<String> {
+    let failures = probe.consecutive_failures;
+    if failures == 0 {
+        return None;
+    }
+    let (name, threshold) = (probe.probe, probe.failure_threshold);
+    let then = match name {
+        ProbeName::Readiness => "it counts as not ready",
+        _ if is_spent(found) => "the breaker opens",
+        _ => "it is restarted",
+    };
+    match threshold.saturating_sub(failures) {
+        0 if name == ProbeName::Readiness => None,
+        0 => Some(format!("{name} has failed {failures} times")),
+        left => Some(format!(
+            "{name} has failed {failures} of {threshold} times, and after {left} more {then}"
+        )),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::next;
-    use serde_json::json;
+    use enforcer_model::views::Inspection;
+    use serde_json::{Value, json};
+
+    /// A workload that runs, with these keys in place of its own.
+    fn inspection(keys: &Value) -> Inspection {
+        let mut answer = json!({
+            "name": "web", "state": "running", "health": "healthy", "ready": true,
+            "throttle": "none", "throttle_cpu_percent": null, "pid": 7, "restarts": 0,
+            "cgroup": "/", "memory_bytes": 0, "memory_max_bytes": null, "swap_bytes": 0,
+            "swap_max_bytes": null, "cpu_percent": 0.0, "cpu_throttled_percent": 0.0,
+            "oom_kills": 0, "last_exit": null, "since": "2026-01-31T10:00:00Z", "reason": "",
+            "instance": 1, "managed": true, "command": [], "user": null, "directory": null,
+            "environment": [], "oom_score_adj": 0, "probes": [], "limits": [], "log": "",
+            "budget_used": 0, "budget": null, "breaker": false, "mode": "enforce",
+            "restart": "always", "comes_back": false, "next_start_in_seconds": null,
+        });
+        for (key, value) in keys.as_object().into_iter().flatten() {
+            answer[key] = value.clone();
+        }
+        serde_json::from_value(answer).expect("an inspection")
+    }
+
+    /// A liveness probe with two failures.
+    fn liveness() -> Value {
+        json!([{ "probe": "liveness", "kind": "http", "state": "passing",
+            "consecutive_failures": 2, "failure_threshold": 3, "at_rest": false, "last": null }])
+    }
 
     #[test]
     fn what_comes_next_is_said_with_its_numbers() {
         let budget = json!({ "restarts": 5, "within_seconds": 300.0 });
-        let check = |workload: serde_json::Value, expected: Option<&str>| {
-            assert_eq!(next(&workload).as_deref(), expected, "{workload}");
+        let check = |keys: Value, expected: Option<&str>| {
+            assert_eq!(next(&inspection(&keys)).as_deref(), expected, "{keys}");
         };
         check(
             json!({ "name": "web", "state": "backing_off", "next_start_in_seconds": 37.2,
@@ -136,7 +168,7 @@ mod tests {
         );
         check(
             json!({ "name": "web", "state": "running", "throttle": "demoted", "mode": "enforce", "restart": "always",
-                "probes": [{ "probe": "liveness", "consecutive_failures": 2, "failure_threshold": 3 }] }),
+                "probes": liveness() }),
             Some(
                 "liveness has failed 2 of 3 times, and after 1 more it is restarted; \
                  it is held back until what led to that is over, or until `enforcer release web`",
@@ -145,7 +177,7 @@ mod tests {
         check(
             json!({ "name": "web", "state": "running", "throttle": "none", "mode": "enforce", "restart": "always",
                 "budget_used": 5, "budget": budget, "breaker": true,
-                "probes": [{ "probe": "liveness", "consecutive_failures": 2, "failure_threshold": 3 }] }),
+                "probes": liveness() }),
             Some("liveness has failed 2 of 3 times, and after 1 more the breaker opens"),
         );
         check(
@@ -154,7 +186,7 @@ mod tests {
         );
         check(
             json!({ "name": "web", "state": "running", "throttle": "none", "mode": "observe", "restart": "always",
-                "probes": [{ "probe": "liveness", "consecutive_failures": 2, "failure_threshold": 3 }] }),
+                "probes": liveness() }),
             None,
         );
         check(

@@ -5,7 +5,8 @@ use super::{Fault, client};
 use crate::kernel::clock;
 use crate::settings::Settings;
 use enforcer_core::units::{Bytes, human_duration};
-use serde_json::Value;
+use enforcer_model::views::{LastExit, WorkloadView, Workloads};
+use jiff::Timestamp;
 use std::time::Duration;
 
 pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
@@ -13,8 +14,7 @@ pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
     if output.print(&answer)? {
         return Ok(());
     }
-    let workloads = answer["workloads"].as_array();
-    let workloads = workloads.map_or(&[][..], Vec::as_slice);
+    let Workloads { workloads, .. } = client::read(&answer)?;
     if output.format() == Format::Wide {
         let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
         rows[0].extend(WIDER.map(str::to_owned));
@@ -49,76 +49,62 @@ const HEADER: [&str; 11] = [
 /// What `-o wide` has beside that.
 const WIDER: [&str; 4] = ["READY", "SWAP", "LAST EXIT", "CGROUP"];
 
-fn wider(workload: &Value) -> [String; 4] {
-    let limit = workload["swap_max_bytes"].as_u64();
-    let limit = limit.map_or_else(String::new, |limit| format!(" / {}", Bytes(limit)));
-    let exit = &workload["last_exit"];
+fn wider(workload: &WorkloadView) -> [String; 4] {
     [
-        if workload["ready"] == true {
-            "yes"
-        } else {
-            "no"
-        }
-        .to_owned(),
-        format!(
-            "{}{limit}",
-            Bytes(workload["swap_bytes"].as_u64().unwrap_or(0))
-        ),
-        match (exit["code"].as_i64(), exit["signal"].as_i64()) {
-            (Some(code), _) => format!("code {code}"),
-            (None, Some(signal)) => format!("signal {signal}"),
-            (None, None) => "-".to_owned(),
+        if workload.ready { "yes" } else { "no" }.to_owned(),
+        used(workload.swap_bytes, workload.swap_max_bytes),
+        match workload.last_exit {
+            Some(LastExit {
+                code: Some(code), ..
+            }) => format!("code {code}"),
+            Some(LastExit {
+                signal: Some(signal),
+                ..
+            }) => format!("signal {signal}"),
+            Some(_) | None => "-".to_owned(),
         },
-        workload["cgroup"].as_str().unwrap_or("-").to_owned(),
+        workload.cgroup.clone(),
     ]
 }
 
-fn row(workload: &Value) -> [String; 11] {
-    let text = |key: &str| workload[key].as_str().unwrap_or("-").to_owned();
-    let number = |key: &str| {
-        workload[key]
-            .as_u64()
-            .map_or_else(|| "-".to_owned(), |number| number.to_string())
-    };
-    let memory = workload["memory_bytes"].as_u64().unwrap_or(0);
-    let limit = workload["memory_max_bytes"].as_u64();
+/// Bytes in use, and the limit if there is one.
+fn used(bytes: u64, limit: Option<u64>) -> String {
     let limit = limit.map_or_else(String::new, |limit| format!(" / {}", Bytes(limit)));
-    let throttled = workload["cpu_throttled_percent"].as_f64().unwrap_or(0.0);
+    format!("{}{limit}", Bytes(bytes))
+}
+
+fn row(workload: &WorkloadView) -> [String; 11] {
+    let throttled = workload.cpu_throttled_percent;
     let throttled = if throttled > 0.0 {
         format!(" (held back {throttled}%)")
     } else {
         String::new()
     };
+    let pid = workload.pid;
     [
-        text("name"),
-        text("state"),
-        text("health"),
-        number("pid"),
-        format!("{}{limit}", Bytes(memory)),
-        format!(
-            "{}%{throttled}",
-            workload["cpu_percent"].as_f64().unwrap_or(0.0)
-        ),
+        workload.name.to_string(),
+        workload.state.to_string(),
+        workload.health.to_string(),
+        pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        used(workload.memory_bytes, workload.memory_max_bytes),
+        format!("{}%{throttled}", workload.cpu_percent),
         throttle(workload),
-        number("restarts"),
-        number("oom_kills"),
-        age(&text("since")),
-        text("reason"),
+        workload.restarts.to_string(),
+        workload.oom_kills.to_string(),
+        age(workload.since),
+        workload.reason.clone(),
     ]
 }
 
-fn throttle(workload: &Value) -> String {
-    match workload["throttle_cpu_percent"].as_u64() {
+fn throttle(workload: &WorkloadView) -> String {
+    match workload.throttle_cpu_percent {
         Some(percent) => format!("throttled {percent}%"),
-        None => workload["throttle"].as_str().unwrap_or("-").to_owned(),
+        None => workload.throttle.as_str().to_owned(),
     }
 }
 
-/// How long ago an RFC 3339 time was.
-pub(super) fn age(time: &str) -> String {
-    let Ok(then) = time.parse::<jiff::Timestamp>() else {
-        return "-".to_owned();
-    };
+/// The time that has passed since then.
+pub(super) fn age(then: Timestamp) -> String {
     let passed = clock::wall_now().duration_since(then);
     human_duration(Duration::from_secs(
         u64::try_from(passed.as_secs()).unwrap_or(0),

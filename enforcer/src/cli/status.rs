@@ -5,91 +5,74 @@ use super::format::Output;
 use super::workload::throttle_in_words;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
+use enforcer_core::WorkloadState;
+use enforcer_core::health::Health;
 use enforcer_core::units::Bytes;
-use serde_json::Value;
+use enforcer_model::views::Inspection;
 
 pub(super) fn status(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}", escaped(name));
-    let workload = client::call(settings, "GET", &route, None)?;
-    if !output.print(&workload)? {
-        print(name, &workload);
+    let answer = client::call(settings, "GET", &route, None)?;
+    let printed = output.print(&answer)?;
+    let found: Inspection = client::read(&answer)?;
+    if !printed {
+        print(name, &found);
     }
-    match workload["state"].as_str() {
-        Some("running") if workload["health"] == "unhealthy" => {
+    match found.workload.state {
+        WorkloadState::Running if found.workload.health == Health::Unhealthy => {
             Err(Fault::NotRunning(format!("{name} is unhealthy")))
         }
-        Some("running") => Ok(()),
-        state => Err(Fault::NotRunning(format!(
-            "{name} is {}",
-            state.unwrap_or("not known")
-        ))),
+        WorkloadState::Running => Ok(()),
+        state => Err(Fault::NotRunning(format!("{name} is {state}"))),
     }
 }
 
-fn print(name: &str, workload: &Value) {
-    let text = |key: &str| workload[key].as_str().unwrap_or("-").to_owned();
-    let number = |key: &str| workload[key].as_u64().unwrap_or(0);
-    let pid = workload["pid"]
-        .as_u64()
+fn print(name: &str, found: &Inspection) {
+    let workload = &found.workload;
+    let pid = workload
+        .pid
         .map_or_else(String::new, |pid| format!(" (pid {pid})"));
     println!(
         "{name}: {}{pid} for {}",
-        text("state"),
-        ps::age(&text("since"))
+        workload.state,
+        ps::age(workload.since)
     );
-    let limit = |key: &str| {
-        let limit = workload[key].as_u64();
-        limit.map_or_else(|| "no limit".to_owned(), |limit| Bytes(limit).to_string())
+    let used = |bytes, limit: Option<u64>| {
+        let limit = limit.map_or_else(|| "no limit".to_owned(), |limit| Bytes(limit).to_string());
+        format!("{} of {limit}", Bytes(bytes))
     };
-    let next = super::prospect::next(workload);
+    let next = super::prospect::next(found);
     let rows = [
-        ["  why", &super::sentence::plain(&text("reason"))],
+        ["  why", &super::sentence::plain(&workload.reason)],
         ["  next", next.as_deref().unwrap_or("-")],
-        ["  health", &text("health")],
-        [
-            "  ready",
-            if workload["ready"] == true {
-                "yes"
-            } else {
-                "no"
-            },
-        ],
+        ["  health", &workload.health.to_string()],
+        ["  ready", if workload.ready { "yes" } else { "no" }],
         ["  throttle", &throttle_in_words(workload)],
         [
             "  memory",
-            &format!(
-                "{} of {}",
-                Bytes(number("memory_bytes")),
-                limit("memory_max_bytes")
-            ),
+            &used(workload.memory_bytes, workload.memory_max_bytes),
         ],
         [
             "  swap",
-            &format!(
-                "{} of {}",
-                Bytes(number("swap_bytes")),
-                limit("swap_max_bytes")
-            ),
+            &used(workload.swap_bytes, workload.swap_max_bytes),
         ],
         [
             "  cpu",
             &format!(
-                "{}% of one CPU, held back in {}% of its periods",
-                workload["cpu_percent"], workload["cpu_throttled_percent"]
+                "{:?}% of one CPU, held back in {:?}% of its periods",
+                workload.cpu_percent, workload.cpu_throttled_percent
             ),
         ],
         [
             "  so far",
             &format!(
                 "{} restarts, {} OOM kills",
-                number("restarts"),
-                number("oom_kills")
+                workload.restarts, workload.oom_kills
             ),
         ],
     ];
     print!("{}", ps::table(&rows.map(|row| row.map(str::to_owned))));
-    let probes = workload["probes"].as_array().map_or(&[][..], Vec::as_slice);
-    if !probes.is_empty() {
-        print!("{}", super::probe::table(probes));
+    if !found.probes.is_empty() {
+        print!("{}", super::probe::table(&found.probes));
     }
 }

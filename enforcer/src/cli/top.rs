@@ -10,6 +10,7 @@ use super::{Fault, client, escaped, sentence};
 use crate::kernel::clock;
 use crate::kernel::signal::Ends;
 use crate::settings::Settings;
+use enforcer_model::views::Workloads;
 use model::{Ask, Model, News};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -157,8 +158,9 @@ fn act(settings: &Settings, name: &str, what: &str, body: Option<Value>) -> Stri
     }
 }
 
-fn rows(settings: &Settings) -> Result<Value, Fault> {
-    client::call(settings, "GET", "/v1/workloads?all=true", None)
+fn rows(settings: &Settings) -> Result<Workloads, Fault> {
+    let answer = client::call(settings, "GET", "/v1/workloads?all=true", None)?;
+    client::read(&answer)
 }
 
 /// A workload's last events, and its last loop wherever that is.

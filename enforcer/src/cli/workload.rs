@@ -9,6 +9,8 @@ use crate::manifest_files::{self, LoadError};
 use crate::settings::Settings;
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
+use enforcer_model::claims::Throttling;
+use enforcer_model::views::{Inspection, WorkloadView};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -230,14 +232,15 @@ pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result
                 .map_or_else(|| value.to_string(), str::to_owned)
         );
     }
+    let inspection: Inspection = client::read(&answer)?;
     println!("limits");
     let mut rows = vec![["  FILE", "REQUESTED", "EFFECTIVE"].map(str::to_owned)];
-    for limit in answer["limits"].as_array().into_iter().flatten() {
-        let text = |key: &str| limit[key].as_str().unwrap_or("-").to_owned();
+    for limit in inspection.limits {
+        let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         rows.push([
-            format!("  {}", text("file")),
-            text("requested"),
-            text("effective"),
+            format!("  {}", limit.file),
+            text(limit.requested),
+            text(limit.effective),
         ]);
     }
     print!("{}", super::ps::table(&rows));
@@ -247,12 +250,17 @@ pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result
 pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/{request}", escaped(name));
     let answer = client::call(settings, "POST", &route, None)?;
+    let Ok(workload) = client::read::<WorkloadView>(&answer) else {
+        // It was carried out, by an agent of another version.
+        println!("{name}: {request}: done");
+        return Ok(());
+    };
     if request == "release" {
-        println!("{name}: {}", throttle_in_words(&answer));
+        println!("{name}: {}", throttle_in_words(&workload));
         return Ok(());
     }
-    let state = answer["state"].as_str().unwrap_or("?");
-    match answer["pid"].as_u64() {
+    let state = workload.state;
+    match workload.pid {
         Some(pid) => println!("{name}: {state} (pid {pid})"),
         None => println!("{name}: {state}"),
     }
@@ -295,16 +303,16 @@ pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(),
     let route = format!("/v1/workloads/{}/throttle", escaped(name));
     let body = serde_json::json!({ "cpu": cpu });
     let answer = client::call(settings, "POST", &route, Some(body))?;
-    println!("{name}: {}", throttle_in_words(&answer));
+    println!("{name}: {}", throttle_in_words(&client::read(&answer)?));
     Ok(())
 }
 
 /// What is taken from a workload beside its manifest.
-pub(super) fn throttle_in_words(workload: &serde_json::Value) -> String {
-    let percent = &workload["throttle_cpu_percent"];
-    match workload["throttle"].as_str() {
-        Some("throttled") => format!("throttled to {percent}% of one CPU"),
-        Some("demoted") => "demoted to cpu.weight 1".to_owned(),
-        _ => "not throttled".to_owned(),
+pub(super) fn throttle_in_words(workload: &WorkloadView) -> String {
+    match (workload.throttle, workload.throttle_cpu_percent) {
+        (Throttling::Throttled, Some(percent)) => format!("throttled to {percent}% of one CPU"),
+        (Throttling::Throttled, None) => "throttled".to_owned(),
+        (Throttling::Demoted, _) => "demoted to cpu.weight 1".to_owned(),
+        (Throttling::None, _) => "not throttled".to_owned(),
     }
 }

@@ -6,8 +6,8 @@ use super::pressure;
 use enforcer_core::limits::Limits;
 use enforcer_core::probe::{Load, Work};
 use enforcer_core::units::Bytes;
+use enforcer_model::views::{Details, LimitState, Waiting};
 use nix::fcntl::OFlag;
-use serde::Serialize;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
@@ -118,31 +118,15 @@ impl LevelFiles {
     }
 }
 
-/// What only a screen shows; `None` where the kernel has no such file, or no limit.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct More {
-    pids: Option<u64>,
-    /// Of one CPU.
-    cpu_max_percent: Option<f64>,
-    waiting_percent: Waiting,
-}
-
-/// Shares of the last ten seconds in which some of it waited.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-struct Waiting {
-    cpu: Option<f64>,
-    memory: Option<f64>,
-    io: Option<f64>,
-}
-
-pub(crate) fn read_more(cgroup: &Cgroup) -> More {
+/// Reads the values that only a screen shows.
+pub(crate) fn read_more(cgroup: &Cgroup) -> Details {
     let text = |file: &str| cgroup.read_if_present(file).ok().flatten();
     let waiting = |file: &str| pressure::share10(&text(file)?, "some");
     let quota = text("cpu.max").and_then(|text| {
         let (quota, period) = text.trim().split_once(' ')?;
         Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()? * 100.0)
     });
-    More {
+    Details {
         pids: text("pids.current").and_then(|text| text.trim().parse().ok()),
         cpu_max_percent: quota,
         waiting_percent: Waiting {
@@ -170,16 +154,6 @@ pub(crate) fn memory_current(cgroup: &Cgroup) -> Option<u64> {
     cgroup.read("memory.current").ok()?.trim().parse().ok()
 }
 
-/// One limit: what the manifest asks, and what the kernel says.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct LimitState {
-    file: &'static str,
-    /// `None` where the manifest is silent.
-    requested: Option<String>,
-    /// `None` where this cgroup has no such file.
-    effective: Option<String>,
-}
-
 /// The file that says what holds: a cgroup that asks for no CPUs, or for some that its parent
 /// has not, runs on others than it asks for (cgroup-v2.rst, "Cpuset").
 fn in_effect(file: &'static str) -> &'static str {
@@ -193,7 +167,7 @@ pub(crate) fn limit_states(cgroup: Option<&Cgroup>, limits: &Limits) -> Vec<Limi
     let files = limits.files().into_iter();
     files
         .map(|entry| LimitState {
-            file: entry.file,
+            file: entry.file.to_owned(),
             requested: entry.asked.then_some(entry.value),
             effective: cgroup
                 .and_then(|cgroup| cgroup.read(in_effect(entry.file)).ok())

@@ -1,10 +1,10 @@
 //! Whoever waits for what a request has come to.
 
 use super::RequestError;
-use enforcer_core::WorkloadName;
 use enforcer_core::event::{InstanceId, Request};
 use enforcer_core::supervisor::{ProbeView, View};
 use enforcer_core::units::MonoTime;
+use enforcer_core::{WorkloadName, WorkloadState};
 use tokio::sync::oneshot;
 
 /// Someone who waits for a workload to come to rest or to life.
@@ -60,8 +60,8 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
                     .is_some_and(|last| last.at >= waiter.asked)
         };
         return match view.state {
-            "running" if !view.probes.iter().all(answered) => None,
-            "running" => Some(Ok(view)),
+            WorkloadState::Running if !view.probes.iter().all(answered) => None,
+            WorkloadState::Running => Some(Ok(view)),
             state => failed(&format!("it is {state}: there is nothing to ask")),
         };
     }
@@ -70,10 +70,16 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
     }
     let upwards = matches!(waiter.request, Request::Start | Request::Restart);
     match view.state {
-        "running" if upwards => Some(Ok(view)),
-        "failed" | "backing_off" | "breaker_open" if upwards => failed(&view.reason),
-        "stopped" if upwards => failed("it was stopped meanwhile"),
-        "stopped" | "failed" | "pending" if !upwards => Some(Ok(view)),
+        WorkloadState::Running if upwards => Some(Ok(view)),
+        WorkloadState::Failed | WorkloadState::BackingOff | WorkloadState::BreakerOpen
+            if upwards =>
+        {
+            failed(&view.reason)
+        }
+        WorkloadState::Stopped if upwards => failed("it was stopped meanwhile"),
+        WorkloadState::Stopped | WorkloadState::Failed | WorkloadState::Pending if !upwards => {
+            Some(Ok(view))
+        }
         _ if !upwards && view.instance > waiter.instance => {
             failed("it was started again meanwhile")
         }

@@ -203,12 +203,13 @@ fn of_sample(kind: MetricType, metric: &Metric, labels: &Map<String, Value>) -> 
 mod tests {
     use super::*;
     use crate::telemetry::counts::OfProbe;
-    use enforcer_core::WorkloadName;
     use enforcer_core::event::{Cause, InstanceId};
     use enforcer_core::health::Health;
-    use enforcer_core::spec::{Check, Probe, WorkloadSpec};
+    use enforcer_core::spec::{Check, CheckKind, Probe, WorkloadSpec};
     use enforcer_core::supervisor::ProbeView;
     use enforcer_core::units::MonoTime;
+    use enforcer_core::{WorkloadName, WorkloadState};
+    use enforcer_model::views::ProbeState;
     use expect_test::expect_file;
 
     fn tcp_probe() -> Probe {
@@ -220,14 +221,14 @@ mod tests {
     #[test]
     fn a_probes_counts_stay_while_nothing_runs() {
         let mut down = web();
-        down.view.state = "breaker_open";
+        down.view.state = WorkloadState::BreakerOpen;
         down.view.probes.clear();
         assert_eq!(down.probes().count(), 1);
         down.view.spec = Arc::new(WorkloadSpec::default());
         assert_eq!(down.probes().count(), 0, "it was taken out of the manifest");
     }
 
-    fn view(name: &str, state: &'static str) -> View {
+    fn view(name: &str, state: WorkloadState) -> View {
         View {
             name: WorkloadName::parse(name).expect("a name"),
             spec: Arc::new(WorkloadSpec {
@@ -237,11 +238,11 @@ mod tests {
             managed: true,
             state,
             health: Health::Healthy,
-            ready: state == "running",
+            ready: state == WorkloadState::Running,
             probes: vec![ProbeView {
                 probe: ProbeName::Liveness,
-                kind: "http",
-                state: "passing",
+                kind: CheckKind::Http,
+                state: ProbeState::Passing,
                 consecutive_failures: 2,
                 failure_threshold: 3,
                 last: None,
@@ -280,7 +281,7 @@ mod tests {
         probe.took[7] = 1;
         counts.probes.insert(ProbeName::Liveness, probe);
         One {
-            view: view("web", "running"),
+            view: view("web", WorkloadState::Running),
             read: Some(Statistics {
                 memory: 300 << 20,
                 working_set: 280 << 20,
@@ -305,7 +306,7 @@ mod tests {
     #[test]
     fn a_scrape_is_what_the_example_says() {
         let down = One {
-            view: view("worker", "breaker_open"),
+            view: view("worker", WorkloadState::BreakerOpen),
             read: None,
             counts: None,
             answered: Vec::new(),

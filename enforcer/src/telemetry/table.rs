@@ -4,20 +4,11 @@
 use super::counts::{ANSWERS, ASKED, AUTOMATIC, SCOPES, VERDICTS};
 use super::families::{Family, by, counter, each, flag, float, gauge, own, read, seconds, waited};
 use crate::kernel::statistics::MEMORY_EVENTS;
+use enforcer_core::WorkloadState;
 use enforcer_core::event::Cause;
 use enforcer_core::health::Health;
 use prometheus::proto::MetricType;
 
-const STATES: [&str; 8] = [
-    "pending",
-    "starting",
-    "running",
-    "stopping",
-    "backing_off",
-    "breaker_open",
-    "stopped",
-    "failed",
-];
 const HEALTHS: [(&str, Health); 4] = [
     ("unknown", Health::Unknown),
     ("healthy", Health::Healthy),
@@ -151,7 +142,7 @@ pub(super) const FAMILIES: &[Family] = &[
                     let labels = [
                         ("workload", one.name()),
                         ("probe", &*probe),
-                        ("result", answer.word()),
+                        ("result", answer.as_str()),
                     ];
                     samples.add(&labels, float(count));
                 }
@@ -324,10 +315,10 @@ pub(super) const FAMILIES: &[Family] = &[
         "1 for the state that it is in, 0 for the others.",
         |scrape, samples| {
             by(scrape, samples, "state", |one| {
-                let is_in = |state: &str| flag(one.view.state == state);
-                STATES
+                let is_in = |state| flag(one.view.state == state);
+                WorkloadState::ALL
                     .into_iter()
-                    .map(|state| (state, is_in(state)))
+                    .map(|state| (state.as_str(), is_in(state)))
                     .collect()
             });
         },

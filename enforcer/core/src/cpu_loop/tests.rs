@@ -133,7 +133,7 @@ fn rungs_open_to_verdicts() {
         Rung::Throttle(Percent(20)),
         Rung::Restart,
     ];
-    let reached = |verdict, assume| ladder.map(|rung| rung.is_open_to(verdict, assume));
+    let reached = |verdict, assume| ladder.map(|rung| is_reached(rung, verdict, assume));
     assert_eq!(
         reached(Verdict::OverBudget, false),
         [true, false, false, false]

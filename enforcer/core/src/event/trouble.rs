@@ -25,7 +25,7 @@ impl Transition {
             )),
             Detail::HostPressure(pressure) if pressure.carried_out => host_pressure(pressure),
             Detail::Restart(plan) if plan.carried_out => {
-                let cause = self.reason.filter(|cause| cause.is_automatic())?;
+                let cause = self.reason.filter(|cause| is_automatic(*cause))?;
                 Some(match plan.delay.as_secs() {
                     0 => format!("restarted, for {cause}"),
                     _ => format!("restarting in {}, for {cause}", human_duration(plan.delay)),
@@ -65,11 +65,9 @@ impl Transition {
     }
 }
 
-impl Cause {
-    /// Whether nobody asked for what follows.
-    fn is_automatic(self) -> bool {
-        self.is_failure() || matches!(self, Self::HostPressure | Self::Drift)
-    }
+/// Returns whether nobody has asked for what follows.
+fn is_automatic(cause: Cause) -> bool {
+    cause.is_failure() || matches!(cause, Cause::HostPressure | Cause::Drift)
 }
 
 /// Who had to step back is trouble whatever the level is: waiting alone may be enough.

@@ -8,6 +8,7 @@ use crate::health::Health;
 use crate::name::{RULE, WorkloadName};
 use crate::probe::is_forbidden;
 use crate::spec::{Alerts, Resource, Rule, Severity, Target, When, WorkloadSpec};
+use crate::state::WorkloadState;
 use crate::units::Limit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -26,12 +27,12 @@ const RULE_KEYS: &[&str] = &[
 ];
 /// One of these says when.
 const CONDITIONS: [&str; 5] = ["memory", "state", "health", "event", "host"];
-const STATES: [(&str, &str); 5] = [
-    ("breaker_open", "breaker_open"),
-    ("backing_off", "backing_off"),
-    ("failed", "failed"),
-    ("stopped", "stopped"),
-    ("pending", "pending"),
+const STATES: [(&str, WorkloadState); 5] = [
+    named(WorkloadState::BreakerOpen),
+    named(WorkloadState::BackingOff),
+    named(WorkloadState::Failed),
+    named(WorkloadState::Stopped),
+    named(WorkloadState::Pending),
 ];
 const HEALTHS: [(&str, Health); 2] = [
     ("unhealthy", Health::Unhealthy),
@@ -55,6 +56,10 @@ const SEVERITIES: [(&str, Severity); 2] = [
 ];
 /// More often would be noise.
 const SHORTEST_REPEAT: Duration = Duration::from_secs(10);
+
+const fn named(state: WorkloadState) -> (&'static str, WorkloadState) {
+    (state.as_str(), state)
+}
 
 impl Reader<'_> {
     pub(super) fn alerts(&mut self, node: &Node) -> Alerts {

@@ -6,6 +6,7 @@ use crate::alert::{Holds, Key, Message, Pace, Standing};
 use crate::event::{AlertChange, Decision, Detail, Moment, Seq, Transition};
 use crate::name::WorkloadName;
 use crate::spec::{Alerts, Resource, Rule, When};
+use crate::state::WorkloadState;
 use crate::text::printable;
 use crate::units::Percent;
 use std::sync::Arc;
@@ -153,11 +154,11 @@ impl Supervisor {
                 level(workload.memory_share(), share, "memory")
             }
             // A trial that is under way is no way out yet.
-            (When::State(state @ "breaker_open"), Some(workload)) => {
+            (When::State(state @ WorkloadState::BreakerOpen), Some(workload)) => {
                 whether(workload.is_broken(), format!("it is in the state {state}"))
             }
             (When::State(state), Some(workload)) => whether(
-                workload.state_word() == state,
+                workload.public_state() == state,
                 format!("it is in the state {state}"),
             ),
             (When::Health(health), Some(workload)) => {

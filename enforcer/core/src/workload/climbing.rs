@@ -5,7 +5,7 @@
 use super::looping::Proof;
 use super::{After, Context, Lifecycle, Workload};
 use crate::claims::Claims;
-use crate::cpu_loop::{Rung, Thread, Verdict};
+use crate::cpu_loop::{Rung, Thread, Verdict, is_reached};
 use crate::event::{ActionKind, Cause, Detail, Reason, Seq, ThrottleChange};
 use crate::limits::Limits;
 use crate::spec::{CpuLoopWatch, Mode};
@@ -124,7 +124,7 @@ impl Workload {
         carried_out: bool,
     ) -> Seq {
         let change = ThrottleChange {
-            throttle: claims.word(),
+            throttle: claims.throttling().as_str(),
             cpu_percent: claims.throttled.map(|percent| percent.0),
             carried_out,
         };
@@ -143,7 +143,7 @@ impl Workload {
             return;
         }
         let detail = Detail::Release {
-            throttle: claims.word(),
+            throttle: claims.throttling().as_str(),
             why,
         };
         let seq = self.tell(context, Some(cause), because, detail);
@@ -195,6 +195,6 @@ impl Workload {
 /// The first rung from this one on that the verdict reaches, and the one after it.
 fn next_rung(watch: &CpuLoopWatch, from: usize, verdict: Verdict) -> Option<(Rung, usize)> {
     let rungs = watch.respond.iter().copied().enumerate().skip(from);
-    let mut open = rungs.filter(|(_, rung)| rung.is_open_to(verdict, watch.assume_loop));
+    let mut open = rungs.filter(|(_, rung)| is_reached(*rung, verdict, watch.assume_loop));
     open.next().map(|(index, rung)| (rung, index + 1))
 }

@@ -311,7 +311,7 @@ impl Workload {
         let claims = self.loops.claims();
         if claims != before {
             let detail = Detail::Release {
-                throttle: claims.word(),
+                throttle: claims.throttling().as_str(),
                 why: "its process is gone",
             };
             self.tell(context, Some(Cause::CpuLoop), None, detail);

@@ -10,8 +10,9 @@ use super::{After, Context, Lifecycle, Workload};
 use crate::cpu_loop::Verdict;
 use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, InstanceId, ProbeRun};
 use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
-use crate::spec::{Mode, Probe, ProbeName, WorkloadSpec};
+use crate::spec::{CheckKind, Mode, Probe, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent, human_duration};
+use enforcer_model::views::ProbeState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,9 +136,8 @@ pub(super) fn describe(name: ProbeName, watched: &Watched) -> String {
 #[derive(Clone, Debug)]
 pub struct ProbeView {
     pub probe: ProbeName,
-    pub kind: &'static str,
-    /// `passing`, `failing`, or `unknown` before enough answers.
-    pub state: &'static str,
+    pub kind: CheckKind,
+    pub state: ProbeState,
     pub consecutive_failures: u32,
     /// So many count.
     pub failure_threshold: u32,
@@ -155,9 +155,9 @@ impl Workload {
                 probe: *name,
                 kind: watched.spec.check.kind(),
                 state: match watched.standing() {
-                    Some(true) => "passing",
-                    Some(false) => "failing",
-                    None => "unknown",
+                    Some(true) => ProbeState::Passing,
+                    Some(false) => ProbeState::Failing,
+                    None => ProbeState::Unknown,
                 },
                 consecutive_failures: watched.failures(),
                 failure_threshold: watched.spec.failure_threshold,
@@ -384,6 +384,6 @@ impl Workload {
 pub fn answer_in_words(last: &Last) -> String {
     match last.answer {
         Answer::Passed => format!("passed in {}", human_duration(last.took)),
-        Answer::Failed | Answer::Unknown => format!("{}: {}", last.answer.word(), last.why),
+        Answer::Failed | Answer::Unknown => format!("{}: {}", last.answer.as_str(), last.why),
     }
 }

@@ -6,8 +6,9 @@ use crate::event::InstanceId;
 use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::spec::WorkloadSpec;
+use crate::state::WorkloadState;
 use crate::units::MonoTime;
-use serde::Deserialize;
+pub use enforcer_model::views::LastExit;
 use std::sync::Arc;
 
 /// What the API shows of a workload.
@@ -16,7 +17,7 @@ pub struct View {
     pub name: WorkloadName,
     pub spec: Arc<WorkloadSpec>,
     pub managed: bool,
-    pub state: &'static str,
+    pub state: WorkloadState,
     pub health: Health,
     pub ready: bool,
     pub probes: Vec<ProbeView>,
@@ -42,13 +43,6 @@ pub struct View {
     pub limits_refused: bool,
     /// Processes of it are still there long after SIGKILL.
     pub stuck: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
-pub struct LastExit {
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-    pub oom_killed: bool,
 }
 
 /// What others' starts depend on.
@@ -83,8 +77,8 @@ impl Workload {
         }
     }
 
-    /// As `ps` calls it.
-    pub(crate) fn state_word(&self) -> &'static str {
+    /// The state that the API shows.
+    pub(crate) fn public_state(&self) -> WorkloadState {
         self.standing().0
     }
 
@@ -98,17 +92,19 @@ impl Workload {
     }
 
     /// The state, the main process, and when the next start is due.
-    fn standing(&self) -> (&'static str, Option<u32>, Option<MonoTime>) {
+    fn standing(&self) -> (WorkloadState, Option<u32>, Option<MonoTime>) {
         match &self.state {
-            Lifecycle::Pending | Lifecycle::Queued { .. } => ("pending", None, None),
-            Lifecycle::Starting { .. } => ("starting", None, None),
-            Lifecycle::Running { pid, .. } => ("running", Some(*pid), None),
-            Lifecycle::Stopping { pid, .. } => ("stopping", Some(*pid), None),
-            Lifecycle::Ending { .. } => ("stopping", None, None),
-            Lifecycle::BackingOff { until, .. } => ("backing_off", None, Some(*until)),
-            Lifecycle::BreakerOpen { until, .. } => ("breaker_open", None, Some(*until)),
-            Lifecycle::Stopped | Lifecycle::Gone => ("stopped", None, None),
-            Lifecycle::Failed => ("failed", None, None),
+            Lifecycle::Pending | Lifecycle::Queued { .. } => (WorkloadState::Pending, None, None),
+            Lifecycle::Starting { .. } => (WorkloadState::Starting, None, None),
+            Lifecycle::Running { pid, .. } => (WorkloadState::Running, Some(*pid), None),
+            Lifecycle::Stopping { pid, .. } => (WorkloadState::Stopping, Some(*pid), None),
+            Lifecycle::Ending { .. } => (WorkloadState::Stopping, None, None),
+            Lifecycle::BackingOff { until, .. } => (WorkloadState::BackingOff, None, Some(*until)),
+            Lifecycle::BreakerOpen { until, .. } => {
+                (WorkloadState::BreakerOpen, None, Some(*until))
+            }
+            Lifecycle::Stopped | Lifecycle::Gone => (WorkloadState::Stopped, None, None),
+            Lifecycle::Failed => (WorkloadState::Failed, None, None),
         }
     }
 

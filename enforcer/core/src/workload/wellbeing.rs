@@ -2,6 +2,7 @@
 //! come to. Every change is told, with its cause.
 
 use super::{Context, Lifecycle, Workload};
+use crate::claims::Throttling;
 use crate::cpu_loop::Verdict;
 use crate::event::{Detail, HealthChange, Measured, Pressure};
 use crate::health::Health;
@@ -88,7 +89,8 @@ impl Workload {
             level("memory", self.levels.memory),
             level("cpu", self.levels.cpu),
             (self.levels.stalled).then(|| "it waits for its own memory".to_owned()),
-            (claims.word() != "none").then(|| format!("it is {}", claims.word())),
+            (claims.throttling() != Throttling::None)
+                .then(|| format!("it is {}", claims.throttling().as_str())),
         ];
         if let Some(why) = off.into_iter().flatten().next() {
             return (Health::Degraded, why);

@@ -2,6 +2,8 @@
 //! stands in it.
 
 use super::row::Row;
+use enforcer_core::WorkloadState;
+use enforcer_core::health::Health;
 use ratatui::layout::Alignment;
 use ratatui::style::{Color, Modifier, Style};
 
@@ -43,7 +45,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         align: Alignment::Left,
         width: 12,
         from: 29,
-        cell: |row| row.state.clone(),
+        cell: |row| row.state.to_string(),
         style: state_style,
     },
     Column {
@@ -51,7 +53,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         align: Alignment::Left,
         width: 9,
         from: 39,
-        cell: |row| row.health.clone(),
+        cell: |row| row.health.to_string(),
         style: health_style,
     },
     Column {
@@ -134,7 +136,7 @@ pub(super) const COLUMNS: [Column; 13] = [
         align: Alignment::Left,
         width: 9,
         from: 140,
-        cell: |row| row.throttle.clone(),
+        cell: |row| row.throttle.as_str().to_owned(),
         style: plain,
     },
     Column {
@@ -148,20 +150,23 @@ pub(super) const COLUMNS: [Column; 13] = [
 ];
 
 fn state_style(row: &Row) -> Style {
-    Style::new().fg(match row.state.as_str() {
-        "running" => Color::Green,
-        "breaker_open" | "failed" => Color::Red,
-        "backing_off" => Color::Yellow,
-        _ => Color::Reset,
+    Style::new().fg(match row.state {
+        WorkloadState::Running => Color::Green,
+        WorkloadState::BreakerOpen | WorkloadState::Failed => Color::Red,
+        WorkloadState::BackingOff => Color::Yellow,
+        WorkloadState::Pending
+        | WorkloadState::Starting
+        | WorkloadState::Stopping
+        | WorkloadState::Stopped => Color::Reset,
     })
 }
 
 fn health_style(row: &Row) -> Style {
-    Style::new().fg(match row.health.as_str() {
-        "healthy" => Color::Green,
-        "degraded" => Color::Yellow,
-        "unhealthy" => Color::Red,
-        _ => Color::Reset,
+    Style::new().fg(match row.health {
+        Health::Healthy => Color::Green,
+        Health::Degraded => Color::Yellow,
+        Health::Unhealthy => Color::Red,
+        Health::Unknown => Color::Reset,
     })
 }
 

@@ -3,6 +3,7 @@
 
 use super::super::sentence;
 use super::row::{Order, Row};
+use enforcer_model::views::Workloads;
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub(super) enum Ask {
 
 /// What has come of it.
 pub(super) enum News {
-    Rows(Value),
+    Rows(Workloads),
     Details(String, Value),
     /// The agent doesn't answer.
     Trouble(String),
@@ -109,8 +110,8 @@ impl Model {
         let wanted = |row: &&Row| {
             self.filter.is_empty()
                 || row.name.contains(&self.filter)
-                || row.state.contains(&self.filter)
-                || row.health.contains(&self.filter)
+                || row.state.as_str().contains(&self.filter)
+                || row.health.word().contains(&self.filter)
         };
         let mut shown: Vec<&Row> = self.rows.iter().filter(wanted).collect();
         shown.sort_by(|one, other| self.order.compare(one, other));
@@ -128,7 +129,7 @@ impl Model {
     }
 
     /// How many there are in each state.
-    pub(super) fn states(&self) -> BTreeMap<&str, usize> {
+    pub(super) fn states(&self) -> BTreeMap<&'static str, usize> {
         let mut states = BTreeMap::new();
         for row in &self.rows {
             *states.entry(row.state.as_str()).or_default() += 1;
@@ -140,9 +141,9 @@ impl Model {
         match news {
             News::Rows(answer) => {
                 self.trouble = None;
-                let cpus = answer["cpus"].as_f64().unwrap_or(1.0);
-                let listed = answer["workloads"].as_array().into_iter().flatten();
-                self.rows = listed.map(|one| Row::of(one, cpus)).collect();
+                let cpus = u32::try_from(answer.cpus.unwrap_or(1)).unwrap_or(1);
+                let listed = answer.workloads.iter();
+                self.rows = listed.map(|one| Row::of(one, f64::from(cpus))).collect();
                 if self
                     .selected
                     .as_ref()

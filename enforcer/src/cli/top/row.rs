@@ -1,17 +1,20 @@
 //! One workload of `top`, and in what order they come.
 
 use super::super::sentence;
-use serde_json::Value;
+use enforcer_core::WorkloadState;
+use enforcer_core::health::Health;
+use enforcer_model::claims::Throttling;
+use enforcer_model::views::{Waiting, WorkloadView};
 use std::cmp::Ordering;
 
 /// One workload.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) name: String,
-    pub(super) state: String,
-    pub(super) health: String,
+    pub(super) state: WorkloadState,
+    pub(super) health: Health,
     pub(super) ready: bool,
-    pub(super) throttle: String,
+    pub(super) throttle: Throttling,
     /// Of what it may use.
     pub(super) cpu_share: f64,
     /// Of one CPU.
@@ -31,30 +34,29 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn of(workload: &Value, cpus: f64) -> Self {
-        let text = |key: &str| sentence::plain(workload[key].as_str().unwrap_or("-"));
-        let number = |key: &str| workload[key].as_u64().unwrap_or(0);
-        let percent = |key: &str| workload[key].as_f64().unwrap_or(0.0);
-        let allowed = workload["cpu_max_percent"].as_f64();
-        let allowed = allowed.unwrap_or(cpus * 100.0).max(0.1);
+    /// `cpus` is the number of the host's CPUs.
+    pub(super) fn of(workload: &WorkloadView, cpus: f64) -> Self {
+        let more = workload.more.unwrap_or_default();
+        let allowed = more.cpu_max_percent.unwrap_or(cpus * 100.0).max(0.1);
+        let Waiting { cpu, memory, io } = more.waiting_percent;
         Self {
-            name: text("name"),
-            state: text("state"),
-            health: text("health"),
-            ready: workload["ready"] == true,
-            throttle: text("throttle"),
-            cpu_share: percent("cpu_percent") / allowed * 100.0,
-            cpu_percent: percent("cpu_percent"),
-            throttled_percent: percent("cpu_throttled_percent"),
-            memory: number("memory_bytes"),
-            memory_max: workload["memory_max_bytes"].as_u64(),
-            swap: number("swap_bytes"),
-            swap_max: workload["swap_max_bytes"].as_u64(),
-            waited: ["cpu", "memory", "io"].map(|of| workload["waiting_percent"][of].as_f64()),
-            pids: workload["pids"].as_u64(),
-            restarts: number("restarts"),
-            oom_kills: number("oom_kills"),
-            reason: text("reason"),
+            name: workload.name.to_string(),
+            state: workload.state,
+            health: workload.health,
+            ready: workload.ready,
+            throttle: workload.throttle,
+            cpu_share: workload.cpu_percent / allowed * 100.0,
+            cpu_percent: workload.cpu_percent,
+            throttled_percent: workload.cpu_throttled_percent,
+            memory: workload.memory_bytes,
+            memory_max: workload.memory_max_bytes,
+            swap: workload.swap_bytes,
+            swap_max: workload.swap_max_bytes,
+            waited: [cpu, memory, io],
+            pids: more.pids,
+            restarts: workload.restarts,
+            oom_kills: workload.oom_kills,
+            reason: sentence::plain(&workload.reason),
         }
     }
 
@@ -66,8 +68,11 @@ impl Row {
     }
 
     fn is_in_trouble(&self) -> bool {
-        !matches!(self.state.as_str(), "running" | "starting" | "stopped")
-            || self.health == "unhealthy"
+        let is_well = matches!(
+            self.state,
+            WorkloadState::Running | WorkloadState::Starting | WorkloadState::Stopped
+        );
+        !is_well || self.health == Health::Unhealthy
     }
 }
 
@@ -100,7 +105,7 @@ impl Order {
             Self::Memory => other.memory.cmp(&one.memory),
             Self::Restarts => other.restarts.cmp(&one.restarts),
             Self::State => {
-                let rank = |row: &Row| (!row.is_in_trouble(), row.state.clone());
+                let rank = |row: &Row| (!row.is_in_trouble(), row.state.as_str());
                 rank(one).cmp(&rank(other))
             }
         };

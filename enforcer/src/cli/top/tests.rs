@@ -9,13 +9,19 @@ fn workload(name: &str, more: &Value) -> Value {
         "name": name, "state": "running", "health": "healthy", "ready": true, "throttle": "none",
         "cpu_percent": 1.5, "cpu_throttled_percent": 0.0, "memory_bytes": 20 << 20,
         "memory_max_bytes": null, "swap_bytes": 0, "swap_max_bytes": null, "restarts": 0,
-        "oom_kills": 0, "reason": "started", "pids": 1, "cpu_max_percent": null,
+        "oom_kills": 0, "reason": "started", "throttle_cpu_percent": null, "pid": 7,
+        "cgroup": "/", "last_exit": null, "since": "2026-01-31T10:00:00Z", "pids": 1, "cpu_max_percent": null,
         "waiting_percent": { "cpu": 0.0, "memory": 0.0, "io": null },
     });
     for (key, value) in more.as_object().into_iter().flatten() {
         workload[key] = value.clone();
     }
     workload
+}
+
+fn rows(workloads: &[Value]) -> News {
+    let answer = json!({ "schema": 1, "cpus": 2, "workloads": workloads });
+    News::Rows(serde_json::from_value(answer).expect("workloads"))
 }
 
 fn some() -> Model {
@@ -46,8 +52,7 @@ fn some() -> Model {
             }),
         ),
     ];
-    let answer = json!({ "cpus": 2, "workloads": workloads });
-    model.learn(News::Rows(answer));
+    model.learn(rows(&workloads));
     model
 }
 
@@ -103,7 +108,7 @@ fn a_thousand_say_which_of_them_are_seen() {
             )
         })
         .collect();
-    model.learn(News::Rows(json!({ "cpus": 2, "workloads": workloads })));
+    model.learn(rows(&workloads));
     assert!(screen_of(&model, 80, 24).contains("1–20 of 1000"));
     press(&mut model, &[KeyCode::End]);
     let screen = screen_of(&model, 80, 24);
@@ -176,7 +181,7 @@ fn what_was_asked_about_is_what_is_done() {
     press(&mut model, &[KeyCode::Down, KeyCode::Char('R')]);
     // It goes while the question stands, and another row is selected.
     let left = [workload("api", &json!({}))];
-    model.learn(News::Rows(json!({ "cpus": 2, "workloads": left })));
+    model.learn(rows(&left));
     assert_eq!(model.selected(), Some("api"));
     let asks = press(&mut model, &[KeyCode::Char('y')]);
     assert!(
@@ -212,6 +217,6 @@ fn an_agent_that_went_leaves_what_was_known() {
         "{screen}"
     );
     assert!(screen.contains("breaker_open"));
-    model.learn(News::Rows(json!({ "cpus": 2, "workloads": [] })));
+    model.learn(rows(&[]));
     assert!(screen_of(&model, 80, 24).contains("no workloads"));
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::host::HostStood;
 use crate::spec::{Alerts, Resource, Rule, Severity, Target, Threshold, When};
+use crate::state::WorkloadState;
 use crate::threshold::Level;
 
 fn at(seconds: u64) -> Moment {
@@ -151,8 +152,8 @@ fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
     let _ = supervisor.handle(at(1), readable);
     let decision = supervisor.handle(at(5), measured(0, 0));
     assert!(decision.transitions.is_empty());
-    // The file was mended, and has no such rule.
-    let _ = supervisor.handle(at(6), configure(spec()));
+    // The file was removed.
+    let _ = supervisor.handle(at(6), Event::ManifestUnchanged);
     let told = supervisor.handle(at(10), measured(0, 0)).transitions;
     assert!(matches!(&told[..], [told] if told.detail.kind() == "alert"));
 }
@@ -274,7 +275,7 @@ fn what_gets_better_is_no_trouble() {
 
 #[test]
 fn a_breaker_stands_open_until_a_trial_has_passed() {
-    let rule = rule(When::State("breaker_open"), 0);
+    let rule = rule(When::State(WorkloadState::BreakerOpen), 0);
     let mut spent = limited_spec();
     spent.recovery.budget = Some(Budget {
         restarts: 0,

@@ -554,7 +554,7 @@ fn a_dependant_waits_until_what_it_needs_is_ready() {
     let view = supervisor.view(&name(WEB)).expect("a view");
     assert_eq!(
         (view.state, view.reason.as_str()),
-        ("pending", "waiting for db to be ready")
+        (crate::WorkloadState::Pending, "waiting for db to be ready")
     );
     let ready = Event::Probed {
         workload: name("db"),

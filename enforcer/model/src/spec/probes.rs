@@ -76,6 +76,30 @@ impl Probe {
     }
 }
 
+/// The kind of a check, as the manifest names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    Http,
+    Tcp,
+    Exec,
+    File,
+    Cgroup,
+}
+
+impl CheckKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+            Self::Exec => "exec",
+            Self::File => "file",
+            Self::Cgroup => "cgroup",
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Check {
@@ -105,13 +129,13 @@ pub enum Check {
 
 impl Check {
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> CheckKind {
         match self {
-            Self::Http { .. } => "http",
-            Self::Tcp { .. } => "tcp",
-            Self::Exec { .. } => "exec",
-            Self::File { .. } => "file",
-            Self::Cgroup { .. } => "cgroup",
+            Self::Http { .. } => CheckKind::Http,
+            Self::Tcp { .. } => CheckKind::Tcp,
+            Self::Exec { .. } => CheckKind::Exec,
+            Self::File { .. } => CheckKind::File,
+            Self::Cgroup { .. } => CheckKind::Cgroup,
         }
     }
 }

@@ -262,7 +262,7 @@ fn long_duration(seconds: u64) -> String {
 /// Readings and askings that lie further apart than this say nothing about the time between
 /// them. They are seconds apart while the agent runs; a suspended host makes such a gap, since
 /// the clock counts the time of its sleep (CLOCK_BOOTTIME).
-pub(crate) const STANDSTILL: Duration = Duration::from_secs(60);
+pub const STANDSTILL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

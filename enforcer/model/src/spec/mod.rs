@@ -4,12 +4,15 @@
 mod alerts;
 mod probes;
 mod recovery;
+mod rung;
 
 pub use alerts::{Alerts, Resource, Rule, Severity, Target, When};
-pub use probes::{Check, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold};
+pub use probes::{
+    Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
+};
 pub use recovery::{Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy};
+pub use rung::Rung;
 
-use crate::cpu_loop::Rung;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::units::{Bytes, Limit, Percent};
@@ -127,6 +130,16 @@ pub enum Mode {
     #[default]
     Enforce,
     Observe,
+}
+
+impl Mode {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 
 use crate::health::Health;
 use crate::name::WorkloadName;
+use crate::state::WorkloadState;
 use crate::units::Percent;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,8 +43,7 @@ pub struct Rule {
 pub enum When {
     /// Of `memory.max`, working set.
     Memory(Percent),
-    /// As `ps` calls it.
-    State(&'static str),
+    State(WorkloadState),
     Health(Health),
     /// A kind of event.
     Event(&'static str),

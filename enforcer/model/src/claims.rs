@@ -15,19 +15,42 @@ pub struct Claims {
     pub throttled: Option<Percent>,
 }
 
-impl Claims {
-    /// As `ps` and the API call it.
+/// How a workload's CPU time is held down beside its manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Throttling {
+    #[default]
+    None,
+    /// `cpu.weight` is 1.
+    Demoted,
+    /// `cpu.max` is lower than the manifest's.
+    Throttled,
+}
+
+impl Throttling {
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Demoted => "demoted",
+            Self::Throttled => "throttled",
+        }
+    }
+}
+
+impl Claims {
+    /// The claim that takes most.
+    #[must_use]
+    pub fn throttling(self) -> Throttling {
         match self {
             Self {
                 throttled: Some(_), ..
-            } => "throttled",
-            Self { demoted: true, .. } => "demoted",
+            } => Throttling::Throttled,
+            Self { demoted: true, .. } => Throttling::Demoted,
             Self {
                 demoted: false,
                 throttled: None,
-            } => "none",
+            } => Throttling::None,
         }
     }
 
@@ -120,10 +143,10 @@ mod tests {
     fn the_lowest_claim_counts() {
         let both = throttled(20).and(throttled(50)).and(demoted());
         assert_eq!(
-            (both.throttled, both.word()),
+            (both.throttled, both.throttling().as_str()),
             (Some(Percent(20)), "throttled")
         );
-        assert_eq!(demoted().word(), "demoted");
-        assert_eq!(Claims::default().word(), "none");
+        assert_eq!(demoted().throttling().as_str(), "demoted");
+        assert_eq!(Claims::default().throttling().as_str(), "none");
     }
 }
