@@ -6,7 +6,7 @@
 //!           └─ no answer, long after its time-out: unknown
 //! ```
 
-pub use enforcer_model::views::Answer;
+pub use enforcer_model::probe::Answer;
 
 use crate::spec::{Check, Probe};
 use crate::units::{Bytes, MonoTime, Percent, STANDSTILL};

@@ -1,21 +1,21 @@
-//! What several parties want of one workload's limits, and what the kernel gets
-//! of it: the manifest's limits, held down by whoever claims less. A claim never
-//! gives more than the manifest does, and leaves nothing behind when it goes.
+//! The claims on one workload's CPU time, and the limits that the kernel gets: the manifest's,
+//! lowered by the claims. A claim never gives more than the manifest does, and leaves nothing
+//! behind when it ends.
 
 use crate::limits::Limits;
 use crate::units::{CpuQuota, CpuWeight, Percent};
 use serde::{Deserialize, Serialize};
 
-/// What stands beside the manifest right now.
+/// The claims that are in force beside the manifest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// `cpu.weight` 1: it runs where nobody else wants to.
+    /// `cpu.weight` is 1: it runs when no other workload wants the CPU.
     pub demoted: bool,
-    /// The lowest `cpu.max` that anybody claims, of one CPU.
+    /// The lowest `cpu.max` that is claimed, as a share of one CPU.
     pub throttled: Option<Percent>,
 }
 
-/// How a workload's CPU time is held down beside its manifest.
+/// The kind of claim that lowers a workload's CPU time most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Throttling {

@@ -1,4 +1,4 @@
-//! What a workload's probes, levels and states come to in one word.
+//! The health of a workload: one word for its probes, levels and state.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;

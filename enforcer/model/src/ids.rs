@@ -1,5 +1,5 @@
-//! The numbers that name a record, an instance and a cgroup, how a process ended, and the causes
-//! of what is done.
+//! The numbers that name a record, an instance and a cgroup, the ways in which a process ends, and
+//! the causes of actions.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -24,13 +24,21 @@ pub struct InstanceId(pub u64);
 #[serde(transparent)]
 pub struct CgroupId(pub u64);
 
-/// How a main process ended.
+/// The end of a main process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
     Code(i32),
     Signal(i32),
-    /// Nobody saw it: it ended while no agent was there to be told.
+    /// It ended while no agent ran, and eBPF has no record of it.
     Unknown,
+}
+
+/// The end of the last main process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    pub oom_killed: bool,
 }
 
 /// The reasons of `restart` records, and of stops and starts.
@@ -43,18 +51,18 @@ pub enum Cause {
     Startup,
     Progress,
     CpuLoop,
-    /// The host as a whole ran short.
+    /// The host as a whole ran short of a resource.
     HostPressure,
-    /// Somebody else changed what is ours to set.
+    /// Another process changed a value that enforcer sets.
     Drift,
     Manual,
     Config,
-    /// The agent itself comes or goes.
+    /// The agent itself starts or ends.
     Agent,
 }
 
 impl Cause {
-    /// Whether something went wrong, and nobody asked for what follows.
+    /// Returns whether the cause is a failure, and not a request or the host's state.
     #[must_use]
     pub fn is_failure(self) -> bool {
         match self {

@@ -10,6 +10,7 @@ pub mod health;
 pub mod ids;
 pub mod limits;
 pub mod name;
+pub mod probe;
 pub mod spec;
 pub mod state;
 pub mod text;

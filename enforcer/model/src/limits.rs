@@ -1,10 +1,10 @@
-//! The cgroup keys of the manifest as values, the kernel files they become, and
-//! whether what the kernel says back is what was asked for.
+//! The cgroup keys of the manifest as values, the kernel files that they become, and the
+//! comparison of a request with the kernel's answer.
 
 use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, asked_limit};
 use serde::{Deserialize, Serialize};
 
-/// What a manifest says under `cgroup:`. `None` leaves the kernel's default.
+/// The `cgroup` section of a workload. `None` leaves the kernel's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     pub cpu_weight: Option<CpuWeight>,
@@ -159,7 +159,7 @@ fn file(file: &'static str, value: Option<String>, default: &str) -> FileValue {
     }
 }
 
-/// Whether the kernel's answer is the request. Page rounding is no drift, and a
+/// Returns whether the kernel's answer is the request. Page rounding is no drift, and a
 /// list of CPUs may be written in several ways.
 #[must_use]
 pub fn is_in_effect(file: &str, requested: &str, answer: &str) -> bool {

@@ -9,11 +9,11 @@ use std::sync::Arc;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkloadName(Arc<str>);
 
-/// What a name must look like, for messages.
+/// The rule for names, for messages.
 pub const RULE: &str = "1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends";
 
 impl WorkloadName {
-    /// `None` where the text is no name.
+    /// Returns `None` if the text is not a valid name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

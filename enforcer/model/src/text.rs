@@ -1,7 +1,6 @@
-//! Words that somebody else has chosen: names of programs, what a probe was answered,
-//! lines of files.
+//! Text from outside: names of programs, answers to probes, lines of files.
 
-/// As text that steers no terminal and stays one line: what would is shown as U+FFFD.
+/// Returns one line that does not control a terminal: control characters become U+FFFD.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };

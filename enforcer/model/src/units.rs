@@ -19,8 +19,8 @@ impl Bytes {
         Self(pages.saturating_mul(PAGE))
     }
 
-    /// What the kernel makes of it: limits are kept in whole pages, rounded
-    /// down (`page_counter_memparse`).
+    /// Returns the value that the kernel keeps: whole pages, rounded down
+    /// (`page_counter_memparse`).
     #[must_use]
     pub fn page_rounded(self) -> Self {
         Self(self.0 / PAGE * PAGE)
@@ -174,7 +174,7 @@ pub struct CpuQuota {
 }
 
 impl CpuQuota {
-    /// Whether this allows less CPU time, whatever the periods.
+    /// Returns whether this allows less CPU time than the other, also with another period.
     #[must_use]
     pub fn is_below(self, other: Self) -> bool {
         match (self.quota, other.quota) {
@@ -189,7 +189,7 @@ impl CpuQuota {
 
     pub const DEFAULT_PERIOD: u64 = 100_000;
 
-    /// Of one CPU: 150 % is one and a half.
+    /// Returns the quota for a share of one CPU; 150 % is one and a half CPUs.
     #[must_use]
     pub fn of_one_cpu(percent: Percent) -> Self {
         Self {
@@ -199,7 +199,7 @@ impl CpuQuota {
     }
 }
 
-/// As the kernel writes it.
+/// The form of the file `cpu.max`.
 impl fmt::Display for CpuQuota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.quota, self.period)
@@ -216,7 +216,7 @@ impl MonoTime {
         Self(self.0.saturating_add(nanos(wait)))
     }
 
-    /// How long ago `earlier` was; nothing if it is yet to come.
+    /// Returns the time since `earlier`, or zero if it lies in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

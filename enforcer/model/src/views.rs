@@ -3,8 +3,9 @@
 
 use crate::claims::Throttling;
 use crate::health::Health;
-use crate::ids::InstanceId;
+use crate::ids::{InstanceId, LastExit};
 use crate::name::WorkloadName;
+use crate::probe::{Answer, ProbeState};
 use crate::spec::{CheckKind, Mode, ProbeName, RestartPolicy};
 use crate::state::WorkloadState;
 use jiff::Timestamp;
@@ -55,14 +56,6 @@ pub struct WorkloadView {
     pub more: Option<Details>,
 }
 
-/// The end of the last main process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastExit {
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-    pub oom_killed: bool,
-}
-
 /// The values that only `top` shows. One is `None` if the kernel has no such file, or no limit.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Details {
@@ -99,7 +92,7 @@ pub struct Inspection {
     pub log: String,
     pub budget_used: u32,
     pub budget: Option<BudgetOfRestarts>,
-    /// Whether the breaker is on.
+    /// The breaker is switched on.
     pub breaker: bool,
     #[serde(with = "by_name")]
     pub mode: Mode,
@@ -123,54 +116,12 @@ pub struct ProbeStatus {
     pub last: Option<LastAnswer>,
 }
 
-/// The state that the answers of a probe have led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeState {
-    Passing,
-    Failing,
-    /// There were not enough answers yet.
-    Unknown,
-}
-
-impl ProbeState {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Passing => "passing",
-            Self::Failing => "failing",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastAnswer {
     pub result: Answer,
     pub time: Timestamp,
     pub took_seconds: f64,
     pub text: String,
-}
-
-/// The result of one check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    Passed,
-    Failed,
-    /// The check could not be carried out, and counts neither way.
-    Unknown,
-}
-
-impl Answer {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

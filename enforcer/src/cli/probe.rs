@@ -4,7 +4,8 @@ use super::escaped;
 use super::format::Output;
 use super::{Fault, client, ps};
 use crate::settings::Settings;
-use enforcer_model::views::{Answer, Inspection, ProbeStatus};
+use enforcer_model::probe::Answer;
+use enforcer_model::views::{Inspection, ProbeStatus};
 
 pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/probe", escaped(name));

@@ -5,7 +5,8 @@ use super::{Fault, client};
 use crate::kernel::clock;
 use crate::settings::Settings;
 use enforcer_core::units::{Bytes, human_duration};
-use enforcer_model::views::{LastExit, WorkloadView, Workloads};
+use enforcer_model::ids::LastExit;
+use enforcer_model::views::{WorkloadView, Workloads};
 use jiff::Timestamp;
 use std::time::Duration;
 

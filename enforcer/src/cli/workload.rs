@@ -250,21 +250,21 @@ pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result
 pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/{request}", escaped(name));
     let answer = client::call(settings, "POST", &route, None)?;
-    let Ok(workload) = client::read::<WorkloadView>(&answer) else {
-        // It was carried out, by an agent of another version.
-        println!("{name}: {request}: done");
-        return Ok(());
-    };
-    if request == "release" {
-        println!("{name}: {}", throttle_in_words(&workload));
-        return Ok(());
-    }
-    let state = workload.state;
-    match workload.pid {
-        Some(pid) => println!("{name}: {state} (pid {pid})"),
-        None => println!("{name}: {state}"),
-    }
+    print_outcome(name, &answer, |workload| match (request, workload.pid) {
+        ("release", _) => throttle_in_words(workload),
+        (_, Some(pid)) => format!("{} (pid {pid})", workload.state),
+        (_, None) => workload.state.to_string(),
+    });
     Ok(())
+}
+
+/// Prints the outcome of a request that was carried out.
+fn print_outcome(name: &str, answer: &Value, describe: impl Fn(&WorkloadView) -> String) {
+    match client::read(answer) {
+        Ok(workload) => println!("{name}: {}", describe(&workload)),
+        // The agent is of another version.
+        Err(_) => println!("{name}: done"),
+    }
 }
 
 /// Ends the agent, and waits until it has gone.
@@ -303,7 +303,7 @@ pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(),
     let route = format!("/v1/workloads/{}/throttle", escaped(name));
     let body = serde_json::json!({ "cpu": cpu });
     let answer = client::call(settings, "POST", &route, Some(body))?;
-    println!("{name}: {}", throttle_in_words(&client::read(&answer)?));
+    print_outcome(name, &answer, throttle_in_words);
     Ok(())
 }
 

@@ -209,7 +209,7 @@ mod tests {
     use enforcer_core::supervisor::ProbeView;
     use enforcer_core::units::MonoTime;
     use enforcer_core::{WorkloadName, WorkloadState};
-    use enforcer_model::views::ProbeState;
+    use enforcer_model::probe::ProbeState;
     use expect_test::expect_file;
 
     fn tcp_probe() -> Probe {

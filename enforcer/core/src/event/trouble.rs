@@ -65,7 +65,7 @@ impl Transition {
     }
 }
 
-/// Returns whether nobody has asked for what follows.
+/// Returns whether enforcer acts by itself, without a request.
 fn is_automatic(cause: Cause) -> bool {
     cause.is_failure() || matches!(cause, Cause::HostPressure | Cause::Drift)
 }

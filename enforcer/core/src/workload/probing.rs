@@ -12,7 +12,7 @@ use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, Instanc
 use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
 use crate::spec::{CheckKind, Mode, Probe, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent, human_duration};
-use enforcer_model::views::ProbeState;
+use enforcer_model::probe::ProbeState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use crate::name::WorkloadName;
 use crate::spec::WorkloadSpec;
 use crate::state::WorkloadState;
 use crate::units::MonoTime;
-pub use enforcer_model::views::LastExit;
+pub use enforcer_model::ids::LastExit;
 use std::sync::Arc;
 
 /// What the API shows of a workload.

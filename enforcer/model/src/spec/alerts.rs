@@ -1,4 +1,4 @@
-//! What a person is to be told, and by what way.
+//! The rules of alerts, and the targets that receive them.
 
 use crate::health::Health;
 use crate::name::WorkloadName;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The manifest's `alerts` section. Rules and targets have names as workloads do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alerts {
-    /// How often what still stands is told again; `None` for never.
+    /// The time after which a firing alert is sent again; `None` for never.
     pub repeat: Option<Duration>,
     pub targets: BTreeMap<String, Target>,
     pub rules: BTreeMap<String, Rule>,
@@ -30,7 +30,8 @@ impl Default for Alerts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     pub when: When,
-    /// So long without a break before it is told, and before it is told to be over.
+    /// The time for which the condition must hold, without a break, before the alert fires, and be
+    /// false before it is resolved.
     pub held: Duration,
     pub severity: Severity,
     /// `None` for all.
@@ -41,7 +42,7 @@ pub struct Rule {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// Of `memory.max`, working set.
+    /// The working set, as a share of `memory.max`.
     Memory(Percent),
     State(WorkloadState),
     Health(Health),
@@ -50,7 +51,7 @@ pub enum When {
     Host(Resource, Percent),
 }
 
-/// What the host may run short of.
+/// A resource of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     Memory,
@@ -93,7 +94,7 @@ pub enum Target {
 }
 
 impl Alerts {
-    /// The least share of this workload's `memory.max` that a rule is about.
+    /// Returns the lowest share of this workload's `memory.max` that a rule watches.
     #[must_use]
     pub fn least_memory(&self, workload: &WorkloadName) -> Option<Percent> {
         let about = |rule: &&Rule| {
@@ -108,7 +109,7 @@ impl Alerts {
         shares.min()
     }
 
-    /// Whether a rule is about this resource of the host's.
+    /// Returns whether a rule watches this resource of the host.
     #[must_use]
     pub fn watches(&self, resource: Resource) -> bool {
         let mut rules = self.rules.values();

@@ -57,7 +57,7 @@ impl Manifest {
     }
 }
 
-/// What is kept for the host, and the limits of all workloads together.
+/// The reserve of the host, and the limits of all workloads together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Host {
     pub reserve: Reserve,
@@ -67,7 +67,7 @@ pub struct Host {
     pub watch: HostWatch,
     /// The manifest's own: a workload may have another.
     pub mode: Mode,
-    /// From the manifest's `alerts`.
+    /// The manifest's `alerts` section.
     pub alerts: Arc<Alerts>,
 }
 
@@ -124,7 +124,7 @@ impl Host {
     }
 }
 
-/// Whether remedies are carried out, or only told. Limits apply in both.
+/// Whether remedies are carried out, or only reported. Limits apply in both modes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     #[default]
@@ -153,7 +153,7 @@ pub struct WorkloadSpec {
     pub directory: Option<String>,
     pub environment: BTreeMap<String, String>,
     pub environment_files: Vec<String>,
-    /// As in capability(7): `CAP_NET_BIND_SERVICE`.
+    /// The names of capabilities(7), such as `CAP_NET_BIND_SERVICE`.
     pub capabilities: Vec<String>,
     /// Is true if the manifest has a `capabilities` key. An empty list takes all from root.
     #[serde(default)]
@@ -162,7 +162,7 @@ pub struct WorkloadSpec {
     pub rlimits: BTreeMap<String, Limit<u64>>,
     pub priority: u8,
     pub limits: Limits,
-    /// What must be up before this is started.
+    /// The workloads that must be up before this one starts.
     pub needs: BTreeMap<WorkloadName, Need>,
     pub probes: Probes,
     /// Run when it becomes ready, and when it no longer is.
@@ -171,7 +171,7 @@ pub struct WorkloadSpec {
     pub watch: Watch,
     pub recovery: Recovery,
     pub stop: Stop,
-    /// How long a start may take until the program is executed.
+    /// The time that a start may take until the program is executed.
     #[serde(default = "default_start_timeout")]
     pub start_timeout: Duration,
     pub logs: Logs,
@@ -185,33 +185,33 @@ fn default_start_timeout() -> Duration {
 }
 
 impl WorkloadSpec {
-    /// From -500 for the most important to 500: who is killed first when the
-    /// host itself runs out of memory.
+    /// Returns a value from -500 for the most important workload to 500. The kernel kills the
+    /// highest first when the host itself runs out of memory.
     #[must_use]
     pub fn oom_score_adj(&self) -> i32 {
         (50 - i32::from(self.priority)) * 10
     }
 }
 
-/// What is watched beside exits and OOM kills.
+/// The thresholds that are watched beside exits and OOM kills.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Watch {
     /// `None` for `off`.
     pub cpu_loop: Option<CpuLoopWatch>,
-    /// Of `memory.max`; `None` for `off`.
+    /// A share of `memory.max`; `None` for `off`.
     pub memory: Option<Threshold>,
-    /// Of `cpu.max`, or of all CPUs where it has none.
+    /// A share of `cpu.max`, or of all CPUs if the workload has none.
     pub cpu: Option<Threshold>,
 }
 
-/// When a thread is suspected of a loop, and what is done about it.
+/// The CPU time after which a thread is suspected of a loop, and the responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CpuLoopWatch {
     /// CPU time without a voluntary sleep.
     pub after: Duration,
     /// The ladder of responses, mildest first.
     pub respond: Vec<Rung>,
-    /// How long each rung holds before the next.
+    /// The time for which each rung holds before the next.
     pub step: Duration,
     /// Let every verdict climb the whole ladder.
     pub assume_loop: bool,
@@ -240,7 +240,7 @@ impl Default for CpuLoopWatch {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stop {
-    /// As in signal(7): `SIGTERM`.
+    /// A name of signal(7), such as `SIGTERM`.
     pub signal: String,
     pub grace: Duration,
 }
@@ -254,7 +254,7 @@ pub struct Logs {
     pub keep: u32,
 }
 
-/// What takes a workload's standard output and error.
+/// The destination of a workload's standard output and error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogTarget {

@@ -47,16 +47,16 @@ impl fmt::Display for ProbeName {
 
 pub type Probes = BTreeMap<ProbeName, Probe>;
 
-/// A question that is asked again and again, and when its answers count.
+/// A check that is repeated, and the number of its answers that count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
     pub check: Check,
-    /// From the instance's start.
+    /// The time from the instance's start to the first check.
     pub initial_delay: Duration,
     pub period: Duration,
-    /// For the whole of it: connecting, asking, reading.
+    /// The deadline of the whole check: connecting, asking and reading.
     pub timeout: Duration,
-    /// So many in a row.
+    /// The number of failures in a row that count.
     pub failure_threshold: u32,
     pub success_threshold: u32,
 }
@@ -100,7 +100,7 @@ impl CheckKind {
     }
 }
 
-/// What is asked.
+/// A check and its target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Check {
     /// 200 to 399 passes; redirects are followed on the same host.
@@ -164,7 +164,7 @@ impl Threshold {
         ..Self::MEMORY
     };
 
-    /// Of the whole host, where it has to hold for longer.
+    /// Returns the threshold for the whole host, where a level has to hold for longer.
     #[must_use]
     pub const fn of_host(self) -> Self {
         Self {
@@ -174,7 +174,7 @@ impl Threshold {
     }
 }
 
-/// How far another workload must be before this one starts.
+/// The state that another workload must reach before this one starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Need {
     Started,

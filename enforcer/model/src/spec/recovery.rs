@@ -1,4 +1,4 @@
-//! What follows a failure, as the manifest means it.
+//! The `recovery` section of a manifest: what follows a failure.
 
 use crate::ids::Cause;
 use crate::units::Percent;
@@ -28,14 +28,14 @@ impl RestartPolicy {
 pub struct Recovery {
     pub restart: RestartPolicy,
     pub strategies: Strategies,
-    /// What `reset` clears; the folders themselves stay.
+    /// The folders that `reset` empties; the folders themselves stay.
     pub reset_paths: Vec<String>,
     pub backoff: Option<Backoff>,
     pub budget: Option<Budget>,
     pub breaker: Option<Breaker>,
 }
 
-/// What is done between the old instance and the new one.
+/// The work between the old instance and the new one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {

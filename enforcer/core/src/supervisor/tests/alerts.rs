@@ -139,7 +139,7 @@ fn one_stands() -> Event {
     }
 }
 
-/// A file with a fault may have the rules: nobody knows then whether an alert is over.
+/// The file with the fault may contain the rules, so an alert may still hold.
 #[test]
 fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
     let mut supervisor = Supervisor::new(2);
