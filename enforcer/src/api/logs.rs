@@ -1,10 +1,11 @@
 //! A workload's output over HTTP, as it was written: its end, its older files, and what comes
-//! next. It is read from the workload's log file, or from the journal.
+//! next. It is read from the workload's log file, or from the [journal].
 
 use super::Api;
 use super::error::Failure;
+use super::journal;
 use super::part::Part;
-use crate::kernel::journal;
+use crate::kernel;
 use crate::kernel::log_file::Reader;
 use crate::runtime::Question;
 use axum::body::{Body, Bytes};
@@ -16,18 +17,12 @@ use enforcer_core::spec::LogTarget;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// How often it is looked whether something was written.
 const LOOK: Duration = Duration::from_millis(250);
 /// Chunks that a slow reader may lag behind.
-const WAITING: usize = 4;
-/// The most bytes of the journal in one chunk.
-const CHUNK: usize = 64 << 10;
-/// Each reader of the journal is a process of its own, and anybody who may look can be one.
-static JOURNAL_READERS: Semaphore = Semaphore::const_new(MOST_JOURNAL_READERS);
-const MOST_JOURNAL_READERS: usize = 16;
+pub(super) const WAITING: usize = 4;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,7 +44,12 @@ pub(super) async fn logs(
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     if is_in_journal(&api, &parsed).await? {
-        return from_journal(&api, &parsed, &wanted);
+        let wanted = kernel::journal::Wanted {
+            tail: wanted.tail,
+            follow: wanted.follow,
+            previous: wanted.previous,
+        };
+        return journal::lines(&api, &parsed, wanted).await;
     }
     let path = api.executor.log_path(&parsed);
     let executor = Arc::clone(&api.executor);
@@ -72,50 +72,6 @@ async fn is_in_journal(api: &Api, workload: &WorkloadName) -> Result<bool, Failu
         .await
         .ok_or_else(Failure::going_down)?;
     Ok(view.is_some_and(|view| view.spec.logs.to == LogTarget::Journal))
-}
-
-/// The lines that journald has of a workload, as `journalctl` prints them.
-fn from_journal(api: &Api, workload: &WorkloadName, wanted: &Wanted) -> Result<Response, Failure> {
-    let place = JOURNAL_READERS.try_acquire().map_err(|_| {
-        Failure::busy(format!(
-            "{MOST_JOURNAL_READERS} others read the journal; try again when one has ended"
-        ))
-    })?;
-    let unit = api.executor.unit();
-    let wanted = journal::Wanted {
-        tail: wanted.tail,
-        follow: wanted.follow,
-        previous: wanted.previous,
-    };
-    let started = journal::read(workload.as_str(), unit.as_deref(), wanted);
-    let mut reader = started
-        .map_err(|error| Failure::refused(format!("failed to start journalctl: {error}")))?;
-    let (chunks, waiting) = mpsc::channel(WAITING);
-    tokio::spawn(async move {
-        let _place = place;
-        let Some(mut stdout) = reader.stdout.take() else {
-            return;
-        };
-        loop {
-            let mut chunk = vec![0; CHUNK];
-            let read = tokio::select! {
-                read = stdout.read(&mut chunk) => read,
-                // Drops `reader`, which kills the process.
-                () = chunks.closed() => return,
-            };
-            let Ok(length @ 1..) = read else { break };
-            chunk.truncate(length);
-            if chunks.send(Bytes::from(chunk)).await.is_err() {
-                return;
-            }
-        }
-        match reader.wait().await {
-            Ok(status) if status.success() => {}
-            Ok(status) => tracing::warn!("journalctl ended with {status}"),
-            Err(error) => tracing::warn!("failed to wait for journalctl: {error}"),
-        }
-    });
-    Ok(body(waiting))
 }
 
 fn from_file(name: String, mut reader: Reader, follow: bool) -> Response {
@@ -155,7 +111,7 @@ fn from_file(name: String, mut reader: Reader, follow: bool) -> Response {
     body(waiting)
 }
 
-fn body(chunks: mpsc::Receiver<Bytes>) -> Response {
+pub(super) fn body(chunks: mpsc::Receiver<Bytes>) -> Response {
     let body = Body::new(super::events::Lines(chunks));
     ([(CONTENT_TYPE, "application/octet-stream")], body).into_response()
 }

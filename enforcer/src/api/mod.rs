@@ -6,6 +6,7 @@ mod allowance;
 mod change;
 mod error;
 mod events;
+mod journal;
 mod logs;
 mod metrics;
 mod part;

@@ -4,7 +4,8 @@
 //! The protocol is that of sd_journal_stream_fd(3): seven lines at the beginning of a stream
 //! socket, and what is written after them is the log. journald attributes each line to the
 //! process that has written it, by the credentials that the kernel attaches (unix(7)). If journald
-//! is restarted, it keeps the stream; if it is killed, a writer gets EPIPE.
+//! is restarted, systemd keeps the stream for it; if it is stopped, a writer gets EPIPE
+//! (systemd-journald.service(8)).
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::sockopt::SndBuf;
@@ -56,7 +57,7 @@ pub(crate) struct Wanted {
 }
 
 /// Starts `journalctl`, which prints the lines of a workload. It is killed when the returned
-/// handle is dropped.
+/// handle is dropped. Without `follow`, its standard error is a pipe.
 ///
 /// # Errors
 /// If it cannot be started.
@@ -86,7 +87,10 @@ pub(crate) fn read(identifier: &str, unit: Option<&str>, wanted: Wanted) -> io::
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(match wanted.follow {
+            true => Stdio::null(),
+            false => Stdio::piped(),
+        })
         .kill_on_drop(true)
         .spawn()
 }
