@@ -47,8 +47,8 @@ pub(crate) struct Request {
 struct Selection {
     host: bool,
     power: bool,
-    /// The systemd tier; the text is a part of the names of its tests, or empty.
-    systemd: Option<String>,
+    /// The systemd tier; the texts are parts of the names of its tests, none for all.
+    systemd: Option<Vec<String>>,
     /// The VM's tests; the names are parts of the names of tests, none for all.
     vm: Option<Vec<String>>,
 }
@@ -59,7 +59,7 @@ impl Selection {
             return Self {
                 host: true,
                 power: true,
-                systemd: Some(String::new()),
+                systemd: Some(Vec::new()),
                 vm: Some(Vec::new()),
             };
         }
@@ -74,9 +74,12 @@ impl Selection {
                 "host" => selection.host = true,
                 "power" => selection.power = true,
                 "vm" => selection.vm = Some(Vec::new()),
-                "systemd" => selection.systemd = Some(String::new()),
+                "systemd" => selection.systemd = Some(Vec::new()),
                 name => match name.strip_prefix("systemd/") {
-                    Some(part) => selection.systemd = Some(part.to_owned()),
+                    Some(part) => selection
+                        .systemd
+                        .get_or_insert_default()
+                        .push(part.to_owned()),
                     None => selection.vm.get_or_insert_default().push(name.to_owned()),
                 },
             }
@@ -238,7 +241,7 @@ fn add_systemd<'a>(
     tasks: &mut Vec<Task<'a>>,
     missing: &mut Vec<(String, String)>,
 ) {
-    let (Some(part), Some(packages)) = (&selection.systemd, &prepared.packages) else {
+    let (Some(parts), Some(packages)) = (&selection.systemd, &prepared.packages) else {
         return;
     };
     let kernel_of = |host: &debian::Host| {
@@ -262,11 +265,11 @@ fn add_systemd<'a>(
         let Some(kernel) = kernel_of(&host) else {
             continue;
         };
-        let part = part.clone();
+        let parts = parts.join(",");
         tasks.push(Box::new(move || {
             let label = format!("systemd {}", host.name);
             let _phase = Phase::begin(&label);
-            let outcome = systemd_tests(prepared, host, kernel, packages, &part);
+            let outcome = systemd_tests(prepared, host, kernel, packages, &parts);
             Report::of(label, outcome)
         }));
     }
@@ -277,7 +280,7 @@ fn systemd_tests(
     host: debian::Host,
     kernel: &Kernel,
     packages: &[PathBuf; 2],
-    part: &str,
+    parts: &str,
 ) -> Result<Outcome> {
     let initramfs = {
         let _phase = Phase::begin(&format!("pack {}", host.name));
@@ -286,7 +289,7 @@ fn systemd_tests(
     let boot = Boot {
         kernel,
         initramfs: &initramfs,
-        job: &format!("systemd/{part}"),
+        job: &format!("systemd/{parts}"),
         options: "systemd.unit=suite.target systemd.show_status=no systemd.getty_auto=no",
         memory_mib: LARGE_MEMORY_MIB,
         disk: None,
@@ -369,14 +372,15 @@ mod tests {
     fn no_name_selects_every_tier() {
         let all = selection(&[]);
         assert!(all.host && all.power);
-        assert_eq!((all.systemd.as_deref(), all.vm), (Some(""), Some(vec![])));
+        assert_eq!((all.systemd, all.vm), (Some(vec![]), Some(vec![])));
     }
 
     #[test]
     fn a_tests_name_selects_nothing_else() {
-        let one = selection(&["oom::only", "systemd/package"]);
+        let one = selection(&["oom::only", "systemd/package", "systemd/top"]);
         assert!(!one.host && !one.power);
-        assert_eq!(one.systemd.as_deref(), Some("package"));
+        let parts = vec!["package".to_owned(), "top".to_owned()];
+        assert_eq!(one.systemd, Some(parts));
         assert_eq!(one.vm, Some(vec!["oom::only".to_owned()]));
         assert_eq!(selection(&["systemd"]).vm, None);
     }
