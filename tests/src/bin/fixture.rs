@@ -123,7 +123,7 @@ fn main() {
             rest()
         }
         "spin" => spin(),
-        // Spins as well, with so many mappings of a file whose path has 100 kB.
+        // Spins as well, with a number of mappings of a file whose path has 100 kB.
         "map-and-spin" => {
             map_far_below(argument(1), number(2, 0));
             spin()

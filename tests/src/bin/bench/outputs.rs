@@ -134,14 +134,16 @@ fn rates(journald: u32) {
     );
 }
 
-/// Waits until a process uses no CPU time any more.
+/// Waits until a process has used no CPU time for a while.
 fn settle(pid: u32) {
-    let mut last = -1.0;
+    const REST: Duration = Duration::from_millis(500);
+    let mut last = (cpu_seconds(pid), monotonic());
     wait_within(LONG, "it to rest", || {
-        let now = cpu_seconds(pid);
-        std::thread::sleep(Duration::from_millis(500));
-        let rests = (now - std::mem::replace(&mut last, now)).abs() < 0.005;
-        rests.then_some(())
+        let used = cpu_seconds(pid);
+        if used > last.0 {
+            last = (used, monotonic());
+        }
+        (monotonic() - last.1 >= REST).then_some(())
     });
 }
 
