@@ -9,14 +9,16 @@ use crate::kernel::clock::moment_of;
 use crate::kernel::own_process;
 use crate::probe;
 use crate::store::history::History;
-use crate::store::record::{Query, Record};
+use crate::store::query::Query;
 use cursor::Cursor;
 pub(crate) use cursor::last_delivered;
-use enforcer_core::event::{COMMAND_LIMIT, Event, Seq};
+use enforcer_core::alert::Standing;
+use enforcer_core::event::{AlertState, COMMAND_LIMIT, Detail, Event, Kind, PressureAnswer, Seq};
 use enforcer_core::host::HostStood;
-use enforcer_core::spec::{Target, WorkloadSpec};
+use enforcer_core::spec::{Resource, Severity, Target, WorkloadSpec};
+use enforcer_model::{Record, WorkloadName};
 use hyper::body::Bytes;
-use serde_json::{Value, json};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::PathBuf;
@@ -108,13 +110,7 @@ impl Courier {
             };
             let none = waiting.is_empty();
             for record in waiting {
-                let told = message(&record, &self.host);
-                let is_ours = told["to"]
-                    .as_array()
-                    .is_some_and(|to| to.iter().any(|name| *name == *self.name));
-                if is_ours {
-                    self.hand_over(told).await;
-                }
+                let is_ours = self.hand_over(&record).await;
                 self = self.advance(record.seq, is_ours).await;
             }
             if !none {
@@ -123,7 +119,7 @@ impl Courier {
             }
             loop {
                 match batches.recv().await {
-                    Ok(batch) if batch.iter().all(|record| record.kind != "alert") => {}
+                    Ok(batch) if !batch.iter().any(|record| is_alert(record)) => {}
                     Ok(_) | Err(RecvError::Lagged(_)) => break,
                     Err(RecvError::Closed) => return,
                 }
@@ -152,7 +148,7 @@ impl Courier {
     async fn waiting(&self) -> Option<Vec<Arc<Record>>> {
         let history = Arc::clone(&self.history);
         let query = Query {
-            kind: Some("alert".to_owned()),
+            kind: Some(Kind::Alert.to_string()),
             after: Some(self.cursor.delivered().0),
             first: Some(PAGE),
             ..Query::default()
@@ -161,11 +157,13 @@ impl Courier {
         found.ok().flatten()
     }
 
-    /// Tries until it is taken.
-    async fn hand_over(&self, mut message: Value) {
-        if let Some(message) = message.as_object_mut() {
-            message.remove("to");
-        }
+    /// Sends an alert until the target takes it. Returns false if the alert is not for this
+    /// target.
+    async fn hand_over(&self, record: &Record) -> bool {
+        let message = Message::of(record, &self.host);
+        let Some(message) = message.filter(|message| message.to.contains(&self.name)) else {
+            return false;
+        };
         let mut pause = FIRST_PAUSE;
         while let Err(why) = self.try_once(&message).await {
             // Once may be bad luck.
@@ -181,9 +179,10 @@ impl Courier {
         if pause > FIRST_PAUSE {
             tracing::info!("alerts reach {} again", self.name);
         }
+        true
     }
 
-    async fn try_once(&self, message: &Value) -> Result<(), String> {
+    async fn try_once(&self, message: &Message<'_>) -> Result<(), String> {
         match &self.target {
             Target::Webhook {
                 host,
@@ -191,7 +190,7 @@ impl Courier {
                 path,
                 headers,
             } => {
-                let body = Bytes::from(message.to_string());
+                let body = Bytes::from(message.text());
                 probe::post((host, *port), (path, headers), body, PATIENCE).await
             }
             Target::Command(command) => {
@@ -200,7 +199,7 @@ impl Courier {
                     what: format!("alert-{}", self.name).into(),
                     spec: Arc::new(WorkloadSpec::default()),
                     command: command.clone(),
-                    environment: environment(message),
+                    environment: message.environment(),
                     limit: COMMAND_LIMIT,
                 };
                 match self.executor.run_errand(errand).await {
@@ -213,111 +212,128 @@ impl Courier {
     }
 }
 
-/// What a target is told: docs/manifest.md has it as a table.
-fn message(record: &Record, host: &str) -> Value {
-    let details = serde_json::to_value(&record.details).unwrap_or_default();
-    let id = details["id"].as_u64().unwrap_or(record.seq.0);
-    json!({
-        "schema": 1,
-        "id": format!("{host}/{id}"),
-        "seq": record.seq,
-        "host": host,
-        "time": record.time,
-        "boot_id": record.boot_id,
-        "rule": details["rule"],
-        "state": details["state"],
-        "repeated": details["repeated"],
-        "severity": details["severity"],
-        "workload": record.workload,
-        "text": details["text"],
-        "stood_seconds": details["stood_seconds"],
-        "to": details["to"],
-    })
+fn is_alert(record: &Record) -> bool {
+    record.detail.known_kind() == Some(Kind::Alert)
 }
 
-/// The same for a command, whole and in words that a shell can use.
-fn environment(message: &Value) -> Vec<(String, String)> {
-    let words = [
-        "id", "seq", "host", "rule", "state", "severity", "workload", "text",
-    ];
-    let each = words.iter().map(|key| {
-        let value = match &message[*key] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
+/// The message to a target. docs/manifest.md has its keys as a table.
+#[derive(Debug, Serialize)]
+struct Message<'r> {
+    schema: u32,
+    /// The host and the number of the alert's first event.
+    id: String,
+    seq: Seq,
+    host: &'r str,
+    time: jiff::Timestamp,
+    boot_id: &'r str,
+    rule: &'r str,
+    state: AlertState,
+    repeated: bool,
+    severity: Severity,
+    workload: Option<&'r WorkloadName>,
+    text: &'r str,
+    stood_seconds: f64,
+    #[serde(skip)]
+    to: &'r [String],
+}
+
+impl<'r> Message<'r> {
+    /// Returns `None` for an event that is no alert, or one of a version that is not known.
+    fn of(record: &'r Record, host: &'r str) -> Option<Self> {
+        let Detail::Alert(alert) = &record.detail else {
+            return None;
         };
-        (format!("ENFORCER_ALERT_{}", key.to_uppercase()), value)
-    });
-    let whole = ("ENFORCER_ALERT".to_owned(), message.to_string());
-    each.chain([whole]).collect()
+        Some(Self {
+            schema: 1,
+            id: format!("{host}/{}", alert.id.0),
+            seq: record.seq,
+            host,
+            time: record.time,
+            boot_id: &record.boot_id,
+            rule: &alert.rule,
+            state: alert.state,
+            repeated: alert.repeated,
+            severity: alert.severity,
+            workload: record.workload.as_ref(),
+            text: &alert.text,
+            stood_seconds: alert.stood.as_secs_f64(),
+            to: &alert.to,
+        })
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Returns the message as a command gets it: whole, and the words that a shell can use.
+    fn environment(&self) -> Vec<(String, String)> {
+        let workload = self.workload.map(WorkloadName::as_str);
+        let words = [
+            ("ID", self.id.clone()),
+            ("SEQ", self.seq.0.to_string()),
+            ("HOST", self.host.to_owned()),
+            ("RULE", self.rule.to_owned()),
+            ("STATE", self.state.to_string()),
+            ("SEVERITY", self.severity.to_string()),
+            ("WORKLOAD", workload.unwrap_or_default().to_owned()),
+            ("TEXT", self.text.to_owned()),
+        ];
+        let words = words.map(|(key, value)| (format!("ENFORCER_ALERT_{key}"), value));
+        let whole = ("ENFORCER_ALERT".to_owned(), self.text());
+        words.into_iter().chain([whole]).collect()
+    }
 }
 
-/// What was told and not told to be over, from the history.
-pub(crate) fn standing(history: &History) -> Vec<enforcer_core::alert::Standing> {
+/// Returns the alerts of the history that have not ended.
+pub(crate) fn standing(history: &History) -> Vec<Standing> {
     let query = Query {
-        kind: Some("alert".to_owned()),
+        kind: Some(Kind::Alert.to_string()),
         ..Query::default()
     };
-    let mut last = BTreeMap::new();
+    let mut standing = BTreeMap::new();
     for record in history.find(&query) {
-        let details = serde_json::to_value(&record.details).unwrap_or_default();
-        let Some(rule) = details["rule"].as_str().map(str::to_owned) else {
+        let Detail::Alert(alert) = &record.detail else {
             continue;
         };
-        let key = (rule, record.workload.clone());
-        if details["state"] == "firing" {
-            last.insert(key, (record, details));
-        } else {
-            last.remove(&key);
+        let key = (alert.rule.clone(), record.workload.clone());
+        match alert.state {
+            AlertState::Firing => {
+                let found = Standing {
+                    rule: alert.rule.clone(),
+                    workload: record.workload.clone(),
+                    id: alert.id,
+                    told: moment_of(record.time),
+                    stood: alert.stood,
+                    text: alert.text.clone(),
+                    to: alert.audience.clone(),
+                    severity: alert.severity,
+                };
+                standing.insert(key, found);
+            }
+            AlertState::Resolved => drop(standing.remove(&key)),
         }
     }
-    let standing = last
-        .into_iter()
-        .map(
-            |((rule, workload), (record, details))| enforcer_core::alert::Standing {
-                rule,
-                workload,
-                id: Seq(details["id"].as_u64().unwrap_or(record.seq.0)),
-                told: moment_of(record.time),
-                stood: Duration::try_from_secs_f64(
-                    details["stood_seconds"].as_f64().unwrap_or(0.0),
-                )
-                .unwrap_or_default(),
-                text: details["text"].as_str().unwrap_or_default().to_owned(),
-                to: audience(&details),
-                severity: serde_json::from_value(details["severity"].clone()).unwrap_or_default(),
-            },
-        );
-    standing.collect()
+    standing.into_values().collect()
 }
 
-/// Who has heard of an alert; agents of before told it to one audience alone.
-fn audience(details: &Value) -> Vec<String> {
-    let all = details.get("audience").unwrap_or(&details["to"]);
-    serde_json::from_value(all.clone()).unwrap_or_default()
-}
-
-/// What was last told of the host's levels.
+/// Returns the host's levels as the history last reported them in this boot.
 pub(crate) fn host_stood(history: &History) -> HostStood {
     let query = Query {
-        kind: Some("host_pressure".to_owned()),
+        kind: Some(Kind::HostPressure.to_string()),
         last: Some(1000),
         ..Query::default()
     };
     let mut stood = HostStood::default();
     for record in history.of_this_boot(&query) {
-        let details = serde_json::to_value(&record.details).unwrap_or_default();
-        let level = serde_json::from_value(details["level"].clone());
-        let (Ok(level), Some(resource)) = (level, details["resource"].as_str()) else {
+        let Detail::HostPressure(pressure) = &record.detail else {
             continue;
         };
-        match resource {
-            "memory" => stood.memory = level,
-            "cpu" => stood.cpu = level,
-            "disk" => stood.disk = level,
-            _ => {}
+        match pressure.resource {
+            Resource::Memory => stood.memory = pressure.level,
+            Resource::Cpu => stood.cpu = pressure.level,
+            Resource::Disk => stood.disk = pressure.level,
         }
-        if details["done"] == "ran" {
+        if pressure.done == PressureAnswer::Ran {
             stood.ran = Some(moment_of(record.time));
         }
     }

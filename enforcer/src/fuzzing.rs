@@ -2,7 +2,6 @@
 //! panic, and what is accepted must be accepted again as it is written. `fuzz/` calls
 //! these with inputs that libFuzzer makes up, and the tests below with some of their own.
 
-use crate::api::Proposal;
 use crate::cli::logs::Tamer;
 use crate::kernel::counters;
 use crate::kernel::process::FileMapping;
@@ -12,6 +11,7 @@ use crate::store::journal;
 use crate::symbolize;
 use enforcer_core::environment_file;
 use enforcer_core::manifest::{self, Accounts};
+use enforcer_model::requests::Proposal;
 
 /// A host that knows everybody.
 struct Everybody;

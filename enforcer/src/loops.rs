@@ -9,7 +9,7 @@ use crate::kernel::perf::cpu_clock::CpuClock;
 use crate::kernel::{process, ready, threads};
 use enforcer_common::Suspect as Record;
 use enforcer_core::WorkloadName;
-use enforcer_core::cpu_loop::{GATE, Source, Streaks, Suspect, Thread, WORTH_SAMPLING};
+use enforcer_core::cpu_loop::{GATE, LoopSource, Streaks, Suspect, Thread, WORTH_SAMPLING};
 use enforcer_core::event::{CgroupId, Event};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -178,7 +178,7 @@ fn deliver(record: &Record, executor: &Executor) {
         },
         command: process::command_of(&record.comm),
         cpu: Duration::from_nanos(record.cpu_ns),
-        source: Source::Ebpf,
+        source: LoopSource::Ebpf,
         sleeps: Some(record.nvcsw),
     };
     // From here on: it may sleep before its turn has come.
@@ -223,7 +223,7 @@ fn read_all(executor: &Executor, streaks: &mut Streaks) {
                     thread,
                     command: threads::command(pid, tid).unwrap_or_default(),
                     cpu,
-                    source: Source::Proc,
+                    source: LoopSource::Proc,
                     sleeps: Some(now.sleeps),
                 };
                 let followed = &executor.followed;

@@ -5,7 +5,7 @@ use crate::store::database::{Database, Retention};
 use crate::store::history::History;
 use crate::store::journal::Journal;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Cause, Detail, InstanceId, Seq, Transition};
+use enforcer_core::event::{Cause, Detail, Exit, InstanceId, Seq, Transition};
 use std::path::Path;
 use std::time::Duration;
 
@@ -39,11 +39,11 @@ impl Measured {
             instance: Some(InstanceId(self.given)),
             reason: Some(Cause::Exit),
             caused_by: Some(Seq(self.given - 1)),
-            detail: Detail::Exit {
+            detail: Detail::Exit(Exit {
                 code: Some(3),
                 signal: None,
                 oom_killed: false,
-            },
+            }),
         };
         let now = clock::wall_now();
         let records = self.history.records_of(vec![transition], |_| now);

@@ -12,14 +12,14 @@ use crate::service::{self, Manager};
 use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
-use crate::store::record::Record;
 use crate::telemetry::Telemetry;
 use enforcer_core::event::{Detail, Moment, Request, Seq, Transition};
-use enforcer_core::plan::Plan;
+use enforcer_core::plan::{self, Plan};
 use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::View;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
+use enforcer_model::Record;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
@@ -293,14 +293,14 @@ impl Runtime {
             Question::Views(reply) => drop(reply.send(self.supervisor.views().collect())),
             Question::View(name, reply) => drop(reply.send(self.supervisor.view(&name))),
             Question::Plan(manifest, reply) => {
-                drop(reply.send(Plan::between(&self.supervisor.manifest(), &manifest)));
+                drop(reply.send(plan::between(&self.supervisor.manifest(), &manifest)));
             }
             Question::Apply {
                 manifest,
                 prune,
                 reply,
             } => {
-                let plan = Plan::between(&self.supervisor.manifest(), &manifest);
+                let plan = plan::between(&self.supervisor.manifest(), &manifest);
                 let finished = self.handle(Event::Configure {
                     manifest: *manifest,
                     prune,

@@ -148,7 +148,7 @@ const CORE_DEPENDENCIES: &[&str] = &[
     "thiserror",
 ];
 /// What the model may be built from.
-const MODEL_DEPENDENCIES: &[&str] = &["jiff", "serde"];
+const MODEL_DEPENDENCIES: &[&str] = &["jiff", "serde", "serde_json"];
 
 /// Checks every tracked file.
 pub(crate) fn run() -> Result<()> {

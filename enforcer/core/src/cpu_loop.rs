@@ -14,6 +14,7 @@ pub mod waits;
 pub use recurrence::Recurrence;
 pub use streaks::Streaks;
 
+pub use enforcer_model::cpu_loop::{Calls, Evidence, LoopSource, Outside, Thread, Verdict};
 pub use enforcer_model::spec::Rung;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -55,25 +56,6 @@ pub const ENOUGH_CALLS: u32 = 100;
 /// Busy polling spends at most so much of its time in its own code.
 const MOST_USER_TIME: f64 = 0.85;
 
-/// A thread, named so that a number that is used again is another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Thread {
-    pub pid: u32,
-    pub tid: u32,
-    /// When it started, in clock ticks since boot, as `/proc` tells it.
-    #[serde(skip)]
-    pub start_ticks: u64,
-}
-
-/// Who found a suspect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    Ebpf,
-    /// `/proc`, once a second: without eBPF nothing is proved.
-    Proc,
-}
-
 /// A thread that has used its budget of CPU time without a voluntary sleep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
@@ -81,32 +63,9 @@ pub struct Suspect {
     pub command: String,
     /// CPU time since its last sleep.
     pub cpu: Duration,
-    pub source: Source,
+    pub source: LoopSource,
     /// How often it had slept by then; `None` where our own stops have counted.
     pub sleeps: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Hot, and nothing is proved.
-    OverBudget,
-    /// Busy polling: it spins through system calls that do nothing.
-    SyscallSpin,
-    /// Proved: its whole state recurs, and nothing that is known of can change
-    /// that unless somebody outside the process acts.
-    DeadLoop,
-}
-
-impl Verdict {
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::OverBudget => "over_budget",
-            Self::SyscallSpin => "syscall_spin",
-            Self::DeadLoop => "dead_loop",
-        }
-    }
 }
 
 /// What the samples of half a second say.
@@ -139,147 +98,53 @@ impl Sampling {
     }
 }
 
-/// System calls that were seen while the thread was followed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Calls {
-    pub all: u32,
-    /// Those that did nothing: nothing was ready, nothing was moved.
-    pub idle: u32,
-    /// Those that say nothing either way, as reading a clock.
-    pub neutral: u32,
-    /// Names of the most frequent ones, most frequent first.
-    pub names: Vec<String>,
-}
-
-/// Something beyond the thread's own state that may end its loop.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "what", content = "detail")]
-pub enum Outside {
-    /// Another thread ran, came or went meanwhile.
-    ThreadRan(String),
-    /// Another thread will wake up by itself.
-    ThreadWakes(String),
-    /// Another thread waits for something from outside the process.
-    ThreadWaits(String),
-    /// Memory that another process may write.
-    SharedMapping(String),
-    /// Memory that a device may write.
-    DeviceMapping(String),
-    /// It reads a clock.
-    Clock,
-    /// A timer will send it a signal that it handles.
-    Timer,
-}
-
-impl Outside {
-    /// Whether this alone may end the loop, without anyone asking for anything.
-    /// A thread that waits for the outside may too, but then the outside has to
-    /// act first: it is named in the evidence, and the loop stands proved as long
-    /// as nobody does.
-    #[must_use]
-    pub fn breaks_the_proof(&self) -> bool {
-        match self {
-            Self::ThreadRan(_)
-            | Self::ThreadWakes(_)
-            | Self::SharedMapping(_)
-            | Self::DeviceMapping(_)
-            | Self::Clock
-            | Self::Timer => true,
-            Self::ThreadWaits(_) => false,
-        }
-    }
-
-    /// What another thread's wait means for a proof; `None` if only the looping
-    /// process itself could end it.
-    #[must_use]
-    pub fn of_wait(wait: Wait, thread: String) -> Option<Self> {
-        match wait {
-            Wait::ForOwnProcess => None,
-            Wait::ForOutside => Some(Self::ThreadWaits(thread)),
-            Wait::Timed => Some(Self::ThreadWakes(thread)),
-            Wait::Running => Some(Self::ThreadRan(thread)),
-        }
+/// Returns whether this alone may end the loop, without a request from outside.
+///
+/// A thread that waits for the outside may end it too, but the outside has to act first: the
+/// evidence names the thread, and the proof holds.
+#[must_use]
+pub fn breaks_the_proof(outside: &Outside) -> bool {
+    match outside {
+        Outside::ThreadRan(_)
+        | Outside::ThreadWakes(_)
+        | Outside::SharedMapping(_)
+        | Outside::DeviceMapping(_)
+        | Outside::Clock
+        | Outside::Timer => true,
+        Outside::ThreadWaits(_) => false,
     }
 }
 
-/// Everything that is known about one suspect.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Evidence {
-    pub source: Source,
-    /// How often it was stopped and looked at.
-    pub snapshots: u32,
-    pub distinct_states: u32,
-    /// Snapshots that found a state again, with no input in between.
-    pub recurrences: u32,
-    /// Whether the recurrences prove that the state recurs for ever.
-    pub recurs: bool,
-    /// `None` with too few samples.
-    pub new_state_probability: Option<f64>,
-    /// The share of its CPU time that it spent in its own code.
-    pub user_share: Option<f64>,
-    pub calls: Calls,
-    pub signals: u32,
-    pub outside: Vec<Outside>,
-    pub pages_hashed: u64,
-    #[serde(rename = "stopped_seconds", serialize_with = "crate::event::seconds")]
-    pub stopped: Duration,
-    #[serde(
-        rename = "longest_stop_seconds",
-        serialize_with = "crate::event::seconds"
-    )]
-    pub longest_stop: Duration,
-    /// The thread's CPU time, since it started.
-    #[serde(skip)]
-    pub thread_cpu: Duration,
-    /// From the first sample to the end of the proof.
-    #[serde(rename = "took_seconds", serialize_with = "crate::event::seconds")]
-    pub took: Duration,
-    /// Why there was no proof to be had, or why it was not finished.
-    pub unproven: Option<String>,
-    /// The hottest user stack, innermost frame first.
-    pub stack: Vec<String>,
+/// Returns what another thread's wait means for a proof; `None` if only the looping process
+/// itself could end the wait.
+#[must_use]
+pub fn outside_of_wait(wait: Wait, thread: String) -> Option<Outside> {
+    match wait {
+        Wait::ForOwnProcess => None,
+        Wait::ForOutside => Some(Outside::ThreadWaits(thread)),
+        Wait::Timed => Some(Outside::ThreadWakes(thread)),
+        Wait::Running => Some(Outside::ThreadRan(thread)),
+    }
 }
 
-impl Evidence {
-    /// Of a suspect that nobody could look at.
-    #[must_use]
-    pub fn none(source: Source, why: &str) -> Self {
-        Self {
-            source,
-            snapshots: 0,
-            distinct_states: 0,
-            recurrences: 0,
-            recurs: false,
-            new_state_probability: None,
-            user_share: None,
-            calls: Calls::default(),
-            signals: 0,
-            outside: Vec::new(),
-            pages_hashed: 0,
-            stopped: Duration::ZERO,
-            longest_stop: Duration::ZERO,
-            thread_cpu: Duration::ZERO,
-            took: Duration::ZERO,
-            unproven: Some(why.to_owned()),
-            stack: Vec::new(),
-        }
+/// Returns the judgement that the evidence supports.
+#[must_use]
+pub fn verdict(evidence: &Evidence) -> Verdict {
+    if evidence.recurs && !evidence.outside.iter().any(breaks_the_proof) {
+        return Verdict::DeadLoop;
     }
-
-    /// What this proves.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        if self.recurs && !self.outside.iter().any(Outside::breaks_the_proof) {
-            return Verdict::DeadLoop;
-        }
-        let Calls {
-            all, idle, neutral, ..
-        } = self.calls;
-        let polls = all >= ENOUGH_CALLS && idle >= all / 2 && idle + neutral == all;
-        if polls && self.user_share.is_some_and(|share| share <= MOST_USER_TIME) {
-            return Verdict::SyscallSpin;
-        }
-        Verdict::OverBudget
+    let Calls {
+        all, idle, neutral, ..
+    } = evidence.calls;
+    let polls = all >= ENOUGH_CALLS && idle >= all / 2 && idle + neutral == all;
+    if polls
+        && evidence
+            .user_share
+            .is_some_and(|share| share <= MOST_USER_TIME)
+    {
+        return Verdict::SyscallSpin;
     }
+    Verdict::OverBudget
 }
 
 /// Returns whether a verdict reaches this rung of the ladder.

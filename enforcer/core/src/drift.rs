@@ -2,25 +2,13 @@
 //! then said to be a conflict, rather than fought over.
 
 use crate::units::MonoTime;
-use serde::Serialize;
+pub use enforcer_model::drift::{Drifted, PLACE};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Repairs within [`WITHIN`]; one more would be a war.
 pub const REPAIRS: usize = 3;
 pub const WITHIN: Duration = Duration::from_secs(60);
-
-/// As [`Drifted::what`]: where its main process is.
-pub const PLACE: &str = "cgroup";
-
-/// One thing that is not as it was left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Drifted {
-    /// A file of its cgroup, or [`PLACE`].
-    pub what: String,
-    pub expected: String,
-    pub found: String,
-}
 
 /// What is done about a drift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,16 +2,18 @@
 //! what to remember. No behaviour lives here.
 
 mod command;
-mod detail;
 mod observed;
+mod transition;
 mod trouble;
 
-pub(crate) use detail::seconds;
-pub use detail::{
-    AlertChange, BreakerChange, BreakerState, ConfigChange, CpuLoopFound, Detail, DriftFound,
-    HealthChange, HostPressure, Pressure, ReadyChange, RestartPlan, ThrottleChange, Transition,
-};
+pub use transition::Transition;
 
+pub use enforcer_model::detail::{
+    Adopted, AgentChange, AgentState, AlertChange, AlertState, BreakerChange, BreakerState,
+    ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, DriftFound, Exit, HealthChange,
+    HostPressure, Kind, LimitChange, Lost, LostFrom, Pressure, PressureAnswer, ReadyChange,
+    Release, ReleaseReason, RestartPlan, Start, StartError, Stop, ThrottleChange,
+};
 pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, Seq};
 
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
@@ -37,16 +39,6 @@ use std::time::Duration;
 pub struct Moment {
     pub now: MonoTime,
     pub noise: u64,
-}
-
-/// Why a start came to nothing, before the program's first instruction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StartError {
-    /// What was being done: a fragment for "failed to …".
-    pub stage: String,
-    pub errno: Option<i32>,
-    /// The error in words.
-    pub error: String,
 }
 
 /// What an operator asks for.
@@ -246,15 +238,6 @@ pub struct ProbeRun {
     pub run: u64,
     /// When it should have begun.
     pub due: MonoTime,
-}
-
-/// One kernel file that was changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LimitChange {
-    pub file: String,
-    pub from: String,
-    /// What the kernel says now, after its rounding.
-    pub to: String,
 }
 
 /// Why the host is changed: one word, and the record that says more.

@@ -1,7 +1,7 @@
 //! The host as a whole: what of it is in use, and whether it has held above its
 //! thresholds. Who steps back for it is decided in `supervisor/relief.rs`.
 
-use crate::event::{HostMeasured, HostPressure};
+use crate::event::{HostMeasured, HostPressure, PressureAnswer};
 use crate::spec::{DiskWatch, HostWatch, Resource, Threshold};
 use crate::threshold::{Gauge, Level};
 use crate::units::{MonoTime, Percent};
@@ -53,6 +53,27 @@ pub(crate) enum Relief {
     Over,
 }
 
+/// The host's memory at the moment of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shortage {
+    pub(crate) level: Level,
+    pub(crate) used: Option<Percent>,
+}
+
+impl Shortage {
+    /// Returns the report of one workload's step.
+    pub(crate) fn answered(self, done: PressureAnswer, carried_out: bool) -> HostPressure {
+        HostPressure {
+            resource: Resource::Memory,
+            level: self.level,
+            used_percent: self.used.map(|used| used.0),
+            done,
+            error: None,
+            carried_out,
+        }
+    }
+}
+
 impl HostState {
     /// Another agent has watched it until now: what it knew of a shortage is not known, so
     /// nobody comes back before it would show again.
@@ -94,15 +115,20 @@ impl HostState {
                     resource,
                     level,
                     used_percent: Some(used.0),
-                    done: "warned",
+                    done: PressureAnswer::Warned,
                     error: None,
                     carried_out: true,
                 })
             };
         let changes = [
-            observe(&mut self.memory, "memory", used.memory, watch.memory),
-            observe(&mut self.cpu, "cpu", used.cpu, watch.cpu),
-            observe(&mut self.disk, "disk", used.disk, disk),
+            observe(
+                &mut self.memory,
+                Resource::Memory,
+                used.memory,
+                watch.memory,
+            ),
+            observe(&mut self.cpu, Resource::Cpu, used.cpu, watch.cpu),
+            observe(&mut self.disk, Resource::Disk, used.disk, disk),
         ];
         changes.into_iter().flatten().collect()
     }
@@ -120,8 +146,8 @@ impl HostState {
         }
     }
 
-    pub(crate) fn memory_used(&self) -> Option<u32> {
-        self.used.memory.map(|used| used.0)
+    pub(crate) fn memory_used(&self) -> Option<Percent> {
+        self.used.memory
     }
 
     pub(crate) fn memory_level(&self) -> Level {
@@ -181,12 +207,12 @@ impl HostState {
 
     pub(crate) fn disk_pressure(
         &self,
-        done: &'static str,
+        done: PressureAnswer,
         error: Option<String>,
         carried_out: bool,
     ) -> HostPressure {
         HostPressure {
-            resource: "disk",
+            resource: Resource::Disk,
             level: self.disk.level(),
             used_percent: self.used.disk.map(|used| used.0),
             done,

@@ -12,6 +12,7 @@
 
 use crate::event::CgroupId;
 use crate::units::{Bytes, MonoTime};
+pub use enforcer_model::oom::{Asker, Incident, OomSource, Scope, Victim};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -64,79 +65,6 @@ pub struct CgroupCounters {
     /// `oom` of its `memory.events.local`: its own limit was met.
     pub oom: u64,
     pub limit: Option<Bytes>,
-}
-
-/// A process that the kernel marked.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Victim {
-    pub pid: u32,
-    #[serde(skip)]
-    pub start_ns: u64,
-    pub command: String,
-    pub rss_bytes: Bytes,
-    pub anon_bytes: Bytes,
-    pub file_bytes: Bytes,
-    /// Page tables: what the kernel held for the process itself.
-    pub kernel_bytes: Bytes,
-    pub swap_bytes: Bytes,
-    /// Who asked for the memory that was not there.
-    #[serde(skip)]
-    pub asker: Asker,
-    /// When it was marked, of the boot clock.
-    #[serde(skip)]
-    pub marked_ns: u64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Asker {
-    pub pid: u32,
-    pub command: String,
-    #[serde(skip)]
-    pub cgroup: CgroupId,
-}
-
-/// Whose limit was met.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "scope", content = "cgroup")]
-pub enum Scope {
-    Own,
-    /// A limit in a cgroup that the workload has made in its own, by the cgroup's path; `None`
-    /// if that cgroup is gone.
-    Descendant(Option<String>),
-    /// A limit further up, by the cgroup's path.
-    Ancestor(String),
-    /// No limit that the agent can see: the host itself ran out.
-    Host,
-}
-
-/// Who told it first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    Ebpf,
-    Counters,
-    /// The counters alone, after a time without an agent.
-    Recovered,
-}
-
-/// One kill episode.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Incident {
-    pub victims: Vec<Victim>,
-    pub asked_by: Option<Asker>,
-    #[serde(flatten)]
-    pub scope: Scope,
-    /// Of whoever's limit it was; `None` for the host's.
-    pub limit_bytes: Option<Bytes>,
-    pub peak_bytes: Option<Bytes>,
-    /// Whether the whole workload was killed, by `memory.oom.group`.
-    pub group: bool,
-    pub source: Source,
-    /// Of the first mark, of the boot clock; `None` where only counters told.
-    #[serde(skip)]
-    pub marked_ns: Option<u64>,
-    pub counter_before: u64,
-    pub counter_after: u64,
 }
 
 /// Which ancestors' limits were met lately, over all workloads.
@@ -430,9 +358,9 @@ impl Ledger {
             peak_bytes: self.latest.peak,
             group,
             source: match (victims.is_empty(), past) {
-                (false, _) => Source::Ebpf,
-                (true, false) => Source::Counters,
-                (true, true) => Source::Recovered,
+                (false, _) => OomSource::Ebpf,
+                (true, false) => OomSource::Counters,
+                (true, true) => OomSource::Recovered,
             },
             marked_ns: first.map(|victim| victim.marked_ns),
             counter_before: self.explained.oom_kill,

@@ -7,80 +7,38 @@ mod settings;
 use crate::name::WorkloadName;
 use crate::spec::{Manifest, Mode, WorkloadSpec};
 use crate::units::{Bytes, Limit};
-use serde::Serialize;
+pub use enforcer_model::plan::{Change, Effect, Plan, SettingChange};
 use settings::{alert_settings, limit_settings, settings, shown_disk, shown_threshold};
 use std::collections::BTreeMap;
 
-/// What a change costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Effect {
-    /// Takes hold while the workload runs.
-    Live,
-    Restart,
-}
-
-/// One setting of one workload, or of the host, with its old and new text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SettingChange {
-    pub setting: String,
-    /// `None` where it was, or will be, the default.
-    pub from: Option<String>,
-    pub to: Option<String>,
-    pub effect: Effect,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Change {
-    Add,
-    /// It is named no more: it runs on as unmanaged, or goes with `--prune`.
-    Remove,
-    Update(Vec<SettingChange>),
-}
-
-/// What applying a manifest would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    pub host: Vec<SettingChange>,
-    pub workloads: BTreeMap<WorkloadName, Change>,
-}
-
-impl Plan {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.host.is_empty() && self.workloads.is_empty()
-    }
-
-    /// The way from one manifest to another.
-    #[must_use]
-    pub fn between(old: &Manifest, new: &Manifest) -> Self {
-        let mut plan = Self {
-            host: host_changes(old, new),
-            workloads: BTreeMap::new(),
-        };
-        for (name, spec) in &new.workloads {
-            match old.workloads.get(name) {
-                None => drop(plan.workloads.insert(name.clone(), Change::Add)),
-                Some(present) => {
-                    let changes = spec_changes(present, spec);
-                    if !changes.is_empty() {
-                        plan.workloads.insert(name.clone(), Change::Update(changes));
-                    }
+/// Returns the changes from one manifest to another.
+#[must_use]
+pub fn between(old: &Manifest, new: &Manifest) -> Plan {
+    let mut plan = Plan {
+        host: host_changes(old, new),
+        workloads: BTreeMap::new(),
+    };
+    for (name, spec) in &new.workloads {
+        match old.workloads.get(name) {
+            None => drop(plan.workloads.insert(name.clone(), Change::Add)),
+            Some(present) => {
+                let changes = spec_changes(present, spec);
+                if !changes.is_empty() {
+                    plan.workloads.insert(name.clone(), Change::Update(changes));
                 }
             }
         }
-        for name in old.workloads.keys() {
-            if !new.workloads.contains_key(name) {
-                plan.workloads.insert(name.clone(), Change::Remove);
-            }
-        }
-        plan
     }
+    for name in old.workloads.keys() {
+        if !new.workloads.contains_key(name) {
+            plan.workloads.insert(name.clone(), Change::Remove);
+        }
+    }
+    plan
 }
 
 /// A limit that is lower than what is in use right now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shrink {
     pub workload: WorkloadName,
     pub in_use_bytes: Bytes,

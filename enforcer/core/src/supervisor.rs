@@ -9,7 +9,9 @@ mod taking_over;
 mod turns;
 
 use crate::alert::Conditions;
-use crate::event::{Cause, Decision, Detail, Event, Moment, Seq, Transition};
+use crate::event::{
+    AgentChange, AgentState, Cause, Decision, Degraded, Detail, Event, Moment, Seq, Transition,
+};
 use crate::host::HostState;
 use crate::name::WorkloadName;
 use crate::oom::Ancestors;
@@ -327,12 +329,14 @@ impl Supervisor {
             Event::EventsLost(records) => self.events_lost(records, decision),
             Event::HistoryResumed { lost } => self.history_resumed(lost, decision),
             Event::Degraded { what, why } => {
-                self.tell(decision, None, Detail::Degraded { what, why })
+                self.tell(decision, None, Detail::Degraded(Degraded { what, why }))
             }
             Event::Shutdown => {
                 if !self.shutting_down {
                     self.shutting_down = true;
-                    let detail = Detail::Agent { state: "stopping" };
+                    let detail = Detail::Agent(AgentChange {
+                        state: AgentState::Stopping,
+                    });
                     self.tell(decision, Some(Cause::Agent), detail);
                     self.with_all(moment, decision, |workload, context| {
                         workload.leave(context, Cause::Agent)

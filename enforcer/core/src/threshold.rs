@@ -3,27 +3,7 @@
 
 use crate::spec::Threshold;
 use crate::units::{MonoTime, Percent, STANDSTILL};
-use serde::{Deserialize, Serialize};
-use std::fmt;
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    #[default]
-    Normal,
-    Warn,
-    Critical,
-}
-
-impl fmt::Display for Level {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Normal => "normal",
-            Self::Warn => "warn",
-            Self::Critical => "critical",
-        })
-    }
-}
+pub use enforcer_model::level::Level;
 
 fn level_of(threshold: &Threshold, used: Percent) -> Level {
     let reached = |level: Option<Percent>| level.is_some_and(|level| used >= level);

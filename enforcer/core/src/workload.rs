@@ -35,8 +35,8 @@ pub use view::{LastExit, View};
 
 use crate::drift::Repairs;
 use crate::event::{
-    Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Detail, InstanceId, Moment,
-    Reason, Remedy, Seq, Transition,
+    Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Degraded, Detail, InstanceId,
+    Moment, Reason, Remedy, Seq, Transition,
 };
 use crate::health::Health;
 use crate::name::WorkloadName;
@@ -235,10 +235,10 @@ impl Workload {
         }
         self.stuck = true;
         self.reason = format!("still there after SIGKILL: {processes}");
-        let detail = Detail::Degraded {
+        let detail = Detail::Degraded(Degraded {
             what: "stop".to_owned(),
             why: self.reason.clone(),
-        };
+        });
         self.tell(context, None, None, detail);
     }
 

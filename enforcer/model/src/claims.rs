@@ -4,6 +4,7 @@
 
 use crate::limits::Limits;
 use crate::units::{CpuQuota, CpuWeight, Percent};
+use crate::words::words;
 use serde::{Deserialize, Serialize};
 
 /// The claims that are in force beside the manifest.
@@ -15,26 +16,16 @@ pub struct Claims {
     pub throttled: Option<Percent>,
 }
 
-/// The kind of claim that lowers a workload's CPU time most.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Throttling {
-    #[default]
-    None,
-    /// `cpu.weight` is 1.
-    Demoted,
-    /// `cpu.max` is lower than the manifest's.
-    Throttled,
-}
-
-impl Throttling {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Demoted => "demoted",
-            Self::Throttled => "throttled",
-        }
+words! {
+    /// The kind of claim that lowers a workload's CPU time most.
+    #[derive(Default)]
+    pub enum Throttling {
+        #[default]
+        None = "none",
+        /// `cpu.weight` is 1.
+        Demoted = "demoted",
+        /// `cpu.max` is lower than the manifest's.
+        Throttled = "throttled",
     }
 }
 

@@ -1,8 +1,8 @@
 //! The numbers that name a record, an instance and a cgroup, the ways in which a process ends, and
 //! the causes of actions.
 
+use crate::words::words;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// The place of a record in the agent's history; it only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,24 +41,24 @@ pub struct LastExit {
     pub oom_killed: bool,
 }
 
-/// The reasons of `restart` records, and of stops and starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    Exit,
-    OomKill,
-    Liveness,
-    Startup,
-    Progress,
-    CpuLoop,
-    /// The host as a whole ran short of a resource.
-    HostPressure,
-    /// Another process changed a value that enforcer sets.
-    Drift,
-    Manual,
-    Config,
-    /// The agent itself starts or ends.
-    Agent,
+words! {
+    /// The reason of a `restart` event, and of a stop or a start.
+    pub enum Cause {
+        Exit = "exit",
+        OomKill = "oom_kill",
+        Liveness = "liveness",
+        Startup = "startup",
+        Progress = "progress",
+        CpuLoop = "cpu_loop",
+        /// The host as a whole ran short of a resource.
+        HostPressure = "host_pressure",
+        /// Another process changed a value that enforcer sets.
+        Drift = "drift",
+        Manual = "manual",
+        Config = "config",
+        /// The agent itself starts or ends.
+        Agent = "agent",
+    }
 }
 
 impl Cause {
@@ -74,23 +74,5 @@ impl Cause {
             | Self::CpuLoop => true,
             Self::HostPressure | Self::Drift | Self::Manual | Self::Config | Self::Agent => false,
         }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Exit => "exit",
-            Self::OomKill => "oom_kill",
-            Self::Liveness => "liveness",
-            Self::Startup => "startup",
-            Self::Progress => "progress",
-            Self::CpuLoop => "cpu_loop",
-            Self::HostPressure => "host_pressure",
-            Self::Drift => "drift",
-            Self::Manual => "manual",
-            Self::Config => "config",
-            Self::Agent => "agent",
-        })
     }
 }

@@ -10,15 +10,15 @@ use crate::kernel::{memory_info, system_limits};
 use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
 use axum::extract::{ConnectInfo, State};
-use axum::response::Json;
+use axum::response::{IntoResponse as _, Json, Response};
 use enforcer_core::event::Request;
 use enforcer_core::manifest::parse_throttle;
-use enforcer_core::plan::{Plan, shrinks_below_use};
+use enforcer_core::plan::shrinks_below_use;
 use enforcer_core::spec::Manifest;
 use enforcer_core::units::{Bytes as Size, Limit, Percent};
 use enforcer_core::{Event, WorkloadName};
+use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write as _;
@@ -30,7 +30,7 @@ pub(super) async fn request(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Part((name, word)): Part<(String, String)>,
     Body(body): Body,
-) -> Result<Json<serde_json::Value>, Failure> {
+) -> Result<Response, Failure> {
     peer.may_change()?;
     let request = match word.as_str() {
         "start" => Request::Start,
@@ -48,26 +48,14 @@ pub(super) async fn request(
         .ask(|reply| Question::Request(parsed, request, reply))
         .await;
     match answer.ok_or_else(Failure::going_down)? {
-        // Who asks its probes wants to see what they say.
-        Ok(view) if request == Request::Probe => shown(&views::inspect(&api, &view)),
-        Ok(view) => shown(&views::describe(&api, &view)),
+        // The caller of `probe` wants the probes' answers.
+        Ok(view) if request == Request::Probe => {
+            Ok(Json(views::inspect(&api, &view)).into_response())
+        }
+        Ok(view) => Ok(Json(views::describe(&api, &view)).into_response()),
         Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&name)),
         Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),
     }
-}
-
-fn shown(view: &impl Serialize) -> Result<Json<serde_json::Value>, Failure> {
-    let shown = serde_json::to_value(view);
-    Ok(Json(
-        shown.map_err(|error| Failure::failed(error.to_string()))?,
-    ))
-}
-
-/// `{"cpu": "20%"}`: of one CPU.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Throttle {
-    cpu: String,
 }
 
 fn throttle(body: &[u8]) -> Result<Percent, Failure> {
@@ -84,51 +72,18 @@ fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
         .map_err(|error| Failure::bad_request(format!("failed to parse the body as JSON: {error}")))
 }
 
-/// `{"workloads": true}`: they end with the agent.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Shutdown {
-    #[serde(default)]
-    workloads: bool,
-}
-
 pub(super) async fn shutdown(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Body(asked): Body,
-) -> Result<Json<serde_json::Value>, Failure> {
+) -> Result<Json<Shutdown>, Failure> {
     peer.may_change()?;
     let asked: Shutdown = read_body(&asked)?;
     api.events.send(match asked.workloads {
         true => Event::Shutdown,
         false => Event::Leave,
     });
-    Ok(Json(serde_json::json!({ "workloads": asked.workloads })))
-}
-
-/// A manifest to plan or to apply.
-#[derive(Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Proposal {
-    /// Without one, the agent reads its own manifest again.
-    pub(crate) file: Option<ProposedFile>,
-    #[serde(default)]
-    pub(crate) prune: bool,
-    #[serde(default)]
-    pub(crate) force: bool,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct ProposedFile {
-    /// Where it lies on the asker's side.
-    pub(crate) path: PathBuf,
-    pub(crate) text: String,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct PlanAnswer {
-    plan: Plan,
-    warnings: String,
+    Ok(Json(asked))
 }
 
 /// Plans a change. Only a caller with the right to change gets an answer: the answer quotes

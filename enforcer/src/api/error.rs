@@ -2,16 +2,17 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
+use enforcer_model::requests::{ErrorAnswer, ErrorBody, ErrorCode};
 
 #[derive(Debug)]
 pub(crate) struct Failure {
     status: StatusCode,
-    code: &'static str,
+    code: ErrorCode,
     message: String,
 }
 
 impl Failure {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    fn new(status: StatusCode, code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             status,
             code,
@@ -24,7 +25,7 @@ impl Failure {
     }
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+        Self::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, message)
     }
 
     pub(crate) fn no_such_workload(name: &str) -> Self {
@@ -32,48 +33,56 @@ impl Failure {
         let shown = enforcer_core::text::printable(&shown);
         Self::new(
             StatusCode::NOT_FOUND,
-            "no_such_workload",
+            ErrorCode::NoSuchWorkload,
             format!("there is no workload `{shown}`"),
         )
     }
 
     pub(crate) fn not_permitted(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "not_permitted", message)
+        Self::new(StatusCode::FORBIDDEN, ErrorCode::NotPermitted, message)
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+        Self::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
     }
 
     pub(crate) fn wrong_method() -> Self {
         let message = "this route knows no such method";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message)
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ErrorCode::WrongMethod,
+            message,
+        )
     }
 
     /// The request is understood, and what it asks for can't be.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "refused", message)
+        Self::new(StatusCode::CONFLICT, ErrorCode::Refused, message)
     }
 
     /// It was tried, and the workload does not run.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "failed", message)
+        Self::new(StatusCode::CONFLICT, ErrorCode::Failed, message)
     }
 
     /// Too much is asked at once.
     pub(crate) fn too_many(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", message)
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            ErrorCode::TooManyRequests,
+            message,
+        )
     }
 
     /// It may be asked again.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Busy, message)
     }
 
     pub(crate) fn going_down() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "going_down",
+            ErrorCode::GoingDown,
             "the agent is going down",
         )
     }
@@ -81,7 +90,10 @@ impl Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": { "code": self.code, "message": self.message } });
-        (self.status, Json(body)).into_response()
+        let error = ErrorBody {
+            code: self.code,
+            message: self.message,
+        };
+        (self.status, Json(ErrorAnswer { error })).into_response()
     }
 }

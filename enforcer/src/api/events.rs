@@ -7,12 +7,14 @@ use super::part::Part;
 use super::peer::Peer;
 use super::unread;
 use crate::store::history::{Batch, History};
-use crate::store::record::{Query, Record};
+use crate::store::query::Query;
 use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Query as Asked, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use enforcer_core::WorkloadName;
+use enforcer_core::event::Kind;
+use enforcer_model::Record;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -188,10 +190,10 @@ pub(super) async fn why(
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let history = Arc::clone(&api.history);
     let chain = super::change::blocking(move || {
-        let last = |kind: Option<&str>| {
+        let last = |kind: Option<Kind>| {
             let query = Query {
                 workload: Some(parsed.to_string()),
-                kind: kind.map(str::to_owned),
+                kind: kind.map(|kind| kind.to_string()),
                 last: Some(1),
                 ..Query::default()
             };
@@ -205,8 +207,15 @@ pub(super) async fn why(
     Ok(Json(chain))
 }
 
-/// What says that something has changed for a workload.
-const TURNS: [&str; 6] = ["restart", "breaker", "exit", "stop", "cpu_loop", "oom_kill"];
+/// The kinds of events that change a workload's course.
+const TURNS: [Kind; 6] = [
+    Kind::Restart,
+    Kind::Breaker,
+    Kind::Exit,
+    Kind::Stop,
+    Kind::CpuLoop,
+    Kind::OomKill,
+];
 
 /// From an event to its first cause.
 fn chain(

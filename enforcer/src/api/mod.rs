@@ -17,7 +17,7 @@ mod server;
 mod unread;
 mod views;
 
-pub(crate) use change::{Proposal, ProposedFile, reload};
+pub(crate) use change::reload;
 pub(crate) use rates::stay_recent;
 
 use crate::executor::Executor;
@@ -31,6 +31,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::Json;
 use axum::routing::{get, post};
+use enforcer_model::requests::{Alive, AliveStatus};
 use error::Failure;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -142,8 +143,9 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
     server::serve(listener, router, None).await;
 }
 
-async fn alive() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "status": "ok" }))
+async fn alive() -> Json<Alive> {
+    let status = AliveStatus::Ok;
+    Json(Alive { status })
 }
 
 async fn wrong_method() -> Failure {

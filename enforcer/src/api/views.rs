@@ -16,6 +16,7 @@ use enforcer_core::health::Health;
 use enforcer_core::spec::LogTarget;
 use enforcer_core::supervisor::{ProbeView, View, answer_in_words};
 use enforcer_core::{WorkloadName, WorkloadState};
+use enforcer_model::requests::{AgentStatus, HealthAnswer, Readiness};
 use enforcer_model::views::{
     BudgetOfRestarts, Inspection, LastAnswer, ProbeStatus, WorkloadView, Workloads,
 };
@@ -152,7 +153,7 @@ fn describe_all(api: &Api, view: &View) -> WorkloadView {
 pub(super) async fn health(
     State(api): State<Api>,
     Part(name): Part<String>,
-) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
+) -> Result<(StatusCode, Json<HealthAnswer>), Failure> {
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let view = api
         .events
@@ -166,27 +167,28 @@ pub(super) async fn health(
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    let body = serde_json::json!({
-        "name": view.name, "state": view.state, "health": view.health, "ready": view.ready,
-        "reason": view.reason,
-    });
-    Ok((status, Json(body)))
+    let answer = HealthAnswer {
+        name: view.name,
+        state: view.state,
+        health: view.health,
+        ready: view.ready,
+        reason: Some(view.reason),
+    };
+    Ok((status, Json(answer)))
 }
 
-/// The same for anybody: a probe's own words may be nobody else's business.
+/// The same without the reason: a probe's text may be secret, and anyone may ask here.
 pub(super) async fn public_health(
     api: State<Api>,
     name: Part<String>,
-) -> Result<(StatusCode, Json<serde_json::Value>), Failure> {
-    let (status, Json(mut body)) = health(api, name).await?;
-    if let Some(told) = body.as_object_mut() {
-        told.remove("reason");
-    }
-    Ok((status, Json(body)))
+) -> Result<(StatusCode, Json<HealthAnswer>), Failure> {
+    let (status, Json(answer)) = health(api, name).await?;
+    let reason = None;
+    Ok((status, Json(HealthAnswer { reason, ..answer })))
 }
 
 /// `/v1/ready`: which workloads may be used.
-pub(super) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Value>, Failure> {
+pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Readiness>, Failure> {
     let views = api
         .events
         .ask(Question::Views)
@@ -196,15 +198,15 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<serde_json::Val
         .into_iter()
         .map(|view| (view.name, view.ready))
         .collect();
-    Ok(Json(serde_json::json!({ "workloads": workloads })))
+    Ok(Json(Readiness { workloads }))
 }
 
 /// `/v1/agent`: how the agent itself is doing.
-pub(super) async fn agent(State(api): State<Api>) -> Json<serde_json::Value> {
-    Json(serde_json::json!({
-        "durable_seq": api.history.durable(),
-        "probes": api.prober.lateness.summary(),
-    }))
+pub(super) async fn agent(State(api): State<Api>) -> Json<AgentStatus> {
+    Json(AgentStatus {
+        durable_seq: api.history.durable(),
+        probes: api.prober.lateness.summary(),
+    })
 }
 
 pub(super) fn inspect(api: &Api, view: &View) -> Inspection {

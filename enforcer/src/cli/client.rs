@@ -2,36 +2,63 @@
 
 use super::Fault;
 use crate::settings::Settings;
+use enforcer_model::requests::{ErrorAnswer, ErrorCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::io;
 use tokio::net::UnixStream;
 
-/// One request, one answer.
-pub(super) fn call(
+/// An answer of the agent, as it came: JSON for another program may have keys that this version
+/// does not know.
+pub(super) struct Answer(pub(super) Box<RawValue>);
+
+impl Answer {
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        read(self.0.get().as_bytes())
+    }
+}
+
+/// Reads an answer, or a part of one.
+pub(super) fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(json).map_err(|error| {
+        Fault::Failed(format!(
+            "the agent's answer cannot be read ({error}); is it another version?"
+        ))
+    })
+}
+
+/// Asks the agent.
+pub(super) fn get(settings: &Settings, path: &str) -> Result<Answer, Fault> {
+    call(settings, "GET", path, String::new())
+}
+
+/// Sends a request that has a body, and returns the answer.
+pub(super) fn post(
     settings: &Settings,
-    method: &str,
     path: &str,
-    body: Option<Value>,
-) -> Result<Value, Fault> {
+    body: &impl Serialize,
+) -> Result<Answer, Fault> {
+    let body = serde_json::to_string(body)
+        .map_err(|error| Fault::Failed(format!("failed to write the request: {error}")))?;
+    call(settings, "POST", path, body)
+}
+
+/// Sends a request that has no body, and returns the answer.
+pub(super) fn order(settings: &Settings, path: &str) -> Result<Answer, Fault> {
+    call(settings, "POST", path, String::new())
+}
+
+fn call(settings: &Settings, method: &str, path: &str, body: String) -> Result<Answer, Fault> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
         .map_err(|error| Fault::Failed(format!("failed to start: {error}")))?;
     runtime.block_on(exchange(settings, method, path, body))
-}
-
-/// Reads an answer of the agent.
-pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Fault> {
-    T::deserialize(answer).map_err(|error| {
-        Fault::Failed(format!(
-            "the agent's answer cannot be read ({error}); is it another version?"
-        ))
-    })
 }
 
 /// One request, and an answer that comes in pieces, for as long as it comes.
@@ -47,13 +74,13 @@ pub(super) fn stream(
     runtime.block_on(async {
         let (mut sender, connection) = connect(settings).await?;
         let exchange = async {
-            let request = request("GET", path, None)?;
+            let request = request("GET", path, String::new())?;
             let response = sender.send_request(request).await.map_err(hung_up)?;
             let status = response.status();
             let mut body = response.into_body();
             if !status.is_success() {
                 let bytes = body.collect().await.map_err(hung_up)?.to_bytes();
-                return Err(refusal(&serde_json::from_slice(&bytes).unwrap_or_default()));
+                return Err(refusal(&bytes));
             }
             while let Some(frame) = body.frame().await {
                 // An agent that ends leaves it as it is.
@@ -102,18 +129,13 @@ fn hung_up(error: hyper::Error) -> Fault {
     Fault::Failed(format!("the agent hung up: {error}"))
 }
 
-fn request(
-    method: &str,
-    path: &str,
-    body: Option<Value>,
-) -> Result<hyper::Request<Full<Bytes>>, Fault> {
-    let text = body.map(|body| body.to_string()).unwrap_or_default();
+fn request(method: &str, path: &str, body: String) -> Result<hyper::Request<Full<Bytes>>, Fault> {
     hyper::Request::builder()
         .method(method)
         .uri(path)
         .header("host", "enforcer")
         .header("content-type", "application/json")
-        .body(Full::new(Bytes::from(text)))
+        .body(Full::new(Bytes::from(body)))
         .map_err(|error| Fault::Failed(format!("failed to make the request: {error}")))
 }
 
@@ -121,8 +143,8 @@ async fn exchange(
     settings: &Settings,
     method: &str,
     path: &str,
-    body: Option<Value>,
-) -> Result<Value, Fault> {
+    body: String,
+) -> Result<Answer, Fault> {
     let (mut sender, connection) = connect(settings).await?;
     let exchange = async {
         let request = request(method, path, body)?;
@@ -141,32 +163,35 @@ async fn exchange(
         // The connection ends by itself only with an error.
         ended = connection => return Err(Fault::Failed(format!("the agent hung up: {ended:?}"))),
     };
-    let answer: Value = serde_json::from_slice(&bytes).map_err(|_| {
-        Fault::Failed(format!(
-            "the agent answered {status} and no JSON; is it another version?"
-        ))
-    })?;
     if status.is_success() {
-        return Ok(answer);
+        return read(&bytes).map(Answer);
     }
-    Err(refusal(&answer))
+    Err(refusal(&bytes))
 }
 
-/// What the agent says when it doesn't do what it is asked.
-fn refusal(answer: &Value) -> Fault {
-    let error = &answer["error"];
-    let message = error["message"]
-        .as_str()
-        .unwrap_or("the agent refused without a reason")
-        .to_owned();
-    match error["code"].as_str() {
-        Some("no_such_workload") => Fault::NoSuchWorkload(message),
-        Some("not_permitted") => Fault::NotPermitted(message),
-        Some("failed") => Fault::NotRunning(message),
-        Some("bad_request") if message.contains('\n') => Fault::Drawn {
+/// Returns the fault for an answer that is an error.
+fn refusal(answer: &[u8]) -> Fault {
+    let Ok(ErrorAnswer { error }) = serde_json::from_slice(answer) else {
+        return Fault::Failed(
+            "the agent refused without a reason that this version knows; is it another version?"
+                .to_owned(),
+        );
+    };
+    let message = error.message;
+    match error.code {
+        ErrorCode::NoSuchWorkload => Fault::NoSuchWorkload(message),
+        ErrorCode::NotPermitted => Fault::NotPermitted(message),
+        ErrorCode::Failed => Fault::NotRunning(message),
+        ErrorCode::BadRequest if message.contains('\n') => Fault::Drawn {
             drawn: message,
             summary: "the manifest was refused; nothing was changed".to_owned(),
         },
-        _ => Fault::Failed(message),
+        ErrorCode::BadRequest
+        | ErrorCode::NotFound
+        | ErrorCode::WrongMethod
+        | ErrorCode::Refused
+        | ErrorCode::TooManyRequests
+        | ErrorCode::Busy
+        | ErrorCode::GoingDown => Fault::Failed(message),
     }
 }

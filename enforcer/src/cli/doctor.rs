@@ -34,7 +34,7 @@ pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
             json!({ "what": finding.what, "grade": finding.grade, "found": finding.found, "cure": finding.cure })
         });
     let checks = checks.collect::<Vec<_>>();
-    if !output.print(&json!({ "schema": 1, "fit": fit, "checks": checks }))? {
+    if !output.print(&json!({ "schema": 1, "fit": fit, "checks": checks }), None)? {
         print(&findings);
     }
     if fit {

@@ -4,8 +4,11 @@ use super::format::Output;
 use super::{Fault, client, escaped, sentence};
 use crate::kernel::clock;
 use crate::settings::Settings;
+use enforcer_model::Record;
+use enforcer_model::ids::Seq;
 use enforcer_model::views::Inspection;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -56,17 +59,25 @@ pub(super) fn events(
         let separator = if query.is_empty() { '?' } else { '&' };
         let _ = write!(query, "{separator}last={last}");
     }
-    let print = |event: &Value| {
-        if !output.print_one(event)? {
-            println!("{}", line(event, color));
+    let print = |event: &RawValue| {
+        if !output.print_one(&event)? {
+            let event: Record = client::read(event.get().as_bytes())?;
+            println!("{}", line(&event, color));
         }
         Ok(())
     };
     if wanted.follow {
         return follow(settings, (&query, &lasting), print);
     }
-    let answer = client::call(settings, "GET", &format!("/v1/events{query}"), None)?;
-    answer.as_array().into_iter().flatten().try_for_each(print)
+    let answer = client::get(settings, &format!("/v1/events{query}"))?;
+    let events: Vec<Box<RawValue>> = answer.read()?;
+    events.iter().try_for_each(|event| print(event))
+}
+
+/// The number of an event of any version.
+#[derive(Deserialize)]
+struct Numbered {
+    seq: Seq,
 }
 
 /// For as long as somebody looks, over the agents that come and go: the next one is asked
@@ -74,7 +85,7 @@ pub(super) fn events(
 fn follow(
     settings: &Settings,
     (first, lasting): (&str, &str),
-    print: impl Fn(&Value) -> Result<(), Fault>,
+    print: impl Fn(&RawValue) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
     /// Between two looks for an agent.
     const PAUSE: Duration = Duration::from_secs(1);
@@ -94,9 +105,10 @@ fn follow(
             pending.extend_from_slice(bytes);
             while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
                 let text: Vec<u8> = pending.drain(..=end).collect();
-                if let Ok(event) = serde_json::from_slice::<Value>(&text) {
-                    last = event["seq"].as_u64().max(last);
-                    print(&event).inspect_err(|_| unprinted = true)?;
+                if let Ok(event) = serde_json::from_slice::<&RawValue>(&text) {
+                    let numbered = client::read::<Numbered>(event.get().as_bytes());
+                    last = numbered.ok().map(|event| event.seq.0).max(last);
+                    print(event).inspect_err(|_| unprinted = true)?;
                 }
             }
             Ok(())
@@ -126,12 +138,10 @@ fn moment(text: &str) -> Result<String, Fault> {
     Ok((clock::wall_now() - ago).to_string())
 }
 
-fn line(event: &Value, color: bool) -> String {
-    let time = event["time"].as_str().unwrap_or("");
+fn line(event: &Record, color: bool) -> String {
     // Milliseconds are enough for a person.
-    let time = time.get(..23).unwrap_or(time);
-    let told = sentence::line(std::slice::from_ref(event), color);
-    format!("{time}  {told}")
+    let time = event.time.strftime("%Y-%m-%dT%H:%M:%S%.3f");
+    format!("{time}  {}", sentence::line(&[event], color))
 }
 
 /// The chain of causes, the first cause first.
@@ -142,16 +152,16 @@ pub(super) fn why(
     color: bool,
 ) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}", escaped(name));
-    // That there is such a workload, and how it is now.
-    let view = client::call(settings, "GET", &route, None);
-    let answer = client::call(settings, "GET", &format!("{route}/why"), None)?;
-    let chain = answer.as_array().cloned().unwrap_or_default();
+    // The workload may be gone, and have a history all the same.
+    let now = client::get(settings, &route);
+    let answer = client::get(settings, &format!("{route}/why"))?;
+    let chain: Vec<Record> = answer.read()?;
     if chain.is_empty() {
-        return Err(view.err().unwrap_or_else(|| {
+        return Err(now.err().unwrap_or_else(|| {
             Fault::Failed(format!("nothing is known of {name} yet: it has no history"))
         }));
     }
-    if output.print(&answer)? {
+    if output.print(&answer.0, None)? {
         return Ok(());
     }
     for (depth, event) in chain.iter().rev().enumerate() {
@@ -163,8 +173,8 @@ pub(super) fn why(
             indent = depth.saturating_sub(1) * 3
         );
     }
-    if let Ok(view) = view {
-        let found: Inspection = client::read(&view)?;
+    if let Ok(now) = now {
+        let found: Inspection = now.read()?;
         println!(
             "now: {} ({})",
             found.workload.state,

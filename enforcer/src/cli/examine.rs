@@ -5,7 +5,7 @@
 use super::Fault;
 use crate::executor::{Finding, investigate};
 use crate::kernel::threads;
-use enforcer_core::cpu_loop::{Source, Suspect, Thread};
+use enforcer_core::cpu_loop::{LoopSource, Suspect, Thread, verdict};
 use serde_json::json;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) fn examine(pid: u32, tid: u32) -> Result<(), Fault> {
         },
         command: threads::command(pid, tid).unwrap_or_default(),
         cpu: Duration::ZERO,
-        source: Source::Ebpf,
+        source: LoopSource::Ebpf,
         sleeps: None,
     };
     let Some(Finding { evidence, .. }) = investigate(&suspect) else {
@@ -29,7 +29,7 @@ pub(super) fn examine(pid: u32, tid: u32) -> Result<(), Fault> {
             suspect.command
         )));
     };
-    let verdict = evidence.verdict();
+    let verdict = verdict(&evidence);
     let answer =
         json!({ "verdict": verdict, "command": suspect.command, "tid": tid, "evidence": evidence });
     println!("{answer:#}");

@@ -1,7 +1,7 @@
 //! How an answer is printed: for a person, or for a program.
 
 use super::Fault;
-use serde_json::Value;
+use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
@@ -30,61 +30,58 @@ impl Output {
         if self.json { Format::Json } else { self.output }
     }
 
-    /// Prints an answer for a program; `false` where a person asked, and nothing was
-    /// printed.
-    pub(super) fn print(self, answer: &Value) -> Result<bool, Fault> {
+    /// Prints an answer for a program. Returns false if the answer is for a person; then nothing
+    /// was printed. `names` are the names that `-o name` prints, if the answer has names.
+    pub(super) fn print(
+        self,
+        answer: &impl Serialize,
+        names: Option<&[&str]>,
+    ) -> Result<bool, Fault> {
         match self.format() {
             Format::Table | Format::Wide => return Ok(false),
-            Format::Json => println!("{answer:#}"),
+            Format::Json => println!("{:#}", as_json(answer)?),
             Format::Yaml => print!("{}", yaml(answer)?),
-            Format::Name => {
-                for name in names(answer)? {
-                    println!("{name}");
+            Format::Name => match names {
+                Some(names) => names.iter().for_each(|name| println!("{name}")),
+                None => {
+                    let text = "this answer has no names: leave out `-o name`";
+                    return Err(Fault::Usage(text.to_owned()));
                 }
-            }
+            },
         }
         Ok(true)
     }
 
-    /// One of many, as they come.
-    pub(super) fn print_one(self, answer: &Value) -> Result<bool, Fault> {
+    /// Prints one of many answers, as they come.
+    pub(super) fn print_one(self, answer: &impl Serialize) -> Result<bool, Fault> {
         match self.format() {
-            Format::Json => println!("{answer}"),
+            Format::Json => println!("{}", serde_json::to_string(answer).map_err(unwritten)?),
             Format::Yaml => print!("---\n{}", yaml(answer)?),
-            Format::Table | Format::Wide | Format::Name => return self.print(answer),
+            Format::Table | Format::Wide | Format::Name => return self.print(answer, None),
         }
         Ok(true)
     }
 }
 
-fn yaml(answer: &Value) -> Result<String, Fault> {
-    let text = serde_saphyr::to_string(answer)
+/// Returns an answer without the text that a part of it was kept as.
+fn as_json(answer: &impl Serialize) -> Result<serde_json::Value, Fault> {
+    serde_json::to_value(answer).map_err(unwritten)
+}
+
+fn unwritten(error: serde_json::Error) -> Fault {
+    Fault::Failed(format!("failed to write JSON: {error}"))
+}
+
+fn yaml(answer: &impl Serialize) -> Result<String, Fault> {
+    let text = serde_saphyr::to_string(&as_json(answer)?)
         .map_err(|error| Fault::Failed(format!("failed to write YAML: {error}")))?;
     Ok(format!("{}\n", text.trim_end()))
-}
-
-/// Of workloads, or of one.
-fn names(answer: &Value) -> Result<Vec<&str>, Fault> {
-    let listed = answer["workloads"].as_array();
-    let found: Option<Vec<&str>> = match listed {
-        Some(workloads) => workloads.iter().map(|one| one["name"].as_str()).collect(),
-        None => answer["name"].as_str().map(|name| vec![name]),
-    };
-    found.ok_or_else(|| Fault::Usage("this answer has no names: leave out `-o name`".to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn names_are_found_in_lists_and_in_single_answers() {
-        let list = json!({ "schema": 1, "workloads": [{ "name": "db" }, { "name": "web" }] });
-        assert_eq!(names(&list).expect("names"), ["db", "web"]);
-        assert_eq!(names(&json!({ "name": "web" })).expect("a name"), ["web"]);
-        assert!(names(&json!({ "seq": 1 })).is_err());
-    }
 
     #[test]
     fn yaml_says_what_is_text_and_escapes_what_is_not() {

@@ -3,7 +3,9 @@
 
 use super::sentence;
 use crate::store::history::{Batch, History};
-use serde_json::Value;
+use enforcer_model::Record;
+use enforcer_model::detail::Detail;
+use enforcer_model::health::Health;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Prints until the history ends.
@@ -22,19 +24,15 @@ pub(crate) async fn print(history: &History, color: bool) {
 
 /// What happened to one workload at one moment reads as one sentence.
 fn print_batch(batch: &Batch, color: bool) {
-    // That nothing is known any more says nothing beside whatever made it so.
-    let quiet = |event: &Value| event["kind"] == "health" && event["details"]["to"] == "unknown";
-    let mut rest: Vec<Value> = batch
-        .iter()
-        .filter_map(|record| serde_json::to_value(record).ok())
-        .filter(|event| !quiet(event))
-        .collect();
+    // An unknown health follows from another event, which says more.
+    let is_quiet = |record: &Record| matches!(&record.detail, Detail::Health(change) if change.to == Health::Unknown);
+    let records = batch.iter().map(|record| &**record);
+    let mut rest: Vec<&Record> = records.filter(|record| !is_quiet(record)).collect();
     while let Some(first) = rest.first() {
-        let workload = first["workload"].clone();
-        let (same, others) = rest
+        let workload = first.workload.clone();
+        let (same, others): (Vec<&Record>, Vec<&Record>) = rest
             .into_iter()
-            .partition(|event| event["workload"] == workload);
-        let same: Vec<Value> = same;
+            .partition(|record| record.workload == workload);
         println!("{}", sentence::line(&same, color));
         rest = others;
     }

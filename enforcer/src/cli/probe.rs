@@ -9,9 +9,9 @@ use enforcer_model::views::{Inspection, ProbeStatus};
 
 pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/probe", escaped(name));
-    let answer = client::call(settings, "POST", &route, None)?;
-    let printed = output.print(&answer)?;
-    let Inspection { probes, .. } = client::read(&answer)?;
+    let answer = client::order(settings, &route)?;
+    let printed = output.print(&answer.0, Some(&[name]))?;
+    let Inspection { probes, .. } = answer.read()?;
     if !printed {
         print(name, &probes);
     }
@@ -20,7 +20,7 @@ pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(
         last.is_some_and(|last| last.result == Answer::Failed)
     };
     let failed = probes.iter().filter(has_failed);
-    let failed: Vec<&str> = failed.map(|probe| probe.probe.word()).collect();
+    let failed: Vec<&str> = failed.map(|probe| probe.probe.as_str()).collect();
     if failed.is_empty() {
         return Ok(());
     }

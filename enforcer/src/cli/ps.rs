@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
-    let answer = client::call(settings, "GET", "/v1/workloads", None)?;
-    if output.print(&answer)? {
+    let answer = client::get(settings, "/v1/workloads")?;
+    let Workloads { workloads, .. } = answer.read()?;
+    let names = workloads.iter().map(|workload| workload.name.as_str());
+    if output.print(&answer.0, Some(&names.collect::<Vec<_>>()))? {
         return Ok(());
     }
-    let Workloads { workloads, .. } = client::read(&answer)?;
     if output.format() == Format::Wide {
         let mut rows = vec![HEADER.map(str::to_owned).to_vec()];
         rows[0].extend(WIDER.map(str::to_owned));

@@ -10,12 +10,14 @@ use super::{Fault, client, escaped, sentence};
 use crate::kernel::clock;
 use crate::kernel::signal::Ends;
 use crate::settings::Settings;
+use enforcer_model::Record;
+use enforcer_model::detail::Kind;
+use enforcer_model::requests::Throttle;
 use enforcer_model::views::Workloads;
-use model::{Ask, Model, News};
+use model::{Ask, Details, Model, News};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use serde_json::{Value, json};
 use std::io::IsTerminal as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -120,9 +122,14 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
         match ask {
             Ask::Rows => {}
             Ask::Details(name) => shown = name,
-            Ask::Act { name, what, body } => {
+            Ask::Act {
+                name,
+                what,
+                throttle,
+            } => {
                 let (settings, told) = (settings.clone(), tell.clone());
-                let act = move || told.send(News::Told(act(&settings, &name, what, body)));
+                let act =
+                    move || told.send(News::Told(act(&settings, &name, what, throttle.as_ref())));
                 // What it takes, as a workload's grace, is no silence of the agent's.
                 let spawned = std::thread::Builder::new()
                     .name("act".to_owned())
@@ -150,26 +157,30 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
 }
 
 /// Returns what is told of it.
-fn act(settings: &Settings, name: &str, what: &str, body: Option<Value>) -> String {
+fn act(settings: &Settings, name: &str, what: &str, throttle: Option<&Throttle>) -> String {
     let route = format!("/v1/workloads/{}/{what}", escaped(name));
-    match client::call(settings, "POST", &route, body) {
+    let answer = match throttle {
+        Some(throttle) => client::post(settings, &route, throttle),
+        None => client::order(settings, &route),
+    };
+    match answer {
         Ok(_) => format!("{name}: {what}: done"),
         Err(fault) => format!("{name}: {what}: {}", sentence::plain(&fault.text())),
     }
 }
 
 fn rows(settings: &Settings) -> Result<Workloads, Fault> {
-    let answer = client::call(settings, "GET", "/v1/workloads?all=true", None)?;
-    client::read(&answer)
+    client::get(settings, "/v1/workloads?all=true")?.read()
 }
 
 /// A workload's last events, and its last loop wherever that is.
-fn details(settings: &Settings, name: &str) -> Result<Value, Fault> {
+fn details(settings: &Settings, name: &str) -> Result<Details, Fault> {
     let route = format!("/v1/events?workload={}", escaped(name));
-    let events = client::call(settings, "GET", &format!("{route}&last={EVENTS}"), None)?;
-    let route = format!("{route}&kind=cpu_loop&last=1");
-    let found = client::call(settings, "GET", &route, None)?;
-    Ok(json!({ "events": events, "loop": found[0] }))
+    let events = client::get(settings, &format!("{route}&last={EVENTS}"))?.read()?;
+    let route = format!("{route}&kind={}&last=1", Kind::CpuLoop);
+    let loops: Vec<Record> = client::get(settings, &route)?.read()?;
+    let last_loop = loops.into_iter().next_back().map(Box::new);
+    Ok(Details { events, last_loop })
 }
 
 /// The same table as text: CPU time is of a good second.

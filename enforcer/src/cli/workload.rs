@@ -1,17 +1,18 @@
 //! Commands about manifests and single workloads.
 
+use super::client::Answer;
 use super::escaped;
 use super::format::Output;
 use super::{Fault, client, sentence};
-use crate::api::{Proposal, ProposedFile};
 use crate::kernel::pidfd::PidFd;
 use crate::manifest_files::{self, LoadError};
 use crate::settings::Settings;
-use enforcer_core::plan::Plan;
+use enforcer_core::WorkloadName;
+use enforcer_core::plan::{self, Change, Plan};
 use enforcer_core::spec::Manifest;
 use enforcer_model::claims::Throttling;
+use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle};
 use enforcer_model::views::{Inspection, WorkloadView};
-use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Faults of a manifest as the command line tells them.
@@ -84,22 +85,15 @@ pub(super) fn plan(
         prune: false,
         force: false,
     };
-    let answer = client::call(
-        settings,
-        "POST",
-        "/v1/plan",
-        serde_json::to_value(proposal).ok(),
-    );
-    let plan = match answer {
-        Ok(answer) => answer["plan"].clone(),
+    let plan = match client::post(settings, "/v1/plan", &proposal) {
+        Ok(answer) => answer.read::<PlanAnswer>()?.plan,
         Err(Fault::NoAgent(told)) => {
             eprintln!("note: {told}; this is the plan of a first start");
-            serde_json::to_value(Plan::between(&Manifest::default(), &loaded.manifest))
-                .unwrap_or_default()
+            plan::between(&Manifest::default(), &loaded.manifest)
         }
         Err(other) => return Err(other),
     };
-    if !output.print(&plan)? {
+    if !output.print(&plan, None)? {
         print_plan(&plan, Some(&loaded.manifest));
     }
     Ok(())
@@ -126,15 +120,14 @@ pub(super) fn diff(settings: &Settings, file: &Path, color: bool) -> Result<(), 
         prune: false,
         force: false,
     };
-    let proposal = serde_json::to_value(proposal).ok();
-    let answer = client::call(settings, "POST", "/v1/plan", proposal).map_err(unsaid)?;
-    let plan = &answer["plan"];
-    print_plan(plan, Some(&loaded.manifest));
-    let same = plan["host"].as_array().is_none_or(Vec::is_empty)
-        && plan["workloads"]
-            .as_object()
-            .is_none_or(|all| all.is_empty());
-    if same { Ok(()) } else { Err(Fault::Differs) }
+    let answer = client::post(settings, "/v1/plan", &proposal)
+        .and_then(|answer| answer.read::<PlanAnswer>())
+        .map_err(unsaid)?;
+    print_plan(&answer.plan, Some(&loaded.manifest));
+    match answer.plan.is_empty() {
+        true => Ok(()),
+        false => Err(Fault::Differs),
+    }
 }
 
 pub(super) fn apply(
@@ -145,14 +138,9 @@ pub(super) fn apply(
 ) -> Result<(), Fault> {
     let file = file.map(proposed).transpose()?;
     let proposal = Proposal { file, prune, force };
-    let answer = client::call(
-        settings,
-        "POST",
-        "/v1/apply",
-        serde_json::to_value(proposal).ok(),
-    )?;
-    eprint!("{}", answer["warnings"].as_str().unwrap_or(""));
-    print_plan(&answer["plan"], None);
+    let answer: PlanAnswer = client::post(settings, "/v1/apply", &proposal)?.read()?;
+    eprint!("{}", answer.warnings);
+    print_plan(&answer.plan, None);
     Ok(())
 }
 
@@ -165,27 +153,25 @@ fn proposed(path: &Path) -> Result<ProposedFile, Fault> {
     })
 }
 
-fn print_plan(plan: &Value, manifest: Option<&Manifest>) {
-    let host = plan["host"].as_array().cloned().unwrap_or_default();
-    let workloads = plan["workloads"].as_object().cloned().unwrap_or_default();
-    if host.is_empty() && workloads.is_empty() {
+fn print_plan(plan: &Plan, manifest: Option<&Manifest>) {
+    if plan.is_empty() {
         println!("nothing to do");
     }
-    for change in &host {
-        println!("~ host: {}", sentence::setting(change));
+    for change in &plan.host {
+        println!("~ host: {}", sentence::of_setting(change));
     }
-    for (name, change) in &workloads {
-        match change.as_str() {
-            Some("add") => {
+    for (name, change) in &plan.workloads {
+        match change {
+            Change::Add => {
                 println!("+ {name}: start");
                 print_limits(name, manifest);
             }
-            Some(_) => {
+            Change::Remove => {
                 println!("- {name}: named no more; it runs on unmanaged, or goes with --prune")
             }
-            None => {
-                for change in change["update"].as_array().into_iter().flatten() {
-                    println!("~ {name}: {}", sentence::setting(change));
+            Change::Update(changes) => {
+                for change in changes {
+                    println!("~ {name}: {}", sentence::of_setting(change));
                 }
             }
         }
@@ -193,38 +179,23 @@ fn print_plan(plan: &Value, manifest: Option<&Manifest>) {
 }
 
 /// The kernel files that a new workload's limits will be written to.
-fn print_limits(name: &str, manifest: Option<&Manifest>) {
-    let found = manifest.and_then(|manifest| {
-        manifest
-            .workloads
-            .iter()
-            .find(|(known, _)| known.as_str() == name)
-    });
-    for entry in found
-        .into_iter()
-        .flat_map(|(_, spec)| spec.limits.files())
-        .filter(|entry| entry.asked)
-    {
+fn print_limits(name: &WorkloadName, manifest: Option<&Manifest>) {
+    let spec = manifest.and_then(|manifest| manifest.workloads.get(name));
+    let files = spec.into_iter().flat_map(|spec| spec.limits.files());
+    for entry in files.filter(|entry| entry.asked) {
         println!("    {} = {}", entry.file, entry.value);
     }
 }
 
 pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
-    let answer = client::call(
-        settings,
-        "GET",
-        &format!("/v1/workloads/{}", escaped(name)),
-        None,
-    )?;
-    if output.print(&answer)? {
+    let answer = client::get(settings, &format!("/v1/workloads/{}", escaped(name)))?;
+    if output.print(&answer.0, Some(&[name]))? {
         return Ok(());
     }
-    for (key, value) in answer
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| *key != "limits")
-    {
+    let inspection: Inspection = answer.read()?;
+    let shown = serde_json::to_value(&inspection).unwrap_or_default();
+    let keys = shown.as_object().into_iter().flatten();
+    for (key, value) in keys.filter(|(key, _)| *key != "limits") {
         println!(
             "{key:24} {}",
             value
@@ -232,7 +203,6 @@ pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result
                 .map_or_else(|| value.to_string(), str::to_owned)
         );
     }
-    let inspection: Inspection = client::read(&answer)?;
     println!("limits");
     let mut rows = vec![["  FILE", "REQUESTED", "EFFECTIVE"].map(str::to_owned)];
     for limit in inspection.limits {
@@ -249,7 +219,7 @@ pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result
 
 pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/{request}", escaped(name));
-    let answer = client::call(settings, "POST", &route, None)?;
+    let answer = client::order(settings, &route)?;
     print_outcome(name, &answer, |workload| match (request, workload.pid) {
         ("release", _) => throttle_in_words(workload),
         (_, Some(pid)) => format!("{} (pid {pid})", workload.state),
@@ -259,8 +229,8 @@ pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<
 }
 
 /// Prints the outcome of a request that was carried out.
-fn print_outcome(name: &str, answer: &Value, describe: impl Fn(&WorkloadView) -> String) {
-    match client::read(answer) {
+fn print_outcome(name: &str, answer: &Answer, describe: impl Fn(&WorkloadView) -> String) {
+    match answer.read() {
         Ok(workload) => println!("{name}: {}", describe(&workload)),
         // The agent is of another version.
         Err(_) => println!("{name}: done"),
@@ -269,10 +239,9 @@ fn print_outcome(name: &str, answer: &Value, describe: impl Fn(&WorkloadView) ->
 
 /// Ends the agent, and waits until it has gone.
 pub(super) fn shutdown(settings: &Settings, workloads: bool) -> Result<(), Fault> {
-    let body = serde_json::json!({ "workloads": workloads });
     // This very process: a manager may start another one in its place.
     let agent = PidFd::listening_on(&settings.socket());
-    client::call(settings, "POST", "/v1/shutdown", Some(body))?;
+    client::post(settings, "/v1/shutdown", &Shutdown { workloads })?;
     if let Some(agent) = agent {
         agent.wait_for_exit();
     }
@@ -301,8 +270,10 @@ pub(super) fn clear(home: &str, paths: &[String]) -> Result<(), Fault> {
 
 pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/throttle", escaped(name));
-    let body = serde_json::json!({ "cpu": cpu });
-    let answer = client::call(settings, "POST", &route, Some(body))?;
+    let body = Throttle {
+        cpu: cpu.to_owned(),
+    };
+    let answer = client::post(settings, &route, &body)?;
     print_outcome(name, &answer, throttle_in_words);
     Ok(())
 }

@@ -75,7 +75,7 @@ impl Ran {
             Some(ExitStatus::Unknown) => "it ended unseen".to_owned(),
             Some(ExitStatus::Code(code)) => format!("exited with code {code}"),
             Some(ExitStatus::Signal(signal)) => {
-                format!("killed by {}", crate::kernel::signal::signal_name(signal))
+                format!("killed by {}", enforcer_model::signals::signal_name(signal))
             }
         };
         if self.output.is_empty() {
@@ -226,7 +226,7 @@ impl Executor {
         };
         let errand = Errand {
             workload: Some(workload.clone()),
-            what: hook.word().into(),
+            what: hook.as_str().into(),
             command: command.clone().unwrap_or_default(),
             environment: Vec::new(),
             limit: HOOK_LIMIT,
@@ -235,7 +235,7 @@ impl Executor {
         let error = outcome_of(self.run_errand(errand).await);
         // Nobody else would: the workload may be gone by now.
         let (this, name) = (Arc::clone(&self), workload.clone());
-        let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.word()));
+        let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.as_str()));
         let _ = removed.await;
         self.send(Event::HookDone {
             workload,

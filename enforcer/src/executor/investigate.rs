@@ -5,7 +5,7 @@ use super::proof::{Proof, TOO_LITTLE_TIME};
 use crate::kernel::{clock, perf, threads};
 use crate::symbolize;
 use enforcer_core::cpu_loop::{
-    ENOUGH_SAMPLES, Evidence, SAMPLE_HZ, SAMPLE_TIME, Sampling, Source, Suspect,
+    ENOUGH_SAMPLES, Evidence, LoopSource, SAMPLE_HZ, SAMPLE_TIME, Sampling, Suspect,
 };
 
 /// What was found, and how often the thread had slept when we let go of it.
@@ -27,7 +27,7 @@ pub(crate) fn investigate(suspect: &Suspect) -> Option<Finding> {
     evidence.unproven = None;
     let mut stack = Vec::new();
     let mut stops = 0;
-    if suspect.source == Source::Proc {
+    if suspect.source == LoopSource::Proc {
         evidence.unproven = Some("without eBPF only /proc is looked at".to_owned());
     } else {
         let enough = |samples: &perf::thread::Samples| samples.all >= ENOUGH_SAMPLES;

@@ -12,7 +12,7 @@ use crate::kernel::threads::{self, ThreadState};
 use enforcer_core::cpu_loop::waits::{Outcome, call_name, is_exec, outcome};
 use enforcer_core::cpu_loop::{
     ENOUGH_CALLS, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside, PROOF_TIME,
-    Recurrence, Suspect,
+    Recurrence, Suspect, breaks_the_proof, outside_of_wait,
 };
 use enforcer_core::units::MonoTime;
 use std::collections::HashMap;
@@ -295,13 +295,13 @@ impl<'a> Proof<'a> {
             let known = before.iter().find(|old| old.tid == state.tid);
             let rested = known.is_some_and(|old| old.switches == state.switches);
             if rested {
-                outside.extend(Outside::of_wait(state.wait, name(state)));
+                outside.extend(outside_of_wait(state.wait, name(state)));
             } else {
                 outside.push(Outside::ThreadRan(name(state)));
             }
         }
         // What breaks the proof must not be lost, and each one is enough.
-        outside.sort_by_key(|entry| !entry.breaks_the_proof());
+        outside.sort_by_key(|entry| !breaks_the_proof(entry));
         outside.truncate(MOST_OUTSIDE);
     }
 

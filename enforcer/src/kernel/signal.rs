@@ -9,14 +9,6 @@ pub(crate) fn parse_signal(name: &str) -> Signal {
     Signal::from_str(name).unwrap_or(Signal::SIGTERM)
 }
 
-/// The name of a signal that ended a process.
-pub(crate) fn signal_name(number: i32) -> String {
-    Signal::try_from(number).map_or_else(
-        |_| format!("signal {number}"),
-        |signal| signal.as_str().to_owned(),
-    )
-}
-
 /// SIGHUP changes nothing from now on, until somebody listens for it.
 pub(crate) fn ignore_hangups() {
     // SAFETY: no handler is set, so none can run.
@@ -64,4 +56,18 @@ pub(crate) fn hold_ends() -> nix::Result<SigSet> {
     ends.add(Signal::SIGINT);
     ends.thread_block()?;
     Ok(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use enforcer_model::signals::signal_name;
+    use nix::sys::signal::Signal;
+
+    #[test]
+    fn every_signal_has_the_name_that_the_system_gives_it() {
+        for signal in Signal::iterator() {
+            let number: libc::c_int = signal as libc::c_int;
+            assert_eq!(signal_name(number), signal.as_str());
+        }
+    }
 }

@@ -18,11 +18,11 @@
 //! thread of the agent may have held any lock at that moment.
 
 mod child;
+use enforcer_model::signals::signal_name;
 
 use super::account::Identity;
 use super::cgroupfs::Cgroup;
 use super::pidfd::PidFd;
-use super::signal::signal_name;
 use super::{clock, process};
 use enforcer_core::event::{ExitStatus, StartError};
 use enforcer_core::units::{MonoTime, human_duration};

@@ -1,6 +1,6 @@
 //! How late probes begin: the agent's own measure of whether it keeps up.
 
-use serde::Serialize;
+use enforcer_model::requests::ProbeLateness;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,15 +12,6 @@ pub(crate) struct Lateness {
     counts: [AtomicU64; BUCKETS],
 }
 
-/// Since the agent began; seconds are upper bounds, to a factor of two.
-#[derive(Debug, Serialize)]
-pub(crate) struct Summary {
-    asked: u64,
-    late_p50_seconds: f64,
-    late_p99_seconds: f64,
-    late_max_seconds: f64,
-}
-
 impl Lateness {
     pub(super) fn record(&self, late: Duration) {
         let micros = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
@@ -28,7 +19,8 @@ impl Lateness {
         self.counts[bits.min(BUCKETS - 1)].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn summary(&self) -> Summary {
+    /// Returns the lateness since the agent began. The seconds are upper bounds, to a factor of two.
+    pub(crate) fn summary(&self) -> ProbeLateness {
         let counts: Vec<u64> = self
             .counts
             .iter()
@@ -45,7 +37,7 @@ impl Lateness {
             });
             bucket.map_or(0.0, |bits| Duration::from_micros(1 << bits).as_secs_f64())
         };
-        Summary {
+        ProbeLateness {
             asked,
             late_p50_seconds: part(500),
             late_p99_seconds: part(990),

@@ -92,7 +92,7 @@ impl Prober {
     async fn execute(&self, run: &ProbeRun, command: &[String], limit: Duration) -> Outcome {
         let errand = Errand {
             workload: Some(run.workload.clone()),
-            what: run.probe.word().into(),
+            what: run.probe.as_str().into(),
             spec: Arc::clone(&run.spec),
             command: command.to_vec(),
             environment: Vec::new(),

@@ -9,10 +9,12 @@ mod writing;
 
 pub(crate) use writing::{BACKLOG, Trouble, Writer};
 
-use super::record::{Query, Record};
-use enforcer_core::event::Seq;
+use super::query::Query;
+use enforcer_core::event::{Cause, Detail, InstanceId, Seq};
+use enforcer_model::{Record, WorkloadName};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
+use serde_json::value::RawValue;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -302,10 +304,12 @@ fn select(
     let mut rows = statement.query(rusqlite::params_from_iter(values))?;
     let mut found = Selected::default();
     while let Some(row) = rows.next()? {
-        let seq = row.get::<_, i64>(0)?;
+        let seq: i64 = row.get(0)?;
         found.rows += 1;
         found.last = u64::try_from(seq).ok().map(Seq);
-        found.records.extend(record_of(row)?.map(Arc::new));
+        found
+            .records
+            .extend(Stored::of(row)?.record().map(Arc::new));
     }
     if query.first.is_none() {
         found.records.reverse();
@@ -318,20 +322,57 @@ fn text_of(time: jiff::Timestamp) -> String {
     format!("{time:.9}")
 }
 
-fn record_of(row: &Row<'_>) -> rusqlite::Result<Option<Record>> {
-    let details: String = row.get(8)?;
-    let json = serde_json::json!({
-        "seq": row.get::<_, i64>(0)?,
-        "time": row.get::<_, String>(1)?,
-        "boot_id": row.get::<_, String>(2)?,
-        "workload": row.get::<_, Option<String>>(3)?,
-        "instance": row.get::<_, Option<i64>>(4)?,
-        "kind": row.get::<_, String>(5)?,
-        "reason": row.get::<_, Option<String>>(6)?,
-        "caused_by": row.get::<_, Option<i64>>(7)?,
-        "details": serde_json::from_str::<serde_json::Value>(&details).unwrap_or_default(),
-    });
-    Ok(serde_json::from_value(json).ok())
+/// A row of the table `events`.
+struct Stored {
+    seq: i64,
+    time: String,
+    boot_id: String,
+    workload: Option<String>,
+    instance: Option<i64>,
+    kind: String,
+    reason: Option<String>,
+    caused_by: Option<i64>,
+    details: String,
+}
+
+impl Stored {
+    fn of(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            seq: row.get(0)?,
+            time: row.get(1)?,
+            boot_id: row.get(2)?,
+            workload: row.get(3)?,
+            instance: row.get(4)?,
+            kind: row.get(5)?,
+            reason: row.get(6)?,
+            caused_by: row.get(7)?,
+            details: row.get(8)?,
+        })
+    }
+
+    /// Returns `None` for a row that another version wrote in a way that this one cannot read.
+    fn record(self) -> Option<Record> {
+        let number = |number: i64| u64::try_from(number).ok();
+        let workload = match self.workload {
+            Some(name) => Some(WorkloadName::parse(&name)?),
+            None => None,
+        };
+        let reason = match self.reason {
+            Some(cause) => Some(Cause::parse(&cause)?),
+            None => None,
+        };
+        let details = RawValue::from_string(self.details).ok()?;
+        Some(Record {
+            seq: Seq(number(self.seq)?),
+            time: self.time.parse().ok()?,
+            boot_id: self.boot_id.into(),
+            workload,
+            instance: self.instance.and_then(number).map(InstanceId),
+            reason,
+            caused_by: self.caused_by.and_then(number).map(Seq),
+            detail: Detail::read(&self.kind, details),
+        })
+    }
 }
 
 #[cfg(test)]

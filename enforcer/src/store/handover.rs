@@ -9,8 +9,8 @@
 //! ```
 //!
 //! What it means is the core's affair.
+use enforcer_model::Record;
 
-use super::record::Record;
 use enforcer_core::event::{CgroupId, InstanceId, Seq};
 use enforcer_core::{Checkpoint, WorkloadName};
 use serde::de::DeserializeOwned;

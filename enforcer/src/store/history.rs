@@ -3,8 +3,9 @@
 
 use super::database::{BACKLOG, Database, Writer};
 use super::journal::Journal;
-use super::record::{Query, Record};
+use super::query::Query;
 use enforcer_core::event::{Seq, Transition};
+use enforcer_model::Record;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,7 +81,7 @@ impl History {
     ) -> Vec<Arc<Record>> {
         let records = transitions.into_iter().map(|transition| {
             let time = time_of(&transition);
-            Arc::new(Record::of(transition, time, &self.boot_id))
+            Arc::new(record_of(transition, time, &self.boot_id))
         });
         records.collect()
     }
@@ -202,5 +203,19 @@ impl History {
     /// Waits until everything is in the database, if it can be written at all.
     pub(crate) fn close(&self) {
         self.writer.close();
+    }
+}
+
+/// Returns a decision as the history keeps it.
+fn record_of(transition: Transition, time: jiff::Timestamp, boot_id: &Arc<str>) -> Record {
+    Record {
+        seq: transition.seq,
+        time,
+        boot_id: Arc::clone(boot_id),
+        workload: transition.workload,
+        instance: transition.instance,
+        reason: transition.reason,
+        caused_by: transition.caused_by,
+        detail: transition.detail,
     }
 }

@@ -5,8 +5,8 @@
 //! journal/FIRST.jsonl    one event a line, from this one on
 //! ```
 
-use super::record::Record;
 use enforcer_core::event::Seq;
+use enforcer_model::Record;
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write as _};

@@ -5,4 +5,4 @@ pub(crate) mod dormant;
 pub(crate) mod handover;
 pub(crate) mod history;
 pub(crate) mod journal;
-pub(crate) mod record;
+pub(crate) mod query;

@@ -4,7 +4,8 @@
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::Verdict;
 use enforcer_core::event::{
-    Action, ActionKind, Answered, BreakerState, Cause, ConfigChange, Detail, Transition,
+    Action, ActionKind, Answered, BreakerState, Cause, ConfigChange, Detail, Lost, LostFrom,
+    Transition,
 };
 use enforcer_core::oom::Scope;
 use enforcer_core::probe::Answer;
@@ -121,10 +122,10 @@ impl All {
     }
 
     fn told(&mut self, transition: &Transition) {
-        if let Detail::Lost {
+        if let Detail::Lost(Lost {
             records,
-            of: "ebpf",
-        } = &transition.detail
+            of: LostFrom::Ebpf,
+        }) = &transition.detail
         {
             self.lost += records;
         }

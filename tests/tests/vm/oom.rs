@@ -230,7 +230,7 @@ fn the_live_line_reads_as_a_sentence() {
     });
     assert!(line.starts_with("hog: OOM kill: fixture (pid "), "{line}");
     assert!(
-        line.ends_with(" of its 8M limit; restarting now, attempt 1"),
+        line.ends_with(" of its 8M limit; restarting now (oom_kill), attempt 1"),
         "{line}"
     );
 }

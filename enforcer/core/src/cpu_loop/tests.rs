@@ -5,7 +5,7 @@ fn evidence() -> Evidence {
     Evidence {
         unproven: None,
         user_share: Some(1.0),
-        ..Evidence::none(Source::Ebpf, "")
+        ..Evidence::none(LoopSource::Ebpf, "")
     }
 }
 
@@ -121,7 +121,7 @@ fn verdicts() {
         ),
     ];
     for (what, evidence, verdict) in table {
-        assert_eq!(evidence.verdict(), verdict, "{what}");
+        assert_eq!(super::verdict(&evidence), verdict, "{what}");
     }
 }
 

@@ -13,9 +13,8 @@ pub struct Remedy {
     pub failure: Vec<(String, String)>,
 }
 
-/// A command that tells others whether a workload may be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+/// A command that announces whether a workload may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     OnReady,
     OnUnready,
@@ -23,7 +22,7 @@ pub enum Hook {
 
 impl Hook {
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::OnReady => "on_ready",
             Self::OnUnready => "on_unready",

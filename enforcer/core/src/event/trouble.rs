@@ -1,67 +1,38 @@
-//! Which events are trouble that a person may want to be told of, and what it is in a few
-//! words. What gets better, what a person asked for and what was only considered is none.
+//! The events that a rule of `alerts` can report. An improvement, a request of a person, and an
+//! action that `observe` only considered are none.
 
-use super::{BreakerState, Cause, Detail, HostPressure, Transition};
-use crate::drift::Drifted;
-use crate::oom::{Incident, Scope};
+use super::{BreakerState, Cause, Detail, HostPressure, PressureAnswer, Transition};
 use crate::threshold::Level;
-use crate::units::human_duration;
+use enforcer_model::sentence;
 
 impl Transition {
-    /// `None` where it is none, and for kinds that no rule of `alerts` is about.
+    /// Returns the trouble in words; `None` if the event is none.
     pub(crate) fn trouble(&self) -> Option<String> {
-        match &self.detail {
-            Detail::OomKill(incident) => Some(oom_kill(incident)),
-            Detail::CpuLoop(found) => Some(format!(
-                "{} (tid {}) has used {} of CPU without a sleep: {}",
-                found.command,
-                found.thread.tid,
-                human_duration(found.cpu),
-                found.verdict.word()
-            )),
-            Detail::Pressure(pressure) if pressure.level > Level::Normal => Some(format!(
-                "{} use is {}: {} % of its limit",
-                pressure.resource, pressure.level, pressure.used_percent
-            )),
-            Detail::HostPressure(pressure) if pressure.carried_out => host_pressure(pressure),
-            Detail::Restart(plan) if plan.carried_out => {
-                let cause = self.reason.filter(|cause| is_automatic(*cause))?;
-                Some(match plan.delay.as_secs() {
-                    0 => format!("restarted, for {cause}"),
-                    _ => format!("restarting in {}, for {cause}", human_duration(plan.delay)),
-                })
-            }
-            Detail::Breaker(change) if change.state == BreakerState::Open => Some(format!(
-                "too many restarts: the breaker is open for {}",
-                human_duration(change.cooldown)
-            )),
-            Detail::Drift(found) => Some(format!(
-                "somebody else changed {}; put right",
-                names(&found.drifts)
-            )),
-            Detail::Conflict { drifts, .. } => Some(format!(
-                "somebody else keeps changing {}; left as it is",
-                names(drifts)
-            )),
-            Detail::Lost { records, of } => Some(format!("{records} events of {of} are lost")),
-            Detail::Degraded { what, why } => Some(format!("{what}: {why}")),
-            Detail::Pressure(_)
-            | Detail::HostPressure(_)
-            | Detail::Restart(_)
-            | Detail::Breaker(_)
-            | Detail::Start { .. }
-            | Detail::StartFailed(_)
-            | Detail::Adopt { .. }
-            | Detail::Stop { .. }
-            | Detail::Exit { .. }
+        let is_trouble = match &self.detail {
+            Detail::OomKill(_)
+            | Detail::CpuLoop(_)
+            | Detail::Drift(_)
+            | Detail::Conflict(_)
+            | Detail::Lost(_)
+            | Detail::Degraded(_) => true,
+            Detail::Pressure(pressure) => pressure.level > Level::Normal,
+            Detail::HostPressure(pressure) => is_shortage(pressure),
+            Detail::Restart(plan) => plan.carried_out && self.reason.is_some_and(is_automatic),
+            Detail::Breaker(change) => change.state == BreakerState::Open,
+            Detail::Start(_)
+            | Detail::Adopt(_)
+            | Detail::Stop(_)
+            | Detail::Exit(_)
             | Detail::Throttle(_)
-            | Detail::Release { .. }
+            | Detail::Release(_)
             | Detail::Health(_)
             | Detail::Ready(_)
             | Detail::Alert(_)
             | Detail::Config(_)
-            | Detail::Agent { .. } => None,
-        }
+            | Detail::Agent(_)
+            | Detail::Unknown(_) => false,
+        };
+        is_trouble.then(|| sentence::of(&self.detail, self.reason))
     }
 }
 
@@ -70,84 +41,38 @@ fn is_automatic(cause: Cause) -> bool {
     cause.is_failure() || matches!(cause, Cause::HostPressure | Cause::Drift)
 }
 
-/// Who had to step back is trouble whatever the level is: waiting alone may be enough.
-fn host_pressure(pressure: &HostPressure) -> Option<String> {
-    let what = match pressure.done {
-        "released" | "started again" => return None,
-        "demoted" => "it was demoted: ",
-        "stopped" => "it was stopped: ",
-        "failed" => "the command for it failed: ",
-        _ if pressure.level == Level::Normal => return None,
-        _ => "",
-    };
-    let used = pressure.used_percent.map(|used| format!(", {used} % used"));
-    let used = used.unwrap_or_default();
-    let resource = pressure.resource;
-    Some(match pressure.level {
-        Level::Normal => format!("{what}the host waits for {resource}{used}"),
-        level @ (Level::Warn | Level::Critical) => {
-            format!("{what}the host's {resource} is {level}{used}")
+/// A workload that had to step back is trouble at any level: waiting alone may be enough.
+fn is_shortage(pressure: &HostPressure) -> bool {
+    pressure.carried_out
+        && match pressure.done {
+            PressureAnswer::Released | PressureAnswer::StartedAgain => false,
+            PressureAnswer::Demoted | PressureAnswer::Stopped | PressureAnswer::Failed => true,
+            PressureAnswer::Warned | PressureAnswer::Ran => pressure.level > Level::Normal,
         }
-    })
-}
-
-fn oom_kill(incident: &Incident) -> String {
-    let who = match incident.victims.as_slice() {
-        [] => String::new(),
-        [only] => format!(" of {} (pid {})", only.command, only.pid),
-        [first, rest @ ..] => {
-            let more = rest.len();
-            format!(" of {} (pid {}) and {more} more", first.command, first.pid)
-        }
-    };
-    let limit = incident.limit_bytes;
-    let limit = limit.map_or_else(|| "limit".to_owned(), |bytes| format!("limit of {bytes}"));
-    let whose = match &incident.scope {
-        Scope::Own => format!("at its {limit}"),
-        Scope::Descendant(Some(cgroup)) | Scope::Ancestor(cgroup) => {
-            format!("as {cgroup} met its {limit}")
-        }
-        Scope::Descendant(None) => format!("as a cgroup of its own met its {limit}"),
-        Scope::Host => "as the host ran out of memory".to_owned(),
-    };
-    format!("OOM kill{who} {whose}")
-}
-
-fn names(drifts: &[Drifted]) -> String {
-    let names: Vec<&str> = drifts.iter().map(|drift| &*drift.what).collect();
-    match names.as_slice() {
-        [] => "its limits".to_owned(),
-        names => names.join(", "),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn told(done: &'static str, level: Level) -> Option<String> {
-        let pressure = HostPressure {
-            resource: "memory",
-            level,
-            used_percent: Some(91),
-            done,
-            error: None,
-            carried_out: true,
-        };
-        host_pressure(&pressure)
-    }
+    use crate::spec::Resource;
 
     #[test]
-    fn who_steps_back_is_trouble_at_any_level() {
-        let check = |done, level, expected: Option<&str>| {
-            assert_eq!(told(done, level).as_deref(), expected, "{done}");
+    fn a_workload_that_steps_back_is_trouble_at_any_level() {
+        let check = |done, level, expected| {
+            let pressure = HostPressure {
+                resource: Resource::Memory,
+                level,
+                used_percent: Some(91),
+                done,
+                error: None,
+                carried_out: true,
+            };
+            assert_eq!(is_shortage(&pressure), expected, "{done}");
         };
-        let waits = "it was stopped: the host waits for memory, 91 % used";
-        check("stopped", Level::Normal, Some(waits));
-        let full = "the host's memory is critical, 91 % used";
-        check("warned", Level::Critical, Some(full));
-        check("warned", Level::Normal, None);
-        check("released", Level::Critical, None);
-        check("started again", Level::Warn, None);
+        check(PressureAnswer::Stopped, Level::Normal, true);
+        check(PressureAnswer::Warned, Level::Critical, true);
+        check(PressureAnswer::Warned, Level::Normal, false);
+        check(PressureAnswer::Released, Level::Critical, false);
+        check(PressureAnswer::StartedAgain, Level::Warn, false);
     }
 }

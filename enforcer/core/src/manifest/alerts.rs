@@ -1,8 +1,9 @@
 //! The `alerts` section.
+use crate::event::Kind;
 
 use super::fault::Fault;
 use super::quantity;
-use super::read::{Reader, is_off, one_of};
+use super::read::{Reader, is_off, word_of};
 use super::yaml::{Node, Value};
 use crate::health::Health;
 use crate::name::{RULE, WorkloadName};
@@ -27,39 +28,29 @@ const RULE_KEYS: &[&str] = &[
 ];
 /// One of these says when.
 const CONDITIONS: [&str; 5] = ["memory", "state", "health", "event", "host"];
-const STATES: [(&str, WorkloadState); 5] = [
-    named(WorkloadState::BreakerOpen),
-    named(WorkloadState::BackingOff),
-    named(WorkloadState::Failed),
-    named(WorkloadState::Stopped),
-    named(WorkloadState::Pending),
+const STATES: [WorkloadState; 5] = [
+    WorkloadState::BreakerOpen,
+    WorkloadState::BackingOff,
+    WorkloadState::Failed,
+    WorkloadState::Stopped,
+    WorkloadState::Pending,
 ];
-const HEALTHS: [(&str, Health); 2] = [
-    ("unhealthy", Health::Unhealthy),
-    ("degraded", Health::Degraded),
-];
-const EVENTS: [(&str, &str); 10] = [
-    ("oom_kill", "oom_kill"),
-    ("cpu_loop", "cpu_loop"),
-    ("restart", "restart"),
-    ("breaker", "breaker"),
-    ("drift", "drift"),
-    ("conflict", "conflict"),
-    ("pressure", "pressure"),
-    ("host_pressure", "host_pressure"),
-    ("lost", "lost"),
-    ("degraded", "degraded"),
-];
-const SEVERITIES: [(&str, Severity); 2] = [
-    ("warning", Severity::Warning),
-    ("critical", Severity::Critical),
+const HEALTHS: [Health; 2] = [Health::Unhealthy, Health::Degraded];
+/// The kinds of events that are trouble.
+const EVENTS: [Kind; 10] = [
+    Kind::OomKill,
+    Kind::CpuLoop,
+    Kind::Restart,
+    Kind::Breaker,
+    Kind::Drift,
+    Kind::Conflict,
+    Kind::Pressure,
+    Kind::HostPressure,
+    Kind::Lost,
+    Kind::Degraded,
 ];
 /// More often would be noise.
 const SHORTEST_REPEAT: Duration = Duration::from_secs(10);
-
-const fn named(state: WorkloadState) -> (&'static str, WorkloadState) {
-    (state.as_str(), state)
-}
 
 impl Reader<'_> {
     pub(super) fn alerts(&mut self, node: &Node) -> Alerts {
@@ -175,9 +166,9 @@ impl Reader<'_> {
         };
         let when = match *key {
             "memory" => self.parsed(value, quantity::share).map(When::Memory),
-            "state" => self.parsed(value, one_of(&STATES)).map(When::State),
-            "health" => self.parsed(value, one_of(&HEALTHS)).map(When::Health),
-            "event" => self.parsed(value, one_of(&EVENTS)).map(When::Event),
+            "state" => self.parsed(value, word_of(&STATES)).map(When::State),
+            "health" => self.parsed(value, word_of(&HEALTHS)).map(When::Health),
+            "event" => self.parsed(value, word_of(&EVENTS)).map(When::Event),
             _ => self.host_condition(value),
         };
         let mut held = Duration::ZERO;
@@ -190,7 +181,9 @@ impl Reader<'_> {
             );
         }
         let about_host = match when {
-            Some(When::Host(..) | When::Event("lost" | "degraded" | "host_pressure")) => true,
+            Some(
+                When::Host(..) | When::Event(Kind::Lost | Kind::Degraded | Kind::HostPressure),
+            ) => true,
             Some(When::Memory(_) | When::State(_) | When::Health(_) | When::Event(_)) | None => {
                 false
             }
@@ -215,7 +208,7 @@ impl Reader<'_> {
             }
         }
         let mut severity = Severity::default();
-        self.set(&fields, "severity", &mut severity, one_of(&SEVERITIES));
+        self.set(&fields, "severity", &mut severity, word_of(&Severity::ALL));
         let workloads = fields.get("workloads").and_then(|node| {
             let words = self.words(node, "a list of workloads")?;
             let mut names = BTreeSet::new();

@@ -22,11 +22,11 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
 
 impl Reader<'_> {
     pub(super) fn probes(&mut self, node: &Node) -> Probes {
-        let names = ProbeName::ALL.map(ProbeName::word);
+        let names = ProbeName::ALL.map(ProbeName::as_str);
         let fields = self.fields(node, &names);
         let mut probes = Probes::new();
         for name in ProbeName::ALL {
-            if let Some(node) = fields.get(name.word())
+            if let Some(node) = fields.get(name.as_str())
                 && let Some(probe) = self.probe(name, node)
             {
                 probes.insert(name, probe);

@@ -1,5 +1,6 @@
 //! The walk over the tree: fields that are known, values of the wanted kind,
 //! and every fault collected instead of the first one thrown.
+use std::fmt;
 
 use super::Accounts;
 use super::fault::Fault;
@@ -271,6 +272,19 @@ pub(super) fn one_of<T: Copy>(options: &[(&str, T)]) -> impl Fn(&str) -> Result<
                 let words: Vec<&str> = options.iter().map(|(word, _)| *word).collect();
                 format!("one of {}", words.join(", "))
             })
+    }
+}
+
+/// Reads one of these words.
+pub(super) fn word_of<T: Copy + fmt::Display>(
+    words: &[T],
+) -> impl Fn(&str) -> Result<T, String> + '_ {
+    move |text| {
+        let found = words.iter().find(|word| word.to_string() == text);
+        found.copied().ok_or_else(|| {
+            let names: Vec<String> = words.iter().map(T::to_string).collect();
+            format!("one of {}", names.join(", "))
+        })
     }
 }
 

@@ -133,7 +133,7 @@ pub(super) fn alert_settings(alerts: &Alerts) -> Settings {
             When::State(state) => format!("state {state}"),
             When::Health(health) => format!("health {health:?}").to_lowercase(),
             When::Event(kind) => format!("event {kind}"),
-            When::Host(resource, share) => format!("host {} {} %", resource.word(), share.0),
+            When::Host(resource, share) => format!("host {} {} %", resource, share.0),
         };
         let mut shown = format!("{when} for {:?}, {:?}", rule.held, rule.severity);
         if let Some(workloads) = &rule.workloads {
@@ -204,7 +204,7 @@ fn probe_settings(spec: &WorkloadSpec) -> Settings {
         let needs = spec
             .needs
             .iter()
-            .map(|(name, need)| format!("{name} {}", need.word()));
+            .map(|(name, need)| format!("{name} {}", need.as_str()));
         set("needs", needs.collect::<Vec<_>>().join(", "));
     }
     for (key, command) in [
@@ -219,7 +219,7 @@ fn probe_settings(spec: &WorkloadSpec) -> Settings {
     let words = |list: &[Strategy]| {
         let word = |strategy: &Strategy| match strategy {
             Strategy::Run(command) => format!("run {}", quoted(command)),
-            Strategy::Restart | Strategy::Reset | Strategy::Recreate => strategy.word().to_owned(),
+            Strategy::Restart | Strategy::Reset | Strategy::Recreate => strategy.name().to_string(),
         };
         list.iter().map(word).collect::<Vec<_>>().join(", then ")
     };

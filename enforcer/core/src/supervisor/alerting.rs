@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use crate::alert::{Holds, Key, Message, Pace, Standing};
-use crate::event::{AlertChange, Decision, Detail, Moment, Seq, Transition};
+use crate::event::{AlertChange, AlertState, Decision, Detail, Moment, Seq, Transition};
 use crate::name::WorkloadName;
 use crate::spec::{Alerts, Resource, Rule, When};
 use crate::state::WorkloadState;
@@ -41,7 +41,7 @@ impl Supervisor {
             });
         for (name, rule, kind) in about_events {
             let seen = decision.transitions.iter();
-            let seen = seen.filter(|told| told.detail.kind() == kind);
+            let seen = seen.filter(|told| told.detail.known_kind() == Some(kind));
             let seen = seen.filter(|told| names(rule, told.workload.as_ref()));
             let seen: Vec<(Key, Seq, String)> = seen
                 .filter_map(|told| {
@@ -195,9 +195,9 @@ impl Supervisor {
         let rule = alerts.rules.get(&key.0);
         let (text, stood) = self.conditions.describe(moment.now, key);
         let (id, state, caused_by) = match message {
-            Message::Fire => (seq, "firing", cause),
-            Message::Repeat(id) => (id, "firing", Some(id)),
-            Message::Resolve(id) => (id, "resolved", Some(id)),
+            Message::Fire => (seq, AlertState::Firing, cause),
+            Message::Repeat(id) => (id, AlertState::Firing, Some(id)),
+            Message::Resolve(id) => (id, AlertState::Resolved, Some(id)),
         };
         let chosen = rule.and_then(|rule| rule.to.as_ref());
         let to = alerts.targets.keys();

@@ -7,7 +7,7 @@ use crate::event::{
     Reason, Seq,
 };
 use crate::name::WorkloadName;
-use crate::plan::{Change, Plan};
+use crate::plan::{self, Change};
 use crate::spec::{Manifest, WorkloadSpec};
 use crate::workload::Workload;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ impl Supervisor {
         (prune, writes_ceiling): (bool, bool),
         decision: &mut Decision,
     ) {
-        let plan = Plan::between(&self.manifest(), &manifest);
+        let plan = plan::between(&self.manifest(), &manifest);
         let protections = |manifest: &Manifest| manifest.parent_host().limits;
         let host = Box::new(manifest.parent_host());
         let host_changed = !plan.host.is_empty() || protections(&self.manifest()) != host.limits;

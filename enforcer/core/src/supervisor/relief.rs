@@ -4,10 +4,10 @@
 
 use super::Supervisor;
 use crate::event::{
-    Action, ActionKind, Cause, Decision, Detail, HostMeasured, HostPressure, InstanceId, Moment,
+    Action, ActionKind, Cause, Decision, Detail, HostMeasured, InstanceId, Moment, PressureAnswer,
     Reason, Seq,
 };
-use crate::host::Relief;
+use crate::host::{Relief, Shortage};
 use crate::name::WorkloadName;
 use crate::spec::Mode;
 
@@ -24,7 +24,9 @@ impl Supervisor {
         }
         if let Some(command) = self.host_state.disk_command(moment.now, &watch) {
             let observed = self.host.mode == Mode::Observe;
-            let told = self.host_state.disk_pressure("ran", None, !observed);
+            let told = self
+                .host_state
+                .disk_pressure(PressureAnswer::Ran, None, !observed);
             self.tell(
                 decision,
                 Some(Cause::HostPressure),
@@ -55,7 +57,9 @@ impl Supervisor {
     pub(super) fn host_command_done(&mut self, error: Option<String>, decision: &mut Decision) {
         self.host_state.command_done();
         if error.is_some() {
-            let told = self.host_state.disk_pressure("failed", error, true);
+            let told = self
+                .host_state
+                .disk_pressure(PressureAnswer::Failed, error, true);
             self.tell(
                 decision,
                 Some(Cause::HostPressure),
@@ -80,20 +84,16 @@ impl Supervisor {
             return;
         };
         self.host_state.stepped(moment.now);
-        let told = HostPressure {
-            resource: "memory",
+        let shortage = Shortage {
             level: self.host_state.memory_level(),
-            used_percent: self.host_state.memory_used(),
-            done: "",
-            error: None,
-            carried_out: true,
+            used: self.host_state.memory_used(),
         };
         let over = relief == Some(Relief::Over);
         self.with(moment, &name, decision, |workload, context| {
             if over {
-                workload.come_back(context, told);
+                workload.come_back(context, shortage);
             } else {
-                workload.step_back(context, told);
+                workload.step_back(context, shortage);
             }
         });
     }

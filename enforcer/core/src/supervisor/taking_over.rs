@@ -2,7 +2,10 @@
 //! and what one after this would have to know.
 
 use super::Supervisor;
-use crate::event::{Cause, Decision, Detail, InstanceId, Moment, Seq, TakenOver};
+use crate::event::{
+    AgentChange, AgentState, Cause, Decision, Detail, InstanceId, Lost, LostFrom, Moment, Seq,
+    TakenOver,
+};
 use crate::workload::Workload;
 
 impl Supervisor {
@@ -19,11 +22,12 @@ impl Supervisor {
             self.host_state.taken_over(moment.now);
         }
         let state = if workloads.is_empty() {
-            "started"
+            AgentState::Started
         } else {
-            "took over"
+            AgentState::TookOver
         };
-        self.tell(decision, Some(Cause::Agent), Detail::Agent { state });
+        let change = Detail::Agent(AgentChange { state });
+        self.tell(decision, Some(Cause::Agent), change);
         let seq = Seq(self.next_seq);
         for TakenOver {
             workload,
@@ -53,21 +57,22 @@ impl Supervisor {
     }
 
     pub(super) fn history_resumed(&mut self, lost: u64, decision: &mut Decision) {
-        let state = "history resumed";
-        self.tell(decision, None, Detail::Agent { state });
+        let state = AgentState::HistoryResumed;
+        self.tell(decision, None, Detail::Agent(AgentChange { state }));
         if lost > 0 {
-            let (records, of) = (lost, "history");
-            self.tell(decision, None, Detail::Lost { records, of });
+            let (records, of) = (lost, LostFrom::History);
+            self.tell(decision, None, Detail::Lost(Lost { records, of }));
         }
     }
 
     pub(super) fn leave(&mut self, decision: &mut Decision) {
-        let state = "leaving";
-        self.tell(decision, Some(Cause::Agent), Detail::Agent { state });
+        let state = AgentState::Leaving;
+        let change = Detail::Agent(AgentChange { state });
+        self.tell(decision, Some(Cause::Agent), change);
     }
 
     pub(super) fn events_lost(&mut self, records: u64, decision: &mut Decision) {
-        let of = "ebpf";
-        self.tell(decision, None, Detail::Lost { records, of });
+        let of = LostFrom::Ebpf;
+        self.tell(decision, None, Detail::Lost(Lost { records, of }));
     }
 }

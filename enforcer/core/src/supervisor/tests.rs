@@ -3,12 +3,11 @@ use crate::admission::PROOFS_AT_ONCE;
 use crate::cpu_loop::{Thread, Verdict};
 use crate::drift::Drifted;
 use crate::event::{
-    ActionKind, CgroupId, ExitStatus, Found, InstanceId, Request, StartError, TakenOver,
+    ActionKind, CgroupId, Exit, ExitStatus, Found, InstanceId, Request, StartError, TakenOver,
 };
 use crate::event::{HostMeasured, Measured};
 use crate::limits::Limits;
 use crate::oom::{Counters, Victim};
-use crate::plan::Plan;
 use crate::recovery::TRIAL;
 use crate::spec::{Backoff, Budget, Manifest, Recovery, WorkloadSpec};
 use crate::units::{Bytes, Limit, MonoTime, Percent};
@@ -200,7 +199,7 @@ fn word(kind: &ActionKind) -> &'static str {
         ActionKind::WriteHostLimits { .. } => "write host limits",
         ActionKind::Investigate { .. } => "investigate",
         ActionKind::Remedy { .. } => "remedy",
-        ActionKind::RunHook { hook, .. } => hook.word(),
+        ActionKind::RunHook { hook, .. } => hook.as_str(),
         ActionKind::RunOnHost { .. } => "run on the host",
     }
 }
@@ -727,7 +726,7 @@ fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
         told.extend(supervisor.handle(moment, event).transitions);
     }
     let exit = told.iter().find_map(|transition| {
-        if let Detail::Exit { oom_killed, .. } = transition.detail {
+        if let Detail::Exit(Exit { oom_killed, .. }) = transition.detail {
             return Some(oom_killed);
         }
         None
@@ -1077,7 +1076,7 @@ proptest! {
         }
         // Planning what is applied yields nothing.
         let manifest = supervisor.manifest();
-        prop_assert!(Plan::between(&manifest, &manifest).is_empty());
+        prop_assert!(crate::plan::between(&manifest, &manifest).is_empty());
         let decision = handle(&mut supervisor, &mut world, now, Event::Configure { manifest, prune: false });
         prop_assert!(decision.actions.is_empty() && decision.transitions.is_empty());
         // Whatever is under way, a shutdown comes to its end.

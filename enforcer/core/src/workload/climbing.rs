@@ -6,7 +6,9 @@ use super::looping::Proof;
 use super::{After, Context, Lifecycle, Workload};
 use crate::claims::Claims;
 use crate::cpu_loop::{Rung, Thread, Verdict, is_reached};
-use crate::event::{ActionKind, Cause, Detail, Reason, Seq, ThrottleChange};
+use crate::event::{
+    ActionKind, Cause, Detail, Reason, Release, ReleaseReason, Seq, ThrottleChange,
+};
 use crate::limits::Limits;
 use crate::spec::{CpuLoopWatch, Mode};
 use crate::units::Percent;
@@ -124,7 +126,7 @@ impl Workload {
         carried_out: bool,
     ) -> Seq {
         let change = ThrottleChange {
-            throttle: claims.throttling().as_str(),
+            throttle: claims.throttling(),
             cpu_percent: claims.throttled.map(|percent| percent.0),
             carried_out,
         };
@@ -136,16 +138,16 @@ impl Workload {
         context: &mut Context<'_>,
         before: Claims,
         (cause, because): (Cause, Option<Seq>),
-        why: &'static str,
+        why: ReleaseReason,
     ) {
         let claims = self.loops.claims();
         if claims == before {
             return;
         }
-        let detail = Detail::Release {
-            throttle: claims.throttling().as_str(),
+        let detail = Detail::Release(Release {
+            throttle: claims.throttling(),
             why,
-        };
+        });
         let seq = self.tell(context, Some(cause), because, detail);
         self.write_limits(context, cause, seq);
     }
@@ -168,7 +170,7 @@ impl Workload {
             context,
             before,
             (Cause::Manual, None),
-            "an operator released it",
+            ReleaseReason::Operator,
         );
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Context, Workload};
 use crate::drift::{Drifted, Response};
-use crate::event::{Cause, Detail, DriftFound, Seq};
+use crate::event::{Cause, Conflict, Detail, DriftFound, Seq};
 
 impl Workload {
     pub(crate) fn drifted(&mut self, context: &mut Context<'_>, found: Vec<Drifted>) {
@@ -29,10 +29,10 @@ impl Workload {
                 }
             }
             Response::Conflict(pause) => {
-                let detail = Detail::Conflict {
+                let detail = Detail::Conflict(Conflict {
                     drifts: found,
                     pause,
-                };
+                });
                 self.tell(context, Some(Cause::Drift), None, detail);
             }
             Response::Wait => {}

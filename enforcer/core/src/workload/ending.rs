@@ -1,12 +1,13 @@
 //! An instance's end: collecting what is left, telling OOM incidents before the
 //! exit they caused, and what follows.
+use enforcer_model::sentence;
 
 use super::probing::Probing;
 use super::wellbeing::Levels;
 use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{
-    ActionKind, BreakerChange, BreakerState, Cause, Detail, ExitStatus, InstanceId, Reason, Remedy,
-    RestartPlan, Seq,
+    ActionKind, BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, InstanceId,
+    Reason, Remedy, RestartPlan, Seq,
 };
 use crate::oom::{Counters, Victim};
 use crate::recovery::Next;
@@ -170,11 +171,11 @@ impl Workload {
             oom_killed: oom.is_some(),
         };
         self.last_exit = Some(exit);
-        let detail = Detail::Exit {
+        let detail = Detail::Exit(Exit {
             code,
             signal,
             oom_killed: exit.oom_killed,
-        };
+        });
         let seq = self.tell(
             context,
             None,
@@ -234,7 +235,7 @@ impl Workload {
             attempt,
             delay,
             carried_out,
-            strategy: strategy.word(),
+            strategy: strategy.name(),
             rate_limited: false,
             budget_used: self.recovery.used(),
             budget: self
@@ -346,26 +347,22 @@ impl Workload {
     /// The command between two instances came to nothing.
     pub(crate) fn remedy_failed(&mut self, context: &mut Context<'_>, why: String) {
         let what = "recovery".to_owned();
-        self.tell(context, None, None, Detail::Degraded { what, why });
+        self.tell(
+            context,
+            None,
+            None,
+            Detail::Degraded(Degraded { what, why }),
+        );
     }
 }
 
 fn describe_exit(exit: LastExit) -> String {
-    match exit {
-        LastExit {
-            oom_killed: true, ..
-        } => "OOM kill".to_owned(),
-        LastExit {
-            code: Some(code), ..
-        } => format!("exited with code {code}"),
-        LastExit {
-            signal: Some(signal),
-            ..
-        } => format!("killed by signal {signal}"),
-        LastExit {
-            code: None,
-            signal: None,
-            ..
-        } => "ended while no agent was there to see how".to_owned(),
+    match exit.oom_killed {
+        true => "OOM kill".to_owned(),
+        false => sentence::of_exit(&Exit {
+            code: exit.code,
+            signal: exit.signal,
+            oom_killed: false,
+        }),
     }
 }

@@ -13,8 +13,8 @@ pub(super) use kept::KeptLoops;
 use super::{Context, Lifecycle, Workload};
 use crate::admission::{CROWD, Waiting};
 use crate::claims::Claims;
-use crate::cpu_loop::{Evidence, Suspect, Thread, Verdict};
-use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Seq};
+use crate::cpu_loop::{self, Evidence, Suspect, Thread, Verdict};
+use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Release, ReleaseReason, Seq};
 use crate::spec::Mode;
 use crate::units::{MonoTime, Percent};
 use std::collections::BTreeMap;
@@ -100,9 +100,7 @@ impl Loops {
             .map(|(verdict, suspect)| {
                 format!(
                     "{} in {} (tid {})",
-                    verdict.word(),
-                    suspect.command,
-                    suspect.thread.tid
+                    verdict, suspect.command, suspect.thread.tid
                 )
             })
     }
@@ -198,7 +196,7 @@ impl Workload {
         let Some(found) = self.loops.found.get_mut(&thread) else {
             return;
         };
-        let verdict = evidence.verdict();
+        let verdict = cpu_loop::verdict(&evidence);
         let again = (verdict != Verdict::DeadLoop).then(|| now.after(found.look_again));
         found.proof = Proof::Done(again);
         if verdict == Verdict::DeadLoop {
@@ -297,7 +295,7 @@ impl Workload {
                 context,
                 before,
                 (Cause::CpuLoop, because),
-                "the loop has ended",
+                ReleaseReason::LoopEnded,
             );
         }
     }
@@ -310,10 +308,10 @@ impl Workload {
         self.loops.told_hot = None;
         let claims = self.loops.claims();
         if claims != before {
-            let detail = Detail::Release {
-                throttle: claims.throttling().as_str(),
-                why: "its process is gone",
-            };
+            let detail = Detail::Release(Release {
+                throttle: claims.throttling(),
+                why: ReleaseReason::ProcessGone,
+            });
             self.tell(context, Some(Cause::CpuLoop), None, detail);
         }
     }
@@ -323,12 +321,12 @@ impl Workload {
         let before = self.loops.claims();
         let why = if self.spec.watch.cpu_loop.is_none() {
             self.loops.found.clear();
-            "watch.cpu_loop is off"
+            ReleaseReason::NotWatched
         } else if self.spec.mode == Mode::Observe {
             for found in self.loops.found.values_mut() {
                 found.claims = Claims::default();
             }
-            "mode is observe"
+            ReleaseReason::Observe
         } else {
             // Rungs that hold already are passed in their time.
             let judged = |found: &&mut Found| found.verdict.is_some();

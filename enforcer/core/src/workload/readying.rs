@@ -2,7 +2,9 @@
 //! hooks run one at a time, and the last one run says what is true.
 
 use super::{Context, Lifecycle, Workload};
-use crate::event::{ActionKind, Cause, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
+use crate::event::{
+    ActionKind, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq,
+};
 use crate::spec::ProbeName;
 use crate::units::MonoTime;
 use serde::{Deserialize, Serialize};
@@ -147,8 +149,13 @@ impl Workload {
         }
         self.ready.running = None;
         if let Some(why) = error {
-            let what = hook.word().to_owned();
-            self.tell(context, None, None, Detail::Degraded { what, why });
+            let what = hook.as_str().to_owned();
+            self.tell(
+                context,
+                None,
+                None,
+                Detail::Degraded(Degraded { what, why }),
+            );
         }
         self.run_hook(context);
         if self.ready.running.is_none() {

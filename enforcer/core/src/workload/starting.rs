@@ -4,7 +4,8 @@ use super::wellbeing::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::admission::Queued;
 use crate::event::{
-    ActionKind, Cause, CgroupId, Detail, InstanceId, Reason, Remedy, Request, Seq, StartError,
+    ActionKind, Cause, CgroupId, Detail, InstanceId, Reason, Remedy, Request, Seq, Start,
+    StartError, Stop,
 };
 use crate::name::WorkloadName;
 use crate::oom::Counters;
@@ -87,7 +88,7 @@ impl Workload {
     pub(crate) fn waits_for(&mut self, other: &WorkloadName, need: Need) {
         if let Lifecycle::Queued { .. } = self.state {
             // Told once; it is looked at whenever something changes.
-            self.reason = format!("waiting for {other} to be {}", need.word());
+            self.reason = format!("waiting for {other} to be {}", need.as_str());
         }
     }
 
@@ -162,11 +163,11 @@ impl Workload {
         let Some(Then { cause, .. }) = then else {
             return;
         };
-        let detail = Detail::Stop {
+        let detail = Detail::Stop(Stop {
             signal: "SIGKILL".to_owned(),
-            grace_seconds: 0.0,
+            grace: Duration::ZERO,
             kill: true,
-        };
+        });
         let seq = self.tell(context, Some(cause), None, detail);
         self.act(context, Reason { cause, seq }, ActionKind::AbortStart);
     }
@@ -285,7 +286,7 @@ impl Workload {
         let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
-        self.start_seq = self.tell(context, None, None, Detail::Start { pid });
+        self.start_seq = self.tell(context, None, None, Detail::Start(Start::Started { pid }));
         self.enter(
             context,
             Lifecycle::Running {
@@ -315,7 +316,7 @@ impl Workload {
             return;
         };
         let told = format!("failed to {}: {}", error.stage, error.error);
-        let seq = self.tell(context, None, None, Detail::StartFailed(error));
+        let seq = self.tell(context, None, None, Detail::Start(Start::Failed(error)));
         self.reason = told;
         match then {
             Some(then) => self.instead_of_starting(context, then, seq),

@@ -3,7 +3,7 @@
 use super::probing::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
-    ActionKind, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq,
+    ActionKind, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq, Stop,
 };
 use crate::units::MonoTime;
 use std::time::Duration;
@@ -139,11 +139,11 @@ impl Workload {
         kill: bool,
     ) {
         let stop = self.spec.stop.clone();
-        let detail = Detail::Stop {
+        let detail = Detail::Stop(Stop {
             signal: stop.signal.clone(),
-            grace_seconds: stop.grace.as_secs_f64(),
+            grace: stop.grace,
             kill,
-        };
+        });
         let seq = self.tell(context, Some(cause), because, detail);
         let reason = Reason { cause, seq };
         self.probing = Probing::default();

@@ -3,7 +3,7 @@
 
 use super::looping::Loops;
 use super::{After, Checkpoint, Context, Lifecycle, Workload};
-use crate::event::{ActionKind, Cause, CgroupId, Detail, Found, Reason, Seq};
+use crate::event::{ActionKind, Adopted, Cause, CgroupId, Detail, Found, Reason, Seq};
 use crate::oom::{Counters, Ledger};
 
 impl Found {
@@ -77,7 +77,7 @@ impl Workload {
                 }
             },
             Lifecycle::Running { pid, since } => {
-                let detail = Detail::Adopt { pid };
+                let detail = Detail::Adopt(Adopted { pid });
                 self.tell(context, Some(Cause::Agent), Some(self.start_seq), detail);
                 if let Found::Running(..) = found {
                     self.resume_probes(context, &kept.probing, since);

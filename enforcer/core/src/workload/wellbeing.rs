@@ -6,7 +6,7 @@ use crate::claims::Throttling;
 use crate::cpu_loop::Verdict;
 use crate::event::{Detail, HealthChange, Measured, Pressure};
 use crate::health::Health;
-use crate::spec::ProbeName;
+use crate::spec::{ProbeName, Resource};
 use crate::threshold::{Gauge, Level};
 use crate::units::{Limit, MonoTime, Percent};
 use serde::{Deserialize, Serialize};
@@ -132,7 +132,7 @@ impl Workload {
         if let (Some(threshold), Some(used)) = (self.spec.watch.memory, measured.memory)
             && let Some(level) = self.levels.memory.observe(now, used, &threshold)
         {
-            self.tell_pressure(context, "memory", level, used);
+            self.tell_pressure(context, Resource::Memory, level, used);
         }
         let before = measured
             .cpu
@@ -143,7 +143,7 @@ impl Workload {
             let allowed = self.cpus_allowed(cpus) * now.since(then).as_secs_f64();
             let used = share(cpu.saturating_sub(used).as_secs_f64(), allowed);
             if let Some(level) = self.levels.cpu.observe(now, used, &threshold) {
-                self.tell_pressure(context, "cpu", level, used);
+                self.tell_pressure(context, Resource::Cpu, level, used);
             }
         }
     }
@@ -177,7 +177,7 @@ impl Workload {
     fn tell_pressure(
         &self,
         context: &mut Context<'_>,
-        resource: &'static str,
+        resource: Resource,
         level: Level,
         used: Percent,
     ) {

@@ -1,7 +1,8 @@
 //! Stepping back for the host's sake, and coming back.
 
 use super::{After, Context, Lifecycle, Workload};
-use crate::event::{Cause, Detail, HostPressure, Reason};
+use crate::event::{Cause, Detail, PressureAnswer, Reason, ReleaseReason};
+use crate::host::Shortage;
 use crate::spec::Mode;
 use crate::units::Bytes;
 
@@ -33,21 +34,18 @@ impl Workload {
     }
 
     /// Demoted first, and stopped where that was not enough.
-    pub(crate) fn step_back(&mut self, context: &mut Context<'_>, told: HostPressure) {
+    pub(crate) fn step_back(&mut self, context: &mut Context<'_>, shortage: Shortage) {
         let Lifecycle::Running { pid, since } = self.state else {
             return;
         };
         let demoted = self.loops.host_demoted;
         let observed = self.spec.mode == Mode::Observe;
-        let told = HostPressure {
-            done: if demoted || observed {
-                "stopped"
-            } else {
-                "demoted"
-            },
-            carried_out: !observed,
-            ..told
+        let done = if demoted || observed {
+            PressureAnswer::Stopped
+        } else {
+            PressureAnswer::Demoted
         };
+        let told = shortage.answered(done, !observed);
         let cause = Cause::HostPressure;
         let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
         if observed {
@@ -64,17 +62,18 @@ impl Workload {
     }
 
     /// Started again, or given back what it had.
-    pub(crate) fn come_back(&mut self, context: &mut Context<'_>, told: HostPressure) {
+    pub(crate) fn come_back(&mut self, context: &mut Context<'_>, shortage: Shortage) {
         let cause = Cause::HostPressure;
         let stopped = std::mem::take(&mut self.sacrificed);
         if std::mem::take(&mut self.spared_by_mode) && !stopped && !self.loops.host_demoted {
             // Nothing was taken, so there is nothing to give back.
             return;
         }
-        let told = HostPressure {
-            done: if stopped { "started again" } else { "released" },
-            ..told
+        let done = match stopped {
+            true => PressureAnswer::StartedAgain,
+            false => PressureAnswer::Released,
         };
+        let told = shortage.answered(done, true);
         let before = self.loops.claims();
         let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
         self.loops.host_demoted = false;
@@ -85,7 +84,7 @@ impl Workload {
                 context,
                 before,
                 (cause, Some(seq)),
-                "the host has memory again",
+                ReleaseReason::HostRecovered,
             );
         }
     }

@@ -1,10 +1,11 @@
 //! The rules of alerts, and the targets that receive them.
 
+use crate::detail::Kind;
 use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::state::WorkloadState;
 use crate::units::Percent;
-use serde::{Deserialize, Serialize};
+use crate::words::words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -47,36 +48,27 @@ pub enum When {
     State(WorkloadState),
     Health(Health),
     /// A kind of event.
-    Event(&'static str),
+    Event(Kind),
     Host(Resource, Percent),
 }
 
-/// A resource of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource {
-    Memory,
-    Cpu,
-    Disk,
-}
-
-impl Resource {
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Memory => "memory",
-            Self::Cpu => "cpu",
-            Self::Disk => "disk",
-        }
+words! {
+    /// A resource of the host or of a workload.
+    pub enum Resource {
+        Memory = "memory",
+        Cpu = "cpu",
+        Disk = "disk",
     }
 }
 
-/// Passed on as it is; nothing here depends on it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    #[default]
-    Warning,
-    Critical,
+words! {
+    /// The severity of an alert. The agent passes it on; no decision depends on it.
+    #[derive(Default)]
+    pub enum Severity {
+        #[default]
+        Warning = "warning",
+        Critical = "critical",
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -10,7 +10,9 @@ pub use alerts::{Alerts, Resource, Rule, Severity, Target, When};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
 };
-pub use recovery::{Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy};
+pub use recovery::{
+    Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy, StrategyName,
+};
 pub use rung::Rung;
 
 use crate::limits::Limits;

@@ -1,47 +1,22 @@
 //! Probes, thresholds and needs, as the manifest means them.
 
 use crate::units::{Bytes, Percent};
+use crate::words::words;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-/// Which of a workload's probes: each is answered differently.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeName {
-    /// Gates the others until it has passed once.
-    Startup,
-    /// Restarts.
-    Liveness,
-    /// Gates traffic.
-    Readiness,
-    /// Restarts what is up and does nothing.
-    Progress,
-}
-
-impl ProbeName {
-    pub const ALL: [Self; 4] = [
-        Self::Startup,
-        Self::Liveness,
-        Self::Readiness,
-        Self::Progress,
-    ];
-
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Startup => "startup",
-            Self::Liveness => "liveness",
-            Self::Readiness => "readiness",
-            Self::Progress => "progress",
-        }
-    }
-}
-
-impl fmt::Display for ProbeName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+words! {
+    /// The name of a probe. Each leads to another action.
+    pub enum ProbeName {
+        /// The other probes wait until this one has passed once.
+        Startup = "startup",
+        /// A failure restarts the workload.
+        Liveness = "liveness",
+        /// A failure keeps traffic away.
+        Readiness = "readiness",
+        /// A failure restarts a workload that is up and does nothing.
+        Progress = "progress",
     }
 }
 
@@ -76,27 +51,14 @@ impl Probe {
     }
 }
 
-/// The kind of a check, as the manifest names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckKind {
-    Http,
-    Tcp,
-    Exec,
-    File,
-    Cgroup,
-}
-
-impl CheckKind {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Tcp => "tcp",
-            Self::Exec => "exec",
-            Self::File => "file",
-            Self::Cgroup => "cgroup",
-        }
+words! {
+    /// The kind of a check, as the manifest names it.
+    pub enum CheckKind {
+        Http = "http",
+        Tcp = "tcp",
+        Exec = "exec",
+        File = "file",
+        Cgroup = "cgroup",
     }
 }
 
@@ -183,7 +145,7 @@ pub enum Need {
 
 impl Need {
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Started => "started",
             Self::Ready => "ready",

@@ -2,6 +2,7 @@
 
 use crate::ids::Cause;
 use crate::units::Percent;
+use crate::words::words;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -52,13 +53,23 @@ pub enum Strategy {
 
 impl Strategy {
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub const fn name(&self) -> StrategyName {
         match self {
-            Self::Restart => "restart",
-            Self::Reset => "reset",
-            Self::Recreate => "recreate",
-            Self::Run(_) => "run",
+            Self::Restart => StrategyName::Restart,
+            Self::Reset => StrategyName::Reset,
+            Self::Recreate => StrategyName::Recreate,
+            Self::Run(_) => StrategyName::Run,
         }
+    }
+}
+
+words! {
+    /// The name of a [`Strategy`].
+    pub enum StrategyName {
+        Restart = "restart",
+        Reset = "reset",
+        Recreate = "recreate",
+        Run = "run",
     }
 }
 
@@ -161,7 +172,7 @@ mod tests {
             default: vec![Strategy::Restart, Strategy::Reset],
             by_cause: BTreeMap::from([(Cause::OomKill, vec![Strategy::Recreate])]),
         };
-        let chosen = |cause, attempt| strategies.choose(cause, attempt).word();
+        let chosen = |cause, attempt| strategies.choose(cause, attempt).name().as_str();
         assert_eq!(
             [1, 2, 3].map(|attempt| chosen(Cause::Exit, attempt)),
             ["restart", "reset", "reset"]

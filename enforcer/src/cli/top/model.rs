@@ -3,9 +3,10 @@
 
 use super::super::sentence;
 use super::row::{Order, Row};
+use enforcer_model::Record;
+use enforcer_model::requests::Throttle;
 use enforcer_model::views::Workloads;
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// What is to be asked of the agent.
@@ -17,14 +18,23 @@ pub(super) enum Ask {
     Act {
         name: String,
         what: &'static str,
-        body: Option<Value>,
+        throttle: Option<Throttle>,
     },
+}
+
+/// The events of one workload.
+#[derive(Debug, Default)]
+pub(super) struct Details {
+    /// The last events, the oldest first.
+    pub(super) events: Vec<Record>,
+    /// The last CPU loop, which may be older than the events.
+    pub(super) last_loop: Option<Box<Record>>,
 }
 
 /// What has come of it.
 pub(super) enum News {
     Rows(Workloads),
-    Details(String, Value),
+    Details(String, Details),
     /// The agent doesn't answer.
     Trouble(String),
     /// What became of an act.
@@ -56,7 +66,7 @@ pub(super) struct Model {
     pub(super) filter: String,
     /// By name, so that it stays with its workload wherever that goes.
     selected: Option<String>,
-    pub(super) details: Option<(String, Value)>,
+    pub(super) details: Option<(String, Details)>,
     /// Lines of the details that were scrolled past.
     pub(super) scrolled: u16,
     pub(super) mode: Mode,
@@ -111,7 +121,7 @@ impl Model {
             self.filter.is_empty()
                 || row.name.contains(&self.filter)
                 || row.state.as_str().contains(&self.filter)
-                || row.health.word().contains(&self.filter)
+                || row.health.as_str().contains(&self.filter)
         };
         let mut shown: Vec<&Row> = self.rows.iter().filter(wanted).collect();
         shown.sort_by(|one, other| self.order.compare(one, other));
@@ -213,8 +223,8 @@ impl Model {
                 }
                 KeyCode::Enter if !typed.is_empty() => {
                     self.mode = Mode::Watching;
-                    let body = json!({ "cpu": format!("{typed}%") });
-                    self.act(name, "throttle", Some(body))
+                    let cpu = format!("{typed}%");
+                    self.act(name, "throttle", Some(Throttle { cpu }))
                 }
                 KeyCode::Esc | KeyCode::Enter => {
                     self.mode = Mode::Watching;
@@ -272,7 +282,7 @@ impl Model {
             KeyCode::Enter => {
                 if let Some(name) = self.selected.clone() {
                     self.scrolled = 0;
-                    self.details = Some((name.clone(), Value::Null));
+                    self.details = Some((name.clone(), Details::default()));
                     return vec![Ask::Details(Some(name))];
                 }
             }
@@ -301,14 +311,18 @@ impl Model {
     }
 
     /// One at a time: an agent that is slow is not asked twice.
-    fn act(&mut self, name: String, what: &'static str, body: Option<Value>) -> Vec<Ask> {
+    fn act(&mut self, name: String, what: &'static str, throttle: Option<Throttle>) -> Vec<Ask> {
         if self.acting {
             self.told = Some("the one before it is not done yet".to_owned());
             return Vec::new();
         }
         self.acting = true;
         self.told = Some(format!("{name}: {what} …"));
-        vec![Ask::Act { name, what, body }]
+        vec![Ask::Act {
+            name,
+            what,
+            throttle,
+        }]
     }
 
     fn select(&mut self, place: usize) {

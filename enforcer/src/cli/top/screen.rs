@@ -2,15 +2,16 @@
 
 use super::super::sentence;
 use super::columns::{COLUMNS, Column, NAME, cut, whole};
-use super::model::{Mode, Model};
+use super::model::{Details, Mode, Model};
 use super::row::Row;
 use enforcer_core::units::Bytes;
+use enforcer_model::Record;
+use enforcer_model::detail::Detail;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Paragraph, Row as Cells, Table, TableState, Wrap};
-use serde_json::Value;
 
 pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     let [head, body, why, foot] = Layout::vertical([
@@ -148,7 +149,7 @@ fn table(model: &Model, shown: &[&Row], frame: &mut Frame<'_>, area: Rect) -> St
     }
 }
 
-fn details(model: &Model, name: &str, found: &Value, frame: &mut Frame<'_>, area: Rect) {
+fn details(model: &Model, name: &str, found: &Details, frame: &mut Frame<'_>, area: Rect) {
     let mut lines: Vec<Line<'static>> = Vec::new();
     let title = |text: String| {
         Line::from(Span::styled(
@@ -189,30 +190,27 @@ fn details(model: &Model, name: &str, found: &Value, frame: &mut Frame<'_>, area
         }
         None => lines.push(title(format!("{name} is no more"))),
     }
-    let told = &found["loop"];
-    if told.is_object() {
+    if let Some(record) = &found.last_loop {
         lines.push(Line::default());
         lines.push(title("the last CPU loop".to_owned()));
-        lines.push(event_line(told));
-        let stack = told["details"]["evidence"]["stack"].as_array();
-        for frame in stack.into_iter().flatten().filter_map(Value::as_str) {
-            lines.push(Line::from(format!("    {}", sentence::plain(frame))));
+        lines.push(event_line(record));
+        if let Detail::CpuLoop(found) = &record.detail {
+            let stack = found.evidence.stack.iter();
+            lines.extend(stack.map(|frame| Line::from(format!("    {}", sentence::plain(frame)))));
         }
     }
     lines.push(Line::default());
     lines.push(title("what happened, the last first".to_owned()));
-    let events = found["events"].as_array().into_iter().flatten().rev();
-    lines.extend(events.map(event_line));
+    lines.extend(found.events.iter().rev().map(event_line));
     let shown = Paragraph::new(lines)
         .wrap(Wrap { trim: false })
         .scroll((model.scrolled, 0));
     frame.render_widget(shown, area);
 }
 
-fn event_line(event: &Value) -> Line<'static> {
-    let time = event["time"].as_str().unwrap_or("");
+fn event_line(event: &Record) -> Line<'static> {
     // The day and the second are enough to find it again.
-    let time = time.get(5..19).unwrap_or(time).replace('T', " ");
-    let told = sentence::line(std::slice::from_ref(event), false);
-    Line::from(format!("{time}  {told}"))
+    let time = event.time.strftime("%m-%d %H:%M:%S");
+    let text = sentence::line(&[event], false);
+    Line::from(format!("{time}  {text}"))
 }

@@ -1,59 +1,112 @@
-use super::model::{Ask, Mode, Model, News};
+use super::model::{Ask, Details, Mode, Model, News};
 use super::{printed, screen};
+use enforcer_model::claims::Throttling;
+use enforcer_model::cpu_loop::{Evidence, LoopSource, Thread, Verdict};
+use enforcer_model::detail::{CpuLoopFound, Detail, Start};
+use enforcer_model::health::Health;
+use enforcer_model::ids::Seq;
+use enforcer_model::requests::Throttle;
+use enforcer_model::views::{Details as More, Waiting, WorkloadView, Workloads};
+use enforcer_model::{Record, WorkloadName, WorkloadState};
 use expect_test::{expect, expect_file};
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
-use serde_json::{Value, json};
+use std::time::Duration;
 
-fn workload(name: &str, more: &Value) -> Value {
-    let mut workload = json!({
-        "name": name, "state": "running", "health": "healthy", "ready": true, "throttle": "none",
-        "cpu_percent": 1.5, "cpu_throttled_percent": 0.0, "memory_bytes": 20 << 20,
-        "memory_max_bytes": null, "swap_bytes": 0, "swap_max_bytes": null, "restarts": 0,
-        "oom_kills": 0, "reason": "started", "throttle_cpu_percent": null, "pid": 7,
-        "cgroup": "/", "last_exit": null, "since": "2026-01-31T10:00:00Z", "pids": 1, "cpu_max_percent": null,
-        "waiting_percent": { "cpu": 0.0, "memory": 0.0, "io": null },
-    });
-    for (key, value) in more.as_object().into_iter().flatten() {
-        workload[key] = value.clone();
+fn workload(name: &str) -> WorkloadView {
+    WorkloadView {
+        name: WorkloadName::parse(name).expect("a name"),
+        state: WorkloadState::Running,
+        health: Health::Healthy,
+        ready: true,
+        throttle: Throttling::None,
+        throttle_cpu_percent: None,
+        pid: Some(7),
+        restarts: 0,
+        cgroup: "/".to_owned(),
+        memory_bytes: 20 << 20,
+        memory_max_bytes: None,
+        swap_bytes: 0,
+        swap_max_bytes: None,
+        cpu_percent: 1.5,
+        cpu_throttled_percent: 0.0,
+        oom_kills: 0,
+        last_exit: None,
+        since: "2026-01-31T10:00:00Z".parse().expect("a time"),
+        reason: "started".to_owned(),
+        more: Some(more(Some(1), (0.0, 0.0), None)),
     }
-    workload
 }
 
-fn rows(workloads: &[Value]) -> News {
-    let answer = json!({ "schema": 1, "cpus": 2, "workloads": workloads });
-    News::Rows(serde_json::from_value(answer).expect("workloads"))
+fn more(pids: Option<u64>, (cpu, memory): (f64, f64), io: Option<f64>) -> More {
+    More {
+        pids,
+        cpu_max_percent: None,
+        waiting_percent: Waiting {
+            cpu: Some(cpu),
+            memory: Some(memory),
+            io,
+        },
+    }
+}
+
+fn rows(workloads: Vec<WorkloadView>) -> News {
+    News::Rows(Workloads {
+        schema: 1,
+        cpus: Some(2),
+        workloads,
+    })
 }
 
 fn some() -> Model {
     let mut model = Model::new(false);
-    let workloads = [
-        workload(
-            "api",
-            &json!({
-                "memory_bytes": 290 << 20, "memory_max_bytes": 320 << 20, "swap_bytes": 4 << 20,
-                "swap_max_bytes": 64 << 20, "cpu_percent": 48.0, "cpu_max_percent": 50.0,
-                "cpu_throttled_percent": 87.5, "restarts": 3, "oom_kills": 3, "pids": 12,
-                "waiting_percent": { "cpu": 61.2, "memory": 12.9, "io": 0.4 },
-                "health": "degraded", "reason": "memory use is warn: 91% of its limit",
-            }),
-        ),
-        workload(
-            "loops",
-            &json!({
-                "throttle": "demoted", "cpu_percent": 100.0,
-                "reason": "dead loop: loops (tid 812) has used 10.0 s of CPU without a sleep",
-            }),
-        ),
-        workload(
-            "worker",
-            &json!({
-                "state": "breaker_open", "health": "unhealthy", "ready": false, "restarts": 5,
-                "memory_bytes": 0, "pids": null, "reason": "\u{1b}[2Jexited\nwith code 1",
-            }),
-        ),
-    ];
-    model.learn(rows(&workloads));
+    let api = WorkloadView {
+        memory_bytes: 290 << 20,
+        memory_max_bytes: Some(320 << 20),
+        swap_bytes: 4 << 20,
+        swap_max_bytes: Some(64 << 20),
+        cpu_percent: 48.0,
+        cpu_throttled_percent: 87.5,
+        restarts: 3,
+        oom_kills: 3,
+        health: Health::Degraded,
+        reason: "memory use is warn: 91% of its limit".to_owned(),
+        more: Some(More {
+            cpu_max_percent: Some(50.0),
+            ..more(Some(12), (61.2, 12.9), Some(0.4))
+        }),
+        ..workload("api")
+    };
+    let loops = WorkloadView {
+        throttle: Throttling::Demoted,
+        cpu_percent: 100.0,
+        reason: "dead loop: loops (tid 812) has used 10.0 s of CPU without a sleep".to_owned(),
+        ..workload("loops")
+    };
+    let worker = WorkloadView {
+        state: WorkloadState::BreakerOpen,
+        health: Health::Unhealthy,
+        ready: false,
+        restarts: 5,
+        memory_bytes: 0,
+        reason: "\u{1b}[2Jexited\nwith code 1".to_owned(),
+        more: Some(more(None, (0.0, 0.0), None)),
+        ..workload("worker")
+    };
+    model.learn(rows(vec![api, loops, worker]));
     model
+}
+
+fn event(time: &str, detail: Detail) -> Record {
+    Record {
+        seq: Seq(1),
+        time: time.parse().expect("a time"),
+        boot_id: "boot".into(),
+        workload: WorkloadName::parse("api"),
+        instance: None,
+        reason: None,
+        caused_by: None,
+        detail,
+    }
 }
 
 fn screen_of(model: &Model, width: u16, height: u16) -> String {
@@ -74,13 +127,31 @@ fn it_fits_a_small_screen_and_fills_a_large_one() {
     expect_file!["tests/80x24.txt"].assert_eq(&screen_of(&model, 80, 24));
     expect_file!["tests/160x50.txt"].assert_eq(&screen_of(&model, 160, 50));
     press(&mut model, &[KeyCode::Enter]);
-    let spin = json!({ "time": "2026-01-31T10:00:05.1Z", "workload": "api", "kind": "cpu_loop",
-        "details": { "verdict": "dead_loop", "tid": 812, "command": "api", "cpu_seconds": 10.0,
-            "evidence": { "recurrences": 88, "snapshots": 96, "outside": [],
-                "stack": ["spin+0x4 in api", "main+0x1f in api"] } } });
-    let started = json!({ "time": "2026-01-31T10:00:00.5Z", "workload": "api", "kind": "start",
-        "details": { "pid": 7 } });
-    let found = json!({ "events": [started, spin], "loop": spin });
+    let found = CpuLoopFound {
+        verdict: Verdict::DeadLoop,
+        thread: Thread {
+            pid: 812,
+            tid: 812,
+            start_ticks: 0,
+        },
+        command: "api".to_owned(),
+        cpu: Duration::from_secs(10),
+        evidence: Evidence {
+            recurrences: 88,
+            snapshots: 96,
+            stack: ["spin+0x4 in api", "main+0x1f in api"]
+                .map(str::to_owned)
+                .to_vec(),
+            ..Evidence::none(LoopSource::Ebpf, "")
+        },
+    };
+    let spin = event("2026-01-31T10:00:05.1Z", Detail::CpuLoop(Box::new(found)));
+    let started = Detail::Start(Start::Started { pid: 7 });
+    let started = event("2026-01-31T10:00:00.5Z", started);
+    let found = Details {
+        events: vec![started, spin.clone()],
+        last_loop: Some(Box::new(spin)),
+    };
     model.learn(News::Details("api".to_owned(), found));
     expect_file!["tests/details.txt"].assert_eq(&screen_of(&model, 80, 24));
 }
@@ -100,15 +171,11 @@ fn nothing_that_somebody_wrote_reaches_the_terminal_as_it_is() {
 #[test]
 fn a_thousand_say_which_of_them_are_seen() {
     let mut model = Model::new(false);
-    let workloads: Vec<Value> = (0..1000)
-        .map(|number| {
-            workload(
-                &format!("w-{number:04}"),
-                &json!({ "restarts": number % 7 }),
-            )
-        })
-        .collect();
-    model.learn(rows(&workloads));
+    let workloads = (0..1000).map(|number| WorkloadView {
+        restarts: number % 7,
+        ..workload(&format!("w-{number:04}"))
+    });
+    model.learn(rows(workloads.collect()));
     assert!(screen_of(&model, 80, 24).contains("1–20 of 1000"));
     press(&mut model, &[KeyCode::End]);
     let screen = screen_of(&model, 80, 24);
@@ -139,10 +206,10 @@ fn nothing_is_done_without_a_yes() {
         []
     );
     assert_eq!(model.mode, Mode::Watching);
-    let act = |what, body| Ask::Act {
+    let act = |what, throttle| Ask::Act {
         name: "loops".to_owned(),
         what,
-        body,
+        throttle,
     };
     assert_eq!(
         press(&mut model, &[KeyCode::Char('R'), KeyCode::Char('y')]),
@@ -170,7 +237,12 @@ fn nothing_is_done_without_a_yes() {
         .assert_eq(screen_of(&model, 80, 24).lines().last().unwrap_or_default());
     assert_eq!(
         press(&mut model, &[KeyCode::Enter]),
-        [act("throttle", Some(json!({ "cpu": "20%" })))]
+        [act(
+            "throttle",
+            Some(Throttle {
+                cpu: "20%".to_owned()
+            })
+        )]
     );
     assert_eq!(press(&mut model, &[KeyCode::Char('t'), KeyCode::Enter]), []);
 }
@@ -180,8 +252,7 @@ fn what_was_asked_about_is_what_is_done() {
     let mut model = some();
     press(&mut model, &[KeyCode::Down, KeyCode::Char('R')]);
     // It goes while the question stands, and another row is selected.
-    let left = [workload("api", &json!({}))];
-    model.learn(rows(&left));
+    model.learn(rows(vec![workload("api")]));
     assert_eq!(model.selected(), Some("api"));
     let asks = press(&mut model, &[KeyCode::Char('y')]);
     assert!(
@@ -217,6 +288,6 @@ fn an_agent_that_went_leaves_what_was_known() {
         "{screen}"
     );
     assert!(screen.contains("breaker_open"));
-    model.learn(rows(&[]));
+    model.learn(rows(Vec::new()));
     assert!(screen_of(&model, 80, 24).contains("no workloads"));
 }

@@ -86,7 +86,7 @@ impl Executor {
         ceiling: Commands,
         what: &str,
     ) -> Result<Arc<Place>, String> {
-        let is_probe = ProbeName::ALL.iter().any(|name| name.word() == what);
+        let is_probe = ProbeName::ALL.iter().any(|name| name.as_str() == what);
         if let Some(workload) = workload.filter(|_| is_probe)
             && !self.registry().contains_key(workload)
         {
@@ -163,7 +163,7 @@ impl Executor {
             let places = lock(&self.places);
             let branch = places.branches.get(workload.as_str());
             let known = branch.map(|branch| &branch.places);
-            let words = ProbeName::ALL.iter().map(|name| name.word());
+            let words = ProbeName::ALL.iter().map(|name| name.as_str());
             words.filter_map(|word| known?.get(word).cloned()).collect()
         };
         for place in places {
@@ -179,7 +179,7 @@ impl Executor {
     /// telling just that.
     pub(in crate::executor) fn forget_errands(&self, workload: &WorkloadName) {
         for name in ProbeName::ALL {
-            self.forget_place(workload, name.word());
+            self.forget_place(workload, name.as_str());
         }
         self.forget_place(workload, "recovery");
     }

@@ -1,5 +1,5 @@
 use super::*;
-use std::borrow::Cow;
+use enforcer_core::event::Start;
 
 const RETENTION: Retention = Retention {
     age: Duration::from_secs(30 * 24 * 60 * 60),
@@ -27,18 +27,17 @@ impl Drop for Folder {
     }
 }
 
-fn record(seq: u64, kind: &'static str, workload: &str) -> Arc<Record> {
-    let details = serde_json::from_str("{\"pid\": 7}").expect("JSON");
+fn record(seq: u64, kind: &str, workload: &str) -> Arc<Record> {
+    let details = RawValue::from_string("{\"pid\":7}".to_owned()).expect("JSON");
     Arc::new(Record {
         seq: Seq(seq),
         time: jiff::Timestamp::from_second(1_800_000_000).expect("a time"),
         boot_id: "boot".into(),
-        workload: enforcer_core::WorkloadName::parse(workload),
+        workload: WorkloadName::parse(workload),
         instance: None,
-        kind: Cow::Borrowed(kind),
         reason: None,
         caused_by: None,
-        details,
+        detail: Detail::read(kind, details),
     })
 }
 
@@ -67,10 +66,10 @@ fn what_is_written_is_found_again_and_nothing_twice() {
     assert_eq!(database.last(), (4, 0));
     let all = database.find(&Query::default(), None);
     assert_eq!(seqs(&all), [1, 2, 3, 4]);
-    assert_eq!(
-        serde_json::to_value(&all[0]).expect("JSON")["details"]["pid"],
-        7
-    );
+    assert!(matches!(
+        &all[0].detail,
+        Detail::Start(Start::Started { pid: 7 })
+    ));
     let of_web = Query {
         workload: Some("web".to_owned()),
         kind: Some("start".to_owned()),

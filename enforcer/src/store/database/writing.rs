@@ -290,14 +290,14 @@ fn insert(
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?;
         for record in group {
-            let details = serde_json::to_string(&record.details).unwrap_or_default();
+            let details = serde_json::to_string(&record.detail).unwrap_or_default();
             statement.execute(params![
                 number(record.seq.0),
                 text_of(record.time),
                 &*record.boot_id,
                 record.workload.as_ref().map(|name| name.as_str()),
                 record.instance.map(|instance| number(instance.0)),
-                record.kind,
+                record.detail.kind(),
                 record.reason.map(|reason| reason.to_string()),
                 record.caused_by.map(|seq| number(seq.0)),
                 details,

@@ -1,4 +1,5 @@
 //! Rules, weighed.
+use crate::event::{AlertState, Kind};
 
 use super::*;
 use crate::host::HostStood;
@@ -108,15 +109,15 @@ fn alerts_weigh_levels_states_and_events() {
     let mut events = vec![(1, exited(1)), (1, reaped(1, ExitStatus::Code(1), 0))];
     events.extend(ticks(&[(5, 0)]));
     assert_eq!(
-        alerts_told(&rule(When::Event("restart"), 0), events.clone()),
-        ["1 s: firing restarted, for exit"]
+        alerts_told(&rule(When::Event(Kind::Restart), 0), events.clone()),
+        ["1 s: firing restarting now (exit), attempt 1"]
     );
     events.extend(ticks(&[(100, 0), (301, 0)]));
     assert_eq!(
-        alerts_told(&rule(When::Event("restart"), 0), events),
+        alerts_told(&rule(When::Event(Kind::Restart), 0), events),
         [
-            "1 s: firing restarted, for exit",
-            "301 s: resolved restarted, for exit"
+            "1 s: firing restarting now (exit), attempt 1",
+            "301 s: resolved restarting now (exit), attempt 1"
         ]
     );
 }
@@ -155,7 +156,7 @@ fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
     // The file was removed.
     let _ = supervisor.handle(at(6), Event::ManifestUnchanged);
     let told = supervisor.handle(at(10), measured(0, 0)).transitions;
-    assert!(matches!(&told[..], [told] if told.detail.kind() == "alert"));
+    assert!(matches!(&told[..], [told] if told.detail.known_kind() == Some(Kind::Alert)));
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn what_is_named_no_more_is_over() {
     };
     assert_eq!(
         (over.id, over.state, &*over.text),
-        (Seq(3), "resolved", "as it was")
+        (Seq(3), AlertState::Resolved, "as it was")
     );
     assert_eq!(over.to, ["pager"]);
     assert_eq!(over.severity, Severity::Critical);
@@ -242,17 +243,26 @@ fn what_was_told_of_a_level_is_not_told_again() {
     let mut kinds = Vec::new();
     for (seconds, event) in [(6, take_over), (10, measured(92, 0)), (15, measured(10, 0))] {
         let decision = next.handle(at(seconds), event);
-        let told = decision.transitions.iter().map(|told| told.detail.kind());
+        let told = decision
+            .transitions
+            .iter()
+            .map(|told| told.detail.known_kind());
         kinds.extend(told.map(|kind| (seconds, kind)));
     }
-    let expected = [(6, "agent"), (6, "adopt"), (15, "pressure"), (15, "health")];
+    let expected = [
+        (6, Kind::Agent),
+        (6, Kind::Adopt),
+        (15, Kind::Pressure),
+        (15, Kind::Health),
+    ]
+    .map(|(seconds, kind)| (seconds, Some(kind)));
     assert_eq!(kinds, expected);
 }
 
 /// A level that ends is news, and no trouble.
 #[test]
 fn what_gets_better_is_no_trouble() {
-    let rule = rule(When::Event("pressure"), 0);
+    let rule = rule(When::Event(Kind::Pressure), 0);
     let mut watched = limited_spec();
     watched.watch.memory = Some(Threshold {
         hold: Duration::ZERO,
@@ -265,7 +275,7 @@ fn what_gets_better_is_no_trouble() {
         (405, measured(10, 0)),
         (410, measured(10, 0)),
     ];
-    let text = "memory use is warn: 92 % of its limit";
+    let text = "memory use is warn: 92% of its limit";
     let expected = [
         format!("5 s: firing {text}"),
         format!("400 s: resolved {text}"),
@@ -339,9 +349,9 @@ fn a_resolution_reaches_all_who_were_told() {
         }
     }
     let expected = [
-        (5, "firing", "pager".to_owned()),
-        (65, "firing", "mail".to_owned()),
-        (70, "resolved", "mail pager".to_owned()),
+        (5, AlertState::Firing, "pager".to_owned()),
+        (65, AlertState::Firing, "mail".to_owned()),
+        (70, AlertState::Resolved, "mail pager".to_owned()),
     ];
     assert_eq!(told, expected);
 }
@@ -349,7 +359,7 @@ fn a_resolution_reaches_all_who_were_told() {
 /// What an event stands for is not over because the agent is another one.
 #[test]
 fn an_event_stands_on_in_the_next_agent() {
-    let rule = rule(When::Event("restart"), 0);
+    let rule = rule(When::Event(Kind::Restart), 0);
     let standing = crate::alert::Standing {
         rule: "rule".to_owned(),
         workload: Some(name(WEB)),
@@ -382,7 +392,7 @@ fn an_event_stands_on_in_the_next_agent() {
             }
         }
     }
-    assert_eq!(told, [(1300, "resolved", Seq(3))]);
+    assert_eq!(told, [(1300, AlertState::Resolved, Seq(3))]);
 }
 
 /// The host's levels likewise, and its disk's command isn't run again at once.

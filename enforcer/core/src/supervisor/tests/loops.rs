@@ -1,7 +1,7 @@
 //! Loops, from the suspicion to the last rung and back.
 
 use super::*;
-use crate::cpu_loop::{Calls, Evidence, Rung, Source, Suspect};
+use crate::cpu_loop::{Calls, Evidence, LoopSource, Rung, Suspect};
 use crate::spec::{CpuLoopWatch, Mode, Watch};
 use crate::units::{CpuQuota, CpuWeight};
 
@@ -20,14 +20,14 @@ pub(super) fn suspect(tid: u32) -> Event {
             thread: thread(tid),
             command: "web".to_owned(),
             cpu: Duration::from_secs(10),
-            source: Source::Ebpf,
+            source: LoopSource::Ebpf,
             sleeps: Some(3),
         },
     }
 }
 
 pub(super) fn evidence(tid: u32, verdict: Verdict) -> Event {
-    let nothing = Evidence::none(Source::Ebpf, "");
+    let nothing = Evidence::none(LoopSource::Ebpf, "");
     let evidence = match verdict {
         Verdict::DeadLoop => Evidence {
             recurs: true,
@@ -45,7 +45,7 @@ pub(super) fn evidence(tid: u32, verdict: Verdict) -> Event {
         },
         Verdict::OverBudget => nothing,
     };
-    assert_eq!(evidence.verdict(), verdict);
+    assert_eq!(crate::cpu_loop::verdict(&evidence), verdict);
     Event::CpuEvidence {
         workload: name(WEB),
         thread: thread(tid),
