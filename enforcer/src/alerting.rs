@@ -13,12 +13,14 @@ use crate::store::query::Query;
 use cursor::Cursor;
 pub(crate) use cursor::last_delivered;
 use enforcer_core::alert::Standing;
-use enforcer_core::event::{AlertState, COMMAND_LIMIT, Detail, Event, Kind, PressureAnswer, Seq};
+use enforcer_core::event::{
+    AlertChange, AlertState, COMMAND_LIMIT, Detail, Event, Kind, PressureAnswer, Seq,
+};
 use enforcer_core::host::HostStood;
-use enforcer_core::spec::{Resource, Severity, Target, WorkloadSpec};
+use enforcer_core::spec::{Resource, Target, WorkloadSpec};
+use enforcer_model::requests::AlertMessage;
 use enforcer_model::{Record, WorkloadName};
 use hyper::body::Bytes;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::path::PathBuf;
@@ -160,10 +162,13 @@ impl Courier {
     /// Sends an alert until the target takes it. Returns false if the alert is not for this
     /// target.
     async fn hand_over(&self, record: &Record) -> bool {
-        let message = Message::of(record, &self.host);
-        let Some(message) = message.filter(|message| message.to.contains(&self.name)) else {
+        let Detail::Alert(alert) = &record.detail else {
             return false;
         };
+        if !alert.to.contains(&self.name) {
+            return false;
+        }
+        let message = message(record, alert, &self.host);
         let mut pause = FIRST_PAUSE;
         while let Err(why) = self.try_once(&message).await {
             // Once may be bad luck.
@@ -182,7 +187,7 @@ impl Courier {
         true
     }
 
-    async fn try_once(&self, message: &Message<'_>) -> Result<(), String> {
+    async fn try_once(&self, message: &AlertMessage) -> Result<(), String> {
         match &self.target {
             Target::Webhook {
                 host,
@@ -190,7 +195,7 @@ impl Courier {
                 path,
                 headers,
             } => {
-                let body = Bytes::from(message.text());
+                let body = Bytes::from(as_json(message));
                 probe::post((host, *port), (path, headers), body, PATIENCE).await
             }
             Target::Command(command) => {
@@ -199,7 +204,7 @@ impl Courier {
                     what: format!("alert-{}", self.name).into(),
                     spec: Arc::new(WorkloadSpec::default()),
                     command: command.clone(),
-                    environment: message.environment(),
+                    environment: environment(message),
                     limit: COMMAND_LIMIT,
                 };
                 match self.executor.run_errand(errand).await {
@@ -216,72 +221,44 @@ fn is_alert(record: &Record) -> bool {
     record.detail.known_kind() == Some(Kind::Alert)
 }
 
-/// The message to a target. docs/manifest.md has its keys as a table.
-#[derive(Debug, Serialize)]
-struct Message<'r> {
-    schema: u32,
-    /// The host and the number of the alert's first event.
-    id: String,
-    seq: Seq,
-    host: &'r str,
-    time: jiff::Timestamp,
-    boot_id: &'r str,
-    rule: &'r str,
-    state: AlertState,
-    repeated: bool,
-    severity: Severity,
-    workload: Option<&'r WorkloadName>,
-    text: &'r str,
-    stood_seconds: f64,
-    #[serde(skip)]
-    to: &'r [String],
+fn message(record: &Record, alert: &AlertChange, host: &str) -> AlertMessage {
+    AlertMessage {
+        schema: 1,
+        id: format!("{host}/{}", alert.id.0),
+        seq: record.seq,
+        host: host.to_owned(),
+        time: record.time,
+        boot_id: Arc::clone(&record.boot_id),
+        rule: alert.rule.clone(),
+        state: alert.state,
+        repeated: alert.repeated,
+        severity: alert.severity,
+        workload: record.workload.clone(),
+        text: alert.text.clone(),
+        stood: alert.stood,
+    }
 }
 
-impl<'r> Message<'r> {
-    /// Returns `None` for an event that is no alert, or one of a version that is not known.
-    fn of(record: &'r Record, host: &'r str) -> Option<Self> {
-        let Detail::Alert(alert) = &record.detail else {
-            return None;
-        };
-        Some(Self {
-            schema: 1,
-            id: format!("{host}/{}", alert.id.0),
-            seq: record.seq,
-            host,
-            time: record.time,
-            boot_id: &record.boot_id,
-            rule: &alert.rule,
-            state: alert.state,
-            repeated: alert.repeated,
-            severity: alert.severity,
-            workload: record.workload.as_ref(),
-            text: &alert.text,
-            stood_seconds: alert.stood.as_secs_f64(),
-            to: &alert.to,
-        })
-    }
+fn as_json(message: &AlertMessage) -> String {
+    serde_json::to_string(message).unwrap_or_default()
+}
 
-    fn text(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
-
-    /// Returns the message as a command gets it: whole, and the words that a shell can use.
-    fn environment(&self) -> Vec<(String, String)> {
-        let workload = self.workload.map(WorkloadName::as_str);
-        let words = [
-            ("ID", self.id.clone()),
-            ("SEQ", self.seq.0.to_string()),
-            ("HOST", self.host.to_owned()),
-            ("RULE", self.rule.to_owned()),
-            ("STATE", self.state.to_string()),
-            ("SEVERITY", self.severity.to_string()),
-            ("WORKLOAD", workload.unwrap_or_default().to_owned()),
-            ("TEXT", self.text.to_owned()),
-        ];
-        let words = words.map(|(key, value)| (format!("ENFORCER_ALERT_{key}"), value));
-        let whole = ("ENFORCER_ALERT".to_owned(), self.text());
-        words.into_iter().chain([whole]).collect()
-    }
+/// Returns the message as a command gets it: whole, and the words that a shell can use.
+fn environment(message: &AlertMessage) -> Vec<(String, String)> {
+    let workload = message.workload.as_ref().map(WorkloadName::to_string);
+    let words = [
+        ("ID", message.id.clone()),
+        ("SEQ", message.seq.0.to_string()),
+        ("HOST", message.host.clone()),
+        ("RULE", message.rule.clone()),
+        ("STATE", message.state.to_string()),
+        ("SEVERITY", message.severity.to_string()),
+        ("WORKLOAD", workload.unwrap_or_default()),
+        ("TEXT", message.text.clone()),
+    ];
+    let words = words.map(|(key, value)| (format!("ENFORCER_ALERT_{key}"), value));
+    let whole = ("ENFORCER_ALERT".to_owned(), as_json(message));
+    words.into_iter().chain([whole]).collect()
 }
 
 /// Returns the alerts of the history that have not ended.

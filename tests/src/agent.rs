@@ -2,16 +2,21 @@
 //! and stopped by Ctrl-C. If the test panics, its log is printed.
 
 mod begin;
+mod event;
 mod wreck;
 
 pub use begin::{Preparation, command, folder, in_own_namespace, log_at, next_folder, prepare};
+pub use event::{Event, is_of, pid_of, send};
 pub use wreck::remove as remove_cgroup;
 
 use crate::{slot, wait_for};
 use begin::spawn;
+use enforcer_model::detail::{Degraded, Details};
+use enforcer_model::views::{Inspection, WorkloadView, Workloads};
+use enforcer_model::{Record, WorkloadState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -56,7 +61,7 @@ impl Agent {
             arguments,
             daemon: false,
         };
-        wait_for("the agent to answer", || agent.get("/health"));
+        wait_for("the agent to answer", || agent.answers().then_some(()));
         if needs_ebpf {
             agent.assert_ebpf();
         }
@@ -87,17 +92,17 @@ impl Agent {
             arguments: Vec::new(),
             daemon: true,
         };
-        wait_for("the agent to answer", || agent.get("/health"));
+        wait_for("the agent to answer", || agent.answers().then_some(()));
         agent.assert_ebpf();
         agent
     }
 
     /// Without its eBPF programs an agent proves other things than the tests say.
     fn assert_ebpf(&self) {
-        let degraded = self.events_of_kind("degraded");
+        let degraded = self.all_events::<Degraded>().into_iter();
         let fault = degraded
-            .iter()
-            .find(|event| event["details"]["what"] == "ebpf");
+            .map(|event| event.details)
+            .find(|fault| fault.what == "ebpf");
         assert_eq!(fault, None, "the agent under test has no eBPF");
     }
 
@@ -107,7 +112,7 @@ impl Agent {
     /// If it doesn't answer.
     pub fn start_again(&mut self) {
         self.start_doomed(None);
-        wait_for("the next agent to answer", || self.get("/health"));
+        wait_for("the next agent to answer", || self.answers().then_some(()));
     }
 
     /// What the agents that come next are started with.
@@ -179,9 +184,9 @@ impl Agent {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The answer of a GET; `None` if the agent doesn't answer, or not with 200.
+    /// Returns the answer to a GET; `None` if the agent doesn't answer, or not with 200.
     #[must_use]
-    pub fn get(&self, path: &str) -> Option<Value> {
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Option<T> {
         let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).ok()?;
         write!(
             stream,
@@ -194,7 +199,14 @@ impl Agent {
         if !head.starts_with("HTTP/1.1 200") {
             return None;
         }
-        serde_json::from_str(body).ok()
+        let read = serde_json::from_str(body);
+        Some(read.unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+
+    /// Returns whether the agent answers.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.get::<IgnoredAny>("/health").is_some()
     }
 
     /// The status and the body of any answer.
@@ -238,51 +250,74 @@ impl Agent {
         pieces.take(count).collect()
     }
 
+    /// Returns a workload; `None` if the agent doesn't answer, or has no such workload.
     #[must_use]
-    pub fn workload(&self, name: &str) -> Value {
+    pub fn find(&self, name: &str) -> Option<WorkloadView> {
         self.get(&format!("/v1/workloads/{name}"))
-            .unwrap_or_default()
     }
 
-    /// The events of a workload and of a kind, in order.
-    #[must_use]
-    pub fn events(&self, workload: &str, kind: &str) -> Vec<Value> {
-        let mut events = self.all_events();
-        events.retain(|event| {
-            event["workload"] == workload && (kind.is_empty() || event["kind"] == kind)
+    /// Returns a workload, as soon as the agent has it.
+    pub fn workload(&self, name: &str) -> WorkloadView {
+        self.inspect(name).workload
+    }
+
+    /// Returns all that the agent says about a workload, as soon as it has the workload.
+    pub fn inspect(&self, name: &str) -> Inspection {
+        wait_for(&format!("an answer about {name}"), || {
+            self.get(&format!("/v1/workloads/{name}"))
+        })
+    }
+
+    /// Returns all workloads.
+    pub fn workloads(&self) -> Vec<WorkloadView> {
+        let listed = wait_for("an answer with the workloads", || {
+            self.get::<Workloads>("/v1/workloads")
         });
-        events
+        listed.workloads
     }
 
-    /// The events of a kind, of whatever workload or of the host, in order.
-    #[must_use]
-    pub fn events_of_kind(&self, kind: &str) -> Vec<Value> {
-        let mut events = self.all_events();
-        events.retain(|event| event["kind"] == kind);
-        events
+    /// Returns the whole history.
+    pub fn history(&self) -> Vec<Record> {
+        // An agent that does not answer has not said that there are no events.
+        wait_for("an answer with the events", || self.get("/v1/events"))
     }
 
-    /// An agent that does not answer has not said that there are none.
-    fn all_events(&self) -> Vec<Value> {
-        wait_for("an answer with the events", || {
-            self.get("/v1/events")?.as_array().cloned()
-        })
+    /// Returns the history of a workload.
+    pub fn history_of(&self, workload: &str) -> Vec<Record> {
+        let mut records = self.history();
+        records.retain(|record| event::is_of(record, workload));
+        records
     }
 
-    /// Waits until a workload is in a state, and returns its view.
-    pub fn wait_for_state(&self, name: &str, state: &str) -> Value {
+    /// Returns the events of one kind of a workload, in order.
+    pub fn events<D: Details>(&self, workload: &str) -> Vec<Event<D>> {
+        let records = self.history_of(workload).into_iter();
+        records.filter_map(Event::of).collect()
+    }
+
+    /// Returns the events of one kind, of every workload and of the host, in order.
+    pub fn all_events<D: Details>(&self) -> Vec<Event<D>> {
+        self.history().into_iter().filter_map(Event::of).collect()
+    }
+
+    /// Waits until a workload is in a state, and returns it.
+    pub fn wait_for_state(&self, name: &str, state: WorkloadState) -> WorkloadView {
         wait_for(&format!("{name} to be {state}"), || {
-            let view = self.workload(name);
-            (view["state"] == state).then_some(view)
+            self.find(name).filter(|view| view.state == state)
         })
     }
 
-    /// Waits for so many events of a kind.
-    pub fn wait_for_events(&self, workload: &str, kind: &str, count: usize) -> Vec<Value> {
-        wait_for(&format!("{count} {kind} of {workload}"), || {
-            let events = self.events(workload, kind);
+    /// Waits for at least this many events of a kind.
+    pub fn wait_for_events<D: Details>(&self, workload: &str, count: usize) -> Vec<Event<D>> {
+        wait_for(&format!("{count} {} of {workload}", D::KIND), || {
+            let events = self.events(workload);
             (events.len() >= count).then_some(events)
         })
+    }
+
+    /// Waits for the first event of a kind.
+    pub fn wait_for_event<D: Details>(&self, workload: &str) -> Event<D> {
+        self.wait_for_events(workload, 1).remove(0)
     }
 
     /// Runs the command line against this agent.

@@ -3,7 +3,8 @@
 
 use crate::agent::Agent;
 use crate::{PATIENCE, kernel, slowness, wait_within};
-use serde_json::Value;
+use enforcer_model::cpu_loop::{Evidence, LoopSource, Verdict};
+use enforcer_model::detail::CpuLoopFound;
 use std::time::{Duration, Instant};
 
 /// What a program may be called.
@@ -196,8 +197,8 @@ const LOOKED_AT_AGAIN: Duration = Duration::from_secs(100);
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub program: Program,
-    /// The first and the worst verdict's event; `None` if it was never suspected.
-    pub event: Option<Value>,
+    /// The first and the worst verdict; `None` if it was never suspected.
+    pub found: Option<CpuLoopFound>,
     pub restarts: u64,
     /// CPU seconds of the whole workload by then.
     pub cpu: f64,
@@ -205,70 +206,68 @@ pub struct Outcome {
 
 impl Outcome {
     #[must_use]
-    pub fn verdict(&self) -> &str {
-        match &self.event {
-            Some(event) => event["details"]["verdict"].as_str().unwrap_or("?"),
-            None => "none",
-        }
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.found.as_ref().map(|found| found.verdict)
     }
 
-    /// Whether it was called what it may be called.
+    #[must_use]
+    pub fn verdict_name(&self) -> &'static str {
+        self.verdict().map_or("none", Verdict::as_str)
+    }
+
+    /// Returns whether the verdict is one that the program may get.
     #[must_use]
     pub fn is_right(&self) -> bool {
         self.restarts == 0
             && match self.program.expected {
-                DeadLoop => self.verdict() == "dead_loop",
-                SyscallSpin => self.verdict() == "syscall_spin",
+                DeadLoop => self.verdict() == Some(Verdict::DeadLoop),
+                SyscallSpin => self.verdict() == Some(Verdict::SyscallSpin),
                 Unproven => true,
                 // It was looked into, or never suspected.
-                Work => match &self.event {
-                    Some(event) => {
-                        let took = event["details"]["evidence"]["took_seconds"].as_f64();
-                        self.verdict() == "over_budget" && took > Some(0.0)
-                    }
-                    None => true,
-                },
-                Nothing => self.verdict() == "none",
+                Work => self.found.as_ref().is_none_or(|found| {
+                    found.verdict == Verdict::OverBudget && !found.evidence.took.is_zero()
+                }),
+                Nothing => self.verdict().is_none(),
             }
     }
 
-    /// Its turn for a proof did not come within the 15 s that a suspect waits at most.
+    /// Returns whether its turn for a proof did not come within the 15 s that a suspect waits at
+    /// most.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
-        let unproven = |event: &Value| event["details"]["evidence"]["unproven"].clone();
-        let told = self.event.as_ref().map(unproven).unwrap_or_default();
-        told.as_str()
-            .is_some_and(|told| told.starts_with("its turn for a proof"))
+        let found = self.found.as_ref();
+        let why = found.and_then(|found| found.evidence.unproven.as_deref());
+        why.is_some_and(|why| why.starts_with("its turn for a proof"))
     }
 
-    /// A line of the table in docs/detection.md.
+    /// Returns a line of the table in docs/detection.md.
     #[must_use]
     pub fn row(&self) -> String {
-        let details = self.event.as_ref().map(|event| &event["details"]);
-        let evidence = details.map(|details| &details["evidence"]);
-        let number =
-            |key: &str| evidence.map_or(0.0, |evidence| evidence[key].as_f64().unwrap_or(0.0));
-        let share = |key: &str| match evidence.and_then(|evidence| evidence[key].as_f64()) {
+        let nothing = Evidence::none(LoopSource::Proc, "");
+        let evidence = self
+            .found
+            .as_ref()
+            .map_or(&nothing, |found| &found.evidence);
+        let cpu = self
+            .found
+            .as_ref()
+            .map_or(0.0, |found| found.cpu.as_secs_f64());
+        let share = |share: Option<f64>| match share {
             Some(share) => format!("{share:.2}"),
             None => "–".to_owned(),
         };
         format!(
-            "| {} | {:?} | {} | {}/{} | {} | {} | {:.1} | {:.1} | {:.0} | {}{} |",
+            "| {} | {:?} | {} | {}/{} | {} | {} | {cpu:.1} | {:.1} | {:.0} | {}{} |",
             self.program.name,
             self.program.expected,
-            self.verdict(),
-            number("distinct_states"),
-            number("snapshots"),
-            share("new_state_probability"),
-            share("user_share"),
-            details.map_or(0.0, |details| details["cpu_seconds"]
-                .as_f64()
-                .unwrap_or(0.0)),
-            number("took_seconds"),
-            number("stopped_seconds") * 1000.0,
-            evidence
-                .and_then(|evidence| evidence["unproven"].as_str())
-                .unwrap_or(""),
+            self.verdict_name(),
+            evidence.distinct_states,
+            evidence.snapshots,
+            share(evidence.new_state_probability),
+            share(evidence.user_share),
+            evidence.took.as_secs_f64(),
+            evidence.stopped.as_secs_f64() * 1000.0,
+            evidence.unproven.as_deref().unwrap_or(""),
             if self.is_right() { "" } else { " **wrong**" }
         )
     }
@@ -289,21 +288,25 @@ pub fn run(programs: &[Program]) -> Vec<Outcome> {
     programs
         .iter()
         .map(|program| {
-            let mut events = agent.events(program.name, "cpu_loop");
-            let worst = events
-                .iter()
-                .position(|event| event["details"]["verdict"] == "dead_loop")
-                .unwrap_or(0);
+            let mut found = loops(&agent, program);
+            let worst = found.iter().position(is_dead).unwrap_or(0);
             Outcome {
                 program: *program,
-                event: (!events.is_empty()).then(|| events.remove(worst)),
-                restarts: agent.workload(program.name)["restarts"]
-                    .as_u64()
-                    .unwrap_or(99),
+                found: (!found.is_empty()).then(|| found.remove(worst)),
+                restarts: agent.workload(program.name).restarts,
                 cpu: cpu(program),
             }
         })
         .collect()
+}
+
+fn loops(agent: &Agent, program: &Program) -> Vec<CpuLoopFound> {
+    let events = agent.events::<Box<CpuLoopFound>>(program.name).into_iter();
+    events.map(|event| *event.details).collect()
+}
+
+fn is_dead(found: &CpuLoopFound) -> bool {
+    found.verdict == Verdict::DeadLoop
 }
 
 fn cpu(program: &Program) -> f64 {
@@ -318,16 +321,15 @@ fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
         // Until the flag is set, and seen.
         Work if program.name == "flag-later" => {
             begun.elapsed() > Duration::from_secs(33)
-                && !agent.events(program.name, "cpu_loop").is_empty()
+                && !loops(agent, program).is_empty()
                 && agent.output(program.name).contains("the flag is set")
         }
         // It may be met while it still starts up, and be looked at again.
         DeadLoop => {
-            let events = agent.events(program.name, "cpu_loop");
-            let proved = |event: &Value| event["details"]["verdict"] == "dead_loop";
-            events.iter().any(proved) || begun.elapsed() > LOOKED_AT_AGAIN.mul_f64(slowness())
+            let found = loops(agent, program);
+            found.iter().any(is_dead) || begun.elapsed() > LOOKED_AT_AGAIN.mul_f64(slowness())
         }
-        SyscallSpin | Unproven | Work => !agent.events(program.name, "cpu_loop").is_empty(),
+        SyscallSpin | Unproven | Work => !loops(agent, program).is_empty(),
     }
 }
 

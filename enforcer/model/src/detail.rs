@@ -60,6 +60,17 @@ macro_rules! kinds {
             }
         }
 
+        $(impl Details for $Type {
+            const KIND: Kind = Kind::$Kind;
+
+            fn of(detail: Detail) -> Option<Self> {
+                match detail {
+                    Detail::$Kind(details) => Some(details),
+                    _ => None,
+                }
+            }
+        })+
+
         impl Serialize for Detail {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 match self {
@@ -95,6 +106,14 @@ kinds! {
     "lost": Lost(Lost),
     "degraded": Degraded(Degraded),
     "agent": Agent(AgentChange),
+}
+
+/// The type of one kind's details.
+pub trait Details: Sized {
+    const KIND: Kind;
+
+    /// Returns the details, if they are of this kind.
+    fn of(detail: Detail) -> Option<Self>;
 }
 
 /// The details of an event that this version does not know, byte for byte.
@@ -134,6 +153,26 @@ pub enum Start {
         pid: u32,
     },
     Failed(StartError),
+}
+
+impl Start {
+    /// Returns the main process of a start that succeeded.
+    #[must_use]
+    pub const fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Started { pid } => Some(*pid),
+            Self::Failed(_) => None,
+        }
+    }
+
+    /// Returns the error of a start that failed.
+    #[must_use]
+    pub const fn error(&self) -> Option<&StartError> {
+        match self {
+            Self::Started { .. } => None,
+            Self::Failed(error) => Some(error),
+        }
+    }
 }
 
 /// The error of a start that ended before the program's first instruction.

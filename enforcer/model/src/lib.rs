@@ -14,6 +14,7 @@ pub mod health;
 pub mod ids;
 pub mod level;
 pub mod limits;
+pub mod metrics;
 pub mod name;
 pub mod oom;
 pub mod plan;

@@ -1,14 +1,19 @@
-//! The bodies of requests, and the answers that are no view of a workload.
+//! The bodies of requests, the messages to targets, and the answers that are no view of a workload.
 
+use crate::detail::AlertState;
 use crate::health::Health;
 use crate::ids::Seq;
 use crate::name::WorkloadName;
 use crate::plan::Plan;
+use crate::seconds;
+use crate::spec::Severity;
 use crate::state::WorkloadState;
 use crate::words::words;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The body of `POST /v1/plan` and of `POST /v1/apply`: a manifest.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -37,6 +42,26 @@ pub struct PlanAnswer {
     pub plan: Plan,
     /// The warnings about the manifest, drawn for a terminal.
     pub warnings: String,
+}
+
+/// The message that a target of `alerts` gets. docs/manifest.md has its keys as a table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AlertMessage {
+    pub schema: u32,
+    /// The host and the number of the alert's first event.
+    pub id: String,
+    pub seq: Seq,
+    pub host: String,
+    pub time: jiff::Timestamp,
+    pub boot_id: Arc<str>,
+    pub rule: String,
+    pub state: AlertState,
+    pub repeated: bool,
+    pub severity: Severity,
+    pub workload: Option<WorkloadName>,
+    pub text: String,
+    #[serde(rename = "stood_seconds", with = "seconds")]
+    pub stood: Duration,
 }
 
 /// The body of `POST /v1/workloads/NAME/throttle`.

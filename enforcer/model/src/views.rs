@@ -2,12 +2,14 @@
 //! read them back by the same types.
 
 use crate::claims::Throttling;
+use crate::cpu_loop::{Evidence, Verdict};
 use crate::health::Health;
 use crate::ids::{InstanceId, LastExit};
 use crate::name::WorkloadName;
 use crate::probe::{Answer, ProbeState};
 use crate::spec::{CheckKind, Mode, ProbeName, RestartPolicy};
 use crate::state::WorkloadState;
+use crate::words::words;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +141,44 @@ pub struct LimitState {
     pub requested: Option<String>,
     /// `None` if the cgroup has no such file.
     pub effective: Option<String>,
+}
+
+/// The answer of `doctor`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Diagnosis {
+    pub schema: u32,
+    /// Nothing that the agent cannot do without is missing.
+    pub fit: bool,
+    pub checks: Vec<HostCheck>,
+}
+
+/// One check of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCheck {
+    pub what: String,
+    pub grade: Grade,
+    pub found: String,
+    /// What to do; `None` if nothing is missing.
+    pub cure: Option<String>,
+}
+
+words! {
+    /// The result of a [`HostCheck`].
+    pub enum Grade {
+        Good = "good",
+        /// The agent works, and can do less than it could.
+        Less = "less",
+        Missing = "missing",
+    }
+}
+
+/// The answer of `examine`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Examination {
+    pub verdict: Verdict,
+    pub command: String,
+    pub tid: u32,
+    pub evidence: Evidence,
 }
 
 /// Serializes a value of a closed set by its name. A checkpoint has the same type by its

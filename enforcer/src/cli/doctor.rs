@@ -3,15 +3,15 @@
 use super::format::Output;
 use super::{Fault, ps};
 use crate::kernel::bpf::{self, Wanted};
-use crate::kernel::fitness::{self, Finding, Grade};
+use crate::kernel::fitness;
 use crate::settings::Settings;
-use serde_json::json;
+use enforcer_model::views::{Diagnosis, Grade, HostCheck};
 
 pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
-    let mut findings = fitness::findings();
+    let mut checks = fitness::findings();
     if settings.ebpf == Wanted::Off {
-        findings.push(Finding {
-            what: "eBPF",
+        checks.push(HostCheck {
+            what: "eBPF".to_owned(),
             grade: Grade::Less,
             found:
                 "switched off: CPU loops are looked for in /proc once a second, and none is proved"
@@ -20,22 +20,21 @@ pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
         });
     }
     if !bpf::is_built_in() {
-        findings.push(Finding {
-            what: "eBPF",
+        checks.push(HostCheck {
+            what: "eBPF".to_owned(),
             grade: Grade::Less,
             found: "not built in: the agent was compiled without its eBPF programs".to_owned(),
             cure: Some("build it with `cargo xtask build`".to_owned()),
         });
     }
-    let fit = findings
-        .iter()
-        .all(|finding| finding.grade != Grade::Missing);
-    let checks = findings.iter().map(|finding| {
-            json!({ "what": finding.what, "grade": finding.grade, "found": finding.found, "cure": finding.cure })
-        });
-    let checks = checks.collect::<Vec<_>>();
-    if !output.print(&json!({ "schema": 1, "fit": fit, "checks": checks }), None)? {
-        print(&findings);
+    let fit = checks.iter().all(|check| check.grade != Grade::Missing);
+    let diagnosis = Diagnosis {
+        schema: 1,
+        fit,
+        checks,
+    };
+    if !output.print(&diagnosis, None)? {
+        print(&diagnosis.checks);
     }
     if fit {
         Ok(())
@@ -46,23 +45,23 @@ pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
     }
 }
 
-fn print(findings: &[Finding]) {
-    let rows: Vec<[String; 3]> = findings
+fn print(checks: &[HostCheck]) {
+    let rows: Vec<[String; 3]> = checks
         .iter()
-        .map(|finding| {
-            let grade = match finding.grade {
+        .map(|check| {
+            let grade = match check.grade {
                 Grade::Good => "ok",
                 Grade::Less => "less",
                 Grade::Missing => "MISSING",
             };
-            let cure = finding
+            let cure = check
                 .cure
                 .as_ref()
                 .map_or_else(String::new, |cure| format!("; {cure}"));
             [
                 grade.to_owned(),
-                finding.what.to_owned(),
-                format!("{}{cure}", finding.found),
+                check.what.clone(),
+                format!("{}{cure}", check.found),
             ]
         })
         .collect();

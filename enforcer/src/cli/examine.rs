@@ -6,7 +6,7 @@ use super::Fault;
 use crate::executor::{Finding, investigate};
 use crate::kernel::threads;
 use enforcer_core::cpu_loop::{LoopSource, Suspect, Thread, verdict};
-use serde_json::json;
+use enforcer_model::views::Examination;
 use std::time::Duration;
 
 pub(super) fn examine(pid: u32, tid: u32) -> Result<(), Fault> {
@@ -29,9 +29,14 @@ pub(super) fn examine(pid: u32, tid: u32) -> Result<(), Fault> {
             suspect.command
         )));
     };
-    let verdict = verdict(&evidence);
-    let answer =
-        json!({ "verdict": verdict, "command": suspect.command, "tid": tid, "evidence": evidence });
-    println!("{answer:#}");
+    let answer = Examination {
+        verdict: verdict(&evidence),
+        command: suspect.command,
+        tid,
+        evidence,
+    };
+    let text = serde_json::to_string_pretty(&answer)
+        .map_err(|error| Fault::Failed(format!("failed to write JSON: {error}")))?;
+    println!("{text}");
     Ok(())
 }

@@ -3,40 +3,22 @@
 
 use super::cgroupfs::MOUNT_POINT;
 use super::{capabilities, memory_info, memory_state, perf};
+use enforcer_model::views::{Grade, HostCheck};
 use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 use std::path::Path;
 
-/// What one check found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Finding {
-    pub(crate) what: &'static str,
-    pub(crate) grade: Grade,
-    pub(crate) found: String,
-    /// What to do about it; `None` where nothing is missing.
-    pub(crate) cure: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Grade {
-    Good,
-    /// It works, with less than there could be.
-    Less,
-    Missing,
-}
-
-fn good(what: &'static str, found: impl Into<String>) -> Finding {
-    Finding {
-        what,
+fn good(what: &str, found: impl Into<String>) -> HostCheck {
+    HostCheck {
+        what: what.to_owned(),
         grade: Grade::Good,
         found: found.into(),
         cure: None,
     }
 }
 
-fn fault(what: &'static str, grade: Grade, found: impl Into<String>, cure: &str) -> Finding {
-    Finding {
-        what,
+fn fault(what: &str, grade: Grade, found: impl Into<String>, cure: &str) -> HostCheck {
+    HostCheck {
+        what: what.to_owned(),
         grade,
         found: found.into(),
         cure: Some(cure.to_owned()),
@@ -44,7 +26,7 @@ fn fault(what: &'static str, grade: Grade, found: impl Into<String>, cure: &str)
 }
 
 /// Everything that is looked at, most important first.
-pub(crate) fn findings() -> Vec<Finding> {
+pub(crate) fn findings() -> Vec<HostCheck> {
     vec![
         cgroup2(),
         controllers(),
@@ -58,7 +40,7 @@ pub(crate) fn findings() -> Vec<Finding> {
     ]
 }
 
-fn cgroup2() -> Finding {
+fn cgroup2() -> HostCheck {
     const WHAT: &str = "cgroup v2";
     match statfs(MOUNT_POINT) {
         Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => {
@@ -73,7 +55,7 @@ fn cgroup2() -> Finding {
     }
 }
 
-fn controllers() -> Finding {
+fn controllers() -> HostCheck {
     const WHAT: &str = "controllers";
     let path = format!("{MOUNT_POINT}/cgroup.controllers");
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -100,7 +82,7 @@ fn controllers() -> Finding {
     good(WHAT, text.trim().replace(' ', ", "))
 }
 
-fn privileges() -> Finding {
+fn privileges() -> HostCheck {
     const WHAT: &str = "privileges";
     if nix::unistd::geteuid().is_root() {
         let missing = capabilities::missing();
@@ -122,7 +104,7 @@ fn privileges() -> Finding {
     )
 }
 
-fn btf() -> Finding {
+fn btf() -> HostCheck {
     const WHAT: &str = "kernel types";
     let path = "/sys/kernel/btf/vmlinux";
     if Path::new(path).exists() {
@@ -136,7 +118,7 @@ fn btf() -> Finding {
     )
 }
 
-fn pins() -> Finding {
+fn pins() -> HostCheck {
     const WHAT: &str = "bpf file system";
     let path = "/sys/fs/bpf";
     if statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
@@ -150,7 +132,7 @@ fn pins() -> Finding {
     )
 }
 
-fn samples() -> Finding {
+fn samples() -> HostCheck {
     const WHAT: &str = "CPU samples";
     match perf::can_sample() {
         Ok(()) => good(WHAT, "perf events by CPU"),
@@ -165,7 +147,7 @@ fn samples() -> Finding {
     }
 }
 
-fn written_pages() -> Finding {
+fn written_pages() -> HostCheck {
     const WHAT: &str = "proof of loops";
     if memory_state::has_soft_dirty() {
         return good(WHAT, "soft-dirty bits tell which pages were written");
@@ -178,7 +160,7 @@ fn written_pages() -> Finding {
     )
 }
 
-fn pressure() -> Finding {
+fn pressure() -> HostCheck {
     const WHAT: &str = "pressure";
     if std::fs::read_to_string("/proc/pressure/memory").is_ok() {
         return good(WHAT, "PSI in /proc/pressure");
@@ -191,7 +173,7 @@ fn pressure() -> Finding {
     )
 }
 
-fn swap() -> Finding {
+fn swap() -> HostCheck {
     const WHAT: &str = "swap";
     match memory_info::totals() {
         Ok((_, swap)) if swap.0 > 0 => good(WHAT, swap.to_string()),

@@ -9,10 +9,10 @@
 //! ```
 //!
 //! What it means is the core's affair.
-use enforcer_model::Record;
 
 use enforcer_core::event::{CgroupId, InstanceId, Seq};
 use enforcer_core::{Checkpoint, WorkloadName};
+use enforcer_model::Record;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fs;

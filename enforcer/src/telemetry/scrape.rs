@@ -12,9 +12,10 @@ use crate::kernel::own_process::{self, OwnProcess};
 use crate::kernel::statistics::{self, Statistics};
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
+use enforcer_model::metrics::{Bucket, Distribution, Metric, MetricKind, Metrics, Sample};
 use prometheus::TextEncoder;
-use prometheus::proto::{Metric, MetricFamily, MetricType};
-use serde_json::{Map, Value, json};
+use prometheus::proto::{self, MetricFamily, MetricType};
+use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
@@ -151,52 +152,64 @@ impl Scrape {
     }
 
     fn json(&self) -> String {
-        let mut text = "{\"schema\":1,\"metrics\":[".to_owned();
-        for (index, family) in self.families().enumerate() {
-            if index > 0 {
-                text.push(',');
-            }
-            text.push_str(&of_family(&family).to_string());
-        }
-        text.push_str("]}");
-        text
+        let metrics = Metrics {
+            schema: 1,
+            metrics: InTurn(self),
+        };
+        serde_json::to_string(&metrics).unwrap_or_default()
     }
 }
 
-fn of_family(family: &MetricFamily) -> Value {
-    let kind = family.get_field_type();
-    let samples = family.get_metric().iter().map(|metric| {
-        let labels = metric.get_label().iter();
-        let labels: Map<String, Value> = labels
-            .map(|pair| (pair.name().to_owned(), pair.value().into()))
-            .collect();
-        of_sample(kind, metric, &labels)
-    });
-    json!({
-        "name": family.name(),
-        "type": format!("{kind:?}").to_lowercase(),
-        "help": family.help(),
-        "samples": samples.collect::<Vec<_>>(),
-    })
+/// The metrics of a scrape, of which only one is in memory at a time.
+struct InTurn<'s>(&'s Scrape);
+
+impl Serialize for InTurn<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.families().map(|family| metric_of(&family)))
+    }
 }
 
-fn of_sample(kind: MetricType, metric: &Metric, labels: &Map<String, Value>) -> Value {
-    if kind == MetricType::HISTOGRAM {
-        let histogram = metric.get_histogram();
-        let buckets = histogram.get_bucket().iter();
-        let buckets: Vec<Value> = buckets
-            .map(|bucket| json!({ "le": bucket.upper_bound(), "count": bucket.cumulative_count() }))
-            .collect();
-        return json!({
-            "labels": labels, "buckets": buckets,
-            "sum": histogram.get_sample_sum(), "count": histogram.get_sample_count(),
-        });
-    }
-    let value = match kind {
-        MetricType::COUNTER => metric.get_counter().get_value(),
-        _ => metric.get_gauge().get_value(),
+fn metric_of(family: &MetricFamily) -> Metric {
+    let kind = match family.get_field_type() {
+        MetricType::COUNTER => MetricKind::Counter,
+        MetricType::HISTOGRAM => MetricKind::Histogram,
+        _ => MetricKind::Gauge,
     };
-    json!({ "labels": labels, "value": value })
+    let samples = family.get_metric().iter();
+    Metric {
+        name: family.name().to_owned(),
+        kind,
+        help: family.help().to_owned(),
+        samples: samples.map(|metric| sample_of(kind, metric)).collect(),
+    }
+}
+
+fn sample_of(kind: MetricKind, metric: &proto::Metric) -> Sample {
+    let labels = metric.get_label().iter();
+    let labels = labels.map(|pair| (pair.name().to_owned(), pair.value().to_owned()));
+    let (value, distribution) = match kind {
+        MetricKind::Counter => (Some(metric.get_counter().get_value()), None),
+        MetricKind::Gauge => (Some(metric.get_gauge().get_value()), None),
+        MetricKind::Histogram => (None, Some(distribution_of(metric.get_histogram()))),
+    };
+    Sample {
+        labels: labels.collect(),
+        value,
+        distribution,
+    }
+}
+
+fn distribution_of(histogram: &proto::Histogram) -> Distribution {
+    let buckets = histogram.get_bucket().iter();
+    let buckets = buckets.map(|bucket| Bucket {
+        le: bucket.upper_bound(),
+        count: bucket.cumulative_count(),
+    });
+    Distribution {
+        buckets: buckets.collect(),
+        sum: histogram.get_sample_sum(),
+        count: histogram.get_sample_count(),
+    }
 }
 
 #[cfg(test)]
@@ -341,14 +354,19 @@ mod tests {
             ],
         };
         expect_file!["../../../docs/prometheus/example.prom"].assert_eq(&scrape.text());
-        let json: Value = serde_json::from_str(&scrape.json()).expect("JSON");
-        let families = json["metrics"].as_array().expect("a list");
-        let told = scrape.text();
-        for family in families {
-            let name = family["name"].as_str().expect("a name");
-            assert!(told.contains(&format!("# TYPE {name} ")), "{name}");
+        let json: Metrics = serde_json::from_str(&scrape.json()).expect("JSON");
+        let text = scrape.text();
+        for metric in &json.metrics {
+            let line = format!("# TYPE {} {}\n", metric.name, metric.kind);
+            assert!(text.contains(&line), "{line}");
+            assert!(
+                metric
+                    .samples
+                    .iter()
+                    .all(|sample| { sample.value.is_some() != sample.distribution.is_some() })
+            );
         }
-        assert_eq!(told.matches("# TYPE ").count(), families.len());
+        assert_eq!(text.matches("# TYPE ").count(), json.metrics.len());
     }
 
     #[test]

@@ -7,12 +7,13 @@
     reason = "a measurement that can't go on should say where"
 )]
 
+use enforcer_model::cpu_loop::Evidence;
+use enforcer_model::views::Examination;
 use enforcer_tests::corpus::{Expected, FIXTURE, PROGRAMS, Program};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, chdir, chroot, setsid};
-use serde_json::Value;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ fn main() {
         }
         let mut child = start(program, fixture, root);
         std::thread::sleep(WARM_UP);
-        let looks: Vec<Value> = (0..LOOKS).filter_map(|_| look(enforcer, &child)).collect();
+        let looks: Vec<Examination> = (0..LOOKS).filter_map(|_| look(enforcer, &child)).collect();
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap());
         // A group that we made; whoever is left in it goes.
         let _ = killpg(group, Signal::SIGKILL);
@@ -134,7 +135,7 @@ fn hottest(session: u32) -> Option<(u32, u32)> {
     found.map(|(_, pid, tid)| (pid, tid))
 }
 
-fn look(enforcer: &Path, child: &Child) -> Option<Value> {
+fn look(enforcer: &Path, child: &Child) -> Option<Examination> {
     let (pid, tid) = hottest(child.id())?;
     let examined = Command::new(enforcer)
         .args(["examine", &pid.to_string(), &tid.to_string()])
@@ -143,13 +144,9 @@ fn look(enforcer: &Path, child: &Child) -> Option<Value> {
     serde_json::from_slice(&examined.stdout).ok()
 }
 
-fn row(program: &Program, looks: &[Value]) -> String {
-    let range = |key: &str, factor: f64, digits: usize| {
-        let mut numbers: Vec<f64> = looks
-            .iter()
-            .filter_map(|look| look["evidence"][key].as_f64())
-            .map(|number| number * factor)
-            .collect();
+fn row(program: &Program, looks: &[Examination]) -> String {
+    let range = |numbers: Vec<f64>, digits: usize| {
+        let mut numbers = numbers;
         numbers.sort_by(f64::total_cmp);
         match (numbers.first(), numbers.last()) {
             (Some(least), Some(most)) if least < most => {
@@ -159,29 +156,36 @@ fn row(program: &Program, looks: &[Value]) -> String {
             _ => "–".to_owned(),
         }
     };
-    let mut verdicts: Vec<&str> = looks
-        .iter()
-        .filter_map(|look| look["verdict"].as_str())
-        .collect();
+    let known = |share: fn(&Evidence) -> Option<f64>| -> Vec<f64> {
+        let shares = looks.iter().filter_map(|look| share(&look.evidence));
+        shares.collect()
+    };
+    let seconds = |time: fn(&Evidence) -> Duration, factor: f64| -> Vec<f64> {
+        let times = looks.iter().map(|look| time(&look.evidence).as_secs_f64());
+        times.map(|seconds| seconds * factor).collect()
+    };
+    let mut verdicts: Vec<&str> = looks.iter().map(|look| look.verdict.as_str()).collect();
     verdicts.sort_unstable();
     verdicts.dedup();
-    let states: Vec<String> = looks
-        .iter()
-        .map(|look| {
-            let evidence = &look["evidence"];
-            format!("{}/{}", evidence["distinct_states"], evidence["snapshots"])
-        })
-        .collect();
+    let states = looks.iter().map(|look| {
+        let Evidence {
+            distinct_states,
+            snapshots,
+            ..
+        } = look.evidence;
+        format!("{distinct_states}/{snapshots}")
+    });
+    let states: Vec<String> = states.collect();
     format!(
         "| {} | {:?} | {} | {} | {} | {} | {} | {} | {} |",
         program.name,
         program.expected,
         verdicts.join(", "),
         states.join(" "),
-        range("new_state_probability", 1.0, 3),
-        range("user_share", 1.0, 2),
-        range("took_seconds", 1.0, 1),
-        range("stopped_seconds", 1000.0, 0),
-        range("longest_stop_seconds", 1000.0, 1),
+        range(known(|evidence| evidence.new_state_probability), 3),
+        range(known(|evidence| evidence.user_share), 2),
+        range(seconds(|evidence| evidence.took, 1.0), 1),
+        range(seconds(|evidence| evidence.stopped, 1000.0), 0),
+        range(seconds(|evidence| evidence.longest_stop, 1000.0), 1),
     )
 }

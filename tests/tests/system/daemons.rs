@@ -3,9 +3,9 @@
 //! never ends, and the death of the agent in between. What PostgreSQL has stored survives.
 
 use super::*;
-use enforcer_model::WorkloadState;
 use enforcer_model::health::Health;
 use enforcer_model::views::Workloads;
+use enforcer_model::{Record, WorkloadState};
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -148,12 +148,10 @@ fn sql(statement: &str) -> String {
 /// The workloads with an event of this kind.
 fn told(kind: &str) -> BTreeSet<String> {
     let events = sh(&format!("enforcer events --kind {kind} --json"));
-    let events = events
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap());
-    events
-        .map(|event: Value| event["workload"].as_str().unwrap_or_default().to_owned())
-        .collect()
+    let events = events.lines();
+    let events = events.map(|line| serde_json::from_str::<Record>(line).unwrap());
+    let workloads = events.filter_map(|event| event.workload);
+    workloads.map(|name| name.to_string()).collect()
 }
 
 /// The daemons as the test before has left them, or a new host with them.

@@ -1,6 +1,7 @@
 //! A workload whose output goes to systemd-journald.
 
 use super::*;
+use enforcer_model::views::Inspection;
 
 fn put(name: &str, command: &str) {
     let text = format!(
@@ -19,6 +20,19 @@ fn wait_for_log(name: &str, end: &str) -> String {
     })
 }
 
+/// The fields of a journal entry that the test reads (systemd.journal-fields(7)).
+#[derive(serde::Deserialize)]
+struct Stored {
+    #[serde(rename = "_SYSTEMD_UNIT")]
+    unit: String,
+    #[serde(rename = "_UID")]
+    uid: String,
+    #[serde(rename = "_PID")]
+    pid: String,
+    #[serde(rename = "PRIORITY")]
+    priority: String,
+}
+
 #[test]
 fn the_journal_takes_what_a_workload_writes_and_logs_reads_it() {
     install_anew();
@@ -28,14 +42,13 @@ fn the_journal_takes_what_a_workload_writes_and_logs_reads_it() {
     assert_eq!(sh("enforcer logs brief --tail 1"), "2");
 
     let stored = sh("journalctl -q -o json -n 1 SYSLOG_IDENTIFIER=brief");
-    let stored: Value = serde_json::from_str(&stored).unwrap();
-    assert_eq!(stored["_SYSTEMD_UNIT"], "enforcer-workloads.service");
-    assert_eq!(stored["_UID"], "1000");
-    assert_eq!(stored["_PID"], pid.to_string());
-    assert_eq!(stored["PRIORITY"], "6");
+    let stored: Stored = serde_json::from_str(&stored).unwrap();
+    assert_eq!(stored.unit, "enforcer-workloads.service");
+    assert_eq!((&*stored.uid, &*stored.priority), ("1000", "6"));
+    assert_eq!(stored.pid, pid.to_string());
     let inspected = sh("enforcer status brief --json");
-    let inspected: Value = serde_json::from_str(&inspected).unwrap();
-    assert_eq!(inspected["log"], "journal");
+    let inspected: Inspection = serde_json::from_str(&inspected).unwrap();
+    assert_eq!(inspected.log, "journal");
     assert!(!Path::new("/var/lib/enforcer/logs/brief.log").exists());
     purge();
 }

@@ -14,8 +14,9 @@ mod scope;
 mod top;
 mod units;
 
+use enforcer_model::WorkloadState;
+use enforcer_model::views::{WorkloadView, Workloads};
 use enforcer_tests::wait_within;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -105,28 +106,30 @@ fn put_manifest(mode: &str) {
     std::fs::write(MANIFEST, text).unwrap();
 }
 
-fn workload() -> Value {
+/// The first workload; `None` if no agent answers.
+fn workload() -> Option<WorkloadView> {
     let listed = shell("enforcer ps --json");
-    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap_or_default();
-    listed["workloads"][0].clone()
+    let listed: Workloads = serde_json::from_slice(&listed.stdout).ok()?;
+    listed.workloads.into_iter().next()
 }
 
-fn running() -> u64 {
+fn running() -> u32 {
     wait_for("the workload to run", || {
-        let found = workload();
-        (found["state"] == "running").then(|| found["pid"].as_u64())?
+        workload()
+            .filter(|found| found.state == WorkloadState::Running)?
+            .pid
     })
 }
 
 /// The agent's own number; `None` while there is none.
-fn agent() -> Option<u64> {
+fn agent() -> Option<u32> {
     let shown = shell("systemctl show -P MainPID enforcer.service");
-    let pid: u64 = String::from_utf8_lossy(&shown.stdout).trim().parse().ok()?;
+    let pid: u32 = String::from_utf8_lossy(&shown.stdout).trim().parse().ok()?;
     (pid != 0).then_some(pid)
 }
 
 /// Waits for another agent than this one, until it answers.
-fn next_agent(before: u64) -> u64 {
+fn next_agent(before: u32) -> u32 {
     wait_for("the next agent", || {
         let pid = agent().filter(|pid| *pid != before)?;
         let active = shell("systemctl is-active --quiet enforcer")
@@ -136,6 +139,6 @@ fn next_agent(before: u64) -> u64 {
     })
 }
 
-fn lives(pid: u64) -> bool {
+fn lives(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}/exe")).exists()
 }

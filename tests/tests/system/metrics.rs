@@ -2,7 +2,24 @@
 
 use super::*;
 
-/// What Prometheus answers to a query: the first sample's value.
+/// An answer of Prometheus to a query, as its HTTP API has it.
+#[derive(serde::Deserialize)]
+struct Answer {
+    data: Data,
+}
+
+#[derive(serde::Deserialize)]
+struct Data {
+    result: Vec<Sample>,
+}
+
+#[derive(serde::Deserialize)]
+struct Sample {
+    /// The time in seconds, and the value.
+    value: (f64, String),
+}
+
+/// Returns the first sample's value of Prometheus' answer to a query.
 fn ask(query: &str) -> Option<f64> {
     use std::io::{Read as _, Write as _};
     let encoded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
@@ -14,8 +31,9 @@ fn ask(query: &str) -> Option<f64> {
     .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    let body: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
-    body["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    let answer: Answer = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+    let (_, value) = answer.data.result.into_iter().next()?.value;
+    value.parse().ok()
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn an_upgrade_leaves_every_process_alone() {
     apt_install(2);
     next_agent(before);
     assert_eq!(running(), pid);
-    assert_eq!(workload()["restarts"], 0);
+    assert_eq!(workload().unwrap().restarts, 0);
     assert!(sh("dpkg-query -W -f '${Version}' enforcer").ends_with("-2"));
     // The history goes on where the one before has ended.
     let told = sh(

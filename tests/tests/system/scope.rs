@@ -36,7 +36,9 @@ fn a_run_in_a_shell_gets_a_scope_and_the_next_one_takes_over() {
     assert_eq!(running(), pid);
     // The scope of the one before is kept, though nothing else is in it any more.
     sh(&format!("kill -9 {pid}"));
-    wait_for("a restart", || (workload()["restarts"] == 1).then_some(()));
+    wait_for("a restart", || {
+        workload().filter(|found| found.restarts == 1)
+    });
     let pid = running();
     assert_eq!(sh(&format!("sed 's/^0:://' /proc/{pid}/cgroup")), place);
     kill(

@@ -4,10 +4,10 @@ use super::*;
 
 /// What holds at every moment: the same process, never restarted, inside its limits, in
 /// the cgroup of the unit that is never restarted.
-fn check(pid: u64) {
-    let found = workload();
-    assert_eq!(found["pid"], pid, "{found}\n{}", journal());
-    assert_eq!(found["restarts"], 0, "{found}");
+fn check(pid: u32) {
+    let found = workload().unwrap();
+    assert_eq!(found.pid, Some(pid), "{found:?}\n{}", journal());
+    assert_eq!(found.restarts, 0, "{found:?}");
     let place = sh(&format!("sed 's/^0:://' /proc/{pid}/cgroup"));
     assert_eq!(
         place,
@@ -65,9 +65,9 @@ fn an_agent_comes_and_goes_without_its_workloads() {
     // With the last process the whole tree goes, and comes again.
     sh(&format!("kill -9 {pid}"));
     let next = wait_for("the workload to run again", || {
-        let found = workload();
-        let other = found["pid"].as_u64().filter(|other| *other != pid)?;
-        (found["state"] == "running").then_some(other)
+        let found = workload()?;
+        let other = found.pid.filter(|other| *other != pid)?;
+        (found.state == WorkloadState::Running).then_some(other)
     });
     assert_eq!(
         sh("systemctl is-active enforcer enforcer-workloads"),

@@ -2,29 +2,24 @@
 //! whatever happened in between.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Adopted, ConfigChange, Details, DriftFound, Exit, Start};
+use enforcer_model::oom::{Incident, OomSource, Scope};
+use enforcer_model::views::WorkloadView;
+use enforcer_tests::agent::{Agent, Event, pid_of, send};
 use enforcer_tests::{kernel, wait_for};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
+use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-fn pid(view: &Value) -> i32 {
-    let pid = view["pid"].as_i64().unwrap_or_default();
-    i32::try_from(pid).unwrap()
+fn by_name(agent: &Agent) -> BTreeMap<String, WorkloadView> {
+    let all = agent.workloads().into_iter();
+    all.map(|view| (view.name.to_string(), view)).collect()
 }
 
-fn send(view: &Value, signal: Signal) {
-    kill(Pid::from_raw(pid(view)), signal).unwrap();
-}
-
-fn by_name(agent: &Agent) -> BTreeMap<String, Value> {
-    let all = agent.get("/v1/workloads").unwrap();
-    let all = all["workloads"].as_array().unwrap().iter();
-    all.map(|view| (view["name"].as_str().unwrap().to_owned(), view.clone()))
-        .collect()
+fn count<D: Details>(agent: &Agent, name: &str) -> usize {
+    agent.events::<D>(name).len()
 }
 
 #[test]
@@ -49,13 +44,13 @@ fn what_runs_runs_on_and_nothing_is_forgotten() {
     ));
     let mut agent = Agent::start(&manifest(&text));
     for name in ["plain", "held", "stopped", "crashed"] {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
     }
     send(&agent.workload("crashed"), Signal::SIGKILL);
-    agent.wait_for_events("crashed", "start", 2);
-    agent.wait_for_state("crashed", "running");
-    agent.wait_for_state("waiting", "backing_off");
-    agent.wait_for_state("failed", "failed");
+    agent.wait_for_events::<Start>("crashed", 2);
+    agent.wait_for_state("crashed", WorkloadState::Running);
+    agent.wait_for_state("waiting", WorkloadState::BackingOff);
+    agent.wait_for_state("failed", WorkloadState::Failed);
     assert!(agent.cli(&["stop", "stopped"]).status.success());
     assert!(
         agent
@@ -64,30 +59,24 @@ fn what_runs_runs_on_and_nothing_is_forgotten() {
             .success()
     );
     let before = by_name(&agent);
-    let count = |agent: &Agent, name: &str, kind: &str| agent.events(name, kind).len();
-    let told = ["plain", "held", "crashed"].map(|name| count(&agent, name, "start"));
-    let configured = count(&agent, "plain", "config");
+    let told = ["plain", "held", "crashed"].map(|name| count::<Start>(&agent, name));
+    let configured = count::<ConfigChange>(&agent, "plain");
     agent.start_again();
     for (name, told) in ["plain", "held", "crashed"].into_iter().zip(told) {
-        agent.wait_for_state(name, "running");
-        let adopted = agent.wait_for_events(name, "adopt", 1);
+        agent.wait_for_state(name, WorkloadState::Running);
+        let adopted = agent.wait_for_events::<Adopted>(name, 1);
         assert_eq!(adopted.len(), 1);
-        assert_eq!(count(&agent, name, "start"), told, "{name} was started");
+        assert_eq!(count::<Start>(&agent, name), told, "{name} was started");
     }
     let after = by_name(&agent);
-    let same = [
-        "state",
-        "pid",
-        "restarts",
-        "throttle",
-        "last_exit",
-        "cgroup",
-        "oom_kills",
-    ];
+    let same = |view: &WorkloadView| {
+        (
+            (view.state, view.pid, view.restarts, view.throttle),
+            (view.last_exit, view.cgroup.clone(), view.oom_kills),
+        )
+    };
     for (name, view) in &after {
-        for key in same {
-            assert_eq!(view[key], before[name][key], "{name}: {key}");
-        }
+        assert_eq!(same(view), same(&before[name]), "{name}");
     }
     assert_eq!(after.len(), 6);
     assert_eq!(
@@ -95,21 +84,21 @@ fn what_runs_runs_on_and_nothing_is_forgotten() {
         "20000 100000"
     );
     // Nothing about it had to be written: it never went away.
-    assert_eq!(count(&agent, "plain", "config"), configured);
-    assert_eq!(count(&agent, "plain", "drift"), 0);
+    assert_eq!(count::<ConfigChange>(&agent, "plain"), configured);
+    assert_eq!(count::<DriftFound>(&agent, "plain"), 0);
     // What another agent started is stopped and restarted like its own.
     assert!(agent.cli(&["release", "held"]).status.success());
     assert!(agent.cli(&["restart", "plain"]).status.success());
-    let exit = agent.wait_for_events("plain", "exit", 1);
-    assert_eq!(exit[0]["details"]["signal"], 15, "{exit:#?}");
-    assert_ne!(agent.workload("plain")["pid"], before["plain"]["pid"]);
+    let exit = agent.wait_for_events::<Exit>("plain", 1);
+    assert_eq!(exit[0].details.signal, Some(15), "{exit:#?}");
+    assert_ne!(agent.workload("plain").pid, before["plain"].pid);
     send(&agent.workload("crashed"), Signal::SIGKILL);
-    let exit = agent.wait_for_events("crashed", "exit", 2);
-    assert_eq!(exit[1]["details"]["signal"], 9, "{exit:#?}");
+    let exit = agent.wait_for_events::<Exit>("crashed", 2);
+    assert_eq!(exit[1].details.signal, Some(9), "{exit:#?}");
     wait_for("the second restart", || {
-        (agent.workload("crashed")["restarts"] == 2).then_some(())
+        (agent.workload("crashed").restarts == 2).then_some(())
     });
-    agent.wait_for_state("crashed", "running");
+    agent.wait_for_state("crashed", WorkloadState::Running);
 }
 
 #[test]
@@ -121,29 +110,29 @@ fn how_a_process_ended_while_no_agent_ran_is_known() {
         + &workload("left", "double-fork", "");
     let mut agent = Agent::start(&manifest(&text));
     for name in ["told", "killed", "left"] {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
     }
     let before = by_name(&agent);
     agent.kill();
     fs::write("/tmp/for-web/crash", "").unwrap();
     send(&before["killed"], Signal::SIGTERM);
     for name in ["told", "killed"] {
-        let gone = format!("/proc/{}", pid(&before[name]));
+        let gone = format!("/proc/{}", pid_of(&before[name]));
         wait_for("it to be gone", || {
             (!fs::exists(&gone).unwrap()).then_some(())
         });
     }
     agent.start_again();
-    let told = agent.wait_for_events("told", "exit", 1);
-    assert_eq!(told[0]["details"]["code"], 1, "{told:#?}");
-    let killed = agent.wait_for_events("killed", "exit", 1);
-    assert_eq!(killed[0]["details"]["signal"], 15, "{killed:#?}");
+    let told = agent.wait_for_events::<Exit>("told", 1);
+    assert_eq!(told[0].details.code, Some(1), "{told:#?}");
+    let killed = agent.wait_for_events::<Exit>("killed", 1);
+    assert_eq!(killed[0].details.signal, Some(15), "{killed:#?}");
     for name in ["told", "killed"] {
-        agent.wait_for_state(name, "running");
-        assert_eq!(agent.workload(name)["restarts"], 1);
-        assert_eq!(agent.events(name, "exit").len(), 1);
+        agent.wait_for_state(name, WorkloadState::Running);
+        assert_eq!(agent.workload(name).restarts, 1);
+        assert_eq!(agent.events::<Exit>(name).len(), 1);
     }
-    assert_eq!(agent.workload("left")["pid"], before["left"]["pid"]);
+    assert_eq!(agent.workload("left").pid, before["left"].pid);
 }
 
 /// Since Linux 7.0 a program at a tracepoint can be preempted, and the kernel passes over
@@ -157,7 +146,7 @@ fn how_many_processes_ended_at_once_while_no_agent_ran_is_known() {
         .collect();
     let mut agent = Agent::start(&manifest(&text));
     for name in &names {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
     }
     let before = by_name(&agent);
     agent.kill();
@@ -165,15 +154,15 @@ fn how_many_processes_ended_at_once_while_no_agent_ran_is_known() {
         send(&before[name], Signal::SIGTERM);
     }
     for name in &names {
-        let gone = format!("/proc/{}", pid(&before[name]));
+        let gone = format!("/proc/{}", pid_of(&before[name]));
         wait_for("it to be gone", || {
             (!fs::exists(&gone).unwrap()).then_some(())
         });
     }
     agent.start_again();
     let unknown = names.iter().filter(|name| {
-        let told = agent.wait_for_events(name, "exit", 1);
-        told[0]["details"]["signal"] != 15
+        let told = agent.wait_for_events::<Exit>(name, 1);
+        told[0].details.signal != Some(15)
     });
     assert_eq!(unknown.collect::<Vec<_>>(), Vec::<&String>::new());
 }
@@ -181,53 +170,56 @@ fn how_many_processes_ended_at_once_while_no_agent_ran_is_known() {
 #[test]
 fn without_ebpf_the_end_of_a_process_is_unknown_and_never_zero() {
     let mut agent = Agent::start_with(&manifest(&workload("web", "rest", "")), &["--ebpf", "off"]);
-    let view = agent.wait_for_state("web", "running");
+    let view = agent.wait_for_state("web", WorkloadState::Running);
     agent.kill();
     send(&view, Signal::SIGKILL);
     agent.start_again();
-    let exit = agent.wait_for_events("web", "exit", 1);
-    assert_eq!(exit[0]["details"]["code"], Value::Null, "{exit:#?}");
-    assert_eq!(exit[0]["details"]["signal"], Value::Null, "{exit:#?}");
-    agent.wait_for_state("web", "running");
+    let exit = agent.wait_for_events::<Exit>("web", 1);
+    assert_eq!(exit[0].details.code, None, "{exit:#?}");
+    assert_eq!(exit[0].details.signal, None, "{exit:#?}");
+    agent.wait_for_state("web", WorkloadState::Running);
 }
 
 #[test]
 fn an_oom_kill_while_no_agent_ran_is_told_once_and_by_name() {
-    for (arguments, source) in [(&[][..], "ebpf"), (&["--ebpf", "off"], "recovered")] {
+    for (arguments, source) in [
+        (&[][..], OomSource::Ebpf),
+        (&["--ebpf", "off"], OomSource::Recovered),
+    ] {
         let text = workload("hog", "hog-on-signal", "cgroup: { memory.max: 8M }");
         let mut agent = Agent::start_with(&manifest(&text), arguments);
-        let view = agent.wait_for_state("hog", "running");
+        let view = agent.wait_for_state("hog", WorkloadState::Running);
         wait_for("it to listen", || {
             agent.output("hog").contains("ready").then_some(())
         });
         agent.kill();
         send(&view, Signal::SIGUSR1);
-        let gone = format!("/proc/{}", pid(&view));
+        let gone = format!("/proc/{}", pid_of(&view));
         wait_for("it to be gone", || {
             (!fs::exists(&gone).unwrap()).then_some(())
         });
         agent.start_again();
-        let told = agent.wait_for_events("hog", "oom_kill", 1);
-        let details = &told[0]["details"];
-        assert_eq!(details["source"], source, "{told:#?}");
-        assert_eq!(details["scope"], "own", "{told:#?}");
-        assert_eq!(details["counter_before"], 0, "{told:#?}");
-        if source == "ebpf" {
-            assert_eq!(details["victims"][0]["pid"], view["pid"], "{told:#?}");
+        let told = agent.wait_for_events::<Incident>("hog", 1);
+        let details = &told[0].details;
+        assert_eq!(details.source, source, "{told:#?}");
+        assert_eq!(details.scope, Scope::Own, "{told:#?}");
+        assert_eq!(details.counter_before, 0, "{told:#?}");
+        if source == OomSource::Ebpf {
+            assert_eq!(details.victims[0].pid, pid_of(&view), "{told:#?}");
         }
-        let exit = agent.wait_for_events("hog", "exit", 1);
-        assert_eq!(exit[0]["details"]["oom_killed"], true, "{exit:#?}");
-        assert_eq!(exit[0]["caused_by"], told[0]["seq"], "{exit:#?}");
-        agent.wait_for_state("hog", "running");
-        assert_eq!(agent.events("hog", "oom_kill").len(), 1);
+        let exit = agent.wait_for_events::<Exit>("hog", 1);
+        assert!(exit[0].details.oom_killed, "{exit:#?}");
+        assert_eq!(exit[0].caused_by, Some(told[0].seq), "{exit:#?}");
+        agent.wait_for_state("hog", WorkloadState::Running);
+        assert_eq!(agent.events::<Incident>("hog").len(), 1);
     }
 }
 
 #[test]
 fn another_process_with_its_number_is_not_taken_for_it() {
     let mut agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    let view = agent.wait_for_state("web", "running");
-    let number = pid(&view);
+    let view = agent.wait_for_state("web", WorkloadState::Running);
+    let number = pid_of(&view);
     agent.kill();
     send(&view, Signal::SIGKILL);
     let gone = format!("/proc/{number}");
@@ -241,7 +233,7 @@ fn another_process_with_its_number_is_not_taken_for_it() {
             .arg("rest")
             .spawn()
             .unwrap();
-        if child.id() == u32::try_from(number).unwrap() {
+        if child.id() == number {
             return Some(child);
         }
         child.kill().unwrap();
@@ -249,9 +241,9 @@ fn another_process_with_its_number_is_not_taken_for_it() {
         None
     });
     agent.start_again();
-    agent.wait_for_events("web", "exit", 1);
-    let view = agent.wait_for_state("web", "running");
-    assert_ne!(pid(&view), number);
+    agent.wait_for_events::<Exit>("web", 1);
+    let view = agent.wait_for_state("web", WorkloadState::Running);
+    assert_ne!(pid_of(&view), number);
     assert!(agent.cli(&["stop", "web"]).status.success());
     assert_eq!(
         stranger.try_wait().unwrap(),
@@ -265,7 +257,7 @@ fn another_process_with_its_number_is_not_taken_for_it() {
 #[test]
 fn a_newer_agents_state_is_refused_untouched() {
     let mut agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    let view = agent.wait_for_state("web", "running");
+    let view = agent.wait_for_state("web", WorkloadState::Running);
     let state = agent.folder().join("run/state.json");
     let ours = fs::read_to_string(&state).unwrap();
     agent.kill();
@@ -275,30 +267,39 @@ fn a_newer_agents_state_is_refused_untouched() {
     let log = agent.log();
     assert!(log.contains("has schema 99, and this one knows 1"), "{log}");
     assert_eq!(fs::read_to_string(&state).unwrap(), r#"{"schema": 99}"#);
-    assert!(fs::exists(format!("/proc/{}", pid(&view))).unwrap());
+    assert!(fs::exists(format!("/proc/{}", pid_of(&view))).unwrap());
     fs::write(&state, ours).unwrap();
     agent.start_again();
-    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    assert_eq!(
+        agent.wait_for_state("web", WorkloadState::Running).pid,
+        view.pid
+    );
 }
 
 #[test]
 fn a_daemon_leaves_what_runs_and_ends_it_when_told_to() {
     let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
-    let view = agent.wait_for_state("web", "running");
+    let view = agent.wait_for_state("web", WorkloadState::Running);
     assert!(agent.terminate());
-    assert!(fs::exists(format!("/proc/{}", pid(&view))).unwrap());
+    assert!(fs::exists(format!("/proc/{}", pid_of(&view))).unwrap());
     agent.start_again();
-    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    assert_eq!(
+        agent.wait_for_state("web", WorkloadState::Running).pid,
+        view.pid
+    );
     let left = agent.cli(&["shutdown"]);
     let said = String::from_utf8_lossy(&left.stdout).into_owned();
     assert_eq!(said, "the agent has ended; its workloads run on\n");
     agent.wait_for_end();
     agent.start_again();
-    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    assert_eq!(
+        agent.wait_for_state("web", WorkloadState::Running).pid,
+        view.pid
+    );
     let ended = agent.cli(&["shutdown", "--workloads"]);
     assert!(ended.status.success(), "{ended:?}");
     agent.wait_for_end();
-    assert!(!fs::exists(format!("/proc/{}", pid(&view))).unwrap());
+    assert!(!fs::exists(format!("/proc/{}", pid_of(&view))).unwrap());
     assert!(!enforcer_tests::slot::root().exists());
     assert!(!fs::exists("/sys/fs/bpf/enforcer").unwrap());
 }
@@ -310,8 +311,8 @@ fn other_programs_take_the_place_of_those_that_were_left() {
     let text = workload("hog", "hog-on-signal", "cgroup: { memory.max: 8M }")
         + &workload("told", "rest", "");
     let mut agent = Agent::start(&manifest(&text));
-    let before = agent.wait_for_state("hog", "running");
-    let told = agent.wait_for_state("told", "running");
+    let before = agent.wait_for_state("hog", WorkloadState::Running);
+    let told = agent.wait_for_state("told", WorkloadState::Running);
     wait_for("it to listen", || {
         agent.output("hog").contains("ready").then_some(())
     });
@@ -329,32 +330,32 @@ fn other_programs_take_the_place_of_those_that_were_left() {
     send(&before, Signal::SIGUSR1);
     send(&told, Signal::SIGTERM);
     for view in [&before, &told] {
-        let gone = format!("/proc/{}", pid(view));
+        let gone = format!("/proc/{}", pid_of(view));
         wait_for("it to be gone", || {
             (!fs::exists(&gone).unwrap()).then_some(())
         });
     }
     agent.set_arguments(&["--ebpf", "pid"]);
     agent.start_again();
-    let killed = agent.wait_for_events("hog", "oom_kill", 1);
-    assert_eq!(killed[0]["details"]["source"], "ebpf", "{killed:#?}");
-    assert_eq!(killed[0]["details"]["victims"][0]["pid"], before["pid"]);
-    let exit = agent.wait_for_events("told", "exit", 1);
-    assert_eq!(exit[0]["details"]["signal"], 15, "{exit:#?}");
+    let killed = agent.wait_for_events::<Incident>("hog", 1);
+    assert_eq!(killed[0].details.source, OomSource::Ebpf, "{killed:#?}");
+    assert_eq!(killed[0].details.victims[0].pid, pid_of(&before));
+    let exit = agent.wait_for_events::<Exit>("told", 1);
+    assert_eq!(exit[0].details.signal, Some(15), "{exit:#?}");
     let second = programs();
     assert_eq!(second.len(), 1, "{second:?}");
     assert_ne!(first, second);
     // And these see as well.
-    let view = agent.wait_for_state("hog", "running");
+    let view = agent.wait_for_state("hog", WorkloadState::Running);
     wait_for("it to listen again", || {
         (agent.output("hog").matches("ready").count() == 2).then_some(())
     });
     send(&view, Signal::SIGUSR1);
-    let killed = agent.wait_for_events("hog", "oom_kill", 2);
-    assert_eq!(killed[1]["details"]["source"], "ebpf", "{killed:#?}");
+    let killed = agent.wait_for_events::<Incident>("hog", 2);
+    assert_eq!(killed[1].details.source, OomSource::Ebpf, "{killed:#?}");
     assert_eq!(
-        killed[1]["details"]["counter_before"],
-        killed[0]["details"]["counter_after"]
+        killed[1].details.counter_before,
+        killed[0].details.counter_after
     );
 }
 
@@ -364,33 +365,33 @@ fn a_manifest_with_a_fault_leaves_nobody_without_supervision() {
     let more = "cgroup: { memory.max: 30M }\nrecovery: { backoff: off, budget: off }";
     let good = manifest(&workload("web", "rest", more));
     let mut agent = Agent::start_daemon(&good);
-    let before = agent.wait_for_state("web", "running");
+    let before = agent.wait_for_state("web", WorkloadState::Running);
     agent.kill();
     agent.write_manifest("version: 1\nworkloads:\n  web:\n    comand: [/bin/fixture]\n");
     agent.start_again();
-    assert_eq!(agent.workload("web")["pid"], before["pid"]);
+    assert_eq!(agent.workload("web").pid, before.pid);
     let refused = || {
-        let events = agent.events_of_kind("config");
-        let told = |event: &Value| event["details"].to_string().contains("comand");
+        let events = agent.all_events::<ConfigChange>();
+        let told = |event: &Event<ConfigChange>| matches!(&event.details, ConfigChange::ManifestRefused(why) if why.contains("comand"));
         events.iter().any(told).then_some(())
     };
     wait_for("the fault to be told", refused);
     send(&before, Signal::SIGKILL);
     let view = wait_for("a restart", || {
         let view = agent.workload("web");
-        (view["restarts"] == 1 && view["state"] == "running").then_some(view)
+        (view.restarts == 1 && view.state == WorkloadState::Running).then_some(view)
     });
     assert_eq!(
         kernel::read("web", "memory.max").as_deref(),
         Some("31457280")
     );
-    let unmanaged = |event: &Value| event["details"] == "unmanaged";
-    assert!(!agent.events("web", "config").iter().any(unmanaged));
+    let unmanaged = |event: &Event<ConfigChange>| event.details == ConfigChange::Unmanaged;
+    assert!(!agent.events::<ConfigChange>("web").iter().any(unmanaged));
     agent.write_manifest(&good.replace("30M", "40M"));
     wait_for("the mended manifest to be in force", || {
         (kernel::read("web", "memory.max").as_deref() == Some("41943040")).then_some(())
     });
-    assert_eq!(agent.workload("web")["pid"], view["pid"]);
+    assert_eq!(agent.workload("web").pid, view.pid);
 }
 
 /// At a first start there is nothing to go on with: the sound files are in force.
@@ -409,7 +410,7 @@ fn the_sound_files_of_a_folder_are_in_force_beside_a_bad_one() {
     write("d.yaml", &manifest(&workload("last", "rest", "")));
     agent.start_again();
     for name in ["first", "last"] {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
     }
     let told = agent.log();
     assert!(told.contains("b.yaml") && told.contains("c.yaml"), "{told}");

@@ -2,14 +2,18 @@
 //! and is told to be over by the name that it had.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::detail::{AlertChange, AlertState, Degraded};
+use enforcer_model::requests::AlertMessage;
+use enforcer_model::spec::Severity;
+use enforcer_model::{WorkloadName, WorkloadState};
+use enforcer_tests::agent::{Agent, Event};
 use enforcer_tests::wait_for;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const FAILS: u8 = 0;
 const HANGS: u8 = 1;
@@ -21,7 +25,7 @@ struct Receiver {
     port: u16,
     mode: Arc<AtomicU8>,
     asked: Arc<AtomicUsize>,
-    taken: Arc<Mutex<Vec<Value>>>,
+    taken: Arc<Mutex<Vec<AlertMessage>>>,
 }
 
 impl Receiver {
@@ -58,7 +62,7 @@ impl Receiver {
             };
             assert!(head.starts_with("POST /hook?a=1 HTTP/1.1"), "{head}");
             assert!(head.contains("x-token: secret"), "{head}");
-            if let Ok(body) = serde_json::from_str::<Value>(body) {
+            if let Ok(body) = serde_json::from_str::<AlertMessage>(body) {
                 break body;
             }
         };
@@ -92,10 +96,7 @@ impl Receiver {
     /// The numbers of what was taken, each once.
     fn numbers(&self) -> Vec<u64> {
         let taken = self.taken.lock().unwrap();
-        let mut numbers: Vec<u64> = taken
-            .iter()
-            .map(|message| message["seq"].as_u64().unwrap())
-            .collect();
+        let mut numbers: Vec<u64> = taken.iter().map(|message| message.seq.0).collect();
         // What was taken and not answered in time may come twice, and nothing out of order.
         assert!(numbers.is_sorted(), "{numbers:?}");
         numbers.dedup();
@@ -103,8 +104,8 @@ impl Receiver {
     }
 }
 
-fn alerts_of(agent: &Agent) -> Vec<Value> {
-    agent.events_of_kind("alert")
+fn alerts_of(agent: &Agent) -> Vec<Event<AlertChange>> {
+    agent.all_events()
 }
 
 #[test]
@@ -124,22 +125,22 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     );
     let mut agent = Agent::start_daemon(&text);
     // Whoever isn't reached holds nothing up.
-    agent.wait_for_state("hog", "breaker_open");
+    agent.wait_for_state("hog", WorkloadState::BreakerOpen);
     let fired = wait_for("both alerts", || {
         let told = alerts_of(&agent);
         (told.len() >= 2).then_some(told)
     });
-    assert_eq!(fired[0]["details"]["rule"], "oom");
-    assert_eq!(fired[0]["workload"], "hog");
-    assert_eq!(fired[1]["details"]["rule"], "breaker");
-    assert_eq!(fired[1]["details"]["severity"], "critical");
+    assert_eq!(fired[0].details.rule, "oom");
+    assert_eq!(fired[0].workload, WorkloadName::parse("hog"));
+    assert_eq!(fired[1].details.rule, "breaker");
+    assert_eq!(fired[1].details.severity, Severity::Critical);
     receiver.wait_until_asked_again();
     receiver.set(HANGS);
     receiver.wait_until_asked_again();
     let told = || {
-        let degraded = agent.events_of_kind("degraded");
+        let degraded = agent.all_events::<Degraded>();
         let told = degraded.iter();
-        told.filter(|event| event["details"]["what"] == "alerts to pager")
+        told.filter(|event| event.details.what == "alerts to pager")
             .count()
     };
     wait_for("that to be told", || (told() > 0).then_some(()));
@@ -157,9 +158,7 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     agent.start_again();
     let all = |agent: &Agent| -> Vec<u64> {
         let told = alerts_of(agent);
-        told.iter()
-            .map(|event| event["seq"].as_u64().unwrap())
-            .collect()
+        told.iter().map(|event| event.seq.0).collect()
     };
     wait_for("all of them to arrive", || {
         (receiver.numbers() == all(&agent)).then_some(())
@@ -168,7 +167,7 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     wait_for("that it is over", || {
         let told = alerts_of(&agent);
         let over = told.iter().any(|event| {
-            event["details"]["state"] == "resolved" && event["details"]["rule"] == "stopped"
+            event.details.state == AlertState::Resolved && event.details.rule == "stopped"
         });
         over.then_some(())
     });
@@ -176,27 +175,26 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
         (receiver.numbers() == all(&agent)).then_some(())
     });
     let told = alerts_of(&agent);
-    let firing: Vec<&Value> = told
+    let firing: Vec<_> = told
         .iter()
-        .filter(|event| event["details"]["state"] == "firing")
+        .filter(|event| event.details.state == AlertState::Firing)
         .collect();
     assert_eq!(firing.len(), 3, "{told:#?}");
     let taken = receiver.taken.lock().unwrap().clone();
-    let of = |state: &str| -> BTreeSet<String> {
-        let some = taken.iter().filter(|message| message["state"] == state);
-        some.map(|message| message["id"].as_str().unwrap().to_owned())
-            .collect()
+    let of = |state| -> BTreeSet<String> {
+        let some = taken.iter().filter(|message| message.state == state);
+        some.map(|message| message.id.clone()).collect()
     };
-    assert_eq!(of("firing").len(), 3, "{taken:#?}");
-    let over = of("resolved");
+    assert_eq!(of(AlertState::Firing).len(), 3, "{taken:#?}");
+    let over = of(AlertState::Resolved);
     assert_eq!(over.len(), 1, "{taken:#?}");
-    assert!(over.is_subset(&of("firing")), "{taken:#?}");
+    assert!(over.is_subset(&of(AlertState::Firing)), "{taken:#?}");
 
     // What was taken is not told again.
     let before = receiver.asked.load(Ordering::SeqCst);
     agent.kill();
     agent.start_again();
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let told = all(&agent).len();
     assert!(agent.cli(&["stop", "web"]).status.success());
     wait_for("the next one", || {
@@ -220,18 +218,18 @@ fn a_level_is_told_by_a_command_when_it_held_and_when_it_is_over() {
         )
     };
     let agent = Agent::start(&manifest_with("30M"));
-    let told = || -> Vec<Value> {
+    let told = || -> Vec<AlertMessage> {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     };
     let first = wait_for("it to be told", || told().into_iter().next());
-    assert_eq!(first["state"], "firing", "{first}");
-    assert_eq!(first["rule"], "full");
-    assert_eq!(first["workload"], "web");
-    assert!(first["stood_seconds"].as_f64().unwrap() >= 6.0, "{first}");
-    let text = first["text"].as_str().unwrap();
+    assert_eq!(first.state, AlertState::Firing, "{first:?}");
+    assert_eq!(first.rule, "full");
+    assert_eq!(first.workload, WorkloadName::parse("web"));
+    assert!(first.stood >= Duration::from_secs(6), "{first:?}");
+    let text = &first.text;
     assert!(
         text.starts_with("memory at ") && text.ends_with("from 60 % on"),
         "{text}"
@@ -239,6 +237,6 @@ fn a_level_is_told_by_a_command_when_it_held_and_when_it_is_over() {
     agent.write_manifest(&manifest_with("90M"));
     assert!(agent.cli(&["apply"]).status.success());
     let second = wait_for("it to be over", || told().into_iter().nth(1));
-    assert_eq!(second["state"], "resolved", "{second}");
-    assert_eq!(second["id"], first["id"]);
+    assert_eq!(second.state, AlertState::Resolved, "{second:?}");
+    assert_eq!(second.id, first.id);
 }

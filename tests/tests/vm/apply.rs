@@ -1,6 +1,11 @@
 //! Changing what runs.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::RestartPlan;
+use enforcer_model::ids::Cause;
+use enforcer_model::oom::Incident;
+use enforcer_model::views::WorkloadView;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
 
@@ -12,8 +17,8 @@ fn with(limits: &str) -> String {
     ))
 }
 
-fn filled(agent: &Agent) -> serde_json::Value {
-    let view = agent.wait_for_state("web", "running");
+fn filled(agent: &Agent) -> WorkloadView {
+    let view = agent.wait_for_state("web", WorkloadState::Running);
     wait_for("web to fill its memory", || {
         let used: u64 = kernel::read("web", "memory.current")?.parse().ok()?;
         (used > 20 << 20).then_some(())
@@ -52,10 +57,7 @@ fn limits_change_while_it_runs() {
         (kernel::read("web", "cpu.max")? == "max 100000").then_some(())
     });
     let after = agent.workload("web");
-    assert_eq!(
-        (&before["pid"], &after["restarts"]),
-        (&after["pid"], &serde_json::json!(0))
-    );
+    assert_eq!((before.pid, after.restarts), (after.pid, 0));
     // Applied twice is applied once.
     let again = agent.cli(&["apply"]);
     assert_eq!(String::from_utf8_lossy(&again.stdout), "nothing to do\n");
@@ -82,7 +84,7 @@ fn shrinking_below_what_is_in_use_needs_force() {
     );
     assert!(agent.cli(&["apply", "--force"]).status.success());
     // Without swap there is nowhere to go: the kernel kills, and that is told.
-    agent.wait_for_events("web", "oom_kill", 1);
+    agent.wait_for_events::<Incident>("web", 1);
 }
 
 #[test]
@@ -97,13 +99,13 @@ fn a_bad_manifest_changes_nothing() {
         told.contains("unknown key `memroy.max`") && told.contains("did you mean `memory.max`?"),
         "{told}"
     );
-    assert_eq!(agent.workload("web")["pid"], before["pid"]);
+    assert_eq!(agent.workload("web").pid, before.pid);
 }
 
 #[test]
 fn a_changed_command_restarts_and_costs_nothing() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    let before = agent.wait_for_state("web", "running");
+    let before = agent.wait_for_state("web", WorkloadState::Running);
     agent.write_manifest(&manifest(&workload("web", "rest again", "")));
     let plan = agent.cli(&[
         "plan",
@@ -118,29 +120,32 @@ fn a_changed_command_restarts_and_costs_nothing() {
     assert!(agent.cli(&["apply"]).status.success());
     wait_for("another process", || {
         let view = agent.workload("web");
-        (view["state"] == "running" && view["pid"] != before["pid"]).then_some(())
+        (view.state == WorkloadState::Running && view.pid != before.pid).then_some(())
     });
-    assert_eq!(agent.workload("web")["restarts"], 0);
-    assert_eq!(agent.events("web", "restart")[0]["reason"], "config");
+    assert_eq!(agent.workload("web").restarts, 0);
+    assert_eq!(
+        agent.events::<RestartPlan>("web")[0].reason,
+        Some(Cause::Config)
+    );
 }
 
 #[test]
 fn what_is_named_no_more_runs_on_until_it_is_pruned() {
     let two = workload("one", "rest", "") + &workload("two", "rest", "");
     let agent = Agent::start(&manifest(&two));
-    agent.wait_for_state("two", "running");
+    agent.wait_for_state("two", WorkloadState::Running);
     agent.write_manifest(&manifest(&workload("one", "rest", "")));
     assert!(agent.cli(&["apply"]).status.success());
-    let view = agent.workload("two");
+    let two = agent.inspect("two");
     assert_eq!(
-        (&view["state"], &view["managed"]),
-        (&"running".into(), &false.into())
+        (two.workload.state, two.managed),
+        (WorkloadState::Running, false)
     );
     assert!(agent.cli(&["apply", "--prune"]).status.success());
     wait_for("two to go", || {
-        (!kernel::cgroup("two").exists() && agent.workload("two").is_null()).then_some(())
+        (!kernel::cgroup("two").exists() && agent.find("two").is_none()).then_some(())
     });
-    assert_eq!(agent.workload("one")["state"], "running");
+    assert_eq!(agent.workload("one").state, WorkloadState::Running);
 }
 
 #[test]
@@ -158,7 +163,7 @@ fn a_file_is_installed_before_it_is_applied() {
             .status
             .success()
     );
-    agent.wait_for_state("two", "running");
+    agent.wait_for_state("two", WorkloadState::Running);
     assert_eq!(
         std::fs::read(agent.folder().join("manifest.yaml")).unwrap(),
         std::fs::read(other).unwrap()

@@ -1,6 +1,10 @@
 //! The wall clock is for people: whoever sets it changes no decision.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Degraded, DriftFound};
+use enforcer_model::health::Health;
+use enforcer_model::ids::Seq;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::wait_for;
 use nix::sys::time::TimeSpec;
@@ -21,8 +25,8 @@ fn an_hour_forth_and_an_hour_back_change_no_decision() {
         "recovery: { backoff: { initial: 2s, factor: 1, max: 2s, jitter: 0% }, budget: off }";
     let workloads = workload("web", "http 9025", probed) + &workload("crasher", "crash 3", crasher);
     let mut agent = Agent::start_daemon(&manifest(&workloads));
-    let pid = agent.wait_for_state("web", "running")["pid"].clone();
-    let restarts = |agent: &Agent| agent.workload("crasher")["restarts"].as_u64().unwrap();
+    let pid = agent.wait_for_state("web", WorkloadState::Running).pid;
+    let restarts = |agent: &Agent| agent.workload("crasher").restarts;
     for jump in [HOUR, -HOUR, -HOUR, HOUR] {
         move_clock(jump);
         // Neither at once nor never: two seconds lie between two restarts.
@@ -33,24 +37,17 @@ fn an_hour_forth_and_an_hour_back_change_no_decision() {
         });
         assert!(begun.elapsed().as_millis() >= 1500, "{:?}", begun.elapsed());
         let web = agent.workload("web");
-        assert_eq!((&web["pid"], &web["restarts"]), (&pid, &0.into()), "{web}");
-        assert_eq!(web["health"], "healthy", "{web}");
+        assert_eq!((web.pid, web.restarts), (pid, 0), "{web:?}");
+        assert_eq!(web.health, Health::Healthy, "{web:?}");
     }
     // And where the agent itself is another one meanwhile.
     move_clock(HOUR);
     agent.start_again();
-    assert_eq!(agent.wait_for_state("web", "running")["pid"], pid);
-    assert_eq!(agent.workload("web")["restarts"], 0);
+    assert_eq!(agent.wait_for_state("web", WorkloadState::Running).pid, pid);
+    assert_eq!(agent.workload("web").restarts, 0);
     move_clock(-HOUR);
-    let told = agent.get("/v1/events").unwrap();
-    let told = told.as_array().unwrap();
-    let seqs: Vec<u64> = told
-        .iter()
-        .map(|event| event["seq"].as_u64().unwrap())
-        .collect();
+    let seqs: Vec<Seq> = agent.history().iter().map(|event| event.seq).collect();
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
-    assert!(
-        told.iter()
-            .all(|event| event["kind"] != "drift" && event["kind"] != "degraded")
-    );
+    assert!(agent.all_events::<DriftFound>().is_empty());
+    assert!(agent.all_events::<Degraded>().is_empty());
 }

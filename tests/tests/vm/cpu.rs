@@ -2,6 +2,7 @@
 //! idea of wall time.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
 
@@ -23,7 +24,7 @@ fn weights_share_one_cpu_in_proportion() {
     let text: String = names.iter().zip(&weights).map(spinner).collect();
     let agent = Agent::start(&manifest(&text));
     for name in names {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
     }
     let before = names.map(usage);
     wait_for("six seconds of CPU time", || {
@@ -57,7 +58,7 @@ fn a_quota_holds_and_shows_as_throttled() {
         "spin",
         "cgroup: { cpu.max: 30% }",
     )));
-    agent.wait_for_state("busy", "running");
+    agent.wait_for_state("busy", WorkloadState::Running);
     let stat = |key: &str| kernel::field("busy", "cpu.stat", key).unwrap();
     let periods = || stat("nr_periods");
     wait_for("the first period", || (periods() > 0).then_some(()));
@@ -76,10 +77,10 @@ fn a_quota_holds_and_shows_as_throttled() {
     });
     wait_for("the throttling to show", || {
         let shown = agent.workload("busy");
-        (shown["cpu_throttled_percent"].as_f64()? > 50.0).then_some(())
+        (shown.cpu_throttled_percent > 50.0).then_some(())
     });
     // Slower, never killed.
-    assert_eq!(agent.workload("busy")["restarts"], 0);
+    assert_eq!(agent.workload("busy").restarts, 0);
 }
 
 #[test]
@@ -89,7 +90,7 @@ fn a_lone_workload_may_use_the_whole_cpu_whatever_its_weight() {
         "spin",
         "cgroup: { cpu.weight: 1 }",
     )));
-    agent.wait_for_state("alone", "running");
+    agent.wait_for_state("alone", WorkloadState::Running);
     // Voluntary waits would show as idle time; a spinner that is never held back
     // is never throttled.
     wait_for("a second of CPU time", || {

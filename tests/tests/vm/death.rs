@@ -3,7 +3,8 @@
 //! doubled or forgotten.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, slowness, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -109,9 +110,9 @@ fn it_may_die_anywhere() {
     };
     let mut agent = Agent::start_daemon(&text(20));
     for name in ["steady", "asked", "crashed", "stubborn"] {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
     }
-    let steady = agent.workload("steady")["pid"].clone();
+    let steady = pid_of(&agent.workload("steady"));
     let (mut deaths, mut where_told, mut step) = (0, 0, 0);
     for round in 1..=rounds {
         for place in PLACES {
@@ -125,11 +126,7 @@ fn it_may_die_anywhere() {
             agent.kill();
             deaths += 1;
             assert_sound(place);
-            assert_eq!(
-                kernel::processes("steady"),
-                [u32::try_from(steady.as_u64().unwrap()).unwrap()],
-                "{place}"
-            );
+            assert_eq!(kernel::processes("steady"), [steady], "{place}");
         }
         let _ = writeln!(
             std::io::stdout().lock(),
@@ -140,12 +137,12 @@ fn it_may_die_anywhere() {
     assert!(agent.cli(&["start", "asked"]).status.success());
     assert!(agent.cli(&["start", "stubborn"]).status.success());
     for name in ["steady", "asked", "crashed", "stubborn"] {
-        agent.wait_for_state(name, "running");
+        agent.wait_for_state(name, WorkloadState::Running);
         wait_for("one process of each", || {
             (kernel::processes(name).len() == 1).then_some(())
         });
     }
     let view = agent.workload("steady");
-    assert_eq!((&view["pid"], &view["restarts"]), (&steady, &0.into()));
+    assert_eq!((pid_of(&view), view.restarts), (steady, 0));
     assert!(where_told * 10 >= deaths * 8, "{where_told} of {deaths}");
 }

@@ -2,10 +2,12 @@
 //! doesn't is told. Each agent has a mount namespace of its own, in which it is missing.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Degraded, DriftFound};
+use enforcer_model::oom::{Incident, OomSource};
 use enforcer_tests::agent::{Agent, prepare};
 use enforcer_tests::{kernel, wait_for, wait_within};
 use nix::mount::{MsFlags, mount};
-use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -24,27 +26,25 @@ fn hide(place: &str) -> nix::Result<()> {
 }
 
 /// One that is killed once, and what is told of it.
-fn oom_kill_of(agent: &Agent) -> Value {
-    let told = agent.wait_for_events("hog", "oom_kill", 1).remove(0);
+fn oom_kill_of(agent: &Agent) -> Incident {
+    let told = agent.wait_for_event::<Incident>("hog");
     assert_eq!(
         kernel::read("hog", "memory.max").as_deref(),
         Some("8388608")
     );
     // The first restart is at once, the second is ten minutes away.
-    agent.wait_for_events("hog", "oom_kill", 2);
+    agent.wait_for_events::<Incident>("hog", 2);
     wait_for("every kill the kernel counted to be told", || {
-        let told = agent.events("hog", "oom_kill");
-        let last = told.last()?["details"]["counter_after"].as_u64();
-        (last == kernel::field("hog", "memory.events", "oom_kill")).then_some(())
+        let told = agent.events::<Incident>("hog");
+        let last = told.last()?.details.counter_after;
+        (Some(last) == kernel::field("hog", "memory.events", "oom_kill")).then_some(())
     });
-    told["details"].clone()
+    told.details
 }
 
 fn degraded(agent: &Agent) -> Vec<String> {
-    let told = agent.events_of_kind("degraded");
-    let what = told
-        .iter()
-        .map(|event| event["details"]["what"].as_str().unwrap().to_owned());
+    let told = agent.all_events::<Degraded>();
+    let what = told.iter().map(|event| event.details.what.clone());
     what.collect()
 }
 
@@ -66,7 +66,7 @@ fn without_btf() -> nix::Result<()> {
 fn without_the_kernels_types_oom_kills_are_counted() {
     prepare(without_btf);
     let agent = agent_with(HOG);
-    assert_eq!(oom_kill_of(&agent)["source"], "counters");
+    assert_eq!(oom_kill_of(&agent).source, OomSource::Counters);
     assert_eq!(degraded(&agent), ["ebpf"]);
 }
 
@@ -83,14 +83,14 @@ fn a_protection_that_a_cgroup_above_makes_void_is_told() {
     let text = manifest(&workload("web", "rest", limits));
     let root = outer.join("enforcer");
     let agent = Agent::start_with(&text, &["--cgroup-root", root.to_str().unwrap()]);
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let told = wait_for("it to be told", || {
-        let told = agent.events_of_kind("degraded");
+        let told = agent.all_events::<Degraded>();
         told.iter()
-            .find(|event| event["details"]["what"] == "protection")
+            .find(|event| event.details.what == "protection")
             .cloned()
     });
-    let why = told["details"]["why"].as_str().unwrap();
+    let why = told.details.why;
     assert!(
         why.contains("memory.low of /sys/fs/cgroup/outer is 0"),
         "{why}"
@@ -117,10 +117,10 @@ fn without_bpf() -> nix::Result<()> {
 fn without_the_right_to_ebpf_oom_kills_are_counted() {
     prepare(without_bpf);
     let agent = agent_with(HOG);
-    assert_eq!(oom_kill_of(&agent)["source"], "counters");
+    assert_eq!(oom_kill_of(&agent).source, OomSource::Counters);
     assert_eq!(degraded(&agent), ["ebpf"]);
-    let told = agent.events_of_kind("degraded").remove(0);
-    let why = told["details"]["why"].as_str().unwrap();
+    let told = agent.all_events::<Degraded>().remove(0);
+    let why = told.details.why;
     assert!(
         why.contains("not permitted") || why.contains("EPERM"),
         "{why}"
@@ -136,8 +136,8 @@ fn without_bpffs_all_is_seen_while_the_agent_lives() {
     prepare(without_bpffs);
     let agent = agent_with(HOG);
     let told = oom_kill_of(&agent);
-    assert_eq!(told["source"], "ebpf");
-    assert_eq!(told["victims"][0]["command"], "fixture");
+    assert_eq!(told.source, OomSource::Ebpf);
+    assert_eq!(told.victims[0].command, "fixture");
     assert_eq!(degraded(&agent), ["pins"]);
 }
 
@@ -184,13 +184,13 @@ fn without_inotify_drift_is_found_in_its_turn() {
         "rest",
         "cgroup: { memory.max: 30M }",
     )));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     assert!(agent.log().contains("no inotify"), "{}", agent.log());
     fs::write(kernel::cgroup("web").join("memory.max"), "max").unwrap();
     wait_within(Duration::from_secs(180), "it to be put right", || {
         (kernel::read("web", "memory.max")? == "31457280").then_some(())
     });
-    assert_eq!(agent.events("web", "drift").len(), 1);
+    assert_eq!(agent.events::<DriftFound>("web").len(), 1);
 }
 
 fn without_pressure() -> nix::Result<()> {
@@ -201,7 +201,7 @@ fn without_pressure() -> nix::Result<()> {
 fn without_psi_limits_and_kills_are_as_ever() {
     prepare(without_pressure);
     let agent = agent_with(HOG);
-    assert_eq!(oom_kill_of(&agent)["source"], "ebpf");
+    assert_eq!(oom_kill_of(&agent).source, OomSource::Ebpf);
     assert!(degraded(&agent).is_empty());
     assert!(
         agent.log().contains("no trigger for memory pressure"),
@@ -220,7 +220,7 @@ fn without_swap_its_limit_is_written_and_nothing_is_missed() {
         1
     );
     let agent = agent_with(HOG);
-    assert_eq!(oom_kill_of(&agent)["source"], "ebpf");
+    assert_eq!(oom_kill_of(&agent).source, OomSource::Ebpf);
     assert_eq!(kernel::read("hog", "memory.swap.max").as_deref(), Some("0"));
     doctor_says(&agent, "none: memory.swap.max has nothing to limit");
 }
@@ -239,7 +239,7 @@ fn without_a_state_folder_everything_but_the_past_is_there() {
         &manifest(&workload("hog", "hog", HOG)),
         &["--state-dir", "/mnt"],
     );
-    assert_eq!(oom_kill_of(&agent)["source"], "ebpf");
+    assert_eq!(oom_kill_of(&agent).source, OomSource::Ebpf);
     let mut told = degraded(&agent);
     told.sort();
     told.dedup();

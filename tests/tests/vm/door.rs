@@ -1,6 +1,9 @@
 //! Who may ask and who may not, and what a flood of them holds up.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::Degraded;
+use enforcer_model::requests::ErrorAnswer;
 use enforcer_tests::agent::{Agent, ENFORCER};
 use enforcer_tests::{patience, wait_for};
 use std::io::{Read as _, Write as _};
@@ -26,15 +29,15 @@ fn ask(head: &str) -> (u16, String) {
 }
 
 fn code(body: &str) -> String {
-    let body: serde_json::Value = serde_json::from_str(body).unwrap();
-    body["error"]["code"].as_str().unwrap().to_owned()
+    let answer: ErrorAnswer = serde_json::from_str(body).unwrap();
+    answer.error.code.to_string()
 }
 
 /// What is no name of a workload leads to no other path, whoever asks.
 #[test]
 fn names_that_are_none_are_nobodys() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let pid = agent.wait_for_state("web", WorkloadState::Running).pid;
     let long = "a".repeat(65);
     for name in [
         "..",
@@ -66,13 +69,13 @@ fn names_that_are_none_are_nobodys() {
         let told = agent.cli(&["stop", name]);
         assert_eq!(told.status.code(), Some(4), "{told:?}");
     }
-    assert_eq!(agent.workload("web")["pid"], pid);
+    assert_eq!(agent.workload("web").pid, pid);
 }
 
 #[test]
 fn tcp_answers_its_own_host_alone_and_changes_nothing() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let own = "host: 127.0.0.1:9988";
     assert_eq!(ask(&format!("GET /health HTTP/1.1\r\n{own}")).0, 200);
     assert_eq!(ask("GET /health HTTP/1.1\r\nhost: localhost").0, 200);
@@ -90,8 +93,8 @@ fn tcp_answers_its_own_host_alone_and_changes_nothing() {
         assert!(body.contains("enforcer_workload_pids{workload=\"web\"} 1\n"));
     }
     let json = format!("GET /metrics HTTP/1.1\r\n{own}\r\naccept: application/json");
-    let told: serde_json::Value = serde_json::from_str(&ask(&json).1).unwrap();
-    assert_eq!(told["schema"], 1);
+    let body = ask(&json).1;
+    assert!(body.starts_with("{\"schema\":1,\"metrics\":["), "{body}");
     for path in ["/health", "/metrics"] {
         let (status, body) = ask(&format!("GET {path} HTTP/1.1\r\nhost: evil.example"));
         assert_eq!((status, code(&body).as_str()), (403, "not_permitted"));
@@ -132,7 +135,7 @@ fn tcp_answers_its_own_host_alone_and_changes_nothing() {
         .0,
         405
     );
-    assert_eq!(agent.workload("web")["state"], "running");
+    assert_eq!(agent.workload("web").state, WorkloadState::Running);
 }
 
 #[test]
@@ -229,7 +232,7 @@ fn streams_of_a_member(socket: PathBuf) -> Vec<UnixStream> {
 #[test]
 fn who_may_only_look_leaves_a_place_to_root() {
     let agent = agent_with_a_group();
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let streams = streams_of_a_member(agent.folder().join("run/enforcer.sock"));
     let answered = streams.into_iter().filter_map(|mut stream| {
         let long = patience();
@@ -256,7 +259,7 @@ fn agent_with_a_group() -> Agent {
 #[test]
 fn the_group_may_look_and_root_alone_may_change() {
     let agent = agent_with_a_group();
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let as_member = |request: &[&str]| {
         let mut command = Command::new(ENFORCER);
         let socket = agent.folder().join("run/enforcer.sock");
@@ -272,7 +275,7 @@ fn the_group_may_look_and_root_alone_may_change() {
         let refused = as_member(change);
         assert_eq!(refused.status.code(), Some(6), "{refused:?}");
     }
-    assert_eq!(agent.workload("web")["state"], "running");
+    assert_eq!(agent.workload("web").state, WorkloadState::Running);
     // It shows lines of the manifest, and looks up accounts.
     let file = agent.folder().join("manifest.yaml");
     let refused = as_member(&["plan", "-f", file.to_str().unwrap()]);
@@ -282,7 +285,7 @@ fn the_group_may_look_and_root_alone_may_change() {
 #[test]
 fn a_thousand_silent_connections_hold_nobody_up() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let mut silent = Vec::new();
     for number in 0..1000 {
         let Ok(mut stream) = TcpStream::connect("127.0.0.1:9988") else {
@@ -321,17 +324,17 @@ fn a_thousand_silent_connections_hold_nobody_up() {
 fn what_is_due_is_done_however_many_ask() {
     let more = "recovery: { backoff: { initial: 200ms, factor: 1, max: 200ms }, budget: off }";
     let agent = Agent::start(&manifest(&workload("brief", "brief 20", more)));
-    let restarts = || agent.workload("brief")["restarts"].as_u64().unwrap_or(0);
+    let restarts = || agent.workload("brief").restarts;
     let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
                 while !enough.load(Ordering::Relaxed) {
-                    let _ = agent.get("/v1/workloads/brief");
+                    let _ = agent.find("brief");
                 }
             });
         }
-        let before = wait_for("an answer", || agent.workload("brief")["restarts"].as_u64());
+        let before = restarts();
         // A panic here must end those who ask, or the test would never end.
         let waited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_for("restarts", || (restarts() >= before + 5).then_some(()))
@@ -345,11 +348,10 @@ fn what_is_due_is_done_however_many_ask() {
 fn a_port_that_is_taken_is_told_and_stops_nothing() {
     let taken = std::net::TcpListener::bind("127.0.0.1:9988").unwrap();
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     wait_for("it to be told", || {
-        let events = agent.get("/v1/events")?;
-        let told = |event: &&serde_json::Value| event["details"]["what"] == "listen";
-        events.as_array()?.iter().find(told).map(|_| ())
+        let mut events = agent.all_events::<Degraded>().into_iter();
+        events.find(|event| event.details.what == "listen")
     });
     drop(taken);
 }
@@ -357,7 +359,7 @@ fn a_port_that_is_taken_is_told_and_stops_nothing() {
 #[test]
 fn logs_are_read_followed_and_tamed() {
     let agent = Agent::start(&manifest(&workload("talker", "say-escapes", "")));
-    agent.wait_for_state("talker", "running");
+    agent.wait_for_state("talker", WorkloadState::Running);
     wait_for("it to speak", || {
         (!agent.output("talker").is_empty()).then_some(())
     });

@@ -1,12 +1,13 @@
-//! Somebody else changes limits, moves processes and removes cgroups: told with both
-//! values, put right, and not fought over.
+//! Another process changes limits, moves processes and removes cgroups. The agent reports both
+//! values, writes its own again, and gives up after three times a minute.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Conflict, DriftFound, Exit, Start};
+use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, wait_for, wait_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use std::fs;
 use std::time::Duration;
 
@@ -15,12 +16,8 @@ const ROOT: &str = "/sys/fs/cgroup/cgroup.procs";
 fn start() -> (Agent, String) {
     let limits = "cgroup: { memory.max: 30M, cpu.max: 50%, pids.max: 40 }";
     let agent = Agent::start(&manifest(&workload("web", "rest", limits)));
-    let pid = agent.wait_for_state("web", "running")["pid"].to_string();
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running)).to_string();
     (agent, pid)
-}
-
-fn came_before(event: &Value, other: &Value) -> bool {
-    event["seq"].as_u64() < other["seq"].as_u64()
 }
 
 fn place(pid: &str) -> String {
@@ -40,25 +37,22 @@ fn a_changed_limit_is_told_put_right_and_then_left_alone() {
     let right = kernel::read("web", "memory.max").unwrap();
     for repair in 1..=3 {
         fs::write(&file, "max").unwrap();
-        let told = agent.wait_for_events("web", "drift", repair);
-        let drift = &told[repair - 1]["details"]["drifts"][0];
-        assert_eq!(drift["what"], "memory.max", "{drift}");
-        assert_eq!(
-            (&drift["expected"], &drift["found"]),
-            (&Value::from(right.as_str()), &"max".into())
-        );
+        let told = agent.wait_for_events::<DriftFound>("web", repair);
+        let drift = &told[repair - 1].details.drifts[0];
+        assert_eq!(drift.what, "memory.max");
+        assert_eq!((&*drift.expected, &*drift.found), (&*right, "max"));
         wait_for("it to be put right", || {
             (kernel::read("web", "memory.max")? == right).then_some(())
         });
     }
     fs::write(&file, "max").unwrap();
-    let told = agent.wait_for_events("web", "conflict", 1);
-    assert_eq!(told[0]["details"]["drifts"][0]["found"], "max", "{told:#?}");
+    let told = agent.wait_for_events::<Conflict>("web", 1);
+    assert_eq!(told[0].details.drifts[0].found, "max", "{told:#?}");
     // A minute later it is tried once more: what counts is what came before.
     let left = kernel::read("web", "memory.max");
-    let repaired = agent.events("web", "drift");
+    let repaired = agent.events::<DriftFound>("web");
     assert!(left.as_deref() == Some("max") || repaired.len() > 3);
-    let before = repaired.iter().filter(|drift| came_before(drift, &told[0]));
+    let before = repaired.iter().filter(|drift| drift.seq < told[0].seq);
     assert_eq!(before.count(), 3, "{repaired:#?}");
     // A person may put it right at once.
     assert!(
@@ -84,30 +78,30 @@ fn what_the_agent_does_itself_is_no_drift() {
     agent.write_manifest(&manifest(&workload("web", "rest", other)));
     assert!(agent.cli(&["apply"]).status.success());
     assert!(agent.cli(&["restart", "web"]).status.success());
-    agent.wait_for_events("web", "start", 2);
-    assert_eq!(agent.events("web", "drift"), Vec::<Value>::new());
-    assert_eq!(agent.events("web", "conflict"), Vec::<Value>::new());
+    agent.wait_for_events::<Start>("web", 2);
+    assert_eq!(agent.events::<DriftFound>("web").len(), 0);
+    assert_eq!(agent.events::<Conflict>("web").len(), 0);
 }
 
 #[test]
 fn a_process_that_was_moved_out_is_brought_home() {
     let (agent, pid) = start();
     fs::write(ROOT, &pid).unwrap();
-    let told = agent.wait_for_events("web", "drift", 1);
-    let drift = &told[0]["details"]["drifts"][0];
-    assert_eq!(drift["what"], "cgroup", "{drift}");
-    assert_eq!(drift["found"], "/", "{drift}");
-    assert_eq!(drift["expected"], kernel::path("web"), "{drift}");
+    let told = agent.wait_for_events::<DriftFound>("web", 1);
+    let drift = &told[0].details.drifts[0];
+    assert_eq!(drift.what, "cgroup", "{drift:?}");
+    assert_eq!(drift.found, "/", "{drift:?}");
+    assert_eq!(drift.expected, kernel::path("web"), "{drift:?}");
     wait_until_home(&pid);
-    assert_eq!(agent.workload("web")["pid"].to_string(), pid);
-    assert_eq!(agent.events("web", "exit").len(), 0);
+    assert_eq!(pid_of(&agent.workload("web")).to_string(), pid);
+    assert_eq!(agent.events::<Exit>("web").len(), 0);
 }
 
 /// Nothing tells of it: it is found when its turn has come.
 #[test]
 fn a_main_process_that_leaves_others_behind_is_brought_home() {
     let agent = Agent::start(&manifest(&workload("web", "herd 1", "")));
-    let pid = agent.wait_for_state("web", "running")["pid"].to_string();
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running)).to_string();
     let members = || kernel::read("web", "cgroup.procs").unwrap_or_default();
     wait_for("its child", || {
         (members().lines().count() > 1).then_some(())
@@ -116,8 +110,8 @@ fn a_main_process_that_leaves_others_behind_is_brought_home() {
     wait_within(Duration::from_secs(180), "it to be back", || {
         (place(&pid).trim() == format!("0::{}", kernel::path("web"))).then_some(())
     });
-    assert_eq!(agent.events("web", "drift").len(), 1);
-    assert_eq!(agent.events("web", "exit").len(), 0);
+    assert_eq!(agent.events::<DriftFound>("web").len(), 1);
+    assert_eq!(agent.events::<Exit>("web").len(), 0);
 }
 
 #[test]
@@ -129,7 +123,7 @@ fn a_cgroup_that_was_taken_away_is_made_again_with_its_limits() {
     fs::write(ROOT, &pid).unwrap();
     fs::remove_dir(kernel::cgroup("web")).unwrap();
     kill(held, Signal::SIGCONT).unwrap();
-    agent.wait_for_events("web", "drift", 1);
+    agent.wait_for_events::<DriftFound>("web", 1);
     wait_until_home(&pid);
     wait_for("its limits to be there", || {
         let now = ["memory.max", "cpu.max", "pids.max"].map(|file| kernel::read("web", file));
@@ -137,12 +131,12 @@ fn a_cgroup_that_was_taken_away_is_made_again_with_its_limits() {
     });
     // It is watched on as if nothing had been.
     fs::write(kernel::cgroup("web").join("pids.max"), "max").unwrap();
-    agent.wait_for_events("web", "drift", 2);
+    agent.wait_for_events::<DriftFound>("web", 2);
     wait_for("it to be put right", || {
         (kernel::read("web", "pids.max")? == "40").then_some(())
     });
     assert!(agent.cli(&["restart", "web"]).status.success());
-    assert_eq!(agent.workload("web")["state"], "running");
+    assert_eq!(agent.workload("web").state, WorkloadState::Running);
 }
 
 #[test]
@@ -151,8 +145,8 @@ fn what_was_changed_while_no_agent_ran_is_told_by_the_next() {
     agent.kill();
     fs::write(kernel::cgroup("web").join("memory.max"), "max").unwrap();
     agent.start_again();
-    let told = agent.wait_for_events("web", "drift", 1);
-    assert_eq!(told[0]["details"]["drifts"][0]["found"], "max", "{told:#?}");
+    let told = agent.wait_for_events::<DriftFound>("web", 1);
+    assert_eq!(told[0].details.drifts[0].found, "max", "{told:#?}");
     assert_ne!(kernel::read("web", "memory.max").as_deref(), Some("max"));
-    assert_eq!(agent.workload("web")["pid"].to_string(), pid);
+    assert_eq!(pid_of(&agent.workload("web")).to_string(), pid);
 }

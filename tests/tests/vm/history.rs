@@ -2,10 +2,13 @@
 //! told what happened, once and in order.
 
 use crate::{manifest, workload};
+use enforcer_model::detail::{AgentChange, AgentState, Degraded, Exit, Kind, Lost};
+use enforcer_model::ids::InstanceId;
+use enforcer_model::oom::{Incident, OomSource};
+use enforcer_model::{Record, WorkloadState};
 use enforcer_tests::agent::{Agent, command};
 use enforcer_tests::{kernel, wait_for, wait_within};
 use nix::mount::{MsFlags, mount, umount};
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -13,20 +16,20 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-fn all(agent: &Agent) -> Vec<Value> {
-    let all = agent.get("/v1/events").unwrap_or_default();
-    all.as_array().cloned().unwrap_or_default()
+fn seqs(events: &[Record]) -> Vec<u64> {
+    events.iter().map(|event| event.seq.0).collect()
 }
 
-fn seqs(events: &[Value]) -> Vec<u64> {
-    events
-        .iter()
-        .map(|event| event["seq"].as_u64().unwrap())
-        .collect()
+/// Returns how often the agents were in this state.
+fn changes(agent: &Agent, state: AgentState) -> usize {
+    let changes = agent.all_events::<AgentChange>().into_iter();
+    changes
+        .filter(|change| change.details.state == state)
+        .count()
 }
 
 /// In order, and each once.
-fn assert_in_order(events: &[Value]) {
+fn assert_in_order(events: &[Record]) {
     let seqs = seqs(events);
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
 }
@@ -38,10 +41,10 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
     let mut known = BTreeSet::new();
     for _ in 0..5 {
         wait_for("news", || {
-            let new = all(&agent);
+            let new = agent.history();
             (new.len() > known.len() + 4).then_some(())
         });
-        let told = all(&agent);
+        let told = agent.history();
         assert_in_order(&told);
         let missing: Vec<_> = known
             .difference(&seqs(&told).into_iter().collect())
@@ -52,14 +55,13 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
         agent.start_again();
     }
     // Every exit has its start, however many agents there were.
-    let told = all(&agent);
-    let instances = |kind: &str| -> Vec<u64> {
-        let of_kind = told.iter().filter(|event| event["kind"] == kind);
-        of_kind
-            .map(|event| event["instance"].as_u64().unwrap())
-            .collect()
+    let told = agent.history();
+    let instances = |kind: Kind| -> Vec<Option<InstanceId>> {
+        let of_kind = told.iter();
+        let of_kind = of_kind.filter(|event| event.detail.known_kind() == Some(kind));
+        of_kind.map(|event| event.instance).collect()
     };
-    let (starts, exits) = (instances("start"), instances("exit"));
+    let (starts, exits) = (instances(Kind::Start), instances(Kind::Exit));
     let unique: BTreeSet<_> = exits.iter().collect();
     assert_eq!(
         unique.len(),
@@ -74,9 +76,7 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
     );
     assert!(unique.is_subset(&started), "{exits:?} without {starts:?}");
     wait_for("five agents to have said that they took over", || {
-        let took_over =
-            |event: &&Value| event["kind"] == "agent" && event["details"]["state"] == "took over";
-        (all(&agent).iter().filter(took_over).count() == 5).then_some(())
+        (changes(&agent, AgentState::TookOver) == 5).then_some(())
     });
 }
 
@@ -100,40 +100,36 @@ fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
         "the five hundredth restart",
         || {
             let view = agent.workload("hog");
-            (view["restarts"].as_u64()? >= 500 && view["state"] == "running").then_some(())
+            (view.restarts >= 500 && view.state == WorkloadState::Running).then_some(())
         },
     );
-    let told = agent.events("hog", "oom_kill");
+    let told = agent.events::<Incident>("hog");
     let mut counted = 0;
     for incident in &told {
-        let details = &incident["details"];
+        let details = &incident.details;
         assert_eq!(
-            details["counter_before"], counted,
-            "a gap or an overlap: {incident:#}"
+            details.counter_before, counted,
+            "a gap or an overlap: {incident:#?}"
         );
-        counted = details["counter_after"].as_u64().unwrap();
+        counted = details.counter_after;
     }
     assert_eq!(
         kernel::field("hog", "memory.events", "oom_kill"),
         Some(counted)
     );
-    let by = |source: &str| {
+    let by = |source: OomSource| {
         told.iter()
-            .filter(|incident| incident["details"]["source"] == source)
+            .filter(|incident| incident.details.source == source)
             .count()
     };
     println!(
         "{deaths} agents died; {} by eBPF, {} by counters, {} recovered",
-        by("ebpf"),
-        by("counters"),
-        by("recovered")
+        by(OomSource::Ebpf),
+        by(OomSource::Counters),
+        by(OomSource::Recovered)
     );
-    let exits = agent.events("hog", "exit");
-    assert!(
-        exits
-            .iter()
-            .all(|exit| exit["details"]["oom_killed"] == true)
-    );
+    let exits = agent.events::<Exit>("hog");
+    assert!(exits.iter().all(|exit| exit.details.oom_killed));
     // One that is killed before it has counted its start is killed once more.
     assert!(exits.len() >= 500, "{}", exits.len());
     assert_eq!(exits.len(), told.len());
@@ -155,34 +151,27 @@ fn a_full_disk_stops_nothing_and_loses_nothing() {
         let more = "recovery: { backoff: { initial: 50ms, max: 50ms }, budget: off }";
         let text = manifest(&workload("crasher", "crash 3", more));
         let agent = Agent::start_with(&text, &["--state-dir", disk]);
-        agent.wait_for_events("crasher", "exit", 2);
+        agent.wait_for_events::<Exit>("crasher", 2);
         let filler = Path::new(disk).join("filler");
         let mut much = fs::File::create(&filler).unwrap();
         while std::io::Write::write_all(&mut much, &[7; 4096]).is_ok() {}
         drop(much);
         let degraded = wait_for("it to be told", || {
-            let events = all(&agent);
-            let told = |event: &&Value| {
-                event["kind"] == "degraded" && event["details"]["what"] == "history"
-            };
-            events.iter().find(told).cloned()
+            let mut faults = agent.all_events::<Degraded>().into_iter();
+            faults.find(|fault| fault.details.what == "history")
         });
-        let why = degraded["details"]["why"].as_str().unwrap();
+        let why = degraded.details.why;
         assert!(why.contains("full"), "{why}");
-        let before = agent.workload("crasher")["restarts"].as_u64().unwrap();
+        let before = agent.workload("crasher").restarts;
         wait_for("restarts to go on", || {
-            (agent.workload("crasher")["restarts"].as_u64()? > before + 5).then_some(())
+            (agent.workload("crasher").restarts > before + 5).then_some(())
         });
         fs::remove_file(filler).unwrap();
         wait_for("it to be written again", || {
-            let events = all(&agent);
-            events
-                .iter()
-                .any(|event| event["details"]["state"] == "history resumed")
-                .then_some(())
+            (changes(&agent, AgentState::HistoryResumed) > 0).then_some(())
         });
-        assert!(all(&agent).iter().all(|event| event["kind"] != "lost"));
-        assert_in_order(&all(&agent));
+        assert!(agent.all_events::<Lost>().is_empty());
+        assert_in_order(&agent.history());
     }
     umount(disk).unwrap();
 }
@@ -190,7 +179,7 @@ fn a_full_disk_stops_nothing_and_loses_nothing() {
 #[test]
 fn a_damaged_history_is_set_aside_and_told() {
     let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
-    let view = agent.wait_for_state("web", "running");
+    let view = agent.wait_for_state("web", WorkloadState::Running);
     agent.kill();
     let folder = agent.folder().join("state");
     fs::write(folder.join("history.db"), [7; 20_000]).unwrap();
@@ -200,14 +189,14 @@ fn a_damaged_history_is_set_aside_and_told() {
     }
     agent.start_again();
     wait_for("it to be told", || {
-        let events = all(&agent);
-        let told = |event: &&Value| event["details"]["what"] == "history";
-        let why = events.iter().find(told)?["details"]["why"]
-            .as_str()?
-            .to_owned();
-        why.contains("set aside as").then_some(())
+        let mut faults = agent.all_events::<Degraded>().into_iter();
+        let fault = faults.find(|fault| fault.details.what == "history")?;
+        fault.details.why.contains("set aside as").then_some(())
     });
-    assert_eq!(agent.wait_for_state("web", "running")["pid"], view["pid"]);
+    assert_eq!(
+        agent.wait_for_state("web", WorkloadState::Running).pid,
+        view.pid
+    );
     let names: Vec<String> = fs::read_dir(&folder)
         .unwrap()
         .flatten()
@@ -225,7 +214,7 @@ fn a_damaged_history_is_set_aside_and_told() {
 fn why_tells_the_chain_behind_a_restart() {
     let limits = "cgroup: { memory.max: 8M }\nrecovery: { backoff: { initial: 10m, max: 10m } }";
     let agent = Agent::start(&manifest(&workload("hog", "hog", limits)));
-    agent.wait_for_state("hog", "backing_off");
+    agent.wait_for_state("hog", WorkloadState::BackingOff);
     let told = agent.cli(&["why", "hog"]);
     let text = String::from_utf8_lossy(&told.stdout).into_owned();
     println!("{text}");
@@ -245,7 +234,7 @@ fn why_tells_the_chain_behind_a_restart() {
 fn events_are_found_by_time_kind_and_number_and_followed() {
     let more = "recovery: { backoff: { initial: 50ms, max: 50ms }, budget: off }";
     let agent = Agent::start(&manifest(&workload("crasher", "crash 3", more)));
-    agent.wait_for_events("crasher", "exit", 3);
+    agent.wait_for_events::<Exit>("crasher", 3);
     let lines = |arguments: &[&str]| {
         let output = agent.cli(arguments);
         assert!(output.status.success(), "{output:?}");
@@ -259,16 +248,16 @@ fn events_are_found_by_time_kind_and_number_and_followed() {
     let wrong = agent.cli(&["events", "--since", "yesterday"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     // What is followed goes on while it happens.
-    let last = seqs(&all(&agent)).into_iter().max().unwrap();
+    let last = seqs(&agent.history()).into_iter().max().unwrap();
     let followed = agent.read_lines(&format!("/v1/events/stream?after={last}&kind=exit"), 3);
-    let followed: Vec<Value> = followed
+    let followed: Vec<Record> = followed
         .iter()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert!(
         followed
             .iter()
-            .all(|event| event["kind"] == "exit" && event["seq"].as_u64() > Some(last))
+            .all(|event| event.detail.known_kind() == Some(Kind::Exit) && event.seq.0 > last)
     );
     assert_in_order(&followed);
 }
@@ -276,7 +265,7 @@ fn events_are_found_by_time_kind_and_number_and_followed() {
 #[test]
 fn whoever_follows_is_told_on_by_the_next_agent() {
     let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let mut following = command(agent.folder())
         .args(["events", "--follow", "--json"])
         .stdout(Stdio::piped())
@@ -284,13 +273,10 @@ fn whoever_follows_is_told_on_by_the_next_agent() {
         .unwrap();
     let lines = BufReader::new(following.stdout.take().unwrap()).lines();
     let mut seqs = lines.map(|line| {
-        let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        (
-            event["seq"].as_u64().unwrap(),
-            event["kind"].as_str().unwrap().to_owned(),
-        )
+        let event: Record = serde_json::from_str(&line.unwrap()).unwrap();
+        (event.seq.0, event.detail.known_kind())
     });
-    let before = seqs.find(|(_, kind)| kind == "start").unwrap().0;
+    let before = seqs.find(|(_, kind)| *kind == Some(Kind::Start)).unwrap().0;
     agent.kill();
     agent.start_again();
     assert!(agent.cli(&["restart", "web"]).status.success());
@@ -298,8 +284,8 @@ fn whoever_follows_is_told_on_by_the_next_agent() {
     let mut expected = before;
     let started = seqs.find(|(seq, kind)| {
         expected += 1;
-        assert_eq!(*seq, expected, "{kind}");
-        kind == "start"
+        assert_eq!(*seq, expected, "{kind:?}");
+        *kind == Some(Kind::Start)
     });
     assert!(started.is_some());
     following.kill().unwrap();

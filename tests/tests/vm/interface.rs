@@ -1,8 +1,15 @@
 //! The command line and the socket, as a user and a script meet them.
 
 use crate::{manifest, workload};
+use enforcer_model::claims::Throttling;
+use enforcer_model::health::Health;
+use enforcer_model::oom::Incident;
+use enforcer_model::views::{Diagnosis, Grade, Workloads};
+use enforcer_model::{Record, WorkloadState};
 use enforcer_tests::agent::{self, Agent};
 use enforcer_tests::wait_for;
+use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 
@@ -14,19 +21,19 @@ fn the_doctor_finds_this_machine_fit_and_says_what_is_switched_off() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(answer["fit"], true);
-        answer["checks"].as_array().unwrap().clone()
+        let answer: Diagnosis = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(answer.fit);
+        answer.checks
     };
     for check in examine(&["doctor", "--json"]) {
         // A VM without swap is as good as any.
-        assert_eq!(check["grade"], "good", "{check}");
+        assert_eq!(check.grade, Grade::Good, "{check:?}");
     }
     let checks = examine(&["doctor", "--json", "--ebpf", "off"]);
-    let ebpf = checks.iter().find(|check| check["what"] == "eBPF").unwrap();
-    assert_eq!(ebpf["grade"], "less");
-    assert!(ebpf["found"].as_str().unwrap().contains("none is proved"));
-    assert!(ebpf["cure"].is_string());
+    let ebpf = checks.iter().find(|check| check.what == "eBPF").unwrap();
+    assert_eq!(ebpf.grade, Grade::Less);
+    assert!(ebpf.found.contains("none is proved"));
+    assert!(ebpf.cure.is_some());
 }
 
 #[test]
@@ -34,8 +41,8 @@ fn an_answer_comes_as_it_was_asked_for() {
     let agent = Agent::start(&manifest(
         &(workload("db", "rest", "") + &workload("web", "rest", "")),
     ));
-    agent.wait_for_state("web", "running");
-    agent.wait_for_state("db", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
+    agent.wait_for_state("db", WorkloadState::Running);
     let said = |arguments: &[&str]| {
         let output = agent.cli(arguments);
         assert!(output.status.success(), "{output:?}");
@@ -67,6 +74,12 @@ fn an_answer_comes_as_it_was_asked_for() {
     assert!(said(&["completions", "bash"]).contains("_enforcer"));
 }
 
+/// The keys of each workload in an answer.
+#[derive(serde::Deserialize)]
+struct Keys {
+    workloads: Vec<BTreeMap<String, IgnoredAny>>,
+}
+
 #[test]
 fn ps_has_the_documented_shape() {
     let agent = Agent::start(&manifest(&workload(
@@ -74,13 +87,10 @@ fn ps_has_the_documented_shape() {
         "hog 4",
         "cgroup: { memory.max: 64M, memory.swap.max: 1M }",
     )));
-    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let pid = agent.wait_for_state("web", WorkloadState::Running).pid;
     let output = agent.cli(&["ps", "--json"]);
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(shown["schema"], 1);
-    let web = &shown["workloads"][0];
-    let mut keys: Vec<&String> = web.as_object().unwrap().keys().collect();
-    keys.sort();
+    let shown: Keys = serde_json::from_slice(&output.stdout).unwrap();
+    let keys: Vec<&String> = shown.workloads[0].keys().collect();
     let expected = [
         "cgroup",
         "cpu_percent",
@@ -103,20 +113,23 @@ fn ps_has_the_documented_shape() {
         "throttle_cpu_percent",
     ];
     assert_eq!(keys, expected);
+    let shown: Workloads = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown.schema, 1);
+    let web = &shown.workloads[0];
     assert_eq!(
-        (&web["name"], &web["state"], &web["health"]),
-        (&"web".into(), &"running".into(), &"unknown".into())
+        (web.name.as_str(), web.state, web.health),
+        ("web", WorkloadState::Running, Health::Unknown)
     );
     assert_eq!(
-        (&web["pid"], &web["ready"], &web["throttle"]),
-        (&pid, &true.into(), &"none".into())
+        (web.pid, web.ready, web.throttle),
+        (pid, true, Throttling::None)
     );
     assert_eq!(
-        (&web["memory_max_bytes"], &web["swap_max_bytes"]),
-        (&(64 << 20).into(), &(1 << 20).into())
+        (web.memory_max_bytes, web.swap_max_bytes),
+        (Some(64 << 20), Some(1 << 20))
     );
     assert_eq!(
-        web["cgroup"],
+        web.cgroup,
         enforcer_tests::kernel::cgroup("web").to_str().unwrap()
     );
     let table = String::from_utf8(agent.cli(&["ps"]).stdout).unwrap();
@@ -126,7 +139,7 @@ fn ps_has_the_documented_shape() {
 #[test]
 fn exit_codes_are_what_scripts_rely_on() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     for (arguments, code) in [
         (&["ps"][..], 0),
         (&["inspect", "nobody"], 4),
@@ -179,16 +192,17 @@ fn events_are_one_line_each_in_order() {
         "hog",
         "cgroup: { memory.max: 8M }",
     )));
-    agent.wait_for_events("hog", "oom_kill", 2);
+    agent.wait_for_events::<Incident>("hog", 2);
     let output = String::from_utf8(agent.cli(&["events", "--json"]).stdout).unwrap();
-    let events: Vec<serde_json::Value> = output
-        .lines()
+    let lines = output.lines();
+    let keys: Vec<BTreeMap<String, IgnoredAny>> = lines
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let seqs: Vec<u64> = events
-        .iter()
-        .map(|event| event["seq"].as_u64().unwrap())
+    let lines = output.lines();
+    let events: Vec<Record> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
         .collect();
+    let seqs: Vec<u64> = events.iter().map(|event| event.seq.0).collect();
     assert!(seqs.is_sorted() && seqs[0] == 1, "{seqs:?}");
     for key in [
         "seq",
@@ -201,13 +215,10 @@ fn events_are_one_line_each_in_order() {
         "caused_by",
         "details",
     ] {
-        assert!(events.iter().all(|event| event.get(key).is_some()), "{key}");
+        assert!(keys.iter().all(|keys| keys.contains_key(key)), "{key}");
     }
     // An incident stands before the exit that it caused.
-    let kinds: Vec<&str> = events
-        .iter()
-        .map(|event| event["kind"].as_str().unwrap())
-        .collect();
+    let kinds: Vec<&str> = events.iter().map(|event| event.detail.kind()).collect();
     let first = |kind: &str| kinds.iter().position(|found| *found == kind).unwrap();
     assert!(first("oom_kill") < first("exit") && first("exit") < first("restart"));
     let words = String::from_utf8(
@@ -227,7 +238,7 @@ fn events_are_one_line_each_in_order() {
 #[test]
 fn a_second_agent_is_turned_away() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
-    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let pid = agent.wait_for_state("web", WorkloadState::Running).pid;
     let second = agent.cli(&[
         "run",
         "-f",
@@ -249,7 +260,7 @@ fn a_second_agent_is_turned_away() {
         told.contains("that no agent with this runtime folder has left"),
         "{told}"
     );
-    assert_eq!(agent.workload("web")["pid"], pid);
+    assert_eq!(agent.workload("web").pid, pid);
 }
 
 #[test]
@@ -260,7 +271,7 @@ fn the_ebpf_programs_speak_through_the_agents_log() {
         "hog",
         "cgroup: { memory.max: 8M }",
     )));
-    agent.wait_for_events("hog", "oom_kill", 1);
+    agent.wait_for_events::<Incident>("hog", 1);
     let log = agent.folder().join("log");
     wait_for("a message of mark_victim", || {
         let text = std::fs::read_to_string(&log).ok()?;

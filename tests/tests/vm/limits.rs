@@ -1,6 +1,7 @@
 //! Every limit of the manifest, read back from the kernel.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
 use std::fs;
@@ -12,7 +13,7 @@ const ALL: &str = "cgroup: { cpu.weight: 59, cpu.max: 150%, cpu.max.burst: 20ms,
 #[test]
 fn every_limit_is_in_the_kernel() {
     let agent = Agent::start(&manifest(&workload("all", "rest", ALL)));
-    agent.wait_for_state("all", "running");
+    agent.wait_for_state("all", WorkloadState::Running);
     let expected = [
         ("cpu.weight", "59"),
         ("cpu.max", "150000 100000"),
@@ -31,23 +32,18 @@ fn every_limit_is_in_the_kernel() {
         assert_eq!(kernel::read("all", file).as_deref(), Some(value), "{file}");
     }
     // What `inspect` shows beside the request is the kernel's own answer.
-    let limits = agent.workload("all")["limits"].clone();
+    let limits = agent.inspect("all").limits;
     for (file, value) in expected {
-        let shown = limits
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|limit| limit["file"] == file)
-            .unwrap();
-        assert_eq!(shown["effective"], value, "{file}");
-        assert_eq!(shown["requested"], value, "{file}");
+        let shown = limits.iter().find(|limit| limit.file == file).unwrap();
+        assert_eq!(shown.effective.as_deref(), Some(value), "{file}");
+        assert_eq!(shown.requested.as_deref(), Some(value), "{file}");
     }
 }
 
 #[test]
 fn what_the_manifest_leaves_out_keeps_the_kernels_default() {
     let agent = Agent::start(&manifest(&workload("plain", "rest", "")));
-    agent.wait_for_state("plain", "running");
+    agent.wait_for_state("plain", WorkloadState::Running);
     let defaults = [
         ("cpu.weight", "100"),
         ("cpu.max", "max 100000"),
@@ -64,18 +60,18 @@ fn what_the_manifest_leaves_out_keeps_the_kernels_default() {
         );
     }
     // It asks for no CPUs, and runs on all that there are.
-    let limits = agent.workload("plain")["limits"].clone();
-    let mut shown = limits.as_array().unwrap().iter();
-    let cpus = shown.find(|limit| limit["file"] == "cpuset.cpus").unwrap();
-    assert_eq!(cpus["requested"], serde_json::Value::Null);
-    assert_eq!(cpus["effective"], "0-1");
+    let limits = agent.inspect("plain").limits;
+    let mut shown = limits.iter();
+    let cpus = shown.find(|limit| limit.file == "cpuset.cpus").unwrap();
+    assert_eq!(cpus.requested, None);
+    assert_eq!(cpus.effective.as_deref(), Some("0-1"));
 }
 
 #[test]
 fn an_idle_workload_and_a_page_rounded_limit_are_as_asked() {
     let more = "cgroup: { cpu.weight: idle, memory.max: 20000000 }";
     let agent = Agent::start(&manifest(&workload("idle", "rest", more)));
-    agent.wait_for_state("idle", "running");
+    agent.wait_for_state("idle", WorkloadState::Running);
     assert_eq!(kernel::read("idle", "cpu.idle").as_deref(), Some("1"));
     // 20000000 is no multiple of 4096: the kernel's own rounding is no fault.
     assert_eq!(
@@ -98,7 +94,7 @@ fn the_host_keeps_its_reserve_and_parents_pass_protection_on() {
         "cgroup: { memory.low: 8M, memory.min: 4M, memory.max: 64M }",
     );
     let agent = Agent::start(&format!("{host}{one}{two}"));
-    agent.wait_for_state("two", "running");
+    agent.wait_for_state("two", WorkloadState::Running);
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap();
     let line = meminfo
         .lines()
@@ -139,8 +135,8 @@ fn protected_memory_survives_reclaim() {
             .unwrap()
     };
     let filled = |name: &str| (current(name) > 32 << 20).then_some(());
-    agent.wait_for_state("kept", "running");
-    agent.wait_for_state("open", "running");
+    agent.wait_for_state("kept", WorkloadState::Running);
+    agent.wait_for_state("open", WorkloadState::Running);
     wait_for("both to have filled their memory", || {
         filled("kept").and(filled("open"))
     });
@@ -174,7 +170,7 @@ fn swap_has_its_own_boundary() {
         "version: 1\nhost:\n  reserve: {{ swap: 0% }}\nworkloads:\n{}",
         workload("both", "hog 20", more)
     ));
-    agent.wait_for_state("both", "running");
+    agent.wait_for_state("both", WorkloadState::Running);
     // 20 MiB fit into 16 of memory and 8 of swap, and nothing is killed.
     wait_for("swap to be used", || {
         let swapped: u64 = kernel::read("both", "memory.swap.current")?.parse().ok()?;
@@ -182,6 +178,6 @@ fn swap_has_its_own_boundary() {
     });
     assert_eq!(kernel::field("both", "memory.events", "oom_kill"), Some(0));
     let shown = agent.workload("both");
-    assert_eq!(shown["swap_max_bytes"], 8 << 20);
-    assert!(shown["swap_bytes"].as_u64().unwrap() > 3 << 20);
+    assert_eq!(shown.swap_max_bytes, Some(8 << 20));
+    assert!(shown.swap_bytes > 3 << 20);
 }

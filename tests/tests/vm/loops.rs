@@ -1,23 +1,24 @@
 //! Threads that don't sleep: what is done about them, and what is never done.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::claims::Throttling;
+use enforcer_model::cpu_loop::{LoopSource, Outside, Verdict};
+use enforcer_model::detail::{CpuLoopFound, Degraded, Exit, Release, RestartPlan, ThrottleChange};
+use enforcer_model::ids::Cause;
+use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{catch, kernel, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 const QUICKLY: &str = "watch: { cpu_loop: { after: 2s, step: 1s } }";
 
 fn ladder(respond: &str) -> String {
     format!("watch: {{ cpu_loop: {{ after: 2s, step: 1s, respond: {respond} }} }}")
-}
-
-fn pid_of(view: &Value) -> u32 {
-    u32::try_from(view["pid"].as_u64().unwrap()).unwrap()
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -32,9 +33,7 @@ fn wait_for_file(workload: &str, file: &str, value: &str) {
 
 fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream
-        .set_read_timeout(Some(std::time::Duration::from_secs(2)))
-        .ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -44,28 +43,23 @@ fn get(port: u16, path: &str) -> Option<String> {
 #[test]
 fn a_dead_loop_is_proved_and_demoted_by_default() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
-    let found = agent.wait_for_events("web", "cpu_loop", 1);
-    let details = &found[0]["details"];
-    assert_eq!(details["verdict"], "dead_loop");
-    assert_eq!(details["pid"], agent.workload("web")["pid"]);
-    assert!(details["cpu_seconds"].as_f64().unwrap() >= 2.0);
-    let hottest = details["evidence"]["stack"][0].as_str().unwrap();
+    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    let details = &found[0].details;
+    assert_eq!(details.verdict, Verdict::DeadLoop);
+    assert_eq!(details.thread.pid, pid_of(&agent.workload("web")));
+    assert!(details.cpu >= Duration::from_secs(2));
+    let hottest = &details.evidence.stack[0];
     assert!(
         hottest.contains("burn") && hottest.contains("in fixture"),
         "{hottest}"
     );
     wait_for_file("web", "cpu.weight", "1");
     let shown = agent.workload("web");
-    assert_eq!(shown["throttle"], "demoted");
-    assert!(
-        shown["reason"]
-            .as_str()
-            .unwrap()
-            .starts_with("dead_loop in")
-    );
-    let told = agent.wait_for_events("web", "throttle", 1);
-    assert_eq!(told[0]["caused_by"], found[0]["seq"]);
-    assert_eq!(told[0]["reason"], "cpu_loop");
+    assert_eq!(shown.throttle, Throttling::Demoted);
+    assert!(shown.reason.starts_with("dead_loop in"));
+    let told = agent.wait_for_events::<ThrottleChange>("web", 1);
+    assert_eq!(told[0].caused_by, Some(found[0].seq));
+    assert_eq!(told[0].reason, Some(Cause::CpuLoop));
     let lines = agent.lines();
     assert!(
         lines.contains("dead loop: fixture") && lines.contains("demoted to cpu.weight 1"),
@@ -76,8 +70,8 @@ fn a_dead_loop_is_proved_and_demoted_by_default() {
 #[test]
 fn a_looping_thread_is_found_though_its_name_is_no_utf8() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare-renamed", QUICKLY)));
-    let found = agent.wait_for_events("web", "cpu_loop", 1);
-    assert_eq!(found[0]["details"]["verdict"], "dead_loop", "{found:#?}");
+    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    assert_eq!(found[0].details.verdict, Verdict::DeadLoop, "{found:#?}");
 }
 
 /// A thread that will end the loop is seen, whatever its name.
@@ -89,12 +83,13 @@ fn a_helper_breaks_the_proof_though_its_name_is_no_utf8() {
         "burn flag-later-renamed",
         &more,
     )));
-    let found = agent.wait_for_events("web", "cpu_loop", 1);
-    let details = &found[0]["details"];
-    assert_eq!(details["verdict"], "over_budget", "{found:#?}");
-    let outside = details["evidence"]["outside"].to_string();
-    assert!(outside.contains("thread_wakes"), "{outside}");
-    assert_eq!(agent.workload("web")["restarts"], 0);
+    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    let details = &found[0].details;
+    assert_eq!(details.verdict, Verdict::OverBudget, "{found:#?}");
+    let outside = &details.evidence.outside;
+    let wakes = |one: &Outside| matches!(one, Outside::ThreadWakes(_));
+    assert!(outside.iter().any(wakes), "{outside:?}");
+    assert_eq!(agent.workload("web").restarts, 0);
 }
 
 /// A map of 150 MB of text, which the program's own user has made.
@@ -105,17 +100,18 @@ fn a_map_without_bounds_costs_the_agent_little_memory() {
     std::os::unix::fs::chown(folder, Some(1000), Some(1000)).unwrap();
     let mode = format!("map-and-spin {folder} 1500");
     let agent = Agent::start(&manifest(&workload("web", "rest", QUICKLY)));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     // Its peak is counted from now on (proc_pid_clear_refs(5)).
     fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").unwrap();
     let spins = manifest(&workload("web", &mode, QUICKLY));
     fs::write(agent.folder().join("manifest.yaml"), spins).unwrap();
     assert!(agent.cli(&["apply"]).status.success());
-    let found = agent.wait_for_events("web", "cpu_loop", 1).remove(0);
+    let found = agent.wait_for_event::<Box<CpuLoopFound>>("web");
     let peak = kernel::status(agent.pid(), "VmHWM").unwrap();
     let kibibytes: u64 = peak.split(' ').next().unwrap().parse().unwrap();
     assert!(kibibytes < 64 << 10, "{peak}");
-    assert!(found.to_string().len() < 64 << 10, "{found}");
+    let text = serde_json::to_string(&found.details).unwrap();
+    assert!(text.len() < 64 << 10, "{text}");
 }
 
 /// The first field report: one endpoint runs into an infinite loop.
@@ -132,43 +128,40 @@ fn s1_a_server_that_loops_is_healthy_again_without_a_person() {
     // Nobody answers this one.
     let mut stream = TcpStream::connect(("127.0.0.1", 9025)).unwrap();
     stream.write_all(b"GET /break HTTP/1.1\r\n\r\n").unwrap();
-    let restart = agent.wait_for_events("node", "restart", 1);
-    assert_eq!(restart[0]["reason"], "cpu_loop");
+    let restart = agent.wait_for_events::<RestartPlan>("node", 1);
+    assert_eq!(restart[0].reason, Some(Cause::CpuLoop));
     assert_eq!(
-        agent.events("node", "cpu_loop")[0]["details"]["verdict"],
-        "dead_loop"
+        agent.events::<Box<CpuLoopFound>>("node")[0].details.verdict,
+        Verdict::DeadLoop
     );
     wait_for("the second answer", || {
         get(9025, "/health").filter(|answer| answer.ends_with("ok"))
     });
     wait_for_file("node", "cpu.weight", "100");
-    assert_eq!(agent.workload("node")["throttle"], "none");
-    assert_eq!(agent.workload("neighbour")["restarts"], 0);
+    assert_eq!(agent.workload("node").throttle, Throttling::None);
+    assert_eq!(agent.workload("neighbour").restarts, 0);
 }
 
 #[test]
 fn each_rung_holds_for_a_step_and_the_last_one_restarts() {
     let more = ladder("[tell, demote, { throttle: 20% }, restart]");
     let agent = Agent::start(&manifest(&workload("web", "burn bare", &more)));
-    let restart = agent.wait_for_events("web", "restart", 1);
-    let kinds: Vec<String> = agent
-        .events("web", "")
-        .iter()
-        .filter(|event| event["seq"].as_u64() <= restart[0]["seq"].as_u64())
-        .filter(|event| event["kind"] != "config")
-        .map(|event| event["kind"].as_str().unwrap().to_owned())
-        .collect();
+    let restart = agent.wait_for_events::<RestartPlan>("web", 1);
+    let history = agent.history_of("web");
+    let until = history.iter().filter(|event| event.seq <= restart[0].seq);
+    let kinds: Vec<&str> = until.map(|event| event.detail.kind()).collect();
+    let kinds: Vec<&str> = kinds.into_iter().filter(|kind| *kind != "config").collect();
     let expected = [
         "start", "cpu_loop", "health", "throttle", "throttle", "stop", "exit", "release", "restart",
     ];
     assert_eq!(kinds, expected);
-    let levels: Vec<Value> = agent
-        .events("web", "throttle")
+    let levels: Vec<Throttling> = agent
+        .events::<ThrottleChange>("web")
         .iter()
         .take(2)
-        .map(|event| event["details"]["throttle"].clone())
+        .map(|event| event.details.throttle)
         .collect();
-    assert_eq!(levels, ["demoted", "throttled"]);
+    assert_eq!(levels, [Throttling::Demoted, Throttling::Throttled]);
     wait_for_file("web", "cpu.weight", "100");
     wait_for_file("web", "cpu.max", "max 100000");
 }
@@ -195,11 +188,11 @@ fn a_loop_that_ends_leaves_the_workload_as_the_manifest_says() {
         Some("20000 100000")
     );
     signal(pid_of(&agent.workload("web")), Signal::SIGUSR1);
-    let released = agent.wait_for_events("web", "release", 1);
-    assert_eq!(released[0]["details"]["throttle"], "none");
+    let released = agent.wait_for_events::<Release>("web", 1);
+    assert_eq!(released[0].details.throttle, Throttling::None);
     wait_for_file("web", "cpu.weight", "60");
     wait_for_file("web", "cpu.max", "150000 100000");
-    assert_eq!(agent.workload("web")["restarts"], 0);
+    assert_eq!(agent.workload("web").restarts, 0);
 }
 
 #[test]
@@ -209,7 +202,7 @@ fn throttle_and_release_by_hand() {
         "rest",
         "cgroup: { cpu.max: 150% }",
     )));
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let throttled = agent.cli(&["throttle", "web", "--cpu", "20%"]);
     assert_eq!(
         String::from_utf8_lossy(&throttled.stdout),
@@ -252,7 +245,7 @@ fn throttle_and_release_by_hand() {
 #[test]
 fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
     let mut agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
-    let pid = pid_of(&agent.wait_for_state("web", "running"));
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
     catch("a stop of the proof", || {
         kernel::status(pid, "State")?.starts_with('t').then_some(())
     });
@@ -270,14 +263,14 @@ fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
 fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
     let more = format!("{QUICKLY}\nrecovery: {{ restart: never }}");
     let agent = Agent::start(&manifest(&workload("web", "burn bare", &more)));
-    let pid = pid_of(&agent.wait_for_state("web", "running"));
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
     catch("the proof", || {
         (kernel::status(pid, "TracerPid")? != "0").then_some(())
     });
     signal(pid, Signal::SIGALRM);
-    let exit = agent.wait_for_events("web", "exit", 1);
-    assert_eq!(exit[0]["details"]["signal"], Signal::SIGALRM as i32);
-    agent.wait_for_state("web", "failed");
+    let exit = agent.wait_for_events::<Exit>("web", 1);
+    assert_eq!(exit[0].details.signal, Some(Signal::SIGALRM as i32));
+    agent.wait_for_state("web", WorkloadState::Failed);
 }
 
 /// Somebody stops the process while it is looked at: it stays stopped, and goes on
@@ -285,7 +278,7 @@ fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
 #[test]
 fn a_stop_in_the_middle_of_a_proof_holds() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
-    let pid = pid_of(&agent.wait_for_state("web", "running"));
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
     catch("the proof", || {
         (kernel::status(pid, "TracerPid")? != "0").then_some(())
     });
@@ -303,11 +296,10 @@ fn a_stop_in_the_middle_of_a_proof_holds() {
 #[test]
 fn a_traced_thread_is_left_alone() {
     let agent = Agent::start(&manifest(&workload("web", "burn traced", QUICKLY)));
-    let found = agent.wait_for_events("web", "cpu_loop", 1);
-    assert_eq!(found[0]["details"]["verdict"], "over_budget");
-    let why = found[0]["details"]["evidence"]["unproven"]
-        .as_str()
-        .unwrap();
+    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    assert_eq!(found[0].details.verdict, Verdict::OverBudget);
+    let why = &found[0].details.evidence.unproven;
+    let why = why.as_deref().unwrap();
     assert!(why.starts_with("it is traced already"), "{why}");
     assert_eq!(kernel::read("web", "cpu.weight").as_deref(), Some("100"));
 }
@@ -318,29 +310,15 @@ fn without_ebpf_a_loop_is_seen_and_not_proved() {
         &manifest(&workload("web", "burn bare", &ladder("[demote, restart]"))),
         &["--ebpf", "off"],
     );
-    let found = agent.wait_for_events("web", "cpu_loop", 1);
-    let details = &found[0]["details"];
-    assert_eq!(details["verdict"], "over_budget");
-    assert_eq!(details["evidence"]["source"], "proc");
-    assert!(
-        details["evidence"]["unproven"]
-            .as_str()
-            .unwrap()
-            .contains("without eBPF")
-    );
-    let all = agent.get("/v1/events").unwrap();
-    let degraded = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|event| event["kind"] == "degraded");
-    assert!(
-        degraded.unwrap()["details"]["why"]
-            .as_str()
-            .unwrap()
-            .contains("none is proved")
-    );
-    assert_eq!(agent.workload("web")["throttle"], "none");
+    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    let details = &found[0].details;
+    assert_eq!(details.verdict, Verdict::OverBudget);
+    assert_eq!(details.evidence.source, LoopSource::Proc);
+    let why = details.evidence.unproven.as_deref().unwrap();
+    assert!(why.contains("without eBPF"), "{why}");
+    let degraded = agent.all_events::<Degraded>();
+    assert!(degraded[0].details.why.contains("none is proved"));
+    assert_eq!(agent.workload("web").throttle, Throttling::None);
 }
 
 #[test]
@@ -354,11 +332,11 @@ fn what_is_not_watched_is_not_suspected() {
     wait_for("four seconds of CPU time", || {
         (kernel::field("web", "cpu.stat", "usage_usec")? > 4_000_000).then_some(())
     });
-    assert!(agent.events("web", "cpu_loop").is_empty());
+    assert!(agent.events::<Box<CpuLoopFound>>("web").is_empty());
     agent.write_manifest(&manifest(&workload("web", "burn bare", QUICKLY)));
     assert!(agent.cli(&["apply"]).status.success());
-    agent.wait_for_events("web", "cpu_loop", 1);
-    assert_eq!(agent.workload("web")["restarts"], 0);
+    agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    assert_eq!(agent.workload("web").restarts, 0);
     // And off again gives back what was taken.
     wait_for_file("web", "cpu.weight", "1");
     agent.write_manifest(&manifest(&workload(
@@ -374,7 +352,7 @@ fn what_is_not_watched_is_not_suspected() {
 fn a_cpu_that_went_and_came_is_sampled_again() {
     const SWITCH: &str = "/sys/devices/system/cpu/cpu1/online";
     let agent = Agent::start(&manifest(&workload("calm", "rest", "")));
-    agent.wait_for_state("calm", "running");
+    agent.wait_for_state("calm", WorkloadState::Running);
     fs::write(SWITCH, "0").unwrap();
     fs::write(SWITCH, "1").unwrap();
     let looping = workload(
@@ -387,7 +365,7 @@ fn a_cpu_that_went_and_came_is_sampled_again() {
         workload("calm", "rest", "")
     )));
     assert!(agent.cli(&["apply"]).status.success());
-    let found = agent.wait_for_events("web", "cpu_loop", 1);
-    assert_eq!(found[0]["details"]["evidence"]["source"], "ebpf");
-    assert_eq!(found[0]["details"]["verdict"], "dead_loop");
+    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
+    assert_eq!(found[0].details.evidence.source, LoopSource::Ebpf);
+    assert_eq!(found[0].details.verdict, Verdict::DeadLoop);
 }

@@ -2,7 +2,11 @@
 //! left of what is gone.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{CpuLoopFound, RestartPlan};
+use enforcer_model::metrics::Metrics;
+use enforcer_model::oom::Incident;
+use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, patience, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -36,12 +40,12 @@ fn counters_are_the_kernels_own() {
     let limits =
         "cgroup: { memory.max: 24M, cpu.max: 20%, pids.max: 40 }\nwatch: { cpu_loop: off }";
     let agent = Agent::start(&manifest(&workload("web", "spin", limits)));
-    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
     wait_for("some throttling", || {
         (kernel::field("web", "cpu.stat", "nr_throttled")? > 3).then_some(())
     });
     // What stands still has counters that do.
-    let held = Pid::from_raw(i32::try_from(pid.as_i64().unwrap()).unwrap());
+    let held = Pid::from_raw(i32::try_from(pid).unwrap());
     kill(held, Signal::SIGSTOP).unwrap();
     // The last period of a quota ends after the last instruction.
     let (samples, stat) = wait_for("counters that stand still", || {
@@ -89,14 +93,15 @@ fn counters_are_the_kernels_own() {
     kill(held, Signal::SIGCONT).unwrap();
 
     // The same as JSON, wherever it is asked for.
-    let all = agent.get("/v1/metrics").unwrap();
-    let named = all["metrics"].as_array().unwrap();
-    let max = named
-        .iter()
-        .find(|metric| metric["name"] == "enforcer_workload_memory_max_bytes");
-    let sample = &max.unwrap()["samples"][0];
-    assert_eq!(sample["labels"]["workload"], "web");
-    assert_eq!(sample["value"], 25_165_824.0);
+    let Metrics { metrics, .. } = agent.get::<Metrics>("/v1/metrics").unwrap();
+    let name = "enforcer_workload_memory_max_bytes";
+    let max = metrics.iter().find(|metric| metric.name == name).unwrap();
+    let sample = &max.samples[0];
+    assert_eq!(
+        sample.labels.get("workload").map(String::as_str),
+        Some("web")
+    );
+    assert_eq!(sample.value, Some(25_165_824.0));
 }
 
 #[test]
@@ -123,11 +128,11 @@ fn what_happened_is_counted_once_by_its_reason() {
     );
     std::fs::remove_file("/tmp/starts").ok();
     let agent = Agent::start(&text);
-    agent.wait_for_events("hog", "restart", 3);
+    agent.wait_for_events::<RestartPlan>("hog", 3);
     wait_for("it to stay", || {
-        (agent.workload("hog")["state"] == "running").then_some(())
+        (agent.workload("hog").state == WorkloadState::Running).then_some(())
     });
-    let incidents = agent.events("hog", "oom_kill").len();
+    let incidents = agent.events::<Incident>("hog").len();
     let samples = wait_for("some answers", || {
         let samples = scrape(&agent);
         let failed = "enforcer_probe_total{workload=\"web\",probe=\"readiness\",result=\"failed\"}";
@@ -167,7 +172,7 @@ fn what_happened_is_counted_once_by_its_reason() {
     });
     // What a loop is found to be is counted as often as it is told.
     wait_for("a loop", || {
-        let told = agent.events("loops", "cpu_loop");
+        let told = agent.events::<Box<CpuLoopFound>>("loops");
         let samples = scrape(&agent);
         let of = |verdict: &str| {
             let labels = format!("workload=\"loops\",verdict=\"{verdict}\"");

@@ -1,24 +1,26 @@
 //! OOM kills: seen through eBPF, counted by the kernel, told once and truly.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Degraded, Exit, RestartPlan};
+use enforcer_model::ids::Cause;
+use enforcer_model::oom::{Incident, OomSource, Scope};
+use enforcer_model::units::Bytes;
+use enforcer_tests::agent::{Agent, Event, pid_of, send};
 use enforcer_tests::{kernel, wait_for, wait_within};
-use serde_json::Value;
 
 const TINY: &str = "cgroup: { memory.max: 8M }\nrecovery: { backoff: off, budget: off }";
 
-fn range(incident: &Value) -> (u64, u64) {
-    let number = |key: &str| incident["details"][key].as_u64().unwrap();
-    (number("counter_before"), number("counter_after"))
-}
-
 /// The ranges join without gaps, and end where the kernel's counter stands.
-fn assert_books_closed(workload: &str, incidents: &[Value]) {
+fn assert_books_closed(workload: &str, incidents: &[Event<Incident>]) {
     let mut counted = 0;
     for incident in incidents {
-        let (before, after) = range(incident);
-        assert_eq!(before, counted, "a gap or an overlap: {incident:#}");
-        assert!(after > before, "an incident of nothing: {incident:#}");
+        let (before, after) = (
+            incident.details.counter_before,
+            incident.details.counter_after,
+        );
+        assert_eq!(before, counted, "a gap or an overlap: {incident:#?}");
+        assert!(after > before, "an incident of nothing: {incident:#?}");
         counted = after;
     }
     assert_eq!(
@@ -27,7 +29,7 @@ fn assert_books_closed(workload: &str, incidents: &[Value]) {
     );
 }
 
-fn two_hundred(arguments: &[&str]) -> Vec<Value> {
+fn two_hundred(arguments: &[&str]) -> Vec<Event<Incident>> {
     // Before anything is counted in it.
     std::fs::remove_file("/tmp/starts").ok();
     let agent = Agent::start_with(
@@ -38,58 +40,60 @@ fn two_hundred(arguments: &[&str]) -> Vec<Value> {
     let minutes = std::time::Duration::from_secs(240);
     wait_within(minutes, "the two hundredth restart", || {
         let view = agent.workload("hog");
-        (view["restarts"].as_u64()? >= 200 && view["state"] == "running").then_some(())
+        (view.restarts >= 200 && view.state == WorkloadState::Running).then_some(())
     });
-    let incidents = agent.events("hog", "oom_kill");
+    let incidents = agent.events::<Incident>("hog");
     assert_books_closed("hog", &incidents);
-    assert_eq!(agent.workload("hog")["oom_kills"], 200);
+    assert_eq!(agent.workload("hog").oom_kills, 200);
     // Each exit stands behind its incident, and names it as its cause.
-    for (incident, exit) in incidents.iter().zip(agent.events("hog", "exit")) {
-        assert_eq!(exit["details"]["oom_killed"], true, "{exit:#}");
-        assert_eq!(exit["caused_by"], incident["seq"], "{exit:#}");
+    for (incident, exit) in incidents.iter().zip(agent.events::<Exit>("hog")) {
+        assert!(exit.details.oom_killed, "{exit:#?}");
+        assert_eq!(exit.caused_by, Some(incident.seq), "{exit:#?}");
     }
     incidents
 }
 
-fn told_by<'a>(incidents: &'a [Value], source: &'a str) -> impl Iterator<Item = &'a Value> {
-    incidents
-        .iter()
-        .filter(move |incident| incident["details"]["source"] == source)
+fn told_by(
+    incidents: &[Event<Incident>],
+    source: OomSource,
+) -> impl Iterator<Item = &Event<Incident>> {
+    let of_it = move |incident: &&Event<Incident>| incident.details.source == source;
+    incidents.iter().filter(of_it)
 }
 
 #[test]
 fn two_hundred_kills_are_two_hundred_incidents_told_by_ebpf() {
     let incidents = two_hundred(&[]);
     assert_eq!(incidents.len(), 200);
-    let by_ebpf = told_by(&incidents, "ebpf").count();
+    let by_ebpf = told_by(&incidents, OomSource::Ebpf).count();
     println!("{by_ebpf} of 200 were told by eBPF");
     assert!(by_ebpf >= 198);
-    for incident in told_by(&incidents, "ebpf") {
-        let details = &incident["details"];
-        let victim = &details["victims"][0];
-        assert_eq!(victim["command"], "fixture", "{incident:#}");
-        assert!(
-            victim["rss_bytes"].as_u64().unwrap() > 4 << 20,
-            "{incident:#}"
-        );
-        assert_eq!(details["scope"], "own", "{incident:#}");
-        assert_eq!(details["limit_bytes"], 8 << 20, "{incident:#}");
+    for incident in told_by(&incidents, OomSource::Ebpf) {
+        let details = &incident.details;
+        let victim = &details.victims[0];
+        assert_eq!(victim.command, "fixture", "{incident:#?}");
+        assert!(victim.rss_bytes > Bytes(4 << 20), "{incident:#?}");
+        assert_eq!(details.scope, Scope::Own, "{incident:#?}");
+        assert_eq!(details.limit_bytes, Some(Bytes(8 << 20)), "{incident:#?}");
     }
 }
 
 #[test]
 fn without_ebpf_the_counters_tell_all_of_them() {
     let incidents = two_hundred(&["--ebpf", "off"]);
-    assert_eq!(told_by(&incidents, "counters").count(), incidents.len());
+    assert_eq!(
+        told_by(&incidents, OomSource::Counters).count(),
+        incidents.len()
+    );
     assert_eq!(incidents.len(), 200);
 }
 
 #[test]
 fn the_old_layout_of_the_tracepoint_still_names_the_victim() {
     let agent = Agent::start_with(&manifest(&workload("hog", "hog", TINY)), &["--ebpf", "pid"]);
-    let incidents = agent.wait_for_events("hog", "oom_kill", 20);
-    let named = told_by(&incidents, "ebpf")
-        .filter(|incident| incident["details"]["victims"][0]["command"] == "fixture");
+    let incidents = agent.wait_for_events::<Incident>("hog", 20);
+    let named = told_by(&incidents, OomSource::Ebpf)
+        .filter(|incident| incident.details.victims[0].command == "fixture");
     let count = named.count();
     println!("{count} of {} were named", incidents.len());
     assert!(count * 10 >= incidents.len() * 9);
@@ -99,17 +103,12 @@ fn the_old_layout_of_the_tracepoint_still_names_the_victim() {
 fn without_ebpf_it_says_that_it_is_degraded_and_why() {
     let agent = Agent::start_with(&manifest(&workload("rest", "rest", "")), &["--ebpf", "off"]);
     let degraded = wait_for("the event", || {
-        let all = agent.get("/v1/events")?;
-        let mut events = all.as_array()?.iter();
-        events.find(|event| event["kind"] == "degraded").cloned()
+        agent.all_events::<Degraded>().into_iter().next()
     });
-    assert_eq!(degraded["details"]["what"], "ebpf");
+    assert_eq!(degraded.details.what, "ebpf");
     assert!(
-        degraded["details"]["why"]
-            .as_str()
-            .unwrap()
-            .contains("switched off"),
-        "{degraded:#}"
+        degraded.details.why.contains("switched off"),
+        "{degraded:#?}"
     );
 }
 
@@ -117,14 +116,14 @@ fn without_ebpf_it_says_that_it_is_degraded_and_why() {
 fn a_childs_kill_leaves_the_parent_alone_without_a_group() {
     let more = "cgroup: { memory.max: 16M, memory.oom.group: false }";
     let agent = Agent::start(&manifest(&workload("family", "child-hog", more)));
-    let incident = agent.wait_for_events("family", "oom_kill", 1).remove(0);
+    let incident = agent.wait_for_event::<Incident>("family");
     let view = agent.workload("family");
-    assert_eq!(view["state"], "running");
-    assert_eq!(view["restarts"], 0);
-    assert_eq!(incident["details"]["group"], false);
-    assert_eq!(incident["details"]["victims"].as_array().unwrap().len(), 1);
-    assert_ne!(incident["details"]["victims"][0]["pid"], view["pid"]);
-    assert_books_closed("family", &agent.events("family", "oom_kill"));
+    assert_eq!(view.state, WorkloadState::Running);
+    assert_eq!(view.restarts, 0);
+    assert!(!incident.details.group);
+    assert_eq!(incident.details.victims.len(), 1);
+    assert_ne!(incident.details.victims[0].pid, pid_of(&view));
+    assert_books_closed("family", &agent.events::<Incident>("family"));
 }
 
 #[test]
@@ -132,23 +131,17 @@ fn a_childs_kill_takes_the_whole_group() {
     let more = "cgroup: { memory.max: 16M }\nrecovery: { backoff: { initial: 1h, max: 1h } }";
     let agent = Agent::start(&manifest(&workload("family", "child-hog", more)));
     // The second one waits for an hour, so that the books stand still.
-    agent.wait_for_state("family", "backing_off");
-    let incidents = agent.events("family", "oom_kill");
+    agent.wait_for_state("family", WorkloadState::BackingOff);
+    let incidents = agent.events::<Incident>("family");
     assert_eq!(incidents.len(), 2, "{incidents:#?}");
     for incident in &incidents {
-        assert_eq!(incident["details"]["group"], true, "{incident:#}");
-        assert_eq!(
-            incident["details"]["victims"].as_array().unwrap().len(),
-            2,
-            "{incident:#}"
-        );
+        assert!(incident.details.group, "{incident:#?}");
+        assert_eq!(incident.details.victims.len(), 2, "{incident:#?}");
     }
     assert_books_closed("family", &incidents);
-    let exits = agent.events("family", "exit");
+    let exits = agent.events::<Exit>("family");
     assert!(
-        exits
-            .iter()
-            .all(|exit| exit["details"]["oom_killed"] == true),
+        exits.iter().all(|exit| exit.details.oom_killed),
         "{exits:#?}"
     );
 }
@@ -160,28 +153,25 @@ fn a_kill_from_outside_is_not_called_oom() {
         "rest",
         "cgroup: { memory.max: 16M }",
     )));
-    let pid = agent.wait_for_state("calm", "running")["pid"]
-        .as_i64()
-        .unwrap();
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let exit = agent.wait_for_events("calm", "exit", 1).remove(0);
-    assert_eq!(exit["details"]["signal"], 9);
-    assert_eq!(exit["details"]["oom_killed"], false);
-    assert!(agent.events("calm", "oom_kill").is_empty());
-    let restart = agent.wait_for_events("calm", "restart", 1).remove(0);
-    assert_eq!(restart["reason"], "exit");
+    let view = agent.wait_for_state("calm", WorkloadState::Running);
+    send(&view, nix::sys::signal::Signal::SIGKILL);
+    let exit = agent.wait_for_event::<Exit>("calm");
+    assert_eq!(exit.details.signal, Some(9));
+    assert!(!exit.details.oom_killed);
+    assert!(agent.events::<Incident>("calm").is_empty());
+    let restart = agent.wait_for_event::<RestartPlan>("calm");
+    assert_eq!(restart.reason, Some(Cause::Exit));
 }
 
 #[test]
 fn only_the_offender_dies() {
     let calm = workload("calm", "hog 8", "cgroup: { memory.max: 64M }");
     let agent = Agent::start(&manifest(&(calm + &workload("hog", "hog", TINY))));
-    let before = agent.wait_for_state("calm", "running");
-    agent.wait_for_events("hog", "oom_kill", 5);
+    let before = agent.wait_for_state("calm", WorkloadState::Running);
+    agent.wait_for_events::<Incident>("hog", 5);
     let after = agent.workload("calm");
-    assert_eq!(before["pid"], after["pid"]);
-    assert_eq!(after["oom_kills"], 0);
+    assert_eq!(before.pid, after.pid);
+    assert_eq!(after.oom_kills, 0);
     assert_eq!(kernel::field("calm", "memory.events", "oom_kill"), Some(0));
 }
 
@@ -195,13 +185,10 @@ fn an_ancestors_limit_is_told_as_the_ancestors() {
     let agent = Agent::start(&format!(
         "version: 1\nhost:\n  cgroup: {{ memory.max: 48M }}\nworkloads:\n{hogs}"
     ));
-    let incident = agent.wait_for_events("greedy", "oom_kill", 1).remove(0);
-    assert_eq!(incident["details"]["scope"], "ancestor", "{incident:#}");
-    assert_eq!(
-        incident["details"]["cgroup"],
-        kernel::workloads().to_str().unwrap()
-    );
-    assert_eq!(incident["details"]["limit_bytes"], 48 << 20);
+    let incident = agent.wait_for_event::<Incident>("greedy");
+    let above = kernel::workloads().display().to_string();
+    assert_eq!(incident.details.scope, Scope::Ancestor(above));
+    assert_eq!(incident.details.limit_bytes, Some(Bytes(48 << 20)));
 }
 
 #[test]
@@ -212,15 +199,15 @@ fn the_hosts_shortage_is_told_as_the_hosts() {
         "version: 1\nhost:\n  reserve: {{ memory: 0 }}\nworkloads:\n{}",
         workload("greedy", "hog", more)
     ));
-    let incident = agent.wait_for_events("greedy", "oom_kill", 1).remove(0);
-    assert_eq!(incident["details"]["scope"], "host", "{incident:#}");
-    assert_eq!(incident["details"]["limit_bytes"], Value::Null);
+    let incident = agent.wait_for_event::<Incident>("greedy");
+    assert_eq!(incident.details.scope, Scope::Host, "{incident:#?}");
+    assert_eq!(incident.details.limit_bytes, None);
 }
 
 #[test]
 fn the_live_line_reads_as_a_sentence() {
     let agent = Agent::start(&manifest(&workload("hog", "hog", TINY)));
-    agent.wait_for_events("hog", "oom_kill", 1);
+    agent.wait_for_events::<Incident>("hog", 1);
     let line = wait_for("the line", || {
         agent
             .lines()

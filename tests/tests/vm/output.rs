@@ -1,6 +1,9 @@
 //! The workloads' outputs: what a program may do with them, and that nothing is lost.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::Degraded;
+use enforcer_model::views::WorkloadView;
 use enforcer_tests::agent::{Agent, ENFORCER};
 use enforcer_tests::disk::Disk;
 use enforcer_tests::{kernel, slot, wait_for, wait_within};
@@ -73,14 +76,14 @@ fn a_program_cannot_change_the_file_that_its_output_goes_to() {
             .contains("000000016383x")
             .then_some(())
     });
-    assert_eq!(agent.workload("limited")["state"], "running");
+    assert_eq!(agent.workload("limited").state, WorkloadState::Running);
 }
 
 #[test]
 fn what_a_program_said_last_is_in_its_log_when_it_is_asked_for() {
     let more = "recovery: { restart: never }";
     let agent = Agent::start(&manifest(&workload("brief", "count 3 0", more)));
-    agent.wait_for_state("brief", "running");
+    agent.wait_for_state("brief", WorkloadState::Running);
     let shown = wait_for("three lines", || {
         let shown = agent.cli(&["logs", "brief"]);
         let text = String::from_utf8_lossy(&shown.stdout).into_owned();
@@ -99,9 +102,9 @@ fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
     let mut agent = Agent::start_daemon(&manifest(&all));
     let minutes = Duration::from_secs(120);
     wait_within(minutes, "all to run", || {
-        let all = agent.get("/v1/workloads")?;
-        let running = |view: &&serde_json::Value| view["state"] == "running";
-        let count = all["workloads"].as_array()?.iter().filter(running).count();
+        let all = agent.workloads();
+        let running = |view: &&WorkloadView| view.state == WorkloadState::Running;
+        let count = all.iter().filter(running).count();
         (count == names.len()).then_some(())
     });
     let first = kill_holder();
@@ -128,7 +131,7 @@ fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
         let found = numbers(output.strip_suffix("end\n").unwrap());
         let expected: Vec<u32> = (0..u32::try_from(found.len()).unwrap()).collect();
         assert_eq!(found, expected, "{name}");
-        assert_eq!(agent.workload(name)["restarts"], 0, "{name}");
+        assert_eq!(agent.workload(name).restarts, 0, "{name}");
     }
 }
 
@@ -139,7 +142,7 @@ fn a_writer_without_a_reader_waits_and_loses_nothing() {
     let told = enforcer_tests::agent::next_folder().join("told");
     let mode = format!("flood-when-told 1 {}", told.display());
     let mut agent = Agent::start_daemon(&manifest(&workload("chatty", &mode, more)));
-    agent.wait_for_state("chatty", "running");
+    agent.wait_for_state("chatty", WorkloadState::Running);
     agent.kill();
     kill_holder();
     fs::write(&told, "").unwrap();
@@ -160,7 +163,7 @@ fn a_writer_without_a_reader_waits_and_loses_nothing() {
         assert!(is_whole, "lines are missing or there twice");
         (lines.len() == (1 << 20) / 64).then_some(())
     });
-    assert_eq!(agent.workload("chatty")["restarts"], 0);
+    assert_eq!(agent.workload("chatty").restarts, 0);
 }
 
 #[test]
@@ -208,10 +211,8 @@ fn a_full_disk_costs_the_oldest_lines_and_no_workload() {
             .contains("000000032767x")
             .then_some(())
     });
-    assert_eq!(
-        agent.events_of_kind("degraded"),
-        [] as [serde_json::Value; 0]
-    );
+    let degraded = agent.all_events::<Degraded>();
+    assert!(degraded.is_empty(), "{degraded:?}");
     // Now nothing of the agent's own can be given up.
     for number in 1..100 {
         let _ = fs::remove_file(logs.join(format!("chatty.log.{number}")));
@@ -219,8 +220,7 @@ fn a_full_disk_costs_the_oldest_lines_and_no_workload() {
     let mut filler = fs::File::create(logs.join("filler")).unwrap();
     while std::io::Write::write_all(&mut filler, &[b'f'; 4096]).is_ok() {}
     let why = wait_for("the loss to be reported", || {
-        let told = agent.events_of_kind("degraded");
-        Some(told.last()?["details"]["why"].as_str()?.to_owned())
+        Some(agent.all_events::<Degraded>().pop()?.details.why)
     });
     assert!(
         why.starts_with("slow: ") && why.ends_with("were lost: No space left on device"),
@@ -232,7 +232,7 @@ fn a_full_disk_costs_the_oldest_lines_and_no_workload() {
     wait_for("the log to go on", || {
         (agent.output("slow").len() > before).then_some(())
     });
-    assert_eq!(agent.workload("slow")["restarts"], 0);
+    assert_eq!(agent.workload("slow").restarts, 0);
 }
 
 #[test]
@@ -245,8 +245,7 @@ fn a_disk_that_hangs_stops_nobody() {
     });
     let frozen = disk.freeze();
     let why = wait_for("the loss to be reported", || {
-        let told = agent.events_of_kind("degraded");
-        Some(told.last()?["details"]["why"].as_str()?.to_owned())
+        Some(agent.all_events::<Degraded>().pop()?.details.why)
     });
     let expected = "were lost: the disk has not taken an earlier line within 1 s";
     assert!(why.starts_with("web: ") && why.ends_with(expected), "{why}");
@@ -315,7 +314,7 @@ fn a_program_that_writes_to_an_output_opened_again_outlives_the_holder() {
     let found = lines();
     let expected: Vec<u32> = (0..u32::try_from(found.len()).unwrap()).collect();
     assert_eq!(found, expected);
-    assert_eq!(agent.workload("web")["restarts"], 0);
+    assert_eq!(agent.workload("web").restarts, 0);
 }
 
 /// Its processes are in cgroups that it has made, where the agent lists none of its own.
@@ -344,5 +343,5 @@ fn the_output_of_a_workload_with_cgroups_of_its_own_is_found_again() {
     let found = numbers(&agent.output("nested"));
     let expected: Vec<u32> = (0..u32::try_from(found.len()).unwrap()).collect();
     assert_eq!(found, expected);
-    assert_eq!(agent.workload("nested")["restarts"], 0);
+    assert_eq!(agent.workload("nested").restarts, 0);
 }

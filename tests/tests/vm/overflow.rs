@@ -2,7 +2,10 @@
 //! counters still explain every kill.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::Lost;
+use enforcer_model::oom::Incident;
+use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, wait_for, wait_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -11,7 +14,7 @@ use std::time::Duration;
 const HERDS: u64 = 6;
 const EACH: u64 = 400;
 
-fn pid(number: u64) -> Pid {
+fn pid(number: u32) -> Pid {
     Pid::from_raw(i32::try_from(number).unwrap())
 }
 
@@ -29,10 +32,10 @@ fn what_the_ring_has_no_room_for_is_counted() {
             agent.output(&name(number)).contains("ready").then_some(())
         });
     }
-    let leaders: Vec<u64> = (0..HERDS)
-        .map(|number| agent.workload(&name(number))["pid"].as_u64().unwrap())
+    let leaders: Vec<u32> = (0..HERDS)
+        .map(|number| pid_of(&agent.workload(&name(number))))
         .collect();
-    let own = pid(agent.pid().into());
+    let own = pid(agent.pid());
     // Nobody empties the ring while they die.
     kill(own, Signal::SIGSTOP).unwrap();
     for leader in leaders {
@@ -45,31 +48,28 @@ fn what_the_ring_has_no_room_for_is_counted() {
         all.iter().all(|count| *count == EACH + 2).then_some(())
     });
     kill(own, Signal::SIGCONT).unwrap();
-    let lost = wait_for("the loss to be told", || agent.events_of_kind("lost").pop());
+    let lost = wait_for("the loss to be told", || agent.all_events::<Lost>().pop());
     let mut named = 0;
     for number in 0..HERDS {
         let workload = name(number);
-        agent.wait_for_state(&workload, "failed");
+        agent.wait_for_state(&workload, WorkloadState::Failed);
         let mut told = 0;
-        for incident in agent.wait_for_events(&workload, "oom_kill", 1) {
-            let details = &incident["details"];
-            assert_eq!(details["counter_before"], told, "{incident:#}");
-            told = details["counter_after"].as_u64().unwrap();
-            named += details["victims"].as_array().unwrap().len();
+        for incident in agent.wait_for_events::<Incident>(&workload, 1) {
+            let details = &incident.details;
+            assert_eq!(details.counter_before, told, "{incident:#?}");
+            told = details.counter_after;
+            named += details.victims.len();
         }
         assert_eq!(told, EACH + 2, "{workload}");
     }
-    let losses = agent.events_of_kind("lost");
-    let lost_records: u64 = losses
-        .iter()
-        .map(|event| event["details"]["records"].as_u64().unwrap())
-        .sum();
+    let losses = agent.all_events::<Lost>();
+    let lost_records: u64 = losses.iter().map(|event| event.details.records).sum();
     let marks = HERDS * (EACH + 1);
     println!("{marks} marks: {named} named, {lost_records} lost");
     assert_eq!(
         u64::try_from(named).unwrap() + lost_records,
         marks,
-        "{lost}"
+        "{lost:?}"
     );
     assert!(lost_records > 0);
 }

@@ -1,6 +1,8 @@
-//! Paths that somebody else may have a hand in: what is planted there is not followed.
+//! Paths that another user can change: a link there leads nowhere.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Degraded, Exit};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::wait_for;
 use std::fs;
@@ -15,7 +17,7 @@ fn a_link_at_the_logs_place_leads_nowhere() {
     fs::write(secret, text).unwrap();
     let more = "logs: { max_size: 64K, keep: 2 }\nrecovery: { backoff: { initial: 20ms, max: 20ms }, budget: off }";
     let agent = Agent::start(&manifest(&workload("web", "write-and-crash", more)));
-    agent.wait_for_events("web", "exit", 2);
+    agent.wait_for_events::<Exit>("web", 2);
     let folder = agent.folder().join("state/logs");
     let done = Arc::new(AtomicBool::new(false));
     let planting = {
@@ -36,7 +38,7 @@ fn a_link_at_the_logs_place_leads_nowhere() {
             planted
         })
     };
-    let restarts = || agent.workload("web")["restarts"].as_u64().unwrap();
+    let restarts = || agent.workload("web").restarts;
     let before = restarts();
     wait_for("twenty more restarts", || {
         (restarts() >= before + 20).then_some(())
@@ -67,15 +69,14 @@ fn a_workload_without_a_place_for_its_log_runs_and_the_loss_is_reported() {
     symlink("/tmp/elsewhere", &draft).unwrap();
     fs::rename(draft, &place).unwrap();
     let why = wait_for("the loss to be reported", || {
-        let told = agent.events_of_kind("degraded");
-        Some(told.last()?["details"]["why"].as_str()?.to_owned())
+        Some(agent.all_events::<Degraded>().pop()?.details.why)
     });
     assert!(
         why.starts_with("web: ") && why.contains("of its output were lost: Too many"),
         "{why}"
     );
     assert!(!std::path::Path::new("/tmp/elsewhere").exists());
-    assert_eq!(agent.workload("web")["state"], "running");
+    assert_eq!(agent.workload("web").state, WorkloadState::Running);
     fs::remove_file(&place).unwrap();
     wait_for("the log to go on", || {
         (!agent.output("web").is_empty()).then_some(())

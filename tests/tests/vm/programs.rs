@@ -2,9 +2,13 @@
 //! end by odd signals, listen on IPv6, and keep their files in their own way.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::{Agent, command, folder, prepare};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Degraded, Exit, RestartPlan, Start, StartError};
+use enforcer_model::ids::Cause;
+use enforcer_model::oom::{Incident, Scope};
+use enforcer_model::units::Bytes;
+use enforcer_tests::agent::{Agent, command, folder, pid_of, prepare};
 use enforcer_tests::{kernel, wait_for};
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
 
@@ -21,25 +25,23 @@ fn program(name: &str, user: &str, command: &[&str], more: &str) -> String {
     text
 }
 
-fn failed_start(agent: &Agent, name: &str) -> Value {
+fn failed_start(agent: &Agent, name: &str) -> StartError {
     wait_for("a failed start", || {
-        let starts = agent.events(name, "start");
-        let failed = starts
-            .iter()
-            .find(|start| start["details"]["error"].is_string());
-        failed.map(|start| start["details"].clone())
+        let starts = agent.events::<Start>(name);
+        let mut errors = starts.iter().filter_map(|start| start.details.error());
+        errors.next().cloned()
     })
 }
 
 #[test]
 fn a_cgroup_that_somebody_has_frozen_is_thawed_before_a_start() {
     let agent = Agent::start(&manifest(&workload("ice", "rest", "")));
-    let before = agent.wait_for_state("ice", "running");
+    let before = agent.wait_for_state("ice", WorkloadState::Running);
     fs::write(kernel::cgroup("ice").join("cgroup.freeze"), "1").unwrap();
     assert!(agent.cli(&["kill", "ice"]).status.success());
     assert!(agent.cli(&["start", "ice"]).status.success());
-    let view = agent.wait_for_state("ice", "running");
-    assert_ne!(view["pid"], before["pid"]);
+    let view = agent.wait_for_state("ice", WorkloadState::Running);
+    assert_ne!(view.pid, before.pid);
     fs::write(kernel::cgroup("ice").join("cgroup.freeze"), "1").unwrap();
     assert!(agent.cli(&["restart", "ice"]).status.success());
     assert_eq!(kernel::read("ice", "cgroup.freeze").as_deref(), Some("0"));
@@ -52,7 +54,7 @@ fn a_start_that_stands_still_fails_in_its_time_and_gives_its_place_back() {
     let calm = workload("calm", "rest", "");
     let host = "version: 1\nhost: { starts_at_once: 1 }\nworkloads:\n";
     let agent = Agent::start(&format!("{host}{calm}"));
-    agent.wait_for_state("calm", "running");
+    agent.wait_for_state("calm", WorkloadState::Running);
     let freeze = |value: &str| {
         fs::write(kernel::workloads().join("cgroup.freeze"), value).unwrap();
     };
@@ -64,19 +66,19 @@ fn a_start_that_stands_still_fails_in_its_time_and_gives_its_place_back() {
     assert!(agent.cli(&["apply"]).status.success());
     let details = failed_start(&agent, "late");
     assert_eq!(
-        details["stage"], "execute /bin/fixture within 2s",
-        "{details}"
+        details.stage, "execute /bin/fixture within 2s",
+        "{details:?}"
     );
-    agent.wait_for_state("late", "failed");
+    agent.wait_for_state("late", WorkloadState::Failed);
     // Its place was taken by the next one, which nobody waits an hour for.
-    agent.wait_for_state("endless", "starting");
+    agent.wait_for_state("endless", WorkloadState::Starting);
     assert!(agent.cli(&["stop", "endless"]).status.success());
-    assert_eq!(agent.workload("endless")["state"], "stopped");
+    assert_eq!(agent.workload("endless").state, WorkloadState::Stopped);
     assert!(kernel::processes("endless").is_empty());
     assert!(!agent.cli(&["start", "late"]).status.success());
     freeze("0");
     assert!(agent.cli(&["start", "late"]).status.success());
-    assert_eq!(agent.workload("calm")["restarts"], 0);
+    assert_eq!(agent.workload("calm").restarts, 0);
 }
 
 #[test]
@@ -91,10 +93,10 @@ fn a_workload_that_builds_cgroups_of_its_own_is_restarted() {
         more,
     )));
     wait_for("three restarts", || {
-        (agent.workload("nested")["restarts"].as_u64()? >= 3).then_some(())
+        (agent.workload("nested").restarts >= 3).then_some(())
     });
-    for start in agent.events("nested", "start") {
-        assert_eq!(start["details"]["errno"], Value::Null, "{start:#}");
+    for start in agent.events::<Start>("nested") {
+        assert_eq!(start.details.error(), None);
     }
 }
 
@@ -114,23 +116,23 @@ fn a_limit_too_small_to_execute_is_told_as_a_want_of_memory() {
         let name = name(size);
         let view = wait_for("its end, or its life", || {
             let view = agent.workload(&name);
-            (view["state"] == "failed" || !agent.output(&name).is_empty()).then_some(view)
+            (view.state == WorkloadState::Failed || !agent.output(&name).is_empty()).then_some(view)
         });
-        let start = agent.wait_for_events(&name, "start", 1).remove(0);
-        if let Some(error) = start["details"]["error"].as_str() {
-            assert!(error.to_lowercase().contains("memory"), "{start:#}");
-            assert_eq!(view["pid"], Value::Null);
-        } else if view["state"] == "failed" {
-            let exit = agent.wait_for_events(&name, "exit", 1).remove(0);
-            assert_eq!(exit["details"]["oom_killed"], true, "{exit:#}");
+        let start = agent.wait_for_event::<Start>(&name);
+        if let Some(error) = start.details.error() {
+            assert!(error.error.to_lowercase().contains("memory"), "{error:?}");
+            assert_eq!(view.pid, None);
+        } else if view.state == WorkloadState::Failed {
+            let exit = agent.wait_for_event::<Exit>(&name);
+            assert!(exit.details.oom_killed, "{exit:?}");
         }
         // A victim has the program's name, not that of a thread of the agent.
-        for incident in agent.events(&name, "oom_kill") {
-            for victim in incident["details"]["victims"].as_array().unwrap() {
-                assert_eq!(victim["command"], "fixture", "{incident:#}");
+        for incident in agent.events::<Incident>(&name) {
+            for victim in incident.details.victims {
+                assert_eq!(victim.command, "fixture");
             }
         }
-        println!("{size}: {}", start["details"]);
+        println!("{size}: {:?}", start.details);
     }
 }
 
@@ -144,9 +146,9 @@ fn an_exit_by_a_real_time_signal_is_told_with_its_number() {
         &[PYTHON, "-c", script],
         more,
     )));
-    let exit = agent.wait_for_events("odd", "exit", 1).remove(0);
-    assert_eq!(exit["details"]["signal"], 34, "{exit:#}");
-    assert_eq!(exit["details"]["oom_killed"], false);
+    let exit = agent.wait_for_event::<Exit>("odd");
+    assert_eq!(exit.details.signal, Some(34), "{exit:?}");
+    assert!(!exit.details.oom_killed);
 }
 
 #[test]
@@ -163,16 +165,15 @@ fn an_exec_probe_that_a_signal_ended_has_failed_and_one_of_its_ceiling_has_not()
     let greedy = workload("greedy", "rest", &probe(&greedy));
     let agent = Agent::start(&manifest(&format!("{killed}{timer}{greedy}")));
     for name in ["killed", "timer"] {
-        let restart = agent.wait_for_events(name, "restart", 1).remove(0);
-        assert_eq!(restart["reason"], "liveness", "{restart:#}");
+        let restart = agent.wait_for_event::<RestartPlan>(name);
+        assert_eq!(restart.reason, Some(Cause::Liveness), "{restart:?}");
     }
     wait_for("the ceiling to be named", || {
-        let view = agent.workload("greedy");
-        let told = view["probes"][0]["last"]["text"].to_string();
-        told.contains("more memory than a command may have")
+        let said = agent.inspect("greedy").probes.remove(0).last?.text;
+        said.contains("more memory than a command may have")
             .then_some(())
     });
-    assert!(agent.events("greedy", "restart").is_empty());
+    assert!(agent.events::<RestartPlan>("greedy").is_empty());
 }
 
 #[test]
@@ -188,7 +189,7 @@ fn a_server_that_listens_on_ipv6_alone_is_reached_by_name() {
         more,
     )));
     wait_for("it to be ready", || {
-        (agent.workload("six")["ready"] == true).then_some(())
+        (agent.workload("six").ready).then_some(())
     });
 }
 
@@ -199,8 +200,8 @@ fn a_tcp_probe_that_reaches_itself_has_failed() {
     fs::write(range, "40000 40001").unwrap();
     let more = "probes: { liveness: { tcp: { port: 40000 }, period: 200ms, timeout: 1m, failure_threshold: 2 } }";
     let agent = Agent::start(&manifest(&workload("deaf", "rest", more)));
-    let restart = agent.wait_for_events("deaf", "restart", 1).remove(0);
-    assert_eq!(restart["reason"], "liveness", "{restart:#}");
+    let restart = agent.wait_for_event::<RestartPlan>("deaf");
+    assert_eq!(restart.reason, Some(Cause::Liveness), "{restart:?}");
 }
 
 #[test]
@@ -237,7 +238,7 @@ fn files_of_variables_are_read_as_people_have_them() {
     }
     for name in ["fifo", "zero"] {
         let details = failed_start(&agent, name);
-        assert_eq!(details["error"], "it is not a regular file", "{details}");
+        assert_eq!(details.error, "it is not a regular file", "{details:?}");
     }
 }
 
@@ -261,10 +262,7 @@ fn unlimited_open_files_are_as_many_as_the_kernel_gives() {
         agent.output("free")
     );
     let details = failed_start(&agent, "more");
-    assert!(
-        details["error"].to_string().contains("fs.nr_open"),
-        "{details}"
-    );
+    assert!(details.error.contains("fs.nr_open"), "{details:?}");
 }
 
 #[test]
@@ -360,7 +358,7 @@ fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
     let more = "stop: { grace: 1s }";
     let two = workload("deaf", "rest", more) + &workload("calm", "rest", "");
     let agent = Agent::start(&manifest(&two));
-    let pid = agent.wait_for_state("deaf", "running")["pid"].clone();
+    let pid = pid_of(&agent.wait_for_state("deaf", WorkloadState::Running));
     fs::write(format!("{deep}/cgroup.procs"), pid.to_string()).unwrap();
     fs::write(format!("{deep}/freezer.state"), "FROZEN").unwrap();
     let stopped = agent.cli(&["stop", "deaf"]);
@@ -371,14 +369,14 @@ fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
         said.contains(&format!("process {pid} (fixture): it is in state D")),
         "{said}"
     );
-    assert_eq!(agent.workload("deaf")["state"], "stopping");
-    assert_eq!(agent.workload("deaf")["pid"], pid);
-    let told = agent.wait_for_events("deaf", "degraded", 1).remove(0);
-    assert_eq!(told["details"]["what"], "stop", "{told:#}");
+    assert_eq!(agent.workload("deaf").state, WorkloadState::Stopping);
+    assert_eq!(agent.workload("deaf").pid, Some(pid));
+    let told = agent.wait_for_event::<Degraded>("deaf");
+    assert_eq!(told.details.what, "stop", "{told:?}");
     // The other one is stopped and started meanwhile.
     assert!(agent.cli(&["restart", "calm"]).status.success());
     fs::write(format!("{deep}/freezer.state"), "THAWED").unwrap();
-    agent.wait_for_state("deaf", "stopped");
+    agent.wait_for_state("deaf", WorkloadState::Stopped);
     wait_for("the freezer to be empty", || fs::remove_dir(&deep).ok());
 }
 
@@ -412,8 +410,8 @@ fn a_file_of_variables_is_read_with_the_rights_of_whoever_could_replace_it() {
         (given && agent.output("own").contains("OWN=of web")).then_some(())
     });
     let failed = failed_start(&agent, "linked");
-    assert_eq!(failed["stage"], "read /tmp/web/linked.env", "{failed:#}");
-    assert_eq!(failed["errno"], libc::EACCES, "{failed:#}");
+    assert_eq!(failed.stage, "read /tmp/web/linked.env", "{failed:?}");
+    assert_eq!(failed.errno, Some(libc::EACCES), "{failed:?}");
     fs::remove_dir_all(private).unwrap();
 }
 
@@ -438,7 +436,7 @@ fn commands_beside_a_workload_have_the_variables_of_its_instance() {
     wait_for("three more", || (lines() >= before + 3).then_some(()));
     let all = fs::read_to_string(noted).unwrap();
     assert!(all.lines().all(|line| line == "first"), "{all}");
-    assert_eq!(agent.workload("web")["state"], "running");
+    assert_eq!(agent.workload("web").state, WorkloadState::Running);
 }
 
 #[test]
@@ -463,13 +461,14 @@ fn an_oom_kill_at_a_limit_below_the_workloads_own_names_that_limit() {
         &[PYTHON, "-c", script],
         more,
     )));
-    let incident = agent.wait_for_events("nested", "oom_kill", 1).remove(0);
-    let details = &incident["details"];
-    assert_eq!(details["scope"], "descendant", "{incident:#}");
-    assert_eq!(details["limit_bytes"], 24 << 20, "{incident:#}");
-    let cgroup = details["cgroup"].as_str().unwrap();
+    let incident = agent.wait_for_event::<Incident>("nested");
+    let details = &incident.details;
+    let Scope::Descendant(Some(cgroup)) = &details.scope else {
+        panic!("{incident:?}");
+    };
     assert!(cgroup.ends_with("/nested/payload"), "{cgroup}");
-    assert_eq!(agent.workload("nested")["state"], "running");
+    assert_eq!(details.limit_bytes, Some(Bytes(24 << 20)), "{incident:?}");
+    assert_eq!(agent.workload("nested").state, WorkloadState::Running);
 }
 
 /// As a container's entry point: orphans come to it, and eBPF tells the host's process ids.

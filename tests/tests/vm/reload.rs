@@ -1,6 +1,8 @@
 //! A daemon and those around it: a manifest that changes, a service manager that waits.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::ConfigChange;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, patience, wait_for};
 use nix::sys::signal::{Signal, kill};
@@ -22,7 +24,7 @@ fn wait_for_pids_max(expected: &str) {
 #[test]
 fn a_changed_manifest_is_in_force_and_a_broken_one_is_not() {
     let agent = Agent::start_daemon(&limited(30));
-    let pid = agent.wait_for_state("web", "running")["pid"].clone();
+    let pid = agent.wait_for_state("web", WorkloadState::Running).pid;
     agent.write_manifest(&limited(40));
     wait_for_pids_max("40");
     // Told with its fault, and nothing is lost.
@@ -41,19 +43,19 @@ fn a_changed_manifest_is_in_force_and_a_broken_one_is_not() {
     let more = limited(50) + &workload("more", "rest", "");
     agent.write_manifest(&more);
     wait_for_pids_max("50");
-    agent.wait_for_state("more", "running");
-    assert_eq!(agent.wait_for_state("web", "running")["pid"], pid);
+    agent.wait_for_state("more", WorkloadState::Running);
+    assert_eq!(agent.wait_for_state("web", WorkloadState::Running).pid, pid);
     // What is no longer named runs on.
     agent.write_manifest(&limited(50));
     let unmanaged = || {
-        let events = agent.events("more", "config");
+        let events = agent.events::<ConfigChange>("more");
         events
             .iter()
-            .any(|event| event["details"] == "unmanaged")
+            .any(|event| event.details == ConfigChange::Unmanaged)
             .then_some(())
     };
     wait_for("it to be unmanaged", unmanaged);
-    assert_eq!(agent.workload("more")["state"], "running");
+    assert_eq!(agent.workload("more").state, WorkloadState::Running);
 }
 
 #[test]

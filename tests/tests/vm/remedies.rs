@@ -2,10 +2,17 @@
 //! who steps back when the host runs short.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::claims::Throttling;
+use enforcer_model::detail::{
+    Degraded, Exit, HostPressure, PressureAnswer, RestartPlan, Start, Stop,
+};
+use enforcer_model::ids::Cause;
+use enforcer_model::level::Level;
+use enforcer_model::spec::StrategyName;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
 use nix::mount::{MsFlags, mount, umount};
-use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -32,20 +39,17 @@ fn a_reset_empties_the_users_own_folders_and_no_others() {
         &more.replace("/tmp/srv/cache", "/tmp/srv/others"),
     );
     let agent = Agent::start(&manifest(&format!("{cache}{foreign}")));
-    agent.wait_for_state("cache", "breaker_open");
+    agent.wait_for_state("cache", WorkloadState::BreakerOpen);
     // The link was there at the first start alone, and was removed itself.
     assert_eq!(agent.output("cache"), "entries 1\nentries 0\nentries 0\n");
-    let restart = agent.wait_for_events("cache", "restart", 1).remove(0);
-    assert_eq!(restart["details"]["strategy"], "reset");
-    agent.wait_for_state("foreign", "breaker_open");
+    let restart = agent.wait_for_event::<RestartPlan>("cache");
+    assert_eq!(restart.details.strategy, StrategyName::Reset);
+    agent.wait_for_state("foreign", WorkloadState::BreakerOpen);
     assert!(Path::new("/tmp/srv/others/kept").exists());
-    let starts = agent.events("foreign", "start");
-    let refused = starts
-        .iter()
-        .find(|start| start["details"]["stage"] == "clear the reset paths");
-    let told = refused
-        .map(|start| start["details"]["error"].to_string())
-        .unwrap_or_default();
+    let starts = agent.events::<Start>("foreign");
+    let mut errors = starts.iter().filter_map(|start| start.details.error());
+    let refused = errors.find(|error| error.stage == "clear the reset paths");
+    let told = refused.map_or("", |error| &error.error);
     assert!(
         told.contains("/tmp/srv/others: it belongs to somebody else"),
         "{told}"
@@ -66,13 +70,13 @@ fn recreating_makes_a_new_cgroup_and_a_new_log() {
         fs::write("/tmp/doomed/die", "").unwrap();
         wait_for("the restart", || {
             let view = agent.workload("web");
-            (view["restarts"] == restarts && view["state"] == "running").then_some(())
+            (view.restarts == restarts && view.state == WorkloadState::Running).then_some(())
         });
         wait_for("it to wait again", || {
             agent.output("web").contains("waiting").then_some(())
         });
     };
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     wait_for("it to wait", || {
         agent.output("web").contains("waiting").then_some(())
     });
@@ -97,7 +101,7 @@ fn the_users_own_command_is_told_what_failed() {
         "recovery: {{ strategy: {{ exit: {{ run: [/bin/fixture, complain, {file}] }} }}, backoff: off, budget: {{ restarts: 1, within: 1h }} }}"
     );
     let agent = Agent::start(&manifest(&workload("web", "crash 7", &more)));
-    agent.wait_for_state("web", "breaker_open");
+    agent.wait_for_state("web", WorkloadState::BreakerOpen);
     let told = fs::read_to_string(file).unwrap();
     for word in [
         "ENFORCER_WORKLOAD=web",
@@ -108,13 +112,13 @@ fn the_users_own_command_is_told_what_failed() {
         assert!(told.contains(word), "{word} is not in {told}");
     }
     // It failed, which is told, and the workload was started all the same.
-    let degraded = agent.wait_for_events("web", "degraded", 1).remove(0);
-    let why = degraded["details"]["why"].as_str().unwrap().to_owned();
+    let degraded = agent.wait_for_event::<Degraded>("web");
+    let why = degraded.details.why;
     assert!(
         why.contains("exited with code 3: complaint by uid 1000"),
         "{why}"
     );
-    assert_eq!(agent.events("web", "exit").len(), 2);
+    assert_eq!(agent.events::<Exit>("web").len(), 2);
 }
 
 #[test]
@@ -145,40 +149,24 @@ fn starts_take_turns_by_priority_and_wait_for_what_they_need() {
     let agent = Agent::start(&format!(
         "version: 1\nhost: {{ starts_at_once: 1 }}\nworkloads:\n{text}"
     ));
-    agent.wait_for_state("log", "running");
+    agent.wait_for_state("log", WorkloadState::Running);
     let view = agent.workload("web");
     assert_eq!(
-        (&view["state"], &view["reason"]),
-        (&"pending".into(), &"waiting for db to be ready".into())
+        (view.state, &*view.reason),
+        (WorkloadState::Pending, "waiting for db to be ready")
     );
     fs::write(flag, "").unwrap();
-    agent.wait_for_state("web", "running");
-    let all = agent.get("/v1/events").unwrap();
-    let order: Vec<&str> = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|event| event["kind"] == "start")
-        .filter_map(|event| event["workload"].as_str())
-        .collect();
+    agent.wait_for_state("web", WorkloadState::Running);
+    let starts = agent.all_events::<Start>();
+    let names = starts.iter().filter_map(|event| event.workload.as_ref());
+    let order: Vec<&str> = names.map(|name| name.as_str()).collect();
     assert_eq!(order, ["w80", "w60", "db", "w40", "w20", "log", "web"]);
     // By hand, nobody waits for anything.
     fs::remove_file(flag).unwrap();
     wait_for("db to be unready", || {
-        (agent.workload("db")["ready"] == false).then_some(())
+        (!agent.workload("db").ready).then_some(())
     });
     assert!(agent.cli(&["restart", "web"]).status.success());
-}
-
-fn host_pressure(agent: &Agent) -> Vec<Value> {
-    let all = agent.get("/v1/events").unwrap_or_default();
-    let wanted = |event: &&Value| event["kind"] == "host_pressure";
-    all.as_array()
-        .into_iter()
-        .flatten()
-        .filter(wanted)
-        .cloned()
-        .collect()
 }
 
 #[test]
@@ -199,31 +187,28 @@ fn a_full_disk_has_its_command_run_and_is_looked_at_again() {
     );
     let agent = Agent::start(&(host + &workload("web", "rest", "")));
     let told = wait_for("the disk to be well again", || {
-        let told = host_pressure(&agent);
+        let told = agent.all_events::<HostPressure>();
         told.iter()
-            .any(|event| event["details"]["level"] == "normal")
+            .any(|event| event.details.level == Level::Normal)
             .then_some(told)
     });
     drop(agent);
     let gone = !Path::new(&format!("{disk}/big")).exists();
     umount(disk).unwrap();
     assert!(gone);
-    let shown: Vec<(&str, &str)> = told
+    let shown: Vec<(Level, PressureAnswer)> = told
         .iter()
-        .map(|event| {
-            let text = |key: &str| event["details"][key].as_str().unwrap();
-            (text("level"), text("done"))
-        })
+        .map(|event| (event.details.level, event.details.done))
         .collect();
     assert_eq!(
         shown,
         [
-            ("critical", "warned"),
-            ("critical", "ran"),
-            ("normal", "warned")
+            (Level::Critical, PressureAnswer::Warned),
+            (Level::Critical, PressureAnswer::Ran),
+            (Level::Normal, PressureAnswer::Warned)
         ]
     );
-    assert_eq!(told[0]["details"]["used_percent"], 75);
+    assert_eq!(told[0].details.used_percent, Some(75));
 }
 
 #[test]
@@ -243,25 +228,27 @@ fn the_least_important_steps_back_when_the_host_is_short_of_memory() {
     let agent = Agent::start(&host(2));
     let view = wait_for("batch to be demoted", || {
         let view = agent.workload("batch");
-        (view["throttle"] == "demoted").then_some(view)
+        (view.throttle == Throttling::Demoted).then_some(view)
     });
-    assert_eq!(view["state"], "running");
+    assert_eq!(view.state, WorkloadState::Running);
     wait_for("the kernel to have it", || {
         (kernel::read("batch", "cpu.weight").as_deref() == Some("1")).then_some(())
     });
-    agent.wait_for_state("batch", "stopped");
+    agent.wait_for_state("batch", WorkloadState::Stopped);
     // The last one that runs is left alone, whatever the host's memory says.
-    assert_eq!(agent.workload("shop")["state"], "running");
+    assert_eq!(agent.workload("shop").state, WorkloadState::Running);
     agent.write_manifest(&host(100));
     assert!(agent.cli(&["apply"]).status.success());
-    let view = agent.wait_for_state("batch", "running");
-    assert_eq!(view["throttle"], "none");
-    let done: Vec<String> = host_pressure(&agent)
-        .iter()
-        .filter(|event| event["workload"] == "batch")
-        .map(|event| event["details"]["done"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(done, ["demoted", "stopped", "started again"]);
-    let stop = agent.wait_for_events("batch", "stop", 1).remove(0);
-    assert_eq!(stop["reason"], "host_pressure");
+    let view = agent.wait_for_state("batch", WorkloadState::Running);
+    assert_eq!(view.throttle, Throttling::None);
+    let answers = agent.events::<HostPressure>("batch").into_iter();
+    let answers: Vec<PressureAnswer> = answers.map(|event| event.details.done).collect();
+    let expected = [
+        PressureAnswer::Demoted,
+        PressureAnswer::Stopped,
+        PressureAnswer::StartedAgain,
+    ];
+    assert_eq!(answers, expected);
+    let stop = agent.wait_for_event::<Stop>("batch");
+    assert_eq!(stop.reason, Some(Cause::HostPressure));
 }

@@ -2,7 +2,11 @@
 //! of the agent's.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Exit, Start};
+use enforcer_model::oom::Incident;
+use enforcer_model::units::Bytes;
+use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, wait_for};
 use std::collections::BTreeMap;
 use std::fs;
@@ -121,7 +125,7 @@ fn a_process_is_born_in_its_cgroup() {
     agent.write_manifest(&manifest(&workload("born", "report", "")));
     assert!(agent.cli(&["apply"]).status.success());
     let found = report(&agent, "born");
-    let pid = agent.workload("born")["pid"].as_u64().unwrap();
+    let pid = pid_of(&agent.workload("born"));
     set("0");
     fs::remove_dir("/sys/fs/cgroup/elsewhere").unwrap();
     let trace = fs::read_to_string(format!("{TRACING}/trace")).unwrap();
@@ -140,12 +144,10 @@ fn a_process_is_born_in_its_cgroup() {
 fn limits_hold_at_the_first_instruction() {
     let more = "cgroup: { memory.max: 8M }\nrecovery: { restart: never }";
     let agent = Agent::start(&manifest(&workload("greedy", "hog 256", more)));
-    let incident = agent.wait_for_events("greedy", "oom_kill", 1).remove(0);
+    let incident = agent.wait_for_event::<Incident>("greedy");
     // It never held more than its limit, not even for a moment.
-    assert!(
-        incident["details"]["peak_bytes"].as_u64().unwrap() <= 8 << 20,
-        "{incident:#}"
-    );
+    let peak = incident.details.peak_bytes.unwrap();
+    assert!(peak <= Bytes(8 << 20), "{incident:?}");
 }
 
 #[test]
@@ -170,12 +172,12 @@ fn what_cannot_be_executed_is_a_start_error() {
         ("nowhere", "enter the directory", libc::ENOENT),
         ("unheard", "connect its output to journald", libc::ENOENT),
     ] {
-        let view = agent.wait_for_state(name, "failed");
-        let start = agent.wait_for_events(name, "start", 1).remove(0);
-        assert_eq!(start["details"]["stage"], stage);
-        assert_eq!(start["details"]["errno"], errno);
-        assert!(agent.events(name, "exit").is_empty(), "{name} never ran");
-        assert!(view["reason"].as_str().unwrap().contains(stage), "{view:#}");
+        let view = agent.wait_for_state(name, WorkloadState::Failed);
+        let start = agent.wait_for_event::<Start>(name);
+        let error = start.details.error().unwrap();
+        assert_eq!((&*error.stage, error.errno), (stage, Some(errno)));
+        assert!(agent.events::<Exit>(name).is_empty(), "{name} never ran");
+        assert!(view.reason.contains(stage), "{view:?}");
     }
     let failed = agent.cli(&["start", "missing"]);
     assert_eq!(failed.status.code(), Some(3));
@@ -209,14 +211,28 @@ fn logs_are_bounded_and_outlive_the_agent() {
     assert!(logs.join("chatty.log").exists());
 }
 
+/// The part of an instance's file that the test reads.
+#[derive(serde::Deserialize)]
+struct Instance {
+    pid: u32,
+    start_ticks: u64,
+    cgroup: u64,
+}
+
+/// The part of the agent's state that the test reads.
+#[derive(serde::Deserialize)]
+struct State {
+    boot_id: String,
+}
+
 #[test]
 fn what_runs_is_recorded_before_it_runs() {
     let agent = Agent::start(&manifest(&workload("known", "rest", "")));
-    let view = agent.wait_for_state("known", "running");
+    let view = agent.wait_for_state("known", WorkloadState::Running);
     let text = fs::read_to_string(agent.folder().join("run/instances/known.json")).unwrap();
-    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(record["pid"], view["pid"]);
-    let stat = fs::read_to_string(format!("/proc/{}/stat", view["pid"])).unwrap();
+    let record: Instance = serde_json::from_str(&text).unwrap();
+    assert_eq!(Some(record.pid), view.pid);
+    let stat = fs::read_to_string(format!("/proc/{}/stat", record.pid)).unwrap();
     // Field 22, counted behind the command in parentheses (proc(5)).
     let start = stat
         .rsplit_once(')')
@@ -227,13 +243,13 @@ fn what_runs_is_recorded_before_it_runs() {
         .unwrap()
         .parse::<u64>()
         .unwrap();
-    assert_eq!(record["start_ticks"], start);
+    assert_eq!(record.start_ticks, start);
     assert_eq!(
-        record["cgroup"],
+        record.cgroup,
         std::os::unix::fs::MetadataExt::ino(&fs::metadata(kernel::cgroup("known")).unwrap())
     );
     let text = fs::read_to_string(agent.folder().join("run/state.json")).unwrap();
-    let state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let state: State = serde_json::from_str(&text).unwrap();
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    assert_eq!(state["boot_id"], boot_id.trim());
+    assert_eq!(state.boot_id, boot_id.trim());
 }

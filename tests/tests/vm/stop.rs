@@ -1,6 +1,9 @@
 //! Stopping: no process and no cgroup is left, whatever the workload does.
 
 use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{Exit, RestartPlan};
+use enforcer_model::oom::Incident;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_for};
 
@@ -38,14 +41,14 @@ fn assert_nothing_left(name: &str, processes: &[u32]) {
 #[test]
 fn a_program_that_ends_on_its_signal_gets_no_kill() {
     let agent = Agent::start(&manifest(&workload("calm", "rest", "")));
-    agent.wait_for_state("calm", "running");
+    agent.wait_for_state("calm", WorkloadState::Running);
     let before = stop(&agent, "calm");
     assert_nothing_left("calm", &before);
-    let exit = agent.wait_for_events("calm", "exit", 1).remove(0);
-    assert_eq!(exit["details"]["signal"], libc::SIGTERM);
-    assert_eq!(agent.workload("calm")["state"], "stopped");
-    assert_eq!(agent.workload("calm")["restarts"], 0);
-    assert!(agent.events("calm", "restart").is_empty());
+    let exit = agent.wait_for_event::<Exit>("calm");
+    assert_eq!(exit.details.signal, Some(libc::SIGTERM));
+    assert_eq!(agent.workload("calm").state, WorkloadState::Stopped);
+    assert_eq!(agent.workload("calm").restarts, 0);
+    assert!(agent.events::<RestartPlan>("calm").is_empty());
 }
 
 #[test]
@@ -56,9 +59,9 @@ fn who_ignores_the_signal_is_killed_after_the_grace() {
     });
     let before = stop(&agent, "stubborn");
     assert_nothing_left("stubborn", &before);
-    let exit = agent.wait_for_events("stubborn", "exit", 1).remove(0);
-    assert_eq!(exit["details"]["signal"], libc::SIGKILL);
-    assert_eq!(exit["details"]["oom_killed"], false);
+    let exit = agent.wait_for_event::<Exit>("stubborn");
+    assert_eq!(exit.details.signal, Some(libc::SIGKILL));
+    assert!(!exit.details.oom_killed);
 }
 
 #[test]
@@ -105,8 +108,8 @@ fn kill_asks_nobody() {
 fn ctrl_c_leaves_the_host_as_it_was() {
     let hog = workload("hog", "hog", "cgroup: { memory.max: 8M }");
     let mut agent = Agent::start(&manifest(&(workload("calm", "rest", "") + &hog)));
-    agent.wait_for_state("calm", "running");
-    agent.wait_for_events("hog", "oom_kill", 2);
+    agent.wait_for_state("calm", WorkloadState::Running);
+    agent.wait_for_events::<Incident>("hog", 2);
     let processes = kernel::processes("calm");
     assert!(agent.interrupt());
     assert!(!enforcer_tests::slot::root().exists());
@@ -126,7 +129,7 @@ fn what_is_left_beside_an_exited_main_process_is_killed_first() {
         "brief-with-child",
         "recovery: { restart: never }",
     )));
-    agent.wait_for_state("brief", "stopped");
+    agent.wait_for_state("brief", WorkloadState::Stopped);
     // Its cgroup goes right after it is told, and only goes once it is empty.
     wait_for("the cgroup to go", || {
         (!kernel::cgroup("brief").exists()).then_some(())

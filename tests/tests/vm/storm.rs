@@ -2,11 +2,15 @@
 //! How many this machine takes is told by its memory.
 
 use crate::{manifest, workload};
-use enforcer_tests::agent::Agent;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{HealthChange, RestartPlan, Start};
+use enforcer_model::health::Health;
+use enforcer_model::requests::{AgentStatus, Readiness};
+use enforcer_model::views::WorkloadView;
+use enforcer_tests::agent::{Agent, send};
 use enforcer_tests::{kernel, slowness, wait_within};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
@@ -34,13 +38,9 @@ fn say(text: &str) {
 }
 
 /// Every workload, by name.
-fn views(agent: &Agent) -> BTreeMap<String, Value> {
-    let all = agent.get("/v1/workloads").unwrap_or_default();
-    let found = all["workloads"].as_array().cloned().unwrap_or_default();
-    found
-        .into_iter()
-        .map(|view| (view["name"].as_str().unwrap().to_owned(), view))
-        .collect()
+fn views(agent: &Agent) -> BTreeMap<String, WorkloadView> {
+    let found = agent.workloads().into_iter();
+    found.map(|view| (view.name.to_string(), view)).collect()
 }
 
 /// Waits until so many are ready, and then until all are good. Whether they are ready
@@ -49,13 +49,12 @@ fn wait_until_all(
     agent: &Agent,
     what: &str,
     ready: usize,
-    good: impl Fn(&Value) -> bool,
-) -> BTreeMap<String, Value> {
+    good: impl Fn(&WorkloadView) -> bool,
+) -> BTreeMap<String, WorkloadView> {
     let mut said = Instant::now();
     wait_within(LONG, what, || {
-        let all = agent.get("/v1/ready")?;
-        let states = all["workloads"].as_object()?.values();
-        let now = states.filter(|state| **state == true).count();
+        let Readiness { workloads } = agent.get("/v1/ready")?;
+        let now = workloads.values().filter(|ready| **ready).count();
         if said.elapsed() > SAY {
             said = Instant::now();
             say(&format!("{now} of {ready} are ready"));
@@ -84,7 +83,7 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
     }
     let agent = Agent::start(&manifest(&text));
     let before = wait_until_all(&agent, "all to run", many + 1, |view| {
-        view["state"] == "running"
+        view.state == WorkloadState::Running
     });
     say(&format!(
         "{many} workloads run; the agent has {}",
@@ -96,33 +95,27 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
         .map(String::as_str)
         .take(many / 2)
         .collect();
-    let pid = |view: &Value| i32::try_from(view["pid"].as_u64().unwrap()).unwrap();
     // In one moment, as the agent sees it.
     let held = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
     kill(held, Signal::SIGSTOP).unwrap();
     for name in &victims {
-        kill(Pid::from_raw(pid(&before[*name])), Signal::SIGKILL).unwrap();
+        send(&before[*name], Signal::SIGKILL);
     }
     kill(held, Signal::SIGCONT).unwrap();
     let after = wait_until_all(&agent, "all to be back", many + 1, |view| {
-        let killed = victims.contains(&view["name"].as_str().unwrap());
-        view["state"] == "running" && view["restarts"] == u64::from(killed)
+        let killed = victims.contains(&view.name.as_str());
+        view.state == WorkloadState::Running && view.restarts == u64::from(killed)
     });
     for (name, view) in &after {
         let killed = victims.contains(&name.as_str());
-        assert_eq!(view["restarts"], u64::from(killed), "{name}");
-        assert_eq!(pid(view) != pid(&before[name]), killed, "{name}");
+        assert_eq!(view.restarts, u64::from(killed), "{name}");
+        assert_eq!(view.pid != before[name].pid, killed, "{name}");
     }
     // The important ones first. While the agent still reads who has gone, places are
     // free for whoever it has read of; what waits in line is in order.
-    let all = agent.get("/v1/events").unwrap();
-    let starts: Vec<&str> = all
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|event| event["kind"] == "start")
-        .filter_map(|event| event["workload"].as_str())
-        .collect();
+    let events = agent.all_events::<Start>();
+    let names = events.iter().filter_map(|event| event.workload.as_ref());
+    let starts: Vec<&str> = names.map(|name| name.as_str()).collect();
     let again = &starts[starts.len() - victims.len()..];
     let important = |name: &&str| {
         name[1..]
@@ -138,14 +131,16 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
     assert!(early * 10 >= total * 8, "{early} of {total}");
     // Whoever had nothing to do with it was asked in time, and never ill. How late is
     // told, not judged: that is this machine's matter.
-    assert!(agent.events("control", "restart").is_empty());
-    let lateness = agent.get("/v1/agent").unwrap();
-    say(&format!("probes: {}", lateness["probes"]));
-    let ill = |event: &&Value| event["details"]["to"] == "unhealthy";
-    let health = agent.events("control", "health");
-    assert_eq!(health.iter().find(ill), None);
+    assert!(agent.events::<RestartPlan>("control").is_empty());
+    let AgentStatus { probes, .. } = agent.get("/v1/agent").unwrap();
+    say(&format!("probes: {probes:?}"));
+    let health = agent.events::<HealthChange>("control");
+    let ill = health
+        .iter()
+        .find(|event| event.details.to == Health::Unhealthy);
+    assert!(ill.is_none(), "{ill:?}");
     wait_within(LONG, "control to be healthy", || {
-        (agent.workload("control")["health"] == "healthy").then_some(())
+        (agent.workload("control").health == Health::Healthy).then_some(())
     });
 }
 
@@ -175,26 +170,24 @@ fn probes_that_hang_delay_none_that_do_not() {
         ));
     }
     let agent = Agent::start(&manifest(&text));
-    let views = wait_until_all(&agent, "every probe to have answered", half + 2, |view| {
-        let name = view["name"].as_str().unwrap();
-        match name.as_bytes() {
-            [b'h', digit, ..] if digit.is_ascii_digit() => view["health"] == "degraded",
-            [b'g', digit, ..] if digit.is_ascii_digit() => view["health"] == "healthy",
-            _ => view["state"] == "running",
-        }
-    });
-    let ready = views.values().filter(|view| view["ready"] == true).count();
+    let views = wait_until_all(
+        &agent,
+        "every probe to have answered",
+        half + 2,
+        |view| match view.name.as_str().as_bytes() {
+            [b'h', digit, ..] if digit.is_ascii_digit() => view.health == Health::Degraded,
+            [b'g', digit, ..] if digit.is_ascii_digit() => view.health == Health::Healthy,
+            _ => view.state == WorkloadState::Running,
+        },
+    );
+    let ready = views.values().filter(|view| view.ready).count();
     assert_eq!(ready, half + 2);
-    let lateness = agent.get("/v1/agent").unwrap();
-    say(&format!("{half} hung, {half} well: {}", lateness["probes"]));
-    let all = agent.get("/v1/events").unwrap_or_default();
-    let mut changes: BTreeMap<&str, usize> = BTreeMap::new();
-    for event in all.as_array().into_iter().flatten() {
-        if let ("health", Some(name)) = (
-            event["kind"].as_str().unwrap_or_default(),
-            event["workload"].as_str(),
-        ) {
-            *changes.entry(name).or_default() += 1;
+    let AgentStatus { probes, .. } = agent.get("/v1/agent").unwrap();
+    say(&format!("{half} hung, {half} well: {probes:?}"));
+    let mut changes: BTreeMap<String, usize> = BTreeMap::new();
+    for event in agent.all_events::<HealthChange>() {
+        if let Some(name) = event.workload {
+            *changes.entry(name.to_string()).or_default() += 1;
         }
     }
     let good = |name: &str| name.starts_with('g') && name != "good";

@@ -1,10 +1,10 @@
 //! The `alerts` section.
-use crate::event::Kind;
 
 use super::fault::Fault;
 use super::quantity;
 use super::read::{Reader, is_off, word_of};
 use super::yaml::{Node, Value};
+use crate::event::Kind;
 use crate::health::Health;
 use crate::name::{RULE, WorkloadName};
 use crate::probe::is_forbidden;

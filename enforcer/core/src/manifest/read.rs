@@ -1,10 +1,10 @@
 //! The walk over the tree: fields that are known, values of the wanted kind,
 //! and every fault collected instead of the first one thrown.
-use std::fmt;
 
 use super::Accounts;
 use super::fault::Fault;
 use super::yaml::{Node, Value};
+use std::fmt;
 use std::ops::Range;
 
 pub(super) struct Reader<'a> {

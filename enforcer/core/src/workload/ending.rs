@@ -1,6 +1,5 @@
 //! An instance's end: collecting what is left, telling OOM incidents before the
 //! exit they caused, and what follows.
-use enforcer_model::sentence;
 
 use super::probing::Probing;
 use super::wellbeing::Levels;
@@ -13,6 +12,7 @@ use crate::oom::{Counters, Victim};
 use crate::recovery::Next;
 use crate::spec::{Mode, RestartPolicy, Strategy};
 use crate::units::MonoTime;
+use enforcer_model::sentence;
 use std::sync::Arc;
 use std::time::Duration;
 

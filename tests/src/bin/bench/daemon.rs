@@ -2,6 +2,9 @@
 //! another one takes over from it; and ten thousand OOM kills over many agents.
 
 use super::{Samples, many, monotonic};
+use enforcer_model::detail::Details;
+use enforcer_model::oom::Incident;
+use enforcer_model::{Record, WorkloadState};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_within};
 use std::fs;
@@ -40,11 +43,10 @@ pub(super) fn resting(count: usize) -> String {
     format!("version: 1\nhost: {{ starts_at_once: 16 }}\nworkloads:\n{workloads}")
 }
 
-pub(super) fn running(agent: &Agent) -> Vec<u64> {
-    let listed = agent.get("/v1/workloads").unwrap_or_default();
-    let workloads = listed["workloads"].as_array().cloned().unwrap_or_default();
-    let running = workloads.iter().filter(|one| one["state"] == "running");
-    running.filter_map(|one| one["pid"].as_u64()).collect()
+pub(super) fn running(agent: &Agent) -> Vec<u32> {
+    let workloads = agent.workloads().into_iter();
+    let running = workloads.filter(|one| one.state == WorkloadState::Running);
+    running.filter_map(|one| one.pid).collect()
 }
 
 /// User and system time of a process so far; ticks are hundredths of a second.
@@ -178,7 +180,7 @@ pub(super) fn kills(_floor: &Samples) {
     );
     let mut agent = Agent::start_daemon(&text);
     let begun = monotonic();
-    let restarts = |agent: &Agent| agent.workload("hog")["restarts"].as_u64().unwrap_or(0);
+    let restarts = |agent: &Agent| agent.workload("hog").restarts;
     for until in (500..KILLS).step_by(500) {
         wait_within(LONG, "more kills", || {
             (restarts(&agent) >= until).then_some(())
@@ -187,16 +189,19 @@ pub(super) fn kills(_floor: &Samples) {
         agent.start_again();
     }
     wait_within(LONG, "the last restart", || {
-        (restarts(&agent) >= KILLS && agent.workload("hog")["state"] == "running").then_some(())
+        (restarts(&agent) >= KILLS && agent.workload("hog").state == WorkloadState::Running)
+            .then_some(())
     });
     let wall = monotonic() - begun;
-    let told = agent.get("/v1/events?kind=oom_kill&last=20000").unwrap();
-    let told = told.as_array().unwrap();
+    let told: Vec<Record> = agent.get("/v1/events?kind=oom_kill&last=20000").unwrap();
+    let told: Vec<Incident> = told
+        .into_iter()
+        .filter_map(|record| Incident::of(record.detail))
+        .collect();
     let mut counted = 0;
-    for incident in told {
-        let details = &incident["details"];
-        assert_eq!(details["counter_before"], counted, "{incident:#}");
-        counted = details["counter_after"].as_u64().unwrap();
+    for incident in &told {
+        assert_eq!(incident.counter_before, counted, "{incident:#?}");
+        counted = incident.counter_after;
     }
     assert_eq!(
         kernel::field("hog", "memory.events", "oom_kill"),

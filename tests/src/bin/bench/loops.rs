@@ -2,6 +2,8 @@
 //! everything else; and what every program of the corpus is called.
 
 use super::Samples;
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::{CpuLoopFound, Start};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::corpus::Expected::Work;
 use enforcer_tests::corpus::{HEADER, Outcome, PROGRAMS, Program, run};
@@ -19,26 +21,16 @@ fn one(name: &str, mode: &str, more: &str) -> String {
     )
 }
 
-/// Seconds of an RFC 3339 time within its day.
-fn seconds(time: &str) -> f64 {
-    let clock = time.split('T').nth(1).unwrap().trim_end_matches('Z');
-    clock
-        .split(':')
-        .fold(0.0, |sum, part| sum * 60.0 + part.parse::<f64>().unwrap())
-}
-
 /// From the start of a dead loop to its verdict.
 pub(super) fn time_to_verdict(_floor: &Samples) {
     let more = "watch: { cpu_loop: { after: 2s, respond: [tell] } }";
     let mut beyond = Vec::new();
     for _ in 0..ROUNDS {
         let agent = Agent::start(&one("web", "burn bare", more));
-        let time = |kind| {
-            let events = agent.wait_for_events("web", kind, 1);
-            seconds(events[0]["time"].as_str().unwrap())
-        };
-        let (start, verdict) = (time("start"), time("cpu_loop"));
-        beyond.push(Duration::from_secs_f64((verdict - start - 2.0).max(0.0)));
+        let started = agent.wait_for_event::<Start>("web").time;
+        let judged = agent.wait_for_event::<Box<CpuLoopFound>>("web").time;
+        let took = Duration::try_from(judged - started).unwrap();
+        beyond.push(took.saturating_sub(Duration::from_secs(2)));
     }
     let beyond = Samples::of(beyond);
     println!("start of a loop → verdict, beyond `after` (2 s): {beyond}");
@@ -73,7 +65,7 @@ pub(super) fn sample_cost(_floor: &Samples) {
             &one("web", "burn bare", "watch: { cpu_loop: { after: 60s } }"),
             &["--sample-hz", hz],
         );
-        agent.wait_for_state("web", "running");
+        agent.wait_for_state("web", WorkloadState::Running);
         let begun = Instant::now();
         let (runs, nanos) = wait_for("five seconds of samples", || {
             let found = statistics(&agent, PERF_EVENT)?;
@@ -147,9 +139,9 @@ pub(super) fn hundred_threads(_floor: &Samples) {
         ("100 threads that spin", "burn hundred"),
     ] {
         let agent = Agent::start(&one("web", mode, more));
-        agent.wait_for_state("web", "running");
+        agent.wait_for_state("web", WorkloadState::Running);
         // Each thread gets a fiftieth of a CPU: its second takes a minute.
-        let hot = || !agent.events("web", "cpu_loop").is_empty();
+        let hot = || !agent.events::<Box<CpuLoopFound>>("web").is_empty();
         for _ in 0..4 {
             let begun = Instant::now();
             let part = Duration::from_secs(40);
@@ -160,7 +152,7 @@ pub(super) fn hundred_threads(_floor: &Samples) {
         let wait = Duration::from_secs(40);
         wait_for("40 seconds", || (begun.elapsed() > wait).then_some(()));
         let spent = cpu_ticks(agent.pid()) - before;
-        let told = agent.events("web", "cpu_loop").len();
+        let told = agent.events::<Box<CpuLoopFound>>("web").len();
         println!(
             "agent beside {name}: {:.2} % of a CPU, over 40 s ({told} threads told)",
             spent as f64 / 100.0 / begun.elapsed().as_secs_f64() * 100.0

@@ -12,6 +12,8 @@ mod outputs;
 mod power;
 mod probes;
 mod scrape;
+use enforcer_model::WorkloadState;
+use enforcer_model::views::Workloads;
 
 use enforcer_tests::agent::{self, Agent};
 use enforcer_tests::{kernel, wait_for};
@@ -212,7 +214,7 @@ fn start(floor: &Samples) {
         "version: 1\nworkloads:\n  web:\n    command: [/bin/fixture, stamp, /tmp/start]\n    user: web\n    \
          stop: { signal: SIGKILL }\n",
     );
-    agent.wait_for_state("web", "running");
+    agent.wait_for_state("web", WorkloadState::Running);
     let (mut firsts_after, mut returned) = (Vec::new(), Vec::new());
     for _ in 0..SAMPLES {
         assert!(agent.cli(&["stop", "web"]).status.success());
@@ -259,7 +261,7 @@ fn memory(_floor: &Samples) {
     let workloads: String = (0..10).map(one).collect();
     let agent = Agent::start(&format!("version: 1\nworkloads:\n{workloads}"));
     for number in 0..10 {
-        agent.wait_for_state(&format!("web-{number}"), "running");
+        agent.wait_for_state(&format!("web-{number}"), WorkloadState::Running);
         assert!(
             agent
                 .cli(&["restart", &format!("web-{number}")])
@@ -296,11 +298,8 @@ fn demo() {
             .stderr(Stdio::null())
             .output()
             .ok()?;
-        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
-        let restarts = shown["workloads"]
-            .as_array()?
-            .iter()
-            .filter_map(|workload| workload["restarts"].as_u64());
+        let shown: Workloads = serde_json::from_slice(&shown.stdout).ok()?;
+        let restarts = shown.workloads.iter().map(|workload| workload.restarts);
         (restarts.sum::<u64>() >= 3).then_some(())
     };
     wait_for("the third restart", restarted);

@@ -1,6 +1,9 @@
 //! Both sides of a power cut: an agent whose history is on a disk, until somebody pulls
 //! the plug, and what the next boot finds there.
 
+use enforcer_model::detail::Degraded;
+use enforcer_model::ids::Seq;
+use enforcer_model::requests::AgentStatus;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{modules, wait_for};
 use nix::mount::{MsFlags, mount};
@@ -49,7 +52,7 @@ fn write() {
     let mut last = 0;
     loop {
         last = wait_for("another durable event", || {
-            let durable = agent.get("/v1/agent")?["durable_seq"].as_u64()?;
+            let Seq(durable) = agent.get::<AgentStatus>("/v1/agent")?.durable_seq;
             (durable > last).then_some(durable)
         });
         println!("@@durable {last}");
@@ -59,13 +62,7 @@ fn write() {
 fn read(durable: u64) {
     mount_disk();
     let agent = start();
-    let told = agent.get("/v1/events").unwrap();
-    let seqs: Vec<u64> = told
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|event| event["seq"].as_u64().unwrap())
-        .collect();
+    let seqs: Vec<u64> = agent.history().iter().map(|event| event.seq.0).collect();
     println!(
         "{durable} events were durable, {} are there after the power cut",
         seqs.len()
@@ -75,7 +72,7 @@ fn read(durable: u64) {
         assert!(seqs.contains(&seq), "{seq} is lost: {seqs:?}");
     }
     assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "{seqs:?}");
-    let degraded = agent.events_of_kind("degraded");
+    let degraded = agent.all_events::<Degraded>();
     assert!(degraded.is_empty(), "{degraded:?}");
     println!("test what_was_durable_survives_a_power_cut ... ok");
     println!("test result: ok. 1 passed; 0 failed");

@@ -2,6 +2,10 @@
 //! number of requests by a bare loop over the same client library, and by `curl`.
 
 use super::Samples;
+use enforcer_model::WorkloadState;
+use enforcer_model::health::Health;
+use enforcer_model::requests::{AgentStatus, ProbeLateness};
+use enforcer_model::views::WorkloadView;
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, wait_within};
 use http_body_util::{BodyExt as _, Empty};
@@ -45,7 +49,7 @@ pub(super) fn probes(_floor: &Samples) {
         quiet.cpu / quiet.wall * 100.0
     );
     println!(
-        "    lateness: {told}; resident: {} with probes, {} without",
+        "    lateness: {told:?}; resident: {} with probes, {} without",
         busy.resident, quiet.resident
     );
     server.kill().unwrap();
@@ -125,27 +129,24 @@ struct Measured {
 }
 
 /// An agent with so many workloads, over four periods of their probes.
-fn measure(many: usize, probes: &str) -> (Measured, serde_json::Value) {
+fn measure(many: usize, probes: &str) -> (Measured, ProbeLateness) {
     let one = |number: usize| {
         format!("  w{number}:\n    command: [/bin/fixture, rest]\n    user: web\n{probes}")
     };
     let workloads: String = (0..many).map(one).collect();
     let agent = Agent::start(&format!("version: 1\nworkloads:\n{workloads}"));
     let all_good = || {
-        let all = agent.get("/v1/workloads")?;
-        let found = all["workloads"].as_array()?;
-        let good = |view: &&serde_json::Value| {
-            view["state"] == "running" && (probes.is_empty() || view["health"] == "healthy")
+        let found = agent.workloads();
+        let good = |view: &&WorkloadView| {
+            view.state == WorkloadState::Running
+                && (probes.is_empty() || view.health == Health::Healthy)
         };
         (found.iter().filter(good).count() == many).then_some(())
     };
     wait_within(LONG, "all workloads", all_good);
     let asked = || {
-        let told = agent.get("/v1/agent").unwrap()["probes"].clone();
-        (
-            u32::try_from(told["asked"].as_u64().unwrap()).unwrap(),
-            told,
-        )
+        let told = agent.get::<AgentStatus>("/v1/agent").unwrap().probes;
+        (u32::try_from(told.asked).unwrap(), told)
     };
     let spent = || agent_cpu(agent.pid());
     let (cpu, begun, (before, _)) = (spent(), Instant::now(), asked());
