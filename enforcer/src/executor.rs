@@ -37,14 +37,17 @@ use crate::runtime::Events;
 use crate::service;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Action, ActionKind, CgroupId, Event, InstanceId, LimitChange};
+use enforcer_core::event::{
+    Action, Aside, CgroupId, Event, HostAction, HostChange, InstanceId, LimitChange, Step,
+    WorkloadAction, WorkloadChange,
+};
 use enforcer_core::limits::Limits;
-use enforcer_core::spec::{Alerts, WorkloadSpec};
+use enforcer_core::spec::{Alerts, Host, WorkloadSpec};
 use enforcer_core::units::MonoTime;
 use errand::Places;
 use levels::HostLevels;
 use output::KeptPipe;
-use queue::Work;
+use queue::{Queued, Work};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,7 +98,7 @@ pub(crate) struct Executor {
     pub(crate) followed: Followed,
     events: Events,
     registry: Mutex<BTreeMap<WorkloadName, Registered>>,
-    /// What waits behind what is being done, for those for whom something is.
+    /// The work that waits behind the work under way, by workload; `None` for the host.
     queues: Mutex<HashMap<Option<WorkloadName>, VecDeque<Work>>>,
     tree_watch: Option<Arc<TreeWatch>>,
     /// Touched by somebody, and not looked at since.
@@ -179,117 +182,119 @@ impl Executor {
         self.logs.join(format!("{name}.log"))
     }
 
-    /// Queues an action behind those of the same workload.
+    /// Begins to carry out an action.
     pub(crate) fn dispatch(self: &Arc<Self>, action: Action) {
-        let action = match self.dispatch_beside(action) {
-            Some(action) => action,
-            None => return,
-        };
-        self.queue(action.workload.clone(), Work::Act(action));
+        tracing::debug!(cause = %action.reason().cause, seq = action.reason().seq.0, "{}", action.name());
+        match action {
+            Action::Workload(WorkloadAction {
+                workload,
+                instance,
+                reason,
+                change,
+            }) => match change {
+                WorkloadChange::Step(step) => self.queue(Work::Step(Queued {
+                    workload,
+                    instance,
+                    cause: reason.cause,
+                    step,
+                })),
+                WorkloadChange::Aside(aside) => self.begin_aside(workload, instance, aside),
+            },
+            Action::Host(HostAction { change, .. }) => match change {
+                HostChange::WriteLimits { host } => self.queue(Work::HostLimits(host)),
+                HostChange::RunCommand { command } => {
+                    self.runtime.spawn(Arc::clone(self).run_on_host(command));
+                }
+            },
+        }
     }
 
-    /// What nothing else has to wait for.
-    fn dispatch_beside(self: &Arc<Self>, action: Action) -> Option<Action> {
-        match (action.workload, action.kind) {
-            (Some(workload), ActionKind::RunHook { spec, hook }) => {
-                let this = Arc::clone(self);
+    /// Carries out a change that no step waits for.
+    fn begin_aside(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId, aside: Aside) {
+        let this = Arc::clone(self);
+        match aside {
+            Aside::RunHook { spec, hook } => {
                 self.runtime.spawn(this.run_hook(workload, spec, hook));
-                None
             }
-            (Some(workload), ActionKind::Remedy { spec, remedy }) => {
-                let (this, of) = (Arc::clone(self), (workload, action.instance));
+            Aside::Remedy { spec, remedy } => {
+                let of = (workload, instance);
                 self.runtime.spawn(this.run_remedy(of, spec, *remedy));
-                None
             }
-            (Some(workload), ActionKind::AbortStart) => {
-                // The start itself is in the queue and may stand still.
-                let (this, instance) = (Arc::clone(self), action.instance);
+            // The start itself is in the queue and may stand still.
+            Aside::AbortStart => {
                 self.runtime
                     .spawn_blocking(move || this.abort_start(workload, instance));
-                None
             }
-            (Some(workload), ActionKind::ReportStuck) => {
-                let (this, instance) = (Arc::clone(self), action.instance);
+            Aside::ReportStuck => {
                 self.runtime
                     .spawn_blocking(move || this.report_stuck(&workload, instance));
-                None
             }
-            (_, ActionKind::RunOnHost { command }) => {
-                self.runtime.spawn(Arc::clone(self).run_on_host(command));
-                None
-            }
-            (workload, kind) => Some(Action {
-                workload,
-                kind,
-                ..action
-            }),
         }
     }
 
-    fn carry_out(self: &Arc<Self>, action: Action) {
-        tracing::debug!(workload = ?action.workload, cause = %action.reason.cause, seq = action.reason.seq.0, "{}", word(&action.kind));
-        let Some(workload) = action.workload else {
-            if let ActionKind::WriteHostLimits { host } = action.kind {
-                let (changed, error) = outcome(self.write_host_limits(&host));
-                self.tell_of_protection(&host);
-                self.events.send(Event::LimitsWritten {
-                    workload: None,
-                    changed,
-                    error,
-                });
+    fn carry_out(self: &Arc<Self>, queued: Queued) {
+        let Queued {
+            workload,
+            instance,
+            cause,
+            step,
+        } = queued;
+        match step {
+            Step::Start { spec, limits } => {
+                self.start(&workload, instance, (&spec, &limits), cause)
             }
-            return;
-        };
-        match action.kind {
-            ActionKind::Start { spec, limits } => {
-                let cause = action.reason.cause;
-                self.start(&workload, action.instance, (&spec, &limits), cause);
+            Step::Signal { signal } => self.signal(&workload, &signal),
+            Step::KillTree => self.kill_tree(&workload),
+            Step::Reap => self.reap(workload, instance),
+            Step::RemoveCgroup => self.remove(&workload),
+            Step::Investigate { suspect } => self.begin_investigation(workload, suspect),
+            Step::WriteLimits { spec, limits } => {
+                self.write_limits(workload, instance, (&spec, &limits));
             }
-            ActionKind::Signal { signal } => self.signal(&workload, &signal),
-            ActionKind::KillTree => self.kill_tree(&workload),
-            ActionKind::Reap => self.reap(workload, action.instance),
-            ActionKind::RemoveCgroup => self.remove(&workload),
-            ActionKind::Investigate { suspect } => self.begin_investigation(workload, suspect),
-            ActionKind::WriteLimits {
-                spec,
-                limits: wanted,
-            } => {
-                failpoint::pass("limits-unwritten");
-                self.bound_log(&workload, &spec);
-                let home = self.bring_home(&workload, action.instance);
-                let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, &wanted));
-                failpoint::pass("limits-written");
-                if let Some(entry) = self.registry().get_mut(&workload) {
-                    entry.spec = Arc::clone(&spec);
-                    match &written {
-                        Some(Ok(_)) => entry.given(&wanted),
-                        // Some were written, and some were not. Where they were only to be
-                        // put right, whatever isn't right is still a drift.
-                        Some(Err(_)) | None => {
-                            entry.limits.take_if(|given| **given != *wanted);
-                        }
-                    }
-                    self.watch_loops(entry, &spec);
-                }
-                let (mut changed, error) = outcome(
-                    written
-                        .unwrap_or(Ok(Vec::new()))
-                        .map_err(|error| error_chain(&error)),
-                );
-                changed.extend(home);
-                self.events.send(Event::LimitsWritten {
-                    workload: Some(workload),
-                    changed,
-                    error,
-                });
-            }
-            ActionKind::WriteHostLimits { .. }
-            | ActionKind::AbortStart
-            | ActionKind::ReportStuck
-            | ActionKind::Remedy { .. }
-            | ActionKind::RunHook { .. }
-            | ActionKind::RunOnHost { .. } => {}
         }
+    }
+
+    fn write_limits(
+        self: &Arc<Self>,
+        workload: WorkloadName,
+        instance: InstanceId,
+        (spec, wanted): (&Arc<WorkloadSpec>, &Limits),
+    ) {
+        failpoint::pass("limits-unwritten");
+        self.bound_log(&workload, spec);
+        let home = self.bring_home(&workload, instance);
+        let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, wanted));
+        failpoint::pass("limits-written");
+        if let Some(entry) = self.registry().get_mut(&workload) {
+            entry.spec = Arc::clone(spec);
+            match &written {
+                Some(Ok(_)) => entry.given(wanted),
+                // Some were written, and some were not. If this was a repair, what is not right
+                // is still a drift.
+                Some(Err(_)) | None => {
+                    entry.limits.take_if(|given| **given != *wanted);
+                }
+            }
+            self.watch_loops(entry, spec);
+        }
+        let written = written.unwrap_or(Ok(Vec::new()));
+        let (mut changed, error) = outcome(written.map_err(|error| error_chain(&error)));
+        changed.extend(home);
+        self.events.send(Event::LimitsWritten {
+            workload: Some(workload),
+            changed,
+            error,
+        });
+    }
+
+    fn write_limits_of_host(&self, host: &Host) {
+        let (changed, error) = outcome(self.write_host_limits(host));
+        self.tell_of_protection(host);
+        self.events.send(Event::LimitsWritten {
+            workload: None,
+            changed,
+            error,
+        });
     }
 
     fn with_cgroup<T>(&self, workload: &WorkloadName, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
@@ -302,24 +307,6 @@ impl Executor {
 
     pub(crate) fn send(&self, event: Event) {
         self.events.send(event);
-    }
-}
-
-fn word(kind: &ActionKind) -> &'static str {
-    match kind {
-        ActionKind::Start { .. } => "start",
-        ActionKind::AbortStart => "give up the start",
-        ActionKind::ReportStuck => "report what stays",
-        ActionKind::Signal { .. } => "signal",
-        ActionKind::KillTree => "kill",
-        ActionKind::Reap => "reap",
-        ActionKind::RemoveCgroup => "remove the cgroup",
-        ActionKind::WriteLimits { .. } => "write the limits",
-        ActionKind::Investigate { .. } => "look into a suspect",
-        ActionKind::WriteHostLimits { .. } => "write the host's limits",
-        ActionKind::Remedy { .. } => "carry out a remedy",
-        ActionKind::RunHook { .. } => "run a hook",
-        ActionKind::RunOnHost { .. } => "run a command of the host's",
     }
 }
 

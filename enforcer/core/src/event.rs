@@ -1,6 +1,7 @@
 //! The words between the core and the edges: what happened, what to do, and
 //! what to remember. No behaviour lives here.
 
+mod action;
 mod command;
 mod observed;
 mod transition;
@@ -16,6 +17,7 @@ pub use enforcer_model::detail::{
 };
 pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, Seq};
 
+pub use action::{Action, Aside, HostAction, HostChange, Step, WorkloadAction, WorkloadChange};
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
 pub use observed::{Answered, Found, HostMeasured, Measured, TakenOver};
 
@@ -23,11 +25,10 @@ use crate::alert::Standing;
 use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::drift::Drifted;
 use crate::host::HostStood;
-use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
-use crate::spec::{Alerts, Host, HostWatch, Manifest, ProbeName, WorkloadSpec};
+use crate::spec::{Alerts, HostWatch, Manifest, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
@@ -137,7 +138,7 @@ pub enum Event {
         workload: WorkloadName,
         suspect: Suspect,
     },
-    /// What came of [`ActionKind::Investigate`]; `None` if the thread has slept
+    /// The answer to [`Step::Investigate`]; `None` if the thread has slept
     /// or is gone.
     CpuEvidence {
         workload: WorkloadName,
@@ -158,13 +159,13 @@ pub enum Event {
         outcome: Outcome,
         took: Duration,
     },
-    /// What came of [`ActionKind::RunHook`].
+    /// The answer to [`Aside::RunHook`].
     HookDone {
         workload: WorkloadName,
         hook: Hook,
         error: Option<String>,
     },
-    /// What came of [`ActionKind::Remedy`]; with an error, the start has failed.
+    /// The answer to [`Aside::Remedy`]; with an error, the start has failed.
     Remedied {
         workload: WorkloadName,
         instance: InstanceId,
@@ -182,7 +183,7 @@ pub enum Event {
     },
     /// Everything on the host waited for memory for a while just now.
     HostStalled,
-    /// What came of [`ActionKind::RunOnHost`].
+    /// The answer to [`HostChange::RunCommand`].
     HostCommandDone {
         error: Option<String>,
     },
@@ -245,63 +246,6 @@ pub struct ProbeRun {
 pub struct Reason {
     pub cause: Cause,
     pub seq: Seq,
-}
-
-/// A change to the host. Actions of one workload are carried out in order, one
-/// at a time.
-#[derive(Clone, Debug)]
-pub struct Action {
-    /// `None` for the parent of all workloads.
-    pub workload: Option<WorkloadName>,
-    pub instance: InstanceId,
-    pub reason: Reason,
-    pub kind: ActionKind,
-}
-
-#[derive(Clone, Debug)]
-pub enum ActionKind {
-    /// Make the cgroup, write its limits, start the program in it.
-    /// Answered by `Prepared` and `Started`, or by `StartFailed`.
-    Start {
-        spec: Arc<WorkloadSpec>,
-        limits: Box<Limits>,
-    },
-    /// Give up the start that is under way and kill what it has made, beside everything else.
-    /// The start itself is answered, by `StartFailed` as a rule.
-    AbortStart,
-    /// Do what comes before a start, beside everything else. Answered by `Remedied`.
-    Remedy {
-        spec: Arc<WorkloadSpec>,
-        remedy: Box<Remedy>,
-    },
-    /// Run a hook beside everything else. Answered by `HookDone`.
-    RunHook { spec: Arc<WorkloadSpec>, hook: Hook },
-    /// Send the stop signal to the main process. Not answered.
-    Signal { signal: String },
-    /// Kill the whole cgroup. Not answered: the main process's exit will be.
-    KillTree,
-    /// Say which processes are still there after they were killed, beside everything else.
-    /// Answered by `Stays`, if any are.
-    ReportStuck,
-    /// Wait for the main process, after killing what is left beside it.
-    /// Answered by `Reaped`.
-    Reap,
-    /// Remove the empty cgroup. Not answered.
-    RemoveCgroup,
-    /// Bring the cgroup's limits to these, and what is watched and kept to the
-    /// spec's. Answered by `LimitsWritten`.
-    WriteLimits {
-        spec: Arc<WorkloadSpec>,
-        limits: Box<Limits>,
-    },
-    /// Look into a suspect, which takes seconds and holds nothing else up.
-    /// Answered by `CpuEvidence`.
-    Investigate { suspect: Suspect },
-    /// Bring the parent's limits to the host's. Answered by `LimitsWritten`.
-    WriteHostLimits { host: Box<Host> },
-    /// Run a command of the host's, as the agent itself. Answered by
-    /// `HostCommandDone`.
-    RunOnHost { command: Vec<String> },
 }
 
 /// What follows an event.

@@ -21,7 +21,7 @@ pub mod threshold;
 mod workload;
 
 pub use enforcer_model::{claims, health, limits, name, spec, state, text, units};
-pub use event::{Action, ActionKind, Decision, Event, Transition};
+pub use event::{Action, Decision, Event, Transition};
 pub use name::WorkloadName;
 pub use state::WorkloadState;
 pub use supervisor::Supervisor;

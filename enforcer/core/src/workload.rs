@@ -35,8 +35,8 @@ pub use view::{LastExit, View};
 
 use crate::drift::Repairs;
 use crate::event::{
-    Action, ActionKind, BreakerChange, BreakerState, Cause, Decision, Degraded, Detail, InstanceId,
-    Moment, Reason, Remedy, Seq, Transition,
+    Action, Aside, BreakerChange, BreakerState, Cause, Decision, Degraded, Detail, InstanceId,
+    Moment, Reason, Remedy, Seq, Step, Transition, WorkloadAction, WorkloadChange,
 };
 use crate::health::Health;
 use crate::name::WorkloadName;
@@ -204,7 +204,7 @@ impl Workload {
 
     /// Kills the whole cgroup, and reports what is still there after a while.
     fn kill_tree(&mut self, context: &mut Context<'_>, reason: Reason) {
-        self.act(context, reason, ActionKind::KillTree);
+        self.step(context, reason, Step::KillTree);
         self.report_stuck_at = Some(context.moment.now.after(STUCK_AFTER));
     }
 
@@ -215,7 +215,7 @@ impl Workload {
         let now = context.moment.now;
         if self.report_stuck_at.is_some_and(|at| at <= now) {
             self.report_stuck_at = Some(now.after(STUCK_AGAIN));
-            self.act(context, reason, ActionKind::ReportStuck);
+            self.aside(context, reason, Aside::ReportStuck);
         }
     }
 
@@ -277,13 +277,24 @@ impl Workload {
         seq
     }
 
-    fn act(&self, context: &mut Context<'_>, reason: Reason, kind: ActionKind) {
-        context.decision.actions.push(Action {
-            workload: Some(self.name.clone()),
+    /// Decides on a change that follows the workload's earlier ones.
+    fn step(&self, context: &mut Context<'_>, reason: Reason, step: Step) {
+        self.act(context, reason, WorkloadChange::Step(step));
+    }
+
+    /// Decides on a change that no other one waits for.
+    fn aside(&self, context: &mut Context<'_>, reason: Reason, aside: Aside) {
+        self.act(context, reason, WorkloadChange::Aside(aside));
+    }
+
+    fn act(&self, context: &mut Context<'_>, reason: Reason, change: WorkloadChange) {
+        let action = WorkloadAction {
+            workload: self.name.clone(),
             instance: self.instance,
             reason,
-            kind,
-        });
+            change,
+        };
+        context.decision.actions.push(Action::Workload(action));
     }
 
     fn main_pid(&self) -> Option<u32> {

@@ -62,7 +62,7 @@ impl Executor {
         for name in names {
             // One look is enough for all that came before it.
             if lock(&self.unchecked).insert(name.clone()) {
-                self.queue(Some(name), Work::Check);
+                self.queue(Work::Check(name));
             }
         }
     }
@@ -90,7 +90,7 @@ impl Executor {
                 limits.is_some_and(|limits| !limits::drifted(&one.cgroup, &limits).is_empty());
             if away || changed {
                 // What is under way may be the reason: it is looked at behind that.
-                self.queue(Some(one.name), Work::Check);
+                self.queue(Work::Check(one.name));
             }
         }
     }

@@ -1,33 +1,114 @@
-//! Actions wait behind each other, workload by workload, and for nobody else's.
+//! The queues of work. Work of one workload is done in order, one at a time; the queues do not wait
+//! for each other.
 
 use super::{Executor, lock};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Action, ActionKind, Event, StartError};
+use enforcer_core::event::{Cause, Event, InstanceId, StartError, Step};
+use enforcer_core::spec::Host;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// What waits in a workload's queue.
+/// Work that waits for its turn.
 #[derive(Debug)]
 pub(super) enum Work {
-    Act(Action),
-    /// Somebody may have touched its cgroup.
-    Check,
+    Step(Queued),
+    /// Another process may have changed this workload's cgroup.
+    Check(WorkloadName),
+    HostLimits(Box<Host>),
+}
+
+/// A step of a workload.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) workload: WorkloadName,
+    pub(super) instance: InstanceId,
+    pub(super) cause: Cause,
+    pub(super) step: Step,
+}
+
+impl Work {
+    /// Returns the name of the queue; `None` for the host's.
+    fn queue(&self) -> Option<WorkloadName> {
+        match self {
+            Self::Step(queued) => Some(queued.workload.clone()),
+            Self::Check(workload) => Some(workload.clone()),
+            Self::HostLimits(_) => None,
+        }
+    }
+
+    /// Returns whether the kernel may reclaim memory meanwhile, which takes its time.
+    fn is_slow(&self) -> bool {
+        match self {
+            Self::Step(queued) => matches!(queued.step, Step::WriteLimits { .. }),
+            Self::HostLimits(_) => true,
+            Self::Check(_) => false,
+        }
+    }
+
+    /// Returns what waits for an answer to this work.
+    fn waiting(&self) -> Waiting {
+        match self {
+            Self::HostLimits(_) => Waiting::Limits(None),
+            Self::Check(_) => Waiting::Nothing,
+            Self::Step(queued) => match &queued.step {
+                Step::WriteLimits { .. } => Waiting::Limits(Some(queued.workload.clone())),
+                Step::Start { .. } => Waiting::Start(queued.workload.clone(), queued.instance),
+                Step::Signal { .. }
+                | Step::KillTree
+                | Step::Reap
+                | Step::RemoveCgroup
+                | Step::Investigate { .. } => Waiting::Nothing,
+            },
+        }
+    }
+}
+
+/// The core's wait for an answer.
+enum Waiting {
+    Nothing,
+    /// The limits of a workload, or those of the host.
+    Limits(Option<WorkloadName>),
+    Start(WorkloadName, InstanceId),
+}
+
+impl Waiting {
+    /// Returns the answer for work that ended in a panic.
+    fn lost(self, error: String) -> Option<Event> {
+        match self {
+            Self::Nothing => None,
+            Self::Limits(workload) => Some(Event::LimitsWritten {
+                workload,
+                changed: Vec::new(),
+                error: Some(error),
+            }),
+            Self::Start(workload, instance) => Some(Event::StartFailed {
+                workload,
+                instance,
+                error: StartError {
+                    stage: "carry the start out".to_owned(),
+                    errno: None,
+                    error,
+                },
+            }),
+        }
+    }
 }
 
 impl Executor {
-    pub(super) fn queue(self: &Arc<Self>, workload: Option<WorkloadName>, work: Work) {
+    pub(super) fn queue(self: &Arc<Self>, work: Work) {
+        let of = work.queue();
         {
             let mut queues = lock(&self.queues);
-            if let Some(waiting) = queues.get_mut(&workload) {
+            if let Some(waiting) = queues.get_mut(&of) {
                 waiting.push_back(work);
                 return;
             }
-            queues.insert(workload.clone(), VecDeque::new());
+            queues.insert(of.clone(), VecDeque::new());
         }
-        self.runtime.spawn(Arc::clone(self).work(workload, work));
+        self.runtime.spawn(Arc::clone(self).work(of, work));
     }
 
-    /// What waited first; who finds nothing is not waited for any more.
+    /// Takes the work that has waited longest; an empty queue is removed.
     fn next_for(&self, of: &Option<WorkloadName>) -> Option<Work> {
         let mut queues = lock(&self.queues);
         let next = queues.get_mut(of).and_then(VecDeque::pop_front);
@@ -41,62 +122,35 @@ impl Executor {
         lock(&self.queues).is_empty()
     }
 
-    /// One after another, until nothing waits: a thousand that rest have no worker.
+    /// Works until the queue is empty: a thousand workloads that rest have no worker.
     async fn work(self: Arc<Self>, of: Option<WorkloadName>, first: Work) {
         let mut next = Some(first);
         while let Some(work) = next {
-            self.do_one(of.as_ref(), work).await;
+            self.do_one(work).await;
             next = self.next_for(&of);
         }
     }
 
-    async fn do_one(self: &Arc<Self>, of: Option<&WorkloadName>, work: Work) {
-        let action = match (work, of) {
-            (Work::Act(action), _) => action,
-            (Work::Check, Some(workload)) => {
-                let (this, workload) = (Arc::clone(self), workload.clone());
-                let _ = tokio::task::spawn_blocking(move || this.check(&workload)).await;
-                return;
-            }
-            (Work::Check, None) => return,
-        };
-        let slow = matches!(
-            action.kind,
-            ActionKind::WriteLimits { .. } | ActionKind::WriteHostLimits { .. }
-        );
-        let permit = if slow {
+    async fn do_one(self: &Arc<Self>, work: Work) {
+        let permit = if work.is_slow() {
             Arc::clone(&self.slow).acquire_owned().await.ok()
         } else {
             None
         };
+        let waiting = work.waiting();
         let this = Arc::clone(self);
-        let starting = matches!(action.kind, ActionKind::Start { .. });
-        let started = starting.then(|| (action.workload.clone(), action.instance));
-        let written = slow.then(|| action.workload.clone());
         let done = tokio::task::spawn_blocking(move || {
-            this.carry_out(action);
+            match work {
+                Work::Step(queued) => this.carry_out(queued),
+                Work::Check(workload) => this.check(&workload),
+                Work::HostLimits(host) => this.write_limits_of_host(&host),
+            }
             drop(permit);
         });
         if let Err(error) = done.await {
             tracing::error!("an action was lost: {error}");
-            if let Some(workload) = written {
-                self.send(Event::LimitsWritten {
-                    workload,
-                    changed: Vec::new(),
-                    error: Some(error.to_string()),
-                });
-            }
-            if let Some((Some(workload), instance)) = started {
-                let error = StartError {
-                    stage: "carry the start out".to_owned(),
-                    errno: None,
-                    error: error.to_string(),
-                };
-                self.send(Event::StartFailed {
-                    workload,
-                    instance,
-                    error,
-                });
+            if let Some(lost) = waiting.lost(error.to_string()) {
+                self.send(lost);
             }
         }
     }

@@ -4,8 +4,8 @@
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::Verdict;
 use enforcer_core::event::{
-    Action, ActionKind, Answered, BreakerState, Cause, ConfigChange, Detail, Lost, LostFrom,
-    Transition,
+    Action, Answered, BreakerState, Cause, ConfigChange, Detail, Lost, LostFrom, Step, Transition,
+    WorkloadAction, WorkloadChange,
 };
 use enforcer_core::oom::Scope;
 use enforcer_core::probe::Answer;
@@ -101,10 +101,14 @@ impl Counts {
         }
         let mut all = self.all();
         for action in actions {
-            let cause = action.reason.cause;
-            *all.actions.entry((word(&action.kind), cause)).or_default() += 1;
-            // As they begin: one that is put off and then not wanted was none.
-            if let (ActionKind::Start { .. }, Some(workload)) = (&action.kind, &action.workload)
+            let cause = action.reason().cause;
+            *all.actions.entry((action.name(), cause)).or_default() += 1;
+            // A restart counts when it begins: one that was put off may not be wanted any more.
+            if let Action::Workload(WorkloadAction {
+                workload,
+                change: WorkloadChange::Step(Step::Start { .. }),
+                ..
+            }) = action
                 && AUTOMATIC.contains(&cause)
             {
                 *all.of(workload).restarts.entry(cause).or_default() += 1;
@@ -166,23 +170,5 @@ impl All {
             }
             _ => {}
         }
-    }
-}
-
-fn word(kind: &ActionKind) -> &'static str {
-    match kind {
-        ActionKind::Start { .. } => "start",
-        ActionKind::AbortStart => "abort_start",
-        ActionKind::ReportStuck => "report_stuck",
-        ActionKind::Signal { .. } => "signal",
-        ActionKind::KillTree => "kill",
-        ActionKind::Reap => "reap",
-        ActionKind::RemoveCgroup => "remove_cgroup",
-        ActionKind::WriteLimits { .. } => "write_limits",
-        ActionKind::Investigate { .. } => "investigate",
-        ActionKind::WriteHostLimits { .. } => "write_host_limits",
-        ActionKind::Remedy { .. } => "remedy",
-        ActionKind::RunHook { .. } => "run_hook",
-        ActionKind::RunOnHost { .. } => "run_on_host",
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Supervisor;
 use crate::event::{
-    Action, ActionKind, Cause, ConfigChange, Decision, Detail, InstanceId, LimitChange, Moment,
+    Action, Cause, ConfigChange, Decision, Detail, HostAction, HostChange, LimitChange, Moment,
     Reason, Seq,
 };
 use crate::name::WorkloadName;
@@ -65,15 +65,13 @@ impl Supervisor {
         self.with_all(moment, decision, Workload::write_refused_limits);
         if host_changed && writes_ceiling {
             // Last, so that the reason is the last record of what led to it.
-            decision.actions.push(Action {
-                workload: None,
-                instance: InstanceId(0),
+            decision.actions.push(Action::Host(HostAction {
                 reason: Reason {
                     cause: Cause::Config,
                     seq: Seq(self.next_seq),
                 },
-                kind: ActionKind::WriteHostLimits { host },
-            });
+                change: HostChange::WriteLimits { host },
+            }));
         }
     }
 

@@ -4,7 +4,7 @@
 
 use super::Supervisor;
 use crate::event::{
-    Action, ActionKind, Cause, Decision, Detail, HostMeasured, InstanceId, Moment, PressureAnswer,
+    Action, Cause, Decision, Detail, HostAction, HostChange, HostMeasured, Moment, PressureAnswer,
     Reason, Seq,
 };
 use crate::host::{Relief, Shortage};
@@ -35,15 +35,13 @@ impl Supervisor {
             if observed {
                 self.host_state.command_done();
             } else {
-                decision.actions.push(Action {
-                    workload: None,
-                    instance: InstanceId(0),
+                decision.actions.push(Action::Host(HostAction {
                     reason: Reason {
                         cause: Cause::HostPressure,
                         seq: Seq(self.next_seq),
                     },
-                    kind: ActionKind::RunOnHost { command },
-                });
+                    change: HostChange::RunCommand { command },
+                }));
             }
         }
         self.relieve(moment, decision);

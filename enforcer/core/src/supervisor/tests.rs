@@ -3,7 +3,8 @@ use crate::admission::PROOFS_AT_ONCE;
 use crate::cpu_loop::{Thread, Verdict};
 use crate::drift::Drifted;
 use crate::event::{
-    ActionKind, CgroupId, Exit, ExitStatus, Found, InstanceId, Request, StartError, TakenOver,
+    Action, Aside, CgroupId, Exit, ExitStatus, Found, InstanceId, Request, StartError, Step,
+    TakenOver, WorkloadAction, WorkloadChange,
 };
 use crate::event::{HostMeasured, Measured};
 use crate::limits::Limits;
@@ -85,7 +86,7 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
         keeps_ceiling: true,
         has_alerts: false,
     });
-    let writes = |action: &crate::Action| matches!(action.kind, ActionKind::WriteHostLimits { .. });
+    let writes = |action: &Action| matches!(action, Action::Host(_));
     assert!(!decision.actions.iter().any(writes));
     let kinds: Vec<_> = decision
         .transitions
@@ -176,31 +177,26 @@ fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
             told.push_str(&format!("{seconds} s:   → ask {}\n", run.probe));
         }
         for action in &decision.actions {
-            told.push_str(&format!(
-                "{seconds} s:   → {} #{}\n",
-                word(&action.kind),
-                action.instance.0
-            ));
+            told.push_str(&format!("{seconds} s:   → {}\n", shown(action)));
         }
     }
     expected.assert_eq(&told);
 }
 
-fn word(kind: &ActionKind) -> &'static str {
-    match kind {
-        ActionKind::Start { .. } => "start",
-        ActionKind::AbortStart => "abort start",
-        ActionKind::ReportStuck => "report stuck",
-        ActionKind::Signal { .. } => "signal",
-        ActionKind::KillTree => "kill tree",
-        ActionKind::Reap => "reap",
-        ActionKind::RemoveCgroup => "remove cgroup",
-        ActionKind::WriteLimits { .. } => "write limits",
-        ActionKind::WriteHostLimits { .. } => "write host limits",
-        ActionKind::Investigate { .. } => "investigate",
-        ActionKind::Remedy { .. } => "remedy",
-        ActionKind::RunHook { hook, .. } => hook.as_str(),
-        ActionKind::RunOnHost { .. } => "run on the host",
+/// An action in words: a hook by its name, and an action of a workload with its instance.
+fn shown(action: &Action) -> String {
+    match action {
+        Action::Workload(WorkloadAction {
+            instance, change, ..
+        }) => match change {
+            WorkloadChange::Aside(Aside::RunHook { hook, .. }) => {
+                format!("{} #{}", hook.as_str(), instance.0)
+            }
+            WorkloadChange::Step(_) | WorkloadChange::Aside(_) => {
+                format!("{} #{}", action.name(), instance.0)
+            }
+        },
+        Action::Host(_) => action.name().to_owned(),
     }
 }
 
@@ -215,18 +211,18 @@ fn a_start_that_hangs_is_given_up_when_it_is_asked_to_stop() {
             0 s: #1 config (config)
             0 s:   → start #1
             4 s: #2 stop (manual)
-            4 s:   → abort start #1
+            4 s:   → abort_start #1
         "#]],
     );
     check(
         spec(),
         vec![(3, request(Request::Kill))],
         &expect![[r#"
-        0 s: #1 config (config)
-        0 s:   → start #1
-        3 s: #2 stop (manual)
-        3 s:   → abort start #1
-    "#]],
+            0 s: #1 config (config)
+            0 s:   → start #1
+            3 s: #2 stop (manual)
+            3 s:   → abort_start #1
+        "#]],
     );
     check(
         spec(),
@@ -271,13 +267,13 @@ fn what_stays_after_its_kill_is_reported_again_and_again_and_not_waited_for() {
             0 s:   → start #1
             1 s: #2 start
             3 s: #3 stop (manual)
-            3 s:   → kill tree #1
-            13 s:   → report stuck #1
+            3 s:   → kill #1
+            13 s:   → report_stuck #1
             13 s: #4 degraded
-            73 s:   → report stuck #1
+            73 s:   → report_stuck #1
             80 s:   → reap #1
             80 s: #5 exit because of #3
-            80 s:   → remove cgroup #1
+            80 s:   → remove_cgroup #1
         "#]],
     );
     let mut supervisor = Supervisor::new(2);
@@ -419,10 +415,10 @@ fn a_stop_asks_then_kills_then_cleans_up() {
             0 s: #2 start
             1 s: #3 stop (manual)
             1 s:   → signal #1
-            11 s:   → kill tree #1
+            11 s:   → kill #1
             11 s:   → reap #1
             11 s: #4 exit because of #3
-            11 s:   → remove cgroup #1
+            11 s:   → remove_cgroup #1
         "#]],
     );
 }
@@ -438,14 +434,14 @@ fn a_stop_during_a_start_waits_for_it() {
             (0, reaped(1, ExitStatus::Signal(15), 0)),
         ],
         &expect![[r#"
-              0 s: #1 config (config)
-              0 s:   → start #1
-              0 s: #2 start
-              0 s: #3 stop (manual)
-              0 s:   → signal #1
-              0 s:   → reap #1
-              0 s: #4 exit because of #3
-              0 s:   → remove cgroup #1
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s: #3 stop (manual)
+            0 s:   → signal #1
+            0 s:   → reap #1
+            0 s: #4 exit because of #3
+            0 s:   → remove_cgroup #1
         "#]],
     );
 }
@@ -508,11 +504,11 @@ fn changed_limits_are_written_and_nothing_else_happens() {
             (2, configure(changed)),
         ],
         &expect![[r#"
-              0 s: #1 config (config)
-              0 s:   → start #1
-              0 s: #2 start
-              1 s: #3 config (config)
-              1 s:   → write limits #1
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            1 s: #3 config (config)
+            1 s:   → write_limits #1
         "#]],
     );
 }
@@ -532,7 +528,7 @@ fn limits_that_change_during_a_start_are_written_after_it() {
             0 s: #1 config (config)
             0 s:   → start #1
             0 s: #2 config (config)
-            0 s:   → write limits #1
+            0 s:   → write_limits #1
             0 s: #3 start
         "#]],
     );
@@ -559,9 +555,9 @@ fn refused_limits_are_tried_again_by_the_next_apply() {
             0 s:   → start #1
             0 s: #2 start
             1 s: #3 config (config)
-            1 s:   → write limits #1
+            1 s:   → write_limits #1
             1 s: #4 config (config)
-            2 s:   → write limits #1
+            2 s:   → write_limits #1
         "#]],
     );
 }
@@ -595,9 +591,9 @@ fn what_is_being_put_right_is_told_and_counted_once() {
             0 s:   → start #1
             0 s: #2 start
             1 s: #3 drift (drift)
-            1 s:   → write limits #1
+            1 s:   → write_limits #1
             2 s: #4 drift (drift)
-            2 s:   → write limits #1
+            2 s:   → write_limits #1
         "#]],
     );
 }
@@ -624,7 +620,7 @@ fn what_was_stopped_by_hand_is_not_started_by_an_apply() {
             1 s: #4 config (config)
             1 s:   → reap #1
             1 s: #5 exit because of #3
-            1 s:   → remove cgroup #1
+            1 s:   → remove_cgroup #1
         "#]],
     );
 }
@@ -757,7 +753,7 @@ fn a_shutdown_is_finished_when_nothing_runs() {
 
 /// The world outside: it answers actions, in any order and at any time.
 #[derive(Clone, Debug)]
-enum Step {
+enum Stimulus {
     Answer,
     Exit(bool),
     Request(u8),
@@ -780,26 +776,26 @@ enum Step {
     Crash(bool, bool),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = Stimulus> {
     prop_oneof![
-        4 => Just(Step::Answer),
-        3 => any::<bool>().prop_map(Step::Exit),
-        1 => (0..6u8).prop_map(Step::Request),
-        1 => any::<bool>().prop_map(Step::Change),
-        1 => (0..4u8).prop_map(Step::Stale),
-        2 => (1..100_000u32).prop_map(Step::Wait),
-        2 => (0..4u32).prop_map(Step::Suspect),
+        4 => Just(Stimulus::Answer),
+        3 => any::<bool>().prop_map(Stimulus::Exit),
+        1 => (0..6u8).prop_map(Stimulus::Request),
+        1 => any::<bool>().prop_map(Stimulus::Change),
+        1 => (0..4u8).prop_map(Stimulus::Stale),
+        2 => (1..100_000u32).prop_map(Stimulus::Wait),
+        2 => (0..4u32).prop_map(Stimulus::Suspect),
         2 => prop_oneof![
             Just(Verdict::OverBudget),
             Just(Verdict::SyscallSpin),
             Just(Verdict::DeadLoop)
-        ].prop_map(Step::Evidence),
-        1 => (0..4u32).prop_map(Step::Slept),
-        4 => (0..5u8).prop_map(Step::Probe),
-        2 => Just(Step::Hook),
-        1 => any::<bool>().prop_map(Step::Unname),
-        1 => (0..101u32).prop_map(Step::Memory),
-        2 => any::<(bool, bool)>().prop_map(|(begun, ended)| Step::Crash(begun, ended)),
+        ].prop_map(Stimulus::Evidence),
+        1 => (0..4u32).prop_map(Stimulus::Slept),
+        4 => (0..5u8).prop_map(Stimulus::Probe),
+        2 => Just(Stimulus::Hook),
+        1 => any::<bool>().prop_map(Stimulus::Unname),
+        1 => (0..101u32).prop_map(Stimulus::Memory),
+        2 => any::<(bool, bool)>().prop_map(|(begun, ended)| Stimulus::Crash(begun, ended)),
     ]
 }
 
@@ -872,9 +868,12 @@ impl World {
     fn take(&mut self, now: MonoTime, decision: &Decision) {
         self.keep(decision);
         for action in &decision.actions {
-            assert!(action.reason.seq.0 > 0, "no action without a reason");
-            match &action.kind {
-                ActionKind::Start { limits, .. } => {
+            assert!(action.reason().seq.0 > 0, "no action without a reason");
+            let Action::Workload(action) = action else {
+                continue;
+            };
+            match &action.change {
+                WorkloadChange::Step(Step::Start { limits, .. }) => {
                     self.asked_to_end = false;
                     self.limits = Some((**limits).clone());
                     assert!(self.alive.is_empty(), "a second live instance");
@@ -885,12 +884,14 @@ impl World {
                         self.starts.push(now);
                     }
                 }
-                ActionKind::Reap => self.owed.push((action.instance, "reap")),
-                ActionKind::RemoveCgroup => {
+                WorkloadChange::Step(Step::Reap) => self.owed.push((action.instance, "reap")),
+                WorkloadChange::Step(Step::RemoveCgroup) => {
                     assert!(self.alive.is_empty(), "removed under a live instance")
                 }
-                ActionKind::WriteLimits { limits, .. } => self.limits = Some((**limits).clone()),
-                ActionKind::Investigate { suspect } => {
+                WorkloadChange::Step(Step::WriteLimits { limits, .. }) => {
+                    self.limits = Some((**limits).clone())
+                }
+                WorkloadChange::Step(Step::Investigate { suspect }) => {
                     // What doesn't come back loses its turn.
                     let lost = Duration::from_secs(30);
                     self.proofs.retain(|(_, since)| now.since(*since) < lost);
@@ -900,30 +901,28 @@ impl World {
                         "too many proofs at once"
                     );
                 }
-                ActionKind::RunHook { hook, .. } => {
+                WorkloadChange::Aside(Aside::RunHook { hook, .. }) => {
                     self.hooks.push(*hook);
                     assert_eq!(self.hooks.len(), 1, "two hooks at once");
                 }
-                ActionKind::Remedy { .. } => {
+                WorkloadChange::Aside(Aside::Remedy { .. }) => {
                     assert!(
                         self.owed.is_empty(),
                         "a remedy while an action is under way"
                     );
                     self.owed.push((action.instance, "remedy"));
                 }
-                ActionKind::Signal { .. } => {
+                WorkloadChange::Step(Step::Signal { .. }) => {
                     assert!(!self.asked_to_end, "asked to end twice");
                     self.asked_to_end = true;
                 }
-                ActionKind::KillTree => self.asked_to_end = true,
+                WorkloadChange::Step(Step::KillTree) => self.asked_to_end = true,
                 // The start that is under way is answered all the same.
-                ActionKind::AbortStart => {
+                WorkloadChange::Aside(Aside::AbortStart) => {
                     let starting = self.owed.last().is_some_and(|(_, owed)| *owed == "start");
                     assert!(starting, "nothing to abort");
                 }
-                ActionKind::ReportStuck
-                | ActionKind::WriteHostLimits { .. }
-                | ActionKind::RunOnHost { .. } => {}
+                WorkloadChange::Aside(Aside::ReportStuck) => {}
             }
         }
         for run in &decision.probes {
@@ -962,7 +961,7 @@ proptest! {
         let _ = handle(&mut supervisor, &mut world, now, configure(probes::everything()));
         for step in steps {
             let event = match step {
-                Step::Answer => match world.owed.pop() {
+                Stimulus::Answer => match world.owed.pop() {
                     Some((instance, "start")) => started(instance.0),
                     Some((instance, "remedy")) => probes::remedied(instance.0, None),
                     Some((instance, _)) => {
@@ -972,7 +971,7 @@ proptest! {
                     }
                     None => Event::Wake,
                 },
-                Step::Exit(fails) => match (world.alive.first(), world.owed.pop()) {
+                Stimulus::Exit(fails) => match (world.alive.first(), world.owed.pop()) {
                     (Some(instance), None) => exited(instance.0),
                     (Some(_), Some((instance, "start"))) if fails => {
                         world.alive.remove(&instance);
@@ -984,7 +983,7 @@ proptest! {
                         Event::Wake
                     }
                 },
-                Step::Request(which) => request(
+                Stimulus::Request(which) => request(
                     [
                         Request::Start,
                         Request::Stop,
@@ -994,7 +993,7 @@ proptest! {
                         Request::Release,
                     ][usize::from(which)],
                 ),
-                Step::Change(command) => {
+                Stimulus::Change(command) => {
                     let mut changed = probes::everything();
                     if command {
                         changed.command.push(now.0.to_string());
@@ -1004,7 +1003,7 @@ proptest! {
                     configure(changed)
                 }
                 // Answers of instances that are long gone change nothing.
-                Step::Stale(which) => {
+                Stimulus::Stale(which) => {
                     let before = format!("{supervisor:?}");
                     let stale = [started(0), exited(0), reaped(0, ExitStatus::Code(0), 0), prepared(0)];
                     let decision = handle(&mut supervisor, &mut world, now, stale[usize::from(which)].clone());
@@ -1012,23 +1011,23 @@ proptest! {
                     prop_assert_eq!(before, format!("{supervisor:?}"));
                     continue;
                 }
-                Step::Suspect(tid) => loops::suspect(tid),
-                Step::Evidence(verdict) => match world.proofs.pop() {
+                Stimulus::Suspect(tid) => loops::suspect(tid),
+                Stimulus::Evidence(verdict) => match world.proofs.pop() {
                     Some((thread, _)) => loops::evidence(thread.tid, verdict),
                     None => Event::Wake,
                 },
-                Step::Slept(tid) => loops::slept(tid),
-                Step::Probe(outcome) => match world.probes.pop() {
+                Stimulus::Slept(tid) => loops::slept(tid),
+                Stimulus::Probe(outcome) => match world.probes.pop() {
                     Some(run) => probes::answer(&run, outcome),
                     None => Event::Wake,
                 },
-                Step::Hook => match world.hooks.pop() {
+                Stimulus::Hook => match world.hooks.pop() {
                     Some(hook) => probes::hook_done(hook),
                     None => Event::Wake,
                 },
-                Step::Unname(prune) => Event::Configure { manifest: Manifest::default(), prune },
-                Step::Memory(used) => probes::memory(used),
-                Step::Crash(begun, ended) => {
+                Stimulus::Unname(prune) => Event::Configure { manifest: Manifest::default(), prune },
+                Stimulus::Memory(used) => probes::memory(used),
+                Stimulus::Crash(begun, ended) => {
                     let before = supervisor.view(&name(WEB));
                     let manifest = supervisor.manifest();
                     let left = world.crash(begun, ended);
@@ -1044,7 +1043,7 @@ proptest! {
                     }
                     Event::Configure { manifest, prune: false }
                 }
-                Step::Wait(millis) => {
+                Stimulus::Wait(millis) => {
                     now = now.after(Duration::from_millis(u64::from(millis)));
                     Event::Wake
                 }

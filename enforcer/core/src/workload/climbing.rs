@@ -6,9 +6,7 @@ use super::looping::Proof;
 use super::{After, Context, Lifecycle, Workload};
 use crate::claims::Claims;
 use crate::cpu_loop::{Rung, Thread, Verdict, is_reached};
-use crate::event::{
-    ActionKind, Cause, Detail, Reason, Release, ReleaseReason, Seq, ThrottleChange,
-};
+use crate::event::{Cause, Detail, Reason, Release, ReleaseReason, Seq, Step, ThrottleChange};
 use crate::limits::Limits;
 use crate::spec::{CpuLoopWatch, Mode};
 use crate::units::Percent;
@@ -181,11 +179,11 @@ impl Workload {
         }
         self.limits_refused = false;
         self.writes_under_way.push_back((cause, Vec::new()));
-        let kind = ActionKind::WriteLimits {
+        let write = Step::WriteLimits {
             spec: Arc::clone(&self.spec),
             limits: self.effective_limits(),
         };
-        self.act(context, Reason { cause, seq }, kind);
+        self.step(context, Reason { cause, seq }, write);
     }
 
     /// What the kernel should have now: the manifest's limits, and what was claimed.

@@ -5,8 +5,8 @@ use super::probing::Probing;
 use super::wellbeing::Levels;
 use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{
-    ActionKind, BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, InstanceId,
-    Reason, Remedy, RestartPlan, Seq,
+    BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, InstanceId, Reason,
+    Remedy, RestartPlan, Seq, Step,
 };
 use crate::oom::{Counters, Victim};
 use crate::recovery::Next;
@@ -49,7 +49,7 @@ impl Workload {
             cause: Cause::Exit,
             seq: self.start_seq,
         });
-        self.act(context, because, ActionKind::Reap);
+        self.step(context, because, Step::Reap);
         self.probing = Probing::default();
         self.levels = Levels::default();
         self.enter(
@@ -267,7 +267,7 @@ impl Workload {
                 let plan = self.restart_plan(cause, 1, Duration::ZERO, false);
                 self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
             }
-            self.act(context, Reason { cause, seq }, ActionKind::RemoveCgroup);
+            self.step(context, Reason { cause, seq }, Step::RemoveCgroup);
             let state = if failure {
                 Lifecycle::Failed
             } else {

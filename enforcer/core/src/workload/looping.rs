@@ -14,7 +14,7 @@ use super::{Context, Lifecycle, Workload};
 use crate::admission::{CROWD, Waiting};
 use crate::claims::Claims;
 use crate::cpu_loop::{self, Evidence, Suspect, Thread, Verdict};
-use crate::event::{ActionKind, Cause, CpuLoopFound, Detail, Reason, Release, ReleaseReason, Seq};
+use crate::event::{Cause, CpuLoopFound, Detail, Reason, Release, ReleaseReason, Seq, Step};
 use crate::spec::Mode;
 use crate::units::{MonoTime, Percent};
 use std::collections::BTreeMap;
@@ -179,7 +179,7 @@ impl Workload {
             cause: Cause::CpuLoop,
             seq: Seq(*context.next_seq),
         };
-        self.act(context, reason, ActionKind::Investigate { suspect });
+        self.step(context, reason, Step::Investigate { suspect });
     }
 
     pub(crate) fn cpu_evidence(

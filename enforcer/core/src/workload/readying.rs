@@ -2,9 +2,7 @@
 //! hooks run one at a time, and the last one run says what is true.
 
 use super::{Context, Lifecycle, Workload};
-use crate::event::{
-    ActionKind, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq,
-};
+use crate::event::{Aside, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
 use crate::spec::ProbeName;
 use crate::units::MonoTime;
 use serde::{Deserialize, Serialize};
@@ -124,7 +122,7 @@ impl Workload {
             cause: Cause::Agent,
             seq: self.ready.seq,
         };
-        self.act(context, reason, ActionKind::RunHook { spec, hook });
+        self.aside(context, reason, Aside::RunHook { spec, hook });
     }
 
     /// It is about to be stopped: whoever sends it work hears of it first. Until

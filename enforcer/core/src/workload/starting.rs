@@ -4,8 +4,8 @@ use super::wellbeing::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::admission::Queued;
 use crate::event::{
-    ActionKind, Cause, CgroupId, Detail, InstanceId, Reason, Remedy, Request, Seq, Start,
-    StartError, Stop,
+    Aside, Cause, CgroupId, Detail, InstanceId, Reason, Remedy, Request, Seq, Start, StartError,
+    Step, Stop,
 };
 use crate::name::WorkloadName;
 use crate::oom::Counters;
@@ -41,7 +41,7 @@ impl Workload {
                 Some(reason.seq),
                 Detail::Restart(plan),
             );
-            self.act(context, reason, ActionKind::RemoveCgroup);
+            self.step(context, reason, Step::RemoveCgroup);
             let told = std::mem::take(&mut self.reason);
             self.enter(context, Lifecycle::Failed, told);
             return;
@@ -115,20 +115,20 @@ impl Workload {
     }
 
     pub(super) fn carry_out_remedy(&self, context: &mut Context<'_>, reason: Reason) {
-        let kind = ActionKind::Remedy {
+        let remedy = Aside::Remedy {
             spec: Arc::clone(&self.spec),
             remedy: self.remedy.clone(),
         };
-        self.act(context, reason, kind);
+        self.aside(context, reason, remedy);
     }
 
     pub(super) fn carry_out_start(&mut self, context: &mut Context<'_>, reason: Reason) {
         *self.remedy = Remedy::default();
-        let kind = ActionKind::Start {
+        let start = Step::Start {
             spec: Arc::clone(&self.spec),
             limits: self.effective_limits(),
         };
-        self.act(context, reason, kind);
+        self.step(context, reason, start);
         let told = format!("starting ({})", reason.cause);
         let starting = Lifecycle::Starting {
             then: None,
@@ -169,7 +169,7 @@ impl Workload {
             kill: true,
         });
         let seq = self.tell(context, Some(cause), None, detail);
-        self.act(context, Reason { cause, seq }, ActionKind::AbortStart);
+        self.aside(context, Reason { cause, seq }, Aside::AbortStart);
     }
 
     /// What comes before the start is done, or has failed as a start fails.

@@ -3,7 +3,7 @@
 use super::probing::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
-    ActionKind, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq, Stop,
+    BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq, Step, Stop,
 };
 use crate::units::MonoTime;
 use std::time::Duration;
@@ -184,7 +184,7 @@ impl Workload {
             return None;
         }
         let signal = stop.signal;
-        self.act(context, reason, ActionKind::Signal { signal });
+        self.step(context, reason, Step::Signal { signal });
         Some(context.moment.now.after(stop.grace))
     }
 
@@ -215,7 +215,7 @@ impl Workload {
         cause: Cause,
         seq: Seq,
     ) {
-        self.act(context, Reason { cause, seq }, ActionKind::RemoveCgroup);
+        self.step(context, Reason { cause, seq }, Step::RemoveCgroup);
         self.come_to_rest(context, after, cause);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::looping::Loops;
 use super::{After, Checkpoint, Context, Lifecycle, Workload};
-use crate::event::{ActionKind, Adopted, Cause, CgroupId, Detail, Found, Reason, Seq};
+use crate::event::{Adopted, Cause, CgroupId, Detail, Found, Reason, Seq, Step};
 use crate::oom::{Counters, Ledger};
 
 impl Found {
@@ -40,7 +40,7 @@ impl Workload {
         match self.state.clone() {
             Lifecycle::Pending | Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone => {
                 if found.cgroup().is_some() {
-                    self.act(context, reason, ActionKind::RemoveCgroup);
+                    self.step(context, reason, Step::RemoveCgroup);
                 }
             }
             Lifecycle::Queued { .. }
@@ -96,14 +96,14 @@ impl Workload {
                 Found::Running(..) if withdrawing.is_some() => self.withdrawn(context),
                 Found::Running(..) if kill_at.is_some() => {
                     let signal = self.spec.stop.signal.clone();
-                    self.act(context, reason, ActionKind::Signal { signal });
+                    self.step(context, reason, Step::Signal { signal });
                 }
                 Found::Running(..) => self.kill_tree(context, reason),
                 Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => {
                     self.main_exited(context, self.instance);
                 }
             },
-            Lifecycle::Ending { .. } => self.act(context, reason, ActionKind::Reap),
+            Lifecycle::Ending { .. } => self.step(context, reason, Step::Reap),
         }
     }
 

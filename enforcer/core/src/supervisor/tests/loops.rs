@@ -104,12 +104,12 @@ fn a_dead_loop_climbs_the_ladder_step_by_step() {
             12 s: #3 cpu_loop
             12 s: #4 health
             17 s: #5 throttle (cpu_loop) because of #3
-            17 s:   → write limits #1
+            17 s:   → write_limits #1
             22 s: #6 throttle (cpu_loop) because of #3
-            22 s:   → write limits #1
+            22 s:   → write_limits #1
             27 s:   → investigate #1
             29 s: #7 stop (cpu_loop) because of #3
-            29 s:   → kill tree #1
+            29 s:   → kill #1
             29 s:   → reap #1
             29 s: #8 exit because of #7
             29 s: #9 release (cpu_loop)
@@ -141,12 +141,12 @@ fn what_is_not_proved_again_is_not_restarted() {
             12 s: #3 cpu_loop
             12 s: #4 throttle (cpu_loop) because of #3
             12 s: #5 health
-            12 s:   → write limits #1
+            12 s:   → write_limits #1
             17 s:   → investigate #1
             19 s: #6 cpu_loop
             60 s:   → investigate #1
             62 s: #7 stop (cpu_loop) because of #3
-            62 s:   → kill tree #1
+            62 s:   → kill #1
         "#]],
     );
 }
@@ -171,10 +171,10 @@ fn a_loop_that_ends_gives_everything_back() {
             12 s: #3 cpu_loop
             12 s: #4 health
             17 s: #5 throttle (cpu_loop) because of #3
-            17 s:   → write limits #1
+            17 s:   → write_limits #1
             20 s: #6 release (cpu_loop) because of #3
             20 s: #7 health
-            20 s:   → write limits #1
+            20 s:   → write_limits #1
         "#]],
     );
 }
@@ -204,7 +204,7 @@ fn heat_is_told_once_and_looked_at_again() {
             30 s: #4 cpu_loop
             30 s: #5 health
             35 s: #6 throttle (cpu_loop) because of #4
-            35 s:   → write limits #1
+            35 s:   → write_limits #1
         "#]],
     );
 }
@@ -228,7 +228,7 @@ fn busy_polling_is_demoted_at_most() {
             12 s: #3 cpu_loop
             17 s: #4 throttle (cpu_loop) because of #3
             17 s: #5 health
-            17 s:   → write limits #1
+            17 s:   → write_limits #1
             17 s:   → investigate #1
         "#]],
     );
@@ -254,7 +254,7 @@ fn what_is_assumed_to_loop_climbs_without_a_proof() {
             10 s:   → investigate #1
             12 s: #3 cpu_loop
             12 s: #4 stop (cpu_loop) because of #3
-            12 s:   → kill tree #1
+            12 s:   → kill #1
         "#]],
     );
 }
@@ -309,11 +309,11 @@ fn a_remedy_under_never_is_the_end() {
             10 s:   → investigate #1
             12 s: #3 cpu_loop
             12 s: #4 stop (cpu_loop) because of #3
-            12 s:   → kill tree #1
+            12 s:   → kill #1
             12 s:   → reap #1
             12 s: #5 exit because of #4
             12 s: #6 health
-            12 s:   → remove cgroup #1
+            12 s:   → remove_cgroup #1
         "#]],
     );
 }
@@ -342,7 +342,7 @@ fn who_waits_too_long_for_a_proof_is_told_as_hot() {
             27 s: #4 cpu_loop
             27 s: #5 throttle (cpu_loop) because of #4
             27 s: #6 health
-            27 s:   → write limits #1
+            27 s:   → write_limits #1
         "#]],
     );
 }
@@ -367,9 +367,9 @@ fn by_hand_it_is_the_same_claim() {
             0 s: #2 start
             1 s: #3 throttle (manual)
             1 s: #4 health
-            1 s:   → write limits #1
+            1 s:   → write_limits #1
             2 s: #5 throttle (manual)
-            2 s:   → write limits #1
+            2 s:   → write_limits #1
             3 s:   → reap #1
             3 s: #6 exit
             3 s: #7 restart (exit) because of #6
@@ -379,7 +379,7 @@ fn by_hand_it_is_the_same_claim() {
             3 s: #10 health
             4 s: #11 release (manual)
             4 s: #12 health
-            4 s:   → write limits #2
+            4 s:   → write_limits #2
         "#]],
     );
 }
@@ -404,9 +404,9 @@ fn what_an_operator_released_is_not_taken_again() {
             12 s: #3 cpu_loop
             12 s: #4 health
             17 s: #5 throttle (cpu_loop) because of #3
-            17 s:   → write limits #1
+            17 s:   → write_limits #1
             18 s: #6 release (manual)
-            18 s:   → write limits #1
+            18 s:   → write_limits #1
         "#]],
     );
 }
@@ -455,7 +455,11 @@ fn rungs_survive_an_apply() {
             noise: 0,
         };
         for action in supervisor.handle(moment, event).actions {
-            if let ActionKind::WriteLimits { limits, .. } = action.kind {
+            if let Action::Workload(WorkloadAction {
+                change: WorkloadChange::Step(Step::WriteLimits { limits, .. }),
+                ..
+            }) = action
+            {
                 written.push(*limits);
             }
         }
@@ -480,7 +484,11 @@ fn a_crowd_is_looked_into_one_by_one_and_seldom() {
         };
         let decision = supervisor.handle(moment, event);
         let proofs = decision.actions.iter().filter_map(|action| {
-            if let ActionKind::Investigate { suspect } = &action.kind {
+            if let Action::Workload(WorkloadAction {
+                change: WorkloadChange::Step(Step::Investigate { suspect }),
+                ..
+            }) = action
+            {
                 return Some(suspect.thread.tid);
             }
             None

@@ -157,11 +157,11 @@ fn one_failure_beside_a_proof_is_enough() {
             2 s: #4 cpu_loop
             2 s: #5 throttle (cpu_loop) because of #4
             2 s: #6 health
-            2 s:   → write limits #1
+            2 s:   → write_limits #1
             5 s:   → ask liveness
             5 s: #7 health
             5 s: #8 stop (liveness) because of #7
-            5 s:   → kill tree #1
+            5 s:   → kill #1
         "#]],
     );
 }
@@ -178,26 +178,26 @@ fn what_is_held_back_gets_grace_and_no_more() {
         live(),
         events,
         &expect![[r#"
-        0 s: #1 config (config)
-        0 s:   → start #1
-        0 s: #2 start
-        0 s:   → ask liveness
-        0 s: #3 throttle (manual)
-        0 s: #4 health
-        0 s:   → write limits #1
-        5 s:   → ask liveness
-        10 s:   → ask liveness
-        10 s: #5 health
-        15 s:   → ask liveness
-        20 s:   → ask liveness
-        25 s:   → ask liveness
-        30 s:   → ask liveness
-        35 s:   → ask liveness
-        40 s:   → ask liveness
-        40 s: #6 health
-        40 s: #7 stop (liveness) because of #6
-        40 s:   → signal #1
-    "#]],
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask liveness
+            0 s: #3 throttle (manual)
+            0 s: #4 health
+            0 s:   → write_limits #1
+            5 s:   → ask liveness
+            10 s:   → ask liveness
+            10 s: #5 health
+            15 s:   → ask liveness
+            20 s:   → ask liveness
+            25 s:   → ask liveness
+            30 s:   → ask liveness
+            35 s:   → ask liveness
+            40 s:   → ask liveness
+            40 s: #6 health
+            40 s: #7 stop (liveness) because of #6
+            40 s:   → signal #1
+        "#]],
     );
 }
 
@@ -213,19 +213,19 @@ fn a_refused_connection_is_no_slowness() {
         live(),
         events,
         &expect![[r#"
-        0 s: #1 config (config)
-        0 s:   → start #1
-        0 s: #2 start
-        0 s:   → ask liveness
-        0 s: #3 throttle (manual)
-        0 s: #4 health
-        0 s:   → write limits #1
-        5 s:   → ask liveness
-        10 s:   → ask liveness
-        10 s: #5 health
-        10 s: #6 stop (liveness) because of #5
-        10 s:   → signal #1
-    "#]],
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask liveness
+            0 s: #3 throttle (manual)
+            0 s: #4 health
+            0 s:   → write_limits #1
+            5 s:   → ask liveness
+            10 s:   → ask liveness
+            10 s: #5 health
+            10 s: #6 stop (liveness) because of #5
+            10 s:   → signal #1
+        "#]],
     );
 }
 
@@ -281,7 +281,7 @@ fn what_does_not_come_up_is_restarted() {
             1 s: #3 health
             1 s: #4 stop (startup) because of #3
             1 s:   → signal #1
-            11 s:   → kill tree #1
+            11 s:   → kill #1
             11 s:   → reap #1
             11 s: #5 exit because of #4
             11 s: #6 restart (startup) because of #5
@@ -362,7 +362,7 @@ fn a_stop_waits_until_nobody_sends_work_any_more() {
             3 s: #6 ready
             3 s:   → on_unready #1
             4 s:   → signal #1
-            14 s:   → kill tree #1
+            14 s:   → kill #1
         "#]],
     );
 }
@@ -492,7 +492,7 @@ fn a_remedy_comes_before_the_start_and_may_fail_as_one() {
             3 s: #17 health
             7 s: #18 health
             7 s:   → remedy #5
-            8 s:   → remove cgroup #5
+            8 s:   → remove_cgroup #5
         "#]],
     );
 }
@@ -504,12 +504,15 @@ fn starts(supervisor: &mut Supervisor, seconds: u64, event: Event) -> Vec<String
         noise: 0,
     };
     let actions = supervisor.handle(moment, event).actions;
-    let started = actions
-        .into_iter()
-        .filter(|action| matches!(action.kind, ActionKind::Start { .. }));
-    started
-        .filter_map(|action| action.workload.map(|name| name.to_string()))
-        .collect()
+    let started = actions.into_iter().filter_map(|action| match action {
+        Action::Workload(WorkloadAction {
+            workload,
+            change: WorkloadChange::Step(Step::Start { .. }),
+            ..
+        }) => Some(workload.to_string()),
+        Action::Workload(_) | Action::Host(_) => None,
+    });
+    started.collect()
 }
 
 fn up(text: &str, instance: u64) -> Event {
@@ -670,19 +673,19 @@ fn our_own_error_turns_nothing_that_grace_has_spared() {
         live(),
         events,
         &expect![[r#"
-        0 s: #1 config (config)
-        0 s:   → start #1
-        0 s: #2 start
-        0 s:   → ask liveness
-        0 s: #3 throttle (manual)
-        0 s: #4 health
-        0 s:   → write limits #1
-        5 s:   → ask liveness
-        10 s:   → ask liveness
-        10 s: #5 health
-        15 s:   → ask liveness
-        20 s:   → ask liveness
-    "#]],
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask liveness
+            0 s: #3 throttle (manual)
+            0 s: #4 health
+            0 s:   → write_limits #1
+            5 s:   → ask liveness
+            10 s:   → ask liveness
+            10 s: #5 health
+            15 s:   → ask liveness
+            20 s:   → ask liveness
+        "#]],
     );
 }
 
@@ -705,23 +708,23 @@ fn what_was_only_observed_is_answered_when_it_is_enforced() {
         observed,
         events,
         &expect![[r#"
-        0 s: #1 config (config)
-        0 s:   → start #1
-        0 s: #2 start
-        0 s:   → ask liveness
-        0 s: #3 health
-        5 s:   → ask liveness
-        10 s:   → ask liveness
-        10 s: #4 health
-        10 s: #5 restart (liveness) because of #4
-        11 s: #6 config (config)
-        11 s: #7 health
-        11 s:   → write limits #1
-        15 s:   → ask liveness
-        15 s: #8 health
-        15 s: #9 stop (liveness) because of #8
-        15 s:   → signal #1
-    "#]],
+            0 s: #1 config (config)
+            0 s:   → start #1
+            0 s: #2 start
+            0 s:   → ask liveness
+            0 s: #3 health
+            5 s:   → ask liveness
+            10 s:   → ask liveness
+            10 s: #4 health
+            10 s: #5 restart (liveness) because of #4
+            11 s: #6 config (config)
+            11 s: #7 health
+            11 s:   → write_limits #1
+            15 s:   → ask liveness
+            15 s: #8 health
+            15 s: #9 stop (liveness) because of #8
+            15 s:   → signal #1
+        "#]],
     );
 }
 
@@ -752,7 +755,7 @@ fn no_kill_comes_before_the_signal_that_waits_for_its_hook() {
             3 s: #6 ready
             3 s:   → on_unready #1
             9 s:   → signal #1
-            11 s:   → kill tree #1
+            11 s:   → kill #1
         "#]],
     );
 }
