@@ -24,7 +24,7 @@ use crate::store::handover::{Handover, Legacy};
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use enforcer_core::Event;
-use enforcer_core::event::Found;
+use enforcer_core::event::{AgentEvent, Found, HostEvent};
 use enforcer_core::spec::{Host, Manifest};
 use ground::{asked, inherited, lock, open_history};
 use std::collections::BTreeSet;
@@ -222,7 +222,7 @@ impl Agent<'_> {
                 "{name} was not read by the version before this one, which read *.yaml alone; \
                  it is read from the next `enforcer apply` on"
             );
-            events.send(Event::Degraded { what, why });
+            events.send(Event::Agent(AgentEvent::Degraded { what, why }));
         }
         if let Some(address) = settings.listen.0 {
             tokio::spawn(api::public::serve(address, api.clone()));
@@ -231,15 +231,15 @@ impl Agent<'_> {
         let reloads = api.clone();
         tokio::spawn(api::serve(listener, api));
         events.send(match self.is_partial {
-            true => Event::ConfigureReadable {
+            true => Event::Agent(AgentEvent::ConfigureReadable {
                 manifest,
                 keeps_ceiling,
                 has_alerts: self.has_alerts,
-            },
-            false => Event::Configure {
+            }),
+            false => Event::Agent(AgentEvent::Configure {
                 manifest,
                 prune: false,
-            },
+            }),
         });
         tokio::spawn(levels::tick(Arc::clone(&executor)));
         if self.manner == Manner::Daemon {
@@ -286,7 +286,7 @@ async fn take_over(
     events: &Events,
     executor: &Arc<Executor>,
 ) -> Result<(), Fault> {
-    events.send(Event::EbpfAttached(attached.is_ok()));
+    events.send(Event::Agent(AgentEvent::EbpfAttached(attached.is_ok())));
     let finder = Arc::clone(executor);
     let last = legacy.last;
     let found = tokio::task::spawn_blocking(move || finder.adopt(legacy.workloads));
@@ -305,7 +305,7 @@ async fn take_over(
         Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => None,
     });
     let running = running.collect();
-    events.send(Event::TakeOver { workloads, last });
+    events.send(Event::Agent(AgentEvent::TakeOver { workloads, last }));
     executor.watch_adopted(running);
     watch_kernel(attached, events, executor);
     Ok(())
@@ -316,11 +316,11 @@ async fn resume_told(events: &Events, host: &Host, history: &Arc<History>) {
     let told = Arc::clone(history);
     let read = move || (alerting::standing(&told), alerting::host_stood(&told));
     let (standing, stood) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-    events.send(Event::HostStood(stood, host.watch.clone()));
-    events.send(Event::AlertsStand {
+    events.send(Event::Host(HostEvent::Stood(stood, host.watch.clone())));
+    events.send(Event::Agent(AgentEvent::AlertsStand {
         standing,
         alerts: Arc::clone(&host.alerts),
-    });
+    }));
 }
 
 /// Sets the edges going that see what the kernel sees, or says why they can't.
@@ -330,10 +330,10 @@ fn watch_kernel(
     executor: &Arc<Executor>,
 ) {
     let degraded = |what: &str, why: String| {
-        events.send(Event::Degraded {
+        events.send(Event::Agent(AgentEvent::Degraded {
             what: what.to_owned(),
             why,
-        });
+        }));
     };
     const POLLED: &str = "CPU loops are looked for in /proc once a second, and none is proved";
     tokio::spawn(loops::follow(Arc::clone(executor)));
@@ -405,9 +405,9 @@ fn end_on_signal(events: &Events, manner: Manner) -> Result<(), Fault> {
                     Manner::Daemon => service::host_goes_down().await,
                 };
                 events.send(if with_workloads {
-                    Event::Shutdown
+                    Event::Agent(AgentEvent::Shutdown)
                 } else {
-                    Event::Leave
+                    Event::Agent(AgentEvent::Leave)
                 });
             }
         });

@@ -14,7 +14,7 @@ use cursor::Cursor;
 pub(crate) use cursor::last_delivered;
 use enforcer_core::alert::Standing;
 use enforcer_core::event::{
-    AlertChange, AlertState, COMMAND_LIMIT, Detail, Event, Kind, PressureAnswer, Seq,
+    AgentEvent, AlertChange, AlertState, COMMAND_LIMIT, Detail, Event, Kind, PressureAnswer, Seq,
 };
 use enforcer_core::host::HostStood;
 use enforcer_core::spec::{Resource, Target, WorkloadSpec};
@@ -89,10 +89,10 @@ impl Courier {
         self.cursor = match read.await {
             Ok(Ok(cursor)) => cursor,
             Ok(Err((cursor, why))) => {
-                self.executor.send(Event::Degraded {
+                self.executor.send(Event::Agent(AgentEvent::Degraded {
                     what: format!("alerts to {}", self.name),
                     why: format!("{why}; all that the history holds for it is told again"),
-                });
+                }));
                 cursor
             }
             // The agent goes.
@@ -173,10 +173,10 @@ impl Courier {
         while let Err(why) = self.try_once(&message).await {
             // Once may be bad luck.
             if pause == FIRST_PAUSE * 2 {
-                self.executor.send(Event::Degraded {
+                self.executor.send(Event::Agent(AgentEvent::Degraded {
                     what: format!("alerts to {}", self.name),
                     why: format!("{why}; it is tried again, and the others wait in order"),
-                });
+                }));
             }
             let _ = tokio::time::timeout(pause, pending::<()>()).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -280,21 +280,15 @@ impl Executor {
         let written = written.unwrap_or(Ok(Vec::new()));
         let (mut changed, error) = outcome(written.map_err(|error| error_chain(&error)));
         changed.extend(home);
-        self.events.send(Event::LimitsWritten {
-            workload: Some(workload),
-            changed,
-            error,
-        });
+        let written = Event::limits_written(Some(workload), changed, error);
+        self.events.send(written);
     }
 
     fn write_limits_of_host(&self, host: &Host) {
         let (changed, error) = outcome(self.write_host_limits(host));
         self.tell_of_protection(host);
-        self.events.send(Event::LimitsWritten {
-            workload: None,
-            changed,
-            error,
-        });
+        let written = Event::limits_written(None, changed, error);
+        self.events.send(written);
     }
 
     fn with_cgroup<T>(&self, workload: &WorkloadName, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {

@@ -168,7 +168,10 @@ mod tests {
             noise: 2,
         };
         let prune = false;
-        let decision = Supervisor::new(2).handle(moment, Event::Configure { manifest, prune });
+        let decision = Supervisor::new(2).handle(
+            moment,
+            Event::Agent(enforcer_core::event::AgentEvent::Configure { manifest, prune }),
+        );
         let kept = decision.checkpoints.into_iter().find_map(|(_, kept)| kept);
         serde_json::to_string(&kept.expect("a checkpoint")).expect("JSON")
     }

@@ -10,7 +10,7 @@ use crate::kernel::{process, ready, threads};
 use enforcer_common::Suspect as Record;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{GATE, LoopSource, Streaks, Suspect, Thread, WORTH_SAMPLING};
-use enforcer_core::event::{CgroupId, Event};
+use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex};
@@ -78,16 +78,21 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
     loop {
         tick.tick().await;
         for (workload, thread) in executor.followed.ended() {
-            executor.send(Event::CpuStreakEnded { workload, thread });
+            executor.send(Event::Workload(
+                workload,
+                WorkloadEvent::CpuStreakEnded { thread },
+            ));
         }
     }
 }
 
 /// Passes on what the sampler finds, and keeps it on every CPU.
 pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor: Arc<Executor>) {
-    let degraded = |why: String| Event::Degraded {
-        what: "cpu_loop".to_owned(),
-        why,
+    let degraded = |why: String| {
+        Event::Agent(AgentEvent::Degraded {
+            what: "cpu_loop".to_owned(),
+            why,
+        })
     };
     let polled = match ready::watch(&*ring, Interest::READABLE) {
         Ok(polled) => polled,
@@ -123,7 +128,7 @@ pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor
                 ring.drain(|record| deliver(&record, &executor));
                 let lost = ring.newly_lost();
                 if lost > 0 {
-                    executor.send(Event::EventsLost(lost));
+                    executor.send(Event::Agent(AgentEvent::EventsLost(lost)));
                 }
                 readable.clear_ready();
             }
@@ -184,7 +189,10 @@ fn deliver(record: &Record, executor: &Executor) {
     // From here on: it may sleep before its turn has come.
     let followed = &executor.followed;
     followed.add(workload.clone(), suspect.thread, record.nvcsw);
-    executor.send(Event::CpuSuspect { workload, suspect });
+    executor.send(Event::Workload(
+        workload,
+        WorkloadEvent::CpuSuspect { suspect },
+    ));
 }
 
 /// Finds suspects without eBPF, for as long as the agent lives.
@@ -229,7 +237,10 @@ fn read_all(executor: &Executor, streaks: &mut Streaks) {
                 let followed = &executor.followed;
                 followed.add(workload.clone(), thread, now.sleeps);
                 let workload = workload.clone();
-                executor.send(Event::CpuSuspect { workload, suspect });
+                executor.send(Event::Workload(
+                    workload,
+                    WorkloadEvent::CpuSuspect { suspect },
+                ));
             }
         }
     }

@@ -6,7 +6,7 @@ use crate::kernel::bpf::EventRing;
 use crate::kernel::{process, ready};
 use enforcer_common::{MARK, Record};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{CgroupId, Event};
+use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use enforcer_core::oom::{Asker, Victim};
 use enforcer_core::units::Bytes;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ pub(crate) async fn follow(ring: Arc<EventRing>, executor: Arc<Executor>) {
         Ok(polled) => polled,
         Err(error) => {
             let why = format!("the eBPF ring can't be polled: {error}");
-            executor.send(Event::Degraded {
+            executor.send(Event::Agent(AgentEvent::Degraded {
                 what: "ebpf".to_owned(),
                 why,
-            });
+            }));
             return;
         }
     };
@@ -39,7 +39,7 @@ pub(crate) fn drain(ring: &EventRing, executor: &Executor) {
     ring.drain(|record| deliver(&record, executor));
     let lost = ring.newly_lost();
     if lost > 0 {
-        executor.send(Event::EventsLost(lost));
+        executor.send(Event::Agent(AgentEvent::EventsLost(lost)));
     }
 }
 
@@ -63,11 +63,10 @@ fn mark(record: &Record, executor: &Executor) {
     // The kernel counts before it marks: what is read now includes this kill.
     let read = lock(&reader).read();
     match read {
-        Ok(counters) => executor.send(Event::OomMark {
+        Ok(counters) => executor.send(Event::Workload(
             workload,
-            victim,
-            counters,
-        }),
+            WorkloadEvent::OomMark { victim, counters },
+        )),
         Err(error) => tracing::error!(
             "{workload}: failed to {}; the OOM kill is told later",
             error_chain(&error)

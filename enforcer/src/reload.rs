@@ -1,5 +1,6 @@
 //! A daemon reads its manifest again when it is told to (SIGHUP), and when somebody has
 //! changed it. A manifest with a fault changes nothing, and what was in force stays so.
+use enforcer_core::event::AgentEvent;
 
 use crate::api::{self, Api};
 use crate::kernel::inotify::FolderWatch;
@@ -88,7 +89,8 @@ async fn read_again(api: &Api) {
     if let Err(why) = api::reload(api).await {
         let why = without_its_lines(&why);
         tracing::error!("the manifest was refused: {why}");
-        api.events.send(Event::ManifestRefused { why });
+        api.events
+            .send(Event::Agent(AgentEvent::ManifestRefused { why }));
     }
 }
 

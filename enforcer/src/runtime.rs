@@ -13,7 +13,7 @@ use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
-use enforcer_core::event::{Detail, Moment, Request, Seq, Transition};
+use enforcer_core::event::{AgentEvent, Detail, Moment, Request, Seq, Transition, WorkloadEvent};
 use enforcer_core::plan::{self, Plan};
 use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::View;
@@ -140,14 +140,16 @@ impl Runtime {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             // What is due is done after one message at the latest, however many there are.
-            if self.wake.is_some_and(|wake| wake <= clock::now()) && self.handle(Event::Wake) {
+            if self.wake.is_some_and(|wake| wake <= clock::now())
+                && self.handle(Event::Agent(AgentEvent::Wake))
+            {
                 return Ended::WithWorkloads;
             }
             let due = self.wake.map(|wake| wake.since(clock::now()));
             let message = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => message,
-                () = sleep(due), if due.is_some() => Message::Event(Box::new(Event::Wake)),
+                () = sleep(due), if due.is_some() => Message::Event(Box::new(Event::Agent(AgentEvent::Wake))),
                 _ = tick.tick() => {
                     ticked = clock::now();
                     match self.tick(manager.as_mut()) {
@@ -158,8 +160,8 @@ impl Runtime {
             };
             let finished = match message {
                 Message::Event(event) => {
-                    let leaves = matches!(*event, Event::Leave);
-                    let ends = matches!(*event, Event::Shutdown);
+                    let leaves = matches!(*event, Event::Agent(AgentEvent::Leave));
+                    let ends = matches!(*event, Event::Agent(AgentEvent::Shutdown));
                     if leaves || ends {
                         service::stopping();
                     }
@@ -168,7 +170,8 @@ impl Runtime {
                     }
                     let configured = matches!(
                         *event,
-                        Event::Configure { .. } | Event::ConfigureReadable { .. }
+                        Event::Agent(AgentEvent::Configure { .. })
+                            | Event::Agent(AgentEvent::ConfigureReadable { .. })
                     );
                     let finished = self.handle(*event);
                     if leaves {
@@ -301,10 +304,10 @@ impl Runtime {
                 reply,
             } => {
                 let plan = plan::between(&self.supervisor.manifest(), &manifest);
-                let finished = self.handle(Event::Configure {
+                let finished = self.handle(Event::Agent(AgentEvent::Configure {
                     manifest: *manifest,
                     prune,
-                });
+                }));
                 drop(reply.send(plan));
                 return finished;
             }
@@ -320,7 +323,10 @@ impl Runtime {
                     asked: clock::now(),
                     reply,
                 });
-                return self.handle(Event::Request { workload, request });
+                return self.handle(Event::Workload(
+                    workload,
+                    WorkloadEvent::Request { request },
+                ));
             }
         }
         false
@@ -350,11 +356,11 @@ async fn sleep(due: Option<std::time::Duration>) {
 
 fn told_trouble(trouble: Trouble) -> Event {
     match trouble {
-        Trouble::Failing(why) => Event::Degraded {
+        Trouble::Failing(why) => Event::Agent(AgentEvent::Degraded {
             what: "history".to_owned(),
             why: format!("{why}; supervision goes on, and events wait in memory"),
-        },
-        Trouble::Resumed { lost } => Event::HistoryResumed { lost },
+        }),
+        Trouble::Resumed { lost } => Event::Agent(AgentEvent::HistoryResumed { lost }),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::kernel::pressure::Trigger;
 use crate::kernel::ready;
 use crate::runtime::Events;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, InstanceId};
+use enforcer_core::event::{Event, HostEvent, InstanceEvent, InstanceId, WorkloadEvent};
 use std::sync::{Arc, Mutex};
 use tokio::io::Interest;
 
@@ -33,7 +33,11 @@ pub(crate) async fn exit(
             let _ = waited.await;
         }
     }
-    events.send(Event::MainExited { workload, instance });
+    events.send(Event::Instance(
+        workload,
+        instance,
+        InstanceEvent::MainExited,
+    ));
 }
 
 /// Tells whenever everything waited for memory.
@@ -43,7 +47,7 @@ pub(crate) async fn stalls(trigger: Trigger, events: Events) {
     };
     while let Ok(mut stalled) = polled.ready(Interest::PRIORITY).await {
         stalled.clear_ready();
-        events.send(Event::HostStalled);
+        events.send(Event::Host(HostEvent::Stalled));
     }
 }
 
@@ -80,10 +84,10 @@ pub(crate) async fn memory_events(
         match read {
             Ok(counters) if counters.oom_kill != known => {
                 known = counters.oom_kill;
-                events.send(Event::CountersRead {
-                    workload: workload.clone(),
-                    counters,
-                });
+                events.send(Event::Workload(
+                    workload.clone(),
+                    WorkloadEvent::CountersRead { counters },
+                ));
             }
             Ok(_) => {}
             Err(error) => {

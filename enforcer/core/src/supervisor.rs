@@ -10,14 +10,15 @@ mod turns;
 
 use crate::alert::Conditions;
 use crate::event::{
-    AgentChange, AgentState, Cause, Decision, Degraded, Detail, Event, Moment, Seq, Transition,
+    AgentChange, AgentEvent, AgentState, Cause, Decision, Degraded, Detail, Event, HostEvent,
+    Moment, Seq, Transition, WorkloadEvent,
 };
 use crate::host::HostState;
 use crate::name::WorkloadName;
 use crate::oom::Ancestors;
 use crate::spec::Host;
 use crate::units::MonoTime;
-use crate::workload::{Context, Progress, Workload};
+use crate::workload::{Context, Progress, Workload, limits_change};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::workload::{LastExit, ProbeView, View, answer_in_words};
@@ -143,9 +144,29 @@ impl Supervisor {
 
     fn dispatch(&mut self, moment: Moment, event: Event, decision: &mut Decision) {
         match event {
-            // Whoever is going away takes up nothing new.
-            Event::Configure { .. } | Event::ConfigureReadable { .. } if self.shutting_down => {}
-            Event::ConfigureReadable {
+            Event::Agent(event) => self.handle_agent(moment, event, decision),
+            Event::Host(event) => self.handle_host(moment, event, decision),
+            // The agent is ending: a person's wish comes too late.
+            Event::Workload(_, WorkloadEvent::Request { .. }) if self.shutting_down => {}
+            Event::Workload(name, event) => {
+                self.with(moment, &name, decision, |workload, context| {
+                    workload.handle(context, event);
+                });
+            }
+            Event::Instance(name, instance, event) => {
+                self.with(moment, &name, decision, |workload, context| {
+                    workload.handle_instance(context, instance, event);
+                });
+            }
+        }
+    }
+
+    fn handle_agent(&mut self, moment: Moment, event: AgentEvent, decision: &mut Decision) {
+        match event {
+            // An agent that is ending takes up nothing new.
+            AgentEvent::Configure { .. } | AgentEvent::ConfigureReadable { .. }
+                if self.shutting_down => {}
+            AgentEvent::ConfigureReadable {
                 mut manifest,
                 keeps_ceiling,
                 has_alerts,
@@ -156,196 +177,30 @@ impl Supervisor {
                 manifest.workloads = workloads;
                 self.configure(moment, manifest, (false, !keeps_ceiling), decision);
             }
-            Event::ManifestUnchanged => self.rules_unread = false,
-            Event::Configure { manifest, prune } => {
+            AgentEvent::Configure { manifest, prune } => {
                 self.rules_unread = false;
                 self.configure(moment, manifest, (prune, true), decision);
             }
-            Event::TakeOver { workloads, last } => {
+            AgentEvent::ManifestUnchanged => self.rules_unread = false,
+            AgentEvent::ManifestRefused { why } => self.manifest_refused(why, decision),
+            AgentEvent::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);
             }
-            Event::HostStood(stood, watch) => {
-                self.host_state.stood(stood, &watch);
-                self.host.watch = watch;
-            }
-            Event::AlertsStand { standing, alerts } => {
+            AgentEvent::AlertsStand { standing, alerts } => {
                 self.resume_alerts(moment, standing, alerts);
             }
-            Event::Request { workload, request } => {
-                if !self.shutting_down {
-                    self.with(moment, &workload, decision, |workload, context| {
-                        workload.request(context, request)
-                    });
-                }
-            }
-            Event::Prepared {
-                workload,
-                instance,
-                cgroup,
-                counters,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.prepared(context, instance, cgroup, counters);
-                });
-            }
-            Event::Started {
-                workload,
-                instance,
-                pid,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.started(context, instance, pid)
-                });
-            }
-            Event::StartFailed {
-                workload,
-                instance,
-                error,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.start_failed(context, instance, error);
-                });
-            }
-            Event::MainExited { workload, instance } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.main_exited(context, instance)
-                });
-            }
-            Event::Reaped {
-                workload,
-                instance,
-                status,
-                counters,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.reaped(context, instance, status, counters);
-                });
-            }
-            Event::LimitsWritten {
-                workload,
-                changed,
-                error,
-            } => {
-                self.limits_written(moment, workload, (changed, error), decision);
-            }
-            Event::OomMark {
-                workload,
-                victim,
-                counters,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.oom_mark(context, victim, counters);
-                });
-            }
-            Event::CountersRead { workload, counters } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.counters_read(context, counters)
-                });
-            }
-            Event::Drifted { workload, found } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.drifted(context, found)
-                });
-            }
-            Event::CpuSuspect { workload, suspect } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.cpu_suspect(context, suspect)
-                });
-            }
-            Event::CpuEvidence {
-                workload,
-                thread,
-                evidence,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.cpu_evidence(context, thread, evidence);
-                });
-            }
-            Event::CpuStreakEnded { workload, thread } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.cpu_streak_ended(context, thread)
-                });
-            }
-            Event::Probed {
-                workload,
-                instance,
-                probe,
-                run,
-                outcome,
-                took,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.probed(context, (instance, probe, run), &outcome, took);
-                });
-            }
-            Event::HookDone {
-                workload,
-                hook,
-                error,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.hook_done(context, hook, error)
-                });
-            }
-            Event::Remedied {
-                workload,
-                instance,
-                error,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.remedied(context, instance, error)
-                });
-            }
-            Event::Stays {
-                workload,
-                instance,
-                processes,
-            } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.stays(context, instance, &processes);
-                });
-            }
-            Event::RemedyFailed { workload, error } => {
-                self.with(moment, &workload, decision, |workload, context| {
-                    workload.remedy_failed(context, error)
-                });
-            }
-            Event::Measured { workloads, host } => {
-                let cpus = self.cpus;
-                for (name, measured) in workloads {
-                    self.with(moment, &name, decision, |workload, context| {
-                        workload.measured(context, measured, cpus)
-                    });
-                }
-                self.host_measured(moment, host, decision);
-                self.weigh_alerts(moment, decision);
-            }
-            Event::HostStalled => self.host_stalled(moment, decision),
-            Event::HostCommandDone { error } => self.host_command_done(error, decision),
-            Event::EbpfAttached(attached) => {
+            AgentEvent::EbpfAttached(attached) => {
                 self.ebpf = attached;
                 self.touched.extend(self.workloads.keys().cloned());
             }
-            Event::EventsLost(records) => self.events_lost(records, decision),
-            Event::HistoryResumed { lost } => self.history_resumed(lost, decision),
-            Event::Degraded { what, why } => {
-                self.tell(decision, None, Detail::Degraded(Degraded { what, why }))
+            AgentEvent::EventsLost(records) => self.events_lost(records, decision),
+            AgentEvent::HistoryResumed { lost } => self.history_resumed(lost, decision),
+            AgentEvent::Degraded { what, why } => {
+                self.tell(decision, None, Detail::Degraded(Degraded { what, why }));
             }
-            Event::Shutdown => {
-                if !self.shutting_down {
-                    self.shutting_down = true;
-                    let detail = Detail::Agent(AgentChange {
-                        state: AgentState::Stopping,
-                    });
-                    self.tell(decision, Some(Cause::Agent), detail);
-                    self.with_all(moment, decision, |workload, context| {
-                        workload.leave(context, Cause::Agent)
-                    });
-                }
-            }
-            Event::ManifestRefused { why } => self.manifest_refused(why, decision),
-            Event::Leave => self.leave(decision),
-            Event::Wake => {
+            AgentEvent::Shutdown => self.shut_down(moment, decision),
+            AgentEvent::Leave => self.leave(decision),
+            AgentEvent::Wake => {
                 let due = self.due.iter().take_while(|(at, _)| *at <= moment.now);
                 let names: Vec<WorkloadName> = due.map(|(_, name)| name.clone()).collect();
                 for name in names {
@@ -353,6 +208,44 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    fn handle_host(&mut self, moment: Moment, event: HostEvent, decision: &mut Decision) {
+        match event {
+            HostEvent::Stood(stood, watch) => {
+                self.host_state.stood(stood, &watch);
+                self.host.watch = watch;
+            }
+            HostEvent::Measured { workloads, host } => {
+                let cpus = self.cpus;
+                for (name, measured) in workloads {
+                    self.with(moment, &name, decision, |workload, context| {
+                        workload.measured(context, measured, cpus);
+                    });
+                }
+                self.host_measured(moment, host, decision);
+                self.weigh_alerts(moment, decision);
+            }
+            HostEvent::Stalled => self.host_stalled(moment, decision),
+            HostEvent::CommandDone { error } => self.host_command_done(error, decision),
+            HostEvent::LimitsWritten { changed, error } => {
+                if let Some(change) = limits_change(changed, error) {
+                    self.tell(decision, Some(Cause::Config), Detail::Config(change));
+                }
+            }
+        }
+    }
+
+    fn shut_down(&mut self, moment: Moment, decision: &mut Decision) {
+        if std::mem::replace(&mut self.shutting_down, true) {
+            return;
+        }
+        let state = AgentState::Stopping;
+        let detail = Detail::Agent(AgentChange { state });
+        self.tell(decision, Some(Cause::Agent), detail);
+        self.with_all(moment, decision, |workload, context| {
+            workload.leave(context, Cause::Agent);
+        });
     }
 
     fn with(

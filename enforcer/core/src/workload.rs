@@ -17,6 +17,7 @@ mod climbing;
 mod configuring;
 mod drifting;
 mod ending;
+mod event;
 mod lifecycle;
 mod looping;
 mod probing;
@@ -29,6 +30,7 @@ mod wellbeing;
 mod yielding;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use event::limits_change;
 pub use probing::{ProbeView, answer_in_words};
 pub(crate) use view::Progress;
 pub use view::{LastExit, View};
@@ -220,17 +222,12 @@ impl Workload {
     }
 
     /// Processes are still there although they were killed.
-    pub(crate) fn stays(
-        &mut self,
-        context: &mut Context<'_>,
-        instance: InstanceId,
-        processes: &str,
-    ) {
+    fn stays(&mut self, context: &mut Context<'_>, processes: &str) {
         let ends = matches!(
             self.state,
             Lifecycle::Stopping { .. } | Lifecycle::Ending { .. }
         );
-        if instance != self.instance || !ends {
+        if !ends {
             return;
         }
         self.stuck = true;

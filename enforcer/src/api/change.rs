@@ -11,7 +11,7 @@ use crate::manifest_files::{self, LoadError, Source};
 use crate::runtime::{Question, RequestError};
 use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse as _, Json, Response};
-use enforcer_core::event::Request;
+use enforcer_core::event::{AgentEvent, Request};
 use enforcer_core::manifest::parse_throttle;
 use enforcer_core::plan::shrinks_below_use;
 use enforcer_core::spec::Manifest;
@@ -80,8 +80,8 @@ pub(super) async fn shutdown(
     peer.may_change()?;
     let asked: Shutdown = read_body(&asked)?;
     api.events.send(match asked.workloads {
-        true => Event::Shutdown,
-        false => Event::Leave,
+        true => Event::Agent(AgentEvent::Shutdown),
+        false => Event::Agent(AgentEvent::Leave),
     });
     Ok(Json(asked))
 }
@@ -162,7 +162,7 @@ pub(crate) async fn reload(api: &Api) -> Result<(), String> {
         .is_none_or(|plan| plan.is_empty())
     {
         // It is in force, or the agent is ending.
-        api.events.send(Event::ManifestUnchanged);
+        api.events.send(Event::Agent(AgentEvent::ManifestUnchanged));
         return Ok(());
     }
     let prepared = {

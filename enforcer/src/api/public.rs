@@ -26,12 +26,12 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
-            api.events.send(enforcer_core::Event::Degraded {
+            api.events.send(enforcer_core::Event::Agent(enforcer_core::event::AgentEvent::Degraded {
                 what: "listen".to_owned(),
                 why: format!(
                     "{address}: {error}; nobody can ask over TCP; use another --listen, or `--listen off`"
                 ),
-            });
+            }));
             return;
         }
     };

@@ -13,7 +13,7 @@ use crate::kernel::{clock, pipe, process};
 use crate::store::handover::{Left, RunningInstance};
 use crate::{failpoint, watch};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, ExitStatus, Found, InstanceId, TakenOver};
+use enforcer_core::event::{Event, ExitStatus, Found, InstanceId, TakenOver, WorkloadEvent};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,7 +182,10 @@ impl Executor {
             };
             if let Ok(counters) = lock(&reader).read() {
                 let workload = workload.clone();
-                self.events.send(Event::CountersRead { workload, counters });
+                self.events.send(Event::Workload(
+                    workload,
+                    WorkloadEvent::CountersRead { counters },
+                ));
             }
             if let Some(pidfd) = pidfd {
                 let exit = watch::exit(pidfd, self.events.clone(), workload, instance);

@@ -2,7 +2,7 @@
 
 use super::{Executor, error_chain, lock};
 use crate::kernel::{limits, memory_info, system_limits};
-use enforcer_core::event::{Event, LimitChange};
+use enforcer_core::event::{AgentEvent, Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::Host;
 use enforcer_core::units::{Bytes, Limit};
@@ -43,7 +43,7 @@ impl Executor {
         let before = std::mem::replace(&mut *lock(&self.unprotected), lacking.clone());
         for why in lacking.into_iter().filter(|why| !before.contains(why)) {
             let what = "protection".to_owned();
-            self.send(Event::Degraded { what, why });
+            self.send(Event::Agent(AgentEvent::Degraded { what, why }));
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::kernel::{limits, process, ready};
 use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::drift::{Drifted, PLACE};
-use enforcer_core::event::{Event, InstanceId, LimitChange};
+use enforcer_core::event::{Event, InstanceEvent, InstanceId, LimitChange, WorkloadEvent};
 use enforcer_core::limits::Limits;
 use std::path::Path;
 use std::sync::Arc;
@@ -126,10 +126,10 @@ impl Executor {
             }];
         }
         if !found.is_empty() {
-            self.events.send(Event::Drifted {
-                workload: workload.clone(),
-                found,
-            });
+            self.events.send(Event::Workload(
+                workload.clone(),
+                WorkloadEvent::Drifted { found },
+            ));
         }
     }
 
@@ -160,12 +160,14 @@ impl Executor {
                 if found != id {
                     let counters = lock(&reader).read()?;
                     self.replace_cgroup(workload, (Arc::clone(&cgroup), found, reader));
-                    self.events.send(Event::Prepared {
-                        workload: workload.clone(),
+                    self.events.send(Event::Instance(
+                        workload.clone(),
                         instance,
-                        cgroup: found,
-                        counters,
-                    });
+                        InstanceEvent::Prepared {
+                            cgroup: found,
+                            counters,
+                        },
+                    ));
                 }
                 take_in_all(&cgroup, pid, &place)
             });

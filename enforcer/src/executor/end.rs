@@ -6,7 +6,7 @@ use crate::kernel::signal::parse_signal;
 use crate::kernel::{clock, limits, process};
 use crate::{failpoint, marks};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, ExitStatus, InstanceId};
+use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId};
 use enforcer_core::oom::Counters;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,11 +61,13 @@ impl Executor {
             .filter_map(|pid| process::describe_standstill(*pid))
             .collect();
         if !described.is_empty() {
-            self.events.send(Event::Stays {
-                workload: workload.clone(),
+            self.events.send(Event::Instance(
+                workload.clone(),
                 instance,
-                processes: described.join("; "),
-            });
+                InstanceEvent::Stays {
+                    processes: described.join("; "),
+                },
+            ));
         }
     }
 
@@ -82,12 +84,14 @@ impl Executor {
         });
         let Some(((pidfd, adopted), (pid, start_ticks), cgroup, reader)) = entry else {
             // Nothing of it was found when it was taken over.
-            self.events.send(Event::Reaped {
+            self.events.send(Event::Instance(
                 workload,
                 instance,
-                status: ExitStatus::Unknown,
-                counters: Counters::default(),
-            });
+                InstanceEvent::Reaped {
+                    status: ExitStatus::Unknown,
+                    counters: Counters::default(),
+                },
+            ));
             return;
         };
         // First: where a mark tells only a pid, its owner is still in /proc.
@@ -131,12 +135,11 @@ impl Executor {
             Counters::default()
         });
         failpoint::pass("reap-emptied");
-        self.events.send(Event::Reaped {
+        self.events.send(Event::Instance(
             workload,
             instance,
-            status,
-            counters,
-        });
+            InstanceEvent::Reaped { status, counters },
+        ));
     }
 
     /// How a process ended is known, and told.

@@ -11,7 +11,10 @@ use crate::kernel::pidfd::PidFd;
 use crate::kernel::spawn::{Launch, Patience};
 use crate::kernel::{clock, ready, spawn};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, StartError};
+use enforcer_core::event::{
+    AgentEvent, COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, HostEvent, StartError,
+    WorkloadEvent,
+};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::human_duration;
 use place::{Kills, PATIENCE, Place};
@@ -173,7 +176,7 @@ impl Executor {
                  of the host, or at a limit above all commands"
             );
             let what = "commands".to_owned();
-            self.send(Event::Degraded { what, why });
+            self.send(Event::Agent(AgentEvent::Degraded { what, why }));
         }
         Ok(Ran {
             oom_killed,
@@ -237,11 +240,10 @@ impl Executor {
         let (this, name) = (Arc::clone(&self), workload.clone());
         let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.as_str()));
         let _ = removed.await;
-        self.send(Event::HookDone {
+        self.send(Event::Workload(
             workload,
-            hook,
-            error,
-        });
+            WorkloadEvent::HookDone { hook, error },
+        ));
     }
 
     /// A command of the host's.
@@ -255,7 +257,7 @@ impl Executor {
             limit: COMMAND_LIMIT,
         };
         let error = outcome_of(self.run_errand(errand).await);
-        self.send(Event::HostCommandDone { error });
+        self.send(Event::Host(HostEvent::CommandDone { error }));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::kernel::host_usage::{HostUsage, Used};
 use crate::kernel::memory_info;
 use crate::kernel::usage::{self, LevelFiles};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, HostMeasured, Measured};
+use enforcer_core::event::{Event, HostEvent, HostMeasured, Measured};
 use enforcer_core::probe::{Load, Work};
 use enforcer_core::spec::{Alerts, HostWatch, Resource, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, Percent};
@@ -94,10 +94,10 @@ impl Executor {
             let measured = measure(&entry)?;
             Some((entry.name, measured))
         });
-        Event::Measured {
+        Event::Host(HostEvent::Measured {
             workloads: measured.collect(),
             host,
-        }
+        })
     }
 
     fn entries_to_measure(&self, all: bool, alerts: &Alerts) -> Vec<Entry> {

@@ -7,7 +7,7 @@ use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::usage;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{Evidence, Suspect};
-use enforcer_core::event::{CgroupId, Event};
+use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
 use enforcer_core::spec::WorkloadSpec;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -68,22 +68,26 @@ impl Executor {
                 Ok(None) => None,
                 Err(_) => Some(Evidence::none(source, "the proof itself failed")),
             };
-            this.events.send(Event::CpuEvidence {
-                workload: name,
-                thread,
-                evidence: evidence.map(Box::new),
-            });
+            this.events.send(Event::Workload(
+                name,
+                WorkloadEvent::CpuEvidence {
+                    thread,
+                    evidence: evidence.map(Box::new),
+                },
+            ));
         };
         let spawned = std::thread::Builder::new()
             .name("proof".to_owned())
             .spawn(work);
         if let Err(error) = spawned {
             let why = format!("no thread to look into it: {error}");
-            self.events.send(Event::CpuEvidence {
+            self.events.send(Event::Workload(
                 workload,
-                thread,
-                evidence: Some(Box::new(Evidence::none(source, &why))),
-            });
+                WorkloadEvent::CpuEvidence {
+                    thread,
+                    evidence: Some(Box::new(Evidence::none(source, &why))),
+                },
+            ));
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::kernel::log_file::Bounds;
 use crate::kernel::pipe::{self, OutputPipe};
 use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, StartError};
+use enforcer_core::event::{AgentEvent, Event, StartError};
 use enforcer_core::spec::{LogTarget, WorkloadSpec};
 use enforcer_core::units::Bytes;
 use nix::unistd::{Gid, Uid};
@@ -97,13 +97,13 @@ impl Executor {
                 pipe: Some(KeptPipe { inode, reader }),
             });
         };
-        self.events.send(Event::Degraded {
+        self.events.send(Event::Agent(AgentEvent::Degraded {
             what: "logs".to_owned(),
             why: format!(
                 "{workload}: no holder takes its output ({}); what it writes is lost until its next start",
                 describe(&error)
             ),
-        });
+        }));
         let file = pipe::nowhere().map_err(|error| io_failure("open /dev/null", &error))?;
         Ok(Output { file, pipe: None })
     }
@@ -153,13 +153,13 @@ impl Executor {
         }
         if let Some(other) = connected.other_logs {
             let (here, there) = (self.logs.display(), other.display());
-            self.events.send(Event::Degraded {
+            self.events.send(Event::Agent(AgentEvent::Degraded {
                 what: "logs".to_owned(),
                 why: format!(
                     "the holder writes them to {there}, and this agent reads {here}: give \
                      both the same --state-dir"
                 ),
-            });
+            }));
         }
         let this = Arc::clone(self);
         self.runtime
@@ -178,10 +178,10 @@ impl Executor {
                 0 => "its log cannot be written".to_owned(),
                 bytes => format!("{} of its output were lost", Bytes(bytes)),
             };
-            self.events.send(Event::Degraded {
+            self.events.send(Event::Agent(AgentEvent::Degraded {
                 what: "logs".to_owned(),
                 why: format!("{}: {what}: {}", loss.workload, loss.why),
-            });
+            }));
         }
         self.replace_holder(number).await;
     }
@@ -206,14 +206,14 @@ impl Executor {
     }
 
     fn tell_of_no_holder(&self, error: &io::Error) {
-        self.events.send(Event::Degraded {
+        self.events.send(Event::Agent(AgentEvent::Degraded {
             what: "logs".to_owned(),
             why: format!(
                 "the process that keeps the outputs cannot be started ({}); workloads that \
                  write more than 64 KiB wait until it can",
                 describe(error)
             ),
-        });
+        }));
     }
 
     /// Replaces the holder of this connection, unless there is a newer connection or none is
@@ -251,13 +251,13 @@ impl Executor {
         }
         let bounds = bounds_of(spec);
         if let Err(error) = self.ask_holder(|holder| holder.set_aside(workload, bounds)) {
-            self.events.send(Event::Degraded {
+            self.events.send(Event::Agent(AgentEvent::Degraded {
                 what: "logs".to_owned(),
                 why: format!(
                     "{workload}: its log was not set aside: {}; the new instance goes on in it",
                     describe(&error)
                 ),
-            });
+            }));
         }
     }
 
@@ -273,13 +273,13 @@ impl Registered {
     /// An instance that an earlier version started writes its log file itself.
     pub(super) fn tell_of_unbounded_log(&self, executor: &Executor, workload: &WorkloadName) {
         if self.output.is_none() && self.spec.logs.to == LogTarget::File {
-            executor.events.send(Event::Degraded {
+            executor.events.send(Event::Agent(AgentEvent::Degraded {
                 what: "logs".to_owned(),
                 why: format!(
                     "{workload}: an earlier version of enforcer has started it, and its log has \
                      no bound until it is restarted"
                 ),
-            });
+            }));
         }
     }
 }

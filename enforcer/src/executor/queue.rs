@@ -3,7 +3,7 @@
 
 use super::{Executor, lock};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Cause, Event, InstanceId, StartError, Step};
+use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, StartError, Step};
 use enforcer_core::spec::Host;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -76,20 +76,20 @@ impl Waiting {
     fn lost(self, error: String) -> Option<Event> {
         match self {
             Self::Nothing => None,
-            Self::Limits(workload) => Some(Event::LimitsWritten {
-                workload,
-                changed: Vec::new(),
-                error: Some(error),
-            }),
-            Self::Start(workload, instance) => Some(Event::StartFailed {
+            Self::Limits(workload) => {
+                Some(Event::limits_written(workload, Vec::new(), Some(error)))
+            }
+            Self::Start(workload, instance) => Some(Event::Instance(
                 workload,
                 instance,
-                error: StartError {
-                    stage: "carry the start out".to_owned(),
-                    errno: None,
-                    error,
+                InstanceEvent::StartFailed {
+                    error: StartError {
+                        stage: "carry the start out".to_owned(),
+                        errno: None,
+                        error,
+                    },
                 },
-            }),
+            )),
         }
     }
 }

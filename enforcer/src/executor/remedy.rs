@@ -5,7 +5,9 @@ use super::{Executor, error_chain};
 use crate::kernel::account;
 use crate::kernel::process::OWN_PROGRAM;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{COMMAND_LIMIT, Event, InstanceId, Remedy, StartError};
+use enforcer_core::event::{
+    COMMAND_LIMIT, Event, InstanceEvent, InstanceId, Remedy, StartError, WorkloadEvent,
+};
 use enforcer_core::spec::{Strategy, WorkloadSpec};
 use std::sync::Arc;
 
@@ -20,11 +22,11 @@ impl Executor {
         remedy: Remedy,
     ) {
         let done = self.remedy(&workload, &spec, remedy).await;
-        self.send(Event::Remedied {
+        self.send(Event::Instance(
             workload,
             instance,
-            error: done.err(),
-        });
+            InstanceEvent::Remedied { error: done.err() },
+        ));
     }
 
     async fn remedy(
@@ -50,7 +52,10 @@ impl Executor {
                 if let Some(error) = outcome_of(self.run_errand(errand).await) {
                     let workload = workload.clone();
                     let error = format!("the command of the strategy `run`: {error}");
-                    self.send(Event::RemedyFailed { workload, error });
+                    self.send(Event::Workload(
+                        workload,
+                        WorkloadEvent::RemedyFailed { error },
+                    ));
                 }
                 Ok(())
             }

@@ -10,7 +10,7 @@ use crate::kernel::{clock, limits, process, spawn, usage};
 use crate::store::handover::RunningInstance;
 use crate::{failpoint, watch};
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Cause, CgroupId, Event, InstanceId, StartError};
+use enforcer_core::event::{Cause, CgroupId, Event, InstanceEvent, InstanceId, StartError};
 use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
@@ -33,11 +33,11 @@ impl Executor {
         if let Err(error) = started {
             // That would cost the workload a start of its budget, for nothing.
             self.end_without_tree();
-            self.events.send(Event::StartFailed {
-                workload: workload.clone(),
+            self.events.send(Event::Instance(
+                workload.clone(),
                 instance,
-                error,
-            });
+                InstanceEvent::StartFailed { error },
+            ));
         }
     }
 
@@ -102,12 +102,14 @@ impl Executor {
             entry.given(effective);
         }
         let kills = counters.oom_kill;
-        self.events.send(Event::Prepared {
-            workload: workload.clone(),
+        self.events.send(Event::Instance(
+            workload.clone(),
             instance,
-            cgroup: id,
-            counters,
-        });
+            InstanceEvent::Prepared {
+                cgroup: id,
+                counters,
+            },
+        ));
         let wanted = (workload.clone(), instance);
         let patience = Patience {
             until,
@@ -128,11 +130,11 @@ impl Executor {
         if let Some(entry) = self.registry().get_mut(workload) {
             entry.pidfd = Some(Arc::clone(&pidfd));
         }
-        self.events.send(Event::Started {
-            workload: workload.clone(),
+        self.events.send(Event::Instance(
+            workload.clone(),
             instance,
-            pid,
-        });
+            InstanceEvent::Started { pid },
+        ));
         let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
         self.runtime.spawn(exit);
         Ok(())

@@ -12,7 +12,7 @@ pub(crate) use lateness::Lateness;
 
 use crate::executor::{Errand, Executor};
 use crate::kernel::clock;
-use enforcer_core::event::{Event, ProbeRun};
+use enforcer_core::event::{Event, InstanceEvent, ProbeRun};
 use enforcer_core::probe::{Failure, Outcome};
 use enforcer_core::spec::{Check, Probe};
 use enforcer_core::units::human_duration;
@@ -50,14 +50,16 @@ impl Prober {
                 Some(probe) => this.carry_out(&run, probe).await,
                 None => Outcome::Unknown("the manifest has no such probe any more".to_owned()),
             };
-            this.executor.send(Event::Probed {
-                workload: run.workload,
-                instance: run.instance,
-                probe: run.probe,
-                run: run.run,
-                outcome,
-                took: clock::now().since(begun),
-            });
+            this.executor.send(Event::Instance(
+                run.workload,
+                run.instance,
+                InstanceEvent::Probed {
+                    probe: run.probe,
+                    run: run.run,
+                    outcome,
+                    took: clock::now().since(begun),
+                },
+            ));
         });
     }
 

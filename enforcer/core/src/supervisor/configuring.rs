@@ -3,8 +3,7 @@
 
 use super::Supervisor;
 use crate::event::{
-    Action, Cause, ConfigChange, Decision, Detail, HostAction, HostChange, LimitChange, Moment,
-    Reason, Seq,
+    Action, Cause, ConfigChange, Decision, Detail, HostAction, HostChange, Moment, Reason, Seq,
 };
 use crate::name::WorkloadName;
 use crate::plan::{self, Change};
@@ -111,30 +110,5 @@ impl Supervisor {
     pub(super) fn manifest_refused(&mut self, why: String, decision: &mut Decision) {
         let change = ConfigChange::ManifestRefused(why);
         self.tell(decision, Some(Cause::Config), Detail::Config(change));
-    }
-
-    pub(super) fn limits_written(
-        &mut self,
-        moment: Moment,
-        workload: Option<WorkloadName>,
-        (changed, error): (Vec<LimitChange>, Option<String>),
-        decision: &mut Decision,
-    ) {
-        let change = match error {
-            Some(error) => Some(ConfigChange::LimitsRefused(error)),
-            None if changed.is_empty() => None,
-            None => Some(ConfigChange::Limits(changed)),
-        };
-        match (workload, change) {
-            (None, None) => {}
-            (None, Some(change)) => {
-                self.tell(decision, Some(Cause::Config), Detail::Config(change))
-            }
-            (Some(name), change) => {
-                self.with(moment, &name, decision, |workload, context| {
-                    workload.limits_written(context, change);
-                });
-            }
-        }
     }
 }

@@ -3,8 +3,9 @@ use crate::admission::PROOFS_AT_ONCE;
 use crate::cpu_loop::{Thread, Verdict};
 use crate::drift::Drifted;
 use crate::event::{
-    Action, Aside, CgroupId, Exit, ExitStatus, Found, InstanceId, Request, StartError, Step,
-    TakenOver, WorkloadAction, WorkloadChange,
+    Action, AgentEvent, Aside, CgroupId, Exit, ExitStatus, Found, HostEvent, InstanceEvent,
+    InstanceId, Request, StartError, Step, TakenOver, WorkloadAction, WorkloadChange,
+    WorkloadEvent,
 };
 use crate::event::{HostMeasured, Measured};
 use crate::limits::Limits;
@@ -55,10 +56,10 @@ fn manifest(specs: &[(&str, WorkloadSpec)]) -> Manifest {
 }
 
 fn configure(spec: WorkloadSpec) -> Event {
-    Event::Configure {
+    Event::Agent(AgentEvent::Configure {
         manifest: manifest(&[(WEB, spec)]),
         prune: false,
-    }
+    })
 }
 
 /// The supervisor adds the workloads that the readable files name, and leaves the others alone.
@@ -72,7 +73,7 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
     let mut handle = |event| supervisor.handle(moment, event);
     drop(handle(configure(WorkloadSpec::default())));
     let other = "other";
-    let decision = handle(Event::ConfigureReadable {
+    let decision = handle(Event::Agent(AgentEvent::ConfigureReadable {
         manifest: manifest(&[(
             other,
             WorkloadSpec {
@@ -85,7 +86,7 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
         )]),
         keeps_ceiling: true,
         has_alerts: false,
-    });
+    }));
     let writes = |action: &Action| matches!(action, Action::Host(_));
     assert!(!decision.actions.iter().any(writes));
     let kinds: Vec<_> = decision
@@ -102,27 +103,28 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
 }
 
 fn prepared(instance: u64) -> Event {
-    Event::Prepared {
-        workload: name(WEB),
-        instance: InstanceId(instance),
-        cgroup: CgroupId(1),
-        counters: Counters::default(),
-    }
+    Event::Instance(
+        name(WEB),
+        InstanceId(instance),
+        InstanceEvent::Prepared {
+            cgroup: CgroupId(1),
+            counters: Counters::default(),
+        },
+    )
 }
 
 fn started(instance: u64) -> Event {
-    Event::Started {
-        workload: name(WEB),
-        instance: InstanceId(instance),
-        pid: 100 + u32::try_from(instance).expect("small"),
-    }
+    Event::Instance(
+        name(WEB),
+        InstanceId(instance),
+        InstanceEvent::Started {
+            pid: 100 + u32::try_from(instance).expect("small"),
+        },
+    )
 }
 
 fn exited(instance: u64) -> Event {
-    Event::MainExited {
-        workload: name(WEB),
-        instance: InstanceId(instance),
-    }
+    Event::Instance(name(WEB), InstanceId(instance), InstanceEvent::MainExited)
 }
 
 fn reaped(instance: u64, status: ExitStatus, oom_kill: u64) -> Event {
@@ -131,28 +133,27 @@ fn reaped(instance: u64, status: ExitStatus, oom_kill: u64) -> Event {
         own_oom: oom_kill,
         ..Counters::default()
     };
-    Event::Reaped {
-        workload: name(WEB),
-        instance: InstanceId(instance),
-        status,
-        counters,
-    }
+    Event::Instance(
+        name(WEB),
+        InstanceId(instance),
+        InstanceEvent::Reaped { status, counters },
+    )
 }
 
 fn request(request: Request) -> Event {
-    Event::Request {
-        workload: name(WEB),
-        request,
-    }
+    Event::Workload(name(WEB), WorkloadEvent::Request { request })
 }
 
 /// Actions and records of each event, with the time in seconds.
 fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
     let mut supervisor = Supervisor::new(2);
     let mut told = String::new();
-    let all = [(0, Event::EbpfAttached(true)), (0, configure(spec))]
-        .into_iter()
-        .chain(events);
+    let all = [
+        (0, Event::Agent(AgentEvent::EbpfAttached(true))),
+        (0, configure(spec)),
+    ]
+    .into_iter()
+    .chain(events);
     for (seconds, event) in all {
         let moment = Moment {
             now: MonoTime(seconds * 1_000_000_000),
@@ -206,7 +207,10 @@ fn shown(action: &Action) -> String {
 fn a_start_that_hangs_is_given_up_when_it_is_asked_to_stop() {
     check(
         spec(),
-        vec![(3, request(Request::Stop)), (4, Event::Wake)],
+        vec![
+            (3, request(Request::Stop)),
+            (4, Event::Agent(AgentEvent::Wake)),
+        ],
         &expect![[r#"
             0 s: #1 config (config)
             0 s:   → start #1
@@ -229,7 +233,7 @@ fn a_start_that_hangs_is_given_up_when_it_is_asked_to_stop() {
         vec![
             (3, request(Request::Stop)),
             (3, started(1)),
-            (5, Event::Wake),
+            (5, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -244,10 +248,14 @@ fn a_start_that_hangs_is_given_up_when_it_is_asked_to_stop() {
 /// A process in state D does not end by SIGKILL. It is reported, and holds up no shutdown.
 #[test]
 fn what_stays_after_its_kill_is_reported_again_and_again_and_not_waited_for() {
-    let stays = || Event::Stays {
-        workload: name(WEB),
-        instance: InstanceId(1),
-        processes: "process 101 (web): it is in state D".to_owned(),
+    let stays = || {
+        Event::Instance(
+            name(WEB),
+            InstanceId(1),
+            InstanceEvent::Stays {
+                processes: "process 101 (web): it is in state D".to_owned(),
+            },
+        )
     };
     check(
         spec(),
@@ -255,10 +263,10 @@ fn what_stays_after_its_kill_is_reported_again_and_again_and_not_waited_for() {
             (1, prepared(1)),
             (1, started(1)),
             (3, request(Request::Kill)),
-            (12, Event::Wake),
-            (13, Event::Wake),
+            (12, Event::Agent(AgentEvent::Wake)),
+            (13, Event::Agent(AgentEvent::Wake)),
             (13, stays()),
-            (73, Event::Wake),
+            (73, Event::Agent(AgentEvent::Wake)),
             (80, exited(1)),
             (80, reaped(1, ExitStatus::Signal(9), 0)),
         ],
@@ -286,8 +294,8 @@ fn what_stays_after_its_kill_is_reported_again_and_again_and_not_waited_for() {
     };
     let _ = handle(0, configure(spec()));
     let _ = handle(1, started(1));
-    assert!(!handle(2, Event::Shutdown).finished);
-    assert!(!handle(13, Event::Wake).finished);
+    assert!(!handle(2, Event::Agent(AgentEvent::Shutdown)).finished);
+    assert!(!handle(13, Event::Agent(AgentEvent::Wake)).finished);
     assert!(handle(23, stays()).finished);
 }
 
@@ -310,21 +318,25 @@ fn an_oom_kill_is_told_before_its_exit_and_answered() {
             (0, started(1)),
             (
                 1,
-                Event::OomMark {
-                    workload: name(WEB),
-                    victim,
-                    counters: counters.clone(),
-                },
+                Event::Workload(
+                    name(WEB),
+                    WorkloadEvent::OomMark {
+                        victim,
+                        counters: counters.clone(),
+                    },
+                ),
             ),
             (1, exited(1)),
             (
                 1,
-                Event::Reaped {
-                    workload: name(WEB),
-                    instance: InstanceId(1),
-                    status: ExitStatus::Signal(9),
-                    counters,
-                },
+                Event::Instance(
+                    name(WEB),
+                    InstanceId(1),
+                    InstanceEvent::Reaped {
+                        status: ExitStatus::Signal(9),
+                        counters,
+                    },
+                ),
             ),
             (1, started(2)),
         ],
@@ -358,15 +370,15 @@ fn failures_back_off_and_open_the_breaker() {
             (0, started(2)),
             (0, exited(2)),
             (0, reaped(2, ExitStatus::Code(1), 0)),
-            (0, Event::Wake),
-            (1, Event::Wake),
+            (0, Event::Agent(AgentEvent::Wake)),
+            (1, Event::Agent(AgentEvent::Wake)),
             (1, started(3)),
             (1, exited(3)),
             (1, reaped(3, ExitStatus::Code(1), 0)),
-            (60, Event::Wake),
-            (61, Event::Wake),
+            (60, Event::Agent(AgentEvent::Wake)),
+            (61, Event::Agent(AgentEvent::Wake)),
             (61, started(4)),
-            (61 + TRIAL.as_secs(), Event::Wake),
+            (61 + TRIAL.as_secs(), Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -404,8 +416,8 @@ fn a_stop_asks_then_kills_then_cleans_up() {
         vec![
             (0, started(1)),
             (1, request(Request::Stop)),
-            (10, Event::Wake),
-            (11, Event::Wake),
+            (10, Event::Agent(AgentEvent::Wake)),
+            (11, Event::Agent(AgentEvent::Wake)),
             (11, exited(1)),
             (11, reaped(1, ExitStatus::Signal(9), 0)),
         ],
@@ -458,19 +470,21 @@ fn a_start_by_hand_ends_the_waiting() {
         vec![
             (
                 0,
-                Event::StartFailed {
-                    workload: name(WEB),
-                    instance: InstanceId(1),
-                    error: error.clone(),
-                },
+                Event::Instance(
+                    name(WEB),
+                    InstanceId(1),
+                    InstanceEvent::StartFailed {
+                        error: error.clone(),
+                    },
+                ),
             ),
             (
                 0,
-                Event::StartFailed {
-                    workload: name(WEB),
-                    instance: InstanceId(2),
-                    error,
-                },
+                Event::Instance(
+                    name(WEB),
+                    InstanceId(2),
+                    InstanceEvent::StartFailed { error },
+                ),
             ),
             (0, request(Request::Start)),
             (0, started(3)),
@@ -536,11 +550,7 @@ fn limits_that_change_during_a_start_are_written_after_it() {
 
 #[test]
 fn refused_limits_are_tried_again_by_the_next_apply() {
-    let refused = Event::LimitsWritten {
-        workload: Some(name(WEB)),
-        changed: Vec::new(),
-        error: Some("write".to_owned()),
-    };
+    let refused = Event::limits_written(Some(name(WEB)), Vec::new(), Some("write".to_owned()));
     check(
         spec(),
         vec![
@@ -564,19 +574,19 @@ fn refused_limits_are_tried_again_by_the_next_apply() {
 
 #[test]
 fn what_is_being_put_right_is_told_and_counted_once() {
-    let drifted = || Event::Drifted {
-        workload: name(WEB),
-        found: vec![Drifted {
-            what: "pids.max".to_owned(),
-            expected: "40".to_owned(),
-            found: "max".to_owned(),
-        }],
+    let drifted = || {
+        Event::Workload(
+            name(WEB),
+            WorkloadEvent::Drifted {
+                found: vec![Drifted {
+                    what: "pids.max".to_owned(),
+                    expected: "40".to_owned(),
+                    found: "max".to_owned(),
+                }],
+            },
+        )
     };
-    let written = Event::LimitsWritten {
-        workload: Some(name(WEB)),
-        changed: Vec::new(),
-        error: None,
-    };
+    let written = Event::limits_written(Some(name(WEB)), Vec::new(), None);
     check(
         spec(),
         vec![
@@ -627,10 +637,10 @@ fn what_was_stopped_by_hand_is_not_started_by_an_apply() {
 
 #[test]
 fn what_is_pruned_and_named_again_comes_back() {
-    let nothing = Event::Configure {
+    let nothing = Event::Agent(AgentEvent::Configure {
         manifest: Manifest::default(),
         prune: true,
-    };
+    });
     check(
         spec(),
         vec![
@@ -670,11 +680,11 @@ fn a_command_that_is_mended_while_the_broken_one_starts_is_tried() {
             (0, configure(mended)),
             (
                 0,
-                Event::StartFailed {
-                    workload: name(WEB),
-                    instance: InstanceId(1),
-                    error,
-                },
+                Event::Instance(
+                    name(WEB),
+                    InstanceId(1),
+                    InstanceEvent::StartFailed { error },
+                ),
             ),
             (0, started(2)),
         ],
@@ -706,10 +716,10 @@ fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
         (0, started(1)),
         (
             1,
-            Event::CountersRead {
-                workload: name(WEB),
-                counters: one_kill,
-            },
+            Event::Workload(
+                name(WEB),
+                WorkloadEvent::CountersRead { counters: one_kill },
+            ),
         ),
         (7200, exited(1)),
         (7200, reaped(1, ExitStatus::Signal(9), 1)),
@@ -746,7 +756,7 @@ fn a_shutdown_is_finished_when_nothing_runs() {
     };
     assert!(!handle(configure(spec())));
     assert!(!handle(started(1)));
-    assert!(!handle(Event::Shutdown));
+    assert!(!handle(Event::Agent(AgentEvent::Shutdown)));
     assert!(!handle(exited(1)));
     assert!(handle(reaped(1, ExitStatus::Signal(15), 0)));
 }
@@ -844,10 +854,10 @@ impl World {
             checkpoint: serde_json::from_str(text).expect("it was written so"),
             found: found.clone(),
         };
-        Event::TakeOver {
+        Event::Agent(AgentEvent::TakeOver {
             workloads: self.kept.iter().map(taken).collect(),
             last: self.last,
-        }
+        })
     }
 
     fn keep(&mut self, decision: &Decision) {
@@ -969,18 +979,18 @@ proptest! {
                         world.proofs.clear();
                         reaped(instance.0, ExitStatus::Code(1), 0)
                     }
-                    None => Event::Wake,
+                    None => Event::Agent(AgentEvent::Wake),
                 },
                 Stimulus::Exit(fails) => match (world.alive.first(), world.owed.pop()) {
                     (Some(instance), None) => exited(instance.0),
                     (Some(_), Some((instance, "start"))) if fails => {
                         world.alive.remove(&instance);
                         let error = StartError { stage: "x".to_owned(), errno: None, error: "y".to_owned() };
-                        Event::StartFailed { workload: name(WEB), instance, error }
+                        Event::Instance(name(WEB), instance, InstanceEvent::StartFailed { error })
                     }
                     (_, owed) => {
                         world.owed.extend(owed);
-                        Event::Wake
+                        Event::Agent(AgentEvent::Wake)
                     }
                 },
                 Stimulus::Request(which) => request(
@@ -1014,18 +1024,18 @@ proptest! {
                 Stimulus::Suspect(tid) => loops::suspect(tid),
                 Stimulus::Evidence(verdict) => match world.proofs.pop() {
                     Some((thread, _)) => loops::evidence(thread.tid, verdict),
-                    None => Event::Wake,
+                    None => Event::Agent(AgentEvent::Wake),
                 },
                 Stimulus::Slept(tid) => loops::slept(tid),
                 Stimulus::Probe(outcome) => match world.probes.pop() {
                     Some(run) => probes::answer(&run, outcome),
-                    None => Event::Wake,
+                    None => Event::Agent(AgentEvent::Wake),
                 },
                 Stimulus::Hook => match world.hooks.pop() {
                     Some(hook) => probes::hook_done(hook),
-                    None => Event::Wake,
+                    None => Event::Agent(AgentEvent::Wake),
                 },
-                Stimulus::Unname(prune) => Event::Configure { manifest: Manifest::default(), prune },
+                Stimulus::Unname(prune) => Event::Agent(AgentEvent::Configure { manifest: Manifest::default(), prune }),
                 Stimulus::Memory(used) => probes::memory(used),
                 Stimulus::Crash(begun, ended) => {
                     let before = supervisor.view(&name(WEB));
@@ -1041,14 +1051,14 @@ proptest! {
                         prop_assert_eq!(before.claims, after.claims);
                         prop_assert_eq!(before.spec, after.spec);
                     }
-                    Event::Configure { manifest, prune: false }
+                    Event::Agent(AgentEvent::Configure { manifest, prune: false })
                 }
                 Stimulus::Wait(millis) => {
                     now = now.after(Duration::from_millis(u64::from(millis)));
-                    Event::Wake
+                    Event::Agent(AgentEvent::Wake)
                 }
             };
-            let by_hand = matches!(event, Event::Request { .. });
+            let by_hand = matches!(event, Event::Workload(_, WorkloadEvent::Request { .. }));
             let decision = handle(&mut supervisor, &mut world, now, event);
             if by_hand {
                 // A person's wish begins a new count.
@@ -1066,7 +1076,7 @@ proptest! {
             while wake.is_some_and(|wake| wake <= now) {
                 wakes += 1;
                 prop_assert!(wakes < 20, "it wants to be woken for ever");
-                wake = handle(&mut supervisor, &mut world, now, Event::Wake).wake;
+                wake = handle(&mut supervisor, &mut world, now, Event::Agent(AgentEvent::Wake)).wake;
             }
             let budget = Budget::default();
             let recent = world.starts.iter().filter(|start| now.since(**start) < budget.within).count();
@@ -1076,10 +1086,10 @@ proptest! {
         // Planning what is applied yields nothing.
         let manifest = supervisor.manifest();
         prop_assert!(crate::plan::between(&manifest, &manifest).is_empty());
-        let decision = handle(&mut supervisor, &mut world, now, Event::Configure { manifest, prune: false });
+        let decision = handle(&mut supervisor, &mut world, now, Event::Agent(AgentEvent::Configure { manifest, prune: false }));
         prop_assert!(decision.actions.is_empty() && decision.transitions.is_empty());
         // Whatever is under way, a shutdown comes to its end.
-        let mut finished = handle(&mut supervisor, &mut world, now, Event::Shutdown).finished;
+        let mut finished = handle(&mut supervisor, &mut world, now, Event::Agent(AgentEvent::Shutdown)).finished;
         for _ in 0..50 {
             let event = if let Some((instance, what)) = world.owed.pop() {
                 match what {
@@ -1096,7 +1106,7 @@ proptest! {
                 exited(instance.0)
             } else {
                 now = now.after(Duration::from_secs(60));
-                Event::Wake
+                Event::Agent(AgentEvent::Wake)
             };
             finished |= handle(&mut supervisor, &mut world, now, event).finished;
         }

@@ -5,8 +5,8 @@ use super::probing::Probing;
 use super::wellbeing::Levels;
 use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{
-    BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, InstanceId, Reason,
-    Remedy, RestartPlan, Seq, Step,
+    BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, Reason, Remedy,
+    RestartPlan, Seq, Step,
 };
 use crate::oom::{Counters, Victim};
 use crate::recovery::Next;
@@ -21,10 +21,7 @@ const SIGKILL: i32 = 9;
 const NAMELESS_WAIT: Duration = Duration::from_secs(1);
 
 impl Workload {
-    pub(crate) fn main_exited(&mut self, context: &mut Context<'_>, instance: InstanceId) {
-        if instance != self.instance {
-            return;
-        }
+    pub(super) fn main_exited(&mut self, context: &mut Context<'_>) {
         let (pid, since, after, reason) = match self.state {
             Lifecycle::Running { pid, since } => (pid, since, After::Policy, None),
             Lifecycle::Stopping {
@@ -65,16 +62,12 @@ impl Workload {
         );
     }
 
-    pub(crate) fn reaped(
+    pub(super) fn reaped(
         &mut self,
         context: &mut Context<'_>,
-        instance: InstanceId,
         status: ExitStatus,
         counters: Counters,
     ) {
-        if instance != self.instance {
-            return;
-        }
         let Lifecycle::Ending {
             status: ref mut slot,
             ..

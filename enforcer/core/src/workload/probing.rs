@@ -8,7 +8,7 @@ pub(super) use kept::KeptProbing;
 
 use super::{After, Context, Lifecycle, Workload};
 use crate::cpu_loop::Verdict;
-use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, InstanceId, ProbeRun};
+use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, ProbeRun};
 use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
 use crate::spec::{CheckKind, Mode, Probe, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent, human_duration};
@@ -239,10 +239,10 @@ impl Workload {
         }
     }
 
-    pub(crate) fn probed(
+    pub(super) fn probed(
         &mut self,
         context: &mut Context<'_>,
-        (instance, name, run): (InstanceId, ProbeName, u64),
+        (name, run): (ProbeName, u64),
         outcome: &Outcome,
         took: Duration,
     ) {
@@ -251,7 +251,7 @@ impl Workload {
         let Some(watched) = self.probing.watched.get_mut(&name) else {
             return;
         };
-        if instance != self.instance || !runs || !watched.answer(now, run, outcome, took) {
+        if !runs || !watched.answer(now, run, outcome, took) {
             return;
         }
         let threshold = watched.spec.failure_threshold;

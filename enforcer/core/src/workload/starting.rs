@@ -173,12 +173,7 @@ impl Workload {
     }
 
     /// What comes before the start is done, or has failed as a start fails.
-    pub(crate) fn remedied(
-        &mut self,
-        context: &mut Context<'_>,
-        instance: InstanceId,
-        error: Option<StartError>,
-    ) {
+    pub(super) fn remedied(&mut self, context: &mut Context<'_>, error: Option<StartError>) {
         let Lifecycle::Starting {
             then,
             remedying: Some(reason),
@@ -187,11 +182,8 @@ impl Workload {
         else {
             return;
         };
-        if instance != self.instance {
-            return;
-        }
         match (error, then) {
-            (Some(error), _) => self.start_failed(context, instance, error),
+            (Some(error), _) => self.start_failed(context, error),
             (None, Some(then)) => self.instead_of_starting(context, then, reason.seq),
             (None, None) => self.carry_out_start(context, reason),
         }
@@ -266,23 +258,17 @@ impl Workload {
         self.start_at_once(context, Reason { cause, seq });
     }
 
-    pub(crate) fn prepared(
+    pub(super) fn prepared(
         &mut self,
         context: &mut Context<'_>,
-        instance: InstanceId,
         cgroup: CgroupId,
         counters: Counters,
     ) {
-        if instance == self.instance {
-            context.ancestors.observe(context.moment.now, &counters);
-            self.ledger.begin(cgroup, counters);
-        }
+        context.ancestors.observe(context.moment.now, &counters);
+        self.ledger.begin(cgroup, counters);
     }
 
-    pub(crate) fn started(&mut self, context: &mut Context<'_>, instance: InstanceId, pid: u32) {
-        if instance != self.instance {
-            return;
-        }
+    pub(super) fn started(&mut self, context: &mut Context<'_>, pid: u32) {
         let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
@@ -303,15 +289,7 @@ impl Workload {
         }
     }
 
-    pub(crate) fn start_failed(
-        &mut self,
-        context: &mut Context<'_>,
-        instance: InstanceId,
-        error: StartError,
-    ) {
-        if instance != self.instance {
-            return;
-        }
+    pub(super) fn start_failed(&mut self, context: &mut Context<'_>, error: StartError) {
         let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };

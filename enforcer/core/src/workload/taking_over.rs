@@ -56,13 +56,13 @@ impl Workload {
                 abort_at,
             } => match found {
                 Found::Running(_, _, pid) => {
-                    self.started(context, self.instance, *pid);
+                    self.started(context, *pid);
                     // What was changed while it started may not have been written.
                     self.write_limits(context, Cause::Agent, seq);
                 }
                 Found::Ended(_, _, pid) => {
-                    self.started(context, self.instance, *pid);
-                    self.main_exited(context, self.instance);
+                    self.started(context, *pid);
+                    self.main_exited(context);
                 }
                 Found::Nothing | Found::Cgroup(..) => {
                     self.carry_out_start(context, reason);
@@ -83,7 +83,7 @@ impl Workload {
                     self.resume_probes(context, &kept.probing, since);
                     self.write_limits(context, Cause::Agent, seq);
                 } else {
-                    self.main_exited(context, self.instance);
+                    self.main_exited(context);
                 }
             }
             Lifecycle::Stopping {
@@ -100,7 +100,7 @@ impl Workload {
                 }
                 Found::Running(..) => self.kill_tree(context, reason),
                 Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => {
-                    self.main_exited(context, self.instance);
+                    self.main_exited(context);
                 }
             },
             Lifecycle::Ending { .. } => self.step(context, reason, Step::Reap),

@@ -26,10 +26,10 @@ fn wanted(rule: &Rule, spec: WorkloadSpec) -> Event {
     };
     let mut manifest = manifest(&[(WEB, spec)]);
     manifest.host.alerts = Arc::new(alerts);
-    Event::Configure {
+    Event::Agent(AgentEvent::Configure {
         manifest,
         prune: false,
-    }
+    })
 }
 
 /// One rule, and what is measured or happens at these seconds; what is told of alerts.
@@ -63,13 +63,13 @@ fn measured(percent: u32, host: u32) -> Event {
         memory: Some(Percent(percent)),
         ..Measured::default()
     };
-    Event::Measured {
+    Event::Host(HostEvent::Measured {
         workloads: vec![(name(WEB), measured)],
         host: HostMeasured {
             memory: Some(Percent(host)),
             ..HostMeasured::default()
         },
-    }
+    })
 }
 
 fn rule(when: When, held: u64) -> Rule {
@@ -134,10 +134,10 @@ fn one_stands() -> Event {
         to: vec!["pager".to_owned()],
         severity: Severity::Critical,
     };
-    Event::AlertsStand {
+    Event::Agent(AgentEvent::AlertsStand {
         standing: vec![standing],
         alerts: Arc::default(),
-    }
+    })
 }
 
 /// The file with the fault may contain the rules, so an alert may still hold.
@@ -145,16 +145,16 @@ fn one_stands() -> Event {
 fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
     let mut supervisor = Supervisor::new(2);
     let _ = supervisor.handle(at(0), one_stands());
-    let readable = Event::ConfigureReadable {
+    let readable = Event::Agent(AgentEvent::ConfigureReadable {
         manifest: manifest(&[(WEB, spec())]),
         keeps_ceiling: true,
         has_alerts: false,
-    };
+    });
     let _ = supervisor.handle(at(1), readable);
     let decision = supervisor.handle(at(5), measured(0, 0));
     assert!(decision.transitions.is_empty());
     // The file was removed.
-    let _ = supervisor.handle(at(6), Event::ManifestUnchanged);
+    let _ = supervisor.handle(at(6), Event::Agent(AgentEvent::ManifestUnchanged));
     let told = supervisor.handle(at(10), measured(0, 0)).transitions;
     assert!(matches!(&told[..], [told] if told.detail.known_kind() == Some(Kind::Alert)));
 }
@@ -190,10 +190,10 @@ fn what_is_named_no_more_is_over() {
 #[test]
 fn without_a_limit_there_is_no_share_of_it() {
     let rule = rule(When::Memory(Percent(85)), 0);
-    let unlimited = Event::Measured {
+    let unlimited = Event::Host(HostEvent::Measured {
         workloads: vec![(name(WEB), Measured::default())],
         host: HostMeasured::default(),
-    };
+    });
     let unknown = (10, unlimited.clone());
     let events = vec![
         (5, measured(90, 0)),
@@ -236,10 +236,10 @@ fn what_was_told_of_a_level_is_not_told_again() {
         found: Found::Running(CgroupId(1), Counters::default(), 101),
     };
     let mut next = Supervisor::new(2);
-    let take_over = Event::TakeOver {
+    let take_over = Event::Agent(AgentEvent::TakeOver {
         workloads: vec![taken],
         last: (Seq(100), InstanceId(1)),
-    };
+    });
     let mut kinds = Vec::new();
     for (seconds, event) in [(6, take_over), (10, measured(92, 0)), (15, measured(10, 0))] {
         let decision = next.handle(at(seconds), event);
@@ -296,10 +296,10 @@ fn a_breaker_stands_open_until_a_trial_has_passed() {
         (2, exited(1)),
         (2, reaped(1, ExitStatus::Code(1), 0)),
         (5, measured(0, 0)),
-        (62, Event::Wake),
+        (62, Event::Agent(AgentEvent::Wake)),
         (62, started(2)),
         (65, measured(0, 0)),
-        (92, Event::Wake),
+        (92, Event::Agent(AgentEvent::Wake)),
         (95, measured(0, 0)),
     ];
     let expected = [
@@ -327,10 +327,10 @@ fn a_resolution_reaches_all_who_were_told() {
             targets: BTreeMap::from(targets),
             rules: BTreeMap::from([("rule".to_owned(), rule)]),
         });
-        Event::Configure {
+        Event::Agent(AgentEvent::Configure {
             manifest,
             prune: false,
-        }
+        })
     };
     let mut supervisor = Supervisor::new(2);
     let mut told = Vec::new();
@@ -370,13 +370,13 @@ fn an_event_stands_on_in_the_next_agent() {
         to: vec!["pager".to_owned()],
         severity: Severity::Warning,
     };
-    let Event::Configure { manifest, .. } = wanted(&rule, limited_spec()) else {
+    let Event::Agent(AgentEvent::Configure { manifest, .. }) = wanted(&rule, limited_spec()) else {
         unreachable!();
     };
-    let stand = Event::AlertsStand {
+    let stand = Event::Agent(AgentEvent::AlertsStand {
         standing: vec![standing],
         alerts: manifest.host.alerts,
-    };
+    });
     let mut supervisor = Supervisor::new(2);
     let mut told = Vec::new();
     for (seconds, event) in [
@@ -409,13 +409,13 @@ fn what_was_told_of_the_host_is_not_told_again() {
         ..HostStood::default()
     };
     let mut supervisor = Supervisor::new(2);
-    let configure = Event::Configure {
+    let configure = Event::Agent(AgentEvent::Configure {
         manifest: manifest.clone(),
         prune: false,
-    };
+    });
     let mut levels = Vec::new();
     for (seconds, event) in [
-        (0, Event::HostStood(stood, manifest.host.watch)),
+        (0, Event::Host(HostEvent::Stood(stood, manifest.host.watch))),
         (1, configure),
         (5, measured(0, 97)),
         (10, measured(0, 50)),

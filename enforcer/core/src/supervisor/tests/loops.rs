@@ -14,16 +14,18 @@ fn thread(tid: u32) -> Thread {
 }
 
 pub(super) fn suspect(tid: u32) -> Event {
-    Event::CpuSuspect {
-        workload: name(WEB),
-        suspect: Suspect {
-            thread: thread(tid),
-            command: "web".to_owned(),
-            cpu: Duration::from_secs(10),
-            source: LoopSource::Ebpf,
-            sleeps: Some(3),
+    Event::Workload(
+        name(WEB),
+        WorkloadEvent::CpuSuspect {
+            suspect: Suspect {
+                thread: thread(tid),
+                command: "web".to_owned(),
+                cpu: Duration::from_secs(10),
+                source: LoopSource::Ebpf,
+                sleeps: Some(3),
+            },
         },
-    }
+    )
 }
 
 pub(super) fn evidence(tid: u32, verdict: Verdict) -> Event {
@@ -46,18 +48,22 @@ pub(super) fn evidence(tid: u32, verdict: Verdict) -> Event {
         Verdict::OverBudget => nothing,
     };
     assert_eq!(crate::cpu_loop::verdict(&evidence), verdict);
-    Event::CpuEvidence {
-        workload: name(WEB),
-        thread: thread(tid),
-        evidence: Some(Box::new(evidence)),
-    }
+    Event::Workload(
+        name(WEB),
+        WorkloadEvent::CpuEvidence {
+            thread: thread(tid),
+            evidence: Some(Box::new(evidence)),
+        },
+    )
 }
 
 pub(super) fn slept(tid: u32) -> Event {
-    Event::CpuStreakEnded {
-        workload: name(WEB),
-        thread: thread(tid),
-    }
+    Event::Workload(
+        name(WEB),
+        WorkloadEvent::CpuStreakEnded {
+            thread: thread(tid),
+        },
+    )
 }
 
 fn ladder(respond: &[Rung]) -> WorkloadSpec {
@@ -88,10 +94,10 @@ fn a_dead_loop_climbs_the_ladder_step_by_step() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::DeadLoop)),
-            (16, Event::Wake),
-            (17, Event::Wake),
-            (22, Event::Wake),
-            (27, Event::Wake),
+            (16, Event::Agent(AgentEvent::Wake)),
+            (17, Event::Agent(AgentEvent::Wake)),
+            (22, Event::Agent(AgentEvent::Wake)),
+            (27, Event::Agent(AgentEvent::Wake)),
             (29, evidence(1, Verdict::DeadLoop)),
             (29, exited(1)),
             (29, reaped(1, ExitStatus::Signal(9), 0)),
@@ -128,9 +134,9 @@ fn what_is_not_proved_again_is_not_restarted() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::DeadLoop)),
-            (17, Event::Wake),
+            (17, Event::Agent(AgentEvent::Wake)),
             (19, evidence(1, Verdict::OverBudget)),
-            (60, Event::Wake),
+            (60, Event::Agent(AgentEvent::Wake)),
             (62, evidence(1, Verdict::DeadLoop)),
         ],
         &expect![[r#"
@@ -159,9 +165,9 @@ fn a_loop_that_ends_gives_everything_back() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::DeadLoop)),
-            (17, Event::Wake),
+            (17, Event::Agent(AgentEvent::Wake)),
             (20, slept(1)),
-            (30, Event::Wake),
+            (30, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -187,11 +193,11 @@ fn heat_is_told_once_and_looked_at_again() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::OverBudget)),
-            (17, Event::Wake),
+            (17, Event::Agent(AgentEvent::Wake)),
             (18, evidence(1, Verdict::OverBudget)),
-            (28, Event::Wake),
+            (28, Event::Agent(AgentEvent::Wake)),
             (30, evidence(1, Verdict::DeadLoop)),
-            (35, Event::Wake),
+            (35, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -217,8 +223,8 @@ fn busy_polling_is_demoted_at_most() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::SyscallSpin)),
-            (17, Event::Wake),
-            (60, Event::Wake),
+            (17, Event::Agent(AgentEvent::Wake)),
+            (60, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -271,9 +277,9 @@ fn an_observer_is_told_what_would_be_done() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::DeadLoop)),
-            (17, Event::Wake),
+            (17, Event::Agent(AgentEvent::Wake)),
             (19, evidence(1, Verdict::DeadLoop)),
-            (60, Event::Wake),
+            (60, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -327,7 +333,7 @@ fn who_waits_too_long_for_a_proof_is_told_as_hot() {
             (10, suspect(1)),
             (10, suspect(2)),
             (10, suspect(3)),
-            (25, Event::Wake),
+            (25, Event::Agent(AgentEvent::Wake)),
             (26, evidence(1, Verdict::OverBudget)),
             (27, evidence(3, Verdict::DeadLoop)),
         ],
@@ -392,9 +398,9 @@ fn what_an_operator_released_is_not_taken_again() {
             (0, started(1)),
             (10, suspect(1)),
             (12, evidence(1, Verdict::DeadLoop)),
-            (17, Event::Wake),
+            (17, Event::Agent(AgentEvent::Wake)),
             (18, request(Request::Release)),
-            (60, Event::Wake),
+            (60, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -430,7 +436,7 @@ fn another_ladder_leaves_nothing_overdue_behind() {
     // One that is judged climbs the new ladder from its foot.
     let decision = handle(configure(ladder(&[Rung::Throttle(Percent(30))])));
     assert_eq!(decision.wake, Some(MonoTime(1)));
-    let decision = handle(Event::Wake);
+    let decision = handle(Event::Agent(AgentEvent::Wake));
     assert!(decision.wake > Some(MonoTime(1)), "{:?}", decision.wake);
 }
 
@@ -507,7 +513,7 @@ fn a_crowd_is_looked_into_one_by_one_and_seldom() {
         for tid in done {
             under_way.extend(at(seconds, evidence(tid, Verdict::OverBudget)));
         }
-        under_way.extend(at(seconds, Event::Wake));
+        under_way.extend(at(seconds, Event::Agent(AgentEvent::Wake)));
     }
     let when: Vec<u64> = begun.iter().map(|(seconds, _)| *seconds).collect();
     // Two at once as long as nothing is known, and then one a minute.

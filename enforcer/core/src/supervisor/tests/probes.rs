@@ -17,14 +17,16 @@ fn probe(period: u64, failures: u32) -> Probe {
 }
 
 fn probed(instance: u64, probe: ProbeName, run: u64, outcome: Outcome) -> Event {
-    Event::Probed {
-        workload: name(WEB),
-        instance: InstanceId(instance),
-        probe,
-        run,
-        outcome,
-        took: Duration::from_millis(1),
-    }
+    Event::Instance(
+        name(WEB),
+        InstanceId(instance),
+        InstanceEvent::Probed {
+            probe,
+            run,
+            outcome,
+            took: Duration::from_millis(1),
+        },
+    )
 }
 
 fn refused() -> Outcome {
@@ -78,13 +80,13 @@ pub(super) fn answer(run: &crate::event::ProbeRun, outcome: u8) -> Event {
 }
 
 pub(super) fn memory(used: u32) -> Event {
-    Event::Measured {
+    Event::Host(HostEvent::Measured {
         workloads: vec![(name(WEB), Measured::default())],
         host: HostMeasured {
             memory: Some(Percent(used)),
             ..HostMeasured::default()
         },
-    }
+    })
 }
 
 fn live() -> WorkloadSpec {
@@ -99,11 +101,11 @@ fn a_liveness_probe_past_its_threshold_restarts() {
         vec![
             (0, started(1)),
             (0, probed(1, ProbeName::Liveness, 1, Outcome::Passed)),
-            (5, Event::Wake),
+            (5, Event::Agent(AgentEvent::Wake)),
             fails(5, 2),
-            (10, Event::Wake),
+            (10, Event::Agent(AgentEvent::Wake)),
             fails(10, 3),
-            (15, Event::Wake),
+            (15, Event::Agent(AgentEvent::Wake)),
             fails(15, 4),
             (15, exited(1)),
             (15, reaped(1, ExitStatus::Signal(15), 0)),
@@ -144,7 +146,7 @@ fn one_failure_beside_a_proof_is_enough() {
             (0, probed(1, ProbeName::Liveness, 1, Outcome::Passed)),
             (1, loops::suspect(1)),
             (2, loops::evidence(1, Verdict::DeadLoop)),
-            (5, Event::Wake),
+            (5, Event::Agent(AgentEvent::Wake)),
             (5, probed(1, ProbeName::Liveness, 2, slow(90))),
         ],
         &expect![[r#"
@@ -171,7 +173,7 @@ fn what_is_held_back_gets_grace_and_no_more() {
     let mut events = vec![(0, started(1)), (0, request(Request::Throttle(Percent(5))))];
     for run in 1..=9 {
         let seconds = (run - 1) * 5;
-        events.push((seconds, Event::Wake));
+        events.push((seconds, Event::Agent(AgentEvent::Wake)));
         events.push((seconds, probed(1, ProbeName::Liveness, run, slow(0))));
     }
     check(
@@ -206,7 +208,7 @@ fn a_refused_connection_is_no_slowness() {
     let mut events = vec![(0, started(1)), (0, request(Request::Throttle(Percent(5))))];
     for run in 1..=3 {
         let seconds = (run - 1) * 5;
-        events.push((seconds, Event::Wake));
+        events.push((seconds, Event::Agent(AgentEvent::Wake)));
         events.push((seconds, probed(1, ProbeName::Liveness, run, refused())));
     }
     check(
@@ -241,7 +243,7 @@ fn startup_gates_the_others() {
         vec![
             (0, started(1)),
             (0, probed(1, ProbeName::Startup, 1, refused())),
-            (7, Event::Wake),
+            (7, Event::Agent(AgentEvent::Wake)),
             (7, probed(1, ProbeName::Startup, 2, Outcome::Passed)),
             (7, probed(1, ProbeName::Readiness, 4, Outcome::Passed)),
         ],
@@ -266,9 +268,9 @@ fn what_does_not_come_up_is_restarted() {
         vec![
             (0, started(1)),
             (0, probed(1, ProbeName::Startup, 1, refused())),
-            (1, Event::Wake),
+            (1, Event::Agent(AgentEvent::Wake)),
             (1, probed(1, ProbeName::Startup, 2, refused())),
-            (11, Event::Wake),
+            (11, Event::Agent(AgentEvent::Wake)),
             (11, exited(1)),
             (11, reaped(1, ExitStatus::Signal(9), 0)),
         ],
@@ -296,7 +298,7 @@ fn observing_tells_once_what_it_would_do() {
     let mut events = vec![(0, started(1))];
     for run in 1..=5 {
         let seconds = (run - 1) * 5;
-        events.push((seconds, Event::Wake));
+        events.push((seconds, Event::Agent(AgentEvent::Wake)));
         events.push((seconds, probed(1, ProbeName::Liveness, run, refused())));
     }
     let observed = WorkloadSpec {
@@ -331,11 +333,7 @@ fn hooked() -> WorkloadSpec {
 }
 
 pub(super) fn hook_done(hook: Hook) -> Event {
-    Event::HookDone {
-        workload: name(WEB),
-        hook,
-        error: None,
-    }
+    Event::Workload(name(WEB), WorkloadEvent::HookDone { hook, error: None })
 }
 
 #[test]
@@ -348,7 +346,7 @@ fn a_stop_waits_until_nobody_sends_work_any_more() {
             (0, hook_done(Hook::OnReady)),
             (3, request(Request::Stop)),
             (4, hook_done(Hook::OnUnready)),
-            (14, Event::Wake),
+            (14, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -374,11 +372,11 @@ fn hooks_run_one_at_a_time_and_the_last_one_is_true() {
         vec![
             (0, started(1)),
             (0, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
-            (1, Event::Wake),
+            (1, Event::Agent(AgentEvent::Wake)),
             (1, probed(1, ProbeName::Readiness, 2, refused())),
-            (2, Event::Wake),
+            (2, Event::Agent(AgentEvent::Wake)),
             (2, probed(1, ProbeName::Readiness, 3, Outcome::Passed)),
-            (3, Event::Wake),
+            (3, Event::Agent(AgentEvent::Wake)),
             (3, probed(1, ProbeName::Readiness, 4, refused())),
             (4, hook_done(Hook::OnReady)),
             (5, hook_done(Hook::OnUnready)),
@@ -427,11 +425,11 @@ fn answers_that_nobody_waits_for_change_nothing() {
 }
 
 pub(super) fn remedied(instance: u64, error: Option<StartError>) -> Event {
-    Event::Remedied {
-        workload: name(WEB),
-        instance: InstanceId(instance),
-        error,
-    }
+    Event::Instance(
+        name(WEB),
+        InstanceId(instance),
+        InstanceEvent::Remedied { error },
+    )
 }
 
 #[test]
@@ -452,14 +450,14 @@ fn a_remedy_comes_before_the_start_and_may_fail_as_one() {
             (0, started(2)),
             (0, exited(2)),
             (0, reaped(2, ExitStatus::Code(3), 0)),
-            (1, Event::Wake),
+            (1, Event::Agent(AgentEvent::Wake)),
             (1, remedied(3, Some(error))),
-            (3, Event::Wake),
+            (3, Event::Agent(AgentEvent::Wake)),
             (3, remedied(4, None)),
             (3, started(4)),
             (3, exited(4)),
             (3, reaped(4, ExitStatus::Code(3), 0)),
-            (7, Event::Wake),
+            (7, Event::Agent(AgentEvent::Wake)),
             // Asked to stop while its remedy is under way, it is not started at all.
             (7, request(Request::Stop)),
             (8, remedied(5, None)),
@@ -516,11 +514,11 @@ fn starts(supervisor: &mut Supervisor, seconds: u64, event: Event) -> Vec<String
 }
 
 fn up(text: &str, instance: u64) -> Event {
-    Event::Started {
-        workload: name(text),
-        instance: InstanceId(instance),
-        pid: 7,
-    }
+    Event::Instance(
+        name(text),
+        InstanceId(instance),
+        InstanceEvent::Started { pid: 7 },
+    )
 }
 
 #[test]
@@ -532,10 +530,10 @@ fn starts_take_turns_by_priority() {
     let first = starts(
         &mut supervisor,
         0,
-        Event::Configure {
+        Event::Agent(AgentEvent::Configure {
             manifest: all,
             prune: false,
-        },
+        }),
     );
     assert_eq!(first, ["b", "d"]);
     assert_eq!(starts(&mut supervisor, 1, up("d", 2)), ["c"]);
@@ -548,10 +546,10 @@ fn a_dependant_waits_until_what_it_needs_is_ready() {
     web.needs.insert(name("db"), Need::Ready);
     let db = with_probes(&[(ProbeName::Readiness, probe(1, 1))]);
     let mut supervisor = Supervisor::new(2);
-    let all = Event::Configure {
+    let all = Event::Agent(AgentEvent::Configure {
         manifest: manifest(&[("db", db), (WEB, web)]),
         prune: false,
-    };
+    });
     assert_eq!(starts(&mut supervisor, 0, all), ["db"]);
     assert!(starts(&mut supervisor, 1, up("db", 1)).is_empty());
     let view = supervisor.view(&name(WEB)).expect("a view");
@@ -559,14 +557,16 @@ fn a_dependant_waits_until_what_it_needs_is_ready() {
         (view.state, view.reason.as_str()),
         (crate::WorkloadState::Pending, "waiting for db to be ready")
     );
-    let ready = Event::Probed {
-        workload: name("db"),
-        instance: InstanceId(1),
-        probe: ProbeName::Readiness,
-        run: 1,
-        outcome: Outcome::Passed,
-        took: Duration::ZERO,
-    };
+    let ready = Event::Instance(
+        name("db"),
+        InstanceId(1),
+        InstanceEvent::Probed {
+            probe: ProbeName::Readiness,
+            run: 1,
+            outcome: Outcome::Passed,
+            took: Duration::ZERO,
+        },
+    );
     assert_eq!(starts(&mut supervisor, 2, ready), [WEB]);
 }
 
@@ -575,9 +575,11 @@ fn what_needs_nothing_any_more_starts() {
     let mut web = spec();
     web.needs.insert(name("db"), Need::Ready);
     let db = with_probes(&[(ProbeName::Readiness, probe(1, 1))]);
-    let all = |web| Event::Configure {
-        manifest: manifest(&[("db", db.clone()), (WEB, web)]),
-        prune: false,
+    let all = |web| {
+        Event::Agent(AgentEvent::Configure {
+            manifest: manifest(&[("db", db.clone()), (WEB, web)]),
+            prune: false,
+        })
     };
     let mut supervisor = Supervisor::new(2);
     assert_eq!(starts(&mut supervisor, 0, all(web)), ["db"]);
@@ -596,29 +598,32 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
     });
     let mut supervisor = Supervisor::new(2);
     let mut told = String::new();
-    let reading = |used| Event::Measured {
-        workloads: vec![(name("batch"), Measured::default())],
-        host: HostMeasured {
-            memory: Some(Percent(used)),
-            ..HostMeasured::default()
-        },
+    let reading = |used| {
+        Event::Host(HostEvent::Measured {
+            workloads: vec![(name("batch"), Measured::default())],
+            host: HostMeasured {
+                memory: Some(Percent(used)),
+                ..HostMeasured::default()
+            },
+        })
     };
-    let exited = |instance| Event::MainExited {
-        workload: name("batch"),
-        instance,
-    };
-    let reaped = |instance| Event::Reaped {
-        workload: name("batch"),
-        instance,
-        status: ExitStatus::Signal(15),
-        counters: Counters::default(),
+    let exited = |instance| Event::Instance(name("batch"), instance, InstanceEvent::MainExited);
+    let reaped = |instance| {
+        Event::Instance(
+            name("batch"),
+            instance,
+            InstanceEvent::Reaped {
+                status: ExitStatus::Signal(15),
+                counters: Counters::default(),
+            },
+        )
     };
     let mut events = vec![(
         0,
-        Event::Configure {
+        Event::Agent(AgentEvent::Configure {
             manifest: all,
             prune: false,
-        },
+        }),
     )];
     events.extend(
         [("shop", 1), ("cache", 2), ("batch", 3)].map(|(text, instance)| (0, up(text, instance))),
@@ -663,10 +668,10 @@ fn our_own_error_turns_nothing_that_grace_has_spared() {
     let mut events = vec![(0, started(1)), (0, request(Request::Throttle(Percent(5))))];
     for run in 1..=4 {
         let seconds = (run - 1) * 5;
-        events.push((seconds, Event::Wake));
+        events.push((seconds, Event::Agent(AgentEvent::Wake)));
         events.push((seconds, probed(1, ProbeName::Liveness, run, slow(0))));
     }
-    events.push((20, Event::Wake));
+    events.push((20, Event::Agent(AgentEvent::Wake)));
     let ours = Outcome::Unknown("no descriptor".to_owned());
     events.push((20, probed(1, ProbeName::Liveness, 5, ours)));
     check(
@@ -698,11 +703,11 @@ fn what_was_only_observed_is_answered_when_it_is_enforced() {
     let mut events = vec![(0, started(1))];
     for run in 1..=3 {
         let seconds = (run - 1) * 5;
-        events.push((seconds, Event::Wake));
+        events.push((seconds, Event::Agent(AgentEvent::Wake)));
         events.push((seconds, probed(1, ProbeName::Liveness, run, refused())));
     }
     events.push((11, configure(live())));
-    events.push((15, Event::Wake));
+    events.push((15, Event::Agent(AgentEvent::Wake)));
     events.push((15, probed(1, ProbeName::Liveness, 4, refused())));
     check(
         observed,
@@ -739,9 +744,9 @@ fn no_kill_comes_before_the_signal_that_waits_for_its_hook() {
             (0, probed(1, ProbeName::Readiness, 1, Outcome::Passed)),
             (0, hook_done(Hook::OnReady)),
             (3, request(Request::Stop)),
-            (6, Event::Wake),
+            (6, Event::Agent(AgentEvent::Wake)),
             (9, hook_done(Hook::OnUnready)),
-            (11, Event::Wake),
+            (11, Event::Agent(AgentEvent::Wake)),
         ],
         &expect![[r#"
             0 s: #1 config (config)
@@ -762,10 +767,10 @@ fn no_kill_comes_before_the_signal_that_waits_for_its_hook() {
 
 #[test]
 fn what_is_pruned_while_it_starts_and_named_again_stays() {
-    let nothing = Event::Configure {
+    let nothing = Event::Agent(AgentEvent::Configure {
         manifest: Manifest::default(),
         prune: true,
-    };
+    });
     check(
         spec(),
         vec![(0, nothing), (0, configure(spec())), (1, started(1))],
