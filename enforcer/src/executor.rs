@@ -17,11 +17,13 @@ mod queue;
 mod remedy;
 mod start;
 
+use crate::report::error_chain;
 pub(crate) use errand::Errand;
 pub(crate) use investigate::{Finding, investigate};
 
 use crate::failpoint;
 use crate::holder::Holder;
+use crate::inbox::Events;
 use crate::kernel::bpf::EventRing;
 use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cgroupfs::Cgroup;
@@ -33,7 +35,6 @@ use crate::kernel::pidfd::PidFd;
 use crate::kernel::spawn::Launch;
 use crate::kernel::usage::{LevelFiles, Usage};
 use crate::loops::Followed;
-use crate::runtime::Events;
 use crate::service;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
@@ -47,10 +48,11 @@ use enforcer_core::units::MonoTime;
 use errand::Places;
 use levels::HostLevels;
 use output::KeptPipe;
+use parking_lot::{Mutex, MutexGuard};
 use queue::{Queued, Work};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
@@ -119,11 +121,6 @@ pub(crate) struct Executor {
     runtime: tokio::runtime::Handle,
 }
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is guarded is a table of descriptors: a panic can't tear it.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Executor {
     /// Must be called inside the runtime, whose tasks wait for exits.
     pub(crate) fn new(
@@ -164,7 +161,7 @@ impl Executor {
     }
 
     pub(crate) fn registry(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Registered>> {
-        lock(&self.registry)
+        self.registry.lock()
     }
 
     /// What eBPF sees for us, and whether it does.
@@ -309,16 +306,4 @@ fn outcome(written: Result<Vec<LimitChange>, String>) -> (Vec<LimitChange>, Opti
         Ok(changed) => (changed, None),
         Err(error) => (Vec::new(), Some(error)),
     }
-}
-
-/// An error and its sources, in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }

@@ -10,6 +10,7 @@ mod failpoint;
 #[doc(hidden)]
 pub mod fuzzing;
 mod holder;
+mod inbox;
 mod kernel;
 mod loops;
 mod manifest_files;
@@ -18,6 +19,7 @@ mod marks;
 pub mod measuring;
 mod probe;
 mod reload;
+mod report;
 mod runtime;
 mod service;
 mod settings;

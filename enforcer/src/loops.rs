@@ -2,7 +2,7 @@
 //! from `/proc` once a second. And whether those that were looked at still don't.
 //! Passes on what it saw; the core judges.
 
-use crate::executor::{Executor, lock};
+use crate::executor::Executor;
 use crate::kernel::bpf::suspects::SuspectRing;
 use crate::kernel::cpus::{self, Announcements};
 use crate::kernel::perf::cpu_clock::CpuClock;
@@ -11,9 +11,10 @@ use enforcer_common::Suspect as Record;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{GATE, LoopSource, Streaks, Suspect, Thread, WORTH_SAMPLING};
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::time::MissedTickBehavior;
@@ -39,17 +40,17 @@ struct Threads {
 
 impl Followed {
     pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
-        lock(&self.0).known.insert(thread, (workload, sleeps));
+        self.0.lock().known.insert(thread, (workload, sleeps));
     }
 
     /// Our own stops would look like sleeps.
     pub(crate) fn pause(&self, thread: Thread) {
-        lock(&self.0).known.remove(&thread);
+        self.0.lock().known.remove(&thread);
     }
 
     /// Takes out those that have slept, or are gone, of the next few.
     fn ended(&self) -> Vec<(WorkloadName, Thread)> {
-        let mut threads = lock(&self.0);
+        let mut threads = self.0.lock();
         let after = threads.asked.map_or(Bound::Unbounded, Bound::Excluded);
         let rest = threads.known.range((after, Bound::Unbounded));
         let round: Vec<Thread> = rest
@@ -203,7 +204,7 @@ pub(crate) async fn poll(executor: Arc<Executor>) {
     loop {
         tick.tick().await;
         let (executor, streaks) = (Arc::clone(&executor), Arc::clone(&streaks));
-        let round = tokio::task::spawn_blocking(move || read_all(&executor, &mut lock(&streaks)));
+        let round = tokio::task::spawn_blocking(move || read_all(&executor, &mut streaks.lock()));
         if round.await.is_err() {
             return;
         }

@@ -1,9 +1,10 @@
 //! eBPF records to events: whose process was it, and what do the counters say
 //! now. Where the kernel tells only a pid, the owner is found here.
 
-use crate::executor::{Executor, error_chain, lock};
+use crate::executor::Executor;
 use crate::kernel::bpf::EventRing;
 use crate::kernel::{process, ready};
+use crate::report::error_chain;
 use enforcer_common::{MARK, Record};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
@@ -61,7 +62,7 @@ fn mark(record: &Record, executor: &Executor) {
         return;
     };
     // The kernel counts before it marks: what is read now includes this kill.
-    let read = lock(&reader).read();
+    let read = reader.lock().read();
     match read {
         Ok(counters) => executor.send(Event::Workload(
             workload,
@@ -76,7 +77,7 @@ fn mark(record: &Record, executor: &Executor) {
 
 type Owner = (
     WorkloadName,
-    Arc<std::sync::Mutex<crate::kernel::counters::CounterReader>>,
+    Arc<parking_lot::Mutex<crate::kernel::counters::CounterReader>>,
 );
 
 fn owner_of_cgroup(executor: &Executor, id: CgroupId) -> Option<Owner> {

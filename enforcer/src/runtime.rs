@@ -3,6 +3,7 @@
 //! but the next event.
 
 mod waiting;
+use crate::inbox::{Message, Question, RequestError};
 
 use crate::executor::Executor;
 use crate::failpoint;
@@ -13,79 +14,19 @@ use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
-use enforcer_core::event::{AgentEvent, Detail, Moment, Request, Seq, Transition, WorkloadEvent};
-use enforcer_core::plan::{self, Plan};
-use enforcer_core::spec::Manifest;
-use enforcer_core::supervisor::View;
+use enforcer_core::event::{AgentEvent, Detail, Moment, Seq, Transition, WorkloadEvent};
+use enforcer_core::plan;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
 use enforcer_model::Record;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use waiting::{PartitionMap as _, Waiter, outcome};
 
 /// How often the logs are looked at, and lost records counted.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// The way in for everything that happens.
-#[derive(Clone, Debug)]
-pub(crate) struct Events(mpsc::UnboundedSender<Message>);
-
-impl Events {
-    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Message>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
-    }
-
-    /// Never waits. After the runtime's end there is nobody left to tell.
-    pub(crate) fn send(&self, event: Event) {
-        let _ = self.0.send(Message::Event(Box::new(event)));
-    }
-
-    /// Asks a question and waits for its answer; `None` if the agent is going.
-    pub(crate) async fn ask<T>(
-        &self,
-        question: impl FnOnce(oneshot::Sender<T>) -> Question,
-    ) -> Option<T> {
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Message::Question(question(reply))).ok()?;
-        answer.await.ok()
-    }
-}
-
-#[derive(Debug)]
-pub(crate) enum Message {
-    Event(Box<Event>),
-    Question(Question),
-}
-
-/// What the API wants to know or have done.
-#[derive(Debug)]
-pub(crate) enum Question {
-    Views(oneshot::Sender<Vec<View>>),
-    View(WorkloadName, oneshot::Sender<Option<View>>),
-    /// Answered when the workload has come to where the request leads.
-    Request(
-        WorkloadName,
-        Request,
-        oneshot::Sender<Result<View, RequestError>>,
-    ),
-    Plan(Box<Manifest>, oneshot::Sender<Plan>),
-    Apply {
-        manifest: Box<Manifest>,
-        prune: bool,
-        reply: oneshot::Sender<Plan>,
-    },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RequestError {
-    NoSuchWorkload,
-    /// It was tried, and this is what came of it.
-    Failed(String),
-}
 
 /// How an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

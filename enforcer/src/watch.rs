@@ -1,16 +1,17 @@
 //! Edges that only wake: an exit, a change of `memory.events`. Each passes on
 //! what it saw and goes back to waiting; the core judges.
 
-use crate::executor::{error_chain, lock};
+use crate::inbox::Events;
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::counters::{CounterReader, EventsFile};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::pressure::Trigger;
 use crate::kernel::ready;
-use crate::runtime::Events;
+use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostEvent, InstanceEvent, InstanceId, WorkloadEvent};
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use tokio::io::Interest;
 
 /// Tells once that the main process has exited. A pidfd becomes readable then.
@@ -70,7 +71,8 @@ pub(crate) async fn memory_events(
             return;
         }
     };
-    let mut known = lock(&counters)
+    let mut known = counters
+        .lock()
         .read()
         .map(|counters| counters.oom_kill)
         .unwrap_or(0);
@@ -80,7 +82,7 @@ pub(crate) async fn memory_events(
             tracing::debug!("{workload}: memory.events: {error}");
             return;
         }
-        let read = lock(&counters).read();
+        let read = counters.lock().read();
         match read {
             Ok(counters) if counters.oom_kill != known => {
                 known = counters.oom_kill;

@@ -4,7 +4,7 @@ use super::Api;
 use super::error::Failure;
 use super::peer::Peer;
 use super::unread;
-use crate::runtime::Question;
+use crate::inbox::Question;
 use crate::telemetry::Format;
 use axum::extract::{ConnectInfo, State};
 use axum::http::HeaderMap;

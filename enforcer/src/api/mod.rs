@@ -21,9 +21,9 @@ pub(crate) use change::reload;
 pub(crate) use rates::stay_recent;
 
 use crate::executor::Executor;
+use crate::inbox::Events;
 use crate::kernel::account;
 use crate::probe::Prober;
-use crate::runtime::Events;
 use crate::store::dormant::Dormant;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;

@@ -5,7 +5,6 @@ use super::allowance::Allowance;
 use super::error::Failure;
 use super::unread::Unread;
 use super::{Api, metrics, server, views};
-use crate::executor::lock;
 use crate::kernel::clock;
 use axum::Router;
 use axum::extract::Request;
@@ -13,8 +12,9 @@ use axum::http::header::{HOST, ORIGIN};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
@@ -50,7 +50,7 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
         .fallback(|| async { Failure::not_found("there is no such route") })
         .method_not_allowed_fallback(super::wrong_method)
         .layer(middleware::from_fn(move |request: Request, next: Next| {
-            let answered = lock(&allowance).take(clock::now());
+            let answered = allowance.lock().take(clock::now());
             async move {
                 if answered {
                     return next.run(request).await;

@@ -3,14 +3,13 @@
 
 use super::Api;
 use super::views::cgroup_of;
-use crate::executor::lock;
+use crate::inbox::Question;
 use crate::kernel::clock;
 use crate::kernel::usage::{self, Usage};
-use crate::runtime::Question;
 use enforcer_core::WorkloadName;
 use enforcer_core::units::MonoTime;
+use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
 use std::time::Duration;
 
 /// The two readings before, for percentages: the last one that is a second old counts, so
@@ -24,7 +23,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 impl UsageSamples {
     fn learn(&self, name: &WorkloadName, now: MonoTime, usage: Usage) {
-        let mut samples = lock(&self.0);
+        let mut samples = self.0.lock();
         let known = samples.entry(name.clone()).or_insert([(now, usage); 2]);
         if now.since(known[1].0) >= SHORTEST {
             *known = [known[1], (now, usage)];
@@ -38,7 +37,7 @@ impl UsageSamples {
         begun: MonoTime,
         now: MonoTime,
     ) -> Option<(MonoTime, Usage)> {
-        let samples = lock(&self.0);
+        let samples = self.0.lock();
         let known = samples.get(name)?.iter().rev();
         let mut known = known.filter(|(at, _)| *at >= begun);
         known.find(|(at, _)| now.since(*at) >= SHORTEST).copied()
@@ -88,7 +87,7 @@ pub(crate) async fn stay_recent(api: Api) {
         let api = api.clone();
         let read = tokio::task::spawn_blocking(move || {
             let named: HashSet<WorkloadName> = views.into_iter().map(|view| view.name).collect();
-            lock(&api.usage.0).retain(|name, _| named.contains(name));
+            api.usage.0.lock().retain(|name, _| named.contains(name));
             for name in named {
                 let cgroup = cgroup_of(&api.executor, &name);
                 if let Some(cgroup) = cgroup {

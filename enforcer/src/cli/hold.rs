@@ -33,7 +33,7 @@ pub(super) struct Wanted {
 
 pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     let failed = |error: &dyn std::error::Error| {
-        Fault::Failed(format!("failed to {}", crate::executor::error_chain(error)))
+        Fault::Failed(format!("failed to {}", crate::report::error_chain(error)))
     };
     let serving =
         |error: &std::io::Error| Fault::Failed(format!("failed to keep the outputs: {error}"));
@@ -102,10 +102,6 @@ fn end_workloads(settings: &Settings) -> Result<(), Fault> {
         );
     }
     // An agent may have been killed, or stopped by itself, while it was at it.
-    hierarchy::end_what_is_left(GRACE).map_err(|error| {
-        Fault::Failed(format!(
-            "failed to {}",
-            crate::executor::error_chain(&error)
-        ))
-    })
+    hierarchy::end_what_is_left(GRACE)
+        .map_err(|error| Fault::Failed(format!("failed to {}", crate::report::error_chain(&error))))
 }

@@ -259,10 +259,7 @@ pub(super) fn shutdown(settings: &Settings, workloads: bool) -> Result<(), Fault
 pub(super) fn clear(home: &str, paths: &[String]) -> Result<(), Fault> {
     for path in paths {
         crate::kernel::clear::clear(path, home).map_err(|error| {
-            Fault::Failed(format!(
-                "failed to {}",
-                crate::executor::error_chain(&error)
-            ))
+            Fault::Failed(format!("failed to {}", crate::report::error_chain(&error)))
         })?;
     }
     Ok(())

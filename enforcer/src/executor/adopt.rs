@@ -5,7 +5,7 @@
 use super::drift::{is_home, relative, take_in_all};
 use super::output::KeptPipe;
 use super::start::OpenCgroup;
-use super::{Executor, KILL_PATIENCE, lock};
+use super::{Executor, KILL_PATIENCE};
 use crate::kernel::bpf::PastExit;
 use crate::kernel::cgroupfs::CgroupError;
 use crate::kernel::pidfd::PidFd;
@@ -93,7 +93,7 @@ impl Executor {
             // Its cgroup was taken away from under it, or it was moved out of it.
             take_in_all(&cgroup, recorded.pid, &place)?;
         }
-        let counters = lock(&reader).read()?;
+        let counters = reader.lock().read()?;
         if !expected || matches!(fate, Fate::NeverRan) && starting {
             return Ok(Found::Cgroup(id, counters));
         }
@@ -180,7 +180,7 @@ impl Executor {
             let Some((pidfd, reader)) = found else {
                 continue;
             };
-            if let Ok(counters) = lock(&reader).read() {
+            if let Ok(counters) = reader.lock().read() {
                 let workload = workload.clone();
                 self.events.send(Event::Workload(
                     workload,

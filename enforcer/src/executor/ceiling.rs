@@ -1,7 +1,8 @@
 //! What holds for all workloads together: their ceiling, and what protects them.
 
-use super::{Executor, error_chain, lock};
+use super::Executor;
 use crate::kernel::{limits, memory_info, system_limits};
+use crate::report::error_chain;
 use enforcer_core::event::{AgentEvent, Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::Host;
@@ -15,7 +16,7 @@ impl Executor {
             memory_info::totals().map_err(|error| format!("read the host's memory: {error}"))?;
         let ceiling = host.ceiling(memory, swap, system_limits::most_threads());
         {
-            let mut levels = lock(&self.host_levels);
+            let mut levels = self.host_levels.lock();
             levels.watch = host.watch.clone();
             levels.alerts = Arc::clone(&host.alerts);
         }
@@ -40,7 +41,7 @@ impl Executor {
     pub(crate) fn tell_of_protection(&self, host: &Host) {
         let above = self.tree.ancestors().get(1..).unwrap_or_default();
         let lacking = limits::unprotected(above, &host.limits);
-        let before = std::mem::replace(&mut *lock(&self.unprotected), lacking.clone());
+        let before = std::mem::replace(&mut *self.unprotected.lock(), lacking.clone());
         for why in lacking.into_iter().filter(|why| !before.contains(why)) {
             let what = "protection".to_owned();
             self.send(Event::Agent(AgentEvent::Degraded { what, why }));

@@ -1,10 +1,11 @@
 //! Whether a workload still has its limits and its place: looked at when somebody has
 //! touched its cgroup, behind the actions that touch it on our behalf.
 
-use super::{Executor, Registered, Work, error_chain, lock};
+use super::{Executor, Registered, Work};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::inotify::{Touched, TreeWatch};
 use crate::kernel::{limits, process, ready};
+use crate::report::error_chain;
 use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::drift::{Drifted, PLACE};
@@ -61,7 +62,7 @@ impl Executor {
         };
         for name in names {
             // One look is enough for all that came before it.
-            if lock(&self.unchecked).insert(name.clone()) {
+            if self.unchecked.lock().insert(name.clone()) {
                 self.queue(Work::Check(name));
             }
         }
@@ -97,7 +98,7 @@ impl Executor {
 
     /// Looks whether everything is as it was left.
     pub(super) fn check(&self, workload: &WorkloadName) {
-        lock(&self.unchecked).remove(workload);
+        self.unchecked.lock().remove(workload);
         let found = {
             let registry = self.registry();
             registry.get(workload).and_then(|entry| {
@@ -158,7 +159,7 @@ impl Executor {
             .open_workload(workload)
             .and_then(|(cgroup, found, reader)| {
                 if found != id {
-                    let counters = lock(&reader).read()?;
+                    let counters = reader.lock().read()?;
                     self.replace_cgroup(workload, (Arc::clone(&cgroup), found, reader));
                     self.events.send(Event::Instance(
                         workload.clone(),

@@ -1,9 +1,10 @@
 //! The end of an instance, of a workload's cgroup, and of the agent's own.
 
-use super::{Executor, KILL_PATIENCE, error_chain, lock};
+use super::{Executor, KILL_PATIENCE};
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::signal::parse_signal;
 use crate::kernel::{clock, limits, process};
+use crate::report::error_chain;
 use crate::{failpoint, marks};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId};
@@ -127,7 +128,7 @@ impl Executor {
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }
-        let counters = lock(&reader).read().unwrap_or_else(|error| {
+        let counters = reader.lock().read().unwrap_or_else(|error| {
             tracing::error!(
                 "{workload}: failed to {}; an OOM kill may go untold",
                 error_chain(&error)

@@ -6,10 +6,11 @@ mod place;
 
 pub(super) use place::Places;
 
-use super::{Executor, error_chain, launch};
+use super::{Executor, launch};
 use crate::kernel::pidfd::PidFd;
 use crate::kernel::spawn::{Launch, Patience};
 use crate::kernel::{clock, ready, spawn};
+use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
     AgentEvent, COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, HostEvent, StartError,

@@ -23,7 +23,7 @@ const FIRST_TO_GO: i32 = 500;
 
 pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<Launch, StartError> {
     let identity = account::identity(spec.user.as_deref(), spec.group.as_deref())
-        .map_err(|error| failure("look up the account", super::error_chain(&error)))?;
+        .map_err(|error| failure("look up the account", crate::report::error_chain(&error)))?;
     let switch_user = geteuid().is_root();
     if !switch_user && identity.uid != geteuid() {
         return Err(failure(

@@ -57,7 +57,7 @@ pub(crate) async fn tick(executor: Arc<Executor>) {
 /// Waits a little for its answer; one that comes late is the next tick's.
 async fn ask_disk(executor: &Arc<Executor>) {
     let path = {
-        let mut levels = super::lock(&executor.host_levels);
+        let mut levels = executor.host_levels.lock();
         let path = match &levels.watch.disk {
             Some(disk) => disk.path.clone(),
             None if levels.alerts.watches(Resource::Disk) => "/".to_owned(),
@@ -74,7 +74,7 @@ async fn ask_disk(executor: &Arc<Executor>) {
     let this = Arc::clone(executor);
     let asked = tokio::task::spawn_blocking(move || {
         let used = HostUsage::disk(path.as_ref());
-        let mut levels = super::lock(&this.host_levels);
+        let mut levels = this.host_levels.lock();
         levels.disk = used;
         levels.asking = false;
     });
@@ -85,7 +85,7 @@ impl Executor {
     fn measure(&self) -> Event {
         let host = self.measure_host();
         let (all, alerts) = {
-            let levels = super::lock(&self.host_levels);
+            let levels = self.host_levels.lock();
             (levels.watch.memory.is_some(), Arc::clone(&levels.alerts))
         };
         // The table is only held while it is copied: others wait for it.
@@ -130,7 +130,7 @@ impl Executor {
     }
 
     fn measure_host(&self) -> HostMeasured {
-        let mut levels = super::lock(&self.host_levels);
+        let mut levels = self.host_levels.lock();
         let HostLevels {
             watch,
             alerts,
@@ -150,7 +150,7 @@ impl Executor {
 
     /// Of the file system that is watched, as it was last asked, else of the root's.
     pub(crate) fn disk_used(&self) -> Option<Used> {
-        let levels = super::lock(&self.host_levels);
+        let levels = self.host_levels.lock();
         match levels.disk {
             Some(known) => Some(known),
             None if levels.watch.disk.is_some() => None,

@@ -2,7 +2,7 @@
 //! the workload's log. A holder that has died is replaced, and gets the pipes again.
 
 use super::start::io_failure;
-use super::{Executor, Registered, lock};
+use super::{Executor, Registered};
 use crate::holder::{Holder, Losses};
 use crate::kernel::journal;
 use crate::kernel::log_file::Bounds;
@@ -122,7 +122,7 @@ impl Executor {
     /// # Errors
     /// If there is none and none can be started.
     pub(crate) fn connect_holder(self: &Arc<Self>) -> io::Result<()> {
-        let mut connections = lock(&self.holder_connections);
+        let mut connections = self.holder_connections.lock();
         let connected = self.holder.connect()?;
         *connections += 1;
         let number = *connections;
@@ -171,7 +171,7 @@ impl Executor {
     async fn follow_losses(self: Arc<Self>, losses: Losses, number: u64) {
         while let Some(loss) = losses.next().await {
             // A newer connection reports it as well.
-            if *lock(&self.holder_connections) != number {
+            if *self.holder_connections.lock() != number {
                 return;
             }
             let what = match loss.bytes {
@@ -219,7 +219,7 @@ impl Executor {
     /// Replaces the holder of this connection, unless there is a newer connection or none is
     /// wanted any more.
     fn reconnect_holder(self: &Arc<Self>, number: u64) -> io::Result<()> {
-        if *lock(&self.holder_connections) != number {
+        if *self.holder_connections.lock() != number {
             return Ok(());
         }
         self.connect_holder()
@@ -228,7 +228,7 @@ impl Executor {
     /// The agent ends with its workloads: nobody replaces the holder from now on. Returns
     /// whether it has ended as well.
     pub(super) fn end_holder(&self) -> bool {
-        *lock(&self.holder_connections) += 1;
+        *self.holder_connections.lock() += 1;
         self.holder.end()
     }
 

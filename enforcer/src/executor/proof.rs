@@ -2,13 +2,13 @@
 //! on what else could end its loop. Must run on a thread that ends right after it:
 //! what it traces is let go then, whatever state it is in.
 
-use super::error_chain;
 use crate::kernel::clock;
 use crate::kernel::memory_state::{MemoryError, MemoryState};
 use crate::kernel::perf::clock_reads::ClockReads;
 use crate::kernel::perf::thread::Samples;
 use crate::kernel::ptrace::{Stop, Tracee};
 use crate::kernel::threads::{self, ThreadState};
+use crate::report::error_chain;
 use enforcer_core::cpu_loop::waits::{Outcome, call_name, is_exec, outcome};
 use enforcer_core::cpu_loop::{
     ENOUGH_CALLS, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside, PROOF_TIME,

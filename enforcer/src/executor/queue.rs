@@ -1,7 +1,7 @@
 //! The queues of work. Work of one workload is done in order, one at a time; the queues do not wait
 //! for each other.
 
-use super::{Executor, lock};
+use super::Executor;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, StartError, Step};
 use enforcer_core::spec::Host;
@@ -98,7 +98,7 @@ impl Executor {
     pub(super) fn queue(self: &Arc<Self>, work: Work) {
         let of = work.queue();
         {
-            let mut queues = lock(&self.queues);
+            let mut queues = self.queues.lock();
             if let Some(waiting) = queues.get_mut(&of) {
                 waiting.push_back(work);
                 return;
@@ -110,7 +110,7 @@ impl Executor {
 
     /// Takes the work that has waited longest; an empty queue is removed.
     fn next_for(&self, of: &Option<WorkloadName>) -> Option<Work> {
-        let mut queues = lock(&self.queues);
+        let mut queues = self.queues.lock();
         let next = queues.get_mut(of).and_then(VecDeque::pop_front);
         if next.is_none() {
             queues.remove(of);
@@ -119,7 +119,7 @@ impl Executor {
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        lock(&self.queues).is_empty()
+        self.queues.lock().is_empty()
     }
 
     /// Works until the queue is empty: a thousand workloads that rest have no worker.

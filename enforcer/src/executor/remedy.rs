@@ -1,9 +1,10 @@
 //! What a recovery strategy does between two instances, before the next one starts.
 
+use super::Executor;
 use super::errand::{Errand, outcome_of};
-use super::{Executor, error_chain};
 use crate::kernel::account;
 use crate::kernel::process::OWN_PROGRAM;
+use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
     COMMAND_LIMIT, Event, InstanceEvent, InstanceId, Remedy, StartError, WorkloadEvent,

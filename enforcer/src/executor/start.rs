@@ -2,11 +2,12 @@
 //! leaves nothing unlimited and nothing unrecorded.
 
 use super::output::KeptPipe;
-use super::{Executor, Registered, error_chain, launch, lock};
+use super::{Executor, Registered, launch};
 use crate::kernel::cgroupfs::{Cgroup, CgroupError};
 use crate::kernel::counters::CounterReader;
 use crate::kernel::spawn::{Launch, Patience};
 use crate::kernel::{clock, limits, process, spawn, usage};
+use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
 use crate::{failpoint, watch};
 use enforcer_core::WorkloadName;
@@ -14,7 +15,8 @@ use enforcer_core::event::{Cause, CgroupId, Event, InstanceEvent, InstanceId, St
 use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
-use std::sync::{Arc, Mutex};
+use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// A workload's cgroup, its id, and what reads its counters.
 pub(super) type OpenCgroup = (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>);
@@ -29,7 +31,7 @@ impl Executor {
     ) {
         let started = self.try_start(workload, instance, wanted, cause);
         // A request to give up may come after the end of the start that it names.
-        lock(&self.aborted).retain(|(name, _)| name != workload);
+        self.aborted.lock().retain(|(name, _)| name != workload);
         if let Err(error) = started {
             // That would cost the workload a start of its budget, for nothing.
             self.end_without_tree();
@@ -114,7 +116,7 @@ impl Executor {
         let patience = Patience {
             until,
             limit: spec.start_timeout,
-            is_aborted: &|| lock(&self.aborted).contains(&wanted),
+            is_aborted: &|| self.aborted.lock().contains(&wanted),
             explain: &|| {
                 let frozen = cgroup.is_frozen().unwrap_or(false);
                 frozen.then(|| "its cgroup is frozen (cgroup.freeze is 1)".to_owned())
@@ -163,7 +165,7 @@ impl Executor {
 
     /// A start that is no longer wanted: it is told so, and what it has made is killed.
     pub(super) fn abort_start(&self, workload: WorkloadName, instance: InstanceId) {
-        lock(&self.aborted).insert((workload.clone(), instance));
+        self.aborted.lock().insert((workload.clone(), instance));
         if let Some(Err(error)) = self.with_cgroup(&workload, limits::kill_cgroup) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
@@ -176,7 +178,7 @@ impl Executor {
         reader: &Mutex<CounterReader>,
         kills_before: u64,
     ) -> StartError {
-        let now = lock(reader).read();
+        let now = reader.lock().read();
         if now.is_ok_and(|now| now.oom_kill > kills_before) {
             return StartError {
                 error:
@@ -247,7 +249,7 @@ impl Executor {
     }
 
     fn read_counters(&self, reader: &Mutex<CounterReader>) -> Result<Counters, StartError> {
-        lock(reader).read().map_err(|error| StartError {
+        reader.lock().read().map_err(|error| StartError {
             stage: "read the counters".to_owned(),
             errno: error.errno(),
             error: error_chain(&error),

@@ -5,13 +5,13 @@ use crate::kernel::log_file::Bounds;
 use crate::kernel::process::OWN_PROGRAM;
 use crate::kernel::{clock, ready};
 use enforcer_core::WorkloadName;
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -111,7 +111,7 @@ impl Holder {
     /// # Errors
     /// If no holder can be started.
     pub(crate) fn connect(&self) -> io::Result<Connected> {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = self.link.lock();
         link.connection = None;
         if let Some(child) = &mut link.child
             && child.try_wait().is_ok_and(|ended| ended.is_some())
@@ -246,7 +246,7 @@ impl Holder {
     }
 
     fn request(&self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = self.link.lock();
         let Some(connection) = &link.connection else {
             return Err(io::ErrorKind::NotConnected.into());
         };
@@ -326,7 +326,7 @@ impl Holder {
                 break;
             }
         }
-        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut link = self.link.lock();
         link.connection = None;
         if let Some(mut child) = link.child.take() {
             while matches!(child.try_wait(), Ok(None)) && clock::now().since(begun) < PATIENCE {

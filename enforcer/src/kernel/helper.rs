@@ -4,10 +4,10 @@
 use super::clock;
 use super::process::OWN_PROGRAM;
 use nix::poll::{PollFd, PollFlags, poll};
+use parking_lot::Mutex;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A pipe takes this much at once, so the writer never waits for the child.
@@ -30,7 +30,7 @@ pub(super) fn ask(
     if question.len() > LONGEST_QUESTION {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let mut hanging = HANGING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut hanging = HANGING.lock();
     hanging.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     if hanging.len() >= MOST_HANGING {
         return Err(io::Error::other(
@@ -60,7 +60,7 @@ pub(super) fn ask(
     let until = clock::now().after(END_WAIT);
     while child.try_wait()?.is_none() {
         if clock::now() >= until {
-            let mut hanging = HANGING.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut hanging = HANGING.lock();
             hanging.push(child);
             break;
         }

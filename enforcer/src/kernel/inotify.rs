@@ -7,11 +7,11 @@ use super::cgroupfs::Cgroup;
 use enforcer_core::WorkloadName;
 use enforcer_core::limits::CONTROLLERS;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Watches of the cgroups of all workloads, and of what they are in.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl TreeWatch {
     }
 
     fn names(&self) -> MutexGuard<'_, HashMap<WatchDescriptor, WorkloadName>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock()
     }
 
     /// Watches one more, and no more what had its name before.

@@ -200,7 +200,7 @@ where
     B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let broken = |error: hyper::Error| {
-        let error = crate::executor::error_chain(&error);
+        let error = crate::report::error_chain(&error);
         failed(format!("broke off: {error}"), false)
     };
     let stream = dial::connect(addresses).await?;

@@ -1,6 +1,6 @@
 //! Whoever waits for what a request has come to.
 
-use super::RequestError;
+use crate::inbox::RequestError;
 use enforcer_core::event::{InstanceId, Request};
 use enforcer_core::supervisor::{ProbeView, View};
 use enforcer_core::units::MonoTime;

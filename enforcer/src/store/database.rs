@@ -212,7 +212,7 @@ impl Database {
         match read {
             Ok((seq, instance)) => (number(seq), number(instance)),
             Err(error) => {
-                tracing::warn!("{}", crate::executor::error_chain(&error));
+                tracing::warn!("{}", crate::report::error_chain(&error));
                 // More than ten events a second since the epoch were never told.
                 let high = number(crate::kernel::clock::wall_now().as_second()) * 10;
                 (high, high)
@@ -243,7 +243,7 @@ impl Database {
             if error.is_damage() && inode() == this_one {
                 self.damaged.store(true, Ordering::Relaxed);
             }
-            tracing::debug!("no history: {}", crate::executor::error_chain(error));
+            tracing::debug!("no history: {}", crate::report::error_chain(error));
         };
         found.inspect_err(told).ok()
     }

@@ -1,11 +1,11 @@
 //! Manifests that an earlier version of the agent did not read: `*.yml`, beside the `*.yaml`
 //! that it did. One that lay in the folder at the upgrade may be an old one that was put away
 //! under that name; it starts nothing until somebody has said `apply`.
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::manifest_files;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The names that are not read yet, on disk and here.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Dormant {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+        self.names.lock()
     }
 
     pub(crate) fn names(&self) -> BTreeSet<String> {

@@ -6,9 +6,10 @@ use super::journal::Journal;
 use super::query::Query;
 use enforcer_core::event::{Seq, Transition};
 use enforcer_model::Record;
+use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::broadcast;
 
 /// Enough for a bad afternoon, at a few hundred bytes each.
@@ -33,10 +34,6 @@ pub(crate) struct History {
     followers: broadcast::Sender<Batch>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl History {
     /// Takes what an agent before this one has left in the journal.
     pub(crate) fn new(
@@ -54,7 +51,7 @@ impl History {
         let writer = database.write(left.clone(), move |seq| {
             told.store(seq.0, Ordering::Relaxed);
             if let Some(journal) = &written {
-                lock(journal).committed(seq);
+                journal.lock().committed(seq);
             }
         });
         Self {
@@ -91,7 +88,7 @@ impl History {
             return;
         }
         if let Some(journal) = &self.journal
-            && let Err(error) = lock(journal).append(&batch)
+            && let Err(error) = journal.lock().append(&batch)
         {
             tracing::error!(
                 "failed to write the journal: {error}; if the agent dies now, its last events are not in the history"
@@ -99,7 +96,7 @@ impl History {
         }
         let batch = Arc::new(batch);
         self.writer.append(Arc::clone(&batch));
-        let mut kept = lock(&self.kept);
+        let mut kept = self.kept.lock();
         kept.extend(batch.iter().cloned());
         // What the database doesn't have is found nowhere else.
         let committed = Seq(self.committed.load(Ordering::Relaxed));
@@ -186,12 +183,12 @@ impl History {
     }
 
     fn recent(&self) -> Vec<Arc<Record>> {
-        lock(&self.kept).iter().cloned().collect()
+        self.kept.lock().iter().cloned().collect()
     }
 
     /// What is kept in memory, and everything that comes after it.
     pub(crate) fn follow(&self) -> (Vec<Arc<Record>>, broadcast::Receiver<Batch>) {
-        let kept = lock(&self.kept);
+        let kept = self.kept.lock();
         (kept.iter().cloned().collect(), self.followers.subscribe())
     }
 

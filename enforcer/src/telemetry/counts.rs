@@ -10,8 +10,8 @@ use enforcer_core::event::{
 use enforcer_core::oom::Scope;
 use enforcer_core::probe::Answer;
 use enforcer_core::spec::ProbeName;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Upper bounds in seconds; what takes longer is only in the sum.
 pub(crate) const BUCKETS: [f64; 11] = [
@@ -68,7 +68,7 @@ pub(crate) struct OfProbe {
 
 impl Counts {
     fn all(&self) -> MutexGuard<'_, All> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// What is counted of these workloads; what is counted of others is dropped.

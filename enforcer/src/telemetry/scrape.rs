@@ -4,7 +4,7 @@
 
 use super::counts::{All, Counts, OfProbe, OfWorkload};
 use super::table::FAMILIES;
-use crate::executor::{Executor, lock};
+use crate::executor::Executor;
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::clock;
 use crate::kernel::host_usage::{HostUsage, Used};
@@ -13,11 +13,12 @@ use crate::kernel::statistics::{self, Statistics};
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
 use enforcer_model::metrics::{Bucket, Distribution, Metric, MetricKind, Metrics, Sample};
+use parking_lot::Mutex;
 use prometheus::TextEncoder;
 use prometheus::proto::{self, MetricFamily, MetricType};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// How the metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +127,7 @@ impl Telemetry {
     }
 
     fn host(&self, executor: &Executor) -> Host {
-        let mut usage = lock(&self.host);
+        let mut usage = self.host.lock();
         Host {
             memory: usage.memory().map(Used::ratio),
             cpu: usage.cpu().map(Used::ratio),

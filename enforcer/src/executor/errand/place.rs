@@ -1,9 +1,10 @@
 //! The cgroups of short commands: below `probes/`, a branch for each workload, with the limits
 //! of all its commands, and in it a cgroup for each command, which runs once at a time.
 
-use crate::executor::{Executor, error_chain, lock};
+use crate::executor::Executor;
 use crate::kernel::cgroupfs::Cgroup;
 use crate::kernel::{counters, limits};
+use crate::report::error_chain;
 use crate::service;
 use enforcer_core::WorkloadName;
 use enforcer_core::limits::Limits;
@@ -92,7 +93,7 @@ impl Executor {
         {
             return Err("there is nothing to ask any more".to_owned());
         }
-        let mut places = lock(&self.places);
+        let mut places = self.places.lock();
         if places.closed {
             return Err("the agent is going".to_owned());
         }
@@ -160,7 +161,7 @@ impl Executor {
     /// the next instance's would have to wait.
     pub(in crate::executor) fn end_probes_of(&self, workload: &WorkloadName) {
         let places: Vec<Arc<Place>> = {
-            let places = lock(&self.places);
+            let places = self.places.lock();
             let branch = places.branches.get(workload.as_str());
             let known = branch.map(|branch| &branch.places);
             let words = ProbeName::ALL.iter().map(|name| name.as_str());
@@ -186,7 +187,9 @@ impl Executor {
 
     /// Removes the cgroup of one command, and with the last one the workload's branch.
     pub(super) fn forget_place(&self, workload: &WorkloadName, what: &str) {
-        let taken = lock(&self.places)
+        let taken = self
+            .places
+            .lock()
             .branches
             .get_mut(workload.as_str())
             .and_then(|branch| branch.places.remove(what));
@@ -195,7 +198,7 @@ impl Executor {
         };
         let emptied = place.cgroup.kill_and_wait(PATIENCE);
         let gone = emptied.and_then(|()| place.branch.remove_child(what));
-        let mut places = lock(&self.places);
+        let mut places = self.places.lock();
         let branch = places.branches.get(workload.as_str());
         let is_empty = branch.is_some_and(|branch| branch.places.is_empty());
         let gone = gone.and_then(|()| match is_empty {
@@ -214,7 +217,7 @@ impl Executor {
     /// process has gone. Another agent makes what is missing, and takes over what runs;
     /// this one could start nothing. Where nobody would start another, it goes on.
     pub(in crate::executor) fn end_without_tree(&self) {
-        let gone = !self.tree.is_there() && !lock(&self.places).closed;
+        let gone = !self.tree.is_there() && !self.places.lock().closed;
         if gone && service::is_managed() {
             tracing::error!("the agent's cgroups were removed; the next agent makes them again");
             std::process::exit(1);
@@ -222,6 +225,6 @@ impl Executor {
     }
 
     pub(in crate::executor) fn close_places(&self) {
-        lock(&self.places).closed = true;
+        self.places.lock().closed = true;
     }
 }

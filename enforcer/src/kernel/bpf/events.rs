@@ -4,8 +4,8 @@ use super::BpfError;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use enforcer_common::{EXITED, LIVES, Record, Watch};
 use enforcer_core::event::ExitStatus;
+use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// An exit that happened while nobody waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) struct Lost(pub(super) Mutex<PerCpuArray<MapData, u64>>);
 
 impl Lost {
     pub(super) fn newly(&self) -> u64 {
-        let mut lost = lock(&self.0);
+        let mut lost = self.0.lock();
         let Ok(seen) = lost.get(&0, 0) else {
             return 0;
         };
@@ -64,16 +64,11 @@ impl AsFd for EventRing {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while holding it leaves a ring or a map as good as before.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl EventRing {
     /// Hands every waiting record to `take`, in order, and holds the ring
     /// meanwhile: two drainers never interleave.
     pub(crate) fn drain(&self, mut take: impl FnMut(Record)) {
-        let mut ring = lock(&self.ring);
+        let mut ring = self.ring.lock();
         while let Some(bytes) = ring.next() {
             match Record::from_bytes(&bytes) {
                 Some(record) => take(record),
@@ -95,7 +90,7 @@ impl EventRing {
             start_ticks,
             ..Watch::default()
         };
-        if let Err(error) = lock(&self.watched).insert(pid, watch.to_bytes(), 0) {
+        if let Err(error) = self.watched.lock().insert(pid, watch.to_bytes(), 0) {
             tracing::debug!("the exit of {pid} will not be told by eBPF: {error}");
         }
     }
@@ -103,7 +98,7 @@ impl EventRing {
     /// The same for a process that another agent has asked for, unless none has: how it
     /// exited may be there already.
     pub(crate) fn watch_on(&self, pid: u32, start_ticks: u64) {
-        let known = lock(&self.watched).get(&pid, 0).map(Watch::from_bytes);
+        let known = self.watched.lock().get(&pid, 0).map(Watch::from_bytes);
         if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
             return;
         }
@@ -112,7 +107,7 @@ impl EventRing {
 
     /// How a process exited that was watched since it started then.
     pub(crate) fn exit_of(&self, pid: u32, start_ticks: u64) -> Option<PastExit> {
-        let bytes = lock(&self.watched).get(&pid, 0).ok()?;
+        let bytes = self.watched.lock().get(&pid, 0).ok()?;
         let watch = Watch::from_bytes(bytes);
         if watch.start_ticks != start_ticks || watch.state == LIVES {
             return None;
@@ -131,7 +126,7 @@ impl EventRing {
 
     /// It was read, or never will be.
     pub(crate) fn forget(&self, pid: u32, start_ticks: u64) {
-        let mut watched = lock(&self.watched);
+        let mut watched = self.watched.lock();
         let known = watched.get(&pid, 0).map(Watch::from_bytes);
         // The number may be another one's by now.
         if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {

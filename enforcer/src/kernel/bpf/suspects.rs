@@ -2,12 +2,12 @@
 //! another goes how much CPU time each workload's threads may use between sleeps.
 
 use super::BpfError;
-use super::events::{Lost, lock};
+use super::events::Lost;
 use aya::maps::{HashMap, MapData, MapError, RingBuf};
 use enforcer_common::Suspect;
 use enforcer_core::event::CgroupId;
+use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Mutex;
 use std::time::Duration;
 
 /// A `Streak` of the eBPF program, in bytes.
@@ -62,7 +62,7 @@ impl SuspectRing {
 
     /// Hands every waiting record to `take`.
     pub(crate) fn drain(&self, mut take: impl FnMut(Suspect)) {
-        let mut ring = lock(&self.ring);
+        let mut ring = self.ring.lock();
         while let Some(bytes) = ring.next() {
             match Suspect::from_bytes(&bytes) {
                 Some(suspect) => take(suspect),
@@ -79,7 +79,7 @@ impl SuspectRing {
 
     /// Watches a workload's threads, or, without a budget, no more.
     pub(crate) fn set_budget(&self, cgroup: CgroupId, budget: Option<Duration>) {
-        let mut budgets = lock(&self.budgets);
+        let mut budgets = self.budgets.lock();
         let done = match budget {
             Some(budget) => {
                 let nanos = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);

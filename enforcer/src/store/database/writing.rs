@@ -2,18 +2,19 @@
 //! when the disk is full, the file is damaged, or somebody holds it.
 
 use super::{Database, Record, StoreError, text_of};
-use crate::executor::error_chain;
 use crate::kernel::clock;
+use crate::report::error_chain;
 use crate::store::history::Batch;
 use enforcer_core::event::Seq;
 use enforcer_core::units::MonoTime;
+use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// After a failure, and between two looks at what is too old.
@@ -65,7 +66,7 @@ impl Writer {
     }
 
     pub(crate) fn trouble(&self) -> Option<Trouble> {
-        lock(&self.troubles).pop_front()
+        self.troubles.lock().pop_front()
     }
 
     pub(crate) fn close(&self) {
@@ -74,10 +75,6 @@ impl Writer {
             let _ = closed.recv_timeout(CLOSING);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Database {
@@ -104,7 +101,9 @@ impl Database {
             .name("history".to_owned())
             .spawn(move || thread.run(&waiting));
         if let Err(error) = spawned {
-            lock(&troubles).push_back(Trouble::Failing(format!("no thread for it: {error}")));
+            troubles
+                .lock()
+                .push_back(Trouble::Failing(format!("no thread for it: {error}")));
         }
         Writer { work, troubles }
     }
@@ -187,7 +186,7 @@ impl Thread {
                     (self.committed)(last);
                     if self.retry.take().is_some() {
                         let lost = self.given_up.take().map_or(0, |(_, _, lost)| lost);
-                        lock(&self.troubles).push_back(Trouble::Resumed { lost });
+                        self.troubles.lock().push_back(Trouble::Resumed { lost });
                     }
                 }
                 Err(error) => {
@@ -243,7 +242,7 @@ impl Thread {
         }
         // What it says at each try may differ; that it fails is news once.
         if self.retry.is_none() {
-            lock(&self.troubles).push_back(Trouble::Failing(why));
+            self.troubles.lock().push_back(Trouble::Failing(why));
         }
         self.retry = Some(clock::now().after(RETRY));
     }

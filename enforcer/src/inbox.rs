@@ -1,0 +1,67 @@
+//! The way into the runtime: the channel of events and questions that every other part of the agent
+//! sends into.
+
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{Event, Request};
+use enforcer_core::plan::Plan;
+use enforcer_core::spec::Manifest;
+use enforcer_core::supervisor::View;
+use tokio::sync::{mpsc, oneshot};
+
+/// The way in for events and questions.
+#[derive(Clone, Debug)]
+pub(crate) struct Events(mpsc::UnboundedSender<Message>);
+
+impl Events {
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<Message>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Sends an event, without a wait. After the end of the runtime the event is dropped.
+    pub(crate) fn send(&self, event: Event) {
+        let _ = self.0.send(Message::Event(Box::new(event)));
+    }
+
+    /// Asks a question and waits for its answer; `None` if the agent is going.
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Message::Question(question(reply))).ok()?;
+        answer.await.ok()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum Message {
+    Event(Box<Event>),
+    Question(Question),
+}
+
+/// A question or a request of the API.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Views(oneshot::Sender<Vec<View>>),
+    View(WorkloadName, oneshot::Sender<Option<View>>),
+    /// Answered when the request is carried out, or has failed.
+    Request(
+        WorkloadName,
+        Request,
+        oneshot::Sender<Result<View, RequestError>>,
+    ),
+    Plan(Box<Manifest>, oneshot::Sender<Plan>),
+    Apply {
+        manifest: Box<Manifest>,
+        prune: bool,
+        reply: oneshot::Sender<Plan>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestError {
+    NoSuchWorkload,
+    /// The agent tried, and failed for this reason.
+    Failed(String),
+}
