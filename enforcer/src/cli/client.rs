@@ -2,13 +2,13 @@
 
 use super::Fault;
 use crate::settings::Settings;
-use enforcer_model::requests::{ErrorAnswer, ErrorCode};
+use enforcer_model::requests::ErrorCode;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::io;
 use tokio::net::UnixStream;
@@ -169,16 +169,28 @@ async fn exchange(
     Err(refusal(&bytes))
 }
 
+/// An error of an agent of any version, which may have codes that this one does not know.
+#[derive(Deserialize)]
+struct Refusal {
+    error: RefusalBody,
+}
+
+#[derive(Deserialize)]
+struct RefusalBody {
+    code: String,
+    message: String,
+}
+
 /// Returns the fault for an answer that is an error.
 fn refusal(answer: &[u8]) -> Fault {
-    let Ok(ErrorAnswer { error }) = serde_json::from_slice(answer) else {
-        return Fault::Failed(
-            "the agent refused without a reason that this version knows; is it another version?"
-                .to_owned(),
-        );
+    let Ok(Refusal { error }) = serde_json::from_slice(answer) else {
+        return Fault::Failed("the agent refused without a reason".to_owned());
     };
     let message = error.message;
-    match error.code {
+    let Some(code) = ErrorCode::parse(&error.code) else {
+        return Fault::Failed(message);
+    };
+    match code {
         ErrorCode::NoSuchWorkload => Fault::NoSuchWorkload(message),
         ErrorCode::NotPermitted => Fault::NotPermitted(message),
         ErrorCode::Failed => Fault::NotRunning(message),
