@@ -1,5 +1,6 @@
 //! What the VM's tests and benchmarks share: an agent under test, the plan of a run, and
 //! waiting for a value.
+#![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
     reason = "a test that can't go on should say where"

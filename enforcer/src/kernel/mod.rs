@@ -1,5 +1,6 @@
 //! The one place that knows kernel paths and system calls. Each file speaks to
 //! one facility; none decides anything.
+#![allow(clippy::disallowed_methods, reason = "clocks are read here")]
 
 pub(crate) mod account;
 pub(crate) mod bpf;

@@ -1,4 +1,5 @@
 //! A workload that misbehaves on demand: `fixture MODE [ARGUMENT…]`.
+#![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
     reason = "a fixture that fails should fail loudly"

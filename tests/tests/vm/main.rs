@@ -1,5 +1,6 @@
 //! The tests that run on a real kernel, one after another, in one boot. Each
 //! proves its claim by reading the kernel back.
+#![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
     reason = "a test that can't go on should say where"

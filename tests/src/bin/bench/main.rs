@@ -1,6 +1,7 @@
 //! Measurements inside the VM, each beside its floor in the same boot, and the
 //! demo. Times are those of CLOCK_MONOTONIC, stamped by the programs themselves
 //! at their first instruction.
+#![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
     reason = "a measurement that can't go on should say where"

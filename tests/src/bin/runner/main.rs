@@ -6,6 +6,7 @@
 //!
 //! The runner reports to xtask in lines that begin with `@@` (see `xtask/src/console.rs`):
 //! `@@test OUTCOME MILLISECONDS NAME` for each test, and `@@alive` while it waits.
+#![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
     reason = "a run that can't go on should say where"

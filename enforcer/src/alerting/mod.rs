@@ -22,7 +22,6 @@ use enforcer_model::requests::AlertMessage;
 use enforcer_model::{Record, WorkloadName};
 use hyper::body::Bytes;
 use std::collections::BTreeMap;
-use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +106,7 @@ impl Courier {
         loop {
             let Some(waiting) = self.waiting().await else {
                 // What can't be read now is not passed over.
-                let _ = tokio::time::timeout(LONGEST_PAUSE / 60, pending::<()>()).await;
+                tokio::time::sleep(LONGEST_PAUSE / 60).await;
                 continue;
             };
             let none = waiting.is_empty();
@@ -178,7 +177,7 @@ impl Courier {
                     why: format!("{why}; it is tried again, and the others wait in order"),
                 }));
             }
-            let _ = tokio::time::timeout(pause, pending::<()>()).await;
+            tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
         if pause > FIRST_PAUSE {
