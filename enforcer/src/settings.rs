@@ -6,16 +6,16 @@ use crate::kernel::perf::cpu_clock::SampleScope;
 use crate::store::database::Retention;
 use std::path::PathBuf;
 
-/// Options that stand before or after any command.
+/// The options that any command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Settings {
     /// The agent's Unix socket [default: RUNTIME_DIR/enforcer.sock]
     #[arg(long, global = true, env = "ENFORCER_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
-    /// Logs and history [default: /var/lib/enforcer]
+    /// The folder for logs and history [default: /var/lib/enforcer]
     #[arg(long, global = true, env = "ENFORCER_STATE_DIR", value_name = "PATH")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// Where anybody on this host may ask for health over TCP, or `off`
+    /// The TCP address for health and metrics, or `off`
     #[arg(
         long,
         global = true,
@@ -24,7 +24,7 @@ pub(crate) struct Settings {
         default_value = "127.0.0.1:9988"
     )]
     pub(crate) listen: Listen,
-    /// How long events are kept, in days
+    /// The age of the oldest events, in days
     #[arg(
         long,
         global = true,
@@ -34,7 +34,7 @@ pub(crate) struct Settings {
         value_parser = clap::value_parser!(u32).range(1..=36_500)
     )]
     pub(crate) history_days: u32,
-    /// How large their database may get, in MiB; the oldest go first
+    /// The size of the events' database, in MiB; the oldest events go first
     #[arg(
         long,
         global = true,
@@ -44,13 +44,14 @@ pub(crate) struct Settings {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub(crate) history_mib: u32,
-    /// What only lives until the next boot [default: /run/enforcer]
+    /// The folder for files of this boot [default: /run/enforcer]
     #[arg(long, global = true, env = "ENFORCER_RUNTIME_DIR", value_name = "PATH")]
     pub(crate) runtime_dir: Option<PathBuf>,
     /// The agent's cgroup [default: the delegated one, else /sys/fs/cgroup/enforcer]
     #[arg(long, global = true, env = "ENFORCER_CGROUP_ROOT", value_name = "PATH")]
     pub(crate) cgroup_root: Option<PathBuf>,
-    /// eBPF programs: what fits the kernel, those for kernels that tell only a pid, or none
+    /// The eBPF programs: those that fit the kernel, those for kernels that report only a pid, or
+    /// none
     #[arg(
         long,
         global = true,
@@ -59,7 +60,7 @@ pub(crate) struct Settings {
         default_value = "auto"
     )]
     pub(crate) ebpf: Wanted,
-    /// CPU samples a second, on each CPU
+    /// The number of CPU samples a second on each CPU
     #[arg(
         long,
         global = true,

@@ -1,19 +1,19 @@
-//! Which of many waiting things comes next: proofs, of which each stops a thread
-//! now and then and keeps a CPU busy hashing; and starts, of which a thousand at
-//! once would be a storm. Only a few of either run at a time.
+//! The order of proofs and of starts that wait. A proof stops a thread now and then and keeps a CPU
+//! busy with hashes, and a thousand starts at once would be a storm, so only a few of either run at
+//! a time.
 
 use crate::cpu_loop::Thread;
 use crate::name::WorkloadName;
 use crate::units::MonoTime;
 use std::time::Duration;
 
-/// Proofs at a time, on the whole host.
+/// The number of proofs that may be under way on the whole host.
 pub(crate) const PROOFS_AT_ONCE: usize = 2;
 
-/// One of a crowd is looked into this often, and none beside it: a hundred threads that
-/// spin would otherwise keep the agent busy for minutes.
+/// The time between two proofs of a crowd, which run one at a time: a hundred threads that spin
+/// would otherwise keep the agent busy for minutes.
 pub(crate) const ONE_OF_A_CROWD: Duration = Duration::from_secs(60);
-/// So many suspects in one workload are a crowd.
+/// The number of suspects in one workload that make a crowd.
 pub(crate) const CROWD: usize = 6;
 
 /// A suspect that waits for its proof.
@@ -21,9 +21,9 @@ pub(crate) const CROWD: usize = 6;
 pub(crate) struct Waiting {
     pub(crate) workload: WorkloadName,
     pub(crate) thread: Thread,
-    /// Nothing is known of it yet.
+    /// No proof of this thread was tried yet.
     pub(crate) is_first: bool,
-    /// Its workload has many like it, and nothing waits for this one.
+    /// The workload has a crowd of suspects, and no rung of its ladder waits for this one.
     pub(crate) crowded: bool,
     pub(crate) priority: u8,
     pub(crate) since: MonoTime,
@@ -33,15 +33,15 @@ pub(crate) struct Waiting {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Queued {
     pub(crate) workload: WorkloadName,
-    /// A person waits for it.
+    /// A person asked for the start, and waits.
     pub(crate) by_hand: bool,
-    /// It doesn't wait for what it needs.
+    /// The start does not wait for what the workload needs.
     pub(crate) at_once: bool,
     pub(crate) priority: u8,
 }
 
-/// Whose turn it is: those asked for by hand first, then the most important; among
-/// equals, chance decides, so that none is always the last.
+/// Returns the start whose turn it is: a start by hand first, then that of the most important
+/// workload. Among equals chance decides, so that none is always the last.
 pub(crate) fn next_start(queued: &[Queued], noise: u64) -> Option<&Queued> {
     let rank = |queued: &&Queued| (queued.by_hand, queued.priority);
     let best = queued.iter().map(|queued| rank(&queued)).max()?;
@@ -53,8 +53,9 @@ pub(crate) fn next_start(queued: &[Queued], noise: u64) -> Option<&Queued> {
     equals.get(chosen).copied()
 }
 
-/// Those of which nothing is known first, so that what is hot for good doesn't keep
-/// new ones waiting; then the most important workload's; then who waits longest.
+/// Returns the next suspect: first one without any proof, so that a thread that is hot for ever
+/// does not keep new ones waiting; then that of the most important workload; then the one that has
+/// waited longest.
 pub(crate) fn next(waiting: impl Iterator<Item = Waiting>) -> Option<Waiting> {
     waiting.min_by_key(|entry| {
         (

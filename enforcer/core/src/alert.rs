@@ -1,4 +1,4 @@
-//! One condition of one rule about one subject, from when it holds to when it is over:
+//! A condition of a rule about one workload or the host, from its beginning to its end:
 //!
 //! ```text
 //!          holds              held for so long
@@ -16,39 +16,39 @@ use crate::units::{MonoTime, STANDSTILL};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// An event stands for so long after it, and the alert is over when no other came.
+/// The time after the last event of a kind when its alert ends.
 pub(crate) const QUIET: Duration = Duration::from_secs(300);
 
-/// A rule, and a workload or the host.
+/// The name of a rule, and the workload that it is about; `None` for the host.
 pub(crate) type Key = (String, Option<WorkloadName>);
 
-/// What an agent before this one has told, and not told to be over.
+/// An alert that an earlier agent has sent, and that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub rule: String,
     pub workload: Option<WorkloadName>,
-    /// The record that told it first.
+    /// The number of the alert's first event.
     pub id: Seq,
-    /// When it was told last, and how long it had held then.
+    /// The time of the last message.
     pub told: MonoTime,
     pub stood: Duration,
     pub text: String,
-    /// Who was told.
+    /// The targets that got it.
     pub to: Vec<String>,
     pub severity: Severity,
 }
 
-/// Whether a condition holds.
+/// The state of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Holds {
-    /// And what it is then.
+    /// The condition holds; this is its text.
     Yes(String),
     No,
-    /// Nothing is known just now, which ends nothing.
+    /// There is no reading just now. This ends no alert.
     Unknown,
 }
 
-/// That it was told.
+/// The message that was sent.
 #[derive(Clone, Debug)]
 struct Fired {
     id: Seq,
@@ -57,11 +57,11 @@ struct Fired {
     severity: Severity,
 }
 
-/// What is to be told.
+/// The message that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     Fire,
-    /// It still stands.
+    /// The alert still holds.
     Repeat(Seq),
     Resolve(Seq),
 }
@@ -69,7 +69,7 @@ pub(crate) enum Message {
 #[derive(Clone, Debug)]
 struct Condition {
     since: MonoTime,
-    /// As it last held.
+    /// The condition's last text.
     text: String,
     fired: Option<Fired>,
     /// Since when it holds no more.
@@ -82,11 +82,11 @@ struct Condition {
 struct Occurrence {
     last: MonoTime,
     count: u64,
-    /// What the last one was.
+    /// The last event in words.
     text: String,
 }
 
-/// When a message is due.
+/// The times that decide when a message is due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     pub(crate) held: Duration,
@@ -100,8 +100,8 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
-    /// Looked at; `holds` says what it is if it holds. A message is answered with
-    /// [`Self::told`] if it is one of [`Message::Fire`] or [`Message::Repeat`].
+    /// Takes a reading of a condition, and returns the message that is due. The caller answers
+    /// [`Message::Fire`] and [`Message::Repeat`] with [`Self::told`].
     pub(crate) fn observe(
         &mut self,
         now: MonoTime,
@@ -126,7 +126,7 @@ impl Conditions {
             self.known.insert(key.clone(), condition);
             return pace.held.is_zero().then_some(Message::Fire);
         };
-        // Nothing is known to have held, or to have been over, through a gap between two looks.
+        // A gap between two readings does not count as time in which the condition held or did not.
         if now.since(known.seen) > STANDSTILL {
             known.clear = None;
             if known.fired.is_none() {
@@ -155,7 +155,7 @@ impl Conditions {
         }
     }
 
-    /// It was told, first by this record, to these.
+    /// Notes that the message was sent. `id` is the alert's first event.
     pub(crate) fn told(
         &mut self,
         now: MonoTime,
@@ -174,7 +174,7 @@ impl Conditions {
         }
     }
 
-    /// Who was told of it last.
+    /// Returns the targets of the last message, and its severity.
     pub(crate) fn audience(&self, key: &Key) -> Option<(Vec<String>, Severity)> {
         let fired = self.known.get(key)?.fired.as_ref()?;
         Some((fired.to.clone(), fired.severity))
@@ -185,7 +185,7 @@ impl Conditions {
         self.occurred.remove(key);
     }
 
-    /// As it last held, and for how long it has.
+    /// Returns the condition's last text, and the time for which it has held.
     pub(crate) fn describe(&self, now: MonoTime, key: &Key) -> (String, Duration) {
         let known = self.known.get(key);
         known.map_or((String::new(), Duration::ZERO), |known| {
@@ -208,8 +208,8 @@ impl Conditions {
             seen: now,
         };
         let key = (standing.rule, standing.workload);
-        // If it is about an event, more may have come since: it is over no earlier than
-        // if the last came now.
+        // A rule about events may have missed some: its alert ends no earlier than if the last
+        // event came now.
         let occurrence = Occurrence {
             last: now,
             count: 1,
@@ -219,18 +219,18 @@ impl Conditions {
         self.known.insert(key, condition);
     }
 
-    /// Those that are about something.
+    /// Returns the keys of all conditions.
     pub(crate) fn keys(&self) -> Vec<Key> {
         self.known.keys().cloned().collect()
     }
 
-    /// The record that told it first, if it was told.
+    /// Returns the alert's first event, if a message was sent.
     pub(crate) fn fired(&self, key: &Key) -> Option<Seq> {
         let fired = self.known.get(key)?.fired.as_ref()?;
         Some(fired.id)
     }
 
-    /// An event that this rule is about has come.
+    /// Notes an event that this rule is about.
     pub(crate) fn occurred(&mut self, now: MonoTime, key: &Key, text: String) {
         let count = self.occurred.get(key).map_or(0, |known| known.count);
         let occurrence = Occurrence {
@@ -241,7 +241,7 @@ impl Conditions {
         self.occurred.insert(key.clone(), occurrence);
     }
 
-    /// What the last one was, and how many it is; `None` if none came for a while.
+    /// Returns the last event in words, with the number of events; `None` if none came for a while.
     pub(crate) fn occurrence(&mut self, now: MonoTime, key: &Key) -> Option<String> {
         let known = self.occurred.get(key)?;
         if now.since(known.last) >= QUIET {

@@ -1,22 +1,22 @@
-//! Somebody else changes what is ours to set: it is put right a few times a minute, and
-//! then said to be a conflict, rather than fought over.
+//! The answer to values that another process changes: they are written again a few times a minute,
+//! and then it is a conflict, so that two programs do not fight.
 
 use crate::units::MonoTime;
 pub use enforcer_model::drift::{Drifted, PLACE};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Repairs within [`WITHIN`]; one more would be a war.
+/// The most repairs within [`WITHIN`]; one more would be a fight between two programs.
 pub const REPAIRS: usize = 3;
 pub const WITHIN: Duration = Duration::from_secs(60);
 
-/// What is done about a drift.
+/// The answer to a drift.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Response {
     Repair,
-    /// Nothing, for so long; this is to be told.
+    /// No repair for this time. The conflict is reported.
     Conflict(Duration),
-    /// Nothing, and that was told.
+    /// No repair; the conflict was reported before.
     Wait,
 }
 
@@ -47,7 +47,7 @@ impl Repairs {
         self.conflict
     }
 
-    /// Whether it was left alone for long enough: it is tried once more.
+    /// Returns whether a conflict has lasted long enough, so that one more repair is due.
     pub(crate) fn retry(&mut self, now: MonoTime) -> bool {
         let due = self.conflict.is_some_and(|until| until <= now);
         if due {

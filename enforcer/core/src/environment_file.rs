@@ -5,11 +5,11 @@
 //! and shells leave them there. One pair of quotes around a whole value is not part of it. A
 //! value may be any bytes; nothing in it is expanded.
 
-/// A line that is not `NAME=value`.
+/// The number of a line that is not `NAME=value`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct LineFault {
-    /// Counted from 1.
+    /// The line's number, from 1 on.
     pub line: usize,
     pub why: &'static str,
 }

@@ -1,5 +1,5 @@
-//! The host as a whole: what of it is in use, and whether it has held above its
-//! thresholds. Who steps back for it is decided in `supervisor/relief.rs`.
+//! The host as a whole: its use, and the levels that it has reached. `supervisor/relief.rs` decides
+//! which workload steps back.
 
 use crate::event::{HostMeasured, HostPressure, PressureAnswer};
 use crate::spec::{DiskWatch, HostWatch, Resource, Threshold};
@@ -7,10 +7,10 @@ use crate::threshold::{Gauge, Level};
 use crate::units::{MonoTime, Percent};
 use std::time::Duration;
 
-/// Between two workloads that step back, and between two that come back: what the
-/// first one brought must show before the next has to follow.
+/// The time between two workloads that step back, and between two that come back: the effect of the
+/// first must show before the next one follows.
 pub(crate) const PAUSE: Duration = Duration::from_secs(10);
-/// So long after the host last waited for memory in full, it is taken for well.
+/// The time without a wait for memory after which the host is well again.
 pub(crate) const CALM: Duration = Duration::from_secs(60);
 /// A command that made no room is not run again before.
 const RUN_AGAIN: Duration = Duration::from_secs(300);
@@ -19,14 +19,14 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What was last told of the host in this boot: the next agent's readings would tell it a
-/// second time.
+/// The host's levels as this boot's history reported them last. Without them, the next agent would
+/// report them a second time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostStood {
     pub memory: Level,
     pub cpu: Level,
     pub disk: Level,
-    /// When the disk's command was last run.
+    /// The time of the disk command's last run.
     pub ran: Option<MonoTime>,
 }
 
@@ -36,20 +36,20 @@ pub(crate) struct HostState {
     cpu: Gauge,
     disk: Gauge,
     used: HostMeasured,
-    /// When everything on it last waited for memory.
+    /// The last time that every process on the host waited for memory.
     stalled: Option<MonoTime>,
-    /// When somebody last had to step back, or came back.
+    /// The last time that a workload stepped back or came back.
     last_step: Option<MonoTime>,
-    /// When the disk's command was last run, and whether it still runs.
+    /// The last run of the disk's command, and whether it still runs.
     ran: Option<(MonoTime, bool)>,
 }
 
-/// What the host's memory asks for.
+/// The need of the host's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relief {
-    /// Somebody has to step back.
+    /// A workload has to step back.
     Needed,
-    /// Somebody may come back.
+    /// A workload may come back.
     Over,
 }
 
@@ -75,14 +75,14 @@ impl Shortage {
 }
 
 impl HostState {
-    /// Another agent has watched it until now: what it knew of a shortage is not known, so
-    /// nobody comes back before it would show again.
+    /// Begins after another agent. A shortage that it saw is not known here, so no workload comes
+    /// back before a shortage would have shown again.
     pub(crate) fn taken_over(&mut self, now: MonoTime) {
         self.last_step = Some(now);
         self.stalled = Some(MonoTime(now.0.saturating_sub(nanos(PAUSE))));
     }
 
-    /// As an agent before this one has told it, of what is still watched.
+    /// Takes the levels that an earlier agent reported, of the resources that are still watched.
     pub(crate) fn stood(&mut self, stood: HostStood, watch: &HostWatch) {
         let at = |watched: bool, level| Gauge::at(if watched { level } else { Level::Normal });
         self.memory = at(watch.memory.is_some(), stood.memory);
@@ -91,14 +91,14 @@ impl HostState {
         self.ran = stood.ran.map(|at| (at, false));
     }
 
-    /// The thresholds are others now.
+    /// Begins anew, because the thresholds have changed.
     pub(crate) fn rewatched(&mut self) {
         self.memory = Gauge::default();
         self.cpu = Gauge::default();
         self.disk = Gauge::default();
     }
 
-    /// Takes a reading; the levels that count from now on.
+    /// Takes a reading, and returns the levels that begin with it.
     pub(crate) fn observe(
         &mut self,
         now: MonoTime,
@@ -133,7 +133,7 @@ impl HostState {
         changes.into_iter().flatten().collect()
     }
 
-    /// Everything on the host waited for memory just now.
+    /// Notes that every process on the host waited for memory just now.
     pub(crate) fn stalled(&mut self, now: MonoTime) {
         self.stalled = Some(now);
     }
@@ -154,9 +154,9 @@ impl HostState {
         self.memory.level()
     }
 
-    /// What the memory asks for now, at most one step a pause.
+    /// Returns the need of the memory now; one step in each pause at most.
     pub(crate) fn relief(&self, now: MonoTime, watch: &HostWatch) -> Option<Relief> {
-        // Who sets no threshold wants nobody to step back.
+        // Without a threshold no workload steps back.
         let Some(threshold) = watch.memory else {
             return Some(Relief::Over);
         };
@@ -186,7 +186,7 @@ impl HostState {
         self.last_step = Some(now);
     }
 
-    /// The command that should make room on the disk now.
+    /// Returns the command that should make room on the disk now.
     pub(crate) fn disk_command(&mut self, now: MonoTime, watch: &HostWatch) -> Option<Vec<String>> {
         let command = watch
             .disk
@@ -195,7 +195,7 @@ impl HostState {
         let rests = self
             .ran
             .is_some_and(|(at, running)| running || now.since(at) < RUN_AGAIN);
-        // A level outlasts what it was about, and may be one that another agent has told.
+        // A level outlasts its cause, and may come from an earlier agent.
         let critical = watch.disk.as_ref().and_then(|disk| disk.threshold.critical);
         let is_full = critical.is_some_and(|critical| self.used.disk >= Some(critical));
         if self.disk.level() < Level::Critical || !is_full || rests {

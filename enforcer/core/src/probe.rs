@@ -1,5 +1,5 @@
-//! One probe of one instance: when it is asked next, and what its answers in a row
-//! come to. What follows from that is the workload's affair.
+//! A probe of one instance: the times of its checks, and the state that its answers lead to. The
+//! workload decides what follows.
 //!
 //! ```text
 //! due → under way ─answer→ passed, failed or unknown → due again
@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// Addresses that no probe dials: link-local ones, where clouds keep the metadata
+/// Returns whether no probe may dial this address: link-local ones, where clouds keep the metadata
 /// service that gives out a host's credentials, and that service's other addresses.
 #[must_use]
 pub fn is_forbidden(address: IpAddr) -> bool {
@@ -36,28 +36,28 @@ const LOST: Duration = Duration::from_secs(30);
 /// Samples of work that are kept, over the time that is looked back.
 const SAMPLES: u32 = 64;
 
-/// What came of asking once.
+/// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Passed,
     Failed(Failure),
-    /// It couldn't be carried out, by no fault of the workload's.
+    /// The check could not be carried out, through no fault of the workload.
     Unknown(String),
-    /// What it has done so far in its life; whether that is enough is judged here.
+    /// The work that the workload has done in its life. This module judges whether it is enough.
     Did(Work),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     pub why: String,
-    /// No answer came in time, which a busy host can cause as well.
+    /// No answer came in time. A busy host may be the cause.
     pub slow: bool,
-    /// What it had to wait for then.
+    /// The pressure on the workload at that time.
     pub load: Load,
 }
 
-/// Shares of the last ten seconds in which the workload waited, from its pressure
-/// files (Linux 4.20, `psi=1`); `None` without them.
+/// The shares of the last ten seconds in which the workload waited, from its pressure files (Linux
+/// 4.20, `psi=1`); `None` without them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
     /// `some` of `cpu.pressure`.
@@ -66,25 +66,25 @@ pub struct Load {
     pub memory: Option<Percent>,
 }
 
-/// Of the whole cgroup.
+/// The work of a whole cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     pub cpu: Duration,
-    /// Read and written; `None` without the controller `io`.
+    /// The bytes that were read and written; `None` without the controller `io`.
     pub io: Option<Bytes>,
 }
 
-/// The last asking.
+/// The last check.
 #[derive(Clone, Debug)]
 pub struct Last {
     pub at: MonoTime,
     pub took: Duration,
     pub answer: Answer,
-    /// Empty where it passed.
+    /// The reason of a failure; empty if the check passed.
     pub why: String,
 }
 
-/// What a later agent has to know of a probe: its answers so far.
+/// The answers of a probe so far, for the next agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     passes: u32,
@@ -92,7 +92,7 @@ pub(crate) struct Tally {
     standing: Option<bool>,
 }
 
-/// A probe with its memory.
+/// A probe with its answers so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched {
     pub(crate) spec: Probe,
@@ -101,7 +101,7 @@ pub(crate) struct Watched {
     under_way: Option<(u64, MonoTime)>,
     passes: u32,
     failures: u32,
-    /// What the answers come to; `None` before enough of them.
+    /// The state that the answers lead to; `None` before there are enough of them.
     standing: Option<bool>,
     last: Option<Last>,
     work: VecDeque<(MonoTime, Work)>,
@@ -133,7 +133,7 @@ impl Watched {
         }
     }
 
-    /// Goes on counting where another agent has stopped.
+    /// Goes on with the counts of another agent.
     pub(crate) fn resume(&mut self, tally: Tally) {
         self.passes = tally.passes;
         self.failures = tally.failures;
@@ -152,30 +152,30 @@ impl Watched {
         self.last.as_ref()
     }
 
-    /// Not before `earliest`, which is when it was allowed to begin.
+    /// Puts the next check off until `earliest`.
     pub(crate) fn put_off(&mut self, earliest: MonoTime) {
         self.due = self.due.max(earliest);
     }
 
-    /// Another way of asking takes the place of this one: until that has an answer of
-    /// its own, it stands where this one stood.
+    /// Takes the place of a probe with another check. Until this one has an answer, the state of
+    /// the other one holds.
     pub(crate) fn take_over(&mut self, known: &Self) {
         self.standing = known.standing;
     }
 
-    /// The next failures are news again.
+    /// Reports the next failures again.
     pub(crate) fn forget_failing(&mut self) {
         if self.standing == Some(false) {
             self.standing = None;
         }
     }
 
-    /// Asks now, whatever the schedule says.
+    /// Makes the next check due now, whatever the schedule says.
     pub(crate) fn hasten(&mut self, now: MonoTime) {
         self.due = self.due.min(now);
     }
 
-    /// When it has something to do without being told.
+    /// Returns the time at which the probe acts by itself.
     pub(crate) fn deadline(&self) -> MonoTime {
         match self.under_way {
             Some((_, since)) => since.after(self.spec.timeout).after(LOST),
@@ -190,11 +190,11 @@ impl Watched {
         if self.under_way.is_some() || self.due > now {
             return None;
         }
-        // What it had to wait for itself is no lateness.
+        // A wait for an earlier check is no lateness.
         let answered = self.last.as_ref().map_or(MonoTime(0), |last| last.at);
         let due = self.due.max(answered);
         if now.since(due) > STANDSTILL {
-            // Nothing ran meanwhile, so that nothing can have made progress.
+            // The workload did not run meanwhile, so it cannot have made progress.
             self.resumed = Some(now);
             self.work.clear();
         }
@@ -209,13 +209,13 @@ impl Watched {
         Some((*runs, due))
     }
 
-    /// Whether the asking under way will not be answered any more.
+    /// Returns the number of the check under way, if no answer to it will come any more.
     pub(crate) fn is_lost(&self, now: MonoTime) -> Option<u64> {
         let (run, since) = self.under_way?;
         (since.after(self.spec.timeout).after(LOST) <= now).then_some(run)
     }
 
-    /// Takes an answer; false for one that nobody waits for.
+    /// Takes an answer. Returns false for one that belongs to no check under way.
     pub(crate) fn answer(
         &mut self,
         now: MonoTime,
@@ -271,7 +271,7 @@ impl Watched {
         (answer, why)
     }
 
-    /// What the answers come to now, if that is another than before.
+    /// Returns the state that the answers lead to, if it differs from the last one.
     pub(crate) fn turn(&mut self, failure_threshold: u32) -> Option<bool> {
         let turned = if self.passes >= self.spec.success_threshold {
             true
@@ -283,7 +283,7 @@ impl Watched {
         (self.standing.replace(turned) != Some(turned)).then_some(turned)
     }
 
-    /// Whether enough was done within the time that is looked back.
+    /// Judges whether the workload has done enough within its time.
     fn judge(&mut self, now: MonoTime, work: Work) -> (Answer, String) {
         let Check::Cgroup { cpu, io, within } = self.spec.check else {
             return (Answer::Unknown, "it measured nothing".to_owned());

@@ -1,4 +1,4 @@
-//! When a failed workload is started again: backoff, budget and breaker.
+//! The restart of a failed workload: backoff, budget and breaker.
 //!
 //! ```text
 //!            failure, budget left            failure, budget spent
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A half-open trial has passed when its instance is this old.
+/// The age of an instance at which a half-open trial has passed.
 pub const TRIAL: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -38,7 +38,7 @@ enum Circuit {
     },
 }
 
-/// What follows a failure.
+/// The answer to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     Restart {
@@ -53,7 +53,7 @@ pub(crate) enum Next {
 }
 
 impl RecoveryState {
-    /// The instance that started `ran` ago has failed.
+    /// Decides about an instance that has failed after `ran`.
     pub(crate) fn after_failure(
         &mut self,
         moment: Moment,
@@ -76,7 +76,7 @@ impl RecoveryState {
             if self.spent.len() >= usize::try_from(budget.restarts).unwrap_or(usize::MAX) {
                 match (&recovery.breaker, self.spent.front()) {
                     (Some(breaker), _) => return self.open(breaker.cooldown),
-                    // Without a breaker, the budget itself is the pace.
+                    // Without a breaker, the budget sets the pace.
                     (None, Some(oldest)) => {
                         rate_limited = true;
                         delay = oldest.after(budget.within).since(now);
@@ -102,7 +102,7 @@ impl RecoveryState {
         Next::Open { cooldown }
     }
 
-    /// The cooldown is over: one trial.
+    /// Begins a trial when the cooldown is over. Returns the cooldown.
     pub(crate) fn half_open(&mut self) -> Duration {
         let cooldown = match self.circuit {
             Circuit::Open { cooldown } | Circuit::HalfOpen { cooldown } => cooldown,
@@ -112,7 +112,7 @@ impl RecoveryState {
         cooldown
     }
 
-    /// Open, or half so.
+    /// Returns whether the breaker is open or half open.
     pub(crate) fn is_open(&self) -> bool {
         self.circuit != Circuit::Closed
     }
@@ -121,30 +121,30 @@ impl RecoveryState {
         matches!(self.circuit, Circuit::HalfOpen { .. })
     }
 
-    /// A trial has passed. What was spent is not forgotten: who comes up well and fails
-    /// soon after has no new budget for that.
+    /// Closes the breaker after a trial that passed. The budget stays used: a program that comes up
+    /// well and fails soon after gets no new one.
     pub(crate) fn close(&mut self) {
         self.circuit = Circuit::Closed;
     }
 
-    /// A person wants it so: all is forgotten.
+    /// Begins anew, at the request of a person.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }
 
-    /// So many of the budget, as of the last failure.
+    /// Returns the part of the budget that was used at the last failure.
     pub(crate) fn used(&self) -> u32 {
         u32::try_from(self.spent.len()).unwrap_or(u32::MAX)
     }
 
-    /// The restarts that count against the budget, as long as it remembers them.
+    /// Returns the times of the restarts that count against the budget.
     pub(crate) fn spent(&self) -> impl Iterator<Item = MonoTime> {
         self.spent.iter().copied()
     }
 }
 
-/// Nothing before the first restart, then `initial × factor^(n-2)` up to `max`,
-/// spread by the jitter.
+/// Returns the wait before a restart: none before the first, then `initial × factor^(n-2)`, at most
+/// `max`, spread by the jitter.
 fn wait(backoff: &Backoff, attempt: u32, noise: u64) -> Duration {
     if attempt <= 1 {
         return Duration::ZERO;

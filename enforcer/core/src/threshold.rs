@@ -16,7 +16,7 @@ fn level_of(threshold: &Threshold, used: Percent) -> Level {
     }
 }
 
-/// A use that is watched.
+/// A watched use.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Gauge {
     level: Level,
@@ -50,7 +50,7 @@ impl Gauge {
         self.level
     }
 
-    /// At a level that was told already; how long it holds is counted anew.
+    /// Begins at a level that was reported already. Its time is counted anew.
     pub(crate) fn at(level: Level) -> Self {
         Self {
             level,
@@ -58,14 +58,14 @@ impl Gauge {
         }
     }
 
-    /// Takes a reading; the level if another one counts from now on.
+    /// Takes a reading. Returns the level if another one begins.
     pub(crate) fn observe(
         &mut self,
         now: MonoTime,
         used: Percent,
         threshold: &Threshold,
     ) -> Option<Level> {
-        // Nothing is known to have held through a gap in the readings.
+        // A gap in the readings does not count as time at a level.
         if self.last.is_some_and(|last| now.since(last) > STANDSTILL) {
             (self.warn, self.critical) = (Held::default(), Held::default());
         }
@@ -84,7 +84,8 @@ impl Gauge {
                 Level::Normal
             }
         };
-        // Up to what was reached for long, and down to what was not left for long.
+        // A level rises when it was reached for long enough, and falls when it was left for long
+        // enough.
         let up = highest(|held| held.reached, true);
         let down = highest(|held| held.left, false);
         let next = self.level.max(up).min(down.max(up));

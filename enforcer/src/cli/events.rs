@@ -12,25 +12,25 @@ use serde_json::value::RawValue;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Which events are asked for.
+/// The choice of events.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
-    /// From then on: a time, or how long ago, like 10m or 2h
+    /// Events from this time on: a time, or an age such as 10m or 2h
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
-    /// Until then
+    /// Events before this time
     #[arg(long, value_name = "WHEN")]
     until: Option<String>,
-    /// Of this workload only
+    /// Events of this workload
     #[arg(long)]
     workload: Option<String>,
-    /// Of this kind only
+    /// Events of this kind
     #[arg(long)]
     kind: Option<String>,
-    /// Only the last so many
+    /// The last N events
     #[arg(long, value_name = "N")]
     last: Option<u32>,
-    /// Go on with what comes
+    /// Go on with new events
     #[arg(short, long)]
     follow: bool,
 }
@@ -80,14 +80,14 @@ struct Numbered {
     seq: Seq,
 }
 
-/// For as long as somebody looks, over the agents that come and go: the next one is asked
-/// for what came after the last event that was told.
+/// Prints events until the user ends it. When an agent goes, the next one is asked for the events
+/// after the last one that was printed.
 fn follow(
     settings: &Settings,
     (first, lasting): (&str, &str),
     print: impl Fn(&RawValue) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    /// Between two looks for an agent.
+    /// The time between two attempts to reach an agent.
     const PAUSE: Duration = Duration::from_secs(1);
     let mut last: Option<u64> = None;
     let mut waiting = false;
@@ -125,7 +125,7 @@ fn follow(
     }
 }
 
-/// A time as it is written in RFC 3339, or how long ago that was.
+/// Reads a time in RFC 3339, or an age.
 fn moment(text: &str) -> Result<String, Fault> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(time.to_string());
@@ -144,7 +144,7 @@ fn line(event: &Record, color: bool) -> String {
     format!("{time}  {}", sentence::line(&[event], color))
 }
 
-/// The chain of causes, the first cause first.
+/// Prints the chain of causes, the first cause first.
 pub(super) fn why(
     settings: &Settings,
     name: &str,

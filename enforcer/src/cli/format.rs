@@ -5,19 +5,19 @@ use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
-    /// For a person
+    /// A table for a person
     Table,
-    /// The same with more columns
+    /// The table with more columns
     Wide,
     Json,
     Yaml,
-    /// Names alone, one a line
+    /// The names, one a line
     Name,
 }
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct Output {
-    /// How the answer is printed
+    /// The format of the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
     /// Print JSON: `-o json` for short

@@ -4,19 +4,19 @@ use super::{Fault, client, escaped};
 use crate::settings::Settings;
 use std::io::Write as _;
 
-/// Which part of it.
+/// The choice of lines.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Wanted {
-    /// Only the last so many lines
+    /// The last N lines
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
-    /// Go on with what it writes
+    /// Go on with new lines
     #[arg(short, long)]
     follow: bool,
-    /// The older files as well, oldest first; of a journal, those of earlier boots
+    /// Also the older files, the oldest first; of a journal, earlier boots
     #[arg(long, conflicts_with = "tail")]
     previous: bool,
-    /// Every byte as it was written, for a program that wants it so
+    /// Every byte as it was written
     #[arg(long)]
     raw: bool,
 }

@@ -46,14 +46,14 @@ enum Command {
         #[arg(short, long, value_name = "FILE|FOLDER")]
         file: PathBuf,
     },
-    /// Run the agent as a daemon; what it has started runs on when it ends
+    /// Run the agent as a daemon; its workloads run on when it ends
     Daemon {
         #[arg(long, value_name = "FILE|FOLDER")]
         manifest: PathBuf,
     },
-    /// End the agent; the workloads run on, unless they are to end with it
+    /// End the agent; the workloads run on, unless `--workloads` is given
     Shutdown {
-        /// Stop them first, each with its grace
+        /// Stop the workloads first, each with its grace
         #[arg(long)]
         workloads: bool,
     },
@@ -62,28 +62,28 @@ enum Command {
         #[arg(required = true, value_name = "FILE|FOLDER")]
         files: Vec<PathBuf>,
     },
-    /// Show what applying a manifest would do; nothing is touched
+    /// Show the changes that a manifest would make, without making them
     Plan {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
         #[command(flatten)]
         output: Output,
     },
-    /// Show what differs; exits with 0 if nothing does, with 1 if something does, with 2 if
-    /// that can't be said
+    /// Show the differences; exits with 0 if there are none, with 1 if there are some, and with
+    /// 2 on an error
     Diff {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Have the agent read its manifest again and carry out the plan
+    /// Make the agent read its manifest again and carry out the changes
     Apply {
         /// Install this file in the agent's manifest first
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Stop and forget workloads that are named no more
+        /// Stop and remove workloads that the manifest no longer names
         #[arg(long)]
         prune: bool,
-        /// Also shrink memory.max below what is in use
+        /// Accept a memory.max below the memory in use
         #[arg(long)]
         force: bool,
     },
@@ -92,42 +92,42 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show the workloads as they are, for as long as you look
+    /// Show the workloads on a live screen
     Top {
         #[command(flatten)]
         wanted: top::Wanted,
     },
-    /// Show how one workload is doing; exits with 3 if it is unhealthy or not running
+    /// Show the state of one workload; exits with 3 if it is unhealthy or not running
     Status {
         workload: String,
         #[command(flatten)]
         output: Output,
     },
-    /// Check whether this host is fit, each fault with its cure
+    /// Check whether this host is fit for the agent; each fault has its cure
     Doctor {
         #[command(flatten)]
         output: Output,
     },
-    /// Show everything about one workload, limits requested and effective
+    /// Show everything about one workload, with its limits as requested and as effective
     Inspect {
         workload: String,
         #[command(flatten)]
         output: Output,
     },
-    /// Show what happened
+    /// Show the events
     Events {
         #[command(flatten)]
         wanted: events::Wanted,
         #[command(flatten)]
         output: Output,
     },
-    /// Explain what happened to a workload last, back to its first cause
+    /// Explain the last thing that happened to a workload, back to its first cause
     Why {
         workload: String,
         #[command(flatten)]
         output: Output,
     },
-    /// Show what a workload has written
+    /// Show a workload's output
     Logs {
         workload: String,
         #[command(flatten)]
@@ -141,13 +141,13 @@ enum Command {
     Restart { workload: String },
     /// Kill a workload's whole tree at once
     Kill { workload: String },
-    /// Hold a workload's CPU time to this much of one CPU, until `release`
+    /// Limit a workload to a share of one CPU, until `release`
     Throttle {
         workload: String,
         #[arg(long, value_name = "PERCENT")]
         cpu: String,
     },
-    /// Give back what was taken from a workload beside its manifest
+    /// Undo throttles and demotions of a workload
     Release { workload: String },
     /// Ask a workload's probes now; exits with 3 if one of them fails
     Probe {
@@ -155,22 +155,22 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Look into one thread of any process, as the agent would, and print the evidence
+    /// Examine one thread of any process, as the agent would, and print the evidence
     #[command(hide = true)]
     Examine {
         pid: u32,
-        /// A thread of it [default: the first]
+        /// A thread of the process [default: the first]
         tid: Option<u32>,
     },
-    /// Empty folders of one's own (the agent asks this of itself, as a workload's user)
+    /// Empty folders of this user (the agent runs this as a workload's user)
     #[command(hide = true)]
     Clear {
-        /// Never this one
+        /// A folder that is never emptied
         home: String,
         paths: Vec<String>,
     },
-    /// Keep the workloads' outputs, and this cgroup for them, beside an agent that comes and
-    /// goes (for a service manager); SIGTERM stops the workloads, each with its grace
+    /// Keep the workloads' outputs and their cgroup while agents come and go (for a service
+    /// manager); SIGTERM stops the workloads, each with its grace
     #[command(hide = true)]
     Hold {
         #[command(flatten)]
@@ -178,16 +178,16 @@ enum Command {
     },
     /// Print a script that completes this command line in a shell
     Completions { shell: manual::Shell },
-    /// Print the manual page, or write one for every command
+    /// Print the manual page, or write a page for every command
     Man {
-        /// Write enforcer.1, enforcer-run.1, … there
+        /// The folder for enforcer.1, enforcer-run.1, …
         #[arg(long, value_name = "FOLDER")]
         folder: Option<PathBuf>,
     },
-    /// Read a file of variables (the agent asks this of itself)
+    /// Read a file of variables (the agent runs this)
     #[command(hide = true)]
     ReadSettings,
-    /// Names for the frames of a stack (the agent asks this of itself)
+    /// Find the names of a stack's frames (the agent runs this)
     #[command(hide = true)]
     Symbolize,
 }
@@ -265,7 +265,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
     }
 }
 
-/// For a path or a query: what is no name must not become another path.
+/// Escapes a text for a path or a query, so that it cannot become another path.
 fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {

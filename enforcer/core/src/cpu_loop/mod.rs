@@ -1,6 +1,6 @@
-//! What a thread that doesn't sleep is: a dead loop, busy polling, or at work.
-//! The evidence comes in as numbers; this says what it proves. How it was
-//! gathered is not known here, nor what is done about it.
+//! The judgement of a thread that does not sleep: a dead loop, busy polling, or at work. The
+//! evidence comes in as numbers, and this module says what it proves. The executor gathers it, and
+//! `workload/ladder.rs` decides about the answer.
 //!
 //! A deterministic thread whose *whole* state recurs, with no input in between,
 //! will recur for ever. State is its registers, FPU included, and every page
@@ -20,38 +20,38 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use waits::Wait;
 
-/// How often it is asked whether the workloads are busy enough to be sampled, …
+/// The time between two checks whether the workloads are busy enough to be sampled.
 pub const GATE: Duration = Duration::from_millis(250);
-/// … which they are if all together have used so much CPU time since: less than
-/// half a percent of one CPU hides no loop for long.
+/// The CPU time of all workloads together since the last check from which on they are sampled: less
+/// than half a percent of one CPU hides no loop for long.
 pub const WORTH_SAMPLING: Duration = Duration::from_millis(1);
 
-/// How long a suspect's registers are sampled before it is stopped at all, and
-/// how often a second.
+/// The time for which a suspect's registers are sampled before it is stopped at all.
 pub const SAMPLE_TIME: Duration = Duration::from_millis(500);
 pub const SAMPLE_HZ: u32 = 997;
-/// Where there are fewer, it has not had its CPU time yet, and is sampled longer.
+/// The number of samples below which a suspect has not had its CPU time yet, and is sampled longer.
 pub const ENOUGH_SAMPLES: u32 = 150;
-/// Fewer samples say nothing.
+/// The number of samples below which they prove nothing.
 pub const MIN_SAMPLES: u32 = 50;
 /// A thread whose next state is new with at least this probability is at work,
 /// and is spared the stops. docs/detection.md has the measurements.
 pub const WORK_PROBABILITY: f64 = 0.5;
 
-/// From one stop to the next, at random, so that no loop keeps step with it.
+/// The shortest and the longest time between two stops. It is random, so that no loop keeps step
+/// with it.
 pub const GAP: (Duration, Duration) = (Duration::from_millis(6), Duration::from_millis(18));
-/// A thread runs at least so many times as long as it was stopped last.
+/// The least ratio of a thread's time between two stops to its last stop.
 pub const GAP_PER_STOP: u32 = 2;
 pub const MAX_SNAPSHOTS: u32 = 160;
-/// How long one thread is stopped in all, at most.
+/// The most time for which one thread is stopped in all.
 pub const MAX_STOPPED: Duration = Duration::from_secs(2);
-/// How long a proof may take, on a host whose CPUs are all taken.
+/// The most time that a proof may take on a host whose CPUs are all taken.
 pub const PROOF_TIME: Duration = Duration::from_secs(8);
-/// Pages that are read and hashed for one snapshot, at most.
+/// The most pages that are read and hashed for one snapshot.
 pub const MAX_PAGES: u64 = 4096;
-/// Pages whose page table entries are looked at for one snapshot, at most.
+/// The most pages whose page table entries are read for one snapshot.
 pub const MAX_SCANNED_PAGES: u64 = 1 << 20;
-/// So many system calls tell how a thread spins through them.
+/// The number of system calls that show how a thread spins through them.
 pub const ENOUGH_CALLS: u32 = 100;
 /// Busy polling spends at most so much of its time in its own code.
 const MOST_USER_TIME: f64 = 0.85;
@@ -61,24 +61,25 @@ const MOST_USER_TIME: f64 = 0.85;
 pub struct Suspect {
     pub thread: Thread,
     pub command: String,
-    /// CPU time since its last sleep.
+    /// The CPU time since the thread's last sleep.
     pub cpu: Duration,
     pub source: LoopSource,
-    /// How often it had slept by then; `None` where our own stops have counted.
+    /// The number of voluntary sleeps by then; `None` if the agent's own stops have counted among
+    /// them.
     pub sleeps: Option<u64>,
 }
 
-/// What the samples of half a second say.
+/// The samples of half a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sampling {
     pub all: u32,
     pub in_user_mode: u32,
-    /// States that were seen just once, in user mode.
+    /// The states in user mode that were seen just once.
     pub singletons: u32,
 }
 
 impl Sampling {
-    /// The Good–Turing estimate: how likely the next state is a new one.
+    /// Returns the Good–Turing estimate of the probability that the next state is a new one.
     #[must_use]
     pub fn new_state_probability(self) -> Option<f64> {
         let enough = self.in_user_mode >= MIN_SAMPLES;
@@ -90,7 +91,7 @@ impl Sampling {
         (self.all > 0).then(|| f64::from(self.in_user_mode) / f64::from(self.all))
     }
 
-    /// Whether stopping the thread could prove anything.
+    /// Returns whether stops of the thread could prove anything.
     #[must_use]
     pub fn is_worth_a_proof(self) -> bool {
         self.new_state_probability()

@@ -1,27 +1,26 @@
-//! Which states were seen before. An input makes all earlier ones worthless:
-//! the thread may go another way from the same state on. And a thread that got no
-//! CPU time between two looks is in the same state without having looped. A state
-//! that comes back after another one was seen is beyond doubt; the same one twice in
-//! a row counts if the thread ran in between, and then many are wanted, for CPU time
-//! is what the kernel believes that it gave: a hypervisor may have kept it.
+//! The states of a thread that were seen before. An input makes all earlier ones worthless, because
+//! the thread may go another way from the same state on. A thread that got no CPU time between two
+//! snapshots is in the same state without a loop. A state that comes back after another one proves a
+//! loop. The same state twice in a row counts only if the thread ran in between, and then many are
+//! needed: the kernel counts the CPU time that it gave, and a hypervisor may have kept it.
 
 use crate::units::MonoTime;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// States must come back after another one so often, …
+/// The number of times that a state must come back after another one.
 const MIN_RETURNS: u32 = 3;
-/// … or be found twice in a row so often, …
+/// The number of times that a state must be found twice in a row.
 const MIN_REPEATS: u32 = 12;
-/// … and one of them so long after it was first seen: a loop that reads a clock
-/// of one-second steps repeats itself for up to a second.
+/// The least time between the first and the last recurrence: a loop that reads a clock of
+/// one-second steps repeats itself for up to a second.
 const MIN_SPAN: Duration = Duration::from_millis(1100);
-/// What the kernel's own part of going on and stopping again takes at most: a
-/// thread that was given more than this has executed code of its own.
+/// The most CPU time that the kernel needs to continue a thread and stop it again. A thread that
+/// got more has executed code of its own.
 const MIN_RUN: Duration = Duration::from_millis(3);
 
-/// So many states without a single recurrence: a loop of up to a thousand states
-/// would have shown one by now, nearly always (the birthday paradox).
+/// The number of states without a recurrence after which more snapshots prove nothing: a loop of up
+/// to a thousand states would nearly always have shown one by then (the birthday paradox).
 const HOPELESS: usize = 100;
 
 /// The snapshots of one thread.
@@ -38,8 +37,8 @@ pub struct Recurrence {
 }
 
 impl Recurrence {
-    /// A snapshot was taken of a state with this hash, after the thread was given
-    /// so much CPU time since the one before.
+    /// Notes a snapshot of a state with this hash. `ran` is the thread's CPU time since the last
+    /// one.
     pub fn note(&mut self, at: MonoTime, state: u64, ran: Duration) {
         self.snapshots += 1;
         let is_repeat = self.last == Some(state);
@@ -62,7 +61,7 @@ impl Recurrence {
         }
     }
 
-    /// A system call, a signal, a page read in.
+    /// Notes an input: a system call, a signal, or a page that was read in.
     pub fn input(&mut self) {
         self.distinct_before += u32::try_from(self.first_seen.len()).unwrap_or(u32::MAX);
         self.first_seen.clear();
@@ -76,27 +75,27 @@ impl Recurrence {
         self.snapshots
     }
 
-    /// Different states, counted anew after each input.
+    /// Returns the number of different states since the last input.
     #[must_use]
     pub fn distinct(&self) -> u32 {
         self.distinct_before
             .saturating_add(u32::try_from(self.first_seen.len()).unwrap_or(u32::MAX))
     }
 
-    /// States found again since the last input.
+    /// Returns the number of states that were found again since the last input.
     #[must_use]
     pub fn recurrences(&self) -> u32 {
         self.returns + self.repeats
     }
 
-    /// Whether looking on is idle: so many different states in a row are work, or
-    /// a loop too long to be proved this way.
+    /// Returns whether more snapshots prove nothing: this many different states in a row are work,
+    /// or a loop that is too long for this proof.
     #[must_use]
     pub fn is_hopeless(&self) -> bool {
         self.returns + self.repeats == 0 && self.first_seen.len() >= HOPELESS
     }
 
-    /// Whether this recurs for ever, if nothing from outside comes in.
+    /// Returns whether the state recurs for ever, if no input from outside comes.
     #[must_use]
     pub fn proves(&self) -> bool {
         let enough = self.returns >= MIN_RETURNS || self.repeats >= MIN_REPEATS;

@@ -14,7 +14,7 @@ struct Streak {
     round: u64,
 }
 
-/// Every thread that was seen in the last round.
+/// The threads of the last round.
 #[derive(Clone, Debug, Default)]
 pub struct Streaks {
     by_thread: HashMap<Thread, Streak>,
@@ -22,15 +22,15 @@ pub struct Streaks {
 }
 
 impl Streaks {
-    /// A round begins; threads that the last one didn't see are forgotten.
+    /// Begins a round. Threads that the last round did not see are dropped.
     pub fn begin_round(&mut self) {
         let last = self.round;
         self.by_thread.retain(|_, streak| streak.round == last);
         self.round += 1;
     }
 
-    /// A thread has slept so often and used so much CPU time by now. Returns what
-    /// it used without a sleep when that first reaches its budget.
+    /// Takes a thread's number of sleeps and its CPU time. Returns the CPU time without a sleep
+    /// when it first reaches the budget.
     pub fn observe(
         &mut self,
         thread: Thread,

@@ -1,31 +1,30 @@
-//! What a sleeping thread waits for, by the system call it sleeps in. Numbers
-//! are those of x86-64; on other machines every wait is taken for a timed one,
-//! and nothing is proved beside another thread.
+//! The waits of sleeping threads, by system call. The numbers are those of x86-64. On other
+//! machines every wait is taken for a timed one, so that nothing is proved beside another thread.
 
-/// What ends a wait.
+/// The event that ends a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Only a thread of the same process: a lock, a condition.
+    /// A thread of the same process ends it: a lock, a condition.
     ForOwnProcess,
     /// Something from outside: a request, a signal, another process.
     ForOutside,
     /// Time alone, sooner or later; also what isn't known.
     Timed,
-    /// It doesn't wait.
+    /// The thread runs.
     Running,
 }
 
-/// Where a thread sleeps, as `/proc/PID/task/TID/syscall` tells it.
+/// The system call that a thread sleeps in, from `/proc/PID/task/TID/syscall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sleep {
     pub number: u64,
     pub arguments: [u64; 6],
-    /// The process holds a timer that wakes whoever waits for a descriptor.
+    /// The process has a timer descriptor, which ends a wait for descriptors.
     pub has_timer_descriptor: bool,
 }
 
 impl Sleep {
-    /// What this thread waits for.
+    /// Returns the event that ends this wait.
     #[must_use]
     pub fn wait(&self) -> Wait {
         if cfg!(not(target_arch = "x86_64")) {
@@ -112,21 +111,21 @@ const TIME: u64 = 201;
 const NANOSLEEP: u64 = 35;
 const CLOCK_NANOSLEEP: u64 = 230;
 
-/// What a call that has returned says of its caller.
+/// The evidence that a system call's result gives about its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing was ready, nothing was moved.
+    /// No descriptor was ready, and no byte was moved.
     Idle,
-    /// It says nothing either way.
+    /// The result proves nothing.
     Neutral,
-    /// It did something, or failed at something.
+    /// The call did something, or failed at something.
     Done,
 }
 
 const EINTR: i64 = -4;
 const EAGAIN: i64 = -11;
 
-/// What this call's result says.
+/// Returns the evidence that this result gives.
 #[must_use]
 pub fn outcome(number: u64, result: i64) -> Outcome {
     match number {
@@ -142,13 +141,13 @@ pub fn outcome(number: u64, result: i64) -> Outcome {
     }
 }
 
-/// Whether a call has replaced the program.
+/// Returns whether a call has replaced the program.
 #[must_use]
 pub fn is_exec(number: u64, result: i64) -> bool {
     [EXECVE, EXECVEAT].contains(&number) && result == 0
 }
 
-/// The name of a call that is often seen in a loop.
+/// Returns the name of a system call.
 #[must_use]
 pub fn call_name(number: u64) -> String {
     let name = match number {

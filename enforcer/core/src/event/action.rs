@@ -26,9 +26,9 @@ pub struct WorkloadAction {
 /// The order in which a change for a workload is carried out.
 #[derive(Clone, Debug)]
 pub enum WorkloadChange {
-    /// After the workload's earlier steps, one at a time.
+    /// It follows the workload's earlier steps, one at a time.
     Step(Step),
-    /// At once, beside the steps.
+    /// It begins at once, beside the steps.
     Aside(Aside),
 }
 

@@ -1,15 +1,15 @@
-//! Commands of the manifest that stand beside a workload: what comes before a start, and
-//! who is told that it may be used.
+//! The commands of the manifest that run beside a workload: before a start, and when it becomes
+//! ready or unready.
 
 use crate::spec::Strategy;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What is done before a start that follows a failure.
+/// The work before a start that follows a failure.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remedy {
     pub strategy: Strategy,
-    /// Environment of the strategy's command: what has failed.
+    /// The environment of the strategy's command, which describes the failure.
     pub failure: Vec<(String, String)>,
 }
 
@@ -30,7 +30,7 @@ impl Hook {
     }
 }
 
-/// How long a hook may run.
+/// The most time that a hook may run.
 pub const HOOK_LIMIT: Duration = Duration::from_secs(10);
-/// How long the command of a recovery may run, or one that makes room on a disk.
+/// The most time that the command of a recovery, or of `watch.disk`, may run.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);

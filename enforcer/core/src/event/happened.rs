@@ -37,7 +37,7 @@ pub enum AgentEvent {
         /// The `host` section cannot be read, so the limits that the last agent wrote for all
         /// workloads together stay.
         keeps_ceiling: bool,
-        /// The `alerts` section can be read. If not, what stands is not over.
+        /// The `alerts` section can be read. If not, no alert ends.
         has_alerts: bool,
     },
     /// The whole manifest was read again, and what it says is in force.

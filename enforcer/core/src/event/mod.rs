@@ -30,14 +30,14 @@ use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// When something is decided, and a random number for its jitter.
+/// The time of a decision, and a random number for its jitter.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     pub now: MonoTime,
     pub noise: u64,
 }
 
-/// What an operator asks for.
+/// A request of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     Start,
@@ -47,46 +47,46 @@ pub enum Request {
     Kill,
     /// Hold its CPU time to this much of one CPU until it is released.
     Throttle(Percent),
-    /// Give back what anybody took beside the manifest.
+    /// Release every claim on the workload's CPU time.
     Release,
     /// Ask every probe now.
     Probe,
 }
 
-/// A probe to be asked. It changes nothing, so it needs no reason.
+/// A check to carry out. It changes nothing, so it needs no reason.
 #[derive(Clone, Debug)]
 pub struct ProbeRun {
     pub workload: WorkloadName,
     pub instance: InstanceId,
     pub spec: Arc<WorkloadSpec>,
     pub probe: ProbeName,
-    /// Which asking this is; the answer names it.
+    /// The number of this check, which the answer names.
     pub run: u64,
-    /// When it should have begun.
+    /// The time at which the check was due.
     pub due: MonoTime,
 }
 
-/// Why the host is changed: one word, and the record that says more.
+/// The reason for a change to the host: a cause, and the event that says more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     pub cause: Cause,
     pub seq: Seq,
 }
 
-/// What follows an event.
+/// The decision that follows an event.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Decision {
     pub actions: Vec<Action>,
     pub transitions: Vec<Transition>,
     pub probes: Vec<ProbeRun>,
-    /// What an agent after this one would have to know, where that has changed; `None`
-    /// for a workload that is no more. To be kept before the actions are carried out.
+    /// The checkpoints that have changed, for the next agent; `None` for a workload that is gone.
+    /// The caller stores them before it carries out the actions.
     pub checkpoints: Vec<(WorkloadName, Option<Checkpoint>)>,
-    /// The answer of a probe that counted.
+    /// The answer of a check that counted.
     pub answered: Option<Answered>,
-    /// When to come back with [`Event::Wake`], whatever else happens.
+    /// The time of the next [`AgentEvent::Wake`], whatever else happens.
     pub wake: Option<MonoTime>,
-    /// After a shutdown: nothing runs any more.
+    /// After a shutdown, no workload runs any more.
     pub finished: bool,
 }

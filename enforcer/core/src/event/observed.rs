@@ -1,4 +1,5 @@
-//! What the edges have found out: of what another agent has left, and of how much is used.
+//! The findings of the edges: the processes that an earlier agent has left, and the use of
+//! resources.
 
 use super::CgroupId;
 use crate::name::WorkloadName;
@@ -9,7 +10,7 @@ use crate::units::{Bytes, Percent};
 use crate::workload::Checkpoint;
 use std::time::Duration;
 
-/// A workload as the agent before this one has left it.
+/// A workload that an earlier agent has left.
 #[derive(Clone, Debug)]
 pub struct TakenOver {
     pub workload: WorkloadName,
@@ -17,34 +18,34 @@ pub struct TakenOver {
     pub found: Found,
 }
 
-/// What is left of an instance.
+/// The rest of an instance that an earlier agent has started.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// Neither a process nor a cgroup.
     Nothing,
-    /// Its cgroup, and no main process that has run a program.
+    /// The cgroup, and no main process that has run a program.
     Cgroup(CgroupId, Counters),
-    /// Its main process has run, and is gone.
+    /// The main process has run, and is gone.
     Ended(CgroupId, Counters, u32),
-    /// Its main process.
+    /// The main process runs.
     Running(CgroupId, Counters, u32),
 }
 
-/// What one workload uses.
+/// The use of one workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measured {
-    /// The working set, of `memory.max`; `None` without such a limit.
+    /// The working set as a share of `memory.max`; `None` without such a limit.
     pub memory: Option<Percent>,
-    /// Bytes that are charged, for the order of sacrifices.
+    /// The memory that is charged, for the order in which workloads step back.
     pub memory_bytes: Bytes,
-    /// CPU time since it began; `None` where nobody watches it.
+    /// The CPU time since the instance began; `None` if it is not watched.
     pub cpu: Option<Duration>,
-    /// Waiting for memory in full, of the last ten seconds; `None` where that was
-    /// not worth reading.
+    /// The share of the last ten seconds in which every process waited for memory; `None` if it was
+    /// not read.
     pub memory_stalled: Option<Percent>,
 }
 
-/// What the whole host uses; `None` where nobody watches it, or it can't be read.
+/// The use of the whole host; `None` if a resource is not watched or cannot be read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostMeasured {
     pub memory: Option<Percent>,
@@ -52,7 +53,7 @@ pub struct HostMeasured {
     pub disk: Option<Percent>,
 }
 
-/// A probe's answer that came in time for its instance.
+/// An answer of a check that came in time for its instance.
 #[derive(Clone, Debug)]
 pub struct Answered {
     pub workload: WorkloadName,

@@ -26,7 +26,7 @@ const RULE_KEYS: &[&str] = &[
     "workloads",
     "to",
 ];
-/// One of these says when.
+/// The keys of which each rule has one.
 const CONDITIONS: [&str; 5] = ["memory", "state", "health", "event", "host"];
 const STATES: [WorkloadState; 5] = [
     WorkloadState::BreakerOpen,
@@ -270,10 +270,10 @@ fn key_place(mapping: &Node, name: &str) -> Range<usize> {
     found.map_or(&mapping.span, |(_, place, _)| place).clone()
 }
 
-/// By rule and key.
+/// The places of values, by rule and key.
 pub(super) type Places = BTreeMap<(String, String), Range<usize>>;
 
-/// Where each key of each rule has its value.
+/// Returns the place of each key's value.
 pub(super) fn places(alerts: &Node) -> Places {
     let sections = alerts.value.pairs().filter(|(key, ..)| *key == "rules");
     let rules = sections.flat_map(|(.., rules)| rules.value.pairs());
@@ -284,8 +284,9 @@ pub(super) fn places(alerts: &Node) -> Places {
     keys.collect()
 }
 
-/// Rules that can say nothing about any workload of the whole manifest: most likely
-/// something else was meant. One that is named and not there may still run, unmanaged.
+/// Returns a warning for each rule that can never hold for a workload of the whole manifest: most
+/// likely something else was meant. A workload that is named and not there may still run,
+/// unmanaged.
 pub(super) fn faults(
     alerts: &Alerts,
     places: &Places,

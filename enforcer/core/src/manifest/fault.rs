@@ -1,25 +1,24 @@
-//! What is wrong with a manifest, and where. How it is drawn on a terminal is
-//! the command line's affair.
+//! The faults of a manifest, each with its place. The command line draws them.
 
 use std::ops::Range;
 
-/// Refused, or told and accepted.
+/// The severity of a fault: the manifest is refused, or it is accepted with a warning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
     Error,
     Warning,
 }
 
-/// One thing that is wrong, with the bytes of the source that it is about.
+/// A fault of a manifest, with the bytes of the source that it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub severity: Severity,
     pub span: Range<usize>,
-    /// The headline: what is wrong.
+    /// The headline, which says what is wrong.
     pub message: String,
-    /// Beside the caret: what was expected.
+    /// The text beside the caret, which says what was expected.
     pub label: String,
-    /// What to do, where that is not obvious.
+    /// The advice, if it is not obvious.
     pub help: Option<String>,
 }
 

@@ -32,7 +32,7 @@ fn pids_max(text: &str) -> Result<Limit<u64>, String> {
 }
 
 impl Reader<'_> {
-    /// The ceiling of the commands beside a workload.
+    /// Reads the ceiling of the commands of a workload.
     pub(super) fn commands(&mut self, node: &Node) -> Commands {
         let fields = self.fields(node, &["memory.max", "pids.max"]);
         let mut commands = Commands::default();

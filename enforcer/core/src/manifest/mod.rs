@@ -29,39 +29,38 @@ use yaml::{Node, Value};
 /// The manifest version that this program reads.
 pub const VERSION: u64 = 1;
 
-/// What `throttle W --cpu` takes: a percentage of one CPU, from 1 %. The error is
+/// Reads the argument of `throttle W --cpu`: a percentage of one CPU, from 1 % on. The error says
 /// what was expected.
 pub fn parse_throttle(text: &str) -> Result<crate::units::Percent, String> {
     quantity::throttle(text)
 }
 
-/// A duration as manifests have it: `10s`, `1h30m`. The error says what was expected.
+/// Reads a duration such as `10s` or `1h30m`. The error says what was expected.
 pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
     quantity::duration(text)
 }
 
-/// What the manifest's checks need to know about the host's accounts.
+/// The accounts of the host, as the checks of a manifest need them.
 pub trait Accounts {
     fn agent_is_root(&self) -> bool;
     fn has_user(&self, name: &str) -> bool;
     fn has_group(&self, name: &str) -> bool;
 }
 
-/// What was read of one file. It may only be used without an error among the
-/// faults; warnings are told.
+/// The contents of one file. They may be used if no fault is an error.
 #[derive(Debug)]
 pub struct Parsed {
-    /// Whether the file has a `host` section: only one file of a folder may.
+    /// The file has a `host` section. Only one file of a folder may have one.
     pub has_host: bool,
-    /// The same of an `alerts` section.
+    /// The file has an `alerts` section. Only one file of a folder may have one.
     pub has_alerts: bool,
     pub manifest: Manifest,
     pub faults: Vec<Fault>,
-    /// Where each workload's name stands, for faults that need several files.
+    /// The place of each workload's name, for faults between several files.
     pub places: BTreeMap<WorkloadName, Range<usize>>,
-    /// Where its `needs` stand, for the same.
+    /// The place of each workload's `needs`, for faults between several files.
     pub needs: BTreeMap<WorkloadName, Range<usize>>,
-    /// By an alert's rule and its key, where that has its value.
+    /// The place of each value of the rules of alerts, by rule and key.
     pub rules: BTreeMap<(String, String), Range<usize>>,
 }
 
@@ -168,8 +167,8 @@ impl Reader<'_> {
     }
 }
 
-/// Joins the files of a folder, in the order given. What two files both say is a
-/// fault of the later one, at its place there; the index is the file's.
+/// Joins the files of a folder, in the given order. If two files say the same, that is a fault of
+/// the later one, at its place there. The index is that of the file.
 #[must_use]
 pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
     let mut manifest = Manifest::default();

@@ -1,4 +1,4 @@
-//! `needs`: who must be up before whom, and that nobody waits for itself.
+//! `needs`: the order of starts, and the check that no workload waits for itself.
 
 use super::fault::Fault;
 use super::read::{Reader, one_of};
@@ -27,8 +27,8 @@ impl Reader<'_> {
     }
 }
 
-/// What is wrong with the needs of a whole manifest, workload by workload: names
-/// that nobody has, and circles, each told once.
+/// Returns the faults in the needs of a whole manifest, by workload: names that no workload has,
+/// and circles, each once.
 pub(super) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
     let mut faults = Vec::new();
     let mut graph: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -55,7 +55,7 @@ pub(super) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
     faults
 }
 
-/// Where each workload's `needs` stands, or else its name.
+/// Returns the place of each workload's `needs`, or else of its name.
 pub(super) fn places(workloads: &Node) -> BTreeMap<String, Range<usize>> {
     let pairs = workloads.value.pairs();
     let places = pairs.map(|(name, place, workload)| {

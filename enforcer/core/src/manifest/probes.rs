@@ -58,7 +58,7 @@ impl Reader<'_> {
                 "a `cgroup` probe is for `progress` only",
             ));
         }
-        // What is wrong with either is told, whatever is wrong with the other.
+        // Both are checked, so that a fault in one does not hide a fault in the other.
         let check = self.check(kind, check);
         let mut probe = Probe::of(check.clone().unwrap_or(Check::Exec {
             command: Vec::new(),
@@ -96,7 +96,7 @@ impl Reader<'_> {
         self.set(fields, "failure_threshold", failures, threshold);
         let successes = &mut probe.success_threshold;
         self.set(fields, "success_threshold", successes, threshold);
-        // As in Kubernetes: what restarts has passed as soon as it passes.
+        // As in Kubernetes, a probe that restarts passes at the first success.
         if name != ProbeName::Readiness
             && probe.success_threshold != 1
             && let Some(node) = fields.get("success_threshold")

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 type Parsed<T> = Result<T, String>;
 
-/// `1536M`, `1.5G`, `512Ki`, `1048576`: binary suffixes, as in the kernel.
+/// Reads `1536M`, `1.5G`, `512Ki` or `1048576`. Suffixes are binary, as in the kernel.
 pub(super) fn bytes(text: &str) -> Parsed<Bytes> {
     const EXPECTED: &str =
         "a size like 512M or 1.5G (K, M, G, T are binary; plain numbers are bytes)";
@@ -66,11 +66,11 @@ pub(super) fn bytes_or_max(text: &str) -> Parsed<Limit<Bytes>> {
     }
 }
 
-/// From here on the kernel takes a size for `max`: `PAGE_COUNTER_MAX` pages of 4 KiB, in
-/// include/linux/page_counter.h. cgroup v1 shows this number where there is no limit.
+/// The size from which on the kernel understands `max`: `PAGE_COUNTER_MAX` pages of 4 KiB
+/// (include/linux/page_counter.h). cgroup v1 shows this number if there is no limit.
 const NO_LIMIT: u64 = 9_223_372_036_854_771_712;
 
-/// `20ms`, `1.5s`, `10m`, `1h30m`.
+/// Reads `20ms`, `1.5s`, `10m` or `1h30m`.
 pub(super) fn duration(text: &str) -> Parsed<Duration> {
     const EXPECTED: &str = "a duration like 400ms, 10s or 1h30m";
     let mut rest = text;
@@ -116,7 +116,7 @@ pub(super) fn percent(text: &str) -> Parsed<Percent> {
     }
 }
 
-/// A percentage of a whole: at most 100.
+/// Reads a percentage of a whole, at most 100.
 pub(super) fn share(text: &str) -> Parsed<Percent> {
     match percent(text)? {
         Percent(value) if value <= 100 => Ok(Percent(value)),
@@ -124,8 +124,8 @@ pub(super) fn share(text: &str) -> Parsed<Percent> {
     }
 }
 
-/// What a throttled workload still gets, of one CPU. The kernel takes no quota
-/// below 1 ms, which is 1 % of its period.
+/// Reads the share of one CPU that a throttle leaves. The kernel takes no quota below 1 ms, which
+/// is 1 % of its period.
 pub(super) fn throttle(text: &str) -> Parsed<Percent> {
     match percent(text)? {
         Percent(0) => Err("a percentage of one CPU, at least 1%".to_owned()),
@@ -133,7 +133,7 @@ pub(super) fn throttle(text: &str) -> Parsed<Percent> {
     }
 }
 
-/// `150%` of one CPU, the kernel's `150000 100000`, or `max`.
+/// Reads `150%` of one CPU, the kernel's `150000 100000`, or `max`.
 pub(super) fn cpu_max(text: &str) -> Parsed<CpuQuota> {
     const EXPECTED: &str =
         "a percentage of one CPU like 150%, the kernel's `150000 100000`, or max";

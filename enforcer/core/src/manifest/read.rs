@@ -12,7 +12,7 @@ pub(super) struct Reader<'a> {
     pub(super) faults: Vec<Fault>,
 }
 
-/// The entries of one mapping whose keys were checked.
+/// The entries of a mapping whose keys were checked.
 pub(super) struct Fields<'n> {
     entries: Vec<(&'n str, &'n Node)>,
 }
@@ -77,7 +77,7 @@ impl Reader<'_> {
         self.faults.push(fault);
     }
 
-    /// The entries of a mapping; unknown and duplicate keys are told, and left out.
+    /// Returns the entries of a mapping. Unknown and duplicate keys are faults, and left out.
     pub(super) fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Fields<'n> {
         let mut fields = self.entries(node);
         fields.entries.retain(|(key, _)| known.contains(key));
@@ -93,7 +93,7 @@ impl Reader<'_> {
         fields
     }
 
-    /// The entries of a mapping with free keys; duplicates are told.
+    /// Returns the entries of a mapping with free keys. Duplicate keys are faults.
     pub(super) fn entries<'n>(&mut self, node: &'n Node) -> Fields<'n> {
         let mut fields = Fields {
             entries: Vec::new(),
@@ -137,7 +137,7 @@ impl Reader<'_> {
         );
     }
 
-    /// A value of one word or line.
+    /// Reads a value of one word or line.
     pub(super) fn text<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n str> {
         if let Value::Scalar { text, .. } = &node.value {
             return Some(text);
@@ -146,7 +146,7 @@ impl Reader<'_> {
         None
     }
 
-    /// A value that a function of `quantity` understands.
+    /// Reads a value by a function of `quantity`.
     pub(super) fn parsed<T>(
         &mut self,
         node: &Node,
@@ -165,7 +165,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Sets `target` where the key is there and its value is good.
+    /// Sets `target` if the key is there and its value is good.
     pub(super) fn set<T>(
         &mut self,
         fields: &Fields<'_>,
@@ -191,7 +191,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A list of words; a single word is a fault that shows the list.
+    /// Reads a list of words. A single word is a fault that shows the list.
     pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Vec<String>> {
         let Value::Sequence(items) = &node.value else {
             self.expected(node, expected, &node.value);
@@ -204,7 +204,7 @@ impl Reader<'_> {
         (words.len() == items.len()).then_some(words)
     }
 
-    /// A program and its arguments.
+    /// Reads a program and its arguments.
     pub(super) fn command(&mut self, node: &Node) -> Option<Vec<String>> {
         let words = self.words(node, "a list: the program's path and its arguments")?;
         let Some(program) = words.first() else {
@@ -247,7 +247,7 @@ impl Reader<'_> {
     }
 }
 
-/// Strict: `true` or `false`, and nothing that merely looks like it.
+/// Reads `true` or `false`, and nothing that merely looks like it.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" => Ok(true),
@@ -256,12 +256,12 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `off` and `false` both disable.
+/// Returns whether a section is disabled: by `off` or by `false`.
 pub(super) fn is_off(node: &Node) -> bool {
     matches!(&node.value, Value::Scalar { text, plain: true } if text == "off" || text == "false")
 }
 
-/// One of a few words.
+/// Reads one of these words as its value.
 pub(super) fn one_of<T: Copy>(options: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
     move |text| {
         options

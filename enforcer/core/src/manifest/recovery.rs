@@ -48,7 +48,7 @@ const CAUSES: [(&str, Cause); 6] = [
 const WORDS: [(&str, usize); 3] = [("restart", 0), ("reset", 1), ("recreate", 2)];
 const STRATEGIES: [Strategy; 3] = [Strategy::Restart, Strategy::Reset, Strategy::Recreate];
 
-/// Why a path may not be emptied, if it may not.
+/// Returns why a path may not be emptied; `None` if it may.
 fn refusal_of(path: &str) -> Option<&'static str> {
     let parts: Vec<&str> = path
         .split('/')
@@ -114,7 +114,7 @@ impl Reader<'_> {
         recovery
     }
 
-    /// One strategy, a list of them by attempt, or either by cause.
+    /// Reads a strategy, a list of strategies by attempt, or a map of either by cause.
     fn strategies(&mut self, node: &Node) -> Strategies {
         let mut strategies = Strategies::default();
         match &node.value {
@@ -155,8 +155,8 @@ impl Reader<'_> {
         STRATEGIES.get(index).cloned()
     }
 
-    /// Folders that may be emptied: never a whole tree that others live in. Whose
-    /// they are is checked when it comes to that.
+    /// Reads the folders that may be emptied: never a whole tree that others use. Their owner is
+    /// checked when they are emptied.
     fn reset_paths(&mut self, node: &Node) -> Vec<String> {
         let Some(paths) = self.words(node, "a list of paths") else {
             return Vec::new();

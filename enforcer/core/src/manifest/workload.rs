@@ -1,4 +1,4 @@
-//! One workload's section: what is started, as whom and where.
+//! A workload's section: the program, its user and its place.
 
 use super::fault::Fault;
 use super::quantity;
@@ -36,7 +36,7 @@ const KEYS: &[&str] = &[
 /// Any host takes some of it for a start that does not hang.
 const SHORTEST_START_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// capabilities(7), in the kernel's order.
+/// The capabilities in the kernel's order (capabilities(7)).
 pub(crate) const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -81,7 +81,7 @@ pub(crate) const CAPABILITIES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
-/// getrlimit(2): the resource's number, and whether it is counted in bytes.
+/// The resources of getrlimit(2): the number, and whether the unit is bytes.
 pub(crate) const RLIMITS: [(&str, (u8, bool)); 16] = [
     ("cpu", (0, false)),
     ("fsize", (1, true)),
@@ -101,7 +101,7 @@ pub(crate) const RLIMITS: [(&str, (u8, bool)); 16] = [
     ("rttime", (15, false)),
 ];
 
-/// The kernel's number of a capability: its place in the list.
+/// Returns the kernel's number of a capability, which is its place in the list.
 #[must_use]
 pub fn capability_number(name: &str) -> Option<u8> {
     CAPABILITIES
@@ -110,7 +110,7 @@ pub fn capability_number(name: &str) -> Option<u8> {
         .and_then(|at| u8::try_from(at).ok())
 }
 
-/// The kernel's number of a resource (asm-generic, as on x86 and arm64).
+/// Returns the kernel's number of a resource (asm-generic, as on x86 and arm64).
 #[must_use]
 pub fn rlimit_number(name: &str) -> Option<u8> {
     RLIMITS

@@ -31,7 +31,7 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// Of a mapping whose keys are words: each key, where it stands, and its value.
+    /// Returns each key of a mapping whose keys are words, with its place and its value.
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &Range<usize>, &Node)> {
         let entries = match self {
             Self::Mapping(entries) => entries.as_slice(),
@@ -43,7 +43,7 @@ impl Value {
         })
     }
 
-    /// For "expected …, found …".
+    /// Returns the node in words, for "expected …, found …".
     pub(super) fn describe(&self) -> String {
         match self {
             Self::Null => "nothing".to_owned(),
@@ -236,7 +236,7 @@ impl<'s> Tree<'s> {
     }
 }
 
-/// From the library's character indices to byte offsets.
+/// The map from the library's character indices to byte offsets.
 enum Offsets {
     Ascii(usize),
     Table(Vec<usize>),

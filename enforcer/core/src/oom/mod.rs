@@ -1,5 +1,5 @@
-//! One truth out of two tellers. The kernel's counters say how many processes
-//! were killed; eBPF marks say who, and say it at once. A ledger joins them:
+//! The books of OOM kills, from two sources. The kernel's counters say how many processes were
+//! killed; eBPF marks say which ones, at once. A ledger joins them:
 //!
 //! ```text
 //! mark ─────┐
@@ -17,17 +17,17 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// How long a mark may lag behind its counter. The kernel counts, kills, then
-/// marks (`mm/oom_kill.c`, `__oom_kill_process`), microseconds apart, unless the
-/// killer is preempted in between.
+/// The time that a mark may lag behind its counter. The kernel counts, kills, then marks
+/// (`mm/oom_kill.c`, `__oom_kill_process`), microseconds apart, unless the killer is preempted in
+/// between.
 pub const MARK_WAIT: Duration = Duration::from_millis(50);
-/// A kill that leaves the main process running waits so long for its mark: on a busy host the
-/// kernel may preempt the killer before it marks, and no restart depends on this report.
+/// The wait for the mark of a kill that leaves the main process running: on a busy host the kernel
+/// may preempt the killer before it marks, and no restart depends on this report.
 pub const LATE_MARK_WAIT: Duration = Duration::from_secs(1);
-/// A group kill whose main process does not end is reported so long after the last of its
-/// kills. Between two of them the kernel prints a line to the console (`mm/oom_kill.c`,
-/// `__oom_kill_process`), which takes seconds if the console is a slow serial line and others
-/// print as well.
+/// The time after the last kill of a group whose main process does not end, when the group is
+/// reported. Between two kills the kernel prints a line to the console (`mm/oom_kill.c`,
+/// `__oom_kill_process`), which takes seconds if the console is a slow serial line and other lines
+/// are printed as well.
 pub const GROUP_WAIT: Duration = Duration::from_secs(5);
 /// An incident is reported after this time even if the kills do not end.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ const MOST_VICTIMS: usize = 4096;
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
 
-/// What the kernel's files said at one moment.
+/// The values of the kernel's files at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// `oom_kill` of the workload's `memory.events`.
@@ -60,14 +60,14 @@ pub struct Counters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupCounters {
     pub path: String,
-    /// Another one of the same path has counted from 0.
+    /// The id of the cgroup. Another cgroup at the same path has counted from 0.
     pub id: CgroupId,
     /// `oom` of its `memory.events.local`: its own limit was met.
     pub oom: u64,
     pub limit: Option<Bytes>,
 }
 
-/// Which ancestors' limits were met lately, over all workloads.
+/// The ancestors of all workloads whose limits were met lately.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ancestors {
     seen: BTreeMap<String, (u64, Option<MonoTime>)>,
@@ -94,7 +94,7 @@ impl Ancestors {
     }
 }
 
-/// What is known, and not yet told, about one workload's kills.
+/// The books of one workload's kills: explained, and still to be explained.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     cgroup: CgroupId,
@@ -109,12 +109,12 @@ struct Episode {
     /// The last time that a process was marked or counted.
     changed: MonoTime,
     victims: Vec<Victim>,
-    /// It happened while no agent was there: marks of that time may still come.
+    /// The episode is of a time without an agent. Marks of that time may still come.
     past: bool,
 }
 
-/// What of a ledger a later agent has to know: up to where kills are explained. What
-/// was open is found again in the counters.
+/// The part of a ledger that the next agent needs: the last increments that are explained. Later
+/// ones are found again in the counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Balance {
     cgroup: CgroupId,
@@ -137,19 +137,19 @@ impl Episode {
     }
 }
 
-/// How an episode may be judged.
+/// The circumstances in which an episode is judged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances {
     /// The main process is gone and the cgroup is empty.
     pub(crate) ended: bool,
-    /// Marks can be expected.
+    /// The eBPF programs are attached, so that marks can be expected.
     pub(crate) ebpf: bool,
     /// `memory.oom.group` is set: the first kill is followed by all others.
     pub(crate) group: bool,
 }
 
 impl Ledger {
-    /// An instance starts in this cgroup; a new cgroup counts from its beginning.
+    /// Begins with an instance in this cgroup. A new cgroup counts from its beginning.
     pub(crate) fn begin(&mut self, cgroup: CgroupId, counters: Counters) {
         if self.cgroup != cgroup {
             *self = Self {
@@ -173,8 +173,8 @@ impl Ledger {
         }
     }
 
-    /// Goes on where another agent's ledger was left. Another cgroup than that one's is
-    /// a new one, and has counted from 0.
+    /// Goes on where another agent's ledger was left. A cgroup with another id is new, and has
+    /// counted from 0.
     pub(crate) fn resume(
         now: MonoTime,
         known: Balance,
@@ -197,7 +197,7 @@ impl Ledger {
                     None => known.own_oom.min(counters.own_oom),
                 },
                 subtree_oom,
-                // Which of them met its limit meanwhile is not known: any that ever did.
+                // Any of them that ever met its limit may have met it meanwhile.
                 descendants: match subtree_oom == counters.subtree_oom {
                     true => counters.descendants.clone(),
                     false => Vec::new(),
@@ -225,7 +225,7 @@ impl Ledger {
         }
     }
 
-    /// Takes a newer reading; an older one that was overtaken changes nothing.
+    /// Takes a reading. One that is older than the last changes nothing.
     pub(crate) fn read(&mut self, now: MonoTime, counters: Counters) {
         if counters.oom_kill < self.latest.oom_kill {
             return;
@@ -241,7 +241,7 @@ impl Ledger {
         self.latest = counters;
     }
 
-    /// When to settle again, if nothing comes in before.
+    /// Returns the time of the next settlement, if no event comes before.
     pub(crate) fn deadline(&self, circumstances: Circumstances) -> Option<MonoTime> {
         let episode = self.episode.as_ref()?;
         let runs_on = !circumstances.ended && self.delta() > 0;
@@ -257,8 +257,8 @@ impl Ledger {
         })
     }
 
-    /// Whether one kill is followed by those of a whole group: ours, or one of
-    /// an ancestor's making.
+    /// Returns whether more kills of a group follow a kill: of this workload's group, or of an
+    /// ancestor's.
     fn is_group(&self, circumstances: Circumstances) -> bool {
         circumstances.group || self.group_kills() > 0
     }
@@ -269,7 +269,7 @@ impl Ledger {
             .saturating_sub(self.explained.oom_group_kill)
     }
 
-    /// Whether there is something that still has to be told.
+    /// Returns whether a kill is still unreported.
     pub(crate) fn is_open(&self) -> bool {
         self.episode.is_some()
     }
@@ -278,7 +278,7 @@ impl Ledger {
         self.latest.oom_kill.saturating_sub(self.explained.oom_kill)
     }
 
-    /// Closes the episode if everything about it is known, or waiting is over.
+    /// Closes the episode if everything about it is known, or the wait is over.
     pub(crate) fn settle(
         &mut self,
         now: MonoTime,
@@ -321,7 +321,7 @@ impl Ledger {
         complete.then(|| self.close(now, ancestors))
     }
 
-    /// Which of the workload's own cgroups met its limit; it may be gone by now.
+    /// Returns the cgroup of the workload's own that met its limit. It may be gone.
     fn descendant(&self) -> (Scope, Option<Bytes>) {
         let before = |id: CgroupId| {
             let known = self.explained.descendants.iter();

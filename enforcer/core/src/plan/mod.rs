@@ -37,7 +37,7 @@ pub fn between(old: &Manifest, new: &Manifest) -> Plan {
     plan
 }
 
-/// A limit that is lower than what is in use right now.
+/// A limit that is lower than the memory in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shrink {
     pub workload: WorkloadName,
@@ -45,8 +45,8 @@ pub struct Shrink {
     pub memory_max_bytes: Bytes,
 }
 
-/// The workloads whose new `memory.max` lies below their use: the kernel would
-/// reclaim, and then kill. The caller says what is in use.
+/// Returns the workloads whose new `memory.max` is below the memory in use: the kernel would
+/// reclaim, and then kill.
 #[must_use]
 pub fn shrinks_below_use(new: &Manifest, in_use: &BTreeMap<WorkloadName, Bytes>) -> Vec<Shrink> {
     let mut shrinks = Vec::new();
@@ -65,7 +65,7 @@ pub fn shrinks_below_use(new: &Manifest, in_use: &BTreeMap<WorkloadName, Bytes>)
     shrinks
 }
 
-/// The changes between two versions of one workload.
+/// Returns the changes between two versions of one workload.
 #[must_use]
 pub fn spec_changes(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<SettingChange> {
     difference(&settings(old), &settings(new))

@@ -1,5 +1,5 @@
-//! Everything that a manifest sets, as one text for each setting: what is compared,
-//! and what is shown. A value that may be a secret is only told from others.
+//! The settings of a manifest, each as a text to compare and to show. A value that may be a secret
+//! is compared, and never shown.
 
 use super::{Setting, Settings};
 use crate::limits::Limits;
@@ -17,7 +17,7 @@ pub(super) fn limit_settings(limits: &Limits) -> Settings {
         .collect()
 }
 
-/// Everything that was set, as a text for each setting.
+/// Returns every setting that differs from its default, as a text.
 pub(super) fn settings(spec: &WorkloadSpec) -> Settings {
     let mut settings = limit_settings(&spec.limits);
     let mut set = |key: &str, value: String| drop(settings.insert(key.to_owned(), value.into()));

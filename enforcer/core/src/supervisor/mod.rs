@@ -1,12 +1,12 @@
 //! The thin top of the core: finds the workload an event is about, and collects
 //! when to wake up next. It knows no lifecycle.
 
-mod alerting;
-mod configuring;
+mod adoption;
+mod alerts;
+mod configuration;
 mod relief;
-mod seeing;
-mod taking_over;
 mod turns;
+mod views;
 
 use crate::alert::Conditions;
 use crate::event::{
@@ -23,29 +23,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::workload::{LastExit, ProbeView, View, answer_in_words};
 
-/// Everything the agent knows and decides. One task owns it.
+/// The agent's knowledge and its decisions. One task owns it.
 #[derive(Debug)]
 pub struct Supervisor {
     cpus: u32,
     host: Host,
     host_state: HostState,
     workloads: BTreeMap<WorkloadName, Workload>,
-    /// Those that an event has touched, to be looked at again after it.
+    /// The workloads that an event has touched. They are filed anew after it.
     touched: BTreeSet<WorkloadName>,
-    /// Those whose checkpoint may be another one since.
+    /// The workloads whose checkpoint may have changed.
     unkept: BTreeSet<WorkloadName>,
-    /// When each next has something to do, in order and by name.
+    /// The time at which each workload acts next, in order.
     due: BTreeSet<(MonoTime, WorkloadName)>,
     due_of: BTreeMap<WorkloadName, MonoTime>,
-    /// Those whose start waits for its turn, and those with a proof due or under way.
+    /// The workloads whose start waits for its turn.
     queued: BTreeSet<WorkloadName>,
-    /// How far each has come, for those that wait for a turn or for it.
+    /// The progress of each workload, for those that wait for a turn or for it.
     progress: BTreeMap<WorkloadName, Progress>,
     /// Something has changed that a queued start may have waited for.
     turns_changed: bool,
     suspected: BTreeSet<WorkloadName>,
     began: Option<MonoTime>,
-    /// Before that, none of a crowd of suspects is looked into.
+    /// The earliest time of the next proof in a crowd of suspects.
     next_of_a_crowd: MonoTime,
     ancestors: Ancestors,
     conditions: Conditions,
@@ -58,7 +58,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// For a host with so many CPUs.
+    /// Makes a supervisor for a host with this number of CPUs.
     #[must_use]
     pub fn new(cpus: u32) -> Self {
         Self {
@@ -86,8 +86,8 @@ impl Supervisor {
         }
     }
 
-    /// What follows from an event. The same events with the same moments always
-    /// give the same decisions.
+    /// Decides about an event. The same events with the same moments always give the same
+    /// decisions.
     pub fn handle(&mut self, moment: Moment, event: Event) -> Decision {
         let mut decision = Decision::default();
         self.began.get_or_insert(moment.now);

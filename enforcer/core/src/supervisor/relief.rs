@@ -1,6 +1,5 @@
-//! When the host itself runs short of memory: the least important workload steps
-//! back first, one at a time, demoted before it is stopped, and each comes back
-//! when the shortage is over.
+//! The answer to a host that is short of memory: the least important workload steps back first, one
+//! at a time, demoted before it is stopped, and each comes back when the shortage is over.
 
 use super::Supervisor;
 use crate::event::{
@@ -73,7 +72,7 @@ impl Supervisor {
         let relief = self.host_state.relief(moment.now, &self.host.watch);
         let stepped = match relief {
             None => None,
-            // What the one before brings shows when it is gone.
+            // The effect of the last step shows when that workload is gone.
             Some(Relief::Needed) if self.steps_back() => None,
             Some(Relief::Needed) => self.next_to_step_back(),
             Some(Relief::Over) => self.next_to_come_back(),

@@ -1,4 +1,4 @@
-//! Whose turn it is: proofs and starts that wait for one.
+//! The turns of proofs and starts.
 
 use super::Supervisor;
 use crate::admission::{self, ONE_OF_A_CROWD, PROOFS_AT_ONCE, Queued, Waiting};
@@ -8,7 +8,7 @@ use crate::spec::Need;
 use crate::workload::Workload;
 
 impl Supervisor {
-    /// Lets the next suspects be looked into.
+    /// Begins the proofs of the next suspects.
     pub(super) fn admit_proofs(&mut self, moment: Moment, decision: &mut Decision) {
         let names = self.suspected.clone();
         let suspected = |this: &Self| -> Vec<Waiting> {
@@ -41,7 +41,7 @@ impl Supervisor {
         }
     }
 
-    /// Lets the next starts begin.
+    /// Begins the next starts.
     pub(super) fn admit_starts(&mut self, moment: Moment, decision: &mut Decision) {
         if self.queued.is_empty() || !std::mem::take(&mut self.turns_changed) {
             return;
@@ -65,7 +65,7 @@ impl Supervisor {
                 return;
             };
             waiting.retain(|queued| queued.workload != name);
-            // Another number for the next choice.
+            // The next choice needs another random number.
             noise = noise.rotate_left(23).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             self.with(moment, &name, decision, |workload, context| {
                 workload.begin_start(context)

@@ -1,10 +1,10 @@
-//! What a later agent has to know of a workload: whatever was decided and isn't in the
-//! kernel. What can be seen again isn't here: readings, probes under way, open proofs.
+//! The state of a workload that the next agent needs: the decisions that are not in the kernel. It
+//! has nothing that can be read again, such as readings, checks under way and open proofs.
 
-use super::looping::KeptLoops;
-use super::probing::KeptProbing;
-use super::readying::{KeptReady, Ready};
-use super::wellbeing::{KeptLevels, Levels};
+use super::health::{KeptLevels, Levels};
+use super::loops::KeptLoops;
+use super::probes::KeptProbing;
+use super::readiness::{KeptReady, Ready};
 use super::{FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{Cause, InstanceId, Remedy, Seq};
 use crate::health::Health;
@@ -16,7 +16,7 @@ use crate::units::MonoTime;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// One workload between two agents. Moments are of the boot clock, so it holds until
+/// The state of a workload between two agents. Moments are of the boot clock, so it is valid until
 /// the next boot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -32,7 +32,7 @@ pub struct Checkpoint {
     pub(super) loops: KeptLoops,
     pub(super) probing: KeptProbing,
     ready: KeptReady,
-    /// What an older agent kept has none.
+    /// An older checkpoint has none.
     #[serde(default)]
     levels: KeptLevels,
     health: Health,
@@ -58,7 +58,7 @@ impl Checkpoint {
         self.instance
     }
 
-    /// Whether a process of this instance may be there, or its exit to be told.
+    /// Returns whether a process of this instance may be there, or its exit may be unreported.
     #[must_use]
     pub fn has_instance(&self) -> bool {
         match self.state {
@@ -78,7 +78,7 @@ impl Checkpoint {
 }
 
 impl Checkpoint {
-    /// Whether its start was under way: then its process may never have run.
+    /// Returns whether a start was under way, so that the process may never have run.
     #[must_use]
     pub fn is_starting(&self) -> bool {
         matches!(self.state, Lifecycle::Starting { .. })
@@ -86,7 +86,7 @@ impl Checkpoint {
 }
 
 impl Workload {
-    /// Its checkpoint, if that is another one than the last.
+    /// Returns the checkpoint if it differs from the last one.
     pub(crate) fn changed_checkpoint(&mut self) -> Option<Option<Checkpoint>> {
         let checkpoint = self.checkpoint();
         if self.checkpoint == checkpoint {
@@ -139,8 +139,8 @@ impl Workload {
         })
     }
 
-    /// As it was when it was last kept; what is left of it comes with
-    /// [`Workload::take_over`].
+    /// Returns the workload as its checkpoint has it. [`Workload::take_over`] adds the processes
+    /// that are left.
     pub(crate) fn resume(name: WorkloadName, kept: &Checkpoint) -> Self {
         Self {
             managed: kept.managed,

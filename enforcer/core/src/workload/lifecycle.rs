@@ -1,23 +1,23 @@
-//! Where a workload stands, with all that belongs to it there.
+//! The states of a workload, each with its data.
 
 use crate::event::{Cause, ExitStatus, Reason, Seq};
 use crate::units::MonoTime;
 use serde::{Deserialize, Serialize};
 
-/// What comes after an instance is gone.
+/// The decision that follows the end of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum After {
-    /// It went by itself: the restart policy decides.
+    /// The instance ended by itself: the restart policy decides.
     Policy,
     Stop,
     Restart(Cause),
     /// A remedy ended it: it costs what a failure costs.
     Recover(Cause),
-    /// It is to be forgotten altogether.
+    /// The workload is removed.
     Remove,
 }
 
-/// What was asked for while a start was under way.
+/// A request that came while a start was under way.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub(super) struct Then {
     pub(super) after: After,
@@ -31,7 +31,7 @@ pub(super) enum Lifecycle {
     /// A start is due, and waits for its turn and for what it needs.
     Queued {
         reason: Reason,
-        /// It waits for its turn alone, not for what it needs.
+        /// The start waits for its turn alone, not for what the workload needs.
         at_once: bool,
     },
     /// `then` holds what was asked for meanwhile. First comes the remedy, where there

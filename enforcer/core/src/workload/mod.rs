@@ -1,4 +1,4 @@
-//! One workload's lifecycle, and nothing about any other.
+//! The lifecycle of one workload.
 //!
 //! ```text
 //!  Pending ─start→ Starting ─started→ Running ─main exited→ Ending ─reaped, settled─┐
@@ -12,26 +12,26 @@
 //! An exit is told only when its OOM incident is, so that the cause always
 //! stands before its effect.
 
+mod adoption;
 mod checkpoint;
-mod climbing;
-mod configuring;
-mod drifting;
-mod ending;
+mod configuration;
+mod drift;
+mod end;
 mod event;
+mod health;
+mod host_pressure;
+mod ladder;
 mod lifecycle;
-mod looping;
-mod probing;
-mod readying;
-mod starting;
-mod stopping;
-mod taking_over;
+mod loops;
+mod probes;
+mod readiness;
+mod start;
+mod stop;
 mod view;
-mod wellbeing;
-mod yielding;
 
 pub use checkpoint::Checkpoint;
 pub(crate) use event::limits_change;
-pub use probing::{ProbeView, answer_in_words};
+pub use probes::{ProbeView, answer_in_words};
 pub(crate) use view::Progress;
 pub use view::{LastExit, View};
 
@@ -46,21 +46,21 @@ use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::{Bytes, MonoTime};
+use health::Levels;
 use lifecycle::{After, Lifecycle, Then};
-use looping::Loops;
-use probing::Probing;
-use readying::Ready;
+use loops::Loops;
+use probes::Probing;
+use readiness::Ready;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use wellbeing::Levels;
 
-/// What all workloads share while one of them decides.
+/// The state that all workloads share while one of them decides.
 pub(crate) struct Context<'a> {
     pub(crate) moment: Moment,
     pub(crate) ebpf: bool,
-    /// When the first manifest came.
+    /// The time of the agent's first event.
     pub(crate) agent_began: MonoTime,
     pub(crate) ancestors: &'a mut Ancestors,
     pub(crate) next_seq: &'a mut u64,
@@ -72,7 +72,7 @@ pub(crate) struct Context<'a> {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 struct FatalOom {
     seq: Seq,
-    /// Whether the main process was among its victims for sure.
+    /// The main process was certainly among the victims.
     certain: bool,
     told: MonoTime,
 }
@@ -92,8 +92,8 @@ pub(crate) struct Workload {
     fatal_oom: Option<FatalOom>,
     /// The last write of limits failed; the kernel still has older ones.
     limits_refused: bool,
-    /// Why limits are being written, for each write that is not answered yet, and what was
-    /// told to be not as it was left.
+    /// The writes of limits that are not answered yet: the cause of each, and the drift that was
+    /// reported.
     writes_under_way: VecDeque<(Cause, Vec<String>)>,
     repairs: Repairs,
     loops: Loops,
@@ -102,16 +102,16 @@ pub(crate) struct Workload {
     levels: Levels,
     health: Health,
     health_why: String,
-    /// The record that told it.
+    /// The event that reported the health.
     health_seq: Seq,
     memory_bytes: Bytes,
-    /// What the next automatic start begins with.
+    /// The work before the next automatic start.
     remedy: Box<Remedy>,
-    /// It was stopped for the host's sake, and comes back.
+    /// The workload was stopped because the host was short of memory, and comes back.
     sacrificed: bool,
-    /// Why it came to rest last.
+    /// The cause of the last rest.
     stopped_for: Cause,
-    /// It would have had to step back for the host's sake, were it not observed only.
+    /// The workload would have stepped back for the host, if its mode were not `observe`.
     spared_by_mode: bool,
     /// Askings so far, of all probes of all instances.
     probe_runs: u64,
@@ -124,12 +124,12 @@ pub(crate) struct Workload {
     report_stuck_at: Option<MonoTime>,
     /// Processes of it were still there long after SIGKILL: the kernel cannot end them.
     stuck: bool,
-    /// As it was last kept.
+    /// The last checkpoint.
     checkpoint: Option<Checkpoint>,
 }
 
-/// How long killed processes may take to be gone before they are reported, and how long until
-/// they are reported again.
+/// The time after a kill when processes that are still there are reported, and the time to the next
+/// report.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const STUCK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -172,19 +172,19 @@ impl Workload {
         }
     }
 
-    /// It is to be forgotten, and shown no more.
+    /// Returns whether the workload is removed, and shown no more.
     pub(crate) fn is_gone(&self) -> bool {
         matches!(self.state, Lifecycle::Gone)
     }
 
-    /// Another one of its name begins, though the last word about this one is still on
-    /// its way: no hook overtakes another.
+    /// Takes the place of a removed workload of the same name whose last hook still runs: it
+    /// inherits the hook's state, so that hooks stay in order.
     pub(crate) fn succeed(&mut self, gone: &Self) {
         self.ready = gone.ready.clone();
         self.probe_runs = gone.probe_runs;
     }
 
-    /// Nothing of it runs, and nothing is about to.
+    /// Returns whether no instance runs, and none is about to.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.state {
             Lifecycle::Pending | Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone => true,
@@ -198,8 +198,8 @@ impl Workload {
         }
     }
 
-    /// Nothing of it is left to wait for when the agent goes. What the kernel cannot end is not
-    /// waited for.
+    /// Returns whether a shutdown need not wait for this workload. It does not wait for a process
+    /// that the kernel cannot end.
     pub(crate) fn is_done(&self) -> bool {
         (self.is_at_rest() || self.stuck) && !self.ready.is_busy()
     }
@@ -239,7 +239,7 @@ impl Workload {
         self.tell(context, None, None, detail);
     }
 
-    /// After every event: what follows from where it stands now.
+    /// Brings health and readiness up to date, after every event.
     pub(crate) fn refresh(&mut self, context: &mut Context<'_>) {
         self.refresh_health(context);
         self.refresh_ready(context);
@@ -310,7 +310,7 @@ impl Workload {
         }
     }
 
-    /// How an OOM episode of this workload is to be judged now.
+    /// Returns the circumstances in which an OOM episode is judged now.
     fn circumstances(&self, ebpf: bool) -> Circumstances {
         Circumstances {
             ended: matches!(
@@ -325,12 +325,12 @@ impl Workload {
         }
     }
 
-    /// Whether time alone decides about a half-open breaker.
+    /// Returns whether time alone decides about a half-open breaker.
     fn is_on_trial(&self) -> bool {
         self.recovery.is_on_trial() && self.probing.startup_passed
     }
 
-    /// Does what is due at this moment.
+    /// Handles everything that is due at this moment.
     pub(crate) fn wake(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         self.settle(context);
@@ -381,7 +381,7 @@ impl Workload {
         }
     }
 
-    /// When this workload next has something to do without being told.
+    /// Returns the time at which this workload next acts by itself.
     pub(crate) fn deadline(&self, ebpf: bool) -> Option<MonoTime> {
         let due = match self.state {
             Lifecycle::Starting { abort_at, .. } => return abort_at,

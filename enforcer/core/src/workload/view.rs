@@ -11,7 +11,7 @@ use crate::units::MonoTime;
 pub use enforcer_model::ids::LastExit;
 use std::sync::Arc;
 
-/// What the API shows of a workload.
+/// A workload as the API shows it.
 #[derive(Clone, Debug)]
 pub struct View {
     pub name: WorkloadName,
@@ -26,26 +26,26 @@ pub struct View {
     pub restarts: u64,
     pub oom_kills: u64,
     pub last_exit: Option<LastExit>,
-    /// When the state was entered.
+    /// The time at which the state was entered.
     pub since: MonoTime,
-    /// When the next start is due.
+    /// The time of the next start.
     pub next_start: Option<MonoTime>,
-    /// One line: why it is in this state.
+    /// The reason for the state, in one line.
     pub reason: String,
     /// Restarts of the budget's window, those included that are waited for.
     pub spent: Vec<MonoTime>,
-    /// It was stopped for the host's sake, and comes back.
+    /// The workload was stopped because the host was short of memory, and comes back.
     pub comes_back: bool,
     pub claims: Claims,
     /// Limits that the kernel has not been given yet.
     pub writing: bool,
-    /// Whether the kernel refused the last ones.
+    /// The kernel refused the last limits.
     pub limits_refused: bool,
     /// Processes of it are still there long after SIGKILL.
     pub stuck: bool,
 }
 
-/// What others' starts depend on.
+/// The progress of a workload, on which the starts of others depend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Progress {
     runs: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Progress {
 }
 
 impl View {
-    /// So many restarts of its budget are used now; 0 without one.
+    /// Returns the number of restarts of the budget that are used now; 0 without a budget.
     #[must_use]
     pub fn budget_used(&self, now: MonoTime) -> u32 {
         let Some(budget) = &self.spec.recovery.budget else {
@@ -62,7 +62,7 @@ impl View {
         };
         let spent = self.spent.iter();
         let spent = spent.filter(|restart| now.since(**restart) < budget.within);
-        // Without a breaker, the next one waits for a place in it.
+        // Without a breaker, the next restart waits until the budget has room.
         let used = u32::try_from(spent.count()).unwrap_or(u32::MAX);
         used.min(budget.restarts)
     }
@@ -82,7 +82,7 @@ impl Workload {
         self.standing().0
     }
 
-    /// Whether its breaker is open, or half so.
+    /// Returns whether the breaker is open or half open.
     pub(crate) fn is_broken(&self) -> bool {
         self.recovery.is_open()
             && !matches!(
@@ -135,7 +135,7 @@ impl Workload {
         }
     }
 
-    /// One line: why it is in this state.
+    /// The reason for the state, in one line.
     fn describe(&self) -> String {
         let off = matches!(self.health, Health::Degraded | Health::Unhealthy);
         match self.loops.describe() {

@@ -1,5 +1,5 @@
-//! Somebody else has changed this workload's limits, or moved it: told with both values,
-//! and put right, unless it comes again and again.
+//! The answer to another process that changes this workload's limits, or moves it: a report with
+//! both values, and a repair, unless it happens again and again.
 
 use super::{Context, Workload};
 use crate::drift::{Drifted, Response};
@@ -12,7 +12,7 @@ impl Workload {
             return;
         }
         if !self.writes_under_way.is_empty() {
-            // It may have been seen before that write: what that finds is told when it is done.
+            // This drift may be older than the write under way, which reports what it finds.
             return;
         }
         match self.repairs.drifted(context.moment.now) {
@@ -39,10 +39,10 @@ impl Workload {
         }
     }
 
-    /// A truce is over.
+    /// Repairs once more when a conflict has lasted long enough.
     pub(super) fn retry_repair(&mut self, context: &mut Context<'_>) {
         if self.repairs.retry(context.moment.now) && self.main_pid().is_some() {
-            // What it finds is told when it comes back.
+            // The answer reports what the write finds.
             self.write_limits(context, Cause::Agent, Seq(*context.next_seq));
         }
     }

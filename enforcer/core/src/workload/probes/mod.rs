@@ -1,6 +1,6 @@
 //! An instance's probes: when each is asked, and what is done when one has turned.
 //! Startup gates the others; liveness, startup and progress restart; readiness is
-//! `readying.rs`'s affair.
+//! `readiness.rs`'s affair.
 
 mod kept;
 
@@ -17,32 +17,32 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// So many times its failure threshold is a liveness probe given that fails because
-/// the workload is held back, and no more: what hangs as well is restarted then.
+/// The factor of the failure threshold of a liveness probe that fails while the workload is held
+/// back. A program that also hangs is restarted then.
 const GRACE_FACTOR: u32 = 3;
 /// Waiting this much for a CPU, a probe may well come too late.
 const BUSY: Percent = Percent(50);
-/// And waiting this much for memory.
+/// The share of time in which a wait for memory excuses a late answer.
 const STALLED: Percent = Percent(10);
 /// A start counts as under way until its startup probe passed, but no longer.
 const START_TURN: Duration = Duration::from_secs(10);
 
-/// What is known of the running instance's probes.
+/// The probes of the running instance.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Probing {
     pub(super) watched: BTreeMap<ProbeName, Watched>,
-    /// Or there is nothing that could fail to pass.
+    /// The startup probe has passed, or there is none.
     pub(super) startup_passed: bool,
-    /// Until then it takes one of the host's places for starts.
+    /// The time until which the start takes one of the host's places.
     turn: Option<MonoTime>,
-    /// That it is spared for now was told.
+    /// The excuse was reported.
     spared: bool,
 }
 
 impl Probing {
-    /// The probes of an instance that has just started. Those for whose answer
-    /// nobody waits are spread over one period while the agent is young, so that a
-    /// thousand workloads aren't asked in one moment for ever after.
+    /// Returns the probes of an instance that has just started. While the agent is young, probes
+    /// that no start waits for are spread over one period, so that a thousand workloads are not
+    /// checked in one moment ever after.
     fn begin(spec: &WorkloadSpec, context: &Context<'_>, since: MonoTime) -> Self {
         let now = context.moment.now;
         let first = |name: ProbeName, probe: &Probe| {
@@ -69,8 +69,7 @@ impl Probing {
         }
     }
 
-    /// Those that may be asked now: before the startup probe passed, it alone, and
-    /// after that, all others.
+    /// Returns the probes that may run now: the startup probe until it has passed, then all others.
     fn open(&self) -> impl Iterator<Item = (&ProbeName, &Watched)> {
         self.watched
             .iter()
@@ -86,7 +85,7 @@ impl Probing {
         self.turn.is_some()
     }
 
-    /// What has turned against it, in words.
+    /// Returns the probe that failed for good, in words.
     pub(super) fn failing(&self) -> Option<String> {
         let turned = self.watched.iter().filter(|(name, watched)| {
             **name != ProbeName::Readiness && watched.standing() == Some(false)
@@ -96,7 +95,7 @@ impl Probing {
             .next()
     }
 
-    /// What failed last, though not often enough to turn.
+    /// Returns the probe that failed last, though not often enough to count.
     pub(super) fn wavering(&self) -> Option<String> {
         let wavering = self.open().filter(|(name, watched)| {
             watched.failures() > 0 && **name != ProbeName::Startup && **name != ProbeName::Readiness
@@ -106,7 +105,7 @@ impl Probing {
             .next()
     }
 
-    /// Whether any probe has an opinion yet.
+    /// Returns whether any probe has answered.
     pub(super) fn has_answered(&self) -> bool {
         self.watched
             .values()
@@ -132,17 +131,17 @@ pub(super) fn describe(name: ProbeName, watched: &Watched) -> String {
     }
 }
 
-/// One probe as the API shows it.
+/// A probe as the API shows it.
 #[derive(Clone, Debug)]
 pub struct ProbeView {
     pub probe: ProbeName,
     pub kind: CheckKind,
     pub state: ProbeState,
     pub consecutive_failures: u32,
-    /// So many count.
+    /// The number of failures in a row that count.
     pub failure_threshold: u32,
     pub last: Option<Last>,
-    /// It waits for the startup probe, or is the startup probe, which has passed.
+    /// The probe waits for the startup probe, or is the startup probe and has passed.
     pub at_rest: bool,
 }
 
@@ -171,7 +170,7 @@ impl Workload {
         self.probing = Probing::begin(&self.spec, context, context.moment.now);
     }
 
-    /// The manifest has other probes: those that are the same keep what they know.
+    /// Takes other probes. A probe that is the same keeps its answers.
     pub(super) fn reprobe(&mut self, context: &Context<'_>, mode_changed: bool) {
         let Lifecycle::Running { since, .. } = self.state else {
             return;
@@ -189,7 +188,8 @@ impl Workload {
             if known.spec == watched.spec {
                 *watched = known;
                 if mode_changed {
-                    // What was only told is answered from now on, and the other way.
+                    // A failure that was only reported is answered from now on, and the other way
+                    // round.
                     watched.forget_failing();
                 }
             } else {
@@ -199,7 +199,7 @@ impl Workload {
         }
     }
 
-    /// A person wants to know now.
+    /// Carries out all checks now, at the request of a person.
     pub(super) fn probe_by_hand(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         for watched in self.probing.watched.values_mut() {
@@ -208,7 +208,7 @@ impl Workload {
         self.ask_probes(context);
     }
 
-    /// Asks what is due.
+    /// Begins the checks that are due.
     pub(super) fn ask_probes(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         if self.probing.turn.is_some_and(|until| until <= now) {
@@ -290,7 +290,7 @@ impl Workload {
         }
     }
 
-    /// How many failures in a row are too many now.
+    /// Returns the number of failures in a row that count now.
     fn patience(&mut self, context: &mut Context<'_>, threshold: u32, failure: &Failure) -> u32 {
         match self.loops.worst_verdict() {
             // Two witnesses.
@@ -317,7 +317,7 @@ impl Workload {
         threshold.saturating_mul(GRACE_FACTOR)
     }
 
-    /// What made an answer come late, if not the workload itself.
+    /// Returns the cause of a late answer, if it is not the workload itself.
     fn excuse(&self, failure: &Failure) -> Option<String> {
         if !failure.slow {
             return None;
@@ -348,7 +348,7 @@ impl Workload {
         self.ask_probes(context);
     }
 
-    /// A half-open breaker closes: the trial has come up.
+    /// Closes a half-open breaker after a trial that came up.
     pub(super) fn pass_trial(&mut self, context: &mut Context<'_>) {
         if !self.recovery.is_on_trial() {
             return;
@@ -371,7 +371,7 @@ impl Workload {
             return;
         }
         if let Lifecycle::Running { pid, since } = self.state {
-            // What loops does not answer: there is nothing to wait for.
+            // A loop does not answer, so there is nothing to wait for.
             let kill = self.loops.worst_verdict() == Some(Verdict::DeadLoop);
             let after = After::Recover(cause);
             self.stop_running(context, (pid, since), after, (cause, Some(seq)), kill);
@@ -379,7 +379,7 @@ impl Workload {
     }
 }
 
-/// The last answer in words, for a person who asked.
+/// Returns the last answer in words.
 #[must_use]
 pub fn answer_in_words(last: &Last) -> String {
     match last.answer {

@@ -1,5 +1,5 @@
-//! Threads of this workload that spin: their turn for a proof, what came of it, and
-//! their end. What is done about them is `climbing.rs`'s affair.
+//! The spinning threads of a workload: their turn for a proof, its result, and their end.
+//! `ladder.rs` decides about the answer.
 //!
 //! ```text
 //! suspected → waiting → under proof → judged ─(step)→ rung → rung → … restart
@@ -20,7 +20,7 @@ use crate::units::{MonoTime, Percent};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// A suspect that isn't proved by then is told as what it is: hot.
+/// The time after which a suspect without a proof is reported as hot.
 const OVERDUE: Duration = Duration::from_secs(15);
 /// A hot thread may fall into a dead loop later on: it is looked at again after
 /// this, then twice as late, …
@@ -32,15 +32,15 @@ const PROOF_LOST: Duration = Duration::from_secs(30);
 /// Busy workloads are not news each time one more of their threads gets hot.
 const HOT_IS_NEWS_AFTER: Duration = Duration::from_secs(60);
 
-/// What is known of this workload's spinning threads, and what was taken from it.
+/// The spinning threads of a workload, and the claims on its CPU time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loops {
     pub(super) found: BTreeMap<Thread, Found>,
-    /// By an operator, until an operator gives it back.
+    /// The claim of an operator, until an operator releases it.
     pub(super) manual: Option<Percent>,
-    /// For the host's sake.
+    /// The workload is demoted because the host is short of memory.
     pub(super) host_demoted: bool,
-    /// When and by which record a hot thread was last told.
+    /// The last report of a hot thread: its time and its event.
     told_hot: Option<(MonoTime, Seq)>,
 }
 
@@ -48,20 +48,20 @@ pub(super) struct Loops {
 pub(super) struct Found {
     pub(super) suspect: Suspect,
     pub(super) suspected: MonoTime,
-    /// The thread's CPU time, less what it has used in this streak.
+    /// The thread's CPU time before this streak.
     pub(super) cpu_before: Option<Duration>,
     pub(super) proof: Proof,
-    /// How long after its next proof it is looked at again.
+    /// The time between the next proof and the one after it.
     pub(super) look_again: Duration,
     pub(super) verdict: Option<(Verdict, Seq)>,
-    /// The next rung of the ladder, and when it is due.
+    /// The next rung of the ladder, and its time.
     pub(super) climb: Option<(usize, MonoTime)>,
-    /// When it was last proved a dead loop.
+    /// The time of the last proof of a dead loop.
     pub(super) proved: Option<MonoTime>,
     pub(super) claims: Claims,
-    /// This rung, a restart, is due, and waits for a fresh proof.
+    /// The rung, a restart, that is due and waits for a fresh proof.
     pub(super) confirming: Option<usize>,
-    /// An operator has given back what the ladder took: it is only told now.
+    /// An operator has released the claims: the loop is only reported from now on.
     pub(super) muted: bool,
 }
 
@@ -89,7 +89,7 @@ impl Loops {
         verdicts.map(|(verdict, _)| verdict).max()
     }
 
-    /// The worst verdict that stands, in words.
+    /// Returns the worst verdict that holds, in words.
     pub(super) fn describe(&self) -> Option<String> {
         let judged = self
             .found
@@ -203,7 +203,7 @@ impl Workload {
             found.proved = Some(now);
         }
         found.look_again = (found.look_again * 2).min(LOOK_AGAIN_MOST);
-        // From now on our own stops are among its sleeps.
+        // From now on the agent's own stops count among the thread's sleeps.
         found.suspect.sleeps = None;
         let confirming = found.confirming.take();
         let before = *found
@@ -218,7 +218,8 @@ impl Workload {
                 self.restart_of_loop(context, seq);
             }
             Some(_) if confirming.is_some() => {
-                // Told, so that nobody wonders why it isn't restarted; and tried again.
+                // This is reported, because it explains why there is no restart; the proof is tried
+                // again.
                 found.climb = confirming.map(|rung| (rung, now.after(found.look_again)));
                 let command = found.suspect.command.clone();
                 let detail = Detail::CpuLoop(Box::new(CpuLoopFound {
@@ -273,15 +274,15 @@ impl Workload {
         self.climb(context, thread);
     }
 
-    /// It has slept, or is gone: what was taken because of it is given back.
+    /// Releases the claims of a thread that has slept or is gone.
     pub(crate) fn cpu_streak_ended(&mut self, context: &mut Context<'_>, thread: Thread) {
         if !matches!(self.state, Lifecycle::Running { .. }) {
-            // It goes with its instance, whose end gives everything back.
+            // The thread ends with its instance, whose end releases every claim.
             return;
         }
         let found = self.loops.found.get(&thread);
         if found.is_some_and(|found| matches!(found.proof, Proof::Running(_))) {
-            // The proof itself will tell, and its stops look like sleeps.
+            // The proof reports the end itself, and its stops look like sleeps.
             return;
         }
         self.end_streak(context, thread);
@@ -300,8 +301,7 @@ impl Workload {
         }
     }
 
-    /// No thread of an instance that is gone spins any more. The next start
-    /// writes what the manifest says.
+    /// Drops the loops of an instance that is gone. The next start writes the manifest's limits.
     pub(super) fn forget_loops(&mut self, context: &mut Context<'_>) {
         let before = self.loops.claims();
         self.loops.found.clear();
@@ -316,7 +316,7 @@ impl Workload {
         }
     }
 
-    /// The manifest has another ladder, or watches for loops no more.
+    /// Takes another ladder, or the end of the watch for loops.
     pub(super) fn rewatch_loops(&mut self, context: &mut Context<'_>) {
         let before = self.loops.claims();
         let why = if self.spec.watch.cpu_loop.is_none() {
@@ -338,7 +338,7 @@ impl Workload {
         self.released(context, before, (Cause::Config, None), why);
     }
 
-    /// Does what is due: the next rungs, another look, a word on what is overdue.
+    /// Handles everything that is due: the next rungs, further proofs, and proofs that are overdue.
     pub(super) fn wake_loops(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         let threads: Vec<Thread> = self.loops.found.keys().copied().collect();

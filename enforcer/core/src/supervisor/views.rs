@@ -1,4 +1,4 @@
-//! What others may see of what the core knows.
+//! The views of the core's knowledge for the API.
 
 use super::Supervisor;
 use crate::name::WorkloadName;
@@ -6,7 +6,7 @@ use crate::spec::Manifest;
 use crate::workload::{View, Workload};
 
 impl Supervisor {
-    /// Every workload, by name.
+    /// Returns every workload, in the order of the names.
     pub fn views(&self) -> impl Iterator<Item = View> + '_ {
         let shown = self
             .workloads
@@ -24,7 +24,7 @@ impl Supervisor {
         shown.map(Workload::view)
     }
 
-    /// The manifest that is in force, with what it no longer names left out.
+    /// Returns the manifest that is in force, without the workloads that it no longer names.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
         let managed = self

@@ -1,7 +1,7 @@
-//! A workload that another agent has left: what it was about to do is done, what runs
-//! runs on, and what ended meanwhile is told.
+//! The take-over of a workload from an earlier agent: its unfinished steps are finished, its
+//! process runs on, and an end meanwhile is reported.
 
-use super::looping::Loops;
+use super::loops::Loops;
 use super::{After, Checkpoint, Context, Lifecycle, Workload};
 use crate::event::{Adopted, Cause, CgroupId, Detail, Found, Reason, Seq, Step};
 use crate::oom::{Counters, Ledger};
@@ -57,7 +57,7 @@ impl Workload {
             } => match found {
                 Found::Running(_, _, pid) => {
                     self.started(context, *pid);
-                    // What was changed while it started may not have been written.
+                    // A change during the start may not have been written.
                     self.write_limits(context, Cause::Agent, seq);
                 }
                 Found::Ended(_, _, pid) => {
@@ -92,7 +92,7 @@ impl Workload {
                 reason,
                 ..
             } => match found {
-                // Whether it has heard of it is not known: it is told once more.
+                // The signal may not have arrived, so it is sent once more.
                 Found::Running(..) if withdrawing.is_some() => self.withdrawn(context),
                 Found::Running(..) if kill_at.is_some() => {
                     let signal = self.spec.stop.signal.clone();
@@ -107,7 +107,7 @@ impl Workload {
         }
     }
 
-    /// What the agent before this one was stopping because it went itself is wanted again.
+    /// Starts again a workload that the earlier agent was stopping because it ended itself.
     fn resume_what_was_leaving(&mut self) {
         match &mut self.state {
             Lifecycle::Starting { then, .. } => {

@@ -1,5 +1,5 @@
-//! A workload's health: what its probes, its use of its limits and its throttling
-//! come to. Every change is told, with its cause.
+//! A workload's health, from its probes, its use of its limits and its throttling. Every change is
+//! reported with its cause.
 
 use super::{Context, Lifecycle, Workload};
 use crate::claims::Throttling;
@@ -20,14 +20,14 @@ const STALLED: Percent = Percent(10);
 pub(super) struct Levels {
     memory: Gauge,
     cpu: Gauge,
-    /// The reading before, to tell CPU time per time.
+    /// The last reading, for CPU time per time.
     cpu_before: Option<(MonoTime, Duration)>,
     stalled: bool,
-    /// Of its limit, at the last tick.
+    /// The use at the last tick, as a share of the limit.
     used: Option<Percent>,
 }
 
-/// What was told of them: the next agent's readings would tell it a second time.
+/// The levels that were reported. Without them, the next agent would report them a second time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptLevels {
     memory: Level,
@@ -58,7 +58,7 @@ impl Workload {
     fn judge_health(&self) -> (Health, String) {
         match self.state {
             Lifecycle::Running { .. } => self.judge_running(),
-            // What is about to change is left as it is.
+            // A health that is about to change stays as it is.
             Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => (self.health, String::new()),
             Lifecycle::BackingOff { .. } | Lifecycle::BreakerOpen { .. } | Lifecycle::Failed => {
                 (Health::Unhealthy, self.reason.clone())
@@ -84,7 +84,7 @@ impl Workload {
         let looping = self.loops.worst_verdict() == Some(Verdict::DeadLoop);
         let off = [
             self.probing.wavering(),
-            unready.map(|watched| super::probing::describe(ProbeName::Readiness, watched)),
+            unready.map(|watched| super::probes::describe(ProbeName::Readiness, watched)),
             looping.then(|| "a thread is in a dead loop".to_owned()),
             level("memory", self.levels.memory),
             level("cpu", self.levels.cpu),
@@ -106,7 +106,7 @@ impl Workload {
         if health != self.health {
             self.tell_health(context, health, why);
         } else if matches!(self.state, Lifecycle::Running { .. }) {
-            // Another reason for the same word is no news, and shown all the same.
+            // Another reason for the same health is shown, and no event.
             self.health_why = why;
         }
     }
@@ -148,13 +148,13 @@ impl Workload {
         }
     }
 
-    /// Of `memory.max`, at the last tick while it runs.
+    /// Returns the use of `memory.max` at the last tick, while the workload runs.
     pub(crate) fn memory_share(&self) -> Option<Percent> {
         let runs = matches!(self.state, Lifecycle::Running { .. });
         self.levels.used.filter(|_| runs)
     }
 
-    /// Whether there is a `memory.max` to have a share of.
+    /// Returns whether there is a `memory.max`.
     pub(crate) fn has_memory_max(&self) -> bool {
         let max = self.spec.limits.memory_max;
         max.and_then(Limit::at).is_some()
@@ -164,7 +164,7 @@ impl Workload {
         (self.health, &self.health_why)
     }
 
-    /// In CPUs: what `cpu.max` allows in effect, or all there are.
+    /// Returns the number of CPUs that `cpu.max` allows in effect, or that the host has.
     fn cpus_allowed(&self, cpus: u32) -> f64 {
         let quota = self.effective_limits().cpu_max;
         let allowed = quota.and_then(|quota| {

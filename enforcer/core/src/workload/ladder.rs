@@ -2,7 +2,7 @@
 //! comes the next, and what was taken is given back as soon as the loop ends. All
 //! that goes to the kernel is the manifest's limits with what is claimed.
 
-use super::looping::Proof;
+use super::loops::Proof;
 use super::{After, Context, Lifecycle, Workload};
 use crate::claims::Claims;
 use crate::cpu_loop::{Rung, Thread, Verdict, is_reached};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Workload {
-    /// Takes the next open rung, if it is due.
+    /// Climbs to the next open rung, if it is due.
     pub(super) fn climb(&mut self, context: &mut Context<'_>, thread: Thread) {
         let now = context.moment.now;
         let Some(watch) = self.spec.watch.cpu_loop.clone() else {
@@ -87,7 +87,7 @@ impl Workload {
             return;
         }
         if let Lifecycle::Running { pid, since } = self.state {
-            // What loops does not answer: there is nothing to wait for.
+            // A loop does not answer, so there is nothing to wait for.
             let after = After::Recover(Cause::CpuLoop);
             self.stop_running(
                 context,
@@ -99,7 +99,7 @@ impl Workload {
         }
     }
 
-    /// Something was taken or given back: says so, and has the kernel follow.
+    /// Reports a changed claim, and writes the limits.
     pub(super) fn claimed(
         &mut self,
         context: &mut Context<'_>,
@@ -186,7 +186,7 @@ impl Workload {
         self.step(context, Reason { cause, seq }, write);
     }
 
-    /// What the kernel should have now: the manifest's limits, and what was claimed.
+    /// Returns the limits that the kernel should have: the manifest's, lowered by the claims.
     pub(super) fn effective_limits(&self) -> Box<Limits> {
         Box::new(self.loops.claims().effective(&self.spec.limits))
     }

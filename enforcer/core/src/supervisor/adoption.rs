@@ -1,5 +1,5 @@
-//! What an agent before this one has left, taken over once and before everything else;
-//! and what one after this would have to know.
+//! The take-over from an earlier agent, once and before other events, and the checkpoints for the
+//! next one.
 
 use super::Supervisor;
 use crate::event::{
@@ -43,7 +43,7 @@ impl Supervisor {
         }
     }
 
-    /// What a later agent would have to know of those that an event has touched.
+    /// Adds the checkpoints of the workloads that an event has touched, for the next agent.
     pub(super) fn keep_changed(&mut self, decision: &mut Decision) {
         for name in std::mem::take(&mut self.unkept) {
             let changed = match self.workloads.get_mut(&name) {

@@ -1,5 +1,5 @@
-//! Which alerts stand: every rule weighed at the tick, and those about events when one
-//! comes. How long each has to hold is `alert.rs`'s affair.
+//! The conditions of alerts: every rule is weighed at the tick, and a rule about events when one
+//! comes. `alert.rs` has the times.
 
 use super::Supervisor;
 use crate::alert::{Holds, Key, Message, Pace, Standing};
@@ -12,21 +12,21 @@ use crate::units::Percent;
 use std::sync::Arc;
 
 impl Supervisor {
-    /// What an agent before this one has told, and not told to be over.
+    /// An alert that an earlier agent has sent, and that has not ended.
     pub(super) fn resume_alerts(
         &mut self,
         moment: Moment,
         standing: Vec<Standing>,
         alerts: Arc<Alerts>,
     ) {
-        // What comes before the manifest is weighed by its rules as well.
+        // Events before the manifest are weighed by its rules as well.
         self.host.alerts = alerts;
         for one in standing {
             self.conditions.resume(moment.now, one);
         }
     }
 
-    /// The events of a decision that rules are about: told at once.
+    /// Sends alerts about the events of a decision at once.
     pub(super) fn note_events(&mut self, moment: Moment, decision: &mut Decision) {
         if self.shutting_down {
             return;
@@ -56,10 +56,10 @@ impl Supervisor {
         }
     }
 
-    /// Every rule about everything there is.
+    /// Weighs every rule about a level, a state or a health.
     pub(super) fn weigh_alerts(&mut self, moment: Moment, decision: &mut Decision) {
         if self.shutting_down {
-            // What stops because everything does is no news; the next agent looks again.
+            // A stop of every workload is no alert; the next agent weighs the rules again.
             return;
         }
         let alerts = Arc::clone(&self.host.alerts);
@@ -70,10 +70,10 @@ impl Supervisor {
                 continue;
             }
             if matches!(rule.when, When::Event(_)) {
-                // Those that never came stand for nothing.
+                // A rule about events has no condition before its first event.
                 continue;
             }
-            // What is on its way out is no more.
+            // A workload that is being removed has no alert.
             let there = self.workloads.iter().filter(|(_, known)| !known.is_gone());
             let named: Vec<WorkloadName> = there
                 .map(|(workload, _)| workload)
@@ -85,7 +85,7 @@ impl Supervisor {
                 self.weigh(moment, &key, rule, None, decision);
             }
         }
-        // What stands of events, and of what is no more.
+        // The alerts about events, and about workloads that are gone.
         for key in self.conditions.keys() {
             let rule = alerts.rules.get(&key.0);
             let rule = rule.filter(|rule| names(rule, key.1.as_ref()));
@@ -206,7 +206,7 @@ impl Supervisor {
         let mut severity = rule.map(|rule| rule.severity).unwrap_or_default();
         let mut audience = to.clone();
         if let Some((before, told_as)) = self.conditions.audience(key) {
-            // That it is over is told to all who were told, and as it was.
+            // The end of an alert goes to all targets that got it, with its last text.
             if let Message::Resolve(_) = message {
                 (to, audience, severity) = (before.clone(), before, told_as);
             } else {
@@ -244,7 +244,7 @@ impl Supervisor {
     }
 }
 
-/// Of what a share is taken, where that isn't plain.
+/// Returns the whole of which a share is taken, if that is not plain.
 fn of(rule: &Rule) -> &'static str {
     match rule.when {
         When::Memory(_) => " of its limit",

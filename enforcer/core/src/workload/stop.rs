@@ -1,6 +1,6 @@
-//! The way down that somebody asked for: the signal, the grace, the kill.
+//! A stop on request: the signal, the grace, the kill.
 
-use super::probing::Probing;
+use super::probes::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
     BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq, Step, Stop,
@@ -8,12 +8,12 @@ use crate::event::{
 use crate::units::MonoTime;
 use std::time::Duration;
 
-/// How long a start that is asked to stop may go on, so that a program which begins in this
+/// The time that a start may go on after a request to stop, so that a program which begins in this
 /// moment gets its signal and its grace.
 const START_WAIT: Duration = Duration::from_secs(1);
 
 impl Workload {
-    /// No workload is left behind: neither by a shutdown, nor by a removal.
+    /// Stops the workload for a shutdown or a removal.
     pub(crate) fn leave(&mut self, context: &mut Context<'_>, cause: Cause) {
         let after = if cause == Cause::Config {
             self.managed = false;
@@ -32,7 +32,7 @@ impl Workload {
         kill: bool,
     ) {
         match &mut self.state {
-            // Between two instances the cgroup is kept, with its counters.
+            // Between two instances the cgroup stays, with its counters.
             Lifecycle::BackingOff { seq, .. } | Lifecycle::BreakerOpen { seq, .. } => {
                 let seq = *seq;
                 self.rest_after(context, after, cause, seq);
@@ -84,7 +84,7 @@ impl Workload {
         }
     }
 
-    /// Nothing runs and nothing will: what is left is to say so.
+    /// Comes to rest: no instance runs, and none will.
     pub(super) fn come_to_rest(&mut self, context: &mut Context<'_>, after: After, cause: Cause) {
         match after {
             After::Remove => {
@@ -103,7 +103,7 @@ impl Workload {
                 }
             }
         }
-        // Who has to step back, or goes with the agent, keeps what it has spent.
+        // A workload that steps back, or ends with the agent, keeps its used budget.
         match cause {
             Cause::Manual | Cause::Config => self.close_breaker(context),
             Cause::Exit
@@ -118,7 +118,7 @@ impl Workload {
         }
     }
 
-    /// A person, or another manifest: all is forgotten.
+    /// Closes the breaker and begins anew, for a person or for another manifest.
     pub(super) fn close_breaker(&mut self, context: &mut Context<'_>) {
         if self.recovery.is_open() {
             let change = BreakerChange {
@@ -148,7 +148,7 @@ impl Workload {
         let reason = Reason { cause, seq };
         self.probing = Probing::default();
         let busy = self.withdraw(context);
-        // What has failed is not waited for: it has nothing to finish.
+        // A hook that failed has nothing to finish, so the stop does not wait for it.
         let waits = !kill && !matches!(after, After::Recover(_));
         let withdrawing = busy.filter(|_| waits);
         let kill_at = match withdrawing {
@@ -188,7 +188,8 @@ impl Workload {
         Some(context.moment.now.after(stop.grace))
     }
 
-    /// Nobody sends it work any more, or won't listen: now it is asked to end.
+    /// Sends the stop signal: no one sends the workload work any more, or the time for the hook is
+    /// over.
     pub(super) fn withdrawn(&mut self, context: &mut Context<'_>) {
         let Lifecycle::Stopping {
             ref mut withdrawing,

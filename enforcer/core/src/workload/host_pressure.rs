@@ -15,17 +15,17 @@ impl Workload {
         self.memory_bytes
     }
 
-    /// In `observe` it is told once what would be done.
+    /// Returns whether the workload may step back. Under `observe` this is reported once.
     pub(crate) fn may_step_back(&self) -> bool {
         self.spec.mode == Mode::Enforce || !self.spared_by_mode
     }
 
-    /// It is on its way down for the host's sake.
+    /// Returns whether the workload is being stopped because the host is short of memory.
     pub(crate) fn is_stepping_back(&self) -> bool {
         self.sacrificed && !self.is_at_rest()
     }
 
-    /// It has stepped back for the host's sake, and could come back.
+    /// Returns whether the workload has stepped back for the host, and could come back.
     pub(crate) fn stepped_back(&self) -> bool {
         match self.sacrificed {
             true => self.is_at_rest(),
@@ -66,7 +66,7 @@ impl Workload {
         let cause = Cause::HostPressure;
         let stopped = std::mem::take(&mut self.sacrificed);
         if std::mem::take(&mut self.spared_by_mode) && !stopped && !self.loops.host_demoted {
-            // Nothing was taken, so there is nothing to give back.
+            // No claim was made, so there is none to release.
             return;
         }
         let done = match stopped {

@@ -1,5 +1,4 @@
-//! Another manifest: what it adds, changes and no longer names; and what the kernel
-//! said to the limits in it.
+//! The answer to another manifest: the workloads that it adds, changes and no longer names.
 
 use super::Supervisor;
 use crate::event::{

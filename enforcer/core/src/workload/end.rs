@@ -1,8 +1,8 @@
 //! An instance's end: collecting what is left, telling OOM incidents before the
 //! exit they caused, and what follows.
 
-use super::probing::Probing;
-use super::wellbeing::Levels;
+use super::health::Levels;
+use super::probes::Probing;
 use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
 use crate::event::{
     BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, Reason, Remedy,
@@ -41,7 +41,7 @@ impl Workload {
             | Lifecycle::Failed
             | Lifecycle::Gone => return,
         };
-        // The exit itself is told later: what it ends is the instance of this start.
+        // The exit is reported later. It ends the instance of this start.
         let because = reason.unwrap_or(Reason {
             cause: Cause::Exit,
             seq: self.start_seq,
@@ -75,7 +75,7 @@ impl Workload {
         else {
             return;
         };
-        // Who asks a second time, after the agent that knew is gone, may know less.
+        // A second answer, after the agent that knew the first is gone, may know less.
         match status {
             ExitStatus::Unknown => _ = slot.get_or_insert(status),
             ExitStatus::Code(_) | ExitStatus::Signal(_) => *slot = Some(status),
@@ -99,8 +99,8 @@ impl Workload {
         self.settle(context);
     }
 
-    /// Tells an incident that is complete, and an exit that waited for it. What
-    /// happens to an instance is not told before its start is.
+    /// Reports an incident that is complete, and an exit that waited for it. No event of an
+    /// instance is reported before its start.
     pub(super) fn settle(&mut self, context: &mut Context<'_>) {
         if matches!(self.state, Lifecycle::Starting { .. }) {
             return;
@@ -117,7 +117,7 @@ impl Workload {
                 .iter()
                 .any(|victim| Some(victim.pid) == main);
             let certain = incident.group || named;
-            // Without names it may have been the main process, if that ends next.
+            // Without names the victim may be the main process, if it ends next.
             let possible = certain || incident.victims.is_empty();
             let seq = self.tell(context, None, None, Detail::OomKill(incident));
             if possible {
@@ -240,7 +240,7 @@ impl Workload {
         }
     }
 
-    /// An instance is gone, or never came to be, and nobody asked for that.
+    /// Decides what follows an instance that failed, or never began.
     pub(super) fn recover(
         &mut self,
         context: &mut Context<'_>,
@@ -314,7 +314,7 @@ impl Workload {
 }
 
 impl Workload {
-    /// What the next start begins with, and what its command is told.
+    /// Chooses the work before the next start, and the environment of its command.
     fn choose_strategy(&mut self, cause: Cause, attempt: u32) {
         let strategy = self.spec.recovery.strategies.choose(cause, attempt);
         let mut failure = vec![
@@ -337,7 +337,7 @@ impl Workload {
         *self.remedy = Remedy { strategy, failure };
     }
 
-    /// The command between two instances came to nothing.
+    /// Reports that the command between two instances failed.
     pub(crate) fn remedy_failed(&mut self, context: &mut Context<'_>, why: String) {
         let what = "recovery".to_owned();
         self.tell(

@@ -8,7 +8,7 @@ use crate::workload::{Context, Workload};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What of it a later agent has to know.
+/// The part of the state that the next agent needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::workload) struct KeptProbing {
     answers: BTreeMap<ProbeName, Tally>,

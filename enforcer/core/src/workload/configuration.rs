@@ -1,6 +1,6 @@
-//! Another version of the manifest, for a workload in any state.
+//! The answer to another version of a workload's spec, in any state.
 
-use super::wellbeing::Levels;
+use super::health::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::drift::{Drifted, PLACE};
 use crate::event::{Cause, ConfigChange, Detail, DriftFound, Seq};
@@ -9,7 +9,7 @@ use crate::spec::WorkloadSpec;
 use std::sync::Arc;
 
 impl Workload {
-    /// Takes over another version of its manifest.
+    /// Takes another version of the workload's spec.
     pub(crate) fn configure(
         &mut self,
         context: &mut Context<'_>,
@@ -44,7 +44,7 @@ impl Workload {
             self.ask_probes(context);
         }
         match self.state {
-            // It was on its way out of the manifest, and is back.
+            // The workload was about to be removed, and is back.
             Lifecycle::Stopping { ref mut after, .. } | Lifecycle::Ending { ref mut after, .. }
                 if *after == After::Remove =>
             {
@@ -59,7 +59,7 @@ impl Workload {
                     kill: false,
                 });
             }
-            // What was stopped by hand stays stopped.
+            // A workload that a person stopped stays stopped.
             Lifecycle::Stopping {
                 after: After::Stop, ..
             }
@@ -92,8 +92,8 @@ impl Workload {
         }
     }
 
-    /// The kernel took new limits, or refused them: then the next `apply` tries
-    /// again, though the manifest has not changed.
+    /// Handles the kernel's answer to new limits. After a refusal, the next `apply` tries again,
+    /// though the manifest has not changed.
     pub(crate) fn limits_written(
         &mut self,
         context: &mut Context<'_>,
@@ -105,8 +105,8 @@ impl Workload {
         self.limits_refused = matches!(change, Some(ConfigChange::LimitsRefused(_)));
         match change {
             Some(ConfigChange::Limits(changes)) => {
-                // What was found by somebody's touch was told then. All else that a repair
-                // finds, and a process that was elsewhere, is somebody else's doing.
+                // A drift that was found before this write was reported then. Everything else that
+                // a repair finds, and a process in another cgroup, is another process's change.
                 let (others, ours): (Vec<_>, Vec<_>) = changes
                     .into_iter()
                     .filter(|change| !told.contains(&change.file))
@@ -143,7 +143,7 @@ impl Workload {
         }
     }
 
-    /// No manifest names it any more.
+    /// Handles a manifest that no longer names the workload.
     pub(crate) fn disown(&mut self, context: &mut Context<'_>) {
         if self.managed {
             self.managed = false;

@@ -1,5 +1,5 @@
-//! Whether a workload may be used, and telling it to whoever sends it work. The
-//! hooks run one at a time, and the last one run says what is true.
+//! Readiness, and the hooks that announce it. The hooks run one at a time, and the last one
+//! announces the present state.
 
 use super::{Context, Lifecycle, Workload};
 use crate::event::{Aside, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
@@ -13,12 +13,12 @@ pub(super) struct Ready {
     pub(super) now: bool,
     /// The record of the last change.
     seq: Seq,
-    /// What the hooks were last told.
+    /// The state that the hooks announced last.
     told: bool,
     running: Option<Hook>,
 }
 
-/// What of it a later agent has to know.
+/// The part of the state that the next agent needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeptReady {
     now: bool,
@@ -31,7 +31,7 @@ impl Ready {
         KeptReady {
             now: self.now,
             seq: self.seq,
-            // Whoever was just being told something may not have heard it.
+            // A hook that was under way may not have announced its state.
             told: self.told != self.running.is_some(),
         }
     }
@@ -51,7 +51,7 @@ impl Ready {
 }
 
 impl Workload {
-    /// Its own word, while it runs.
+    /// Returns whether the workload is ready, while it runs.
     fn is_ready(&self) -> bool {
         matches!(self.state, Lifecycle::Running { .. })
             && self.probing.startup_passed
@@ -61,7 +61,7 @@ impl Workload {
             }
     }
 
-    /// Follows the probes and the lifecycle.
+    /// Brings readiness up to date with the probes and the lifecycle.
     pub(super) fn refresh_ready(&mut self, context: &mut Context<'_>) {
         let ready = self.is_ready();
         if ready != self.ready.now {
@@ -77,7 +77,7 @@ impl Workload {
         }
         match self.probing.watched.get(&ProbeName::Readiness) {
             Some(watched) if matches!(self.state, Lifecycle::Running { .. }) => {
-                super::probing::describe(ProbeName::Readiness, watched)
+                super::probes::describe(ProbeName::Readiness, watched)
             }
             Some(_) | None => "it does not run".to_owned(),
         }
@@ -102,7 +102,7 @@ impl Workload {
         };
     }
 
-    /// Tells the hooks what is true now, unless one is being told something.
+    /// Runs the hook for the present state, unless one is under way.
     fn run_hook(&mut self, context: &mut Context<'_>) {
         if self.ready.running.is_some() || self.ready.told == self.ready.now {
             return;
@@ -125,8 +125,8 @@ impl Workload {
         self.aside(context, reason, Aside::RunHook { spec, hook });
     }
 
-    /// It is about to be stopped: whoever sends it work hears of it first. Until
-    /// when the stop has to wait for that.
+    /// Announces a stop to those who send work. The stop waits until the hook has ended, or its
+    /// time is over.
     pub(super) fn withdraw(&mut self, context: &mut Context<'_>) -> Option<MonoTime> {
         if self.ready.now {
             self.turn_ready(context, false, "it is about to be stopped".to_owned());

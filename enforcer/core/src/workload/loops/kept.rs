@@ -7,7 +7,7 @@ use crate::event::Seq;
 use crate::units::{MonoTime, Percent};
 use serde::{Deserialize, Serialize};
 
-/// What of it a later agent has to know.
+/// The part of the state that the next agent needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::workload) struct KeptLoops {
     found: Vec<KeptLoop>,
@@ -19,7 +19,7 @@ pub(in crate::workload) struct KeptLoops {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct KeptLoop {
     suspect: Suspect,
-    /// Of its thread, which events don't name so exactly.
+    /// The start time of the thread, which events do not have.
     start_ticks: u64,
     suspected: MonoTime,
     verdict: Option<(Verdict, Seq)>,

@@ -1,6 +1,6 @@
 //! The way up: a start that is due, asked for, done or failed.
 
-use super::wellbeing::Levels;
+use super::health::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::admission::Queued;
 use crate::event::{
@@ -14,13 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Workload {
-    /// A new instance is to be started, as soon as it is its turn; `reason` names
-    /// the record that made it so.
+    /// Queues the start of a new instance. `reason` names the event behind it.
     pub(crate) fn start(&mut self, context: &mut Context<'_>, reason: Reason) {
         self.queue(context, reason, false);
     }
 
-    /// A person waits for it, or it ran until just now: what it needs is not asked.
+    /// Queues a start that does not wait for what the workload needs: a person waits, or it ran
+    /// until just now.
     pub(super) fn start_at_once(&mut self, context: &mut Context<'_>, reason: Reason) {
         self.queue(context, reason, true);
     }
@@ -31,7 +31,7 @@ impl Workload {
         self.enter(context, Lifecycle::Queued { reason, at_once }, told);
     }
 
-    /// A failed one is to run again. Where it is only observed now, that is only told.
+    /// Starts a failed workload again. Under `observe` that is only reported.
     pub(super) fn start_again(&mut self, context: &mut Context<'_>, reason: Reason) {
         if self.spec.mode == Mode::Observe {
             let plan = self.restart_plan(reason.cause, 1, Duration::ZERO, false);
@@ -50,7 +50,7 @@ impl Workload {
         self.start(context, reason);
     }
 
-    /// Whether a start waits for its turn.
+    /// Returns the start that waits for its turn.
     pub(crate) fn queued(&self) -> Option<Queued> {
         let Lifecycle::Queued { reason, at_once } = self.state else {
             return None;
@@ -63,7 +63,7 @@ impl Workload {
         })
     }
 
-    /// Whether a start of it takes one of the host's places.
+    /// Returns whether a start of this workload takes one of the host's places.
     pub(crate) fn is_coming_up(&self) -> bool {
         // A remedy may take a minute, and is no start yet.
         let starting = matches!(
@@ -76,7 +76,7 @@ impl Workload {
         starting || self.probing.takes_a_turn()
     }
 
-    /// How far it has come, for those that need it.
+    /// Returns whether the workload is as far as others need it.
     pub(crate) fn meets(&self, need: Need) -> bool {
         match need {
             Need::Started => matches!(self.state, Lifecycle::Running { .. }),
@@ -84,7 +84,7 @@ impl Workload {
         }
     }
 
-    /// Says what a queued start waits for, if not for its turn alone.
+    /// Notes that a queued start waits for another workload.
     pub(crate) fn waits_for(&mut self, other: &WorkloadName, need: Need) {
         if let Lifecycle::Queued { .. } = self.state {
             // Told once; it is looked at whenever something changes.
@@ -92,7 +92,7 @@ impl Workload {
         }
     }
 
-    /// Its turn has come.
+    /// Begins the start whose turn it is.
     pub(crate) fn begin_start(&mut self, context: &mut Context<'_>) {
         let Lifecycle::Queued { reason, .. } = self.state else {
             return;
@@ -159,7 +159,7 @@ impl Workload {
             return;
         };
         *abort_at = None;
-        // It may be wanted again by now.
+        // The workload may be wanted again by now.
         let Some(Then { cause, .. }) = then else {
             return;
         };
@@ -172,7 +172,7 @@ impl Workload {
         self.aside(context, Reason { cause, seq }, Aside::AbortStart);
     }
 
-    /// What comes before the start is done, or has failed as a start fails.
+    /// Handles the end of the work before a start. If it failed, the start has failed.
     pub(super) fn remedied(&mut self, context: &mut Context<'_>, error: Option<StartError>) {
         let Lifecycle::Starting {
             then,
