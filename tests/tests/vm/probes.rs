@@ -19,15 +19,15 @@ use std::fs;
 use std::io::Write as _;
 use std::net::TcpStream;
 
-/// The probe of a workload as the API shows it.
-fn probe(agent: &Agent, workload: &str, name: ProbeName) -> ProbeStatus {
+/// The probe of a workload as the API shows it; `None` while no instance runs.
+fn probe(agent: &Agent, workload: &str, name: ProbeName) -> Option<ProbeStatus> {
     let mut probes = agent.inspect(workload).probes.into_iter();
-    probes.find(|probe| probe.probe == name).unwrap()
+    probes.find(|probe| probe.probe == name)
 }
 
 /// The text of a probe's last answer.
 fn said(agent: &Agent, workload: &str, name: ProbeName) -> String {
-    let last = probe(agent, workload, name).last;
+    let last = probe(agent, workload, name).and_then(|probe| probe.last);
     last.map_or_else(String::new, |last| last.text)
 }
 
@@ -192,7 +192,7 @@ fn exec_probes_end_in_time_and_leave_nothing() {
     let agent = Agent::start(&manifest(&text));
     for name in &names {
         let last = wait_for("five rounds", || {
-            let probe = probe(&agent, name, ProbeName::Readiness);
+            let probe = probe(&agent, name, ProbeName::Readiness)?;
             probe.last.filter(|_| probe.consecutive_failures >= 5)
         });
         assert_eq!(
@@ -300,14 +300,17 @@ fn startup_gates_the_others() {
     let agent = Agent::start(&manifest(&workload("late", "serve 9031 3000", more)));
     let view = wait_for("its first failure", || {
         let view = agent.workload("late");
-        (probe(&agent, "late", ProbeName::Startup).consecutive_failures > 3).then_some(view)
+        let startup = probe(&agent, "late", ProbeName::Startup)?;
+        (startup.consecutive_failures > 3).then_some(view)
     });
     assert_eq!((view.health, view.ready), (Health::Unknown, false));
-    assert!(probe(&agent, "late", ProbeName::Liveness).last.is_none());
+    let liveness = probe(&agent, "late", ProbeName::Liveness).unwrap();
+    assert!(liveness.last.is_none());
     let view = wait_for_health(&agent, "late", Health::Healthy);
     assert_eq!((view.restarts, view.ready), (0, true));
     wait_for("liveness to be asked", || {
-        (probe(&agent, "late", ProbeName::Liveness).state == ProbeState::Passing).then_some(())
+        let liveness = probe(&agent, "late", ProbeName::Liveness)?;
+        (liveness.state == ProbeState::Passing).then_some(())
     });
 }
 
@@ -351,7 +354,7 @@ fn readiness_flaps_and_the_hooks_follow() {
         });
     };
     wait_for("an answer", || {
-        probe(&agent, "web", ProbeName::Readiness).last
+        probe(&agent, "web", ProbeName::Readiness)?.last
     });
     is_ready(false);
     for _ in 0..3 {
