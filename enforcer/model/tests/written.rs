@@ -58,3 +58,26 @@ fn a_record_is_written_back_byte_for_byte() {
         assert_eq!(serde_json::to_string(&record).expect("JSON"), text);
     }
 }
+
+#[test]
+fn a_number_with_all_its_digits_is_kept() {
+    let lines = include_str!("written/events.txt").lines();
+    let mut loops = lines.filter_map(|line| line.strip_prefix("cpu_loop "));
+    let details = loops.next().expect("an event of a loop");
+    let share = r#""user_share":"#;
+    let (before, after) = details.split_once(share).expect("a share of time");
+    let after = &after[after.find(',').expect("another key")..];
+    // A simple generator: each run has the same numbers.
+    let mut state = 1_u64;
+    for _ in 0..2_000 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let number = f64::from_bits((state >> 12) | 1_f64.to_bits()) - 1.0;
+        let number = serde_json::to_string(&number).expect("JSON");
+        let details = format!("{before}{share}{number}{after}");
+        let detail = read("cpu_loop", &details);
+        assert!(detail.known_kind().is_some(), "not known: {number}");
+        assert_eq!(serde_json::to_string(&detail).expect("JSON"), details);
+    }
+}
