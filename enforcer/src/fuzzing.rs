@@ -3,14 +3,14 @@
 //! these with inputs that libFuzzer makes up, and the tests below with some of their own.
 
 use crate::cli::logs::Tamer;
-use crate::kernel::counters;
-use crate::kernel::process::FileMapping;
 use crate::probe::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
 use crate::symbolize;
-use enforcer_core::environment_file;
-use enforcer_core::manifest::{self, Accounts};
+use enforcer_kernel::counters;
+use enforcer_kernel::process::FileMapping;
+use enforcer_manifest::Accounts;
+use enforcer_manifest::environment_file;
 use enforcer_model::requests::Proposal;
 
 /// A host that knows everybody.
@@ -35,11 +35,11 @@ pub fn manifest(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
-    let parsed = manifest::parse(text, &Everybody);
+    let parsed = enforcer_manifest::parse(text, &Everybody);
     for fault in &parsed.faults {
         assert!(text.get(fault.span.clone()).is_some(), "{:?}", fault.span);
     }
-    let _ = manifest::join(vec![parsed]);
+    let _ = enforcer_manifest::join(vec![parsed]);
 }
 
 /// A request's body: a manifest to apply, or a throttle.
@@ -52,8 +52,8 @@ pub fn api_body(bytes: &[u8]) {
         assert!(serde_json::from_slice::<Proposal>(&again).is_ok());
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = manifest::parse_throttle(text);
-        let _ = manifest::parse_duration(text);
+        let _ = enforcer_manifest::parse_throttle(text);
+        let _ = enforcer_manifest::parse_duration(text);
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
         use enforcer_core::units::MonoTime;
         use enforcer_core::{Event, Supervisor};
         let text = include_str!("../../docs/demo.yaml");
-        let manifest = manifest::parse(text, &Everybody).manifest;
+        let manifest = enforcer_manifest::parse(text, &Everybody).manifest;
         let moment = Moment {
             now: MonoTime(1),
             noise: 2,

@@ -1,5 +1,6 @@
 //! The agent and its command line. The binary is nothing but a call of [`main`]; what else
 //! is public is for fuzzing and measuring, and no interface for anybody.
+#![forbid(unsafe_code)]
 
 mod agent;
 mod alerting;
@@ -11,7 +12,6 @@ mod failpoint;
 pub mod fuzzing;
 mod holder;
 mod inbox;
-mod kernel;
 mod loops;
 mod manifest_files;
 mod marks;
@@ -31,10 +31,7 @@ mod watch;
 /// Runs the command line to its end.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
-    // One heap for all threads: each further one would hold pages of its own,
-    // and be copied at every fork.
-    // SAFETY: called before there is a second thread or a second heap.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    enforcer_kernel::own_process::use_one_heap();
     telemetry::init();
     cli::main()
 }

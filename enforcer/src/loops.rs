@@ -3,14 +3,14 @@
 //! Passes on what it saw; the core judges.
 
 use crate::executor::Executor;
-use crate::kernel::bpf::suspects::SuspectRing;
-use crate::kernel::cpus::{self, Announcements};
-use crate::kernel::perf::cpu_clock::CpuClock;
-use crate::kernel::{process, ready, threads};
 use enforcer_common::Suspect as Record;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{GATE, LoopSource, Streaks, Suspect, Thread, WORTH_SAMPLING};
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
+use enforcer_kernel::bpf::suspects::SuspectRing;
+use enforcer_kernel::cpus::{self, Announcements};
+use enforcer_kernel::perf::cpu_clock::CpuClock;
+use enforcer_kernel::{process, ready, threads};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -62,7 +62,7 @@ impl Followed {
         let mut ended = Vec::new();
         for thread in round {
             let spins = threads.known.get(&thread).is_some_and(|(_, sleeps)| {
-                crate::kernel::threads::counters(thread).is_some_and(|now| now.sleeps == *sleeps)
+                enforcer_kernel::threads::counters(thread).is_some_and(|now| now.sleeps == *sleeps)
             });
             if !spins && let Some((workload, _)) = threads.known.remove(&thread) {
                 ended.push((workload, thread));

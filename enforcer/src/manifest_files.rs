@@ -1,16 +1,33 @@
 //! Manifests from disk: one file, or a folder of them, with every fault drawn
 //! where it stands.
 
-use crate::kernel::account::HostAccounts;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use enforcer_core::manifest::{self, Fault, Parsed, Severity};
 use enforcer_core::spec::Manifest;
 use enforcer_core::text::printable;
+use enforcer_kernel::account;
+use enforcer_manifest::{Accounts, Fault, Parsed, Severity};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+/// The accounts of this host, for the checks of a manifest.
+struct HostAccounts;
+
+impl Accounts for HostAccounts {
+    fn agent_is_root(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn has_user(&self, name: &str) -> bool {
+        account::has_user(name)
+    }
+
+    fn has_group(&self, name: &str) -> bool {
+        account::has_group(name)
+    }
+}
 
 /// A manifest and what is to be said about it.
 #[derive(Debug, Default)]
@@ -115,7 +132,7 @@ struct Joined {
 fn join(sources: &[Source]) -> Joined {
     let parsed: Vec<Parsed> = sources
         .iter()
-        .map(|source| manifest::parse(&source.text, &HostAccounts))
+        .map(|source| enforcer_manifest::parse(&source.text, &HostAccounts))
         .collect();
     let mut faults: Vec<(usize, Fault)> = Vec::new();
     for (index, file) in parsed.iter().enumerate() {
@@ -128,7 +145,7 @@ fn join(sources: &[Source]) -> Joined {
         .zip(sources)
         .map(|(file, source)| locate_files(file, source))
         .collect();
-    let (manifest, more) = manifest::join(located);
+    let (manifest, more) = enforcer_manifest::join(located);
     faults.extend(more);
     Joined {
         manifest,

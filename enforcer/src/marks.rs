@@ -2,14 +2,14 @@
 //! now. Where the kernel tells only a pid, the owner is found here.
 
 use crate::executor::Executor;
-use crate::kernel::bpf::EventRing;
-use crate::kernel::{process, ready};
 use crate::report::error_chain;
 use enforcer_common::{MARK, Record};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use enforcer_core::oom::{Asker, Victim};
 use enforcer_core::units::Bytes;
+use enforcer_kernel::bpf::EventRing;
+use enforcer_kernel::{process, ready};
 use std::sync::Arc;
 use tokio::io::Interest;
 
@@ -77,7 +77,7 @@ fn mark(record: &Record, executor: &Executor) {
 
 type Owner = (
     WorkloadName,
-    Arc<parking_lot::Mutex<crate::kernel::counters::CounterReader>>,
+    Arc<parking_lot::Mutex<enforcer_kernel::counters::CounterReader>>,
 );
 
 fn owner_of_cgroup(executor: &Executor, id: CgroupId) -> Option<Owner> {
@@ -103,7 +103,7 @@ fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<Owner> {
         let path = entry
             .cgroup
             .path()
-            .strip_prefix(crate::kernel::cgroupfs::MOUNT_POINT)
+            .strip_prefix(enforcer_kernel::cgroupfs::MOUNT_POINT)
             .unwrap_or(entry.cgroup.path());
         let inside = |cgroup: &String| {
             std::path::Path::new(cgroup.trim_start_matches('/')).starts_with(path)

@@ -1,11 +1,11 @@
 //! The history by itself, for `cargo xtask bench history`: no interface for anybody.
 
-use crate::kernel::clock;
 use crate::store::database::{Database, Retention};
 use crate::store::history::History;
 use crate::store::journal::Journal;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Cause, Detail, Exit, InstanceId, Seq, Transition};
+use enforcer_kernel::clock;
 use std::path::Path;
 use std::time::Duration;
 

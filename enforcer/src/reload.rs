@@ -3,10 +3,10 @@
 use enforcer_core::event::AgentEvent;
 
 use crate::api::{self, Api};
-use crate::kernel::inotify::FolderWatch;
-use crate::kernel::ready;
 use crate::service;
 use enforcer_core::Event;
+use enforcer_kernel::inotify::FolderWatch;
+use enforcer_kernel::ready;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;

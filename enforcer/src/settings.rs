@@ -1,9 +1,9 @@
 //! Where the agent keeps its things: flags, their environment variables and
 //! their defaults.
 
-use crate::kernel::bpf::Wanted;
-use crate::kernel::perf::cpu_clock::SampleScope;
 use crate::store::database::Retention;
+use enforcer_kernel::bpf::Wanted;
+use enforcer_kernel::perf::cpu_clock::SampleScope;
 use std::path::PathBuf;
 
 /// The options that any command takes.
@@ -59,7 +59,7 @@ pub(crate) struct Settings {
         value_name = "WHICH",
         default_value = "auto"
     )]
-    pub(crate) ebpf: Wanted,
+    pub(crate) ebpf: Ebpf,
     /// The number of CPU samples a second on each CPU
     #[arg(
         long,
@@ -78,7 +78,7 @@ pub(crate) struct Settings {
         value_name = "SCOPE",
         default_value = "cpu"
     )]
-    pub(crate) sample_scope: SampleScope,
+    pub(crate) sample_scope: Sampled,
     /// Colours on the terminal
     #[arg(
         long,
@@ -88,6 +88,46 @@ pub(crate) struct Settings {
         default_value = "auto"
     )]
     pub(crate) color: Color,
+}
+
+/// The eBPF programs that are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Ebpf {
+    /// Whatever fits this kernel.
+    Auto,
+    /// As on kernels whose OOM tracepoint reports only a pid.
+    Pid,
+    /// None: counters alone.
+    Off,
+}
+
+impl From<Ebpf> for Wanted {
+    fn from(ebpf: Ebpf) -> Self {
+        match ebpf {
+            Ebpf::Auto => Self::Auto,
+            Ebpf::Pid => Self::Pid,
+            Ebpf::Off => Self::Off,
+        }
+    }
+}
+
+/// The CPU time that is sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Sampled {
+    /// Each CPU, whoever runs there, while the workloads are busy.
+    Cpu,
+    /// The workloads' cgroup alone. A CPU without a workload is never woken, but each switch
+    /// between a workload and anything else, idling included, sets or clears a timer.
+    Cgroup,
+}
+
+impl From<Sampled> for SampleScope {
+    fn from(sampled: Sampled) -> Self {
+        match sampled {
+            Sampled::Cpu => Self::Cpu,
+            Sampled::Cgroup => Self::Cgroup,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

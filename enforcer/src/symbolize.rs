@@ -3,9 +3,9 @@
 //! agent: a child without any privilege does it, for two seconds at most, and
 //! what it doesn't answer stays a number.
 
-use crate::kernel::unprivileged;
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer};
+use enforcer_kernel::unprivileged;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::io::Read as _;
@@ -68,8 +68,8 @@ fn question(pid: u32, addresses: &[u64]) -> Option<(Question, u32, u32)> {
     if addresses.is_empty() {
         return None;
     }
-    let (uid, gid) = crate::kernel::process::owner(pid)?;
-    let mappings = crate::kernel::process::file_mappings(pid, addresses);
+    let (uid, gid) = enforcer_kernel::process::owner(pid)?;
+    let mappings = enforcer_kernel::process::file_mappings(pid, addresses);
     let frame = |address: &u64| {
         let mapping = mappings
             .iter()

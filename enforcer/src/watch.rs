@@ -2,14 +2,14 @@
 //! what it saw and goes back to waiting; the core judges.
 
 use crate::inbox::Events;
-use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::counters::{CounterReader, EventsFile};
-use crate::kernel::pidfd::PidFd;
-use crate::kernel::pressure::Trigger;
-use crate::kernel::ready;
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostEvent, InstanceEvent, InstanceId, WorkloadEvent};
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::counters::{CounterReader, EventsFile};
+use enforcer_kernel::pidfd::PidFd;
+use enforcer_kernel::pressure::Trigger;
+use enforcer_kernel::ready;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::io::Interest;

@@ -175,11 +175,15 @@ pub(crate) fn build_host_tests() -> Result<()> {
 }
 
 /// The packages whose tests run on the host in the release build.
-const HOST_TESTED: [&str; 8] = [
+const HOST_TESTED: [&str; 12] = [
     "--package",
     "enforcer",
     "--package",
     "enforcer-core",
+    "--package",
+    "enforcer-kernel",
+    "--package",
+    "enforcer-manifest",
     "--package",
     "enforcer-model",
     "--package",

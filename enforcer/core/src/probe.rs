@@ -6,30 +6,13 @@
 //!           └─ no answer, long after its time-out: unknown
 //! ```
 
-pub use enforcer_model::probe::Answer;
+pub use enforcer_model::probe::{Answer, Load, Work};
 
 use crate::spec::{Check, Probe};
-use crate::units::{Bytes, MonoTime, Percent, STANDSTILL};
+use crate::units::{Bytes, MonoTime, STANDSTILL};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
-
-/// Returns whether no probe may dial this address: link-local ones, where clouds keep the metadata
-/// service that gives out a host's credentials, and that service's other addresses.
-#[must_use]
-pub fn is_forbidden(address: IpAddr) -> bool {
-    const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    match address {
-        IpAddr::V4(address) => address.is_link_local() || address.octets() == [100, 100, 100, 200],
-        IpAddr::V6(address) => {
-            let mapped = address.to_ipv4_mapped();
-            address.is_unicast_link_local()
-                || address == METADATA
-                || mapped.is_some_and(|address| is_forbidden(IpAddr::V4(address)))
-        }
-    }
-}
 
 /// An edge that hasn't answered this long after the time-out never will.
 const LOST: Duration = Duration::from_secs(30);
@@ -54,24 +37,6 @@ pub struct Failure {
     pub slow: bool,
     /// The pressure on the workload at that time.
     pub load: Load,
-}
-
-/// The shares of the last ten seconds in which the workload waited, from its pressure files (Linux
-/// 4.20, `psi=1`); `None` without them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// `some` of `cpu.pressure`.
-    pub cpu: Option<Percent>,
-    /// `full` of `memory.pressure`.
-    pub memory: Option<Percent>,
-}
-
-/// The work of a whole cgroup.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    pub cpu: Duration,
-    /// The bytes that were read and written; `None` without the controller `io`.
-    pub io: Option<Bytes>,
 }
 
 /// The last check.

@@ -15,6 +15,15 @@ pub struct Thread {
     pub start_ticks: u64,
 }
 
+/// The system call that a thread sleeps in, from `/proc/PID/task/TID/syscall`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sleep {
+    pub number: u64,
+    pub arguments: [u64; 6],
+    /// The process has a timer descriptor, which ends a wait for descriptors.
+    pub has_timer_descriptor: bool,
+}
+
 words! {
     /// The detector that found a suspect.
     pub enum LoopSource {

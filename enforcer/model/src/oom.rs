@@ -78,3 +78,34 @@ pub struct Incident {
     pub counter_before: u64,
     pub counter_after: u64,
 }
+
+/// The values of the kernel's files at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// `oom_kill` of the workload's `memory.events`.
+    pub oom_kill: u64,
+    /// `oom_group_kill`, since Linux 5.17; 0 before.
+    pub oom_group_kill: u64,
+    /// `oom` of the workload's `memory.events.local`: its own limit was met.
+    pub own_oom: u64,
+    /// `oom` of the workload's `memory.events`: its own limit was met, or one below it.
+    pub subtree_oom: u64,
+    /// The cgroups that the workload has made in its own.
+    pub descendants: Vec<CgroupCounters>,
+    /// Every ancestor that the agent can see, nearest first.
+    pub ancestors: Vec<CgroupCounters>,
+    /// `memory.max`; `None` for `max`.
+    pub limit: Option<Bytes>,
+    /// `memory.peak`, since Linux 5.19.
+    pub peak: Option<Bytes>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CgroupCounters {
+    pub path: String,
+    /// The id of the cgroup. Another cgroup at the same path has counted from 0.
+    pub id: CgroupId,
+    /// `oom` of its `memory.events.local`: its own limit was met.
+    pub oom: u64,
+    pub limit: Option<Bytes>,
+}

@@ -2,8 +2,6 @@
 //! history, and what the manifest asks of the host.
 
 use crate::cli::Fault;
-use crate::kernel::hierarchy::Inherited;
-use crate::kernel::lock_file;
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::Legacy;
@@ -11,6 +9,8 @@ use crate::store::history::History;
 use crate::store::journal::Journal;
 use enforcer_core::event::{InstanceId, Seq};
 use enforcer_core::spec::Manifest;
+use enforcer_kernel::hierarchy::Inherited;
+use enforcer_kernel::lock_file;
 use nix::fcntl::Flock;
 use std::collections::BTreeMap;
 use std::fs::File;

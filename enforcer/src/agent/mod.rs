@@ -8,9 +8,6 @@ use crate::api::{self, Api};
 use crate::cli::{Fault, live, refused};
 use crate::executor::{Executor, drift, levels};
 use crate::inbox::Events;
-use crate::kernel::hierarchy::{self, Tree};
-use crate::kernel::pressure::Trigger;
-use crate::kernel::{bpf, capabilities, clock, init, own_process};
 use crate::loops;
 use crate::manifest_files;
 use crate::marks;
@@ -28,6 +25,9 @@ use crate::telemetry::Telemetry;
 use enforcer_core::Event;
 use enforcer_core::event::{AgentEvent, Found, HostEvent};
 use enforcer_core::spec::{Host, Manifest};
+use enforcer_kernel::hierarchy::{self, Tree};
+use enforcer_kernel::pressure::Trigger;
+use enforcer_kernel::{bpf, capabilities, clock, init, own_process};
 use ground::{asked, inherited, lock, open_history};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -55,7 +55,7 @@ pub(crate) fn supervise(
         .map_err(|error| Fault::Failed(format!("failed to leave the first process: {error}")))?;
     if manner == Manner::Daemon {
         // It is listened for later; until then the manifest is read anyway.
-        crate::kernel::signal::ignore_hangups();
+        enforcer_kernel::signal::ignore_hangups();
     }
     let (dormant, mut found) = Dormant::open(&settings.state_dir(), file);
     if manner != Manner::Daemon {
@@ -160,9 +160,9 @@ impl Agent<'_> {
             .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
         let (events, messages) = Events::channel();
         let attached = bpf::attach(
-            settings.ebpf,
+            settings.ebpf.into(),
             (parent, tree.workloads()),
-            (settings.sample_scope, settings.sample_hz),
+            (settings.sample_scope.into(), settings.sample_hz),
         );
         let ring = attached.as_ref().ok().map(|found| Arc::clone(&found.ring));
         let suspects = attached.as_ref().ok().and_then(|attached| {
@@ -358,8 +358,8 @@ fn watch_kernel(
         );
         degraded("pins", why);
     }
-    if let Some(logger) = attached.logger.take() {
-        tokio::spawn(crate::telemetry::relay_ebpf_log(logger));
+    if let Some(messages) = attached.messages.take() {
+        tokio::spawn(messages.relay());
     }
     let ring = Arc::clone(&attached.ring);
     tokio::spawn(marks::follow(ring, Arc::clone(executor)));

@@ -5,8 +5,6 @@
 mod cursor;
 
 use crate::executor::{Errand, Executor};
-use crate::kernel::clock::moment_of;
-use crate::kernel::own_process;
 use crate::probe;
 use crate::store::history::History;
 use crate::store::query::Query;
@@ -18,6 +16,8 @@ use enforcer_core::event::{
 };
 use enforcer_core::host::HostStood;
 use enforcer_core::spec::{Resource, Target, WorkloadSpec};
+use enforcer_kernel::clock::moment_of;
+use enforcer_kernel::own_process;
 use enforcer_model::requests::AlertMessage;
 use enforcer_model::{Record, WorkloadName};
 use hyper::body::Bytes;

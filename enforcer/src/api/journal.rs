@@ -3,10 +3,10 @@
 use super::Api;
 use super::error::Failure;
 use super::logs::{WAITING, body};
-use crate::kernel::journal::{self, Wanted};
 use axum::body::Bytes;
 use axum::response::Response;
 use enforcer_core::WorkloadName;
+use enforcer_kernel::journal::{self, Wanted};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStdout};
 use tokio::sync::{Semaphore, mpsc};

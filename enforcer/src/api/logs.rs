@@ -6,14 +6,13 @@ use super::error::Failure;
 use super::journal;
 use super::part::Part;
 use crate::inbox::Question;
-use crate::kernel;
-use crate::kernel::log_file::Reader;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use enforcer_core::WorkloadName;
 use enforcer_core::spec::LogTarget;
+use enforcer_kernel::log_file::Reader;
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +43,7 @@ pub(super) async fn logs(
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     if is_in_journal(&api, &parsed).await? {
-        let wanted = kernel::journal::Wanted {
+        let wanted = enforcer_kernel::journal::Wanted {
             tail: wanted.tail,
             follow: wanted.follow,
             previous: wanted.previous,

@@ -22,7 +22,6 @@ pub(crate) use rates::stay_recent;
 
 use crate::executor::Executor;
 use crate::inbox::Events;
-use crate::kernel::account;
 use crate::probe::Prober;
 use crate::store::dormant::Dormant;
 use crate::store::history::History;
@@ -31,6 +30,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::response::Json;
 use axum::routing::{get, post};
+use enforcer_kernel::account;
 use enforcer_model::requests::{Alive, AliveStatus};
 use error::Failure;
 use std::io;

@@ -4,10 +4,10 @@
 use super::Api;
 use super::views::cgroup_of;
 use crate::inbox::Question;
-use crate::kernel::clock;
-use crate::kernel::usage::{self, Usage};
 use enforcer_core::WorkloadName;
 use enforcer_core::units::MonoTime;
+use enforcer_kernel::clock;
+use enforcer_kernel::usage::{self, Usage};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;

@@ -6,8 +6,6 @@ use super::error::Failure;
 use super::part::Part;
 use crate::executor::Executor;
 use crate::inbox::Question;
-use crate::kernel::clock;
-use crate::kernel::usage::{self, Usage};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -16,6 +14,8 @@ use enforcer_core::health::Health;
 use enforcer_core::spec::LogTarget;
 use enforcer_core::supervisor::{ProbeView, View, answer_in_words};
 use enforcer_core::{WorkloadName, WorkloadState};
+use enforcer_kernel::clock;
+use enforcer_kernel::usage::{self, Usage};
 use enforcer_model::requests::{AgentStatus, HealthAnswer, Readiness};
 use enforcer_model::views::{
     BudgetOfRestarts, Inspection, LastAnswer, ProbeStatus, WorkloadView, Workloads,
@@ -249,7 +249,7 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
 pub(super) fn cgroup_of(
     executor: &Executor,
     name: &WorkloadName,
-) -> Option<Arc<crate::kernel::cgroupfs::Cgroup>> {
+) -> Option<Arc<enforcer_kernel::cgroupfs::Cgroup>> {
     executor
         .registry()
         .get(name)

@@ -2,14 +2,14 @@
 
 use super::format::Output;
 use super::{Fault, ps};
-use crate::kernel::bpf::{self, Wanted};
-use crate::kernel::fitness;
-use crate::settings::Settings;
+use crate::settings::{Ebpf, Settings};
+use enforcer_kernel::bpf;
+use enforcer_kernel::fitness;
 use enforcer_model::views::{Diagnosis, Grade, HostCheck};
 
 pub(super) fn doctor(settings: &Settings, output: Output) -> Result<(), Fault> {
     let mut checks = fitness::findings();
-    if settings.ebpf == Wanted::Off {
+    if settings.ebpf == Ebpf::Off {
         checks.push(HostCheck {
             what: "eBPF".to_owned(),
             grade: Grade::Less,

@@ -2,8 +2,8 @@
 
 use super::format::Output;
 use super::{Fault, client, escaped, sentence};
-use crate::kernel::clock;
 use crate::settings::Settings;
+use enforcer_kernel::clock;
 use enforcer_model::Record;
 use enforcer_model::ids::Seq;
 use enforcer_model::views::Inspection;
@@ -130,7 +130,7 @@ fn moment(text: &str) -> Result<String, Fault> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(time.to_string());
     }
-    let ago = enforcer_core::manifest::parse_duration(text).map_err(|_| {
+    let ago = enforcer_manifest::parse_duration(text).map_err(|_| {
         Fault::Usage(format!(
             "`{text}` is no time: expected one like 2026-01-31T10:00:00Z, or how long ago, like 10m or 2h"
         ))

@@ -4,8 +4,8 @@
 
 use super::Fault;
 use crate::executor::{Finding, investigate};
-use crate::kernel::threads;
 use enforcer_core::cpu_loop::{LoopSource, Suspect, Thread, verdict};
+use enforcer_kernel::threads;
 use enforcer_model::views::Examination;
 use std::time::Duration;
 

@@ -5,9 +5,9 @@
 
 use super::{Fault, workload};
 use crate::holder::{Options, Server};
-use crate::kernel::{capabilities, cgroupfs::Cgroup, hierarchy, own_process, signal};
 use crate::service;
 use crate::settings::Settings;
+use enforcer_kernel::{capabilities, cgroupfs::Cgroup, hierarchy, own_process, signal};
 use std::path::PathBuf;
 use std::time::Duration;
 

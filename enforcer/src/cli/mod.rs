@@ -202,7 +202,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run { .. } | Command::Daemon { .. } | Command::Hold { .. }
     );
     if !lives_on {
-        crate::kernel::signal::end_on_broken_pipes();
+        enforcer_kernel::signal::end_on_broken_pipes();
     }
     match dispatch(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -257,7 +257,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Hold { wanted } => hold::hold(&settings, wanted),
         Command::Completions { shell } => manual::completions(shell),
         Command::Man { folder } => manual::manual(folder.as_deref()),
-        Command::ReadSettings => crate::kernel::settings_file::answer()
+        Command::ReadSettings => enforcer_kernel::settings_file::answer()
             .map_err(|error| Fault::Failed(format!("failed to answer: {error}"))),
         Command::Symbolize => {
             crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))

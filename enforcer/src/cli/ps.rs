@@ -2,9 +2,9 @@
 
 use super::format::{Format, Output};
 use super::{Fault, client};
-use crate::kernel::clock;
 use crate::settings::Settings;
 use enforcer_core::units::{Bytes, human_duration};
+use enforcer_kernel::clock;
 use enforcer_model::ids::LastExit;
 use enforcer_model::views::{WorkloadView, Workloads};
 use jiff::Timestamp;

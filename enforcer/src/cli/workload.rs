@@ -4,12 +4,12 @@ use super::client::Answer;
 use super::escaped;
 use super::format::Output;
 use super::{Fault, client, sentence};
-use crate::kernel::pidfd::PidFd;
 use crate::manifest_files::{self, LoadError};
 use crate::settings::Settings;
 use enforcer_core::WorkloadName;
 use enforcer_core::plan::{self, Change, Plan};
 use enforcer_core::spec::Manifest;
+use enforcer_kernel::pidfd::PidFd;
 use enforcer_model::claims::Throttling;
 use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle};
 use enforcer_model::views::{Inspection, WorkloadView};
@@ -258,7 +258,7 @@ pub(super) fn shutdown(settings: &Settings, workloads: bool) -> Result<(), Fault
 /// Runs as a workload's user, on the agent's behalf.
 pub(super) fn clear(home: &str, paths: &[String]) -> Result<(), Fault> {
     for path in paths {
-        crate::kernel::clear::clear(path, home).map_err(|error| {
+        enforcer_kernel::clear::clear(path, home).map_err(|error| {
             Fault::Failed(format!("failed to {}", crate::report::error_chain(&error)))
         })?;
     }

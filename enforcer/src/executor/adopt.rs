@@ -6,14 +6,14 @@ use super::drift::{is_home, relative, take_in_all};
 use super::output::KeptPipe;
 use super::start::OpenCgroup;
 use super::{Executor, KILL_PATIENCE};
-use crate::kernel::bpf::PastExit;
-use crate::kernel::cgroupfs::CgroupError;
-use crate::kernel::pidfd::PidFd;
-use crate::kernel::{clock, pipe, process};
 use crate::store::handover::{Left, RunningInstance};
 use crate::{failpoint, watch};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, Found, InstanceId, TakenOver, WorkloadEvent};
+use enforcer_kernel::bpf::PastExit;
+use enforcer_kernel::cgroupfs::CgroupError;
+use enforcer_kernel::pidfd::PidFd;
+use enforcer_kernel::{clock, pipe, process};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
 //! What holds for all workloads together: their ceiling, and what protects them.
 
 use super::Executor;
-use crate::kernel::{limits, memory_info, system_limits};
 use crate::report::error_chain;
 use enforcer_core::event::{AgentEvent, Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::Host;
 use enforcer_core::units::{Bytes, Limit};
+use enforcer_kernel::{limits, memory_info, system_limits};
 use std::sync::Arc;
 
 impl Executor {

@@ -2,15 +2,15 @@
 //! touched its cgroup, behind the actions that touch it on our behalf.
 
 use super::{Executor, Registered, Work};
-use crate::kernel::cgroupfs::{Cgroup, CgroupError};
-use crate::kernel::inotify::{Touched, TreeWatch};
-use crate::kernel::{limits, process, ready};
 use crate::report::error_chain;
 use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::drift::{Drifted, PLACE};
 use enforcer_core::event::{Event, InstanceEvent, InstanceId, LimitChange, WorkloadEvent};
 use enforcer_core::limits::Limits;
+use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
+use enforcer_kernel::inotify::{Touched, TreeWatch};
+use enforcer_kernel::{limits, process, ready};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::Interest;
@@ -259,7 +259,7 @@ pub(super) fn is_home(place: &str, home: &str) -> bool {
 /// As `/proc/PID/cgroup` calls it.
 pub(super) fn relative(path: &Path) -> String {
     let below = path
-        .strip_prefix(crate::kernel::cgroupfs::MOUNT_POINT)
+        .strip_prefix(enforcer_kernel::cgroupfs::MOUNT_POINT)
         .unwrap_or(path);
     format!("/{}", below.display())
 }

@@ -1,14 +1,14 @@
 //! The end of an instance, of a workload's cgroup, and of the agent's own.
 
 use super::{Executor, KILL_PATIENCE};
-use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::signal::parse_signal;
-use crate::kernel::{clock, limits, process};
 use crate::report::error_chain;
 use crate::{failpoint, marks};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId};
 use enforcer_core::oom::Counters;
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::signal::parse_signal;
+use enforcer_kernel::{clock, limits, process};
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -2,11 +2,11 @@
 //! series of stops. What the evidence proves is decided in the core.
 
 use super::proof::{Proof, TOO_LITTLE_TIME};
-use crate::kernel::{clock, perf, threads};
 use crate::symbolize;
 use enforcer_core::cpu_loop::{
     ENOUGH_SAMPLES, Evidence, LoopSource, SAMPLE_HZ, SAMPLE_TIME, Sampling, Suspect,
 };
+use enforcer_kernel::{clock, perf, threads};
 
 /// What was found, and how often the thread had slept when we let go of it.
 #[derive(Debug)]

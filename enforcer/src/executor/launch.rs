@@ -2,15 +2,15 @@
 //! strings made. Everything that can fail by the manifest's doing fails here,
 //! before there is a process.
 
-use crate::kernel::account::{self, Identity};
-use crate::kernel::settings_file;
-use crate::kernel::spawn::Launch;
-use crate::kernel::system_limits;
 use enforcer_core::WorkloadName;
-use enforcer_core::environment_file;
 use enforcer_core::event::StartError;
-use enforcer_core::manifest::{capability_number, rlimit_number};
 use enforcer_core::spec::WorkloadSpec;
+use enforcer_kernel::account::{self, Identity};
+use enforcer_kernel::settings_file;
+use enforcer_kernel::spawn::Launch;
+use enforcer_kernel::system_limits;
+use enforcer_manifest::environment_file;
+use enforcer_manifest::{capability_number, rlimit_number};
 use nix::unistd::geteuid;
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -132,7 +132,7 @@ fn environment(
         let stage = format!("read {file}");
         let text = settings_file::read(file, identity).map_err(|error| StartError {
             errno: error.raw_os_error(),
-            ..failure(&stage, crate::kernel::spawn::describe(&error))
+            ..failure(&stage, enforcer_kernel::spawn::describe(&error))
         })?;
         let read = environment_file::parse(&text);
         variables.extend(read.map_err(|fault| failure(&stage, fault.to_string()))?);

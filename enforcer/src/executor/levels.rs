@@ -1,15 +1,15 @@
 //! What workloads and the host use, read at the tick and when a probe wants it.
 
 use super::Executor;
-use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::host_usage::{HostUsage, Used};
-use crate::kernel::memory_info;
-use crate::kernel::usage::{self, LevelFiles};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostEvent, HostMeasured, Measured};
 use enforcer_core::probe::{Load, Work};
 use enforcer_core::spec::{Alerts, HostWatch, Resource, WorkloadSpec};
 use enforcer_core::units::{Bytes, Limit, Percent};
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::host_usage::{HostUsage, Used};
+use enforcer_kernel::memory_info;
+use enforcer_kernel::usage::{self, LevelFiles};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;

@@ -3,12 +3,12 @@
 
 use super::investigate::{Finding, investigate};
 use super::{Executor, Registered};
-use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::usage;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
 use enforcer_core::spec::WorkloadSpec;
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::usage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;

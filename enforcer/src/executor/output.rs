@@ -4,14 +4,14 @@
 use super::start::io_failure;
 use super::{Executor, Registered};
 use crate::holder::{Holder, Losses};
-use crate::kernel::journal;
-use crate::kernel::log_file::Bounds;
-use crate::kernel::pipe::{self, OutputPipe};
-use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{AgentEvent, Event, StartError};
 use enforcer_core::spec::{LogTarget, WorkloadSpec};
 use enforcer_core::units::Bytes;
+use enforcer_kernel::journal;
+use enforcer_kernel::log_file::Bounds;
+use enforcer_kernel::pipe::{self, OutputPipe};
+use enforcer_kernel::spawn::describe;
 use nix::unistd::{Gid, Uid};
 use std::fs::File;
 use std::io;

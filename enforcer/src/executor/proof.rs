@@ -2,19 +2,19 @@
 //! on what else could end its loop. Must run on a thread that ends right after it:
 //! what it traces is let go then, whatever state it is in.
 
-use crate::kernel::clock;
-use crate::kernel::memory_state::{MemoryError, MemoryState};
-use crate::kernel::perf::clock_reads::ClockReads;
-use crate::kernel::perf::thread::Samples;
-use crate::kernel::ptrace::{Stop, Tracee};
-use crate::kernel::threads::{self, ThreadState};
 use crate::report::error_chain;
 use enforcer_core::cpu_loop::waits::{Outcome, call_name, is_exec, outcome};
 use enforcer_core::cpu_loop::{
     ENOUGH_CALLS, Evidence, GAP, GAP_PER_STOP, MAX_SNAPSHOTS, MAX_STOPPED, Outside, PROOF_TIME,
-    Recurrence, Suspect, breaks_the_proof, outside_of_wait,
+    Recurrence, Suspect, breaks_the_proof, outside_of_sleep,
 };
 use enforcer_core::units::MonoTime;
+use enforcer_kernel::clock;
+use enforcer_kernel::memory_state::{MemoryError, MemoryState};
+use enforcer_kernel::perf::clock_reads::ClockReads;
+use enforcer_kernel::perf::thread::Samples;
+use enforcer_kernel::ptrace::{Stop, Tracee};
+use enforcer_kernel::threads::{self, ThreadState};
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
 use std::time::Duration;
@@ -295,7 +295,7 @@ impl<'a> Proof<'a> {
             let known = before.iter().find(|old| old.tid == state.tid);
             let rested = known.is_some_and(|old| old.switches == state.switches);
             if rested {
-                outside.extend(outside_of_wait(state.wait, name(state)));
+                outside.extend(outside_of_sleep(state.sleep, name(state)));
             } else {
                 outside.push(Outside::ThreadRan(name(state)));
             }

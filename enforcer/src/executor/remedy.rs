@@ -2,14 +2,14 @@
 
 use super::Executor;
 use super::errand::{Errand, outcome_of};
-use crate::kernel::account;
-use crate::kernel::process::OWN_PROGRAM;
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
     COMMAND_LIMIT, Event, InstanceEvent, InstanceId, Remedy, StartError, WorkloadEvent,
 };
 use enforcer_core::spec::{Strategy, WorkloadSpec};
+use enforcer_kernel::account;
+use enforcer_kernel::process::OWN_PROGRAM;
 use std::sync::Arc;
 
 /// Under this name the agent's own program empties folders, as the workload's user.

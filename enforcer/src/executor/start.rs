@@ -3,10 +3,6 @@
 
 use super::output::KeptPipe;
 use super::{Executor, Registered, launch};
-use crate::kernel::cgroupfs::{Cgroup, CgroupError};
-use crate::kernel::counters::CounterReader;
-use crate::kernel::spawn::{Launch, Patience};
-use crate::kernel::{clock, limits, process, spawn, usage};
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
 use crate::{failpoint, watch};
@@ -15,6 +11,10 @@ use enforcer_core::event::{Cause, CgroupId, Event, InstanceEvent, InstanceId, St
 use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
+use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
+use enforcer_kernel::counters::CounterReader;
+use enforcer_kernel::spawn::{Launch, Patience};
+use enforcer_kernel::{clock, limits, process, spawn, usage};
 use parking_lot::Mutex;
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
 //! The agent's side: it finds its holder, starts one if there is none, and asks it.
 
 use super::protocol::{self, Program, Reply, Request};
-use crate::kernel::log_file::Bounds;
-use crate::kernel::process::OWN_PROGRAM;
-use crate::kernel::{clock, ready};
 use enforcer_core::WorkloadName;
+use enforcer_kernel::log_file::Bounds;
+use enforcer_kernel::process::OWN_PROGRAM;
+use enforcer_kernel::{clock, ready};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, Read as _};

@@ -2,11 +2,12 @@
 //! reports losses.
 
 use super::protocol::{self, Reply, Request};
-use nix::sys::socket::{SockFlag, accept4, getsockopt, sockopt};
+use enforcer_kernel::descriptors;
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::geteuid;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 #[derive(Debug)]
 struct Connection {
@@ -24,12 +25,9 @@ pub(super) struct Connections {
 impl Connections {
     /// Takes one that waits at the listener, if it is of this process's own user.
     pub(super) fn accept(&mut self, listener: &OwnedFd) {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let Ok(number) = accept4(listener.as_raw_fd(), flags) else {
+        let Ok(socket) = descriptors::accept(listener) else {
             return;
         };
-        // SAFETY: the kernel has just made this descriptor for us alone.
-        let socket = unsafe { OwnedFd::from_raw_fd(number) };
         let peer = getsockopt(&socket, sockopt::PeerCredentials);
         if peer.is_ok_and(|peer| peer.uid() == geteuid().as_raw()) {
             self.last += 1;

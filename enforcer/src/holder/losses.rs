@@ -69,7 +69,7 @@ mod tests {
             bytes.collect()
         };
         let mut losses = Losses::default();
-        let begun = crate::kernel::clock::awake_now();
+        let begun = enforcer_kernel::clock::awake_now();
         assert_eq!(losses.next_report(begun), None);
         losses.add(web(), 3, "full".to_owned());
         assert_eq!(losses.next_report(begun), Some(begun));

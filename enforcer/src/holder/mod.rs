@@ -17,7 +17,6 @@ mod losses;
 mod pace;
 mod protocol;
 mod server;
-mod slot;
 mod stopper;
 mod succession;
 mod writer;

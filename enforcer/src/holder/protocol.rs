@@ -2,19 +2,18 @@
 //! with at most one descriptor each. The first message of a connection is `Hello`, by which both
 //! sides learn each other's version of this protocol.
 
-use crate::kernel::log_file::Bounds;
-use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
-use nix::cmsg_space;
+use enforcer_kernel::descriptors;
+use enforcer_kernel::log_file::Bounds;
+use enforcer_kernel::spawn::describe;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,7 +102,7 @@ impl Program {
     /// The one that this process executes.
     pub(crate) fn own() -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
-        let file = std::fs::metadata(crate::kernel::process::OWN_PROGRAM)?;
+        let file = std::fs::metadata(enforcer_kernel::process::OWN_PROGRAM)?;
         Ok(Self {
             device: file.dev(),
             inode: file.ino(),
@@ -150,22 +149,7 @@ pub(super) fn send(
     message: &impl Serialize,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let text = serde_json::to_vec(message)?;
-    let descriptors: Vec<RawFd> = descriptor.iter().map(|one| one.as_raw_fd()).collect();
-    let control = [ControlMessage::ScmRights(&descriptors)];
-    let control: &[_] = if descriptors.is_empty() {
-        &[]
-    } else {
-        &control
-    };
-    sendmsg::<UnixAddr>(
-        socket.as_fd().as_raw_fd(),
-        &[IoSlice::new(&text)],
-        control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
-    Ok(())
+    descriptors::send(socket, &serde_json::to_vec(message)?, descriptor)
 }
 
 /// The next message with its descriptor; `None` if the other side is gone.
@@ -173,27 +157,7 @@ pub(super) fn receive<T: DeserializeOwned>(
     socket: &impl AsFd,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
     let mut buffer = vec![0; LARGEST];
-    let mut space = cmsg_space!([RawFd; 1]);
-    let (length, descriptor) = {
-        let mut parts = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg::<UnixAddr>(
-            socket.as_fd().as_raw_fd(),
-            &mut parts,
-            Some(&mut space),
-            MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
-        let mut descriptors = Vec::new();
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(numbers) = message {
-                // SAFETY: the kernel has just made these descriptors for us alone.
-                let owned = numbers
-                    .into_iter()
-                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) });
-                descriptors.extend(owned);
-            }
-        }
-        (received.bytes, descriptors.pop())
-    };
+    let (length, descriptor) = descriptors::receive(socket, &mut buffer)?;
     if length == 0 {
         return Ok(None);
     }

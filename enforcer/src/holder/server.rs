@@ -9,16 +9,17 @@ use super::connections::Connections;
 use super::losses::Losses;
 use super::pace::{MOST_READY, Round};
 use super::protocol::{self, Program, Reply, Request};
-use super::slot::{CHUNK, Slot};
 use super::stopper::Stopper;
-use super::succession::{Succession, adopt};
+use super::succession::Succession;
 use super::writer::{Done, Job, Writer};
-use crate::kernel::clock::awake_now;
-use crate::kernel::lock_file;
-use crate::kernel::log_file::{Bounds, Lost};
-use crate::kernel::pipe;
-use crate::kernel::spawn::describe;
 use enforcer_core::WorkloadName;
+use enforcer_kernel::clock::awake_now;
+use enforcer_kernel::descriptors::inherit;
+use enforcer_kernel::lock_file;
+use enforcer_kernel::log_file::{Bounds, Lost};
+use enforcer_kernel::pipe;
+use enforcer_kernel::slot::{CHUNK, Slot};
+use enforcer_kernel::spawn::describe;
 use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -128,7 +129,7 @@ impl Server {
             false => None,
         };
         let listener = match &inherited {
-            Some(inherited) => adopt(inherited.listener)?,
+            Some(inherited) => inherit(inherited.listener)?,
             None => protocol::listen_on(&super::socket_in(&options.runtime_dir))?,
         };
         let mut this = Self {
@@ -158,7 +159,7 @@ impl Server {
             this.set_bounds(workload, bounds);
         }
         for (workload, inode, descriptor) in inherited.pipes {
-            this.keep(workload, inode, adopt(descriptor)?)?;
+            this.keep(workload, inode, inherit(descriptor)?)?;
         }
         Ok(this)
     }

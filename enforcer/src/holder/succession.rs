@@ -1,14 +1,15 @@
 //! How a holder becomes a newer version of itself: the same process executes the new program,
 //! and its pipes stay open. A service manager that watches the process sees no change.
 
-use crate::kernel::log_file::Bounds;
 use enforcer_core::WorkloadName;
+use enforcer_kernel::descriptors::set_close_on_exec;
+use enforcer_kernel::log_file::Bounds;
 use nix::unistd::fexecve;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// What a holder hands to its successor.
@@ -69,20 +70,3 @@ impl Succession {
 
 /// The option that says so to a successor.
 const SUCCEED: &str = "--succeed";
-
-/// A descriptor that the program before this one has left open for this one.
-pub(super) fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: its number was handed to us alone, and nothing else here has used it.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-    set_close_on_exec(number, true)?;
-    Ok(descriptor)
-}
-
-fn set_close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
-    let flags = if on { libc::FD_CLOEXEC } else { 0 };
-    // SAFETY: sets a flag of a descriptor of this process.
-    match unsafe { libc::fcntl(number, libc::F_SETFD, flags) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}

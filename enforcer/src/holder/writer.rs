@@ -1,8 +1,8 @@
 //! The thread that writes logs: a disk that hangs holds it up, and nothing else.
 
-use super::slot::{Left, Slot};
-use crate::kernel::log_file::{Bounds, LogFile, Lost};
 use enforcer_core::WorkloadName;
+use enforcer_kernel::log_file::{Bounds, LogFile, Lost};
+use enforcer_kernel::slot::{Left, Slot};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::HashMap;
 use std::io;

@@ -2,8 +2,9 @@
 //! gives out the host's credentials.
 
 use super::{failed, too_late};
-use enforcer_core::probe::{Outcome, is_forbidden};
+use enforcer_core::probe::Outcome;
 use enforcer_core::units::human_duration;
+use enforcer_model::probe::is_forbidden;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
@@ -101,7 +102,7 @@ fn is_to_itself(stream: &TcpStream) -> bool {
 }
 
 fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
-    let told = format!("{address}: {}", crate::kernel::spawn::describe(error));
+    let told = format!("{address}: {}", enforcer_kernel::spawn::describe(error));
     match error.raw_os_error() {
         // Ours: no descriptor, no memory, no port or no way is left.
         Some(

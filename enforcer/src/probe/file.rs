@@ -1,9 +1,9 @@
 //! A `file` probe: somebody writes a heartbeat.
 
 use super::failed;
-use crate::kernel::clock;
 use enforcer_core::probe::Outcome;
 use enforcer_core::units::human_duration;
+use enforcer_kernel::clock;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;

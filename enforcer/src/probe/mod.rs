@@ -11,11 +11,11 @@ mod lateness;
 pub(crate) use lateness::Lateness;
 
 use crate::executor::{Errand, Executor};
-use crate::kernel::clock;
 use enforcer_core::event::{Event, InstanceEvent, ProbeRun};
 use enforcer_core::probe::{Failure, Outcome};
 use enforcer_core::spec::{Check, Probe};
 use enforcer_core::units::human_duration;
+use enforcer_kernel::clock;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;

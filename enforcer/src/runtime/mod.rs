@@ -7,7 +7,6 @@ use crate::inbox::{Message, Question, RequestError};
 
 use crate::executor::Executor;
 use crate::failpoint;
-use crate::kernel::clock;
 use crate::probe::Prober;
 use crate::service::{self, Manager};
 use crate::store::database::Trouble;
@@ -18,6 +17,7 @@ use enforcer_core::event::{AgentEvent, Detail, Moment, Seq, Transition, Workload
 use enforcer_core::plan;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
+use enforcer_kernel::clock;
 use enforcer_model::Record;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};

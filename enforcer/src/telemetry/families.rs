@@ -2,8 +2,8 @@
 
 use super::counts::{BUCKETS, OfProbe};
 use super::scrape::{One, Scrape};
-use crate::kernel::own_process::OwnProcess;
-use crate::kernel::statistics::{RESOURCES, Statistics};
+use enforcer_kernel::own_process::OwnProcess;
+use enforcer_kernel::statistics::{RESOURCES, Statistics};
 use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };

@@ -1,6 +1,5 @@
-//! What is told of the agent and its workloads to others: metrics, read from the kernel
-//! when somebody asks for them, and the agent's own words: `tracing` to stderr, with the
-//! eBPF programs' messages in it.
+//! The metrics of the agent and its workloads, read from the kernel when somebody asks for them,
+//! and the agent's own log: `tracing` to stderr.
 
 mod counts;
 mod families;
@@ -9,9 +8,6 @@ mod table;
 
 pub(crate) use scrape::{Format, Telemetry};
 
-use crate::kernel::ready;
-use aya_log::EbpfLogger;
-use tokio::io::Interest;
 use tracing::level_filters::LevelFilter;
 
 /// Warnings and worse, unless `ENFORCER_LOG` names another level.
@@ -24,18 +20,4 @@ pub(crate) fn init() {
         .with_ansi(false)
         .with_target(false)
         .init();
-}
-
-/// Passes on what the eBPF programs say, for as long as the agent lives.
-pub(crate) async fn relay_ebpf_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
-    let Ok(polled) = ready::watch(&logger, Interest::READABLE) else {
-        return;
-    };
-    loop {
-        let Ok(mut readable) = polled.readable().await else {
-            return;
-        };
-        logger.flush();
-        readable.clear_ready();
-    }
 }

@@ -5,13 +5,13 @@
 use super::counts::{All, Counts, OfProbe, OfWorkload};
 use super::table::FAMILIES;
 use crate::executor::Executor;
-use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::clock;
-use crate::kernel::host_usage::{HostUsage, Used};
-use crate::kernel::own_process::{self, OwnProcess};
-use crate::kernel::statistics::{self, Statistics};
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::clock;
+use enforcer_kernel::host_usage::{HostUsage, Used};
+use enforcer_kernel::own_process::{self, OwnProcess};
+use enforcer_kernel::statistics::{self, Statistics};
 use enforcer_model::metrics::{Bucket, Distribution, Metric, MetricKind, Metrics, Sample};
 use parking_lot::Mutex;
 use prometheus::TextEncoder;

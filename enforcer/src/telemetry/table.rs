@@ -3,10 +3,10 @@
 
 use super::counts::{ANSWERS, ASKED, AUTOMATIC, SCOPES, VERDICTS};
 use super::families::{Family, by, counter, each, flag, float, gauge, own, read, seconds, waited};
-use crate::kernel::statistics::MEMORY_EVENTS;
 use enforcer_core::WorkloadState;
 use enforcer_core::event::Cause;
 use enforcer_core::health::Health;
+use enforcer_kernel::statistics::MEMORY_EVENTS;
 use prometheus::proto::MetricType;
 
 const HEALTHS: [(&str, Health); 4] = [

@@ -14,11 +14,11 @@ pub mod waits;
 pub use recurrence::Recurrence;
 pub use streaks::Streaks;
 
-pub use enforcer_model::cpu_loop::{Calls, Evidence, LoopSource, Outside, Thread, Verdict};
+pub use enforcer_model::cpu_loop::{Calls, Evidence, LoopSource, Outside, Sleep, Thread, Verdict};
 pub use enforcer_model::spec::Rung;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use waits::Wait;
+use waits::{Wait, wait_of};
 
 /// The time between two checks whether the workloads are busy enough to be sampled.
 pub const GATE: Duration = Duration::from_millis(250);
@@ -47,10 +47,6 @@ pub const MAX_SNAPSHOTS: u32 = 160;
 pub const MAX_STOPPED: Duration = Duration::from_secs(2);
 /// The most time that a proof may take on a host whose CPUs are all taken.
 pub const PROOF_TIME: Duration = Duration::from_secs(8);
-/// The most pages that are read and hashed for one snapshot.
-pub const MAX_PAGES: u64 = 4096;
-/// The most pages whose page table entries are read for one snapshot.
-pub const MAX_SCANNED_PAGES: u64 = 1 << 20;
 /// The number of system calls that show how a thread spins through them.
 pub const ENOUGH_CALLS: u32 = 100;
 /// Busy polling spends at most so much of its time in its own code.
@@ -116,11 +112,11 @@ pub fn breaks_the_proof(outside: &Outside) -> bool {
     }
 }
 
-/// Returns what another thread's wait means for a proof; `None` if only the looping process
-/// itself could end the wait.
+/// Returns what another thread's sleep means for a proof; `None` if only the looping process
+/// itself could end it. A thread without a sleep runs.
 #[must_use]
-pub fn outside_of_wait(wait: Wait, thread: String) -> Option<Outside> {
-    match wait {
+pub fn outside_of_sleep(sleep: Option<Sleep>, thread: String) -> Option<Outside> {
+    match wait_of(sleep) {
         Wait::ForOwnProcess => None,
         Wait::ForOutside => Some(Outside::ThreadWaits(thread)),
         Wait::Timed => Some(Outside::ThreadWakes(thread)),

@@ -1,6 +1,8 @@
 //! The waits of sleeping threads, by system call. The numbers are those of x86-64. On other
 //! machines every wait is taken for a timed one, so that nothing is proved beside another thread.
 
+use enforcer_model::cpu_loop::Sleep;
+
 /// The event that ends a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
@@ -14,51 +16,42 @@ pub enum Wait {
     Running,
 }
 
-/// The system call that a thread sleeps in, from `/proc/PID/task/TID/syscall`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sleep {
-    pub number: u64,
-    pub arguments: [u64; 6],
-    /// The process has a timer descriptor, which ends a wait for descriptors.
-    pub has_timer_descriptor: bool,
-}
-
-impl Sleep {
-    /// Returns the event that ends this wait.
-    #[must_use]
-    pub fn wait(&self) -> Wait {
-        if cfg!(not(target_arch = "x86_64")) {
-            return Wait::Timed;
-        }
-        let [_, second, third, fourth, fifth, _] = self.arguments;
-        match self.number {
-            FUTEX => match futex_command(second) {
-                // Shared futexes may be woken by another process.
-                Some(FUTEX_WAIT | FUTEX_WAIT_BITSET) if fourth == 0 && is_private(second) => {
-                    Wait::ForOwnProcess
-                }
-                Some(FUTEX_WAIT | FUTEX_WAIT_BITSET) if fourth == 0 => Wait::ForOutside,
-                _ => Wait::Timed,
-            },
-            POLL => self.descriptors(is_forever(third)),
-            EPOLL_WAIT | EPOLL_PWAIT => self.descriptors(is_forever(fourth)),
-            EPOLL_PWAIT2 => self.descriptors(fourth == 0),
-            SELECT | PSELECT6 => self.descriptors(fifth == 0),
-            PPOLL => self.descriptors(third == 0),
-            READ | READV | ACCEPT | ACCEPT4 => self.descriptors(true),
-            PAUSE | RT_SIGSUSPEND => Wait::ForOutside,
-            RT_SIGTIMEDWAIT if third == 0 => Wait::ForOutside,
-            // Children end by themselves, and `recv` may have a time-out of its own.
-            _ => Wait::Timed,
-        }
+/// Returns the event that ends this sleep; a thread without one runs.
+#[must_use]
+pub fn wait_of(sleep: Option<Sleep>) -> Wait {
+    let Some(sleep) = sleep else {
+        return Wait::Running;
+    };
+    if cfg!(not(target_arch = "x86_64")) {
+        return Wait::Timed;
     }
-
-    fn descriptors(&self, forever: bool) -> Wait {
-        if forever && !self.has_timer_descriptor {
+    let [_, second, third, fourth, fifth, _] = sleep.arguments;
+    let descriptors = |forever: bool| {
+        if forever && !sleep.has_timer_descriptor {
             Wait::ForOutside
         } else {
             Wait::Timed
         }
+    };
+    match sleep.number {
+        FUTEX => match futex_command(second) {
+            // Shared futexes may be woken by another process.
+            Some(FUTEX_WAIT | FUTEX_WAIT_BITSET) if fourth == 0 && is_private(second) => {
+                Wait::ForOwnProcess
+            }
+            Some(FUTEX_WAIT | FUTEX_WAIT_BITSET) if fourth == 0 => Wait::ForOutside,
+            _ => Wait::Timed,
+        },
+        POLL => descriptors(is_forever(third)),
+        EPOLL_WAIT | EPOLL_PWAIT => descriptors(is_forever(fourth)),
+        EPOLL_PWAIT2 => descriptors(fourth == 0),
+        SELECT | PSELECT6 => descriptors(fifth == 0),
+        PPOLL => descriptors(third == 0),
+        READ | READV | ACCEPT | ACCEPT4 => descriptors(true),
+        PAUSE | RT_SIGSUSPEND => Wait::ForOutside,
+        RT_SIGTIMEDWAIT if third == 0 => Wait::ForOutside,
+        // Children end by themselves, and `recv` may have a time-out of its own.
+        _ => Wait::Timed,
     }
 }
 
@@ -217,15 +210,17 @@ mod tests {
             (999, [0; 6], Wait::Timed),
         ];
         for (number, arguments, expected) in table {
-            let sleep = |has_timer_descriptor| Sleep {
-                number,
-                arguments,
-                has_timer_descriptor,
+            let wait = |has_timer_descriptor| {
+                wait_of(Some(Sleep {
+                    number,
+                    arguments,
+                    has_timer_descriptor,
+                }))
             };
-            assert_eq!(sleep(false).wait(), expected, "{number} {arguments:x?}");
+            assert_eq!(wait(false), expected, "{number} {arguments:x?}");
             let descriptors = [POLL, SELECT, EPOLL_WAIT, ACCEPT4];
             if descriptors.contains(&number) {
-                assert_eq!(sleep(true).wait(), Wait::Timed, "with a timer: {number}");
+                assert_eq!(wait(true), Wait::Timed, "with a timer: {number}");
             }
         }
     }

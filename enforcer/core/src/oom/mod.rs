@@ -12,7 +12,9 @@
 
 use crate::event::CgroupId;
 use crate::units::{Bytes, MonoTime};
-pub use enforcer_model::oom::{Asker, Incident, OomSource, Scope, Victim};
+pub use enforcer_model::oom::{
+    Asker, CgroupCounters, Counters, Incident, OomSource, Scope, Victim,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,37 +37,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const MOST_VICTIMS: usize = 4096;
 /// An ancestor whose limit was met so recently is taken for the cause.
 const ANCESTOR_WINDOW: Duration = Duration::from_secs(2);
-
-/// The values of the kernel's files at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// `oom_kill` of the workload's `memory.events`.
-    pub oom_kill: u64,
-    /// `oom_group_kill`, since Linux 5.17; 0 before.
-    pub oom_group_kill: u64,
-    /// `oom` of the workload's `memory.events.local`: its own limit was met.
-    pub own_oom: u64,
-    /// `oom` of the workload's `memory.events`: its own limit was met, or one below it.
-    pub subtree_oom: u64,
-    /// The cgroups that the workload has made in its own.
-    pub descendants: Vec<CgroupCounters>,
-    /// Every ancestor that the agent can see, nearest first.
-    pub ancestors: Vec<CgroupCounters>,
-    /// `memory.max`; `None` for `max`.
-    pub limit: Option<Bytes>,
-    /// `memory.peak`, since Linux 5.19.
-    pub peak: Option<Bytes>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CgroupCounters {
-    pub path: String,
-    /// The id of the cgroup. Another cgroup at the same path has counted from 0.
-    pub id: CgroupId,
-    /// `oom` of its `memory.events.local`: its own limit was met.
-    pub oom: u64,
-    pub limit: Option<Bytes>,
-}
 
 /// The ancestors of all workloads whose limits were met lately.
 #[derive(Clone, Debug, Default)]

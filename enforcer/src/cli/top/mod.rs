@@ -7,9 +7,9 @@ mod row;
 mod screen;
 
 use super::{Fault, client, escaped, sentence};
-use crate::kernel::clock;
-use crate::kernel::signal::Ends;
 use crate::settings::Settings;
+use enforcer_kernel::clock;
+use enforcer_kernel::signal::Ends;
 use enforcer_model::Record;
 use enforcer_model::detail::Kind;
 use enforcer_model::requests::Throttle;
@@ -43,7 +43,7 @@ pub(super) struct Wanted {
 }
 
 pub(super) fn top(settings: &Settings, wanted: &Wanted, color: bool) -> Result<(), Fault> {
-    let interval = enforcer_core::manifest::parse_duration(&wanted.interval)
+    let interval = enforcer_manifest::parse_duration(&wanted.interval)
         .ok()
         .filter(|interval| *interval >= GLANCE)
         .ok_or_else(|| {

@@ -7,9 +7,6 @@ mod place;
 pub(super) use place::Places;
 
 use super::{Executor, launch};
-use crate::kernel::pidfd::PidFd;
-use crate::kernel::spawn::{Launch, Patience};
-use crate::kernel::{clock, ready, spawn};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
@@ -18,6 +15,9 @@ use enforcer_core::event::{
 };
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::human_duration;
+use enforcer_kernel::pidfd::PidFd;
+use enforcer_kernel::spawn::{Launch, Patience};
+use enforcer_kernel::{clock, ready, spawn};
 use place::{Kills, PATIENCE, Place};
 use std::borrow::Cow;
 use std::fs::File;

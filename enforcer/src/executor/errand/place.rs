@@ -2,14 +2,14 @@
 //! of all its commands, and in it a cgroup for each command, which runs once at a time.
 
 use crate::executor::Executor;
-use crate::kernel::cgroupfs::Cgroup;
-use crate::kernel::{counters, limits};
 use crate::report::error_chain;
 use crate::service;
 use enforcer_core::WorkloadName;
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Commands, ProbeName};
 use enforcer_core::units::{Bytes, CpuWeight, Limit};
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::{counters, limits};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

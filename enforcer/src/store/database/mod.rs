@@ -214,7 +214,7 @@ impl Database {
             Err(error) => {
                 tracing::warn!("{}", crate::report::error_chain(&error));
                 // More than ten events a second since the epoch were never told.
-                let high = number(crate::kernel::clock::wall_now().as_second()) * 10;
+                let high = number(enforcer_kernel::clock::wall_now().as_second()) * 10;
                 (high, high)
             }
         }

@@ -89,9 +89,9 @@ fn a_damaged_file_is_set_aside_and_a_new_one_is_written() {
     let database = folder.database();
     fs::write(folder.0.join("history.db"), [7; 8192]).expect("a file");
     let writer = database.write(vec![record(1, "start", "web")], |_| ());
-    let begun = crate::kernel::clock::now();
+    let begun = enforcer_kernel::clock::now();
     while database.find(&Query::default(), None).is_empty() {
-        let waited = crate::kernel::clock::now().since(begun);
+        let waited = enforcer_kernel::clock::now().since(begun);
         assert!(
             waited < Duration::from_secs(20),
             "it is never written again"
@@ -113,11 +113,11 @@ fn a_damaged_file_is_set_aside_and_a_new_one_is_written() {
 
 /// Waits until a damaged file was told, and something is written again.
 fn until_mended(database: &Database, writer: &Writer) -> String {
-    let begun = crate::kernel::clock::now();
+    let begun = enforcer_kernel::clock::now();
     loop {
         writer.append(Arc::new(vec![record(9_999_999, "start", "web")]));
         writer.close();
-        let waited = crate::kernel::clock::now().since(begun);
+        let waited = enforcer_kernel::clock::now().since(begun);
         assert!(waited < Duration::from_secs(20), "it is never told");
         let _ = database.find(&Query::default(), None);
         if let Some(Trouble::Failing(why)) = writer.trouble() {
@@ -148,10 +148,10 @@ fn damage_in_the_middle_is_found_by_whoever_reads() {
     let writer = database.write(Vec::new(), |_| ());
     let why = until_mended(&database, &writer);
     assert!(why.contains("set aside as"), "{why}");
-    let begun = crate::kernel::clock::now();
+    let begun = enforcer_kernel::clock::now();
     while database.find(&Query::default(), None).is_empty() {
         writer.close();
-        assert!(crate::kernel::clock::now().since(begun) < Duration::from_secs(20));
+        assert!(enforcer_kernel::clock::now().since(begun) < Duration::from_secs(20));
     }
     let connection = Connection::open(&path).expect("the new one");
     let gap: (i64, i64, String) = connection

@@ -2,11 +2,11 @@
 //! when the disk is full, the file is damaged, or somebody holds it.
 
 use super::{Database, Record, StoreError, text_of};
-use crate::kernel::clock;
 use crate::report::error_chain;
 use crate::store::history::Batch;
 use enforcer_core::event::Seq;
 use enforcer_core::units::MonoTime;
+use enforcer_kernel::clock;
 use parking_lot::Mutex;
 use rusqlite::{Connection, params};
 use std::collections::VecDeque;

@@ -1,0 +1,207 @@
+//! Users and groups of this host, by name. The files come first; what they don't
+//! know, the system's own `getent` is asked. The C library's look-up is not used:
+//! in a static binary it loads the host's NSS modules into the agent, which may
+//! crash it, and a privileged agent has no business running them.
+
+use nix::unistd::{Gid, Uid, geteuid};
+use std::process::{Command, Stdio};
+
+/// Returns whether the host has a user of this name.
+pub fn has_user(name: &str) -> bool {
+    is_name(name) && user(name).is_some()
+}
+
+/// Returns whether the host has a group of this name.
+pub fn has_group(name: &str) -> bool {
+    is_name(name) && group(name).is_some()
+}
+
+/// Whom a workload runs as.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub name: String,
+    pub home: String,
+    pub uid: Uid,
+    pub gid: Gid,
+    pub groups: Vec<Gid>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    #[error("there is no user `{0}`")]
+    NoUser(String),
+    #[error("there is no group `{0}`")]
+    NoGroup(String),
+}
+
+/// Looks an account up; without a user's name, it is the agent's own.
+pub fn identity(name: Option<&str>, group_name: Option<&str>) -> Result<Identity, AccountError> {
+    let found = match name {
+        Some(name) => user(name).ok_or_else(|| AccountError::NoUser(name.to_owned()))?,
+        None => {
+            let own = geteuid().to_string();
+            look_up("passwd", &own, |line| field(line, 2) == Some(own.as_str()))
+                .and_then(|line| User::parse(&line))
+                .ok_or(AccountError::NoUser(own))?
+        }
+    };
+    let gid = match group_name {
+        None => found.gid,
+        Some(name) => group(name).ok_or_else(|| AccountError::NoGroup(name.to_owned()))?,
+    };
+    let mut groups = memberships(&found.name);
+    groups.push(gid);
+    groups.sort_by_key(|gid| gid.as_raw());
+    groups.dedup();
+    Ok(Identity {
+        name: found.name,
+        home: found.home,
+        uid: found.uid,
+        gid,
+        groups,
+    })
+}
+
+/// A line of passwd(5).
+#[derive(Debug, PartialEq, Eq)]
+struct User {
+    name: String,
+    uid: Uid,
+    gid: Gid,
+    home: String,
+}
+
+impl User {
+    fn parse(line: &str) -> Option<Self> {
+        Some(Self {
+            name: field(line, 0)?.to_owned(),
+            uid: Uid::from_raw(number(line, 2)?),
+            gid: Gid::from_raw(number(line, 3)?),
+            home: field(line, 5)?.to_owned(),
+        })
+    }
+}
+
+fn field(line: &str, index: usize) -> Option<&str> {
+    line.split(':').nth(index)
+}
+
+/// The kernel takes the last number for "as it is": whoever became that one would stay
+/// root.
+fn number(line: &str, index: usize) -> Option<u32> {
+    let parsed = field(line, index)?.parse().ok();
+    parsed.filter(|number| *number != u32::MAX)
+}
+
+/// No look-up by number, and nothing that could be taken for an option.
+fn is_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && byte != b':';
+    let first = name.bytes().next();
+    first.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_') && name.bytes().all(plain)
+}
+
+fn user(name: &str) -> Option<User> {
+    look_up("passwd", name, |line| field(line, 0) == Some(name)).and_then(|line| User::parse(&line))
+}
+
+pub fn group(name: &str) -> Option<Gid> {
+    let line = look_up("group", name, |line| field(line, 0) == Some(name))?;
+    number(&line, 2).map(Gid::from_raw)
+}
+
+/// The groups that name this user as a member: of a user of the files, those in
+/// group(5); of any other, those that the host's own sources know.
+fn memberships(user: &str) -> Vec<Gid> {
+    if in_file("passwd", |line| field(line, 0) == Some(user)).is_some() {
+        let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
+        return members_of(&file, user);
+    }
+    // Its line is the user's name and then the groups' numbers.
+    let line = getent("initgroups", user).unwrap_or_default();
+    let numbers = line
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|number| number.parse().ok());
+    numbers.map(Gid::from_raw).collect()
+}
+
+fn members_of(file: &str, user: &str) -> Vec<Gid> {
+    let is_member = |line: &&str| {
+        field(line, 3).is_some_and(|members| members.split(',').any(|member| member == user))
+    };
+    let lines = file.lines().filter(is_member);
+    lines
+        .filter_map(|line| field(line, 2)?.parse().ok())
+        .map(Gid::from_raw)
+        .collect()
+}
+
+fn look_up(database: &str, key: &str, fits: impl Fn(&str) -> bool) -> Option<String> {
+    in_file(database, &fits).or_else(|| {
+        getent(database, key)?
+            .lines()
+            .find(|line| fits(line))
+            .map(str::to_owned)
+    })
+}
+
+fn in_file(database: &str, fits: impl Fn(&str) -> bool) -> Option<String> {
+    let file = std::fs::read_to_string(format!("/etc/{database}")).ok()?;
+    file.lines().find(|line| fits(line)).map(str::to_owned)
+}
+
+/// getent(1): the host's own way to its accounts, in a process of its own.
+fn getent(database: &str, key: &str) -> Option<String> {
+    let output = Command::new("/usr/bin/getent")
+        .args([database, key])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_found_and_nobody_else_is_made_up() {
+        assert!(has_user("root") && has_group("root"));
+        // Asked of the whole host, NSS modules and all.
+        for name in [
+            "no-such-user-here",
+            "",
+            "0day",
+            "-1",
+            "4294967295",
+            "4294967296",
+            "a:b",
+            "a\nb",
+            "0",
+        ] {
+            assert!(!has_user(name), "{name:?}");
+            assert!(!has_group(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn lines_of_the_files_are_read_as_documented() {
+        let user = User::parse("web:x:1000:1001:A, person:/srv/web:/bin/sh").expect("a user");
+        assert_eq!(
+            (user.uid.as_raw(), user.gid.as_raw(), user.home.as_str()),
+            (1000, 1001, "/srv/web")
+        );
+        assert_eq!(User::parse("web:x:many:1:::"), None);
+        for number in ["-1", "4294967295", "4294967296", ""] {
+            assert_eq!(User::parse(&format!("web:x:{number}:1:::")), None);
+            assert_eq!(User::parse(&format!("web:x:1:{number}:::")), None);
+        }
+        let groups = members_of("a:x:1:web,db\nb:x:2:\nc:x:3:webmaster\nd:x:4:web\n", "web");
+        assert_eq!(groups, [Gid::from_raw(1), Gid::from_raw(4)]);
+    }
+}

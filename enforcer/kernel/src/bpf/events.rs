@@ -1,0 +1,155 @@
+//! The ring of marks and the maps beside it, as the agent sees them.
+
+use super::BpfError;
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use enforcer_common::{EXITED, LIVES, Record, Watch};
+use enforcer_model::ids::ExitStatus;
+use parking_lot::Mutex;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// An exit that happened while nobody waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastExit {
+    /// Whether it had executed a program by then.
+    pub ran: bool,
+    pub status: ExitStatus,
+}
+
+/// The ring of marks, and the two maps beside it.
+pub struct EventRing {
+    ring: Mutex<RingBuf<MapData>>,
+    descriptor: OwnedFd,
+    lost: Lost,
+    watched: Mutex<HashMap<MapData, u32, [u8; 16]>>,
+}
+
+/// Records that found their ring full, by CPU, in the first slot; in the second, how
+/// many of them were told, by whichever agent.
+pub(super) struct Lost(pub(super) Mutex<PerCpuArray<MapData, u64>>);
+
+impl Lost {
+    pub(super) fn newly(&self) -> u64 {
+        let mut lost = self.0.lock();
+        let Ok(seen) = lost.get(&0, 0) else {
+            return 0;
+        };
+        let Ok(told) = lost.get(&1, 0) else {
+            return 0;
+        };
+        let mut told = told.to_vec();
+        let total: u64 = seen.iter().sum();
+        let newly = total.saturating_sub(told.iter().sum());
+        if let (true, Some(first)) = (newly > 0, told.first_mut()) {
+            *first += newly;
+            let kept = PerCpuValues::try_from(told).map(|told| lost.set(1, told, 0));
+            if !matches!(kept, Ok(Ok(()))) {
+                tracing::debug!("lost records may be told again");
+            }
+        }
+        newly
+    }
+}
+
+impl std::fmt::Debug for EventRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventRing")
+            .field("descriptor", &self.descriptor)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AsFd for EventRing {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl EventRing {
+    /// Hands every waiting record to `take`, in order, and holds the ring
+    /// meanwhile: two drainers never interleave.
+    pub fn drain(&self, mut take: impl FnMut(Record)) {
+        let mut ring = self.ring.lock();
+        while let Some(bytes) = ring.next() {
+            match Record::from_bytes(&bytes) {
+                Some(record) => take(record),
+                None => {
+                    tracing::warn!("an eBPF record of {} bytes is not one of ours", bytes.len())
+                }
+            }
+        }
+    }
+
+    /// Records that were lost since the last call.
+    pub fn newly_lost(&self) -> u64 {
+        self.lost.newly()
+    }
+
+    /// Asks for the exit of a process to be kept until it was read.
+    pub fn watch(&self, pid: u32, start_ticks: u64) {
+        let watch = Watch {
+            start_ticks,
+            ..Watch::default()
+        };
+        if let Err(error) = self.watched.lock().insert(pid, watch.to_bytes(), 0) {
+            tracing::debug!("the exit of {pid} will not be told by eBPF: {error}");
+        }
+    }
+
+    /// The same for a process that another agent has asked for, unless none has: how it
+    /// exited may be there already.
+    pub fn watch_on(&self, pid: u32, start_ticks: u64) {
+        let known = self.watched.lock().get(&pid, 0).map(Watch::from_bytes);
+        if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
+            return;
+        }
+        self.watch(pid, start_ticks);
+    }
+
+    /// How a process exited that was watched since it started then.
+    pub fn exit_of(&self, pid: u32, start_ticks: u64) -> Option<PastExit> {
+        let bytes = self.watched.lock().get(&pid, 0).ok()?;
+        let watch = Watch::from_bytes(bytes);
+        if watch.start_ticks != start_ticks || watch.state == LIVES {
+            return None;
+        }
+        // As waitpid(2) has it: a signal in the low bits, or a code above them.
+        let signal = i32::try_from(watch.status & 0x7f).unwrap_or(0);
+        let code = i32::try_from(watch.status >> 8 & 0xff).unwrap_or(0);
+        Some(PastExit {
+            ran: watch.state == EXITED,
+            status: match signal {
+                0 => ExitStatus::Code(code),
+                signal => ExitStatus::Signal(signal),
+            },
+        })
+    }
+
+    /// It was read, or never will be.
+    pub fn forget(&self, pid: u32, start_ticks: u64) {
+        let mut watched = self.watched.lock();
+        let known = watched.get(&pid, 0).map(Watch::from_bytes);
+        // The number may be another one's by now.
+        if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
+            let _ = watched.remove(&pid);
+        }
+    }
+}
+
+pub(super) fn open_ring(
+    take: &mut impl FnMut(&'static str) -> Result<Map, BpfError>,
+) -> Result<EventRing, BpfError> {
+    let failed = |map| move |source| BpfError::Map { map, source };
+    let ring: RingBuf<MapData> = take("EVENTS")?.try_into().map_err(failed("EVENTS"))?;
+    let lost: PerCpuArray<MapData, u64> = take("LOST")?.try_into().map_err(failed("LOST"))?;
+    let watched: HashMap<MapData, u32, [u8; 16]> =
+        take("WATCHED")?.try_into().map_err(failed("WATCHED"))?;
+    Ok(EventRing {
+        descriptor: ring
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(BpfError::Duplicate)?,
+        ring: Mutex::new(ring),
+        lost: Lost(Mutex::new(lost)),
+        watched: Mutex::new(watched),
+    })
+}

@@ -1,0 +1,126 @@
+//! Where the eBPF programs live when no agent does: below `/sys/fs/bpf`, so that an
+//! OOM kill or an exit between two agents is found by the later one.
+//!
+//! ```text
+//! enforcer/v3-CGROUP/        the ABI of the maps, and the cgroup of all workloads
+//!   EVENTS, LOST, …          maps: they outlive the programs that fill them
+//!   programs-BUILD/          of one build, complete once `cpu_sample` is there
+//!     process_exit, process_free, mark_victim, mark_program, cpu_sample
+//! ```
+//!
+//! An agent of another build loads its own programs over the same maps, and takes the
+//! older ones away after that: nothing is missed, and what both told is told once.
+//! Needs bpffs (Linux 4.4) and links that can be pinned (5.8).
+
+use super::BpfError;
+use aya::maps::{Map, MapData};
+use enforcer_common::ABI_VERSION;
+use enforcer_model::ids::CgroupId;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// Every map that is shared. What is in them is said by the ABI's version.
+pub(super) const MAPS: [&str; 7] = [
+    "EVENTS",
+    "LOST",
+    "WATCHED",
+    "SUSPECTS",
+    "SUSPECTS_LOST",
+    "BUDGETS",
+    "STREAKS",
+];
+
+/// The folders of one agent's tree.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    folder: PathBuf,
+    programs: PathBuf,
+}
+
+impl Pins {
+    /// For workloads below this cgroup; `variant` is what else programs of one build
+    /// may differ in.
+    pub(super) fn of(parent: CgroupId, variant: &impl std::fmt::Debug) -> io::Result<Self> {
+        let mounted = statfs(MOUNT_POINT).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+        if !mounted {
+            let why = format!("{MOUNT_POINT} is no bpf file system");
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
+        }
+        let base = Path::new(MOUNT_POINT).join("enforcer");
+        let folder = base.join(format!("v{ABI_VERSION}-{}", parent.0));
+        let mut build = DefaultHasher::new();
+        (super::OBJECT, format!("{variant:?}")).hash(&mut build);
+        let programs = folder.join(format!("programs-{:016x}", build.finish()));
+        let mut private = fs::DirBuilder::new();
+        private.recursive(true).mode(0o700).create(&folder)?;
+        Ok(Self { folder, programs })
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(super) fn program(&self, name: &str) -> PathBuf {
+        self.programs.join(name)
+    }
+
+    /// Whether this build's programs are attached.
+    pub(super) fn are_complete(&self) -> bool {
+        self.program("cpu_sample").exists()
+    }
+
+    /// Makes room for this build's programs.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        remove(&self.programs);
+        fs::create_dir(&self.programs)
+    }
+
+    /// They could not be made complete.
+    pub(super) fn give_up(&self) {
+        remove(&self.programs);
+    }
+
+    /// Takes away what older builds have attached.
+    pub(super) fn replace_older(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && path != self.programs {
+                remove(&path);
+            }
+        }
+    }
+
+    /// A pinned map.
+    pub(super) fn open(&self, name: &'static str) -> Result<Map, BpfError> {
+        let failed = |source| BpfError::Map { map: name, source };
+        let data = MapData::from_pin(self.map(name)).map_err(failed)?;
+        Map::from_map_data(data).map_err(failed)
+    }
+
+    /// Detaches everything, for good: no workload is left to be watched.
+    pub fn remove(&self) {
+        remove(&self.folder);
+        if let Some(base) = self.folder.parent() {
+            // Others' stay.
+            let _ = fs::remove_dir(base);
+        }
+    }
+}
+
+/// A folder with all that is pinned in it.
+fn remove(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            remove(&path);
+        } else {
+            let _ = fs::remove_file(path);
+        }
+    }
+    let _ = fs::remove_dir(folder);
+}

@@ -1,0 +1,164 @@
+//! Reads what the core reconciles: `memory.events` of a workload, of its ancestors and of the
+//! cgroups below it, with the limits that were met.
+
+use super::cgroupfs::{Cgroup, CgroupError};
+use enforcer_model::oom::{CgroupCounters, Counters};
+use enforcer_model::units::Bytes;
+use nix::fcntl::OFlag;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+/// One workload's counters. Keeps its last answer: as long as the kernel counts
+/// no further kill, one file is read instead of a dozen.
+#[derive(Debug)]
+pub struct CounterReader {
+    cgroup: Arc<Cgroup>,
+    ancestors: Arc<Vec<Cgroup>>,
+    last: Option<Counters>,
+}
+
+impl CounterReader {
+    /// `ancestors` are those whose limits also hold for the cgroup, nearest first.
+    pub fn new(cgroup: Arc<Cgroup>, ancestors: Arc<Vec<Cgroup>>) -> Self {
+        Self {
+            cgroup,
+            ancestors,
+            last: None,
+        }
+    }
+
+    pub fn read(&mut self) -> Result<Counters, CgroupError> {
+        let events = self.cgroup.read("memory.events")?;
+        let oom_kill = field(&events, "oom_kill");
+        if let Some(last) = &self.last
+            && last.oom_kill == oom_kill
+        {
+            return Ok(last.clone());
+        }
+        let mut counters = Counters {
+            oom_kill,
+            oom_group_kill: field(&events, "oom_group_kill"),
+            own_oom: own_ooms(&self.cgroup),
+            subtree_oom: field(&events, "oom"),
+            descendants: descendants(&self.cgroup),
+            ancestors: Vec::new(),
+            limit: limit(&self.cgroup)?,
+            peak: size(self.cgroup.read_if_present("memory.peak")?),
+        };
+        for ancestor in self.ancestors.iter() {
+            counters.ancestors.push(CgroupCounters {
+                path: ancestor.path().display().to_string(),
+                id: ancestor.id().unwrap_or_default(),
+                oom: field(&ancestor.read("memory.events.local")?, "oom"),
+                limit: limit(ancestor)?,
+            });
+        }
+        self.last = Some(counters.clone());
+        Ok(counters)
+    }
+}
+
+/// `memory.events`, held open to be polled.
+#[derive(Debug)]
+pub struct EventsFile(File);
+
+impl AsFd for EventsFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl EventsFile {
+    pub fn open(cgroup: &Cgroup) -> io::Result<Self> {
+        cgroup.open_file("memory.events", OFlag::O_RDONLY).map(Self)
+    }
+
+    /// Takes note of what it says now: the next change raises POLLPRI again.
+    pub fn rearm(&self) -> io::Result<()> {
+        let mut buffer = [0; 256];
+        self.0.read_at(&mut buffer, 0).map(drop)
+    }
+}
+
+fn limit(cgroup: &Cgroup) -> Result<Option<Bytes>, CgroupError> {
+    Ok(size(cgroup.read_if_present("memory.max")?))
+}
+
+/// `None` for `max`.
+fn size(text: Option<String>) -> Option<Bytes> {
+    text.and_then(|text| text.trim().parse().ok()).map(Bytes)
+}
+
+/// So many cgroups that a workload has made are looked at, and not more.
+const MOST_DESCENDANTS: usize = 64;
+
+/// The cgroups below this one with limits of their own, nearest first.
+fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
+    let mut found = Vec::new();
+    let mut folders = VecDeque::from([cgroup.path().to_owned()]);
+    while let Some(folder) = folders.pop_front() {
+        // One that goes meanwhile has nothing to tell.
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        for entry in inner.take(MOST_DESCENDANTS) {
+            if found.len() == MOST_DESCENDANTS {
+                return found;
+            }
+            let Ok(inner) = Cgroup::open(&entry.path()) else {
+                continue;
+            };
+            found.push(CgroupCounters {
+                path: inner.path().display().to_string(),
+                id: inner.id().unwrap_or_default(),
+                oom: own_ooms(&inner),
+                limit: limit(&inner).unwrap_or_default(),
+            });
+            folders.push_back(entry.path());
+        }
+    }
+    found
+}
+
+/// The OOM kills of processes in a cgroup and below it, whoever's limit it was; 0 where that
+/// cannot be read.
+pub fn oom_kills(cgroup: &Cgroup) -> u64 {
+    let events = cgroup.read_if_present("memory.events").ok().flatten();
+    events.map_or(0, |events| field(&events, "oom_kill"))
+}
+
+/// How often a cgroup met its own limit, and not one below it; 0 where that cannot be read.
+pub fn own_ooms(cgroup: &Cgroup) -> u64 {
+    let events = cgroup.read_if_present("memory.events.local").ok().flatten();
+    events.map_or(0, |events| field(&events, "oom"))
+}
+
+/// A number of a flat keyed file; 0 where the kernel has no such key.
+pub fn field(text: &str, key: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(name, _)| *name == key)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "low 0\nhigh 12\nmax 3\noom 2\noom_kill 7\noom_group_kill 1\n";
+        assert_eq!(
+            [
+                field(text, "oom"),
+                field(text, "oom_kill"),
+                field(text, "kill")
+            ],
+            [2, 7, 0]
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Descriptors that come from outside the program: from a listener, with a message of another
+//! process, or from the program that ran in this process before. Each gets its owner here.
+
+use nix::cmsg_space;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// Accepts a connection that waits at the listener. Its calls do not block.
+///
+/// # Errors
+/// `EAGAIN` if none waits.
+pub fn accept(listener: &impl AsFd) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let number = accept4(listener.as_fd().as_raw_fd(), flags)?;
+    // SAFETY: the kernel has just made this descriptor for this call.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sends one message, with a descriptor or without.
+///
+/// # Errors
+/// `EPIPE` if the other side is gone.
+pub fn send(
+    socket: &impl AsFd,
+    message: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let descriptors: Vec<RawFd> = descriptor.iter().map(|one| one.as_raw_fd()).collect();
+    let control = [ControlMessage::ScmRights(&descriptors)];
+    let control: &[_] = if descriptors.is_empty() {
+        &[]
+    } else {
+        &control
+    };
+    sendmsg::<UnixAddr>(
+        socket.as_fd().as_raw_fd(),
+        &[IoSlice::new(message)],
+        control,
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )?;
+    Ok(())
+}
+
+/// Receives one message and the descriptor that came with it. The length is 0 if the other side
+/// is gone.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = cmsg_space!([RawFd; 1]);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = recvmsg::<UnixAddr>(
+        socket.as_fd().as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut descriptors = Vec::new();
+    for message in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = message {
+            // SAFETY: the kernel has just made these descriptors for this call.
+            let owned = numbers
+                .into_iter()
+                .map(|number| unsafe { OwnedFd::from_raw_fd(number) });
+            descriptors.extend(owned);
+        }
+    }
+    Ok((received.bytes, descriptors.pop()))
+}
+
+/// Takes over a descriptor that the program before this one left open in this process. The
+/// caller takes each number once, before it opens any descriptor of its own.
+///
+/// # Errors
+/// `EBADF` if there is no such descriptor.
+pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
+    set_close_on_exec(number, true)?;
+    // SAFETY: the descriptor is open, and by the contract above nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Sets whether the next program of this process inherits the descriptor.
+///
+/// # Errors
+/// `EBADF` if there is no such descriptor.
+pub fn set_close_on_exec(number: RawFd, on: bool) -> io::Result<()> {
+    let flags = if on { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: sets a flag of a descriptor of this process.
+    match unsafe { libc::fcntl(number, libc::F_SETFD, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,273 @@
+//! Changes that somebody makes (inotify(7)): to the manifest's folder, and to the
+//! workloads' cgroups. kernfs tells writes through
+//! its files, and removals, like any file system does; what the kernel changes by itself
+//! is told for `*.events` alone.
+
+use super::cgroupfs::Cgroup;
+use enforcer_model::WorkloadName;
+use enforcer_model::limits::CONTROLLERS;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+/// Watches of the cgroups of all workloads, and of what they are in.
+#[derive(Debug)]
+pub struct TreeWatch {
+    inotify: Inotify,
+    parent: PathBuf,
+    names: Mutex<HashMap<WatchDescriptor, WorkloadName>>,
+}
+
+/// Something happened to a workload's cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// One of its limits, its processes, or all of it.
+    Workload(WorkloadName),
+    /// There was more than could be told: anything may have happened.
+    Everything,
+}
+
+/// Others change by themselves, or change nothing that was set.
+fn is_ours_to_set(file: &str) -> bool {
+    CONTROLLERS.iter().any(|(known, _)| *known == file) || file == "cgroup.procs"
+}
+
+impl AsFd for TreeWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+impl TreeWatch {
+    pub fn new(workloads: &Cgroup) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let removals = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+        inotify.add_watch(workloads.path(), removals)?;
+        Ok(Self {
+            inotify,
+            parent: workloads.path().to_owned(),
+            names: Mutex::default(),
+        })
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<WatchDescriptor, WorkloadName>> {
+        self.names.lock()
+    }
+
+    /// Watches one more, and no more what had its name before.
+    pub fn add(&self, workload: &WorkloadName) -> io::Result<()> {
+        let path = self.parent.join(workload.as_str());
+        // The kernel tells of the last process that leaves only who watches this file
+        // itself (`kernfs_notify_workfn` wants its inode).
+        let populated = path.join("cgroup.events");
+        let mut names = self.names();
+        let watched = [
+            self.inotify
+                .add_watch(&path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONLYDIR)?,
+            self.inotify
+                .add_watch(&populated, AddWatchFlags::IN_MODIFY)?,
+        ];
+        self.forget(&mut names, workload, &watched);
+        names.extend(watched.map(|watch| (watch, workload.clone())));
+        Ok(())
+    }
+
+    /// kernfs lets a watch outlive what it is on.
+    pub fn remove(&self, workload: &WorkloadName) {
+        self.forget(&mut self.names(), workload, &[]);
+    }
+
+    fn forget(
+        &self,
+        names: &mut HashMap<WatchDescriptor, WorkloadName>,
+        workload: &WorkloadName,
+        but: &[WatchDescriptor],
+    ) {
+        names.retain(|watch, name| {
+            let stays = name != workload || but.contains(watch);
+            if !stays {
+                let _ = self.inotify.rm_watch(*watch);
+            }
+            stays
+        });
+    }
+
+    /// What has happened since it was last asked.
+    pub fn read(&self) -> Vec<Touched> {
+        let mut touched = Vec::new();
+        while let Ok(events) = self.inotify.read_events() {
+            let mut names = self.names();
+            for event in events {
+                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                    touched.push(Touched::Everything);
+                } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                    names.remove(&event.wd);
+                }
+                let file = event.name.as_ref().map(|file| file.to_string_lossy());
+                let name = match (file, names.get(&event.wd)) {
+                    (Some(file), _) if event.mask.contains(AddWatchFlags::IN_DELETE) => {
+                        WorkloadName::parse(&file)
+                    }
+                    (Some(file), known) => known.filter(|_| is_ours_to_set(&file)).cloned(),
+                    (None, known) => known.cloned(),
+                };
+                touched.extend(name.map(Touched::Workload));
+            }
+        }
+        touched
+    }
+}
+
+/// Files of one folder that were written, or came and went, and whatever else gets the
+/// folder's name: a link may be made to lead elsewhere.
+#[derive(Debug)]
+pub struct FolderWatch {
+    inotify: Inotify,
+    folder: PathBuf,
+    /// What had the name when it was last looked at.
+    own: WatchDescriptor,
+    /// The folder that it is in, where that can be watched.
+    above: Option<WatchDescriptor>,
+}
+
+impl AsFd for FolderWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+impl FolderWatch {
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        let folder = std::path::absolute(folder)?;
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        Ok(Self {
+            own: watch_folder(&inotify, &folder)?,
+            above: watch_above(&inotify, &folder),
+            inotify,
+            folder,
+        })
+    }
+
+    /// The names of those that have changed since it was last asked; one without a name
+    /// stands for the folder itself, or for more than could be told.
+    pub fn read(&mut self) -> Vec<Option<String>> {
+        let mut changed = Vec::new();
+        while let Ok(events) = self.inotify.read_events() {
+            for event in events {
+                let above = Some(event.wd) == self.above;
+                let overflow = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+                if !above && event.wd != self.own && !overflow {
+                    // Of what had the name before.
+                    continue;
+                }
+                let renamed = above && event.name.as_deref() == self.folder.file_name();
+                if renamed || event.name.is_none() {
+                    self.look_again();
+                    changed.push(None);
+                } else if !above {
+                    changed.push(event.name.map(|name| name.to_string_lossy().into_owned()));
+                }
+            }
+        }
+        changed
+    }
+
+    /// Whether another folder has its name now: it may have come with one further up.
+    pub fn look_again(&mut self) -> bool {
+        let Ok(now) = watch_folder(&self.inotify, &self.folder) else {
+            return false;
+        };
+        let is_other = now != self.own;
+        if is_other {
+            // It is gone already where its folder is.
+            let _ = self.inotify.rm_watch(self.own);
+            self.own = now;
+            let above = watch_above(&self.inotify, &self.folder);
+            if let Some(before) = self.above.filter(|before| Some(*before) != above) {
+                let _ = self.inotify.rm_watch(before);
+            }
+            self.above = above;
+        }
+        is_other
+    }
+}
+
+fn watch_above(inotify: &Inotify, folder: &Path) -> Option<WatchDescriptor> {
+    let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+    let above = folder.parent()?;
+    let watched = inotify.add_watch(above, names | AddWatchFlags::IN_ONLYDIR);
+    watched.ok()
+}
+
+fn watch_folder(inotify: &Inotify, folder: &Path) -> nix::Result<WatchDescriptor> {
+    let changes = AddWatchFlags::IN_CLOSE_WRITE
+        | AddWatchFlags::IN_MOVED_TO
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_CREATE
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
+    inotify.add_watch(folder, changes | AddWatchFlags::IN_ONLYDIR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// As tools do that put a new version in place: beside the old one, and then a link.
+    #[test]
+    fn a_folder_is_watched_by_its_name() {
+        let place = std::env::temp_dir().join(format!("folder-watch-{}", std::process::id()));
+        for version in ["one", "two"] {
+            fs::create_dir_all(place.join(version)).expect("a folder");
+        }
+        let name = place.join("current");
+        symlink("one", &name).expect("a link");
+        let mut watch = FolderWatch::new(&name).expect("a watch");
+        let write = |file: &str| fs::write(place.join(file), "x").expect("a file");
+        let web = Some("web.yaml".to_owned());
+
+        write("one/web.yaml");
+        assert!(watch.read().contains(&web));
+        write("beside");
+        assert_eq!(watch.read(), []);
+        symlink("two", place.join("next")).expect("a link");
+        fs::rename(place.join("next"), &name).expect("a link in its place");
+        assert!(watch.read().contains(&None));
+        write("two/web.yaml");
+        assert!(watch.read().contains(&web));
+        watch.read();
+        write("one/web.yaml");
+        assert_eq!(watch.read(), []);
+
+        // What a link leads to may be another one's without the link being touched.
+        fs::rename(place.join("two"), place.join("old")).expect("another name");
+        fs::create_dir(place.join("two")).expect("a folder");
+        assert!(watch.read().contains(&None));
+        write("two/web.yaml");
+        assert!(watch.read().contains(&web));
+
+        // And so may a folder further up, which nobody tells of.
+        fs::create_dir_all(place.join("up/one/current")).expect("a folder");
+        fs::create_dir_all(place.join("up/two/current")).expect("a folder");
+        symlink("one", place.join("up/now")).expect("a link");
+        let mut deep = FolderWatch::new(&place.join("up/now/current")).expect("a watch");
+        fs::remove_file(place.join("up/now")).expect("no link");
+        symlink("two", place.join("up/now")).expect("a link");
+        assert!(deep.look_again() && !deep.look_again());
+        write("up/two/current/web.yaml");
+        assert!(deep.read().contains(&web));
+
+        fs::remove_file(&name).expect("no link");
+        fs::create_dir(&name).expect("a folder");
+        assert!(watch.read().contains(&None));
+        write("current/web.yaml");
+        assert!(watch.read().contains(&web));
+        fs::remove_dir_all(place).expect("nothing");
+    }
+}

@@ -1,0 +1,254 @@
+//! Limits into the kernel and back out of it. The typed setters of `cgroups-rs`
+//! write where it has one that is faithful on v2; the rest goes through the
+//! cgroup's own descriptor. Nothing counts as applied before it was read back.
+
+use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
+use cgroups_rs::MaxValue;
+use cgroups_rs::cpu::CpuController;
+use cgroups_rs::memory::{MemController, SetMemory};
+use cgroups_rs::pid::PidController;
+use enforcer_model::detail::LimitChange;
+use enforcer_model::drift::Drifted;
+use enforcer_model::limits::{FileValue, Limits, controller_of, is_in_effect};
+use enforcer_model::units::Limit;
+use std::error::Error as _;
+use std::io;
+use std::path::Path;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    #[error(
+        "set {file} of {cgroup}: the file is not there, because the controller `{controller}` is not enabled; \
+         see {cgroup}/cgroup.controllers"
+    )]
+    NoController {
+        cgroup: String,
+        file: &'static str,
+        controller: &'static str,
+    },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("set {path} to `{requested}`: the kernel kept `{answer}`")]
+    NotInEffect {
+        path: String,
+        requested: String,
+        answer: String,
+    },
+}
+
+impl LimitError {
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Cgroup(error) => error.errno(),
+            Self::NoController { .. } | Self::NotInEffect { .. } => None,
+        }
+    }
+}
+
+/// Whether swap can be limited there: a kernel without swap has no such file.
+pub fn knows_swap(cgroup: &Cgroup) -> bool {
+    cgroup.has_file("memory.swap.max")
+}
+
+/// Brings every file to what the limits say, defaults included, and reads each
+/// back. Returns what was changed; files that are right already are not written.
+pub fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>, LimitError> {
+    let mut changes = Vec::new();
+    for wanted in limits.files() {
+        let Some(present) = cgroup.read_if_present(wanted.file)? else {
+            if wanted.asked {
+                return Err(LimitError::NoController {
+                    cgroup: cgroup.path().display().to_string(),
+                    file: wanted.file,
+                    controller: controller_of(wanted.file),
+                });
+            }
+            continue;
+        };
+        let present = first_line(&present);
+        if is_in_effect(wanted.file, &wanted.value, &present) {
+            continue;
+        }
+        changes.push(change(cgroup, &wanted, present)?);
+    }
+    Ok(changes)
+}
+
+/// What is not what the limits say; a file that is not there says nothing.
+pub fn drifted(cgroup: &Cgroup, limits: &Limits) -> Vec<Drifted> {
+    let differs = |wanted: FileValue| {
+        let found = first_line(&cgroup.read_if_present(wanted.file).ok()??);
+        let right = is_in_effect(wanted.file, &wanted.value, &found);
+        (!right).then(|| Drifted {
+            what: wanted.file.to_owned(),
+            expected: wanted.value,
+            found,
+        })
+    };
+    limits.files().into_iter().filter_map(differs).collect()
+}
+
+/// The protections that are asked of a cgroup and that one above it doesn't have: the
+/// kernel protects no more than each of them does (`mm/memcontrol.c`,
+/// `effective_protection`).
+pub fn unprotected(above: &[Cgroup], limits: &Limits) -> Vec<String> {
+    let mut found = Vec::new();
+    for (file, asked) in [
+        ("memory.low", limits.memory_low),
+        ("memory.min", limits.memory_min),
+    ] {
+        let Some(asked) = asked else {
+            continue;
+        };
+        let lacking = above.iter().filter_map(|cgroup| {
+            let text = first_line(&cgroup.read(file).ok()?);
+            let short = match (asked, text.parse::<u64>()) {
+                (Limit::At(asked), Ok(has)) => has < asked.0,
+                (Limit::Max, Ok(_)) => true,
+                // `max`
+                (_, Err(_)) => false,
+            };
+            let path = cgroup.path().display();
+            short.then(|| format!("{file} of {path} is {text}, and its workloads ask for {asked}"))
+        });
+        found.extend(lacking);
+    }
+    found
+}
+
+fn change(cgroup: &Cgroup, wanted: &FileValue, present: String) -> Result<LimitChange, LimitError> {
+    if wanted.file == "cpu.max" && cgroup.has_file("cpu.max.burst") {
+        // A quota below the present burst would be EINVAL; the burst comes next.
+        cgroup.write("cpu.max.burst", "0")?;
+    }
+    write(cgroup, wanted.file, &wanted.value)?;
+    let answer = first_line(&cgroup.read(wanted.file)?);
+    if !is_in_effect(wanted.file, &wanted.value, &answer) {
+        return Err(LimitError::NotInEffect {
+            path: cgroup.path().join(wanted.file).display().to_string(),
+            requested: wanted.value.clone(),
+            answer,
+        });
+    }
+    Ok(LimitChange {
+        file: wanted.file.to_owned(),
+        from: present,
+        to: answer,
+    })
+}
+
+/// `io.weight` has a line for each device after the default.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or("").to_owned()
+}
+
+fn write(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), CgroupError> {
+    let Some(number) = max_value(value) else {
+        return write_other(cgroup, file, value);
+    };
+    let set = |memory: SetMemory| {
+        with_controller(cgroup, |controller: &MemController| {
+            controller.set_mem(memory)
+        })
+    };
+    let number_or_none = Some(number);
+    let written = match file {
+        "memory.min" => set(SetMemory {
+            min: number_or_none,
+            ..SetMemory::default()
+        }),
+        "memory.low" => set(SetMemory {
+            low: number_or_none,
+            ..SetMemory::default()
+        }),
+        "memory.high" => set(SetMemory {
+            high: number_or_none,
+            ..SetMemory::default()
+        }),
+        "memory.max" => set(SetMemory {
+            max: number_or_none,
+            ..SetMemory::default()
+        }),
+        "memory.swap.max" => with_controller(cgroup, |controller: &MemController| {
+            // -1 is its word for `max`.
+            controller.set_memswap_limit(if let MaxValue::Value(bytes) = number {
+                bytes
+            } else {
+                -1
+            })
+        }),
+        "pids.max" => with_controller(cgroup, |controller: &PidController| {
+            controller.set_pid_max(number)
+        }),
+        "cpu.weight" => with_controller(cgroup, |controller: &CpuController| {
+            controller.set_shares(if let MaxValue::Value(weight) = number {
+                weight.unsigned_abs()
+            } else {
+                100
+            })
+        }),
+        _ => return cgroup.write(file, value),
+    };
+    written.map_err(|source| CgroupError::Write {
+        path: cgroup.path().join(file),
+        value: value.to_owned(),
+        source,
+    })
+}
+
+fn write_other(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), CgroupError> {
+    // An empty list of CPUs is written as a line: a write of nothing is no write.
+    cgroup.write(file, if value.is_empty() { "\n" } else { value })
+}
+
+/// A number or `max`; `None` for a value of another shape.
+fn max_value(value: &str) -> Option<MaxValue> {
+    if value == "max" {
+        return Some(MaxValue::Max);
+    }
+    value.parse().ok().map(MaxValue::Value)
+}
+
+fn load(cgroup: &Cgroup) -> cgroups_rs::Cgroup {
+    let relative = cgroup
+        .path()
+        .strip_prefix(MOUNT_POINT)
+        .unwrap_or(Path::new(""));
+    cgroups_rs::Cgroup::load(cgroups_rs::hierarchies::auto(), relative)
+}
+
+fn with_controller<'a, C>(
+    cgroup: &Cgroup,
+    set: impl FnOnce(&C) -> cgroups_rs::error::Result<()>,
+) -> io::Result<()>
+where
+    for<'b> &'b C: From<&'b cgroups_rs::Subsystem>,
+    C: cgroups_rs::ControllIdentifier + cgroups_rs::Controller + 'a,
+{
+    let loaded = load(cgroup);
+    let Some(controller) = loaded.controller_of::<C>() else {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
+    };
+    set(controller).map_err(into_io)
+}
+
+/// Its errors carry the system's as their source.
+fn into_io(error: cgroups_rs::error::Error) -> io::Error {
+    let number = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error);
+    number.map_or_else(
+        || io::Error::other(error.to_string()),
+        io::Error::from_raw_os_error,
+    )
+}
+
+/// Kills every process of a cgroup at once (`cgroup.kill`, Linux 5.14).
+pub fn kill_cgroup(cgroup: &Cgroup) -> Result<(), CgroupError> {
+    load(cgroup).kill().map_err(|error| CgroupError::Write {
+        path: cgroup.path().join("cgroup.kill"),
+        value: "1".to_owned(),
+        source: into_io(error),
+    })
+}

@@ -1,0 +1,17 @@
+//! How much memory and swap the host has, and our own heap's share of it.
+
+use enforcer_model::units::Bytes;
+use procfs::{Current as _, Meminfo};
+
+/// Returns what this process has freed to the system: else it would stay resident, and be
+/// copied at each fork.
+pub fn give_back() {
+    // SAFETY: no preconditions; it only returns free memory.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Memory and swap in all, from `/proc/meminfo`.
+pub fn totals() -> Result<(Bytes, Bytes), procfs::ProcError> {
+    let meminfo = Meminfo::current()?;
+    Ok((Bytes(meminfo.mem_total), Bytes(meminfo.swap_total)))
+}

@@ -1,0 +1,75 @@
+//! Pressure stall information (Linux 4.20; Debian wants `psi=1`): shares of time in
+//! which tasks waited, and a trigger that wakes whoever waits for it (Linux 5.2).
+
+use super::cgroupfs::Cgroup;
+use enforcer_model::units::Percent;
+use nix::fcntl::OFlag;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// A fifth of a second in two seconds, in which nothing ran that wasn't waiting.
+const STALL: &[u8] = b"full 200000 2000000\0";
+
+/// Raises POLLPRI at most once a window, as long as it is open.
+#[derive(Debug)]
+pub struct Trigger(File);
+
+impl AsFd for Trigger {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Trigger {
+    /// Memory, of the whole host.
+    pub fn of_host() -> io::Result<Self> {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open("/proc/pressure/memory")?;
+        Self::arm(file)
+    }
+
+    /// Memory, of one cgroup. For root, the kernel runs a thread for each.
+    pub fn of_cgroup(cgroup: &Cgroup) -> io::Result<Self> {
+        Self::arm(cgroup.open_file("memory.pressure", OFlag::O_RDWR)?)
+    }
+
+    fn arm(mut file: File) -> io::Result<Self> {
+        file.write_all(STALL)?;
+        Ok(Self(file))
+    }
+}
+
+/// `avg10` of a line of a pressure file, in whole percent.
+pub(crate) fn avg10(text: &str, line: &str) -> Option<Percent> {
+    let whole = word10(text, line)?.split('.').next()?;
+    whole.parse().ok().map(Percent)
+}
+
+/// The same in percent as the kernel has it.
+pub(crate) fn share10(text: &str, line: &str) -> Option<f64> {
+    word10(text, line)?.parse().ok()
+}
+
+fn word10<'t>(text: &'t str, line: &str) -> Option<&'t str> {
+    let line = text
+        .lines()
+        .find(|text| text.split_whitespace().next() == Some(line))?;
+    line.split_whitespace()
+        .find_map(|word| word.strip_prefix("avg10="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_read_by_their_line() {
+        let text = "some avg10=12.34 avg60=1.00 avg300=0.00 total=9\nfull avg10=3.99 avg60=0.00 avg300=0.00 total=1\n";
+        assert_eq!(avg10(text, "some"), Some(Percent(12)));
+        assert_eq!(avg10(text, "full"), Some(Percent(3)));
+        assert_eq!(avg10("", "full"), None);
+    }
+}

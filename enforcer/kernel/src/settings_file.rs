@@ -1,0 +1,194 @@
+//! Reads files of variables, with bounds, and with the rights of a user who could have replaced
+//! the file.
+//!
+//! A child reads them: it walks along the path, as root for as long as root alone can change
+//! what it meets, and as the workload's user from there on. A link would lead elsewhere, so
+//! the user follows it as well. A file system that hangs holds up the child alone.
+
+use super::account::Identity;
+use super::helper;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// The hidden command of the child.
+const COMMAND: &str = "read-settings";
+/// No file of variables that a person keeps is longer.
+const MAX_BYTES: u64 = 1 << 20;
+/// How long the child may take. It has to be executed first, which takes seconds on a host that
+/// is short of CPU time; and it must be over before a start's own deadline of 30 s.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The question to the child.
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    path: String,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+}
+
+/// The first line of its answer; the file's text comes after it.
+#[derive(Debug, Serialize, Deserialize)]
+enum Head {
+    Text,
+    Error { errno: Option<i32>, error: String },
+}
+
+/// Reads a regular file of at most 1 MiB for a workload of this user. A FIFO, a device or a
+/// socket is refused before anything is read from it.
+///
+/// # Errors
+/// If the file cannot be read in time, or is none of that kind.
+pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
+    let question = Question {
+        path: path.to_owned(),
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        groups: user.groups.iter().map(|group| group.as_raw()).collect(),
+    };
+    let question = serde_json::to_vec(&question)?;
+    let longest = MAX_BYTES + (64 << 10);
+    let answer = helper::ask(COMMAND, &question, &[], (PATIENCE, longest));
+    let answer = answer.map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => io::Error::other(format!(
+            "it was not read within {} s; its file system may hang",
+            PATIENCE.as_secs()
+        )),
+        _ => error,
+    })?;
+    let end = answer.iter().position(|byte| *byte == b'\n');
+    let end = end.ok_or_else(|| io::Error::other("the process that reads it has died"))?;
+    match serde_json::from_slice(&answer[..end])? {
+        Head::Text => Ok(answer[end + 1..].to_vec()),
+        Head::Error {
+            errno: Some(errno), ..
+        } => Err(io::Error::from_raw_os_error(errno)),
+        Head::Error { errno: None, error } => Err(io::Error::other(error)),
+    }
+}
+
+/// The child: reads the question, and answers it.
+///
+/// # Errors
+/// If there is nobody to answer to.
+pub fn answer() -> io::Result<()> {
+    let mut question = Vec::new();
+    io::stdin().lock().read_to_end(&mut question)?;
+    let question: Question = serde_json::from_slice(&question)?;
+    let (head, text) = match read_as(&question) {
+        Ok(text) => (Head::Text, text),
+        Err(error) => {
+            let errno = error.raw_os_error();
+            let error = error.to_string();
+            (Head::Error { errno, error }, Vec::new())
+        }
+    };
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer(&mut stdout, &head)?;
+    stdout.write_all(b"\n")?;
+    stdout.write_all(&text)?;
+    stdout.flush()
+}
+
+fn read_as(question: &Question) -> io::Result<Vec<u8>> {
+    let file = File::from(open_along(question)?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other("it is longer than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
+const TO_READ: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_NONBLOCK)
+    .union(OFlag::O_NOCTTY)
+    .union(OFlag::O_CLOEXEC);
+
+/// Opens the file, and has become the user where somebody but root can change the path.
+fn open_along(question: &Question) -> io::Result<OwnedFd> {
+    let named = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let path = question.path.as_str();
+    if !geteuid().is_root() || question.uid == 0 || !path.starts_with('/') {
+        return Ok(open(path, TO_READ, Mode::empty())?);
+    }
+    let mut rest = path.trim_start_matches('/');
+    let mut folder = open("/", named, Mode::empty())?;
+    loop {
+        let (part, further) = rest.split_once('/').unwrap_or((rest, ""));
+        let further = further.trim_start_matches('/');
+        let found = openat(&folder, part, named, Mode::empty())?;
+        if !is_roots_alone(&fstat(&folder)?) || !is_roots_alone(&fstat(&found)?) {
+            become_user(question)?;
+            return Ok(openat(&folder, rest, TO_READ, Mode::empty())?);
+        }
+        if further.is_empty() {
+            // Only root could have replaced it since it was looked at.
+            return Ok(openat(
+                &folder,
+                part,
+                TO_READ | OFlag::O_NOFOLLOW,
+                Mode::empty(),
+            )?);
+        }
+        (folder, rest) = (found, further);
+    }
+}
+
+/// Whether root alone can change this folder or file, and it is no link.
+fn is_roots_alone(found: &FileStat) -> bool {
+    let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
+    let others = Mode::S_IWGRP | Mode::S_IWOTH;
+    let writable = Mode::from_bits_truncate(found.st_mode).intersects(others);
+    found.st_uid == 0 && !writable && kind != SFlag::S_IFLNK
+}
+
+fn become_user(question: &Question) -> io::Result<()> {
+    let groups: Vec<Gid> = question.groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(question.uid), Gid::from_raw(question.gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    Ok(setresuid(uid, uid, uid)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(path: &str) -> io::Result<Vec<u8>> {
+        read_as(&Question {
+            path: path.to_owned(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let folder = std::env::temp_dir().join(format!("enforcer-settings-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let path = |name: &str| folder.join(name).display().to_string();
+        std::fs::write(path("good"), "A=1").expect("a file");
+        assert_eq!(read(&path("good")).expect("its text"), b"A=1");
+        std::fs::write(path("long"), vec![b'x'; 2 << 20]).expect("a file");
+        let why = |name: &str| read(&path(name)).expect_err("a refusal").to_string();
+        assert_eq!(why("long"), "it is longer than 1 MiB");
+        let fifo = folder.join("fifo");
+        // One of an earlier run may be there.
+        let _ = nix::unistd::mkfifo(&fifo, Mode::S_IRWXU);
+        assert_eq!(why("fifo"), "it is not a regular file");
+        let device = read("/dev/zero").expect_err("a refusal");
+        assert_eq!(device.to_string(), "it is not a regular file");
+        let _ = std::fs::remove_dir_all(folder);
+    }
+}

@@ -1,0 +1,73 @@
+//! Signals by name, and random numbers: small things of the kernel's that need
+//! no room of their own.
+
+use nix::sys::signal::{SigSet, Signal};
+use std::str::FromStr as _;
+
+/// `SIGTERM` and its like; the manifest has checked the name.
+pub fn parse_signal(name: &str) -> Signal {
+    Signal::from_str(name).unwrap_or(Signal::SIGTERM)
+}
+
+/// SIGHUP changes nothing from now on, until somebody listens for it.
+pub fn ignore_hangups() {
+    // SAFETY: no handler is set, so none can run.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+}
+
+/// Whoever's output nobody reads any more ends without a word, as programs do.
+pub fn end_on_broken_pipes() {
+    // SAFETY: no handler is set, so none can run.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}
+
+/// What would end a program that has the terminal for itself, from now on for whoever
+/// looks for it.
+#[derive(Debug)]
+pub struct Ends(nix::sys::signalfd::SignalFd);
+
+impl Ends {
+    /// For this thread and those that it starts.
+    pub fn watch() -> nix::Result<Self> {
+        use nix::sys::signalfd::{SfdFlags, SignalFd};
+        let mut ends = SigSet::empty();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ] {
+            ends.add(signal);
+        }
+        ends.thread_block()?;
+        SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
+    }
+
+    /// Whether one has come.
+    pub fn has_come(&self) -> bool {
+        matches!(self.0.read_signal(), Ok(Some(_)))
+    }
+}
+
+/// SIGTERM and SIGINT, from now on for whoever waits for them.
+pub fn hold_ends() -> nix::Result<SigSet> {
+    let mut ends = SigSet::empty();
+    ends.add(Signal::SIGTERM);
+    ends.add(Signal::SIGINT);
+    ends.thread_block()?;
+    Ok(ends)
+}
+
+#[cfg(test)]
+mod tests {
+    use enforcer_model::signals::signal_name;
+    use nix::sys::signal::Signal;
+
+    #[test]
+    fn every_signal_has_the_name_that_the_system_gives_it() {
+        for signal in Signal::iterator() {
+            let number: libc::c_int = signal as libc::c_int;
+            assert_eq!(signal_name(number), signal.as_str());
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! The child's side, between `clone3` and `execve`. Nothing here allocates,
+//! locks or panics; every call is async-signal-safe (signal-safety(7)) or a bare
+//! system call.
+
+use super::Launch;
+use libc::{c_char, c_int};
+
+/// What the child was doing when it failed; told to the agent as a byte.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Session = 1,
+    Descriptors,
+    Signals,
+    OomScore,
+    Rlimits,
+    Groups,
+    Capabilities,
+    User,
+    Directory,
+    Exec,
+    Keyring,
+}
+
+impl Stage {
+    /// A fragment for "failed to …".
+    pub(crate) fn describe(stage: u8, program: &str) -> String {
+        match stage {
+            1 => "begin a session".to_owned(),
+            2 => "arrange the descriptors".to_owned(),
+            3 => "reset the signals".to_owned(),
+            4 => "set oom_score_adj".to_owned(),
+            5 => "set the resource limits".to_owned(),
+            6 => "take on the groups".to_owned(),
+            7 => "set the capabilities".to_owned(),
+            8 => "become the user".to_owned(),
+            9 => "enter the directory".to_owned(),
+            11 => "leave the agent's session keyring".to_owned(),
+            _ => format!("execute {program}"),
+        }
+    }
+}
+
+/// The argument and environment arrays, as `execve` wants them.
+#[derive(Debug)]
+pub(super) struct Pointers {
+    command: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+}
+
+impl Pointers {
+    pub(super) fn of(launch: &Launch) -> Self {
+        let array = |strings: &[std::ffi::CString]| {
+            strings
+                .iter()
+                .map(|string| string.as_ptr())
+                .chain([std::ptr::null()])
+                .collect()
+        };
+        Self {
+            command: array(&launch.command),
+            environment: array(&launch.environment),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Plan<'a> {
+    pub launch: &'a Launch,
+    pub pointers: &'a Pointers,
+    pub gate: c_int,
+    pub null: c_int,
+    pub output: c_int,
+}
+
+/// The gate's descriptor after [`descriptors`].
+const GATE: c_int = 3;
+
+/// A step's outcome: it failed with `errno`.
+struct Failed(Stage);
+
+type Step = Result<(), Failed>;
+
+pub(super) fn run(plan: &Plan<'_>) -> ! {
+    // Until it is moved, the gate is where the agent had it.
+    let mut gate = plan.gate;
+    if let Err(Failed(stage)) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan)) {
+        let errno = nix::Error::last_raw().to_ne_bytes();
+        let report = [stage as u8, errno[0], errno[1], errno[2], errno[3]];
+        // SAFETY: the buffer outlives the call. Nobody is left to tell if it fails.
+        unsafe { libc::write(gate, report.as_ptr().cast(), report.len()) };
+    }
+    // SAFETY: ends this process only, without running the agent's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+fn system_call(result: libc::c_long) -> c_int {
+    if result < 0 { -1 } else { 0 }
+}
+
+fn check(result: c_int, stage: Stage) -> Step {
+    if result < 0 {
+        Err(Failed(stage))
+    } else {
+        Ok(())
+    }
+}
+
+fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
+    let launch = plan.launch;
+    // SAFETY: no preconditions; a forked child leads no group yet.
+    check(unsafe { libc::setsid() }, Stage::Session)?;
+    leave_keyring(launch)?;
+    descriptors(plan, gate)?;
+    signals()?;
+    // SAFETY: no preconditions, and it always succeeds.
+    unsafe { libc::umask(0o022) };
+    oom_score(launch)?;
+    rlimits(launch)?;
+    identity(launch)?;
+    // SAFETY: the path ends with NUL.
+    check(
+        unsafe { libc::chdir(launch.directory.as_ptr()) },
+        Stage::Directory,
+    )
+}
+
+/// Joins a session keyring of its own (keyctl(2), session-keyring(7)): whoever shares one has
+/// all rights to the keys in it, whatever his user id.
+fn leave_keyring(launch: &Launch) -> Step {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: without a name, a new anonymous keyring is made.
+    let joined = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<c_char>(),
+        )
+    };
+    // A kernel without keyrings has none to share; an agent that is not root shares its own
+    // user's, whose quota may be used up.
+    let errno = nix::Error::last_raw();
+    if joined >= 0 || errno == libc::ENOSYS || !launch.switch_user {
+        Ok(())
+    } else {
+        Err(Failed(Stage::Keyring))
+    }
+}
+
+/// 0 is `/dev/null`, 1 and 2 the log, 3 the gate until exec; all else is closed.
+fn descriptors(plan: &Plan<'_>, gate: &mut c_int) -> Step {
+    let stage = Stage::Descriptors;
+    // SAFETY: duplicates and closes descriptors of this process alone. Those of
+    // the plan are 3 or above, since the agent has its own 0 to 2, so that the
+    // first three calls overwrite none of them; the gate comes last.
+    unsafe {
+        check(libc::dup2(plan.null, 0), stage)?;
+        check(libc::dup2(plan.output, 1), stage)?;
+        check(libc::dup2(plan.output, 2), stage)?;
+        if plan.gate == GATE {
+            check(libc::fcntl(GATE, libc::F_SETFD, libc::FD_CLOEXEC), stage)?;
+        } else {
+            check(libc::dup3(plan.gate, GATE, libc::O_CLOEXEC), stage)?;
+        }
+        *gate = GATE;
+        check(close_from(GATE.unsigned_abs() + 1), stage)
+    }
+}
+
+/// close_range(2), since Linux 5.9.
+fn close_from(first: u32) -> c_int {
+    // SAFETY: closes descriptors of this process alone; see `descriptors`.
+    system_call(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })
+}
+
+/// `_NSIG` of the kernel.
+const SIGNALS: c_int = 64;
+
+/// Nothing blocked, nothing ignored: what the agent ignores would stay ignored
+/// across exec, and Rust ignores SIGPIPE.
+fn signals() -> Step {
+    // SAFETY: `set` is initialised before it is read, `action` is at least as large
+    // as the kernel's structure, and no handler is used again before exec.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        check(
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()),
+            Stage::Signals,
+        )?;
+        // The C library keeps two numbers to itself; the kernel knows no such
+        // thing. SIG_DFL, no flags and an empty mask are all zeros.
+        let action = [0u64; 8];
+        for signal in 1..=SIGNALS {
+            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+                let null = std::ptr::null_mut::<libc::c_void>();
+                libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), null, 8);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Before the user changes: lowering it takes CAP_SYS_RESOURCE.
+fn oom_score(launch: &Launch) -> Step {
+    let value = launch.oom_score_adj.as_bytes();
+    // SAFETY: the path ends with NUL, the buffer outlives the call, and the
+    // descriptor was opened right here.
+    unsafe {
+        let file = libc::open(
+            c"/proc/self/oom_score_adj".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        );
+        check(file, Stage::OomScore)?;
+        let written = libc::write(file, value.as_ptr().cast(), value.len());
+        libc::close(file);
+        // Who isn't root may only raise it, and keeps what it has.
+        if written < 0 && launch.switch_user {
+            Err(Failed(Stage::OomScore))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+fn rlimits(launch: &Launch) -> Step {
+    for (resource, limit) in &launch.rlimits {
+        // The usual soft limit of descriptors keeps programs that use select(2)
+        // alive; whoever wants more may raise it up to the hard one.
+        let soft = if u32::from(*resource) == libc::RLIMIT_NOFILE {
+            (*limit).min(soft_nofile(launch, *limit))
+        } else {
+            *limit
+        };
+        let value = libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: *limit,
+        };
+        // SAFETY: the structure outlives the call.
+        let result = unsafe { libc::setrlimit(u32::from(*resource), &raw const value) };
+        check(result, Stage::Rlimits)?;
+    }
+    Ok(())
+}
+
+/// What the agent's own unit may have raised goes back to the system's default
+/// (1024, hard 524288), unless the manifest says how many.
+fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
+    if launch.default_nofile { 1024 } else { limit }
+}
+
+/// The C library's own functions for these would change every thread of the
+/// process: they take a lock, which another thread of the agent may have held
+/// at the fork, and wait for threads that don't exist here.
+fn identity(launch: &Launch) -> Step {
+    let identity = &launch.identity;
+    // Whatever the agent itself was given by ambience is not the workload's.
+    // SAFETY: no pointers are passed.
+    unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    };
+    if launch.switch_user {
+        let groups: *const libc::gid_t = identity.groups.as_ptr().cast();
+        let gid = identity.gid.as_raw();
+        // SAFETY: the array has the length that is passed; `Gid` is a
+        // transparent `gid_t`.
+        unsafe {
+            check(
+                system_call(libc::syscall(
+                    libc::SYS_setgroups,
+                    identity.groups.len(),
+                    groups,
+                )),
+                Stage::Groups,
+            )?;
+            check(
+                system_call(libc::syscall(libc::SYS_setresgid, gid, gid, gid)),
+                Stage::Groups,
+            )?;
+        }
+        if !identity.uid.is_root() {
+            bound_capabilities(launch);
+            drop_privileges(launch)?;
+        } else if launch.bounds_root {
+            // Root gets back on exec what the bounding set leaves, and what is inheritable.
+            bound_capabilities(launch);
+            let mask = capability_mask(launch);
+            check(set_capabilities(mask), Stage::Capabilities)?;
+        }
+    }
+    if launch.no_new_privs {
+        // SAFETY: no pointers are passed.
+        let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+        check(result, Stage::Capabilities)?;
+    }
+    Ok(())
+}
+
+/// Takes everything but the declared capabilities out of the bounding set.
+fn bound_capabilities(launch: &Launch) {
+    for capability in 0..64u8 {
+        let declared = launch.capabilities.contains(&capability);
+        // SAFETY: no pointers are passed.
+        let dropped = |number: u64| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+        if !declared && dropped(u64::from(capability)) < 0 {
+            // Past the kernel's last one.
+            break;
+        }
+    }
+}
+
+fn capability_mask(launch: &Launch) -> u64 {
+    let declared = launch.capabilities.iter();
+    declared.fold(0, |mask, number| mask | 1 << number)
+}
+
+/// Becomes the user, with the declared capabilities and no others.
+fn drop_privileges(launch: &Launch) -> Step {
+    let stage = Stage::Capabilities;
+    let uid = launch.identity.uid.as_raw();
+    let mask = capability_mask(launch);
+    // SAFETY: no pointers are passed to any of these calls.
+    unsafe {
+        if mask != 0 {
+            check(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), stage)?;
+        }
+        check(
+            system_call(libc::syscall(libc::SYS_setresuid, uid, uid, uid)),
+            Stage::User,
+        )?;
+        if mask != 0 {
+            check(set_capabilities(mask), stage)?;
+            for capability in &launch.capabilities {
+                let raise = libc::PR_CAP_AMBIENT_RAISE;
+                check(
+                    libc::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(*capability), 0, 0),
+                    stage,
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// capset(2), version 3: permitted, effective and inheritable alike.
+fn set_capabilities(mask: u64) -> c_int {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: c_int,
+    }
+    let header = Header {
+        version: 0x2008_0522,
+        pid: 0,
+    };
+    let low = u32::try_from(mask & 0xffff_ffff).unwrap_or(0);
+    let high = u32::try_from(mask >> 32).unwrap_or(0);
+    let data = [low, low, low, high, high, high];
+    // SAFETY: a header of version 3 and its two sets of three words each.
+    system_call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
+}
+
+fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
+    let mut byte = 0u8;
+    loop {
+        // SAFETY: one byte is read into one byte.
+        match unsafe { libc::read(GATE, (&raw mut byte).cast(), 1) } {
+            1 => break,
+            -1 if nix::Error::last_raw() == libc::EINTR => {}
+            // The agent is gone: what it did not record may not run.
+            // SAFETY: ends this process only.
+            _ => unsafe { libc::_exit(127) },
+        }
+    }
+    let pointers = plan.pointers;
+    // SAFETY: both arrays end with a null pointer, and their strings with NUL.
+    unsafe {
+        libc::execve(
+            pointers.command[0],
+            pointers.command.as_ptr(),
+            pointers.environment.as_ptr(),
+        )
+    };
+    Err(Failed(Stage::Exec))
+}

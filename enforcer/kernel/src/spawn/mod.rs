@@ -1,0 +1,364 @@
+//! Starts a program inside a cgroup, with nothing of the agent's left in it.
+//!
+//! `clone3` with `CLONE_INTO_CGROUP` (Linux 5.7) puts the child into its cgroup
+//! before it runs an instruction, so that its first page is charged there, and
+//! returns a pidfd, so that no number can be reused. The child then prepares
+//! itself and waits behind a gate:
+//!
+//! ```text
+//! agent                                child
+//! clone3 ────────────────────────────→ session, descriptors, limits, user …
+//! records the instance                 waits for one byte
+//! opens the gate ── one byte ────────→ execve
+//! reads to the end of file ←───────────┘ closed by exec, or five bytes: what failed
+//! ```
+//!
+//! If the agent dies before the byte, the child reads the end of file and goes.
+//! Between `clone3` and `execve` only async-signal-safe calls are made: another
+//! thread of the agent may have held any lock at that moment.
+
+mod child;
+use enforcer_model::signals::signal_name;
+
+use super::account::Identity;
+use super::cgroupfs::Cgroup;
+use super::pidfd::PidFd;
+use super::{clock, process};
+use enforcer_model::detail::StartError;
+use enforcer_model::ids::ExitStatus;
+use enforcer_model::units::{MonoTime, human_duration};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::Signal;
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+pub(crate) use child::Stage;
+
+/// Everything a child needs, made before the fork: after it, nothing may be
+/// allocated.
+#[derive(Debug)]
+pub struct Launch {
+    pub command: Vec<CString>,
+    pub environment: Vec<CString>,
+    pub directory: CString,
+    pub identity: Identity,
+    /// False where the agent is no root and can only start what it is itself.
+    pub switch_user: bool,
+    /// Numbers of capabilities(7).
+    pub capabilities: Vec<u8>,
+    /// Whether these bound root as well.
+    pub bounds_root: bool,
+    /// Resource and limit, as for setrlimit(2).
+    pub rlimits: Vec<(u8, u64)>,
+    /// Whether the limit of open descriptors is the default, not the manifest's.
+    pub default_nofile: bool,
+    pub no_new_privs: bool,
+    pub oom_score_adj: CString,
+}
+
+/// How long a killed process may take to be gone before it is left to itself.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+/// How often a start that goes on is asked whether it is still wanted, in milliseconds.
+const LOOK: u16 = 100;
+
+/// How long a start is waited for, and what is known of one that stands still.
+pub struct Patience<'a> {
+    pub until: MonoTime,
+    /// The time from the beginning of the start to `until`.
+    pub limit: Duration,
+    /// Whether the start is no longer wanted.
+    pub is_aborted: &'a dyn Fn() -> bool,
+    /// Why the child stands still, if that is known without a look at the child.
+    pub explain: &'a dyn Fn() -> Option<String>,
+}
+
+/// A child that waits behind its gate.
+#[derive(Debug)]
+pub struct Waiting {
+    pub pid: u32,
+    pub pidfd: PidFd,
+    gate: UnixStream,
+}
+
+/// What can go wrong before the child exists.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error("make the gate")]
+    Gate(#[source] io::Error),
+    #[error("open /dev/null")]
+    Null(#[source] io::Error),
+    #[error("clone3 into the cgroup {cgroup}")]
+    Clone { cgroup: String, source: io::Error },
+}
+
+/// Makes the child, prepared and waiting. Its standard output and error go to
+/// `output`.
+pub fn spawn(launch: &Launch, cgroup: &Cgroup, output: &File) -> Result<Waiting, SpawnError> {
+    let (gate, inner) = UnixStream::pair().map_err(SpawnError::Gate)?;
+    let null = File::options()
+        .read(true)
+        .open("/dev/null")
+        .map_err(SpawnError::Null)?;
+    let pointers = child::Pointers::of(launch);
+    let plan = child::Plan {
+        launch,
+        pointers: &pointers,
+        gate: inner.as_raw_fd(),
+        null: null.as_raw_fd(),
+        output: output.as_raw_fd(),
+    };
+    let named = ThreadName::borrow(&launch.command[0]);
+    let cloned = clone_into(cgroup, &plan);
+    drop(named);
+    let (pid, pidfd) = cloned.map_err(|source| SpawnError::Clone {
+        cgroup: cgroup.path().display().to_string(),
+        source,
+    })?;
+    Ok(Waiting {
+        pid,
+        pidfd: PidFd::new(pidfd),
+        gate,
+    })
+}
+
+/// The name that this thread had; it gets it back when this is dropped.
+///
+/// A child has its parent's name until exec. If the kernel kills it before, for want of memory,
+/// that name is its victim's: it has to be the program's from the first instruction on.
+struct ThreadName([u8; 16]);
+
+impl ThreadName {
+    /// Calls this thread as the program of this path.
+    fn borrow(path: &CStr) -> Self {
+        let mut before = [0; 16];
+        let path = path.to_bytes_with_nul();
+        let slash = path.iter().rposition(|byte| *byte == b'/');
+        let name = &path[slash.map_or(0, |at| at + 1)..];
+        // SAFETY: the kernel writes 16 bytes at most, and reads a name that ends with NUL.
+        unsafe {
+            libc::prctl(libc::PR_GET_NAME, before.as_mut_ptr());
+            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+        }
+        Self(before)
+    }
+}
+
+impl Drop for ThreadName {
+    fn drop(&mut self) {
+        // SAFETY: the kernel has written a name that ends with NUL.
+        unsafe { libc::prctl(libc::PR_SET_NAME, self.0.as_ptr()) };
+    }
+}
+
+fn clone_into(cgroup: &Cgroup, plan: &child::Plan<'_>) -> io::Result<(u32, OwnedFd)> {
+    // include/uapi/linux/sched.h; wider than the crate's type for flags.
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all of its fields are integers, for which zero is valid and means "not used".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags =
+        u64::from(libc::CLONE_PIDFD.unsigned_abs()) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+    arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    arguments.cgroup = u64::from(cgroup.as_fd().as_raw_fd().unsigned_abs());
+    // SAFETY: without CLONE_VM the child has its own copy of this thread's stack,
+    // and `child::run` makes only async-signal-safe calls and never returns.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        0 => child::run(plan),
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        1.. => Ok((u32::try_from(pid).map_err(io::Error::other)?, unsafe {
+            OwnedFd::from_raw_fd(pidfd)
+        })),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+impl Waiting {
+    /// Has the child go without having run anything, and waits for it as long as a killed
+    /// process may take.
+    pub fn abandon(self) {
+        drop(self.gate);
+        collect(&self.pidfd);
+    }
+
+    /// Opens the gate, and returns once the program runs. What failed in the
+    /// child is a start error; the child is gone then and was waited for, unless the kernel
+    /// cannot end it.
+    pub fn release(mut self, program: &str, patience: &Patience<'_>) -> Result<PidFd, StartError> {
+        let mut report = Vec::new();
+        // A child that has failed already is no longer reading; its report is there.
+        let _ = self.gate.write_all(&[1]);
+        let failed = |stage: String, source: io::Error| StartError {
+            stage,
+            errno: source.raw_os_error(),
+            error: describe(&source),
+        };
+        let told = loop {
+            match self.read_gate(&mut report) {
+                Ok(Some(ended)) => break Ok(ended),
+                Ok(None) => {}
+                Err(error) => break Err(error),
+            }
+            let late = clock::now() >= patience.until;
+            if late || (patience.is_aborted)() {
+                return Err(self.give_up(program, patience, late));
+            }
+        };
+        // Whatever came after it: a child that fails when the byte is already there goes
+        // without reading it, and its side is then told to have been reset.
+        if let [stage, errno @ ..] = report.as_slice() {
+            let number = errno.try_into().map_or(0, i32::from_ne_bytes);
+            collect(&self.pidfd);
+            return Err(failed(
+                Stage::describe(*stage, program),
+                io::Error::from_raw_os_error(number),
+            ));
+        }
+        match told {
+            // An end of file says that exec closed the other side, or that the child is dead.
+            Ok(()) => self.executed(program, patience),
+            Err(source)
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                self.executed(program, patience)
+            }
+            Err(source) => {
+                let _ = self.pidfd.signal(Signal::SIGKILL);
+                collect(&self.pidfd);
+                Err(failed("reach the new process".to_owned(), source))
+            }
+        }
+    }
+
+    /// Reads what the gate has; `None` where nothing came within [`LOOK`].
+    fn read_gate(&mut self, report: &mut Vec<u8>) -> io::Result<Option<()>> {
+        let mut polled = [PollFd::new(self.gate.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, LOOK) {
+            Ok(0) | Err(nix::Error::EINTR) => return Ok(None),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut buffer = [0; 16];
+        match self.gate.read(&mut buffer)? {
+            0 => Ok(Some(())),
+            length => {
+                report.extend_from_slice(&buffer[..length]);
+                Ok(None)
+            }
+        }
+    }
+
+    /// The gate was closed by exec, unless the process died before: then it is still marked
+    /// as forked only. `begin_new_exec` in fs/exec.c takes that mark away before it closes
+    /// any descriptor.
+    fn executed(self, program: &str, patience: &Patience<'_>) -> Result<PidFd, StartError> {
+        // A read of `/proc` may fail for a reason of the agent's own, so it is repeated while
+        // the process lives.
+        while !process::has_executed(self.pid) {
+            if self.pidfd.exits_within(Duration::from_millis(LOOK.into())) {
+                return Err(self.ended_early(program));
+            }
+            let stat = process::stat_line(self.pid);
+            tracing::warn!("{program}: its gate is closed, but it seems not executed: {stat}");
+            if clock::now() >= patience.until {
+                return Err(self.give_up(program, patience, true));
+            }
+        }
+        Ok(self.pidfd)
+    }
+
+    fn ended_early(self, program: &str) -> StartError {
+        let error = match self.pidfd.wait() {
+            Ok(ExitStatus::Signal(signal)) => {
+                format!("it was killed by {} before it ran", signal_name(signal))
+            }
+            Ok(ExitStatus::Code(_) | ExitStatus::Unknown) => "it ended before it ran".to_owned(),
+            Err(error) => format!("it ended before it ran: {}", describe(&error)),
+        };
+        StartError {
+            stage: format!("execute {program}"),
+            errno: None,
+            error,
+        }
+    }
+
+    /// Kills a child that stands still, and says what it stood still in.
+    fn give_up(self, program: &str, patience: &Patience<'_>, late: bool) -> StartError {
+        let where_it_stands = (patience.explain)()
+            .or_else(|| process::standstill(self.pid))
+            .unwrap_or_else(|| "it has not called execve(2)".to_owned());
+        let _ = self.pidfd.signal(Signal::SIGKILL);
+        let stage = if late {
+            let limit = human_duration(patience.limit);
+            format!("execute {program} within {limit}")
+        } else {
+            format!("execute {program} before it was stopped")
+        };
+        let error = if self.pidfd.exits_within(KILL_WAIT) {
+            let _ = self.pidfd.wait();
+            where_it_stands
+        } else {
+            format!(
+                "{where_it_stands}; process {} is still there {} after SIGKILL",
+                self.pid,
+                human_duration(KILL_WAIT)
+            )
+        };
+        StartError {
+            stage,
+            errno: None,
+            error,
+        }
+    }
+}
+
+/// Waits for a child that goes by itself; one that does not is killed.
+fn collect(child: &PidFd) {
+    if !child.exits_within(KILL_WAIT) {
+        let _ = child.signal(Signal::SIGKILL);
+    }
+    if child.exits_within(KILL_WAIT) {
+        let _ = child.wait();
+    }
+}
+
+/// An error in words, without Rust's "(os error 2)".
+pub fn describe(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(
+        || error.to_string(),
+        |number| nix::Error::from_raw(number).desc().to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_has_the_programs_name_for_a_while() {
+        let name = || {
+            let read = std::fs::read_to_string("/proc/thread-self/comm");
+            read.expect("a name").trim().to_owned()
+        };
+        let before = name();
+        let named = ThreadName::borrow(c"/usr/bin/a-program-of-a-long-name");
+        assert_eq!(name(), "a-program-of-a-");
+        drop(named);
+        assert_eq!(name(), before);
+    }
+}

@@ -1,0 +1,82 @@
+//! All that is told of a cgroup at a scrape, in one pass over its files. Each is made by
+//! the kernel when it is read (`memory.stat` and `cpu.stat` have it add up every CPU's
+//! part first), so nobody reads them who wasn't asked.
+
+use super::cgroupfs::Cgroup;
+use super::counters::field;
+
+/// `memory.events`, as the kernel calls its counters.
+pub const MEMORY_EVENTS: [&str; 6] = ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"];
+/// What may be waited for; each has a `.pressure` file.
+pub const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
+
+/// Bytes, microseconds and counts as the kernel has them; `None` where it has no such
+/// file, or says `max`.
+#[derive(Clone, Debug, Default)]
+pub struct Statistics {
+    pub memory: u64,
+    /// Without the page cache that could be dropped at once.
+    pub working_set: u64,
+    pub memory_max: Option<u64>,
+    /// Linux 5.19.
+    pub memory_peak: Option<u64>,
+    pub swap: Option<u64>,
+    pub swap_max: Option<u64>,
+    /// In the order of [`MEMORY_EVENTS`].
+    pub memory_events: [u64; MEMORY_EVENTS.len()],
+    pub cpu_usec: u64,
+    pub throttled_usec: u64,
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub pids: Option<u64>,
+    /// Time in which some waited, and in which all did, in the order of [`RESOURCES`].
+    pub waited_usec: [Option<(u64, u64)>; RESOURCES.len()],
+}
+
+/// `None` if the cgroup is gone.
+pub fn read(cgroup: &Cgroup) -> Option<Statistics> {
+    let text = |file: &str| cgroup.read_if_present(file).ok().flatten();
+    let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+    let memory = number("memory.current")?;
+    let stat = text("memory.stat")?;
+    let events = text("memory.events")?;
+    let cpu = text("cpu.stat")?;
+    Some(Statistics {
+        memory,
+        working_set: memory.saturating_sub(field(&stat, "inactive_file")),
+        memory_max: number("memory.max"),
+        memory_peak: number("memory.peak"),
+        swap: number("memory.swap.current"),
+        swap_max: number("memory.swap.max"),
+        memory_events: MEMORY_EVENTS.map(|event| field(&events, event)),
+        cpu_usec: field(&cpu, "usage_usec"),
+        throttled_usec: field(&cpu, "throttled_usec"),
+        periods: field(&cpu, "nr_periods"),
+        throttled_periods: field(&cpu, "nr_throttled"),
+        pids: number("pids.current"),
+        waited_usec: RESOURCES.map(|resource| waited(&text(&format!("{resource}.pressure"))?)),
+    })
+}
+
+/// The totals of a pressure file; a kernel that has no `full` line for CPUs (before 5.13)
+/// has nobody wait for all of them.
+fn waited(text: &str) -> Option<(u64, u64)> {
+    let total = |kind: &str| {
+        let line = text.lines().find(|line| line.starts_with(kind))?;
+        line.rsplit_once("total=")?.1.trim().parse::<u64>().ok()
+    };
+    Some((total("some")?, total("full").unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::waited;
+
+    #[test]
+    fn what_was_waited_for_is_read_by_its_line() {
+        let text = "some avg10=0.00 avg60=0.00 avg300=0.00 total=17\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=5\n";
+        assert_eq!(waited(text), Some((17, 5)));
+        assert_eq!(waited("some avg10=0.00 total=17\n"), Some((17, 0)));
+        assert_eq!(waited(""), None);
+    }
+}

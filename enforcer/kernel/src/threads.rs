@@ -1,0 +1,252 @@
+//! The threads of a process: how much they ran, what they sleep in, and what may
+//! wake them. All of it is read from `/proc`, and may be gone the next moment.
+
+use super::proc_text::{self, field, is_gone};
+use enforcer_model::cpu_loop::{Sleep, Thread};
+use std::io;
+use std::time::Duration;
+
+/// One thread at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThreadState {
+    pub tid: u32,
+    pub command: String,
+    /// How often it was switched away from, of its own will or not.
+    pub switches: u64,
+    /// The system call that it sleeps in; `None` while it runs.
+    pub sleep: Option<Sleep>,
+}
+
+/// What a suspect's own counters say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// `voluntary_ctxt_switches`: how often it slept, or was stopped by us.
+    pub sleeps: u64,
+    /// CPU time in its own code and in the kernel, to 10 ms.
+    pub user: Duration,
+    pub system: Duration,
+    pub major_faults: u64,
+    pub start_ticks: u64,
+}
+
+/// The counters of a thread; `None` if it is gone, or its number is another's.
+pub fn counters(thread: Thread) -> Option<Counters> {
+    counters_of(thread.pid, thread.tid).filter(|found| found.start_ticks == thread.start_ticks)
+}
+
+/// The counters of whatever thread has this number now.
+pub fn counters_of(pid: u32, tid: u32) -> Option<Counters> {
+    let read = |file: &str| proc_text::read(&format!("/proc/{pid}/task/{tid}/{file}")).ok();
+    let (status, stat) = (read("status")?, read("stat")?);
+    // The command may hold anything; what follows its last parenthesis doesn't.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
+    // proc(5): `state` is field 3.
+    Some(Counters {
+        sleeps: number_of(&status, "voluntary_ctxt_switches")?,
+        major_faults: number(9)?,
+        user: ticks(number(11)?),
+        system: ticks(number(12)?),
+        start_ticks: number(19)?,
+    })
+}
+
+fn ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(1000) / procfs::ticks_per_second())
+}
+
+fn number_of(status: &str, key: &str) -> Option<u64> {
+    field(status, key)?.parse().ok()
+}
+
+/// The name of a thread.
+pub fn command(pid: u32, tid: u32) -> Option<String> {
+    let name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
+    Some(super::process::command_of(name.trim_ascii_end()))
+}
+
+/// The CPU time that a thread was given, to the nanosecond (`CONFIG_SCHED_INFO`).
+/// Of one that stands still it is exact.
+pub fn cpu_time(thread: Thread) -> Option<Duration> {
+    let Thread { pid, tid, .. } = thread;
+    let text = proc_text::read(&format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
+    text.split(' ')
+        .next()?
+        .parse()
+        .ok()
+        .map(Duration::from_nanos)
+}
+
+/// Every thread of the process but this one. A thread that is there and cannot be read counts
+/// as one that runs: what is not known breaks a proof.
+pub fn others(thread: Thread) -> Vec<ThreadState> {
+    let has_timer = has_timer_descriptor(thread.pid);
+    let listed = match std::fs::read_dir(format!("/proc/{}/task", thread.pid)) {
+        Ok(listed) => listed,
+        Err(error) if is_gone(&error) => return Vec::new(),
+        Err(_) => return vec![ThreadState::unreadable(0)],
+    };
+    let tids = listed
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    tids.filter(|tid| *tid != thread.tid)
+        .filter_map(|tid| match state(thread.pid, tid, has_timer) {
+            Ok(state) => Some(state),
+            Err(error) if is_gone(&error) => None,
+            Err(_) => Some(ThreadState::unreadable(tid)),
+        })
+        .collect()
+}
+
+impl ThreadState {
+    fn unreadable(tid: u32) -> Self {
+        Self {
+            tid,
+            command: "a thread that cannot be read".to_owned(),
+            switches: 0,
+            sleep: None,
+        }
+    }
+}
+
+fn state(pid: u32, tid: u32, has_timer_descriptor: bool) -> io::Result<ThreadState> {
+    let read = |file: &str| proc_text::read(&format!("/proc/{pid}/task/{tid}/{file}"));
+    let status = read("status")?;
+    let number = |key| number_of(&status, key).ok_or(io::ErrorKind::InvalidData);
+    let switches = number("voluntary_ctxt_switches")? + number("nonvoluntary_ctxt_switches")?;
+    // "running", or where it sleeps: the call, its arguments, stack, instruction.
+    let call = read("syscall").unwrap_or_default();
+    let words: Vec<&str> = call.split_whitespace().collect();
+    let argument = |index: usize| {
+        let text = words.get(index)?.strip_prefix("0x")?;
+        u64::from_str_radix(text, 16).ok()
+    };
+    let number = words.first().and_then(|word| word.parse::<u64>().ok());
+    let sleep = number.map(|number| Sleep {
+        number,
+        arguments: std::array::from_fn(|index| argument(index + 1).unwrap_or(0)),
+        has_timer_descriptor,
+    });
+    Ok(ThreadState {
+        tid,
+        command: command(pid, tid).unwrap_or_default(),
+        switches,
+        sleep,
+    })
+}
+
+fn has_timer_descriptor(pid: u32) -> bool {
+    has_descriptor(pid, "anon_inode:[timerfd]") || has_io_uring(pid)
+}
+
+/// Whether the kernel may write to its memory on its own: completions of an
+/// io_uring, whose memory need not show among the mappings.
+pub fn has_io_uring(pid: u32) -> bool {
+    has_descriptor(pid, "anon_inode:[io_uring]")
+}
+
+/// A table of descriptors that cannot be read may hold anything.
+fn has_descriptor(pid: u32, kind: &str) -> bool {
+    let Ok(listed) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return true;
+    };
+    let mut links = listed
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.any(|link| link.to_string_lossy() == kind)
+}
+
+/// Whether a signal that it handles may come by itself: of a POSIX timer
+/// (`CONFIG_CHECKPOINT_RESTORE` shows them), of setitimer(2), whose timers are shown
+/// nowhere, of a child that ends, of a descriptor, or of a limit.
+pub fn may_be_signalled(pid: u32) -> bool {
+    let timers = proc_text::read(&format!("/proc/{pid}/timers"));
+    if timers.map_or(true, |timers| !timers.trim().is_empty()) {
+        return true;
+    }
+    let status = proc_text::read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = field(&status, "SigCgt")
+        .and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .unwrap_or(u64::MAX);
+    let is_caught = |signal: libc::c_int| caught & (1 << (signal - 1)) != 0;
+    let by_themselves = [
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGXCPU,
+    ];
+    by_themselves.into_iter().any(is_caught) || is_caught(libc::SIGCHLD) && has_children(pid)
+}
+
+fn has_children(pid: u32) -> bool {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let mut threads = listed.into_iter().flatten().flatten();
+    threads.any(|thread| {
+        // `CONFIG_PROC_CHILDREN`; what can't be read is taken for a child.
+        let file = thread.path().join("children");
+        let children = proc_text::read(&file.to_string_lossy());
+        children.map_or(true, |children| !children.trim().is_empty())
+    })
+}
+
+/// Who traces it, if anybody.
+pub fn tracer(pid: u32, tid: u32) -> Option<u32> {
+    let status = proc_text::read(&format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    let tracer = number_of(&status, "TracerPid")?;
+    u32::try_from(tracer).ok().filter(|tracer| *tracer != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// Runs `look` while another thread of this process has this name.
+    fn beside_a_thread_named<T>(name: &[u8], look: impl FnOnce(u32) -> T) -> T {
+        let mut name = name.to_vec();
+        name.push(0);
+        let (told, tid) = channel();
+        let (end, ended) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // SAFETY: the name ends with NUL and outlives the call.
+                unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+                let _ = told.send(nix::unistd::gettid());
+                let _ = ended.recv();
+            });
+            let tid = tid.recv().expect("a thread id");
+            let seen = look(tid.as_raw().unsigned_abs());
+            drop(end);
+            seen
+        })
+    }
+
+    #[test]
+    fn a_thread_is_seen_whatever_its_name() {
+        let pid = std::process::id();
+        let main = Thread {
+            pid,
+            tid: nix::unistd::gettid().as_raw().unsigned_abs(),
+            start_ticks: 0,
+        };
+        // Half a letter at the end, as the kernel cuts it, and bytes that are none.
+        for name in [
+            &b"helper"[..],
+            b"\xd0\xbe\xd0\xb1\xd1\x80\xd0\xb0\xd0\xb1\xd0\xbe\xd1\x82\xd1",
+            b"\xff",
+            b"a) R 1 (b",
+        ] {
+            beside_a_thread_named(name, |tid| {
+                assert!(counters_of(pid, tid).is_some(), "{name:?}");
+                let seen = others(main);
+                let found = seen.iter().find(|state| state.tid == tid);
+                let command = found.map(|state| state.command.as_str());
+                assert!(
+                    command.is_some_and(|command| !command.contains("cannot be read")),
+                    "{name:?}: {command:?}"
+                );
+            });
+        }
+    }
+}

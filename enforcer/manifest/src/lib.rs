@@ -1,0 +1,255 @@
+//! Reads the text of a manifest into a [`Manifest`], or into all of its faults at once.
+//!
+//! This crate reads no file: the text and the host's accounts come in as arguments. This file
+//! reads the top level; each section and each part of a workload has a module of its own.
+#![forbid(unsafe_code)]
+#![warn(clippy::wildcard_enum_match_arm)]
+
+mod alerts;
+pub mod environment_file;
+pub mod fault;
+mod host;
+mod limits;
+mod needs;
+mod probes;
+mod quantity;
+mod read;
+mod recovery;
+mod watch;
+mod workload;
+mod yaml;
+
+pub use fault::{Fault, Severity};
+pub use workload::{capability_number, rlimit_number};
+
+use enforcer_model::name::{RULE, WorkloadName};
+use enforcer_model::spec::{Alerts, Host, Manifest, Mode, WorkloadSpec};
+use read::{Reader, one_of};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Range;
+use std::sync::Arc;
+use yaml::{Node, Value};
+
+/// The manifest version that this program reads.
+pub const VERSION: u64 = 1;
+
+/// Reads the argument of `throttle W --cpu`: a percentage of one CPU, from 1 % on. The error says
+/// what was expected.
+pub fn parse_throttle(text: &str) -> Result<enforcer_model::units::Percent, String> {
+    quantity::throttle(text)
+}
+
+/// Reads a duration such as `10s` or `1h30m`. The error says what was expected.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    quantity::duration(text)
+}
+
+/// The accounts of the host, as the checks of a manifest need them.
+pub trait Accounts {
+    fn agent_is_root(&self) -> bool;
+    fn has_user(&self, name: &str) -> bool;
+    fn has_group(&self, name: &str) -> bool;
+}
+
+/// The contents of one file. They may be used if no fault is an error.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The file has a `host` section. Only one file of a folder may have one.
+    pub has_host: bool,
+    /// The file has an `alerts` section. Only one file of a folder may have one.
+    pub has_alerts: bool,
+    pub manifest: Manifest,
+    pub faults: Vec<Fault>,
+    /// The place of each workload's name, for faults between several files.
+    pub places: BTreeMap<WorkloadName, Range<usize>>,
+    /// The place of each workload's `needs`, for faults between several files.
+    pub needs: BTreeMap<WorkloadName, Range<usize>>,
+    /// The place of each value of the rules of alerts, by rule and key.
+    pub rules: BTreeMap<(String, String), Range<usize>>,
+}
+
+impl Parsed {
+    #[must_use]
+    pub fn has_errors(&self) -> bool {
+        self.faults
+            .iter()
+            .any(|fault| fault.severity == Severity::Error)
+    }
+}
+
+const KEYS: &[&str] = &["version", "mode", "host", "alerts", "workloads"];
+
+/// Reads one file.
+#[must_use]
+pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
+    let mut parsed = Parsed::default();
+    match yaml::parse(source) {
+        Err(fault) => parsed.faults.push(fault),
+        Ok(root) => {
+            let mut reader = Reader {
+                accounts,
+                faults: Vec::new(),
+            };
+            reader.document(&root, &mut parsed);
+            reader.faults.sort_by_key(|fault| fault.span.start);
+            parsed.faults = reader.faults;
+        }
+    }
+    parsed
+}
+
+const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+
+impl Reader<'_> {
+    fn document(&mut self, root: &Node, parsed: &mut Parsed) {
+        let fields = self.fields(root, KEYS);
+        match fields.get("version") {
+            None => self.fault(
+                Fault::error(0..0, "the manifest has no `version`")
+                    .help("begin the file with `version: 1`"),
+            ),
+            Some(node) => {
+                self.parsed(node, |text| match quantity::integer(text, 0..=u64::MAX) {
+                    Ok(VERSION) => Ok(()),
+                    Ok(_) | Err(_) => Err("1, the only version there is".to_owned()),
+                });
+            }
+        }
+        let mut mode = Mode::default();
+        self.set(&fields, "mode", &mut mode, one_of(&MODES));
+        if let Some(node) = fields.get("host") {
+            parsed.has_host = true;
+            parsed.manifest.host = self.host(node);
+        }
+        if let Some(node) = fields.get("alerts") {
+            parsed.has_alerts = true;
+            parsed.rules = alerts::places(node);
+            parsed.manifest.host.alerts = Arc::new(self.alerts(node));
+        }
+        parsed.manifest.host.mode = mode;
+        let Some(workloads) = fields.get("workloads") else {
+            return;
+        };
+        for (name, node) in self.workload_names(workloads) {
+            parsed.places.insert(name.clone(), node.0);
+            let spec = self.workload(node.1, mode);
+            parsed.manifest.workloads.insert(name, spec);
+        }
+        parsed.needs = needs::places(workloads)
+            .into_iter()
+            .filter_map(|(name, place)| Some((WorkloadName::parse(&name)?, place)))
+            .collect();
+    }
+
+    /// The workloads whose names are names, with the place of the name.
+    fn workload_names<'n>(
+        &mut self,
+        node: &'n Node,
+    ) -> Vec<(WorkloadName, (Range<usize>, &'n Node))> {
+        self.entries(node);
+        let Value::Mapping(entries) = &node.value else {
+            return Vec::new();
+        };
+        let mut found: Vec<(WorkloadName, (Range<usize>, &Node))> = Vec::new();
+        for (key, value) in entries {
+            let Value::Scalar { text, .. } = &key.value else {
+                continue;
+            };
+            match WorkloadName::parse(text) {
+                Some(name) if found.iter().any(|(other, _)| *other == name) => {}
+                Some(name) => found.push((name, (key.span.clone(), value))),
+                None => self.fault(
+                    Fault::error(
+                        key.span.clone(),
+                        format!("`{}` is not a workload's name", text.escape_debug()),
+                    )
+                    .label(format!("expected {RULE}")),
+                ),
+            }
+        }
+        found
+    }
+}
+
+/// Joins the files of a folder, in the given order. If two files say the same, that is a fault of
+/// the later one, at its place there. The index is that of the file.
+#[must_use]
+pub fn join(files: Vec<Parsed>) -> (Manifest, Vec<(usize, Fault)>) {
+    let mut manifest = Manifest::default();
+    let mut faults = Vec::new();
+    let mut host: Option<usize> = None;
+    let mut alerts: Option<(usize, alerts::Places, Arc<Alerts>)> = None;
+    let mut needs: BTreeMap<WorkloadName, (usize, Range<usize>)> = BTreeMap::new();
+    for (index, file) in files.into_iter().enumerate() {
+        for (name, place) in &file.needs {
+            needs.entry(name.clone()).or_insert((index, place.clone()));
+        }
+        if file.has_alerts {
+            if alerts.is_some() {
+                let fault = Fault::error(0..0, "a second file with an `alerts` section")
+                    .help("keep the alerts in one file");
+                faults.push((index, fault));
+            } else {
+                let found = Arc::clone(&file.manifest.host.alerts);
+                alerts = Some((index, file.rules, found));
+            }
+        }
+        if file.has_host {
+            if host.is_some() {
+                let fault = Fault::error(0..0, "a second file with a `host` section")
+                    .help("keep the host's settings in one file");
+                faults.push((index, fault));
+            } else {
+                host = Some(index);
+                manifest.host = file.manifest.host;
+            }
+        }
+        for (name, spec) in file.manifest.workloads {
+            let place = file.places.get(&name).cloned().unwrap_or(0..0);
+            match manifest.workloads.entry(name) {
+                Entry::Vacant(entry) => drop(entry.insert(spec)),
+                Entry::Occupied(entry) => {
+                    let message =
+                        format!("`{}` is a workload of another file as well", entry.key());
+                    faults.push((index, Fault::error(place, message).label("the second one")));
+                }
+            }
+        }
+    }
+    manifest.host.alerts = Arc::default();
+    if let Some((index, places, alerts)) = alerts {
+        let about = alerts::faults(&alerts, &places, &manifest.workloads);
+        faults.extend(about.into_iter().map(|fault| (index, fault)));
+        manifest.host.alerts = alerts;
+    }
+    for (name, fault) in needs::faults(&manifest) {
+        let (index, place) = needs.get(&name).cloned().unwrap_or((0, 0..0));
+        let fault = Fault {
+            span: place,
+            ..fault
+        };
+        faults.push((index, fault));
+    }
+    (manifest, faults)
+}
+
+impl Default for Parsed {
+    fn default() -> Self {
+        Self {
+            has_host: false,
+            has_alerts: false,
+            manifest: Manifest {
+                host: Host::default(),
+                workloads: BTreeMap::<_, WorkloadSpec>::new(),
+            },
+            faults: Vec::new(),
+            places: BTreeMap::new(),
+            needs: BTreeMap::new(),
+            rules: BTreeMap::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

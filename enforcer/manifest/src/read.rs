@@ -1,0 +1,316 @@
+//! The walk over the tree: fields that are known, values of the wanted kind,
+//! and every fault collected instead of the first one thrown.
+
+use crate::Accounts;
+use crate::fault::Fault;
+use crate::yaml::{Node, Value};
+use std::fmt;
+use std::ops::Range;
+
+pub(super) struct Reader<'a> {
+    pub(super) accounts: &'a dyn Accounts,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// The entries of a mapping whose keys were checked.
+pub(super) struct Fields<'n> {
+    entries: Vec<(&'n str, &'n Node)>,
+}
+
+impl<'n> Fields<'n> {
+    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+        self.entries
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map(|(_, value)| *value)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'n str, &'n Node)> + '_ {
+        self.entries.iter().copied()
+    }
+}
+
+/// Keys of other tools, and what they are here.
+const FOREIGN: &[(&str, &str)] = &[
+    (
+        "image",
+        "enforcer starts programs of this host and no containers; give it a `command`",
+    ),
+    ("mem_limit", "it is `memory.max` under `cgroup`"),
+    ("mem_reservation", "it is `memory.low` under `cgroup`"),
+    (
+        "memswap_limit",
+        "it is `memory.swap.max` under `cgroup`, without the memory's part",
+    ),
+    (
+        "cpus",
+        "it is `cpu.max` under `cgroup`: 1.5 CPUs are `150%`",
+    ),
+    (
+        "cpu_shares",
+        "it is `cpu.weight` under `cgroup`: 512 shares are 59, 1024 are 100",
+    ),
+    ("pids_limit", "it is `pids.max` under `cgroup`"),
+    ("deploy", "limits stand under `cgroup`"),
+    ("resources", "limits stand under `cgroup`"),
+    ("healthcheck", "it is `liveness` under `probes`"),
+    ("livenessProbe", "it is `liveness` under `probes`"),
+    ("readinessProbe", "it is `readiness` under `probes`"),
+    ("depends_on", "it is `needs`"),
+    ("env_file", "it is `environment_files`"),
+    ("env", "it is `environment`"),
+    ("working_dir", "it is `directory`"),
+    ("workingDir", "it is `directory`"),
+    ("ExecStart", "it is `command`, as a list"),
+    ("MemoryMax", "it is `memory.max` under `cgroup`"),
+    ("CPUQuota", "it is `cpu.max` under `cgroup`"),
+    ("CPUWeight", "it is `cpu.weight` under `cgroup`"),
+    ("stop_grace_period", "it is `grace` under `stop`"),
+    (
+        "<<",
+        "merge keys are not YAML 1.2; use an alias for the whole mapping",
+    ),
+];
+
+impl Reader<'_> {
+    pub(super) fn fault(&mut self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    /// Returns the entries of a mapping. Unknown and duplicate keys are faults, and left out.
+    pub(super) fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Fields<'n> {
+        let mut fields = self.entries(node);
+        fields.entries.retain(|(key, _)| known.contains(key));
+        if let Value::Mapping(entries) = &node.value {
+            for (key, _) in entries {
+                if let Value::Scalar { text, .. } = &key.value
+                    && !known.contains(&text.as_str())
+                {
+                    self.faults.push(unknown_key(text, key.span.clone(), known));
+                }
+            }
+        }
+        fields
+    }
+
+    /// Returns the entries of a mapping with free keys. Duplicate keys are faults.
+    pub(super) fn entries<'n>(&mut self, node: &'n Node) -> Fields<'n> {
+        let mut fields = Fields {
+            entries: Vec::new(),
+        };
+        let entries = match &node.value {
+            Value::Mapping(entries) => entries.as_slice(),
+            Value::Null => &[],
+            other @ (Value::Scalar { .. } | Value::Sequence(_)) => {
+                self.expected(node, "a mapping of keys to values", other);
+                &[]
+            }
+        };
+        for (key, value) in entries {
+            let Value::Scalar { text, .. } = &key.value else {
+                self.fault(
+                    Fault::error(key.span.clone(), "this key is not a word")
+                        .label("expected a word"),
+                );
+                continue;
+            };
+            if fields.get(text).is_some() {
+                self.fault(
+                    Fault::error(key.span.clone(), format!("`{text}` stands here twice"))
+                        .label("the second one")
+                        .help("keep one of them"),
+                );
+                continue;
+            }
+            fields.entries.push((text, value));
+        }
+        fields
+    }
+
+    fn expected(&mut self, node: &Node, expected: &str, found: &Value) {
+        self.faults.push(
+            Fault::error(
+                node.span.clone(),
+                format!("expected {expected}, found {}", found.describe()),
+            )
+            .label(format!("expected {expected}")),
+        );
+    }
+
+    /// Reads a value of one word or line.
+    pub(super) fn text<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n str> {
+        if let Value::Scalar { text, .. } = &node.value {
+            return Some(text);
+        }
+        self.expected(node, expected, &node.value);
+        None
+    }
+
+    /// Reads a value by a function of `quantity`.
+    pub(super) fn parsed<T>(
+        &mut self,
+        node: &Node,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let text = self.text(node, "one value")?;
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(expected) => {
+                self.fault(
+                    Fault::error(node.span.clone(), format!("`{text}` is not valid here"))
+                        .label(format!("expected {expected}")),
+                );
+                None
+            }
+        }
+    }
+
+    /// Sets `target` if the key is there and its value is good.
+    pub(super) fn set<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        target: &mut T,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) {
+        if let Some(value) = fields.get(key).and_then(|node| self.parsed(node, parse)) {
+            *target = value;
+        }
+    }
+
+    /// Like [`Self::set`], for a target that is empty without the key.
+    pub(super) fn set_some<T>(
+        &mut self,
+        fields: &Fields<'_>,
+        key: &str,
+        target: &mut Option<T>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) {
+        if let Some(node) = fields.get(key) {
+            *target = self.parsed(node, parse);
+        }
+    }
+
+    /// Reads a list of words. A single word is a fault that shows the list.
+    pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Vec<String>> {
+        let Value::Sequence(items) = &node.value else {
+            self.expected(node, expected, &node.value);
+            return None;
+        };
+        let words: Vec<String> = items
+            .iter()
+            .filter_map(|item| self.text(item, "a word").map(str::to_owned))
+            .collect();
+        (words.len() == items.len()).then_some(words)
+    }
+
+    /// Reads a program and its arguments.
+    pub(super) fn command(&mut self, node: &Node) -> Option<Vec<String>> {
+        let words = self.words(node, "a list: the program's path and its arguments")?;
+        let Some(program) = words.first() else {
+            self.fault(
+                Fault::error(node.span.clone(), "the command is empty")
+                    .label("expected a program's path"),
+            );
+            return None;
+        };
+        if !program.starts_with('/') {
+            self.fault(
+                Fault::error(
+                    node.span.clone(),
+                    format!("`{program}` is not an absolute path"),
+                )
+                .label("the program's path starts with /")
+                .help(format!("`command -v {program}` in a shell tells the path")),
+            );
+            return None;
+        }
+        if words.iter().any(|word| word.contains('\0')) {
+            self.fault(Fault::error(
+                node.span.clone(),
+                "an argument contains a NUL byte",
+            ));
+            return None;
+        }
+        Some(words)
+    }
+
+    pub(super) fn absolute_path(&mut self, node: &Node) -> Option<String> {
+        self.parsed(node, |text| {
+            let good = text.starts_with('/') && !text.contains('\0');
+            if good {
+                Ok(text.to_owned())
+            } else {
+                Err("an absolute path".to_owned())
+            }
+        })
+    }
+}
+
+/// Reads `true` or `false`, and nothing that merely looks like it.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("true or false".to_owned()),
+    }
+}
+
+/// Returns whether a section is disabled: by `off` or by `false`.
+pub(super) fn is_off(node: &Node) -> bool {
+    matches!(&node.value, Value::Scalar { text, plain: true } if text == "off" || text == "false")
+}
+
+/// Reads one of these words as its value.
+pub(super) fn one_of<T: Copy>(options: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
+    move |text| {
+        options
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, value)| *value)
+            .ok_or_else(|| {
+                let words: Vec<&str> = options.iter().map(|(word, _)| *word).collect();
+                format!("one of {}", words.join(", "))
+            })
+    }
+}
+
+/// Reads one of these words.
+pub(super) fn word_of<T: Copy + fmt::Display>(
+    words: &[T],
+) -> impl Fn(&str) -> Result<T, String> + '_ {
+    move |text| {
+        let found = words.iter().find(|word| word.to_string() == text);
+        found.copied().ok_or_else(|| {
+            let names: Vec<String> = words.iter().map(T::to_string).collect();
+            format!("one of {}", names.join(", "))
+        })
+    }
+}
+
+pub(super) fn unknown_key(key: &str, span: Range<usize>, known: &[&str]) -> Fault {
+    let fault = Fault::error(span, format!("unknown key `{key}`"));
+    if let Some((_, told)) = FOREIGN.iter().find(|(foreign, _)| *foreign == key) {
+        return fault.label("not a key of enforcer's").help(*told);
+    }
+    match nearest(key, known) {
+        Some(near) => fault.label(format!("did you mean `{near}`?")),
+        None => fault
+            .label("not a key of this section")
+            .help(format!("known keys: {}", known.join(", "))),
+    }
+}
+
+/// The key that was probably meant.
+fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
+    let lower = key.to_lowercase().replace(['_', '-'], ".");
+    known
+        .iter()
+        .map(|candidate| {
+            let plain = candidate.replace(['_', '-'], ".");
+            (strsim::damerau_levenshtein(&lower, &plain), *candidate)
+        })
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,300 @@
+//! A workload's section: the program, its user and its place.
+
+use crate::fault::Fault;
+use crate::quantity;
+use crate::read::{Reader, one_of};
+use crate::yaml::{Node, Value};
+use enforcer_model::spec::{Mode, WorkloadSpec};
+use enforcer_model::units::Limit;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+const KEYS: &[&str] = &[
+    "mode",
+    "command",
+    "user",
+    "group",
+    "directory",
+    "environment",
+    "environment_files",
+    "capabilities",
+    "rlimits",
+    "priority",
+    "needs",
+    "cgroup",
+    "probes",
+    "on_ready",
+    "on_unready",
+    "watch",
+    "recovery",
+    "start_timeout",
+    "stop",
+    "logs",
+    "commands",
+];
+
+/// Any host takes some of it for a start that does not hang.
+const SHORTEST_START_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The capabilities in the kernel's order (capabilities(7)).
+pub(crate) const CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// The resources of getrlimit(2): the number, and whether the unit is bytes.
+pub(crate) const RLIMITS: [(&str, (u8, bool)); 16] = [
+    ("cpu", (0, false)),
+    ("fsize", (1, true)),
+    ("data", (2, true)),
+    ("stack", (3, true)),
+    ("core", (4, true)),
+    ("rss", (5, true)),
+    ("nproc", (6, false)),
+    ("nofile", (7, false)),
+    ("memlock", (8, true)),
+    ("as", (9, true)),
+    ("locks", (10, false)),
+    ("sigpending", (11, false)),
+    ("msgqueue", (12, true)),
+    ("nice", (13, false)),
+    ("rtprio", (14, false)),
+    ("rttime", (15, false)),
+];
+
+/// Returns the kernel's number of a capability, which is its place in the list.
+#[must_use]
+pub fn capability_number(name: &str) -> Option<u8> {
+    CAPABILITIES
+        .iter()
+        .position(|known| *known == name)
+        .and_then(|at| u8::try_from(at).ok())
+}
+
+/// Returns the kernel's number of a resource (asm-generic, as on x86 and arm64).
+#[must_use]
+pub fn rlimit_number(name: &str) -> Option<u8> {
+    RLIMITS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, (number, _))| *number)
+}
+
+impl Reader<'_> {
+    pub(super) fn workload(&mut self, node: &Node, mode: Mode) -> WorkloadSpec {
+        let fields = self.fields(node, KEYS);
+        let mut spec = WorkloadSpec {
+            mode,
+            ..WorkloadSpec::default()
+        };
+        self.set(&fields, "mode", &mut spec.mode, one_of(&super::MODES));
+        match fields.get("command") {
+            Some(node) => spec.command = self.command(node).unwrap_or_default(),
+            None => self.fault(
+                Fault::error(node.span.clone(), "this workload has no `command`")
+                    .label("expected a `command`")
+                    .help("command: [/path/to/program, argument]"),
+            ),
+        }
+        self.account(node, &fields, &mut spec);
+        if let Some(node) = fields.get("directory") {
+            spec.directory = self.absolute_path(node);
+        }
+        if let Some(node) = fields.get("environment") {
+            spec.environment = self.environment(node);
+        }
+        if let Some(node) = fields.get("environment_files") {
+            spec.environment_files = self.words(node, "a list of files").unwrap_or_default();
+        }
+        if let Some(node) = fields.get("capabilities") {
+            spec.capabilities = self.capabilities(node);
+            spec.capabilities_listed = true;
+        }
+        if let Some(node) = fields.get("rlimits") {
+            spec.rlimits = self.rlimits(node);
+        }
+        self.set(&fields, "priority", &mut spec.priority, |text| {
+            let priority = quantity::integer(text, 0..=100)?;
+            u8::try_from(priority).map_err(|_| "a number from 0 to 100".to_owned())
+        });
+        if let Some(node) = fields.get("cgroup") {
+            spec.limits = self.limits(node, spec.limits);
+        }
+        if let Some(node) = fields.get("needs") {
+            spec.needs = self.needs(node);
+        }
+        if let Some(node) = fields.get("probes") {
+            spec.probes = self.probes(node);
+        }
+        spec.on_ready = fields.get("on_ready").and_then(|node| self.command(node));
+        spec.on_unready = fields.get("on_unready").and_then(|node| self.command(node));
+        if let Some(node) = fields.get("watch") {
+            spec.watch = self.watch(node);
+        }
+        if let Some(node) = fields.get("recovery") {
+            spec.recovery = self.recovery(node);
+        }
+        self.set(
+            &fields,
+            "start_timeout",
+            &mut spec.start_timeout,
+            |text| match quantity::duration(text)? {
+                short if short < SHORTEST_START_TIMEOUT => Err("at least 1s".to_owned()),
+                timeout => Ok(timeout),
+            },
+        );
+        if let Some(node) = fields.get("stop") {
+            spec.stop = self.stop(node);
+        }
+        if let Some(node) = fields.get("logs") {
+            spec.logs = self.logs(node);
+        }
+        if let Some(node) = fields.get("commands") {
+            spec.commands = self.commands(node);
+        }
+        spec
+    }
+
+    fn account(&mut self, node: &Node, fields: &super::read::Fields<'_>, spec: &mut WorkloadSpec) {
+        let accounts = self.accounts;
+        match fields.get("user") {
+            None if accounts.agent_is_root() => self.fault(
+                Fault::error(node.span.clone(), "this workload has no `user`")
+                    .label("it would run as root")
+                    .help("name the account it runs as; write `user: root` to mean it"),
+            ),
+            None => {}
+            Some(node) => {
+                spec.user = self.account_name(node, "user", |name| accounts.has_user(name));
+            }
+        }
+        if let Some(node) = fields.get("group") {
+            spec.group = self.account_name(node, "group", |name| accounts.has_group(name));
+        }
+    }
+
+    fn account_name(
+        &mut self,
+        node: &Node,
+        kind: &str,
+        exists: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let name = self.text(node, "a name")?;
+        if exists(name) {
+            return Some(name.to_owned());
+        }
+        let shown = name.escape_debug();
+        self.fault(
+            Fault::error(
+                node.span.clone(),
+                format!("there is no {kind} `{shown}` on this host"),
+            )
+            .label(format!("expected the name of a {kind}, not a number")),
+        );
+        None
+    }
+
+    fn environment(&mut self, node: &Node) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::new();
+        for (name, value) in self.entries(node).iter() {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                self.fault(
+                    Fault::error(
+                        value.span.clone(),
+                        format!("`{}` is not a variable's name", name.escape_debug()),
+                    )
+                    .label("a name has no = and no NUL"),
+                );
+                continue;
+            }
+            let Some(text) = self.text(value, "a text, in quotes where it is empty") else {
+                continue;
+            };
+            if text.contains('\0') {
+                self.fault(Fault::error(
+                    value.span.clone(),
+                    format!("the value of `{name}` contains a NUL byte"),
+                ));
+                continue;
+            }
+            environment.insert(name.to_owned(), text.to_owned());
+        }
+        environment
+    }
+
+    fn capabilities(&mut self, node: &Node) -> Vec<String> {
+        let Some(names) = self.words(node, "a list of capabilities") else {
+            return Vec::new();
+        };
+        let Value::Sequence(items) = &node.value else {
+            return Vec::new();
+        };
+        for (name, item) in names.iter().zip(items) {
+            if capability_number(name).is_none() {
+                let mut fault = super::read::unknown_key(name, item.span.clone(), &CAPABILITIES);
+                fault.message = format!("unknown capability `{name}`");
+                fault.help = Some("see capabilities(7)".to_owned());
+                self.fault(fault);
+            }
+        }
+        names
+    }
+
+    fn rlimits(&mut self, node: &Node) -> BTreeMap<String, Limit<u64>> {
+        let known: Vec<&str> = RLIMITS.iter().map(|(name, _)| *name).collect();
+        let mut rlimits = BTreeMap::new();
+        for (name, value) in self.fields(node, &known).iter() {
+            let in_bytes = RLIMITS
+                .iter()
+                .any(|(known, (_, bytes))| *known == name && *bytes);
+            let parse = |text: &str| match text {
+                "max" | "unlimited" => Ok(Limit::Max),
+                _ if in_bytes => quantity::bytes(text).map(|bytes| Limit::At(bytes.0)),
+                _ => quantity::integer(text, 0..=u64::MAX).map(Limit::At),
+            };
+            if let Some(limit) = self.parsed(value, parse) {
+                rlimits.insert(name.to_owned(), limit);
+            }
+        }
+        rlimits
+    }
+}
