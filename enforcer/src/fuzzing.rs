@@ -3,7 +3,7 @@
 //! these with inputs that libFuzzer makes up, and the tests below with some of their own.
 
 use crate::cli::logs::Tamer;
-use crate::probe::resolve_redirect;
+use crate::probe::http::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
 use crate::symbolize;

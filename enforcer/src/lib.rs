@@ -1,5 +1,5 @@
-//! The agent and its command line. The binary is nothing but a call of [`main`]; what else
-//! is public is for fuzzing and measuring, and no interface for anybody.
+//! The agent and its command line. The binary calls [`main`] and does nothing else. What else is
+//! public is behind Cargo features, for fuzzing and measuring.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -8,14 +8,14 @@ mod api;
 mod cli;
 mod executor;
 mod failpoint;
-#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod holder;
 mod inbox;
 mod loops;
 mod manifest_files;
 mod marks;
-#[doc(hidden)]
+#[cfg(feature = "measuring")]
 pub mod measuring;
 mod probe;
 mod reload;

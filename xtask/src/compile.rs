@@ -3,6 +3,7 @@
 
 use crate::process::{cargo, run, run_quietly, target};
 use crate::progress::say;
+use crate::tidy;
 use crate::tools;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -70,12 +71,16 @@ fn statically(command: &mut Command) -> &mut Command {
 pub(crate) fn agent() -> Result<PathBuf> {
     ebpf()?;
     run(static_release("build").args(["--package", "enforcer"]))?;
-    Ok(target().join(HOST).join("release/enforcer"))
+    let agent = target().join(HOST).join("release/enforcer");
+    tidy::check_agent(&agent)?;
+    Ok(agent)
 }
 
 /// The programs that a guest holds, and those that measure.
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
+    /// The agent that can be told to die at a place.
+    pub(crate) agent_with_failpoints: PathBuf,
     pub(crate) init: PathBuf,
     pub(crate) fixture: PathBuf,
     /// Runs the tests of `suite`, several at a time.
@@ -95,13 +100,25 @@ pub(crate) struct Programs {
 pub(crate) fn vm_programs() -> Result<Programs> {
     ebpf()?;
     say("build", "the agent and the VM's programs");
-    run(static_release("build").args([
+    // The same packages each time, so that their dependencies have the same features.
+    let packages = [
         "--package",
         "enforcer",
         "--package",
         "enforcer-tests",
         "--bins",
-    ]))?;
+    ];
+    let release = target().join(HOST).join("release");
+    let agent = release.join("enforcer");
+    let agent_with_failpoints = release.join("enforcer-with-failpoints");
+    let mut with_failpoints = static_release("build");
+    run(with_failpoints
+        .args(packages)
+        .args(["--features", "enforcer/failpoints"]))?;
+    std::fs::copy(&agent, &agent_with_failpoints)
+        .with_context(|| format!("failed to copy {}", agent.display()))?;
+    run(static_release("build").args(packages))?;
+    tidy::check_agent(&agent)?;
     let tests = test_binaries(&[
         "--package",
         "enforcer-tests",
@@ -116,9 +133,9 @@ pub(crate) fn vm_programs() -> Result<Programs> {
             .map(|(_, file)| file.clone())
             .with_context(|| format!("cargo named no executable for the test `{name}`"))
     };
-    let release = target().join(HOST).join("release");
     Ok(Programs {
-        agent: release.join("enforcer"),
+        agent,
+        agent_with_failpoints,
         init: release.join("init"),
         fixture: release.join("fixture"),
         runner: release.join("runner"),
@@ -211,7 +228,8 @@ pub(crate) fn history_bench() -> Result<()> {
     ebpf()?;
     let folder = target().join("bench-history");
     run(statically(&mut cargo("bench"))
-        .args(["--package", "enforcer", "--bench", "history", "--"])
+        .args(["--package", "enforcer", "--bench", "history"])
+        .args(["--features", "measuring", "--"])
         .arg(folder))
 }
 
@@ -222,7 +240,8 @@ pub(crate) fn lint() -> Result<()> {
     let warnings = ["--", "-D", "warnings"];
     let mut clippy = static_release("clippy");
     clippy
-        .args(["--workspace", "--exclude", "enforcer-ebpf", "--all-targets"])
+        .args(["--workspace", "--exclude", "enforcer-ebpf"])
+        .args(["--all-targets", "--all-features"])
         .args(warnings);
     run(&mut clippy)?;
     let mut clippy = cargo("clippy");

@@ -4,6 +4,8 @@
 
 use crate::process::{root, run_quietly};
 use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 /// Words that may stand only in some places.
@@ -184,6 +186,52 @@ pub(crate) fn run() -> Result<()> {
     bail!("tidy: {} faults\n{}", faults.len(), faults.join("\n"));
 }
 
+/// Checks that no failpoint is in the agent that ships.
+///
+/// # Errors
+/// If one is, or the file cannot be read.
+pub(crate) fn check_agent(agent: &Path) -> Result<()> {
+    let sources = run_quietly(Command::new("git").current_dir(root()).args([
+        "grep",
+        "--no-color",
+        "-h",
+        "-o",
+        "failpoint!(\"[^\"]*\"",
+        "--",
+        AGENT,
+    ]))?;
+    let names = sources.lines().filter_map(|line| line.split('"').nth(1));
+    let names: Vec<&str> = names.chain(["ENFORCER_FAILPOINT"]).collect();
+    if names.len() < 2 {
+        bail!("tidy: no failpoint was found in {AGENT}");
+    }
+    let found = failpoints_in(agent, &names)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "tidy: {} has failpoints: {}; they belong to builds with the feature `failpoints`",
+        agent.display(),
+        found.join(", ")
+    );
+}
+
+fn failpoints_in(binary: &Path, names: &[&str]) -> Result<Vec<String>> {
+    let mut grep = Command::new("grep");
+    grep.args(["--text", "--only-matching", "--fixed-strings"]);
+    for name in names {
+        grep.args(["-e", name]);
+    }
+    let output = grep.arg(binary).output().context("failed to run grep")?;
+    // grep exits with 1 if nothing matches, and with 2 if it fails.
+    if output.status.code().is_none_or(|code| code > 1) {
+        bail!("grep: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let found = String::from_utf8_lossy(&output.stdout);
+    let found: BTreeSet<&str> = found.lines().collect();
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
+
 fn check_file(path: &str, text: &str) -> Vec<String> {
     let mut faults = Vec::new();
     if !path.ends_with(".rs") {
@@ -310,6 +358,19 @@ mod tests {
             "enforcer/src/long.rs",
             &"fn f() {}\n".repeat(MOST_LINES + 1)
         ));
+    }
+
+    #[test]
+    fn a_failpoint_in_the_agent_is_found() {
+        let names = ["stop-killed", "start-forked"];
+        let file = std::env::temp_dir().join(format!("failpoints-{}", std::process::id()));
+        std::fs::write(&file, b"\0\xffstop-killed\0\xff").expect("a file");
+        let found = failpoints_in(&file, &names).expect("an answer");
+        assert_eq!(found, ["stop-killed"]);
+        std::fs::write(&file, b"\0stop killed\0").expect("a file");
+        assert!(failpoints_in(&file, &names).expect("an answer").is_empty());
+        std::fs::remove_file(&file).expect("the file goes");
+        assert!(failpoints_in(&file, &names).is_err());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use super::drift::{is_home, relative, take_in_all};
 use super::output::KeptPipe;
 use super::start::OpenCgroup;
 use super::{Executor, KILL_PATIENCE};
+use crate::failpoint::failpoint;
 use crate::store::handover::{Left, RunningInstance};
-use crate::{failpoint, watch};
+use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, Found, InstanceId, TakenOver, WorkloadEvent};
 use enforcer_kernel::bpf::PastExit;
@@ -44,10 +45,10 @@ impl Executor {
     /// # Errors
     /// Where it can't be said what has become of something: then nothing was done to it.
     pub(crate) fn adopt(self: &Arc<Self>, left: Vec<Left>) -> Result<Vec<TakenOver>, AdoptError> {
-        failpoint::pass("adopt-begun");
+        failpoint!("adopt-begun");
         let adopted = left.into_iter().map(|left| {
             let found = self.find(&left)?;
-            failpoint::pass("adopt-found");
+            failpoint!("adopt-found");
             Ok(TakenOver {
                 workload: left.workload,
                 checkpoint: left.checkpoint,

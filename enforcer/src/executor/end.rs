@@ -1,8 +1,9 @@
 //! The end of an instance, of a workload's cgroup, and of the agent's own.
 
 use super::{Executor, KILL_PATIENCE};
+use crate::failpoint::failpoint;
+use crate::marks;
 use crate::report::error_chain;
-use crate::{failpoint, marks};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId};
 use enforcer_core::oom::Counters;
@@ -21,7 +22,7 @@ impl Executor {
             .registry()
             .get(workload)
             .and_then(|entry| entry.pidfd.clone());
-        failpoint::pass("stop-unsignalled");
+        failpoint!("stop-unsignalled");
         if let Some(pidfd) = pidfd
             && let Err(error) = pidfd.signal(parse_signal(signal))
         {
@@ -29,11 +30,11 @@ impl Executor {
                 "{workload}: failed to send {signal}: {error}; it will be killed after its grace"
             );
         }
-        failpoint::pass("stop-signalled");
+        failpoint!("stop-signalled");
     }
 
     pub(super) fn kill_tree(&self, workload: &WorkloadName) {
-        failpoint::pass("kill");
+        failpoint!("stop-killed");
         if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
@@ -99,7 +100,7 @@ impl Executor {
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }
-        failpoint::pass("reap-unread");
+        failpoint!("reap-unread");
         let status = match pidfd {
             Some(pidfd) if !adopted => pidfd.wait().unwrap_or_else(|error| {
                 tracing::error!(
@@ -113,7 +114,7 @@ impl Executor {
             }
             None => self.past_status(pid, start_ticks),
         };
-        failpoint::pass("reap-read");
+        failpoint!("reap-read");
         self.end_probes_of(&workload);
         let mut tries = 0u32;
         while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
@@ -135,7 +136,7 @@ impl Executor {
             );
             Counters::default()
         });
-        failpoint::pass("reap-emptied");
+        failpoint!("reap-emptied");
         self.events.send(Event::Instance(
             workload,
             instance,
@@ -158,7 +159,7 @@ impl Executor {
         if let Some(watch) = watch {
             watch.abort();
         }
-        failpoint::pass("remove-begun");
+        failpoint!("remove-begun");
         self.handover.forget(workload);
         self.forget_errands(workload);
         if let Some(watch) = &self.tree_watch {
@@ -170,7 +171,7 @@ impl Executor {
                 error_chain(&error)
             );
         }
-        failpoint::pass("remove-done");
+        failpoint!("remove-done");
         // Last: who finds no entry may rely on there being no cgroup.
         let removed = self.registry().remove(workload);
         if let Some(entry) = removed {

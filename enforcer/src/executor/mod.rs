@@ -21,7 +21,7 @@ use crate::report::error_chain;
 pub(crate) use errand::Errand;
 pub(crate) use investigate::{Finding, investigate};
 
-use crate::failpoint;
+use crate::failpoint::failpoint;
 use crate::holder::Holder;
 use crate::inbox::Events;
 use crate::loops::Followed;
@@ -257,11 +257,11 @@ impl Executor {
         instance: InstanceId,
         (spec, wanted): (&Arc<WorkloadSpec>, &Limits),
     ) {
-        failpoint::pass("limits-unwritten");
+        failpoint!("limits-unwritten");
         self.bound_log(&workload, spec);
         let home = self.bring_home(&workload, instance);
         let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, wanted));
-        failpoint::pass("limits-written");
+        failpoint!("limits-written");
         if let Some(entry) = self.registry().get_mut(&workload) {
             entry.spec = Arc::clone(spec);
             match &written {

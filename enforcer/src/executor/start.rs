@@ -3,9 +3,10 @@
 
 use super::output::KeptPipe;
 use super::{Executor, Registered, launch};
+use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
-use crate::{failpoint, watch};
+use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Cause, CgroupId, Event, InstanceEvent, InstanceId, StartError};
 use enforcer_core::limits::Limits;
@@ -57,7 +58,7 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         })?;
-        failpoint::pass("start-limited");
+        failpoint!("start-limited");
         let launch = self.launch(workload, spec, cause)?;
         let identity = &launch.identity;
         let owner = launch.switch_user.then_some((identity.uid, identity.gid));
@@ -71,7 +72,7 @@ impl Executor {
             error: error_chain(&error),
         })?;
         let pid = waiting.pid;
-        failpoint::pass("start-forked");
+        failpoint!("start-forked");
         let start_ticks = process::start_ticks(pid).unwrap_or(0);
         if let Some(ring) = &self.ring {
             ring.watch(pid, start_ticks);
@@ -89,7 +90,7 @@ impl Executor {
             waiting.abandon();
             return Err(io_failure("record the instance", &error));
         }
-        failpoint::pass("start-recorded");
+        failpoint!("start-recorded");
         // As long as this is open, the holder waits for its end.
         drop(output.file);
         // From here on its events can be told apart, so they may come.
@@ -128,7 +129,7 @@ impl Executor {
             self.explain_memory(error, &reader, kills)
         });
         let pidfd = Arc::new(released?);
-        failpoint::pass("start-released");
+        failpoint!("start-released");
         if let Some(entry) = self.registry().get_mut(workload) {
             entry.pidfd = Some(Arc::clone(&pidfd));
         }

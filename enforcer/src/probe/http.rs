@@ -86,7 +86,8 @@ async fn follow(
             return Err(failed(format!("answered {status}"), false));
         }
         // Elsewhere is somebody else's health.
-        let Some((next, to)) = location.and_then(|to| here(&to, (host, port), &path)) else {
+        let Some((next, to)) = location.and_then(|to| resolve_redirect(&to, (host, port), &path))
+        else {
             return Ok(());
         };
         (port, path) = (next, to);
@@ -102,7 +103,11 @@ async fn follow(
 
 /// The port and the path of a redirect, resolved as RFC 3986 says; `None` if it leads to
 /// another host or needs TLS. A location that is no URI reference leads nowhere.
-pub(crate) fn here(location: &str, (host, port): (&str, u16), from: &str) -> Option<(u16, String)> {
+pub(crate) fn resolve_redirect(
+    location: &str,
+    (host, port): (&str, u16),
+    from: &str,
+) -> Option<(u16, String)> {
     let authority = if host.contains(':') {
         format!("[{host}]:{port}")
     } else {
@@ -254,11 +259,11 @@ async fn read(response: Response<Incoming>) -> Result<(), hyper::Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::here;
+    use super::resolve_redirect;
 
     #[test]
     fn redirects_stay_on_their_host() {
-        let check = |location| here(location, ("127.0.0.1", 8080), "/a/b?c");
+        let check = |location| resolve_redirect(location, ("127.0.0.1", 8080), "/a/b?c");
         assert_eq!(check("/next?a=1"), Some((8080, "/next?a=1".to_owned())));
         assert_eq!(check("next"), Some((8080, "/a/next".to_owned())));
         assert_eq!(check("http://127.0.0.1:81/x"), Some((81, "/x".to_owned())));
@@ -277,7 +282,9 @@ mod tests {
     /// RFC 3986, 5.4: references relative to the page that answers them.
     #[test]
     fn redirects_are_resolved_as_the_standard_says() {
-        let path = |location: &str| here(location, ("localhost", 80), "/b/c/d?q").map(|to| to.1);
+        let path = |location: &str| {
+            resolve_redirect(location, ("localhost", 80), "/b/c/d?q").map(|to| to.1)
+        };
         for (location, expected) in [
             ("g", "/b/c/g"),
             ("./g/", "/b/c/g/"),
@@ -293,7 +300,7 @@ mod tests {
         ] {
             assert_eq!(path(location).as_deref(), Some(expected), "{location}");
         }
-        let six = here("//[::1]:81/x", ("::1", 80), "/");
+        let six = resolve_redirect("//[::1]:81/x", ("::1", 80), "/");
         assert_eq!(six, Some((81, "/x".to_owned())));
     }
 }

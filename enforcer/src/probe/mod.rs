@@ -4,10 +4,10 @@
 
 mod dial;
 mod file;
-mod http;
-pub(crate) use http::{here as resolve_redirect, post};
+pub(crate) mod http;
 mod lateness;
 
+pub(crate) use http::post;
 pub(crate) use lateness::Lateness;
 
 use crate::executor::{Errand, Executor};

@@ -6,7 +6,7 @@ mod waiting;
 use crate::inbox::{Message, Question, RequestError};
 
 use crate::executor::Executor;
-use crate::failpoint;
+use crate::failpoint::failpoint;
 use crate::probe::Prober;
 use crate::service::{self, Manager};
 use crate::store::database::Trouble;
@@ -165,9 +165,9 @@ impl Runtime {
             .history
             .records_of(transitions, |transition| time_of(transition, now));
         if !checkpoints.is_empty() {
-            failpoint::pass("decided");
+            failpoint!("event-decided");
             self.keep(&checkpoints, &told, true);
-            failpoint::pass("kept");
+            failpoint!("event-kept");
         }
         self.history.append(told);
         // What is forgotten is forgotten after it was told.
@@ -176,7 +176,7 @@ impl Runtime {
             for action in actions {
                 self.executor.dispatch(action);
             }
-            failpoint::pass("dispatched");
+            failpoint!("event-dispatched");
         }
         for probe in probes {
             self.prober.ask(probe);

@@ -253,7 +253,8 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, HandoverError> {
     }
 }
 
-/// Bytes of any of these files, of whatever kind; whether any of them may be so.
+/// Returns whether these bytes may be one of the files.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn decode(bytes: &[u8]) -> bool {
     let state = serde_json::from_slice::<State>(bytes).is_ok();
     let instance = serde_json::from_slice::<RunningInstance>(bytes).is_ok();

@@ -1,6 +1,6 @@
 //! How an agent under test is started: its folder, its arguments, its environment.
 
-use super::ENFORCER;
+use super::{ENFORCER, WITH_FAILPOINTS};
 use crate::slot;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -8,10 +8,13 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Each agent has a folder of its own.
 static NEXT: AtomicU32 = AtomicU32::new(0);
+/// The program of this test's agents, if it is not the one that ships.
+static PROGRAM: OnceLock<&str> = OnceLock::new();
 
 /// What is done to a process before it becomes an agent.
 pub type Preparation = fn() -> nix::Result<()>;
@@ -112,10 +115,20 @@ pub fn next_folder() -> PathBuf {
     PathBuf::from(format!("/tmp/agent-{}", NEXT.load(Ordering::Relaxed)))
 }
 
+/// Has every agent of this test be the build that has failpoints.
+pub fn use_failpoints() {
+    PROGRAM.get_or_init(|| WITH_FAILPOINTS);
+}
+
+/// Whether it was asked for.
+pub(super) fn has_failpoints() -> bool {
+    PROGRAM.get().is_some()
+}
+
 /// The program with its folders below this one.
 #[must_use]
 pub fn command(folder: &Path) -> Command {
-    let mut command = Command::new(ENFORCER);
+    let mut command = Command::new(PROGRAM.get().unwrap_or(&ENFORCER));
     command
         .env_clear()
         .env("RUST_BACKTRACE", "1")

@@ -5,7 +5,9 @@ mod begin;
 mod event;
 mod wreck;
 
-pub use begin::{Preparation, command, folder, in_own_namespace, log_at, next_folder, prepare};
+pub use begin::{
+    Preparation, command, folder, in_own_namespace, log_at, next_folder, prepare, use_failpoints,
+};
 pub use event::{Event, is_of, pid_of, send};
 pub use wreck::remove as remove_cgroup;
 
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
 pub const ENFORCER: &str = "/bin/enforcer";
+/// The same agent, built with the feature `failpoints`.
+const WITH_FAILPOINTS: &str = "/bin/enforcer-with-failpoints";
 
 pub struct Agent {
     process: Child,
@@ -123,8 +127,10 @@ impl Agent {
     /// The same, without waiting; it kills itself where it is told to.
     ///
     /// # Panics
-    /// If it can't be started.
+    /// If it can't be started, or has no failpoints.
     pub fn start_doomed(&mut self, failpoint: Option<&str>) {
+        let may_die = failpoint.is_none() || begin::has_failpoints();
+        assert!(may_die, "the agent that ships has no failpoints");
         self.kill();
         let environment = failpoint.map(|place| ("ENFORCER_FAILPOINT", place));
         let environment: Vec<_> = environment.into_iter().collect();

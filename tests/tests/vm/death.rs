@@ -4,7 +4,7 @@
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
-use enforcer_tests::agent::{Agent, pid_of};
+use enforcer_tests::agent::{Agent, pid_of, use_failpoints};
 use enforcer_tests::{kernel, slowness, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -12,18 +12,18 @@ use std::fs;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-/// Every place where `failpoint::pass` stands in the agent.
+/// Every place where `failpoint!` stands in the agent.
 const PLACES: [&str; 18] = [
-    "decided",
-    "kept",
-    "dispatched",
+    "event-decided",
+    "event-kept",
+    "event-dispatched",
     "start-limited",
     "start-forked",
     "start-recorded",
     "start-released",
     "stop-unsignalled",
     "stop-signalled",
-    "kill",
+    "stop-killed",
     "reap-unread",
     "reap-read",
     "reap-emptied",
@@ -108,6 +108,7 @@ fn it_may_die_anywhere() {
     } else {
         1
     };
+    use_failpoints();
     let mut agent = Agent::start_daemon(&text(20));
     for name in ["steady", "asked", "crashed", "stubborn"] {
         agent.wait_for_state(name, WorkloadState::Running);
