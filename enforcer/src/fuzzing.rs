@@ -1,6 +1,6 @@
-//! What reads bytes that somebody else has written, each with bytes of any kind: none may
-//! panic, and what is accepted must be accepted again as it is written. `fuzz/` calls
-//! these with inputs that libFuzzer makes up, and the tests below with some of their own.
+//! Entries for fuzzing: one for each reader of foreign bytes. None may panic, and what is accepted
+//! must be accepted again in its written form. `fuzz/` calls them with the inputs of libFuzzer, and
+//! the tests below with damaged texts.
 
 use crate::cli::logs::Tamer;
 use crate::probe::http::resolve_redirect;
@@ -74,7 +74,7 @@ pub fn environment_file(bytes: &[u8]) {
     }
 }
 
-/// Where a workload redirects a probe: to a path of the same host, or nowhere.
+/// A redirection of a probe: to a path of the same host, or nowhere.
 pub fn redirect(bytes: &[u8]) {
     let location = String::from_utf8_lossy(bytes);
     for host in ["localhost", "::1"] {
@@ -111,12 +111,12 @@ pub fn terminal(bytes: &[u8]) {
     assert!(!shown.contains(steers), "{shown:?}");
 }
 
-/// What an agent before this one has left: checkpoints, instances, the journal.
+/// The files of the agent before: checkpoints, instances and the journal.
 pub fn state(bytes: &[u8]) {
     let _ = accepts_state(bytes);
 }
 
-/// Whether an agent would read anything from them.
+/// Returns whether an agent would read anything from them.
 fn accepts_state(bytes: &[u8]) -> bool {
     handover::decode(bytes) || !journal::decode(bytes).is_empty()
 }

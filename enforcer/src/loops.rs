@@ -19,11 +19,12 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::time::MissedTickBehavior;
 
-/// How often the threads that were looked at are asked whether they slept.
+/// The time between two checks whether the examined threads have slept.
 const FOLLOW: Duration = Duration::from_millis(500);
-/// So many of them: where a hundred spin, each is asked every few seconds.
+/// The most threads of one check: with a hundred spinning threads, each is checked every few
+/// seconds.
 const A_ROUND: usize = 16;
-/// How often `/proc` is read where there is no sampler.
+/// The time between two readings of `/proc` without a sampler.
 const POLL: Duration = Duration::from_secs(1);
 const NANOS_PER_TICK: u64 = 10_000_000;
 
@@ -164,7 +165,7 @@ fn follow_cpus(clock: &mut CpuClock, socket: &Announcements) -> std::io::Result<
     match spoke {
         Some(cpus) if cpus.is_empty() => return Ok(()),
         Some(cpus) => cpus.into_iter().for_each(|cpu| clock.reopen(cpu)),
-        // Which ones is not known: all of them are opened anew.
+        // It is not known which CPUs changed, so all clocks are opened anew.
         None => online.iter().for_each(|cpu| clock.reopen(*cpu)),
     }
     clock.reconcile(&online)
@@ -187,7 +188,7 @@ fn deliver(record: &Record, executor: &Executor) {
         source: LoopSource::Ebpf,
         sleeps: Some(record.nvcsw),
     };
-    // From here on: it may sleep before its turn has come.
+    // The thread is followed from here on: it may sleep before its turn comes.
     let followed = &executor.followed;
     followed.add(workload.clone(), suspect.thread, record.nvcsw);
     executor.send(Event::Workload(

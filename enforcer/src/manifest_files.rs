@@ -1,5 +1,4 @@
-//! Manifests from disk: one file, or a folder of them, with every fault drawn
-//! where it stands.
+//! Reads manifests from disk, one file or a folder, and draws every fault in its place.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use enforcer_core::spec::Manifest;
@@ -36,7 +35,7 @@ pub(crate) struct Loaded {
     /// Drawn warnings; empty without any.
     pub(crate) warnings: String,
     pub(crate) files: usize,
-    /// Whether one of the files has a `host` section.
+    /// One of the files has a `host` section.
     pub(crate) has_host: bool,
     /// One of the files has an `alerts` section.
     pub(crate) has_alerts: bool,
@@ -53,7 +52,7 @@ pub(crate) enum LoadError {
     Faults(String, usize),
 }
 
-/// One manifest's text under its name.
+/// The text of one manifest, and its path.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -109,7 +108,7 @@ fn read_file(path: PathBuf) -> Result<Source, LoadError> {
     }
 }
 
-/// Whether a file of a folder is a manifest. As in every other `.d` folder, a name with a
+/// Returns whether a file of a folder is a manifest. As in other `.d` folders, a name with a
 /// leading dot is none: editors keep locks and drafts under such names.
 pub(crate) fn is_manifest(file: &Path) -> bool {
     let hidden = file
@@ -233,7 +232,7 @@ pub(crate) fn read_or_nothing(
     }
 }
 
-/// How many faults are drawn; the others are counted.
+/// The most faults that are drawn. The others are counted.
 const MAX_DRAWN: usize = 100;
 
 /// Files of variables are named from where the manifest is.

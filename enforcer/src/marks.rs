@@ -1,5 +1,5 @@
-//! eBPF records to events: whose process was it, and what do the counters say
-//! now. Where the kernel tells only a pid, the owner is found here.
+//! Turns eBPF records into events: it finds the workload of the process, and reads the counters. If
+//! the kernel reports only a pid, the owner is found here.
 
 use crate::executor::Executor;
 use crate::report::error_chain;
@@ -86,8 +86,8 @@ fn owner_of_cgroup(executor: &Executor, id: CgroupId) -> Option<Owner> {
     found.map(|(name, entry)| (name.clone(), Arc::clone(&entry.counters)))
 }
 
-/// The old layout tells a thread. Dying processes keep their place in `/proc`
-/// until they are waited for, and a main process is waited for by us alone.
+/// The old record names a thread. A dying process stays in `/proc` until its parent waits for it,
+/// and only the agent waits for a main process.
 fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<Owner> {
     let thread = victim.pid;
     if let Some(process) = process::tgid_of(thread) {

@@ -1,4 +1,4 @@
-//! The history by itself, for `cargo xtask bench history`: no interface for anybody.
+//! The history by itself, for `cargo xtask bench history`.
 
 use crate::store::database::{Database, Retention};
 use crate::store::history::History;
@@ -30,7 +30,7 @@ impl Measured {
         Ok(Self { history, given: 0 })
     }
 
-    /// One more event, as a workload's exit makes it.
+    /// Appends one event, as a workload's exit makes it.
     pub fn append(&mut self) {
         self.given += 1;
         let transition = Transition {
@@ -50,7 +50,7 @@ impl Measured {
         self.history.append(records);
     }
 
-    /// Whether a power cut would take none of them.
+    /// Returns whether a power cut would lose none of them.
     #[must_use]
     pub fn is_durable(&self) -> bool {
         self.history.durable() == Seq(self.given)

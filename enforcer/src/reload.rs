@@ -1,5 +1,5 @@
-//! A daemon reads its manifest again when it is told to (SIGHUP), and when somebody has
-//! changed it. A manifest with a fault changes nothing, and what was in force stays so.
+//! Reads the manifest again on SIGHUP and when somebody has changed it. A manifest with a fault
+//! changes nothing: the one before stays in force.
 use enforcer_core::event::AgentEvent;
 
 use crate::api::{self, Api};
@@ -15,7 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// An editor writes a file in several steps, and a person several files.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// A folder further up may have been replaced, which nobody tells of.
+/// The time between two readings without an event. The kernel does not report that a folder further
+/// up was replaced.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Reads again whenever there is a reason to, for as long as the agent lives.
@@ -94,7 +95,7 @@ async fn read_again(api: &Api) {
     }
 }
 
-/// What is wrong, and where; not what stands there, which may be a secret.
+/// Returns the fault and its place without the text of the line, which may be a secret.
 fn without_its_lines(drawn: &str) -> String {
     const MOST: usize = 2000;
     let told = drawn
@@ -115,8 +116,8 @@ fn folder_of(manifest: &Path) -> PathBuf {
     }
 }
 
-/// Whether a file of the folder may belong to the manifest; in a folder of its own any
-/// may, as links lead anywhere. Without a name, there was more than could be told.
+/// Returns whether a file of the folder may belong to the manifest. In a folder of manifests any
+/// file may, because links lead anywhere. Without a name, the kernel has dropped events.
 fn concerns(manifest: &Path, file: Option<&str>) -> bool {
     let Some(file) = file else {
         return true;

@@ -1,20 +1,20 @@
-//! What a service manager is told, where there is one (sd_notify(3)): that the agent is
-//! ready, how it stands, and, from the runtime's own loop, that it still turns.
+//! Reports to a service manager, if there is one (sd_notify(3)): that the agent is ready, its
+//! status, and, from the runtime's own loop, that it is alive.
 
 use sd_notify::NotifyState;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// How often the manager is told how things stand, in ticks of the runtime.
+/// The ticks of the runtime between two reports of the status.
 const STATUS_EVERY: u32 = 5;
-/// What an end takes is said by the workloads' graces: for so long the manager may
-/// believe in it without another word.
+/// The time that the agent asks for at each step of its end. The graces of the workloads decide how
+/// long the end takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The manager that waits for word of this agent.
 #[derive(Debug)]
 pub(crate) struct Manager {
-    /// In ticks of the runtime; 0 where it wants no sign of life.
+    /// The ticks between two signs of life; 0 if the manager wants none.
     alive_every: u32,
     ticks: u32,
     status: String,
@@ -71,12 +71,12 @@ fn extension() -> NotifyState<'static> {
     NotifyState::ExtendTimeoutUsec(micros)
 }
 
-/// Whether a manager has started this agent, and will start another one.
+/// Returns whether a service manager has started this agent, and will start another one.
 pub(crate) fn is_managed() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Whether the host itself is going down, as far as its service manager says so.
+/// Returns whether the host is shutting down, as its service manager reports it.
 pub(crate) async fn host_goes_down() -> bool {
     if !is_managed() {
         return false;
@@ -85,7 +85,7 @@ pub(crate) async fn host_goes_down() -> bool {
         .arg("is-system-running")
         .kill_on_drop(true)
         .output();
-    // One that can't say it is not going anywhere soon.
+    // A manager that cannot answer is not about to shut down.
     match tokio::time::timeout(Duration::from_secs(10), asked).await {
         Ok(Ok(said)) => {
             let state = String::from_utf8_lossy(&said.stdout).trim().to_owned();
@@ -104,7 +104,7 @@ pub(crate) async fn host_goes_down() -> bool {
     }
 }
 
-/// What was left is taken over, and the manifest is in force.
+/// Reports that the take-over is done and the manifest is in force.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
@@ -122,7 +122,7 @@ pub(crate) fn stopping() {
 }
 
 fn tell(states: &[NotifyState<'_>]) {
-    // Without a manager this does nothing.
+    // Without a manager this has no effect.
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("the service manager was not told: {error}");
     }

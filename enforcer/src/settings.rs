@@ -1,5 +1,4 @@
-//! Where the agent keeps its things: flags, their environment variables and
-//! their defaults.
+//! The options that every command takes: flags, environment variables and defaults.
 
 use crate::store::database::Retention;
 use enforcer_kernel::bpf::Wanted;
@@ -95,9 +94,9 @@ pub(crate) struct Settings {
 pub(crate) enum Ebpf {
     /// Whatever fits this kernel.
     Auto,
-    /// As on kernels whose OOM tracepoint reports only a pid.
+    /// Programs for kernels whose OOM tracepoint reports only a pid.
     Pid,
-    /// None: counters alone.
+    /// No programs. The counters are read instead.
     Off,
 }
 
@@ -114,7 +113,7 @@ impl From<Ebpf> for Wanted {
 /// The CPU time that is sampled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Sampled {
-    /// Each CPU, whoever runs there, while the workloads are busy.
+    /// Every CPU, while the workloads are busy.
     Cpu,
     /// The workloads' cgroup alone. A CPU without a workload is never woken, but each switch
     /// between a workload and anything else, idling included, sets or clears a timer.

@@ -1,7 +1,6 @@
-//! Addresses of a hot stack to names. The files that hold the names belong to
-//! whoever runs the workload, and parsing them is no work for a privileged
-//! agent: a child without any privilege does it, for two seconds at most, and
-//! what it doesn't answer stays a number.
+//! Turns the addresses of a hot stack into names. The files with the names belong to the workload's
+//! user, and a privileged agent must not parse them. A child without privileges does it, for two
+//! seconds at most. An address without an answer stays a number.
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer};
@@ -12,13 +11,13 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-/// Frames that are told.
+/// The most frames that are reported.
 const FRAMES: usize = 8;
 /// A name may be a page of C++.
 const LONGEST_NAME: usize = 200;
 const LARGEST_PERF_MAP: u64 = 64 << 20;
 
-/// What the child is asked.
+/// The question to the child.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Question {
     frames: Vec<Frame>,
@@ -57,7 +56,7 @@ fn plain(address: &u64) -> String {
     format!("{address:#x}")
 }
 
-/// Names come from files that anybody may have written.
+/// Makes a name safe to print: it comes from a file that anybody may have written.
 pub(crate) fn printable(name: &str) -> String {
     let shown: String = name.chars().take(LONGEST_NAME).collect();
     enforcer_core::text::printable(&shown)
@@ -156,8 +155,7 @@ fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str) -> Option<String
     ))
 }
 
-/// What a just-in-time compiler has written about its code, if the workload's
-/// own user did: nobody else is believed.
+/// Returns the symbol map of a just-in-time compiler, if the file belongs to the workload's user.
 fn perf_map(question: &Question) -> String {
     let read = || -> Option<String> {
         let file = unprivileged::open_owned(&question.perf_map, question.owner)?;

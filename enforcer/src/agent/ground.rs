@@ -1,5 +1,5 @@
-//! What an agent stands on before it begins: its lock, what another one has left, its
-//! history, and what the manifest asks of the host.
+//! The preconditions of an agent: its lock, the state that another agent has left, its history, and
+//! the demands of the manifest on the host.
 
 use crate::cli::Fault;
 use crate::settings::Settings;
@@ -17,7 +17,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-/// Where the workloads are that were left; they can't be moved elsewhere.
+/// Returns the place of the workloads that were left. They cannot be moved elsewhere.
 pub(super) fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherited, Fault> {
     let Some((root, made_root)) = legacy.root.as_ref().filter(|(root, _)| root.exists()) else {
         return Ok(Inherited::default());
@@ -39,7 +39,7 @@ pub(super) fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherite
     }
 }
 
-/// One agent for a runtime folder.
+/// Takes the lock that allows one agent for a runtime folder.
 pub(super) fn lock(settings: &Settings) -> Result<Flock<File>, Fault> {
     let folder = settings.runtime_dir();
     let path = folder.join("lock");
@@ -64,7 +64,7 @@ pub(super) fn asked(manifest: &Manifest) -> BTreeMap<&'static str, &'static str>
         .collect()
 }
 
-/// With what an agent before this one has told, and could not write any more.
+/// Opens the history, with the events that the agent before this one could not write any more.
 pub(super) fn open_history(
     settings: &Settings,
     boot_id: &str,
@@ -80,18 +80,18 @@ pub(super) fn open_history(
     let (seq, instance) = database.last();
     let journaled = journal.as_ref().and_then(|(_, left)| left.last());
     let known = Seq(seq).max(journaled.map_or(Seq(0), |record| record.seq));
-    // What was told and then lost with the power keeps its number.
+    // An event that was reported and then lost in a power cut keeps its number.
     let told = crate::alerting::last_delivered(&settings.state_dir().join("alerts"));
     legacy.last.0 = legacy.last.0.max(told);
     legacy.last.0 = legacy.last.0.max(known);
     legacy.last.1 = legacy.last.1.max(InstanceId(instance));
-    // Only its very last decision can have been kept and not journaled.
+    // Only the last decision of an agent can be in a checkpoint and not in the journal.
     let mut told = std::mem::take(&mut legacy.told);
     told.retain(|record| record.seq > known);
     told.sort_by_key(|record| record.seq);
     if let Some((journal, left)) = &mut journal {
         let told: Vec<_> = told.into_iter().map(Arc::new).collect();
-        // Its checkpoint is about to be replaced: then this is the only word of it.
+        // The checkpoint is about to be replaced. After that this is the only record of the event.
         if let Err(error) = journal.append(&told) {
             tracing::error!("failed to write the journal: {error}");
         }

@@ -35,12 +35,12 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-/// What becomes of the workloads when the agent is asked to end.
+/// The fate of the workloads when the agent is asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// In the foreground, with live lines: they end with it.
+    /// In the foreground, with live lines. The workloads end with the agent.
     Foreground { color: bool },
-    /// In the background: they run on.
+    /// In the background. The workloads run on.
     Daemon,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn supervise(
     init::leave_first_process()
         .map_err(|error| Fault::Failed(format!("failed to leave the first process: {error}")))?;
     if manner == Manner::Daemon {
-        // It is listened for later; until then the manifest is read anyway.
+        // The signal is handled later. Until then the manifest is read anyway.
         enforcer_kernel::signal::ignore_hangups();
     }
     let (dormant, mut found) = Dormant::open(&settings.state_dir(), file);
@@ -126,7 +126,7 @@ pub(crate) fn supervise(
     ended
 }
 
-/// Everything that is there before the first event.
+/// Everything that exists before the first event.
 struct Agent<'a> {
     settings: &'a Settings,
     file: &'a Path,
@@ -254,8 +254,8 @@ impl Agent<'_> {
         let kept = (Arc::clone(&history), self.handover);
         let runtime = Runtime::new(edges, kept, telemetry, cpus);
         let ended = runtime.run(messages).await;
-        // Nothing may poll a trigger of a cgroup that goes: some kernels of 5.x and 6.1 use
-        // its memory after that (fixed by a change of 6.2 to kernel/sched/psi.c).
+        // No one may poll a pressure trigger of a cgroup that is being removed. Some kernels of 5.x
+        // and 6.1 use its memory after that (fixed in Linux 6.2, kernel/sched/psi.c).
         for stall in stalls {
             stall.abort();
             let _ = stall.await;
@@ -280,8 +280,8 @@ impl Agent<'_> {
     }
 }
 
-/// What was left comes before everything else: before the records of the time between
-/// two agents are read, and before the manifest is.
+/// Hands what was left to the core before anything else: before the records of the time between two
+/// agents, and before the manifest.
 async fn take_over(
     attached: Result<bpf::Attached, bpf::BpfError>,
     legacy: Legacy,
@@ -313,7 +313,7 @@ async fn take_over(
     Ok(())
 }
 
-/// What another agent has told stands until it is over.
+/// Resumes the conditions that another agent has reported. They hold until they end.
 async fn resume_told(events: &Events, host: &Host, history: &Arc<History>) {
     let told = Arc::clone(history);
     let read = move || (alerting::standing(&told), alerting::host_stood(&told));

@@ -1,6 +1,5 @@
-//! How far a target has been told, kept over restarts: a file for each, below the state
-//! folder. One that can't be written costs a second delivery after the next start, and
-//! no alert.
+//! The position of each target in the history, kept over restarts in a file below the state folder.
+//! A file that cannot be written costs a second delivery after the next start, and no alert.
 
 use enforcer_core::event::Seq;
 use serde::{Deserialize, Serialize};
@@ -19,11 +18,11 @@ struct Kept {
 pub(super) struct Cursor {
     file: PathBuf,
     delivered: Seq,
-    /// It was told once that it can't be kept.
+    /// A failure to keep the position was already reported.
     unkept: bool,
 }
 
-/// The last event that any target was told: no number up to it may be given again.
+/// Returns the last event that any target has received. No number up to it may be given again.
 pub(crate) fn last_delivered(folder: &Path) -> Seq {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     let kept = files.filter_map(|file| {
@@ -61,7 +60,7 @@ impl Cursor {
         self.delivered
     }
 
-    /// Everything up to this one is done; what was somebody else's need not be kept.
+    /// Moves the position past this event. It is kept only if the event was for this target.
     pub(super) fn advance(&mut self, seq: Seq, keep: bool) {
         self.delivered = seq;
         if !keep {

@@ -28,12 +28,12 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::AbortHandle;
 
-/// Between two tries: doubled each time, up to the second.
+/// The first and the longest pause between two tries. Each pause is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Alerts that are read at a time.
 const PAGE: usize = 500;
-/// For a webhook's answer.
+/// The longest wait for a webhook's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Delivers for as long as the agent lives; `folder` keeps how far each target is.
@@ -70,7 +70,7 @@ pub(crate) async fn deliver(executor: Arc<Executor>, history: Arc<History>, fold
     }
 }
 
-/// One target's.
+/// The courier of one target.
 struct Courier {
     name: String,
     target: Target,
@@ -81,7 +81,7 @@ struct Courier {
 }
 
 impl Courier {
-    /// From where the one before it was.
+    /// Begins at the position that the courier before this one reached.
     async fn begin(mut self, folder: PathBuf) {
         let name = self.name.clone();
         let read = tokio::task::spawn_blocking(move || Cursor::of(&folder, &name));
@@ -101,11 +101,12 @@ impl Courier {
     }
 
     async fn run(mut self) {
-        // Before the first look: what comes while it looks is looked for again.
+        // This comes before the first search, so that an event that comes meanwhile leads to
+        // another search.
         let (_, mut batches) = self.history.follow();
         loop {
             let Some(waiting) = self.waiting().await else {
-                // What can't be read now is not passed over.
+                // An event that cannot be read now is not skipped.
                 tokio::time::sleep(LONGEST_PAUSE / 60).await;
                 continue;
             };
@@ -115,7 +116,7 @@ impl Courier {
                 self = self.advance(record.seq, is_ours).await;
             }
             if !none {
-                // There may be another page.
+                // There may be more events than this search returned.
                 continue;
             }
             loop {
@@ -128,7 +129,7 @@ impl Courier {
         }
     }
 
-    /// A disk may hang, and must take nobody else with it.
+    /// Writes on a thread of its own: a disk may hang, and must not delay anything else.
     async fn advance(mut self, seq: Seq, keep: bool) -> Self {
         if !keep {
             self.cursor.advance(seq, false);

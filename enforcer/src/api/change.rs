@@ -66,7 +66,7 @@ fn throttle(body: &[u8]) -> Result<Percent, Failure> {
     })
 }
 
-/// What a body says, or what is wrong with it.
+/// Returns the contents of a body, or its fault.
 fn read_body<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("failed to parse the body as JSON: {error}")))
@@ -161,7 +161,7 @@ pub(crate) async fn reload(api: &Api) -> Result<(), String> {
         .await
         .is_none_or(|plan| plan.is_empty())
     {
-        // It is in force, or the agent is ending.
+        // The manifest is in force, or the agent is ending.
         api.events.send(Event::Agent(AgentEvent::ManifestUnchanged));
         return Ok(());
     }
@@ -179,7 +179,7 @@ pub(crate) async fn reload(api: &Api) -> Result<(), String> {
         prune: false,
         reply,
     });
-    // Nobody answers where the agent is going.
+    // An agent that is ending does not answer.
     let _ = applied.await;
     Ok(())
 }
@@ -259,8 +259,8 @@ fn place_of(api: &Api, file: &ProposedFile) -> PathBuf {
     }
 }
 
-/// In one step: a reader sees the old file or the new one. A manifest may hold
-/// secrets: nobody gets to read it who could not before.
+/// Replaces the file in one step, so that a reader sees the old file or the new one. A manifest may
+/// hold secrets, so the new file keeps the mode of the old one.
 fn install(api: &Api, file: &ProposedFile) -> std::io::Result<()> {
     let place = place_of(api, file);
     let mode = std::fs::metadata(&place).map_or(0o600, |present| present.mode() & 0o777);
@@ -300,7 +300,7 @@ fn refuse_shrinks(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
     )))
 }
 
-/// The same for the ceiling of all workloads together.
+/// Refuses a ceiling of all workloads that is below what they use now.
 fn refuse_host_shrink(api: &Api, manifest: &Manifest) -> Result<(), Failure> {
     let Ok((memory, swap)) = memory_info::totals() else {
         return Ok(());

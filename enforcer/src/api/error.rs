@@ -60,7 +60,7 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, ErrorCode::Refused, message)
     }
 
-    /// It was tried, and the workload does not run.
+    /// The request was carried out, and the workload does not run.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, ErrorCode::Failed, message)
     }
@@ -74,7 +74,7 @@ impl Failure {
         )
     }
 
-    /// It may be asked again.
+    /// The client may try again later.
     pub(crate) fn busy(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Busy, message)
     }

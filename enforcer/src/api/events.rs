@@ -22,11 +22,11 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
-/// Links of a chain that is told.
+/// The most links of a chain that are reported.
 const CHAIN: usize = 20;
 /// Lines that wait for a slow reader, and as many more that were read for it.
 const WAITING: usize = 32;
-/// Between two tries to read a history that is busy, and how many there are.
+/// The pause between two tries to read a history that is busy, and the number of tries.
 const PAUSE: Duration = Duration::from_secs(1);
 const TRIES: u32 = 3;
 
@@ -46,14 +46,16 @@ pub(super) async fn list(
     Ok((kind, unread::body(told, place)).into_response())
 }
 
-/// One event a line, from what fits of the past on, for as long as somebody reads.
+/// Streams one event a line, from the matching part of the past on, for as long as the client
+/// reads.
 pub(super) async fn stream(
     State(api): State<Api>,
     query: Result<Asked<Query>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
     let Asked(mut query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
     let history = Arc::clone(&api.history);
-    // Followed first: what comes while the past is read is told after it, once.
+    // New events are followed first, so that one that comes while the past is read is sent once,
+    // after it.
     let (kept, batches) = history.follow();
     if query.last.is_some() {
         let (begin, asked) = (Arc::clone(&history), query.clone());
@@ -77,13 +79,13 @@ pub(super) async fn stream(
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
 
-/// What is told as fast as it is read, and no faster: a reader that stops costs a small
-/// page of records, and loses none that can be read.
+/// A stream of events that is as fast as its reader. A reader that stops costs a small page of
+/// records, and loses none that can still be read.
 struct Stream {
     query: Query,
     history: Arc<History>,
     lines: mpsc::Sender<Bytes>,
-    /// Everything up to this one was told, or isn't asked for.
+    /// Everything up to this event was sent, or is not wanted.
     last: u64,
 }
 
@@ -99,7 +101,7 @@ impl Stream {
             };
             let goes_on = match next {
                 Ok(batch) => self.tell(&batch).await,
-                // What was missed is in the history.
+                // The events that were missed are in the history.
                 Err(RecvError::Lagged(_)) => self.tell_past().await,
                 Err(RecvError::Closed) => false,
             };
@@ -109,7 +111,7 @@ impl Stream {
         }
     }
 
-    /// From where it was left until nothing more is there.
+    /// Sends the history from the last event that was sent up to its end.
     async fn tell_past(&mut self) -> bool {
         let mut failed = 0;
         loop {
@@ -133,7 +135,8 @@ impl Stream {
                     }
                     continue;
                 }
-                // A history that can't be read is told as such, and what is remembered is.
+                // If the history cannot be read, the stream says so, and goes on with the events in
+                // memory.
                 None => {
                     let remembered = self.history.remembered(&query);
                     return self.tell(&remembered).await;
@@ -182,7 +185,7 @@ impl hyper::body::Body for Lines {
     }
 }
 
-/// What happened to a workload last, and what that came from, the latest first.
+/// Returns the last event of a workload and its chain of causes, the latest first.
 pub(super) async fn why(
     State(api): State<Api>,
     Part(name): Part<String>,
@@ -217,7 +220,7 @@ const TURNS: [Kind; 6] = [
     Kind::OomKill,
 ];
 
-/// From an event to its first cause.
+/// Returns the chain from an event to its first cause.
 fn chain(
     begin: Option<Arc<Record>>,
     get: impl Fn(enforcer_core::event::Seq) -> Option<Arc<Record>>,

@@ -87,7 +87,7 @@ async fn first_chunk(reader: &mut Child, stdout: &mut ChildStdout) -> Result<Byt
     }
     let mut text = String::new();
     if let Some(stderr) = reader.stderr.take() {
-        // Without its words, the status says that it failed.
+        // Without the error's text, the exit status still says that it failed.
         let _ = stderr.take(LONGEST_ERROR).read_to_string(&mut text).await;
     }
     let status = reader.wait().await.map_err(|error| failed(&error))?;

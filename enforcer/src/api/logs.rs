@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// How often it is looked whether something was written.
+/// The time between two checks for new output.
 const LOOK: Duration = Duration::from_millis(250);
 /// Chunks that a slow reader may lag behind.
 pub(super) const WAITING: usize = 4;
@@ -26,7 +26,7 @@ pub(super) const WAITING: usize = 4;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
-    /// The last so many lines.
+    /// The number of last lines.
     tail: Option<u64>,
     #[serde(default)]
     follow: bool,
@@ -63,7 +63,7 @@ pub(super) async fn logs(
     Ok(from_file(name, reader, wanted.follow))
 }
 
-/// Whether a workload writes to the journal. One that is gone may have left a file.
+/// Returns whether a workload writes to the journal. A workload that is gone may have left a file.
 async fn is_in_journal(api: &Api, workload: &WorkloadName) -> Result<bool, Failure> {
     let view = api
         .events

@@ -44,8 +44,8 @@ async fn scrape(
     format: Format,
 ) -> Result<Response, Failure> {
     let place = api.scrapes.place(peer).await?;
-    // Two at the same time would read everything twice. The turn goes with the work, which
-    // goes on when whoever asked has gone.
+    // Two scrapes at the same time would read everything twice. The turn belongs to the work, which
+    // goes on when the client has gone.
     let turn = Arc::clone(&api.scraping).lock_owned().await;
     let views = api
         .events

@@ -40,12 +40,12 @@ use std::sync::Arc;
 use tokio::net::UnixListener;
 use unread::Unread;
 
-/// Whose members may ask, where the host has it.
+/// The group whose members may ask, if the host has it.
 const GROUP: &str = "enforcer";
-/// Of a request, in bytes: a manifest of the largest size, as a JSON string.
+/// The largest body of a request, in bytes: a manifest of the largest size, as a JSON string.
 const BODY_SIZE: usize = 4 << 20;
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) events: Events,
@@ -54,14 +54,14 @@ pub(crate) struct Api {
     pub(crate) history: Arc<History>,
     pub(crate) usage: Arc<rates::UsageSamples>,
     pub(crate) telemetry: Arc<Telemetry>,
-    /// Whoever is being told the metrics.
+    /// Held by the scrape that is under way.
     scraping: Arc<tokio::sync::Mutex<()>>,
-    /// Answers of metrics, and of the history, that nobody has read yet.
+    /// The answers of metrics and of the history that no client has read yet.
     scrapes: Unread,
     lists: Unread,
-    /// Where `apply` reads the manifest, and installs a new one.
+    /// The place where `apply` reads the manifest and installs a new one.
     pub(crate) manifest: PathBuf,
-    /// Its files that wait for an `apply`.
+    /// The manifest's files that wait for an `apply`.
     dormant: Arc<Dormant>,
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    // Where the host has such a group, its members may look.
+    // If the host has such a group, its members may read.
     if let Some(group) = account::group(GROUP)
         && let Err(error) = std::os::unix::fs::chown(path, None, Some(group.as_raw()))
     {

@@ -1,4 +1,4 @@
-//! What a request brings, or a JSON error that says what is wrong with it.
+//! The parts of a request, or a JSON error that names the fault.
 
 use super::error::Failure;
 use axum::body::Bytes;
@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use std::time::Duration;
 
-/// How long a body may take to arrive; it is a manifest at most, from this host.
+/// The longest time in which a body may arrive. It is a manifest at most, from this host.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The variable part of a route.

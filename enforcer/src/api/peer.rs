@@ -1,5 +1,4 @@
-//! Who is at the other end of a connection, by the kernel's word (SO_PEERCRED,
-//! unix(7)).
+//! The process at the other end of a connection, as the kernel reports it (SO_PEERCRED, unix(7)).
 
 use super::error::Failure;
 use nix::unistd::geteuid;
@@ -17,12 +16,12 @@ impl Peer {
         }
     }
 
-    /// Nobody that may change anything.
+    /// Returns a peer that may change nothing.
     pub(super) fn unknown() -> Self {
         Self { uid: None }
     }
 
-    /// Root, and whoever the agent itself runs as.
+    /// Returns whether the peer is root or the agent's own user.
     pub(super) fn is_trusted(self) -> bool {
         self.uid
             .is_some_and(|uid| uid == 0 || uid == geteuid().as_raw())

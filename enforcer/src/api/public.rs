@@ -1,5 +1,5 @@
-//! What anybody on this host may ask over TCP: how things are, and nothing that a
-//! browser could be made to ask for somebody else.
+//! The answers for anybody on this host, over TCP: health and metrics, and nothing that a foreign
+//! web page could make a browser ask for.
 
 use super::allowance::Allowance;
 use super::error::Failure;
@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 
-/// Of a connection: whoever doesn't read holds no place for long.
+/// The longest life of a connection, so that a client that does not read holds no place for long.
 const LIFETIME: Duration = Duration::from_secs(60);
 
-/// Serves where it may; that it can't is told, and stops nothing.
+/// Serves on this address. A failure is reported, and stops nothing else.
 pub(crate) async fn serve(address: SocketAddr, api: Api) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
@@ -35,7 +35,7 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
             return;
         }
     };
-    // Who reads nothing on the other socket holds no place of this one's.
+    // A client of the other socket that does not read holds no place of this one.
     let api = Api {
         scrapes: Unread::default(),
         ..api
@@ -78,7 +78,8 @@ async fn refuse_strangers(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// `localhost`, or an address as it is: no name that somebody could point here.
+/// Returns whether the host is `localhost` or a plain address, and not a name that somebody could
+/// point here.
 fn is_own(host: &str) -> bool {
     if let Ok(address) = host.parse::<SocketAddr>() {
         return !address.ip().is_unspecified();

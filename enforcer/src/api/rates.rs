@@ -1,5 +1,5 @@
-//! Percentages of CPU time: between two readings, neither of a moment nor of the time since
-//! somebody last looked.
+//! Percentages of CPU time between two readings. They are neither of a single moment nor of the
+//! time since the last request.
 
 use super::Api;
 use super::views::cgroup_of;
@@ -74,8 +74,8 @@ impl UsageSamples {
     }
 }
 
-/// Reads what nobody has asked for in a while, for as long as the agent lives: a percentage
-/// is of what was lately, and not of the time since somebody looked.
+/// Reads the counters that no client has asked for in a while, for as long as the agent lives. So a
+/// percentage covers the last seconds, and not the time since the last request.
 pub(crate) async fn stay_recent(api: Api) {
     let mut turns = tokio::time::interval(LONGEST);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -92,7 +92,7 @@ pub(crate) async fn stay_recent(api: Api) {
                 let cgroup = cgroup_of(&api.executor, &name);
                 if let Some(cgroup) = cgroup {
                     let usage = usage::read_cpu(&cgroup);
-                    // One that has just gone can't be read.
+                    // A cgroup that has just gone cannot be read.
                     if usage.cpu_usec > 0 {
                         api.usage.learn(&name, clock::now(), usage);
                     }
@@ -105,7 +105,7 @@ pub(crate) async fn stay_recent(api: Api) {
     }
 }
 
-/// In percent, to one decimal.
+/// Returns a percentage, rounded to one decimal.
 fn rounded(part: u64, whole: f64) -> f64 {
     (as_float(part) / whole * 1000.0).round() / 10.0
 }

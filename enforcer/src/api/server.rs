@@ -1,5 +1,5 @@
-//! Takes connections, and only so many, from whoever takes how long: a socket that is
-//! held by a thousand silent ones still leaves the other one free.
+//! Accepts connections, up to a bound for each socket and for a bounded time. A socket that is full
+//! of silent clients leaves the other one free.
 
 use super::peer::Peer;
 use axum::Router;
@@ -21,11 +21,11 @@ use tower_service::Service as _;
 
 /// Connections at a time, on each socket; who comes later is hung up on.
 const CONNECTIONS: usize = 256;
-/// For a request's head, and for the next one on the same connection.
+/// The longest wait for a request's head, and for the next request on the same connection.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
-/// Of a request's head, in bytes.
+/// The largest head of a request, in bytes.
 const HEAD_SIZE: usize = 32 << 10;
-/// After a failure to take a connection, as for want of descriptors.
+/// The pause after a failure to accept a connection, such as a lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket that connections come from.
@@ -58,7 +58,7 @@ impl Source for TcpListener {
     }
 }
 
-/// Serves for as long as the agent lives; a connection may last so long, whatever it does.
+/// Serves for as long as the agent lives. `lifetime` bounds every connection.
 pub(super) async fn serve<S: Source>(source: S, router: Router, lifetime: Option<Duration>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut pause = tokio::time::interval(PAUSE);
@@ -96,7 +96,7 @@ pub(super) async fn serve<S: Source>(source: S, router: Router, lifetime: Option
                 Some(lifetime) => match tokio::time::timeout(lifetime, served.as_mut()).await {
                     Ok(ended) => Some(ended),
                     Err(_) => {
-                        // What is being answered is, to whoever reads it.
+                        // An answer that is under way is completed, if the client reads it.
                         served.as_mut().graceful_shutdown();
                         tokio::time::timeout(HEAD_PATIENCE, served).await.ok()
                     }

@@ -1,5 +1,5 @@
-//! Answers of megabytes: few may wait to be read at a time, so that who asks and never
-//! reads costs the agent no more than these. Who may change something waits for nobody.
+//! A bound for large answers. Only a few may wait to be read at a time, so that clients that never
+//! read cost the agent no more than these. A client that may change something never waits.
 
 use super::error::Failure;
 use super::peer::Peer;
@@ -12,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// On one socket: who comes later waits for a little while, and may come again.
+/// The most unread answers on one socket. A later client waits for a short time, and may then try
+/// again.
 const UNREAD: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -30,7 +31,7 @@ impl Default for Unread {
 }
 
 impl Unread {
-    /// Before the answer is made.
+    /// Takes a place before the answer is made.
     pub(super) async fn place(&self, peer: Peer) -> Result<Place, Failure> {
         if peer.is_trusted() {
             return Ok(None);
@@ -43,7 +44,7 @@ impl Unread {
     }
 }
 
-/// A text that holds its place until it was taken, or whoever asked has gone.
+/// Returns a body that holds its place until it was read, or its client has gone.
 pub(super) fn body(text: impl Into<Bytes>, place: Place) -> Body {
     Body::new(Held {
         text: text.into(),
@@ -64,7 +65,7 @@ impl hyper::body::Body for Held {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        // In pieces, so that the place is held until the last one is asked for.
+        // The text is sent in pieces, so that the place is held until the last piece is read.
         const PIECE: usize = 64 << 10;
         if self.text.is_empty() {
             return Poll::Ready(None);

@@ -43,11 +43,11 @@ fn probe_status(view: &ProbeView) -> ProbeStatus {
     }
 }
 
-/// What is asked of [`workloads`].
+/// The query of [`workloads`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Asked {
-    /// With what only a screen needs: `top`.
+    /// Add the values that only `top` shows.
     #[serde(default)]
     all: bool,
 }
@@ -177,7 +177,8 @@ pub(super) async fn health(
     Ok((status, Json(answer)))
 }
 
-/// The same without the reason: a probe's text may be secret, and anyone may ask here.
+/// Returns the health without its reason: the text of a probe may be secret, and anyone may ask
+/// here.
 pub(super) async fn public_health(
     api: State<Api>,
     name: Part<String>,

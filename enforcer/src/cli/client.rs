@@ -61,7 +61,7 @@ fn call(settings: &Settings, method: &str, path: &str, body: String) -> Result<A
     runtime.block_on(exchange(settings, method, path, body))
 }
 
-/// One request, and an answer that comes in pieces, for as long as it comes.
+/// Sends one request, and passes on its answer piece by piece until it ends.
 pub(super) fn stream(
     settings: &Settings,
     path: &str,

@@ -53,7 +53,7 @@ pub(super) fn events(
     add("until", wanted.until.as_deref().map(moment).transpose()?);
     add("workload", wanted.workload.clone());
     add("kind", wanted.kind.clone());
-    // What a follower asks again is everything since.
+    // A follower that connects again asks for everything since its last event.
     let lasting = query.clone();
     if let Some(last) = wanted.last {
         let separator = if query.is_empty() { '?' } else { '&' };
@@ -114,7 +114,7 @@ fn follow(
             Ok(())
         });
         match streamed {
-            // It was there, and goes; or it hasn't come yet.
+            // The agent is ending, or it has not started yet.
             Ok(()) | Err(Fault::Failed(_) | Fault::NoAgent(_)) if last.is_some() && !unprinted => {}
             other => return other,
         }

@@ -1,6 +1,5 @@
-//! `examine`: what the agent would find out about a thread, without an agent. For
-//! calibration on real hardware, and for whoever wants to know why a thread was,
-//! or was not, called a dead loop.
+//! `examine`: examines a thread as the agent would, without an agent. It serves calibration on real
+//! hardware, and shows why a thread was or was not called a dead loop.
 
 use super::Fault;
 use crate::executor::{Finding, investigate};

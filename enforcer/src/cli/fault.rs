@@ -1,4 +1,4 @@
-//! How a command fails: what is printed, and the exit code.
+//! The failure of a command: its text and its exit code.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ pub(crate) enum Fault {
     },
     /// The answer of `diff`, which says all there is to say.
     Differs,
-    /// It was asked for in words that mean nothing.
+    /// The arguments make no sense.
     Usage(String),
     NotRunning(String),
     NoSuchWorkload(String),
@@ -22,7 +22,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// In words.
+    /// Returns the text of the failure.
     pub(crate) fn text(&self) -> String {
         match self {
             Self::Differs => String::new(),

@@ -1,4 +1,4 @@
-//! How an answer is printed: for a person, or for a program.
+//! The forms in which an answer is printed, for a person or for a program.
 
 use super::Fault;
 use serde::Serialize;

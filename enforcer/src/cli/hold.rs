@@ -11,7 +11,7 @@ use enforcer_kernel::{capabilities, cgroupfs::Cgroup, hierarchy, own_process, si
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where nobody knows another; the manifest's default as well.
+/// The grace if no manifest names one. It is the manifest's default too.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The options of `hold`, which an agent or a service manager sets.
@@ -20,10 +20,10 @@ pub(super) struct Wanted {
     /// An agent has started it
     #[arg(long)]
     beside_agent: bool,
-    /// Where it belongs [default: where it was started]
+    /// The holder's cgroup [default: the one it was started in]
     #[arg(long, value_name = "PATH", requires = "beside_agent")]
     cgroup: Option<PathBuf>,
-    /// Where the logs are [default: STATE_DIR/logs]
+    /// The folder of the logs [default: STATE_DIR/logs]
     #[arg(long, value_name = "PATH")]
     logs: Option<PathBuf>,
     /// The process before this program was the holder already
@@ -52,7 +52,7 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
             placed.map_err(|error| failed(&error))?;
         }
     }
-    // Its folders may be somebody else's; and the end of a unit ends what is left in it.
+    // The folders may belong to another holder, and the end of a unit ends what is left in it.
     let mut needed = vec!["CAP_DAC_OVERRIDE", "CAP_FOWNER"];
     if is_unit {
         needed.push("CAP_KILL");

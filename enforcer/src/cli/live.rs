@@ -22,7 +22,7 @@ pub(crate) async fn print(history: &History, color: bool) {
     }
 }
 
-/// What happened to one workload at one moment reads as one sentence.
+/// Prints the events of one workload and one moment as one sentence.
 fn print_batch(batch: &Batch, color: bool) {
     // An unknown health follows from another event, which says more.
     let is_quiet = |record: &Record| matches!(&record.detail, Detail::Health(change) if change.to == Health::Unknown);

@@ -39,7 +39,7 @@ pub(super) fn logs(settings: &Settings, name: &str, wanted: &Wanted) -> Result<(
         } else {
             stdout.write_all(&tamer.tame(bytes))
         };
-        // Nobody reads any more: nothing is left to do.
+        // The reader is gone, so nothing is left to do.
         if shown.and_then(|()| stdout.flush()).is_err() {
             std::process::exit(0);
         }

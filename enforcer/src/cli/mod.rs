@@ -196,7 +196,7 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     // Usage errors exit with 2, which is clap's own code for them.
     let arguments = Arguments::parse();
-    // Those live on when nobody reads what they say any more.
+    // These commands go on when their output is closed.
     let lives_on = matches!(
         arguments.command,
         Command::Run { .. } | Command::Daemon { .. } | Command::Hold { .. }

@@ -38,7 +38,7 @@ fn print(name: &str, probes: &[ProbeStatus]) {
     print!("{}", table(probes));
 }
 
-/// One line a probe: what it comes to, and what it said last.
+/// Returns one line for each probe: its state and its last answer.
 pub(super) fn table(probes: &[ProbeStatus]) -> String {
     let mut rows = vec![
         [

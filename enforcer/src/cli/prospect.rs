@@ -31,7 +31,7 @@ pub(super) fn next(found: &Inspection) -> Option<String> {
             parts.push(format!("it stays stopped until `enforcer start {name}`"));
         }
         WorkloadState::Running => {
-            // In the mode `observe`, nothing is restarted.
+            // The mode `observe` restarts nothing.
             if found.mode == Mode::Enforce && found.restart != RestartPolicy::Never {
                 parts.extend(probes(found));
             }

@@ -48,7 +48,7 @@ const HEADER: [&str; 11] = [
     "REASON",
 ];
 
-/// What `-o wide` has beside that.
+/// The further columns of `-o wide`.
 const WIDER: [&str; 4] = ["READY", "SWAP", "LAST EXIT", "CGROUP"];
 
 fn wider(workload: &WorkloadView) -> [String; 4] {

@@ -15,7 +15,7 @@ use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Thr
 use enforcer_model::views::{Inspection, WorkloadView};
 use std::path::{Path, PathBuf};
 
-/// Faults of a manifest as the command line tells them.
+/// Turns the faults of a manifest into a failure of the command line.
 pub(crate) fn refused(error: LoadError) -> Fault {
     match error {
         LoadError::Faults(drawn, count) => {
@@ -275,7 +275,7 @@ pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(),
     Ok(())
 }
 
-/// What is taken from a workload beside its manifest.
+/// Returns the throttle of a workload in words.
 pub(super) fn throttle_in_words(workload: &WorkloadView) -> String {
     match (workload.throttle, workload.throttle_cpu_percent) {
         (Throttling::Throttled, Some(percent)) => format!("throttled to {percent}% of one CPU"),

@@ -1,6 +1,5 @@
-//! What an agent before this one has left of its workloads, found in the kernel again. A
-//! process is the one that was recorded if it has its number and its start time, within
-//! one boot; and it has run if it has executed something.
+//! Finds the workloads again that the agent before this one has left. A process is the recorded one
+//! if it has the same pid and start time in the same boot. It has run if it has executed a program.
 
 use super::drift::{is_home, relative, take_in_all};
 use super::output::KeptPipe;
@@ -21,7 +20,7 @@ use std::time::Duration;
 /// A child whose agent has died at its gate goes at once; this is for a busy host.
 const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What has become of something can't be said.
+/// The fate of a recorded process is not known.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdoptError {
     #[error(transparent)]
@@ -30,17 +29,17 @@ pub(crate) enum AdoptError {
     Process { pid: u32, source: std::io::Error },
 }
 
-/// What became of a recorded process.
+/// The fate of a recorded process.
 enum Fate {
     Runs(PidFd),
-    /// It has run, and is gone.
+    /// The process has run, and is gone.
     Ended,
     NeverRan,
 }
 
 impl Executor {
-    /// Finds everything that was left. What is told of it before the core knows of it would
-    /// be lost: [`Executor::watch_adopted`] comes after that.
+    /// Finds everything that was left. Events of it would be lost before the core knows of it, so
+    /// [`Executor::watch_adopted`] comes after that.
     ///
     /// # Errors
     /// Where it can't be said what has become of something: then nothing was done to it.
@@ -91,7 +90,7 @@ impl Executor {
             && let Some(place) = process::cgroup_of(recorded.pid)
             && !is_home(&place, &relative(cgroup.path()))
         {
-            // Its cgroup was taken away from under it, or it was moved out of it.
+            // The cgroup was removed, or the process was moved out of it.
             take_in_all(&cgroup, recorded.pid, &place)?;
         }
         let counters = reader.lock().read()?;
@@ -109,7 +108,7 @@ impl Executor {
         })
     }
 
-    /// Of a process whose start may not have been told yet.
+    /// Returns the fate of a process whose start may not have been reported yet.
     fn fate_of(&self, recorded: &RunningInstance, starting: bool) -> Result<Fate, AdoptError> {
         let begun = clock::now();
         loop {
@@ -120,7 +119,7 @@ impl Executor {
             })?;
             let Some(pidfd) = held else {
                 let exit = self.past_exit(recorded.pid, recorded.start_ticks);
-                // Where nobody saw it, it has run if that was told.
+                // Without a record of its exit, the process has run if its start was reported.
                 return Ok(match exit.map_or(!starting, |exit| exit.ran) {
                     true => Fate::Ended,
                     false => Fate::NeverRan,
@@ -140,13 +139,13 @@ impl Executor {
         self.ring.as_ref()?.exit_of(pid, start_ticks)
     }
 
-    /// How a process ended that was not this agent's child.
+    /// Returns the exit status of a process that was not this agent's child.
     pub(super) fn past_status(&self, pid: u32, start_ticks: u64) -> ExitStatus {
         let exit = self.past_exit(pid, start_ticks);
         exit.map_or(ExitStatus::Unknown, |exit| exit.status)
     }
 
-    /// As a start would have left it.
+    /// Enters the instance into the table, as a start does.
     fn enlist(self: &Arc<Self>, left: &Left, main: (u32, u64), open: OpenCgroup) {
         let spec = left.checkpoint.spec();
         let inode = left.instance.as_ref().and_then(|recorded| recorded.output);

@@ -1,4 +1,4 @@
-//! What holds for all workloads together: their ceiling, and what protects them.
+//! The limits of all workloads together: their ceiling and their protections.
 
 use super::Executor;
 use crate::report::error_chain;
@@ -37,7 +37,7 @@ impl Executor {
         limits::apply(self.tree.workloads(), &ceiling).map_err(|error| error_chain(&error))
     }
 
-    /// What is asked for and void is told, once for as long as it is so.
+    /// Reports a protection that has no effect, once for as long as that is so.
     pub(crate) fn tell_of_protection(&self, host: &Host) {
         let above = self.tree.ancestors().get(1..).unwrap_or_default();
         let lacking = limits::unprotected(above, &host.limits);

@@ -1,5 +1,5 @@
-//! Whether a workload still has its limits and its place: looked at when somebody has
-//! touched its cgroup, behind the actions that touch it on our behalf.
+//! Checks whether a workload still has its limits and its cgroup. The check runs when somebody has
+//! touched the cgroup, after the agent's own actions on it.
 
 use super::{Executor, Registered, Work};
 use crate::report::error_chain;
@@ -15,10 +15,10 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::io::Interest;
 
-/// At the tick, a minute.
+/// The number of ticks in which every workload is checked once: one minute.
 const ROUNDS: u64 = 12;
 
-/// One workload's part of a round.
+/// The data of one workload for a round.
 struct Placed {
     name: WorkloadName,
     pid: u32,
@@ -26,7 +26,7 @@ struct Placed {
     limits: Option<Arc<Limits>>,
 }
 
-/// Waits for what somebody does to the cgroups, for as long as the agent lives.
+/// Waits for changes of the cgroups, for as long as the agent lives.
 pub(crate) async fn follow(executor: Arc<Executor>) {
     let Some(watch) = &executor.tree_watch else {
         return;
@@ -61,15 +61,15 @@ impl Executor {
             Touched::Everything => self.registry().keys().cloned().collect(),
         };
         for name in names {
-            // One look is enough for all that came before it.
+            // One check covers all changes before it.
             if self.unchecked.lock().insert(name.clone()) {
                 self.queue(Work::Check(name));
             }
         }
     }
 
-    /// Each workload in its turn, all of them once in so many rounds: a main process that
-    /// was moved out while others stay is told by nothing.
+    /// Checks each workload once in [`ROUNDS`] rounds. The kernel sends no event when a main
+    /// process is moved out while others stay.
     pub(super) fn look_around(self: &Arc<Self>, round: u64) {
         let due: Vec<Placed> = {
             let registry = self.registry();
@@ -90,7 +90,7 @@ impl Executor {
             let changed =
                 limits.is_some_and(|limits| !limits::drifted(&one.cgroup, &limits).is_empty());
             if away || changed {
-                // What is under way may be the reason: it is looked at behind that.
+                // The action that is under way may be the reason, so the check comes after it.
                 self.queue(Work::Check(one.name));
             }
         }
@@ -103,7 +103,7 @@ impl Executor {
             let registry = self.registry();
             registry.get(workload).and_then(|entry| {
                 let limits = entry.limits.clone();
-                // Another process may have its number by now.
+                // Another process may have this pid by now.
                 let started = process::start_ticks(entry.pid)?;
                 let main = (started == entry.start_ticks).then_some(entry.pid)?;
                 Some((Arc::clone(&entry.cgroup), main, limits))
@@ -113,10 +113,10 @@ impl Executor {
             return;
         };
         let Some(place) = process::cgroup_of(pid) else {
-            // It is gone, which is told elsewhere.
+            // The process is gone, which is reported elsewhere.
             return;
         };
-        // What the kernel was given is not known after a refusal; its place is.
+        // After a refusal the kernel's values are not known. The place of the process still is.
         let mut found = wanted.map_or_else(Vec::new, |wanted| limits::drifted(&cgroup, &wanted));
         let expected = relative(cgroup.path());
         if !is_home(&place, &expected) {
@@ -134,8 +134,8 @@ impl Executor {
         }
     }
 
-    /// Puts the main process, and what it has started, back into its cgroup; makes that
-    /// anew where somebody has removed it.
+    /// Puts the main process and its children back into their cgroup. Makes the cgroup again if
+    /// somebody has removed it.
     pub(super) fn bring_home(
         self: &Arc<Self>,
         workload: &WorkloadName,
@@ -214,7 +214,7 @@ impl Executor {
         }
     }
 
-    /// Tells us when somebody touches it.
+    /// Watches the cgroup of a workload for changes.
     pub(super) fn watch_cgroup(&self, workload: &WorkloadName) {
         if let Some(watch) = &self.tree_watch
             && let Err(error) = watch.add(workload)
@@ -225,7 +225,7 @@ impl Executor {
 }
 
 impl Registered {
-    /// What the kernel was given for it.
+    /// Notes the limits that were written.
     pub(super) fn given(&mut self, limits: &enforcer_core::limits::Limits) {
         self.limits = Some(Arc::new(limits.clone()));
     }
@@ -250,13 +250,13 @@ pub(super) fn take_in_all(cgroup: &Cgroup, main: u32, place: &str) -> Result<(),
     Ok(())
 }
 
-/// In its own cgroup, or in one that it has made below that.
+/// Returns whether a process is in its own cgroup, or in one below that.
 pub(super) fn is_home(place: &str, home: &str) -> bool {
     let below = place.strip_prefix(home);
     below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
-/// As `/proc/PID/cgroup` calls it.
+/// Returns the path as `/proc/PID/cgroup` has it.
 pub(super) fn relative(path: &Path) -> String {
     let below = path
         .strip_prefix(enforcer_kernel::cgroupfs::MOUNT_POINT)

@@ -13,7 +13,7 @@ use enforcer_kernel::{clock, limits, process};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How many processes that stay are named in one report.
+/// The most processes that one report names.
 const STUCK_SHOWN: usize = 3;
 
 impl Executor {
@@ -38,7 +38,7 @@ impl Executor {
         if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
-        // Wherever somebody has moved it.
+        // This reaches the main process even if somebody has moved it.
         let main = self
             .registry()
             .get(workload)
@@ -73,8 +73,8 @@ impl Executor {
         }
     }
 
-    /// Waits for the main process, kills what it left behind, and reads the
-    /// books before anyone is told.
+    /// Waits for the main process, kills what it left behind, and reads the counters before the
+    /// exit is reported.
     pub(super) fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
         let entry = self.registry().get(&workload).map(|entry| {
             (
@@ -85,7 +85,7 @@ impl Executor {
             )
         });
         let Some(((pidfd, adopted), (pid, start_ticks), cgroup, reader)) = entry else {
-            // Nothing of it was found when it was taken over.
+            // The take-over found no process of it.
             self.events.send(Event::Instance(
                 workload,
                 instance,
@@ -96,7 +96,7 @@ impl Executor {
             ));
             return;
         };
-        // First: where a mark tells only a pid, its owner is still in /proc.
+        // This comes first. If a mark has only a pid, its owner is still in /proc.
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }
@@ -119,7 +119,7 @@ impl Executor {
         let mut tries = 0u32;
         while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
             tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
-            // At first after ten seconds, then every minute.
+            // The first report comes after ten seconds, and then one every minute.
             if tries.is_multiple_of(6) {
                 self.report_stuck(&workload, instance);
             }
@@ -144,7 +144,7 @@ impl Executor {
         ));
     }
 
-    /// How a process ended is known, and told.
+    /// Forgets the exit status of a process that was reported.
     pub(super) fn forget_exit(&self, pid: u32, start_ticks: u64) {
         if let Some(ring) = &self.ring {
             ring.forget(pid, start_ticks);

@@ -8,7 +8,7 @@ use enforcer_core::cpu_loop::{
 };
 use enforcer_kernel::{clock, perf, threads};
 
-/// What was found, and how often the thread had slept when we let go of it.
+/// The evidence, and the number of the thread's sleeps when it was released.
 #[derive(Debug)]
 pub(crate) struct Finding {
     pub(crate) evidence: Evidence,
@@ -51,7 +51,8 @@ pub(crate) fn investigate(suspect: &Suspect) -> Option<Finding> {
                 return None;
             }
             let mut proof = Proof::new(suspect, begun);
-            // What a thread traces is let go when it ends, whatever state it is in.
+            // The kernel releases the traced threads when the tracing thread ends, whatever their
+            // state.
             let run = || proof.run(&samples);
             let ran = std::thread::scope(|scope| scope.spawn(run).join());
             evidence.unproven = ran

@@ -41,7 +41,7 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         let Some(number) = rlimit_number(name) else {
             continue;
         };
-        // setrlimit(2): the kernel takes no more open files than fs.nr_open, from nobody.
+        // setrlimit(2): the kernel accepts no more open files than fs.nr_open, even from root.
         let most = match name.as_str() {
             "nofile" => system_limits::most_open_files(),
             _ => libc::RLIM_INFINITY,
@@ -80,8 +80,8 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
     })
 }
 
-/// The same for a short command beside a workload: its user and its environment, as its
-/// instance has them, and none of its capabilities.
+/// Prepares a short command beside a workload: with the user and the environment of its instance,
+/// and without its capabilities.
 pub(super) fn errand(
     errand: &super::Errand,
     instance: Option<&Launch>,
@@ -104,7 +104,7 @@ pub(super) fn errand(
         launch.identity = instance.identity.clone();
         launch.environment.clone_from(&instance.environment);
     }
-    // Of root, the list is what bounds it.
+    // For root, the list is the bound.
     if !launch.identity.uid.is_root() {
         launch.capabilities.clear();
     }

@@ -1,4 +1,4 @@
-//! What workloads and the host use, read at the tick and when a probe wants it.
+//! The use of workloads and of the host, read at each tick and when a probe needs it.
 
 use super::Executor;
 use enforcer_core::WorkloadName;
@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
-/// How often levels are read that the kernel raises no edge for.
+/// The time between two readings of values for which the kernel sends no event.
 const TICK: Duration = Duration::from_secs(5);
 /// Ticks between two times that free memory goes back to the kernel.
 const TRIMMED: u64 = 12;
 
-/// What the host's thresholds are about, and the reading before.
+/// The values of the host's thresholds, and the reading before.
 #[derive(Debug, Default)]
 pub(crate) struct HostLevels {
     pub(super) watch: HostWatch,
@@ -148,7 +148,7 @@ impl Executor {
         }
     }
 
-    /// Of the file system that is watched, as it was last asked, else of the root's.
+    /// Returns the use of the watched file system, or of the root file system without one.
     pub(crate) fn disk_used(&self) -> Option<Used> {
         let levels = self.host_levels.lock();
         match levels.disk {
@@ -161,19 +161,19 @@ impl Executor {
         }
     }
 
-    /// What a workload has waited for lately.
+    /// Returns the pressure on a workload.
     pub(crate) fn load_of(&self, workload: &WorkloadName) -> Load {
         self.with_cgroup(workload, usage::read_load)
             .unwrap_or_default()
     }
 
-    /// What a workload has done in its cgroup's life.
+    /// Returns the work of a workload in the life of its cgroup.
     pub(crate) fn work_of(&self, workload: &WorkloadName) -> Option<Work> {
         self.with_cgroup(workload, usage::read_work).flatten()
     }
 }
 
-/// One workload's part of a round.
+/// The data of one workload for a round.
 struct Entry {
     name: WorkloadName,
     cgroup: Arc<Cgroup>,

@@ -31,7 +31,7 @@ impl Executor {
         watched.collect()
     }
 
-    /// What all workloads together have used so far.
+    /// Returns the CPU time of all workloads together so far.
     pub(crate) fn cpu_time_of_all(&self) -> Duration {
         Duration::from_micros(usage::read_cpu(self.tree.workloads()).cpu_usec)
     }

@@ -56,7 +56,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// How long killed processes may take before it is told that they stay.
+/// The time after which killed processes that stay are reported.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Writes that may stall in reclaim, at a time.
 const SLOW_WRITES: usize = 4;
@@ -70,22 +70,22 @@ pub(crate) struct Registered {
     /// The main process, and when it started, as `/proc` has it.
     pub(crate) pid: u32,
     start_ticks: u64,
-    /// Another agent has started it: only eBPF can tell how it exits.
+    /// Another agent has started the process, so only eBPF can tell its exit status.
     adopted: bool,
-    /// As it was last applied.
+    /// The spec that was last applied.
     pub(crate) spec: Arc<WorkloadSpec>,
-    /// What the kernel was last given, with all claims; `None` if that is not known.
+    /// The limits that were last written, with all claims; `None` if they are not known.
     limits: Option<Arc<Limits>>,
     /// Opened at the first tick that wants them.
     levels: Option<Arc<LevelFiles>>,
-    /// When this instance began, and what its cgroup had used by then.
+    /// The start of this instance, and the use of its cgroup at that time.
     pub(crate) begun: (MonoTime, Usage),
     pidfd: Option<Arc<PidFd>>,
     /// The pipe that its output is; `None` if it writes elsewhere.
     output: Option<KeptPipe>,
     /// CPU time between two sleeps; `None` if loops aren't watched for.
     loop_budget: Option<Duration>,
-    /// What the last start prepared, and from which spec.
+    /// The launch that the last start prepared, and its spec.
     launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
     watch: Option<tokio::task::AbortHandle>,
 }
@@ -103,18 +103,18 @@ pub(crate) struct Executor {
     /// The work that waits behind the work under way, by workload; `None` for the host.
     queues: Mutex<HashMap<Option<WorkloadName>, VecDeque<Work>>>,
     tree_watch: Option<Arc<TreeWatch>>,
-    /// Touched by somebody, and not looked at since.
+    /// The workloads whose cgroup was touched, and not checked since.
     unchecked: Mutex<BTreeSet<WorkloadName>>,
     slow: Arc<Semaphore>,
     holder: Holder,
-    /// How often the holder was connected to: only the last connection's end means anything.
+    /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
     places: Mutex<Places>,
     errands: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
-    /// Whom to tell what, for those who do.
+    /// The targets and rules of alerts, for the couriers.
     pub(crate) alerts: watch::Sender<Arc<Alerts>>,
-    /// What was told of protections that are void.
+    /// The protections without effect that were reported.
     unprotected: Mutex<Vec<String>>,
     /// The starts under way that are no longer wanted.
     aborted: Mutex<BTreeSet<(WorkloadName, InstanceId)>>,
@@ -164,7 +164,7 @@ impl Executor {
         self.registry.lock()
     }
 
-    /// What eBPF sees for us, and whether it does.
+    /// Returns the eBPF programs, and whether each is attached.
     pub(crate) fn attached_programs(&self) -> [(&'static str, bool); 4] {
         let traced = self.ring.is_some();
         [

@@ -19,7 +19,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Between two attempts to find or start a holder.
+/// The pause between two attempts to find or start a holder.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The destination of a new instance's output.
@@ -147,7 +147,7 @@ impl Executor {
                 self.holder.keep(&workload, bounds, (inode, &reader))
             };
             if let Err(error) = given {
-                // If the holder has died, `follow_losses` sees that.
+                // If the holder has died, `follow_losses` notices it.
                 tracing::warn!("{workload}: its output was not taken: {error}");
             }
         }
@@ -225,8 +225,8 @@ impl Executor {
         self.connect_holder()
     }
 
-    /// The agent ends with its workloads: nobody replaces the holder from now on. Returns
-    /// whether it has ended as well.
+    /// Ends the holder, because the agent ends with its workloads. Returns whether the holder has
+    /// ended.
     pub(super) fn end_holder(&self) -> bool {
         *self.holder_connections.lock() += 1;
         self.holder.end()
@@ -261,7 +261,7 @@ impl Executor {
         }
     }
 
-    /// Waits until the output so far is in the logs, before somebody reads one.
+    /// Waits until all output so far is in the logs.
     pub(crate) fn settle_outputs(self: &Arc<Self>) {
         if let Err(error) = self.ask_holder(Holder::settle) {
             tracing::debug!("the outputs were not settled: {error}");

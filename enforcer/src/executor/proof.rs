@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, DefaultHasher, Hasher as _, RandomState};
 use std::time::Duration;
 
-/// Things outside of a proof that are told.
+/// The most things outside of a loop that are reported.
 const MOST_OUTSIDE: usize = 16;
 pub(super) const TOO_LITTLE_TIME: &str = "there was too little CPU time for it";
 
@@ -104,8 +104,8 @@ impl<'a> Proof<'a> {
         let mut next = clock::now().after(self.gap());
         let mut asked = false;
         loop {
-            // In the middle of a call it is left alone: it may sleep there, and
-            // would be woken by being stopped.
+            // A thread in the middle of a call is left alone: it may sleep there, and a stop would
+            // wake it.
             let wait_until = if asked || self.call.is_some() {
                 self.until
             } else {
@@ -134,7 +134,7 @@ impl<'a> Proof<'a> {
                     None
                 }
                 Stop::CallExit { result } => {
-                    // It may have mapped memory that must be hashed as well.
+                    // The call may have mapped memory that must be hashed as well.
                     self.keep_outside(memory.take());
                     self.call_returned(result)
                 }
@@ -160,7 +160,7 @@ impl<'a> Proof<'a> {
         }
     }
 
-    /// Takes one snapshot of the thread, which stands still.
+    /// Takes one snapshot of the stopped thread.
     fn look(
         &mut self,
         tracee: &mut Tracee,
@@ -169,8 +169,8 @@ impl<'a> Proof<'a> {
         let ran = threads::cpu_time(self.suspect.thread).unwrap_or_default();
         let since = ran.saturating_sub(std::mem::replace(&mut self.ran, ran));
         let Some(memory) = memory else {
-            // Begun while it stands still: it would else wait for the lock of its
-            // own memory, and that is a sleep.
+            // This begins while the thread is stopped. Otherwise the thread would wait for the lock
+            // of its own memory, and that is a sleep.
             let begun = MemoryState::begin(self.suspect.thread.pid);
             let begun = begun.map_err(|error| error_chain(&error))?;
             if self.clocks.is_none() {
@@ -206,7 +206,7 @@ impl<'a> Proof<'a> {
         Ok(state.finish())
     }
 
-    /// Whether the last snapshot was the last one needed.
+    /// Returns the result if the last snapshot was the last one needed.
     fn after_look(&mut self) -> Option<Result<(), String>> {
         let faults = threads::counters(self.suspect.thread).map(|now| now.major_faults);
         if faults
@@ -261,7 +261,7 @@ impl<'a> Proof<'a> {
         self.longest_stop = self.longest_stop.max(stop);
     }
 
-    /// How long it runs until the next look.
+    /// Returns the time for which the thread runs until the next stop.
     fn gap(&self) -> Duration {
         let (least, most) = GAP;
         let span = (most - least).as_nanos().max(1);
@@ -270,7 +270,7 @@ impl<'a> Proof<'a> {
         random.max(self.last_stop * GAP_PER_STOP)
     }
 
-    /// What else could end the loop.
+    /// Notes what else could end the loop.
     fn look_around(&mut self, before: &[ThreadState]) {
         let thread = self.suspect.thread;
         let outside = &mut self.outside;
@@ -300,7 +300,7 @@ impl<'a> Proof<'a> {
                 outside.push(Outside::ThreadRan(name(state)));
             }
         }
-        // What breaks the proof must not be lost, and each one is enough.
+        // A reason that breaks the proof must not be lost, and each one is enough.
         outside.sort_by_key(|entry| !breaks_the_proof(entry));
         outside.truncate(MOST_OUTSIDE);
     }

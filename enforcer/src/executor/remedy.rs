@@ -1,4 +1,4 @@
-//! What a recovery strategy does between two instances, before the next one starts.
+//! The part of a recovery strategy that runs between two instances.
 
 use super::Executor;
 use super::errand::{Errand, outcome_of};
@@ -96,7 +96,7 @@ impl Executor {
         let program = OWN_PROGRAM.to_owned();
         let mut command = vec![program, CLEAR.to_owned(), identity.home];
         command.extend(spec.recovery.reset_paths.iter().cloned());
-        // It is our own program: nothing of the workload's is to reach it.
+        // This is enforcer's own program: nothing of the workload may reach it.
         let spec = Arc::new(WorkloadSpec {
             user: spec.user.clone(),
             group: spec.group.clone(),

@@ -34,7 +34,7 @@ impl Executor {
         // A request to give up may come after the end of the start that it names.
         self.aborted.lock().retain(|(name, _)| name != workload);
         if let Err(error) = started {
-            // That would cost the workload a start of its budget, for nothing.
+            // That would cost the workload a start of its budget for nothing.
             self.end_without_tree();
             self.events.send(Event::Instance(
                 workload.clone(),
@@ -86,14 +86,14 @@ impl Executor {
             output: output.pipe.as_ref().map(|pipe| pipe.inode),
         });
         if let Err(error) = recorded {
-            // What isn't recorded doesn't run.
+            // A process that is not recorded must not run.
             waiting.abandon();
             return Err(io_failure("record the instance", &error));
         }
         failpoint!("start-recorded");
-        // As long as this is open, the holder waits for its end.
+        // While this descriptor is open, the holder waits for its end.
         drop(output.file);
-        // From here on its events can be told apart, so they may come.
+        // From here on its events can be told apart, so they may be sent.
         self.register(
             workload,
             (Arc::clone(&cgroup), id, Arc::clone(&reader)),
@@ -143,9 +143,8 @@ impl Executor {
         Ok(())
     }
 
-    /// What the child needs. A restart that nobody asked for takes what the last
-    /// start took: accounts and files of variables are looked up again when a
-    /// person or a new manifest wants a start.
+    /// Prepares what the child needs. An automatic restart uses what the last start used. Accounts
+    /// and files of variables are read again when a person or a new manifest asks for a start.
     fn launch(
         &self,
         workload: &WorkloadName,
@@ -164,7 +163,7 @@ impl Executor {
         launch::prepare(workload, spec).map(Arc::new)
     }
 
-    /// A start that is no longer wanted: it is told so, and what it has made is killed.
+    /// Aborts a start that is no longer wanted, and kills what it has made.
     pub(super) fn abort_start(&self, workload: WorkloadName, instance: InstanceId) {
         self.aborted.lock().insert((workload.clone(), instance));
         if let Some(Err(error)) = self.with_cgroup(&workload, limits::kill_cgroup) {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// How long a new holder may take until it listens, and an answer until it comes.
+/// The longest wait for a new holder to listen, and for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The holder, as an agent knows it.
@@ -32,7 +32,7 @@ pub(crate) struct Holder {
 #[derive(Debug, Default)]
 struct Link {
     connection: Option<OwnedFd>,
-    /// One that this agent has started.
+    /// The holder process, if this agent has started it.
     child: Option<Child>,
 }
 
@@ -59,7 +59,7 @@ struct Greeted {
 #[derive(Debug)]
 pub(crate) struct Losses(AsyncFd<OwnedFd>);
 
-/// So much of a workload's output was lost.
+/// A loss of a workload's output.
 #[derive(Debug)]
 pub(crate) struct Loss {
     pub(crate) workload: WorkloadName,
@@ -205,8 +205,8 @@ impl Holder {
             .arg("--runtime-dir")
             .arg(&self.runtime_dir)
             .env_clear()
-            // It must outlive the agent: it takes neither the terminal's signals nor the agent's
-            // outputs. What it says before it serves is read from a pipe.
+            // The holder must outlive the agent, so it gets neither the terminal's signals nor the
+            // agent's outputs. Its messages before it serves are read from a pipe.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -223,7 +223,7 @@ impl Holder {
         let program = File::open(OWN_PROGRAM)?;
         protocol::send(connection, &Request::Succeed, Some(program.as_fd()))?;
         match protocol::receive::<Reply>(connection) {
-            // It has closed its connections: the new version is there.
+            // The holder has closed its connections: the new version runs.
             Ok(None) => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             Ok(Some((reply, _))) => return Err(unexpected(&reply)),
@@ -320,7 +320,7 @@ impl Holder {
         }
         let _ = ask(&connection, &Request::End, None);
         let begun = clock::now();
-        // It closes the connection when it ends; each receive waits for a bounded time.
+        // The holder closes the connection when it ends. Each receive waits for a bounded time.
         while clock::now().since(begun) < PATIENCE {
             if !matches!(protocol::receive::<Reply>(&connection), Ok(Some(_))) {
                 break;
@@ -337,7 +337,7 @@ impl Holder {
     }
 }
 
-/// What a holder that has ended at its start has said.
+/// Returns the message of a holder that ended at its start.
 fn reason(child: &mut Child) -> Option<io::Error> {
     const LONGEST: u64 = 1 << 10;
     child.try_wait().ok()??;
@@ -364,7 +364,7 @@ fn ask(
     }
 }
 
-/// Whether nobody answers, as against somebody who does not answer well.
+/// Returns whether there is no holder, as opposed to one that answers badly.
 fn is_absence(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, NotFound};
     matches!(

@@ -44,7 +44,7 @@ impl Connections {
         self.all.keys().copied().collect()
     }
 
-    /// In the order of [`Connections::ids`].
+    /// Returns the sockets in the order of [`Connections::ids`].
     pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.all.values().map(|one| one.socket.as_fd())
     }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 /// The most pipes of one round.
 pub(super) const MOST_READY: usize = 256;
-/// After a round of small chunks.
+/// The pause after a round of small chunks.
 const LONG: Duration = Duration::from_millis(50);
-/// After a round with a larger chunk, or if there is a hurry.
+/// The pause after a round with a larger chunk, or if there is a hurry.
 const SHORT: Duration = Duration::from_millis(5);
 /// A small chunk is shorter than this.
 const SMALL: usize = 1 << 10;
@@ -46,8 +46,8 @@ impl Round {
         self.largest = self.largest.max(length);
     }
 
-    /// Returns the pause after this round. While a disk hangs, what is read is dropped, and there
-    /// is always a pause. A hurry means that somebody waits for the pipes to be empty.
+    /// Returns the pause after this round. While a disk hangs, output is dropped, and there is
+    /// always a pause. In a hurry, a client waits for the pipes to be empty.
     pub(super) fn pause(&self, is_hung: bool, is_hurried: bool) -> Option<Duration> {
         match self.largest {
             ..SMALL if is_hurried || self.is_full => Some(SHORT),

@@ -46,7 +46,7 @@ pub(crate) enum Request {
     },
     /// The reply comes once the pipes are empty, or after a moment.
     Settle,
-    /// From now on, the holder reports losses on this connection.
+    /// Asks the holder to report losses on this connection.
     Follow,
     /// Executes the program that comes with this message, in the same process and with all pipes.
     Succeed,
@@ -59,9 +59,9 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     Hello {
         version: u32,
-        /// Of the file that this holder executes: another one is another version.
+        /// The file that this holder executes. Another file is another version.
         program: Program,
-        /// Whether a service manager has started it.
+        /// A service manager has started the holder.
         is_unit: bool,
         /// The folder that it writes the logs to.
         logs: PathBuf,

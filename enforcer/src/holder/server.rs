@@ -43,15 +43,15 @@ const END_WITHIN: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) logs: PathBuf,
-    /// For its socket, its chunk, and what it hands to its successor.
+    /// The folder of its socket, its chunk, and its message to a successor.
     pub(crate) runtime_dir: PathBuf,
-    /// Whether a service manager has started it.
+    /// A service manager has started the holder.
     pub(crate) is_unit: bool,
-    /// Whether the process before this program was the holder already.
+    /// This process was the holder before it executed this program.
     pub(crate) succeeds: bool,
 }
 
-/// One pipe.
+/// The pipe of one workload's outputs.
 #[derive(Debug)]
 struct Kept {
     workload: WorkloadName,
@@ -216,13 +216,13 @@ impl Server {
         matches!(self.turn, Turn::Writing { since } if awake_now().duration_since(since) >= HUNG_AFTER)
     }
 
-    /// Whether pipes may be looked at now.
+    /// Returns whether pipes may be read now.
     fn may_read(&self) -> bool {
         let free = matches!(self.turn, Turn::Free(_)) || self.is_hung();
         free && self.round.is_over() && self.next_round.is_none_or(|next| next <= awake_now())
     }
 
-    /// How long there is nothing to do without being woken; `None` for ever.
+    /// Returns the time until there is something to do; `None` if only an event can bring that.
     fn idle_for(&self) -> Option<Duration> {
         let now = awake_now();
         let turn = match self.turn {
@@ -241,7 +241,8 @@ impl Server {
         let turn = turn.filter(|_| !self.may_read());
         let next = [turn, report, lonely, settling, end];
         let next = next.into_iter().flatten().min()?;
-        // In whole milliseconds, and never too early: that would be a busy loop.
+        // The time is rounded up to whole milliseconds: a wait that ends too early would become a
+        // busy loop.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
             .filter(|_| next > now)
             .or(Some(Duration::ZERO))

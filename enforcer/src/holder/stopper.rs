@@ -1,5 +1,4 @@
-//! How a holder that is a unit of a service manager is ended, by the thread that waits for the
-//! manager's signal.
+//! Ends a holder that is a unit of a service manager. A thread waits for the manager's signal.
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;

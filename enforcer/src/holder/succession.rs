@@ -1,5 +1,5 @@
-//! How a holder becomes a newer version of itself: the same process executes the new program,
-//! and its pipes stay open. A service manager that watches the process sees no change.
+//! Turns a holder into a newer version of itself: the same process executes the new program, and
+//! its pipes stay open. A service manager that watches the process sees no change.
 
 use enforcer_core::WorkloadName;
 use enforcer_kernel::descriptors::set_close_on_exec;
@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// What a holder hands to its successor.
+/// The state that a holder hands to its successor.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Succession {
     pub(super) listener: RawFd,

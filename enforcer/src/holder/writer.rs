@@ -22,7 +22,7 @@ pub(super) enum Job {
     SetBounds(WorkloadName, Bounds),
     /// Begins a new log; whose request this is.
     SetAside(WorkloadName, Bounds, u64),
-    /// Nothing more comes for a while: the file may be closed.
+    /// No more output comes for a while, so the file may be closed.
     Close(WorkloadName),
 }
 
@@ -53,7 +53,7 @@ struct Logs {
 /// is removed.
 const UNKNOWN: Bounds = Bounds {
     max_size: u64::MAX,
-    // As many as a manifest may ask for.
+    // This is the largest number that a manifest may ask for.
     keep: 100,
 };
 

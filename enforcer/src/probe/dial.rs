@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
-/// A `tcp` probe: whoever accepts, passes.
+/// Asks a `tcp` probe: an accepted connection passes.
 pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
     let known = AtomicBool::new(false);
     let asked = async {
@@ -30,7 +30,7 @@ pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
     }
 }
 
-/// That a name server doesn't answer is not the workload's fault.
+/// A name server that does not answer is not the workload's fault.
 pub(super) fn unresolved(host: &str, timeout: Duration) -> Outcome {
     Outcome::Unknown(format!(
         "nobody says where `{host}` is within {}",
@@ -38,7 +38,7 @@ pub(super) fn unresolved(host: &str, timeout: Duration) -> Outcome {
     ))
 }
 
-/// How long an address is waited for before the next one is tried beside it (RFC 8305, 5).
+/// The time after which the next address is tried beside this one (RFC 8305, 5).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Connects to the first address that accepts. An address that does not answer does not keep
@@ -91,9 +91,9 @@ fn keep(known: Outcome, next: Outcome) -> Outcome {
     }
 }
 
-/// Whether a connection leads to its own socket: where nothing listens on a port of
-/// `ip_local_port_range`, the kernel may choose this very port as the source, and TCP lets a
-/// socket connect to itself (RFC 9293, 3.5).
+/// Returns whether a connection leads to its own socket. If nothing listens on a port of
+/// `ip_local_port_range`, the kernel may choose the same port as the source, and TCP lets a socket
+/// connect to itself (RFC 9293, 3.5).
 fn is_to_itself(stream: &TcpStream) -> bool {
     match (stream.local_addr(), stream.peer_addr()) {
         (Ok(local), Ok(peer)) => local == peer,
@@ -164,7 +164,7 @@ async fn look_up(host: &str) -> Vec<IpAddr> {
         return Vec::new();
     };
     let text = String::from_utf8_lossy(&output.stdout);
-    // Each address stands there once for every type of socket.
+    // The answer has each address once for every type of socket.
     let words = text
         .lines()
         .filter_map(|line| line.split_whitespace().next());

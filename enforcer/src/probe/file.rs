@@ -1,4 +1,4 @@
-//! A `file` probe: somebody writes a heartbeat.
+//! Asks a `file` probe: the workload writes a heartbeat.
 
 use super::failed;
 use enforcer_core::probe::Outcome;

@@ -20,13 +20,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-/// As browsers do, one gives up after so many.
+/// The most redirections of one check, about as many as browsers follow.
 const REDIRECTS: usize = 10;
-/// A body is read up to here; whoever sends more has answered.
+/// The part of a body that is read. A server that sends more has answered.
 const LONGEST_BODY: usize = 16 << 10;
 const LONGEST_HEAD: usize = 64 << 10;
 
-/// What hasn't happened yet, for whoever wants to know why it took too long.
+/// The step that has not happened yet. It says why a check took too long.
 #[derive(Default)]
 struct Missing(AtomicUsize);
 
@@ -85,7 +85,7 @@ async fn follow(
         if !(200..400).contains(&status) {
             return Err(failed(format!("answered {status}"), false));
         }
-        // Elsewhere is somebody else's health.
+        // Another place has another health.
         let Some((next, to)) = location.and_then(|to| resolve_redirect(&to, (host, port), &path))
         else {
             return Ok(());
@@ -131,7 +131,7 @@ pub(crate) fn resolve_redirect(
     same.then(|| (port, format!("{path}{query}")))
 }
 
-/// Tells somebody who is not a workload; the error is what came of it instead.
+/// Sends a request to a target of alerts. The error says what happened instead.
 pub(crate) async fn post(
     (host, port): (&str, u16),
     (path, headers): (&str, &BTreeMap<String, String>),
@@ -236,7 +236,7 @@ async fn beside<T>(connection: impl Future, asked: impl Future<Output = T>) -> T
         if let Poll::Ready(answer) = asked.as_mut().poll(context) {
             return Poll::Ready(answer);
         }
-        // Its end may be what the answer waits for.
+        // The answer may wait for the end of the body.
         if !ended && connection.as_mut().poll(context).is_ready() {
             ended = true;
         }

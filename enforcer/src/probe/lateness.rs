@@ -1,4 +1,4 @@
-//! How late probes begin: the agent's own measure of whether it keeps up.
+//! The delays with which checks begin. They show whether the agent keeps up.
 
 use enforcer_model::requests::ProbeLateness;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,6 @@
-//! Asks what the core wants to know, and tells it what came of it. Every asking is
-//! a task of its own with one deadline over all of it, so that a thousand that hang
-//! delay none that don't. What an answer means is not known here.
+//! Carries out the checks that the core asks for, and sends it the answers. Each check is a task of
+//! its own with one deadline, so that a thousand that hang delay no other. The core decides what an
+//! answer means.
 
 mod dial;
 mod file;
@@ -90,7 +90,7 @@ impl Prober {
         outcome
     }
 
-    /// As the workload's user, in a cgroup of its own.
+    /// Runs a command as the workload's user, in a cgroup of its own.
     async fn execute(&self, run: &ProbeRun, command: &[String], limit: Duration) -> Outcome {
         let errand = Errand {
             workload: Some(run.workload.clone()),

@@ -25,15 +25,15 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use waiting::{PartitionMap as _, Waiter, outcome};
 
-/// How often the logs are looked at, and lost records counted.
+/// The time between two rounds: of the logs, and of the count of lost records.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// How an agent has ended.
+/// The way in which an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Nothing that it started runs any more.
+    /// All that it started has ended.
     WithWorkloads,
-    /// What ran runs on.
+    /// The workloads run on.
     Alone,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// For a host with so many CPUs.
+    /// Makes the runtime of a host with this number of CPUs.
     pub(crate) fn new(
         (executor, prober): (Arc<Executor>, Arc<Prober>),
         (history, handover): (Arc<History>, Arc<Handover>),
@@ -80,7 +80,7 @@ impl Runtime {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
-            // What is due is done after one message at the latest, however many there are.
+            // Due work comes after one message at the latest, however many wait.
             if self.wake.is_some_and(|wake| wake <= clock::now())
                 && self.handle(Event::Agent(AgentEvent::Wake))
             {
@@ -170,7 +170,7 @@ impl Runtime {
             failpoint!("event-kept");
         }
         self.history.append(told);
-        // What is forgotten is forgotten after it was told.
+        // A checkpoint is removed only after its last event was reported.
         self.keep(&checkpoints, &[], false);
         if !actions.is_empty() {
             for action in actions {
@@ -185,7 +185,7 @@ impl Runtime {
         finished
     }
 
-    /// What is due once a second.
+    /// Does the work of every second.
     fn tick(&self, manager: Option<&mut Manager>) -> Option<Message> {
         if let Some(manager) = manager {
             manager.tick(|| self.status());
@@ -194,7 +194,7 @@ impl Runtime {
         Some(Message::Event(Box::new(told_trouble(trouble))))
     }
 
-    /// How things stand, for `systemctl status`.
+    /// Returns the state of the workloads, for `systemctl status`.
     fn status(&self) -> String {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         for view in self.supervisor.views() {
@@ -209,7 +209,7 @@ impl Runtime {
         told.collect::<Vec<_>>().join(", ")
     }
 
-    /// What is about to be done is known to a later agent before it is done.
+    /// Writes the checkpoints, so that the next agent knows what is about to be done.
     fn keep(
         &self,
         checkpoints: &[(WorkloadName, Option<Checkpoint>)],

@@ -34,7 +34,7 @@ pub(super) trait PartitionMap: Iterator + Sized {
 
 impl<I: Iterator> PartitionMap for I {}
 
-/// What became of a request; `None` while it is under way.
+/// Returns the result of a request; `None` while it is under way.
 pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestError>> {
     let Some(view) = view else {
         return Some(Err(RequestError::NoSuchWorkload));
@@ -51,7 +51,7 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
         };
     }
     if waiter.request == Request::Probe {
-        // What rests is not asked; whoever doesn't run answers nothing.
+        // A resting probe is not asked, and a workload that does not run answers nothing.
         let answered = |probe: &ProbeView| {
             probe.at_rest
                 || probe

@@ -1,6 +1,6 @@
-//! Manifests that an earlier version of the agent did not read: `*.yml`, beside the `*.yaml`
-//! that it did. One that lay in the folder at the upgrade may be an old one that was put away
-//! under that name; it starts nothing until somebody has said `apply`.
+//! The manifests that an earlier version did not read: `*.yml`, beside `*.yaml`. Such a file may be
+//! an old manifest that somebody has put away under that name. After an upgrade it starts nothing
+//! until somebody says `apply`.
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::manifest_files;
@@ -24,7 +24,7 @@ impl Dormant {
         if is_first && state_dir.join("history.db").exists() {
             found = manifest_files::names_that_end_in(manifest, "yml");
         }
-        // One that cannot be read keeps nothing from being read.
+        // A record that cannot be read disables nothing.
         let known = std::fs::read(&record).unwrap_or_default();
         let names = match is_first {
             true => found.clone(),
@@ -48,7 +48,7 @@ impl Dormant {
         self.lock().clone()
     }
 
-    /// From now on all are read.
+    /// From now on all manifests are read.
     pub(crate) fn wake(&self) {
         let had_some = !std::mem::take(&mut *self.lock()).is_empty();
         if had_some {

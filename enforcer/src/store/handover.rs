@@ -1,6 +1,6 @@
-//! What an agent leaves to the next one: what runs, and what was decided about it. Written
-//! before it is done, into the runtime folder, which is on tmpfs: it outlives an agent,
-//! however that ends, and goes with the processes at a reboot.
+//! The state that an agent leaves to the next one: the running instances, and the decisions about
+//! them. It is written before a decision is carried out. It lies in the runtime folder on tmpfs, so
+//! it outlives the agent, and goes with the processes at a reboot.
 //!
 //! ```text
 //! state.json             the shape of all this, the boot, and whose the cgroup root is
@@ -8,7 +8,7 @@
 //! workloads/NAME.json    a workload's checkpoint
 //! ```
 //!
-//! What it means is the core's affair.
+//! The core gives it its meaning.
 
 use enforcer_core::event::{CgroupId, InstanceId, Seq};
 use enforcer_core::{Checkpoint, WorkloadName};
@@ -54,12 +54,12 @@ pub(crate) struct Handover {
 struct State {
     schema: u32,
     boot_id: String,
-    /// Where the workloads are, and whether an agent has made that itself: then it goes
-    /// with the last of them.
+    /// The cgroup of all workloads, and whether an agent has made it. Then it is removed with the
+    /// last workload.
     root: Option<(PathBuf, bool)>,
 }
 
-/// Only what says whether the rest can be read.
+/// The part of the state that says whether the rest can be read.
 #[derive(Debug, Deserialize)]
 struct Shape {
     schema: u32,
@@ -71,7 +71,7 @@ pub(crate) struct RunningInstance {
     pub(crate) workload: WorkloadName,
     pub(crate) instance: InstanceId,
     pub(crate) pid: u32,
-    /// In clock ticks since boot: with pid and boot id it names the process.
+    /// The start time in clock ticks since boot. With the pid and the boot id it names the process.
     pub(crate) start_ticks: u64,
     pub(crate) cgroup: CgroupId,
     /// The inode of the pipe that its output is; `None` if it writes elsewhere.
@@ -84,12 +84,12 @@ struct Kept<C, R> {
     /// The last record when this was written.
     seq: Seq,
     checkpoint: C,
-    /// What was told when it came to this: in one file with it, so that neither is there
-    /// without the other.
+    /// The events of this decision. They are in the same file as the checkpoint, so that neither
+    /// exists without the other.
     told: R,
 }
 
-/// One workload, as it was left.
+/// A workload as it was left.
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) workload: WorkloadName,
@@ -97,13 +97,13 @@ pub(crate) struct Left {
     pub(crate) instance: Option<RunningInstance>,
 }
 
-/// All that was left.
+/// Everything that was left.
 #[derive(Debug, Default)]
 pub(crate) struct Legacy {
     pub(crate) workloads: Vec<Left>,
     /// The last that were given away.
     pub(crate) last: (Seq, InstanceId),
-    /// What was told last, workload by workload.
+    /// The last events of each workload.
     pub(crate) told: Vec<Record>,
     pub(crate) root: Option<(PathBuf, bool)>,
 }
@@ -229,7 +229,7 @@ impl Handover {
         }
     }
 
-    /// Nothing is left to be taken over.
+    /// Removes the state: nothing is left to be taken over.
     fn clear(&self) {
         for part in ["instances", "workloads"] {
             let _ = fs::remove_dir_all(self.folder.join(part));

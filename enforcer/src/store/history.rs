@@ -14,12 +14,13 @@ use tokio::sync::broadcast;
 
 /// Enough for a bad afternoon, at a few hundred bytes each.
 const KEPT: usize = 4096;
-/// In one answer: whoever wants more asks for it by time.
+/// The most events of one answer. A client that wants more asks by time.
 const MOST: usize = 20_000;
-/// A follower that lags behind by more misses some, and is told so.
+/// The most events by which a follower may lag behind. One that lags further misses some, and gets
+/// a notice.
 const LAG: usize = 1024;
 
-/// What was decided at one moment.
+/// The events of one decision.
 pub(crate) type Batch = Arc<Vec<Arc<Record>>>;
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(crate) struct History {
     boot_id: Arc<str>,
     kept: Mutex<VecDeque<Arc<Record>>>,
     journal: Option<Arc<Mutex<Journal>>>,
-    /// Up to this one, all are in the database.
+    /// The last event up to which all are in the database.
     committed: Arc<AtomicU64>,
     database: Database,
     writer: Writer,
@@ -65,12 +66,12 @@ impl History {
         }
     }
 
-    /// What came of the database since it was last asked, in words.
+    /// Returns the change of the database's state since the last call.
     pub(crate) fn trouble(&self) -> Option<super::database::Trouble> {
         self.writer.trouble()
     }
 
-    /// What was decided, as it will be told.
+    /// Returns the records of a decision.
     pub(crate) fn records_of(
         &self,
         transitions: Vec<Transition>,
@@ -98,7 +99,7 @@ impl History {
         self.writer.append(Arc::clone(&batch));
         let mut kept = self.kept.lock();
         kept.extend(batch.iter().cloned());
-        // What the database doesn't have is found nowhere else.
+        // Events that the database lacks are nowhere else.
         let committed = Seq(self.committed.load(Ordering::Relaxed));
         while kept.len() > KEPT
             && let Some(oldest) = kept.front()
@@ -110,14 +111,14 @@ impl History {
         let _ = self.followers.send(batch);
     }
 
-    /// Everything that fits, oldest first. Reads the database, so it may take a while.
+    /// Returns every matching event, oldest first. It reads the database, so it may take a while.
     pub(crate) fn find(&self, query: &Query) -> Vec<Arc<Record>> {
         let mut query = query.clone();
         query.last = Some(query.last.unwrap_or(MOST).min(MOST));
         let query = &query;
         let recent = self.recent();
         let before = recent.first().map(|record| record.seq);
-        // What is in memory is not asked of the database: it may not be there yet.
+        // Events in memory are not searched in the database: they may not be there yet.
         let mut found = match before {
             Some(before) if query.after.is_some_and(|after| after + 1 >= before.0) => Vec::new(),
             _ => self.database.find(query, before),
@@ -155,7 +156,7 @@ impl History {
         Some(found)
     }
 
-    /// What is in memory of what fits.
+    /// Returns the matching events in memory.
     pub(crate) fn remembered(&self, query: &Query) -> Vec<Arc<Record>> {
         let recent = self.recent().into_iter();
         recent.filter(|record| query.takes(record)).collect()
@@ -168,7 +169,7 @@ impl History {
             .collect()
     }
 
-    /// One of them.
+    /// Returns the event with this number.
     pub(crate) fn get(&self, seq: Seq) -> Option<Arc<Record>> {
         let query = Query {
             after: Some(seq.0.checked_sub(1)?),
@@ -186,13 +187,13 @@ impl History {
         self.kept.lock().iter().cloned().collect()
     }
 
-    /// What is kept in memory, and everything that comes after it.
+    /// Returns the events in memory, and a receiver of all that come after them.
     pub(crate) fn follow(&self) -> (Vec<Arc<Record>>, broadcast::Receiver<Batch>) {
         let kept = self.kept.lock();
         (kept.iter().cloned().collect(), self.followers.subscribe())
     }
 
-    /// Up to this event, a power cut takes none.
+    /// Returns the last event that survives a power cut, with all before it.
     pub(crate) fn durable(&self) -> Seq {
         Seq(self.committed.load(Ordering::Relaxed))
     }

@@ -1,5 +1,5 @@
-//! What was decided and isn't in the database yet, in files on tmpfs: an agent that dies
-//! loses no event, though it never waits for a disk. The next one reads them first.
+//! The events that are not in the database yet, in files on tmpfs. An agent that dies loses no
+//! event, although it never waits for a disk. The next agent reads them first.
 //!
 //! ```text
 //! journal/FIRST.jsonl    one event a line, from this one on
@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 /// A file that is longer gets no more lines.
 const SEGMENT: u64 = 256 * 1024;
-/// All files together, in segments: what a database that can't be written may leave behind,
-/// at a few hundred bytes an event.
+/// The most segments of the journal. They bound what a database that cannot be written leaves
+/// behind, at a few hundred bytes an event.
 const MOST: usize = 64;
 
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Journal {
         Ok(())
     }
 
-    /// All up to this event are in the database.
+    /// Notes that all events up to this one are in the database.
     pub(crate) fn committed(&mut self, last: Seq) {
         // A file ends where the next one begins.
         while let Some(next) = self.segments.get(1)
@@ -111,7 +111,7 @@ impl Journal {
 /// The lines of a file that are whole.
 pub(crate) fn decode(bytes: &[u8]) -> Vec<Record> {
     let text = String::from_utf8_lossy(bytes);
-    // The last line of a dead agent may be half of one: it was not told yet.
+    // The last line of a dead agent may be cut. Its event was not reported yet.
     let lines = text.lines();
     let whole = lines.filter_map(|line| serde_json::from_str(line).ok());
     whole.collect()

@@ -1,4 +1,4 @@
-//! What the agent remembers: its history, and what the next agent has to know.
+//! The memory of the agent: its history, and the state for the next agent.
 
 pub(crate) mod database;
 pub(crate) mod dormant;

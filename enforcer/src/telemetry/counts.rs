@@ -1,5 +1,5 @@
-//! What has happened since this agent began, counted as it is decided: what the kernel
-//! doesn't count itself. A workload that is no more takes its counts with it.
+//! Counts of what has happened since this agent began, and that the kernel does not count. A
+//! workload that is removed takes its counts with it.
 
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::Verdict;
@@ -20,7 +20,7 @@ pub(crate) const BUCKETS: [f64; 11] = [
 pub(crate) const SCOPES: [&str; 4] = ["own", "descendant", "ancestor", "host"];
 pub(crate) const VERDICTS: [&str; 3] = ["dead_loop", "syscall_spin", "over_budget"];
 pub(crate) const ANSWERS: [Answer; 3] = [Answer::Passed, Answer::Failed, Answer::Unknown];
-/// Restarts that nobody asked for.
+/// The causes of automatic restarts.
 pub(crate) const AUTOMATIC: [Cause; 7] = [
     Cause::Exit,
     Cause::OomKill,
@@ -31,7 +31,7 @@ pub(crate) const AUTOMATIC: [Cause; 7] = [
     Cause::HostPressure,
 ];
 
-/// Those that somebody asked for, in person or by a manifest.
+/// The causes of restarts that a person or a manifest asked for.
 pub(crate) const ASKED: [Cause; 2] = [Cause::Manual, Cause::Config];
 
 #[derive(Debug, Default)]
@@ -48,9 +48,9 @@ pub(crate) struct All {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OfWorkload {
     pub(crate) restarts: BTreeMap<Cause, u64>,
-    /// In the order of [`SCOPES`].
+    /// The OOM kills by scope, in the order of [`SCOPES`].
     pub(crate) oom_kills: [u64; SCOPES.len()],
-    /// In the order of [`VERDICTS`].
+    /// The loops by verdict, in the order of [`VERDICTS`].
     pub(crate) loops: [u64; VERDICTS.len()],
     /// Starts that a spent budget has put off.
     pub(crate) rate_limited: u64,
@@ -59,9 +59,9 @@ pub(crate) struct OfWorkload {
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OfProbe {
-    /// In the order of [`ANSWERS`].
+    /// The checks by answer, in the order of [`ANSWERS`].
     pub(crate) answers: [u64; ANSWERS.len()],
-    /// Of each bucket by itself.
+    /// The number of checks in each bucket alone.
     pub(crate) took: [u64; BUCKETS.len()],
     pub(crate) took_seconds: f64,
 }
@@ -71,7 +71,7 @@ impl Counts {
         self.0.lock()
     }
 
-    /// What is counted of these workloads; what is counted of others is dropped.
+    /// Returns the counts of these workloads, and drops those of others.
     pub(super) fn of(&self, present: &BTreeSet<&WorkloadName>) -> All {
         let mut all = self.all();
         all.workloads.retain(|name, _| present.contains(name));
@@ -94,7 +94,7 @@ impl Counts {
         counts.took_seconds += seconds;
     }
 
-    /// What was decided at one moment.
+    /// The events of one decision.
     pub(crate) fn decided(&self, transitions: &[Transition], actions: &[Action]) {
         if transitions.is_empty() && actions.is_empty() {
             return;

@@ -1,4 +1,4 @@
-//! How a metric is made of its samples; which there are is `table.rs`'s affair.
+//! Makes metrics of their samples. `table.rs` lists the metrics.
 
 use super::counts::{BUCKETS, OfProbe};
 use super::scrape::{One, Scrape};
@@ -8,9 +8,9 @@ use prometheus::proto::{
     Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
 };
 
-/// One metric.
+/// A metric with its samples.
 pub(super) struct Family {
-    /// Without the prefix.
+    /// The name without the prefix.
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) kind: MetricType,
@@ -133,7 +133,7 @@ pub(super) fn flag(holds: bool) -> f64 {
     f64::from(u8::from(holds))
 }
 
-/// One sample for each workload that has one.
+/// Makes one sample for each workload that has a value.
 pub(super) fn each(scrape: &Scrape, samples: &mut Samples, value: impl Fn(&One) -> Option<f64>) {
     for one in &scrape.workloads {
         if let Some(value) = value(one) {
@@ -142,7 +142,7 @@ pub(super) fn each(scrape: &Scrape, samples: &mut Samples, value: impl Fn(&One) 
     }
 }
 
-/// One for each that has a cgroup, as the kernel has it.
+/// Makes one sample for each workload that has a cgroup, with the kernel's value.
 pub(super) fn read(
     scrape: &Scrape,
     samples: &mut Samples,
@@ -151,7 +151,7 @@ pub(super) fn read(
     each(scrape, samples, |one| value(one.read.as_ref()?));
 }
 
-/// One for each workload and each value of another label.
+/// Makes one sample for each workload and each value of another label.
 pub(super) fn by<T>(
     scrape: &Scrape,
     samples: &mut Samples,
@@ -179,7 +179,7 @@ pub(super) fn waited(scrape: &Scrape, samples: &mut Samples, of: fn((u64, u64)) 
     });
 }
 
-/// One of the agent's own process.
+/// Makes one sample of the agent's own process.
 pub(super) fn own(
     scrape: &Scrape,
     samples: &mut Samples,

@@ -1,5 +1,5 @@
-//! The metrics of the agent and its workloads, read from the kernel when somebody asks for them,
-//! and the agent's own log: `tracing` to stderr.
+//! The metrics of the agent and its workloads, made at each scrape, and the agent's own log:
+//! `tracing` to stderr.
 
 mod counts;
 mod families;

@@ -1,6 +1,6 @@
-//! One scrape: what the core has decided, what the kernel counts, and what was counted
-//! here, put together and told. One metric is made, told and dropped after another: with
-//! a thousand workloads, all of them at once would be more than the agent itself.
+//! A scrape: it joins the core's views, the kernel's counters and the agent's own counts. One
+//! metric is made, written and dropped after another: with a thousand workloads, all of them at
+//! once would be larger than the agent itself.
 
 use super::counts::{All, Counts, OfProbe, OfWorkload};
 use super::table::FAMILIES;
@@ -20,7 +20,7 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// How the metrics are written.
+/// The text format of the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Prometheus' text format, 0.0.4.
@@ -28,7 +28,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// What scrapes share.
+/// The state that scrapes share.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     pub(crate) counts: Counts,
@@ -41,11 +41,11 @@ pub(super) struct One {
     /// `None` where it has no cgroup.
     pub(super) read: Option<Statistics>,
     pub(super) counts: Option<OfWorkload>,
-    /// When each probe was last answered, in seconds of the Unix epoch.
+    /// The time of each probe's last answer, in seconds of the Unix epoch.
     pub(super) answered: Vec<(ProbeName, f64)>,
 }
 
-/// By the wall clock.
+/// Returns the time of each probe's last answer, by the wall clock.
 fn answered(view: &View) -> Vec<(ProbeName, f64)> {
     let answered = view.probes.iter().filter_map(|probe| {
         let at = clock::wall_time_of(probe.last.as_ref()?.at);
@@ -96,7 +96,7 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// Reads the kernel, and tells everything. Takes a while with many workloads.
+    /// Reads the kernel and writes all metrics. With many workloads it takes a while.
     pub(crate) fn scrape(&self, executor: &Executor, views: Vec<View>, format: Format) -> String {
         let present: BTreeSet<_> = views.iter().map(|view| &view.name).collect();
         let mut counts = self.counts.of(&present);

@@ -16,7 +16,7 @@ const HEALTHS: [(&str, Health); 4] = [
     ("unhealthy", Health::Unhealthy),
 ];
 
-/// By name, in the order in which they are told.
+/// The metrics by name, in the order in which they are written.
 pub(super) const FAMILIES: &[Family] = &[
     counter(
         "actions_total",

@@ -1,5 +1,4 @@
-//! The columns of `top`: how wide each is, from which screen on it is there, and what
-//! stands in it.
+//! The columns of `top`: their widths, the screen width that each needs, and their contents.
 
 use super::row::Row;
 use enforcer_core::WorkloadState;
@@ -9,13 +8,12 @@ use ratatui::style::{Color, Modifier, Style};
 
 /// Cells of a bar.
 const BAR: usize = 6;
-/// At least, and as no other column.
+/// The least width of the column of names, which alone may grow.
 pub(super) const NAME: u16 = 16;
-/// With the numbers beside it.
+/// The width of the column of memory, with its numbers.
 const MEMORY: u16 = 19;
 
-/// A column: its head, its width, the screen's width from which on it is there, and what
-/// stands in it.
+/// A column: its head, its width, the screen width that it needs, and its contents.
 pub(super) struct Column {
     pub(super) head: &'static str,
     /// Numbers stand at the right.
@@ -234,7 +232,7 @@ fn count(number: u64) -> String {
     }
 }
 
-/// What is cut says so.
+/// Cuts a text to this width, and marks the cut.
 pub(super) fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();

@@ -1,5 +1,5 @@
-//! `top`: the workloads as they are now, for as long as somebody looks. What is shown is
-//! `model.rs`'s affair, and how `screen.rs`'s; here are the terminal and the agent.
+//! `top`: the live screen of all workloads. `model.rs` decides what is shown, and `screen.rs` how.
+//! This module speaks to the terminal and to the agent.
 
 mod columns;
 mod model;
@@ -22,22 +22,22 @@ use std::io::IsTerminal as _;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// Between two looks at the keyboard, while nothing comes.
+/// The time between two checks of the keyboard.
 const GLANCE: Duration = Duration::from_millis(100);
-/// Beyond two looks: then an agent that doesn't answer is said to be silent.
+/// An agent that has not answered for two intervals and this time is shown as silent.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What a pipe gets beside the names: room for every column.
+/// The width of the table in a pipe, beside the names. It has room for every column.
 const WIDE: u16 = 160;
 /// Events of a workload that its details show.
 const EVENTS: u32 = 40;
 
-/// How it is shown.
+/// The options of `top`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
     /// Print once, and end
     #[arg(long)]
     no_stream: bool,
-    /// Between two looks
+    /// The time between two readings
     #[arg(long, value_name = "TIME", default_value = "2s")]
     interval: String,
 }
@@ -60,7 +60,8 @@ pub(super) fn top(settings: &Settings, wanted: &Wanted, color: bool) -> Result<(
             "this is no terminal; `enforcer top --no-stream` prints once".to_owned(),
         ));
     }
-    // Before the screen is taken: an agent that isn't there is told as ever.
+    // This comes before the screen is taken over, so that the error of a missing agent is printed
+    // as usual.
     let first = rows(settings)?;
     let ends = Ends::watch()
         .map_err(|error| Fault::Failed(format!("failed to wait for signals: {error}")))?;
@@ -130,7 +131,8 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
                 let (settings, told) = (settings.clone(), tell.clone());
                 let act =
                     move || told.send(News::Told(act(&settings, &name, what, throttle.as_ref())));
-                // What it takes, as a workload's grace, is no silence of the agent's.
+                // The time that a request takes, such as a workload's grace, does not count as
+                // silence.
                 let spawned = std::thread::Builder::new()
                     .name("act".to_owned())
                     .spawn(act);
@@ -156,7 +158,7 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
     }
 }
 
-/// Returns what is told of it.
+/// Carries out a request, and returns its result in words.
 fn act(settings: &Settings, name: &str, what: &str, throttle: Option<&Throttle>) -> String {
     let route = format!("/v1/workloads/{}/{what}", escaped(name));
     let answer = match throttle {
@@ -183,11 +185,11 @@ fn details(settings: &Settings, name: &str) -> Result<Details, Fault> {
     Ok(Details { events, last_loop })
 }
 
-/// The same table as text: CPU time is of a good second.
+/// Prints the table once as text. CPU time covers about one second.
 fn once(settings: &Settings) -> Result<(), Fault> {
     let mut model = Model::new(false);
     rows(settings)?;
-    // The agent tells nothing of less than a second, and the two looks take their time.
+    // The agent gives no rates of less than a second, and the two readings take time themselves.
     clock::pause(Duration::from_millis(1200));
     model.learn(News::Rows(rows(settings)?));
     let wide = WIDE.saturating_add(model.longest_name());
@@ -203,7 +205,7 @@ fn once(settings: &Settings) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What a screen of this size would show, a line each.
+/// Returns the lines that a screen of this size would show.
 fn printed(width: u16, height: u16, draw: impl FnOnce(&mut ratatui::Frame<'_>)) -> String {
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let Ok(_) = terminal.draw(draw);

@@ -1,5 +1,4 @@
-//! What `top` knows, and what a key makes of it. No terminal and no agent is needed to
-//! try it.
+//! The state of `top`, and the effect of each key on it. It needs no terminal and no agent.
 
 use super::super::sentence;
 use super::row::{Order, Row};
@@ -9,11 +8,11 @@ use enforcer_model::views::Workloads;
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 use std::collections::BTreeMap;
 
-/// What is to be asked of the agent.
+/// A request to the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Ask {
     Rows,
-    /// Whose details are shown from now on.
+    /// Shows the details of this workload from now on.
     Details(Option<String>),
     Act {
         name: String,
@@ -31,19 +30,19 @@ pub(super) struct Details {
     pub(super) last_loop: Option<Box<Record>>,
 }
 
-/// What has come of it.
+/// An answer of the agent.
 pub(super) enum News {
     Rows(Workloads),
     Details(String, Details),
     /// The agent doesn't answer.
     Trouble(String),
-    /// What became of an act.
+    /// The result of a request.
     Told(String),
-    /// Nothing has come for so long.
+    /// The agent has been silent for so many seconds.
     Silent(u64),
 }
 
-/// What the keys mean.
+/// The current meaning of the keys.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Mode {
     Watching,
@@ -53,7 +52,7 @@ pub(super) enum Mode {
         name: String,
         what: &'static str,
     },
-    /// How much a throttle leaves.
+    /// The CPU share of a throttle is being typed.
     Throttling {
         name: String,
         typed: String,
@@ -64,7 +63,7 @@ pub(super) struct Model {
     rows: Vec<Row>,
     pub(super) order: Order,
     pub(super) filter: String,
-    /// By name, so that it stays with its workload wherever that goes.
+    /// The selected workload, by name, so that the selection follows it.
     selected: Option<String>,
     pub(super) details: Option<(String, Details)>,
     /// Lines of the details that were scrolled past.
@@ -107,7 +106,7 @@ impl Model {
         self.rows.len()
     }
 
-    /// In cells.
+    /// Returns the width of the longest name, in cells.
     pub(super) fn longest_name(&self) -> u16 {
         let lengths = self.rows.iter().map(|row| row.name.len());
         lengths
@@ -115,7 +114,7 @@ impl Model {
             .map_or(0, |most| u16::try_from(most).unwrap_or(0))
     }
 
-    /// Those that pass the filter, in order.
+    /// Returns the rows that pass the filter, in order.
     pub(super) fn shown(&self) -> Vec<&Row> {
         let wanted = |row: &&Row| {
             self.filter.is_empty()
@@ -128,7 +127,7 @@ impl Model {
         shown
     }
 
-    /// Which of them is selected.
+    /// Returns the position of the selected row.
     pub(super) fn place(&self, shown: &[&Row]) -> Option<usize> {
         let selected = self.selected.as_ref()?;
         shown.iter().position(|row| row.name == *selected)
@@ -138,7 +137,7 @@ impl Model {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// How many there are in each state.
+    /// Returns the number of workloads in each state.
     pub(super) fn states(&self) -> BTreeMap<&'static str, usize> {
         let mut states = BTreeMap::new();
         for row in &self.rows {
@@ -310,7 +309,7 @@ impl Model {
         Vec::new()
     }
 
-    /// One at a time: an agent that is slow is not asked twice.
+    /// Sends one request at a time, so that a slow agent is not asked twice.
     fn act(&mut self, name: String, what: &'static str, throttle: Option<Throttle>) -> Vec<Ask> {
         if self.acting {
             self.told = Some("the one before it is not done yet".to_owned());

@@ -1,4 +1,4 @@
-//! One workload of `top`, and in what order they come.
+//! One row of `top`, and the order of the rows.
 
 use super::super::sentence;
 use enforcer_core::WorkloadState;
@@ -7,7 +7,7 @@ use enforcer_model::claims::Throttling;
 use enforcer_model::views::{Waiting, WorkloadView};
 use std::cmp::Ordering;
 
-/// One workload.
+/// A workload as `top` shows it.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) name: String,
@@ -15,11 +15,11 @@ pub(super) struct Row {
     pub(super) health: Health,
     pub(super) ready: bool,
     pub(super) throttle: Throttling,
-    /// Of what it may use.
+    /// The share of the CPU time that the workload may use.
     pub(super) cpu_share: f64,
-    /// Of one CPU.
+    /// The CPU time in percent of one CPU.
     pub(super) cpu_percent: f64,
-    /// Of its periods.
+    /// The percentage of periods in which the workload was throttled.
     pub(super) throttled_percent: f64,
     pub(super) memory: u64,
     pub(super) memory_max: Option<u64>,
@@ -60,7 +60,7 @@ impl Row {
         }
     }
 
-    /// Of its limit, from 0 to 1; `None` without one.
+    /// Returns the used share of the memory limit, from 0 to 1; `None` without a limit.
     pub(super) fn memory_share(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss)]
         let share = |max: u64| self.memory as f64 / max.max(1) as f64;
@@ -82,7 +82,7 @@ pub(super) enum Order {
     Cpu,
     Memory,
     Restarts,
-    /// What is in trouble first.
+    /// Workloads in trouble come first.
     State,
 }
 

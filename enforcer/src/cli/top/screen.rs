@@ -1,4 +1,5 @@
-//! How `top` looks. Every number that is cut is cut whole, and what doesn't fit is said.
+//! The look of `top`. A number that does not fit is left out whole, and the screen says what is
+//! missing.
 
 use super::super::sentence;
 use super::columns::{COLUMNS, Column, NAME, cut, whole};
@@ -56,7 +57,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(seen), right);
 }
 
-/// Without a frame around it, for a pipe.
+/// Draws the table without a frame, for a pipe.
 pub(super) fn table_alone(model: &Model, frame: &mut Frame<'_>) {
     let [head, body] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(frame.area());
@@ -85,7 +86,8 @@ fn summary(model: &Model) -> Paragraph<'static> {
     ))
 }
 
-/// What is wrong, what was done, or why the selected one is as it is.
+/// Returns the line with the fault, the last result, or the reason of the selected workload's
+/// state.
 fn reason(model: &Model) -> Paragraph<'static> {
     if let Some(trouble) = &model.trouble {
         let style = styled(model, Style::new().fg(Color::Red));

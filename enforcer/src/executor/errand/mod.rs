@@ -26,11 +26,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 
-/// At a time, on the whole host.
+/// The most commands that run at a time on the whole host.
 pub(super) const AT_ONCE: usize = 256;
-/// What of it is ours, beginning and ending, may take so much longer than its limit.
+/// The agent's own part, the start and the end of a command, may take this much longer than the
+/// command's limit.
 const OURS: Duration = Duration::from_secs(15);
-/// Of its output, in its last line.
+/// The most characters of the output's last line that are kept.
 const SHOWN: usize = 200;
 
 #[derive(Clone, Debug)]
@@ -45,12 +46,12 @@ pub(crate) struct Errand {
     pub(crate) limit: Duration,
 }
 
-/// What came of it.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     /// `None` where it had to be ended.
     ended: Option<ExitStatus>,
-    /// Whether the kernel killed something of it for want of memory.
+    /// The kernel killed a process of the command for lack of memory.
     oom_killed: bool,
     output: String,
     limit: Duration,
@@ -61,7 +62,7 @@ impl Ran {
         self.ended == Some(ExitStatus::Code(0))
     }
 
-    /// Whether our own ceiling ended it, and not its deadline or anybody's signal.
+    /// Returns whether the ceiling of commands ended it, and not its deadline or a signal.
     pub(crate) fn was_oom_killed(&self) -> bool {
         self.oom_killed && self.ended == Some(ExitStatus::Signal(libc::SIGKILL))
     }
@@ -94,7 +95,7 @@ struct Begun {
     place: Arc<Place>,
     pidfd: Arc<PidFd>,
     output: File,
-    /// What its cgroup had counted before.
+    /// The counters of its cgroup before the command.
     kills_before: Kills,
 }
 
@@ -103,7 +104,7 @@ impl Executor {
     /// says nothing about the command. There is an answer, whatever hangs.
     pub(crate) async fn run_errand(self: &Arc<Self>, errand: Errand) -> Result<Ran, String> {
         let limit = errand.limit;
-        // On its own: what comes late is still put in order.
+        // This runs on its own, so that a late command is still cleaned up.
         let running = self
             .runtime
             .spawn(Arc::clone(self).carry_out_errand(errand));
@@ -237,7 +238,7 @@ impl Executor {
             spec,
         };
         let error = outcome_of(self.run_errand(errand).await);
-        // Nobody else would: the workload may be gone by now.
+        // Nothing else would remove it: the workload may be gone by now.
         let (this, name) = (Arc::clone(&self), workload.clone());
         let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.as_str()));
         let _ = removed.await;
@@ -262,7 +263,7 @@ impl Executor {
     }
 }
 
-/// What went wrong, if anything did.
+/// Returns the error of a command, if there is one.
 pub(super) fn outcome_of(ran: Result<Ran, String>) -> Option<String> {
     match ran {
         Ok(ran) if ran.succeeded() => None,
@@ -271,8 +272,8 @@ pub(super) fn outcome_of(ran: Result<Ran, String>) -> Option<String> {
     }
 }
 
-/// Memory that is charged to whoever writes it, so that the command's own ceiling
-/// bounds what it says.
+/// Makes a file in memory. The kernel charges its pages to the writer, so the command's own ceiling
+/// bounds its output.
 fn output_file() -> nix::Result<File> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     memfd_create(c"output", MFdFlags::MFD_CLOEXEC).map(File::from)

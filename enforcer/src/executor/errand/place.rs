@@ -16,7 +16,7 @@ use std::time::Duration;
 
 /// The CPU weight of all commands on the host: half of a workload's.
 const WEIGHT_OF_ALL: CpuWeight = CpuWeight::Of(50);
-/// How long what was killed may take to be gone.
+/// The longest time in which killed processes may disappear.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The branch of the host's own commands: no workload is called so.
 const OF_HOST: &str = "_host";
@@ -28,11 +28,11 @@ pub(crate) struct Places {
     closed: bool,
 }
 
-/// All commands of one workload.
+/// The cgroup of all commands of one workload.
 #[derive(Debug)]
 struct Branch {
     cgroup: Arc<Cgroup>,
-    /// As it was written; `None` if it is not in effect.
+    /// The ceiling that was written; `None` if it is not in effect.
     ceiling: Option<Commands>,
     places: BTreeMap<String, Arc<Place>>,
 }
@@ -48,19 +48,19 @@ pub(super) struct Place {
 /// The kernel's counts of OOM kills, of one command's cgroup and of its branch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kills {
-    /// The OOM kills of processes of the command, whoever's limit it was.
+    /// The OOM kills of the command's processes, at whichever limit.
     of_command: u64,
-    /// How often the branch met its own limit.
+    /// The number of times that the branch met its own limit.
     at_ceiling: u64,
 }
 
 impl Kills {
-    /// Whether something of the command was killed since these were counted.
+    /// Returns whether a process of the command was killed since then.
     pub(super) fn rose(self, now: Self) -> bool {
         now.of_command > self.of_command
     }
 
-    /// Whether that was at the ceiling of its own workload's commands.
+    /// Returns whether that happened at the ceiling of its workload's commands.
     pub(super) fn were_at_ceiling(self, now: Self) -> bool {
         now.at_ceiling > self.at_ceiling
     }
@@ -213,9 +213,9 @@ impl Executor {
         }
     }
 
-    /// Ends the agent where its cgroups were removed: systemd clears a unit whose own
-    /// process has gone. Another agent makes what is missing, and takes over what runs;
-    /// this one could start nothing. Where nobody would start another, it goes on.
+    /// Ends the agent if its cgroups were removed: systemd clears a unit whose own process has
+    /// gone. The next agent makes what is missing, and takes over what runs, while this one could
+    /// start nothing. Without a service manager that starts another agent, this one goes on.
     pub(in crate::executor) fn end_without_tree(&self) {
         let gone = !self.tree.is_there() && !self.places.lock().closed;
         if gone && service::is_managed() {

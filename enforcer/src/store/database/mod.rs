@@ -1,9 +1,9 @@
-//! The history on disk: SQLite, written by a thread of its own, many events in one
-//! transaction. Nothing waits for it; where it can't be written, the events wait in
-//! the journal, and that is told.
+//! The history on disk. A thread of its own writes it to SQLite, many events in one transaction.
+//! Nothing waits for it. While it cannot be written, the events wait in the journal, and the agent
+//! reports that.
 //!
-//! `synchronous=FULL`: what was committed is there after a power cut. The file is in WAL
-//! mode: readers block nobody, and nobody blocks them.
+//! With `synchronous=FULL`, committed events survive a power cut. In WAL mode, readers and the
+//! writer do not block each other.
 
 mod writing;
 
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// `PRAGMA user_version`: raised with every change that an older agent would misread.
 const SCHEMA: i64 = 1;
-/// How long a writer waits for a reader's short lock.
+/// The longest wait of the writer for a reader's short lock.
 const BUSY: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub(crate) enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the file itself is wrong, and not just what was tried with it.
+    /// Returns whether the file itself is damaged.
     fn is_damage(&self) -> bool {
         match self {
             Self::Damaged(_) => true,
@@ -64,7 +64,7 @@ impl StoreError {
     }
 }
 
-/// How much of the past is kept.
+/// The bounds of the history.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
     pub(crate) age: Duration,
@@ -72,12 +72,12 @@ pub(crate) struct Retention {
     pub(crate) size: u64,
 }
 
-/// Where the database is.
+/// The database on disk.
 #[derive(Clone, Debug)]
 pub(crate) struct Database {
     path: PathBuf,
     retention: Retention,
-    /// Somebody has read what can't be right; the writer sees to it.
+    /// A reader has found damage. The writer sets the file aside.
     damaged: Arc<AtomicBool>,
 }
 
@@ -125,7 +125,8 @@ impl Database {
             | OpenFlags::SQLITE_OPEN_CREATE
             | OpenFlags::SQLITE_OPEN_NO_MUTEX
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        // It names commands and their arguments; SQLite gives its other files the same mode.
+        // The history holds commands and their arguments. SQLite gives its other files the same
+        // mode.
         let mut options = fs::File::options();
         let _ = options
             .append(true)
@@ -142,7 +143,7 @@ impl Database {
         connection.busy_timeout(BUSY)?;
         let new = version(connection)? == 0;
         if new {
-            // Only as long as the file is empty.
+            // This has an effect only while the file is empty.
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -213,14 +214,15 @@ impl Database {
             Ok((seq, instance)) => (number(seq), number(instance)),
             Err(error) => {
                 tracing::warn!("{}", crate::report::error_chain(&error));
-                // More than ten events a second since the epoch were never told.
+                // A larger number would mean more than ten events a second since the epoch.
                 let high = number(enforcer_kernel::clock::wall_now().as_second()) * 10;
                 (high, high)
             }
         }
     }
 
-    /// Those that fit, and came before that one, oldest first; none if it can't be read.
+    /// Returns the matching events before this one, oldest first; none if the database cannot be
+    /// read.
     pub(crate) fn find(&self, query: &Query, before: Option<Seq>) -> Vec<Arc<Record>> {
         let selected = self.select(query, before);
         selected
@@ -228,7 +230,7 @@ impl Database {
             .unwrap_or_default()
     }
 
-    /// The same; `None` if it can't be read.
+    /// Returns the matching events before this one; `None` if the database cannot be read.
     pub(crate) fn select(&self, query: &Query, before: Option<Seq>) -> Option<Selected> {
         if !self.path.exists() {
             return Some(Selected::default());
@@ -239,7 +241,7 @@ impl Database {
             .reader()
             .and_then(|connection| select(&connection, query, before).map_err(self.failed()));
         let told = |error: &StoreError| {
-            // Another file may be in its place by now.
+            // Another file may have taken its place by now.
             if error.is_damage() && inode() == this_one {
                 self.damaged.store(true, Ordering::Relaxed);
             }
@@ -253,11 +255,11 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Debug, Default)]
 pub(crate) struct Selected {
     pub(crate) records: Vec<Arc<Record>>,
-    /// With those that another version wrote otherwise, which are left out.
+    /// The number of rows, with those that this version cannot read.
     pub(crate) rows: usize,
     /// The last row's.
     pub(crate) last: Option<Seq>,
@@ -292,7 +294,7 @@ fn select(
     );
     add(" AND seq > ?", query.after.map(number));
     add(" AND seq < ?", before.map(|seq| number(seq.0)));
-    // The last so many, and then in their order.
+    // This selects the last ones, and then puts them in order.
     let (order, most) = match query.first {
         Some(first) => (" ORDER BY seq ASC LIMIT ?", Some(first)),
         None => (" ORDER BY seq DESC LIMIT ?", query.last),
@@ -317,7 +319,7 @@ fn select(
     Ok(found)
 }
 
-/// Of one width, so that the order of the texts is that of the times.
+/// Returns a text of constant width, so that texts sort like times.
 fn text_of(time: jiff::Timestamp) -> String {
     format!("{time:.9}")
 }

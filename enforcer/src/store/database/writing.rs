@@ -1,5 +1,5 @@
-//! The one thread that writes the history: group commits, retention, and what is done
-//! when the disk is full, the file is damaged, or somebody holds it.
+//! The one thread that writes the history: group commits, retention, and the handling of a full
+//! disk, a damaged file or a locked one.
 
 use super::{Database, Record, StoreError, text_of};
 use crate::report::error_chain;
@@ -17,31 +17,31 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// After a failure, and between two looks at what is too old.
+/// The pause after a failure, and between two searches for events that are too old.
 const RETRY: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// Events that wait for a database that can't be written; older ones are given up.
 pub(crate) const BACKLOG: usize = 100_000;
-/// In one transaction at most.
+/// The most events of one transaction.
 const GROUP: usize = 5_000;
 /// A reader that holds a snapshot keeps the log from being taken over; beyond this the
 /// writer waits for it, rather than fill the disk.
 const WAL_MOST: u64 = 256 << 20;
-/// How long an agent that ends waits for the last transaction.
+/// The longest wait of an ending agent for the last transaction.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// What has come of the database.
+/// A change of the database's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// Events wait, or are given up.
     Failing(String),
-    /// It is written again; so many were given up meanwhile.
+    /// The database is written again. This many events were lost meanwhile.
     Resumed { lost: u64 },
 }
 
 enum Work {
     Append(Batch),
-    /// Everything before this is to be written; then the answer.
+    /// Write everything before this, and then answer.
     Close(Sender<()>),
 }
 
@@ -78,8 +78,8 @@ impl Writer {
 }
 
 impl Database {
-    /// Begins to write: first what was left, then whatever comes. `committed` is told up
-    /// to where all is on disk.
+    /// Begins to write: first the events that were left, then the new ones. `committed` gets the
+    /// last event that is on disk.
     pub(crate) fn write(
         &self,
         left: Vec<Arc<Record>>,
@@ -115,9 +115,9 @@ struct Thread {
     backlog: VecDeque<Arc<Record>>,
     /// The first and the last event that there was no room for.
     given_up: Option<(Seq, Seq, u64)>,
-    /// Where the file is that held what came before.
+    /// The path of the file that was set aside.
     aside: Option<String>,
-    /// It has failed, and is tried again then.
+    /// The time of the next try after a failure.
     retry: Option<MonoTime>,
     troubles: Arc<Mutex<VecDeque<Trouble>>>,
     committed: Box<dyn Fn(Seq) + Send>,
@@ -126,10 +126,11 @@ struct Thread {
 impl Thread {
     fn run(&mut self, waiting: &Receiver<Work>) {
         let mut pruned = clock::now();
-        // By age only later: an agent that fails again and again must not prune each time.
+        // Old events are removed later: an agent that fails again and again must not do that at
+        // each start.
         self.prune_if_possible(false);
         loop {
-            // What was left is written before anything comes.
+            // The events that were left are written first.
             let mut closing = None;
             if self.backlog.is_empty() || self.retry.is_some() {
                 let patience = self.retry.map_or(PRUNE_EVERY, |at| at.since(clock::now()));
@@ -197,7 +198,7 @@ impl Thread {
         }
     }
 
-    /// One group of events, in one transaction.
+    /// Writes one group of events in one transaction.
     fn commit(&mut self) -> Result<Seq, StoreError> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
@@ -212,7 +213,7 @@ impl Thread {
             let why = "the database could not be written";
             (first, last, why.to_owned())
         });
-        // Whatever was told before this is in the other file.
+        // The events before this are in the other file.
         let before = group
             .first()
             .map_or(0, |record| record.seq.0.saturating_sub(1));
@@ -227,7 +228,7 @@ impl Thread {
     }
 
     fn fail(&mut self, error: StoreError) {
-        // It is opened anew: what was wrong with it may be mended by then.
+        // The file is opened anew: its fault may be mended by then.
         self.connection = None;
         let mut why = error_chain(&error);
         if error.is_damage() {
@@ -240,7 +241,7 @@ impl Thread {
                 Err(error) => why = format!("{why}; and it can't be set aside: {error}"),
             }
         }
-        // What it says at each try may differ; that it fails is news once.
+        // The error may differ at each try. The failure is reported once.
         if self.retry.is_none() {
             self.troubles.lock().push_back(Trouble::Failing(why));
         }
@@ -282,7 +283,7 @@ fn insert(
         )?;
     }
     {
-        // What a dead agent has committed may still be in its journal.
+        // Events that a dead agent has committed may still be in its journal.
         let mut statement = transaction.prepare(
             "INSERT OR IGNORE INTO events \
              (seq, time, boot_id, workload, instance, kind, reason, caused_by, details) \
@@ -356,7 +357,7 @@ impl Database {
         Ok(())
     }
 
-    /// A damaged file is kept for whoever can read it, beside a new one.
+    /// Renames a damaged file, so that it is kept beside a new one.
     fn set_aside(&self) -> std::io::Result<PathBuf> {
         let stamp = clock::wall_now().as_second();
         // Never over one that is there: that may be the real history.
@@ -368,7 +369,7 @@ impl Database {
         let aside = free.unwrap_or_else(|| numbered(0));
         fs::rename(&self.path, &aside)?;
         self.damaged.store(false, Ordering::Relaxed);
-        // What is in the log may be more than is in the file.
+        // The write-ahead log may have more than the file.
         let log = |path: &Path| format!("{}-wal", path.display());
         let _ = fs::rename(log(&self.path), log(&aside));
         let _ = fs::remove_file(format!("{}-shm", self.path.display()));
