@@ -86,8 +86,8 @@ fn field(line: &str, index: usize) -> Option<&str> {
     line.split(':').nth(index)
 }
 
-/// The kernel takes the last number for "as it is": whoever became that one would stay
-/// root.
+/// Parses an id. The kernel reads the highest number as "leave it as it is", so a process that took
+/// that user would stay root.
 fn number(line: &str, index: usize) -> Option<u32> {
     let parsed = field(line, index)?.parse().ok();
     parsed.filter(|number| *number != u32::MAX)
@@ -116,7 +116,7 @@ fn memberships(user: &str) -> Vec<Gid> {
         let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
         return members_of(&file, user);
     }
-    // Its line is the user's name and then the groups' numbers.
+    // The line has the user's name and then the numbers of the groups.
     let line = getent("initgroups", user).unwrap_or_default();
     let numbers = line
         .split_whitespace()

@@ -1,10 +1,10 @@
-//! What the agent may do of what root may (capabilities(7)): it needs a dozen, and gives
-//! up the use of all others when it begins. It keeps the right to them, since a workload
-//! may be given any (`capabilities:`), and a workload of root gets them anew.
+//! The capabilities of the agent (capabilities(7)). It needs a dozen, and makes all others
+//! ineffective when it begins. It keeps them permitted, because a manifest may give any of them to
+//! a workload (`capabilities:`), and a workload of root gets them all.
 
 use std::io;
 
-/// One capability and what the agent does with it.
+/// A capability and its use.
 #[derive(Debug)]
 pub(crate) struct Needed {
     number: u32,
@@ -15,8 +15,8 @@ const fn needed(number: u32, name: &'static str) -> Needed {
     Needed { number, name }
 }
 
-/// By number, as in include/uapi/linux/capability.h; what each is for stands in
-/// docs/operating.md.
+/// The needed capabilities by their numbers in include/uapi/linux/capability.h. docs/operating.md
+/// says what each is for.
 pub(crate) const NEEDED: [Needed; 13] = [
     needed(0, "CAP_CHOWN"),
     needed(1, "CAP_DAC_OVERRIDE"),
@@ -29,7 +29,7 @@ pub(crate) const NEEDED: [Needed; 13] = [
     needed(19, "CAP_SYS_PTRACE"),
     needed(21, "CAP_SYS_ADMIN"),
     needed(24, "CAP_SYS_RESOURCE"),
-    // Since Linux 5.8; CAP_SYS_ADMIN stands for both of them as well.
+    // These exist since Linux 5.8. CAP_SYS_ADMIN includes both.
     needed(38, "CAP_PERFMON"),
     needed(39, "CAP_BPF"),
 ];
@@ -40,7 +40,7 @@ struct Header {
     pid: libc::c_int,
 }
 
-/// Of this thread.
+/// The header that means the calling thread.
 const OWN: Header = Header {
     // _LINUX_CAPABILITY_VERSION_3
     version: 0x2008_0522,
@@ -104,7 +104,7 @@ pub fn keep_only(names: &[&str]) -> io::Result<()> {
     }
 }
 
-/// Those of the needed ones that this process may not use.
+/// Returns the needed capabilities that this process lacks.
 pub fn missing() -> Vec<&'static str> {
     let words = read().unwrap_or_default();
     let effective = u64::from(words[0]) | u64::from(words[3]) << 32;

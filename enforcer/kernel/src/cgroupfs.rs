@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Where cgroup v2 is mounted on every host that has only v2.
+/// The mount point of cgroup v2 on every host that has only v2.
 pub const MOUNT_POINT: &str = "/sys/fs/cgroup";
 
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ impl Cgroup {
         }
     }
 
-    /// Whether it is still there; its path may be another one's by now.
+    /// Returns whether the cgroup still exists. Its path may belong to another one by now.
     pub fn is_there(&self) -> bool {
         let opened = self.open_file("cgroup.events", OFlag::O_RDONLY);
         // A lack of descriptors, or of memory, says nothing.
@@ -100,7 +100,7 @@ impl Cgroup {
         self.directory.as_fd()
     }
 
-    /// Its inode, which is what the kernel calls its id.
+    /// Returns the id of the cgroup, which is its inode number.
     pub fn id(&self) -> Result<CgroupId, CgroupError> {
         let stat = fstat(&self.directory).map_err(|source| CgroupError::Open {
             path: self.path.clone(),
@@ -179,7 +179,7 @@ impl Cgroup {
             })
     }
 
-    /// Whether a process is in it or below it.
+    /// Returns whether a process is in it or below it.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
         Ok(self
             .read("cgroup.events")?
@@ -192,7 +192,7 @@ impl Cgroup {
         let started = Instant::now();
         let mut events = match self.open_file("cgroup.events", OFlag::O_RDONLY) {
             Ok(events) => events,
-            // Somebody has removed it, which nobody can while anything is in it.
+            // Somebody has removed it, so nothing was in it.
             Err(error) if is_gone(&error) => return Ok(()),
             Err(source) => {
                 return Err(CgroupError::Read {
@@ -250,13 +250,13 @@ impl Cgroup {
         self.write("cgroup.subtree_control", &enabled.join(" "))
     }
 
-    /// Whether somebody has frozen this very cgroup. Its file is there since Linux 5.2.
+    /// Returns whether this cgroup itself is frozen. The file exists since Linux 5.2.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         let asked = self.read_if_present("cgroup.freeze")?;
         Ok(asked.is_some_and(|text| text.trim() == "1"))
     }
 
-    /// Whether a process can be put into it: a threaded cgroup takes none of its own.
+    /// Returns whether the cgroup accepts processes. A threaded cgroup does not.
     pub fn takes_processes(&self) -> Result<bool, CgroupError> {
         Ok(self.read("cgroup.type")?.trim() == "domain")
     }

@@ -1,5 +1,5 @@
-//! Empties folders, with the rights of whoever calls it: below an open folder, by
-//! descriptor, through no link, on no other file system. The folders stay.
+//! Empties folders with the rights of the caller. It works by descriptors below an open folder,
+//! follows no link, and stays on one file system. The folders themselves stay.
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;

@@ -12,7 +12,7 @@ pub fn now() -> MonoTime {
     MonoTime(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
-/// For waits of this process itself: it stands still while the host is suspended.
+/// Returns the time for waits of this process itself. This clock stops while the host is suspended.
 pub fn awake_now() -> std::time::Instant {
     std::time::Instant::now()
 }
@@ -35,8 +35,8 @@ pub fn moment_of(time: jiff::Timestamp) -> MonoTime {
     MonoTime(now().0.saturating_sub(nanos))
 }
 
-/// How long ago a file was last written, by the wall clock; nothing if that is yet to
-/// come. The file is not opened.
+/// Returns the age of a file's last change by the wall clock, and 0 for a change in the future. The
+/// file is not opened.
 pub fn age_of_file(path: &std::path::Path) -> std::io::Result<std::time::Duration> {
     let modified = std::fs::metadata(path)?.modified()?;
     let age = std::time::SystemTime::now().duration_since(modified);

@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-/// One workload's counters. Keeps its last answer: as long as the kernel counts
-/// no further kill, one file is read instead of a dozen.
+/// Reads the counters of one workload. It keeps its last answer: while the kernel counts no further
+/// kill, it reads one file instead of a dozen.
 #[derive(Debug)]
 pub struct CounterReader {
     cgroup: Arc<Cgroup>,
@@ -93,7 +93,7 @@ fn size(text: Option<String>) -> Option<Bytes> {
     text.and_then(|text| text.trim().parse().ok()).map(Bytes)
 }
 
-/// So many cgroups that a workload has made are looked at, and not more.
+/// The most cgroups of a workload's own that are read.
 const MOST_DESCENDANTS: usize = 64;
 
 /// The cgroups below this one with limits of their own, nearest first.
@@ -101,7 +101,7 @@ fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
     let mut found = Vec::new();
     let mut folders = VecDeque::from([cgroup.path().to_owned()]);
     while let Some(folder) = folders.pop_front() {
-        // One that goes meanwhile has nothing to tell.
+        // A cgroup that disappears meanwhile has no counters.
         let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
         let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         for entry in inner.take(MOST_DESCENDANTS) {
@@ -123,14 +123,13 @@ fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
     found
 }
 
-/// The OOM kills of processes in a cgroup and below it, whoever's limit it was; 0 where that
-/// cannot be read.
+/// Returns the OOM kills in a cgroup and below it, at whichever limit; 0 if they cannot be read.
 pub fn oom_kills(cgroup: &Cgroup) -> u64 {
     let events = cgroup.read_if_present("memory.events").ok().flatten();
     events.map_or(0, |events| field(&events, "oom_kill"))
 }
 
-/// How often a cgroup met its own limit, and not one below it; 0 where that cannot be read.
+/// Returns the number of times that a cgroup met its own limit; 0 if that cannot be read.
 pub fn own_ooms(cgroup: &Cgroup) -> u64 {
     let events = cgroup.read_if_present("memory.events.local").ok().flatten();
     events.map_or(0, |events| field(&events, "oom"))

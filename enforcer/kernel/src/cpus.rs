@@ -1,4 +1,4 @@
-//! Which CPUs are online, and word of one that comes or goes.
+//! The CPUs that are online, and a notice when one comes or goes.
 
 use enforcer_model::limits::parse_cpu_list;
 use nix::sys::socket::{

@@ -79,7 +79,7 @@ pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Opti
 /// `EBADF` if there is no such descriptor.
 pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     set_close_on_exec(number, true)?;
-    // SAFETY: the descriptor is open, and by the contract above nobody else owns it.
+    // SAFETY: the descriptor is open, and by the contract above it has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -1,5 +1,5 @@
-//! What this host offers of what the agent needs, tried out rather than assumed.
-//! Nothing is changed by looking.
+//! The fitness of this host for the agent. Each facility is tried and not assumed, and no check
+//! changes anything.
 
 use super::cgroupfs::MOUNT_POINT;
 use super::{capabilities, memory_info, memory_state, perf};
@@ -25,7 +25,7 @@ fn fault(what: &str, grade: Grade, found: impl Into<String>, cure: &str) -> Host
     }
 }
 
-/// Everything that is looked at, most important first.
+/// Returns all checks, the most important first.
 pub fn findings() -> Vec<HostCheck> {
     vec![
         cgroup2(),

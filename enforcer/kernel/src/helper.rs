@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// A pipe takes this much at once, so the writer never waits for the child.
 const LONGEST_QUESTION: usize = 32 << 10;
-/// If so many children hang, no more are started.
+/// The number of hanging children at which no more are started.
 const MOST_HANGING: usize = 8;
-/// How long a killed child may take to end.
+/// The longest wait for a killed child.
 const END_WAIT: Duration = Duration::from_secs(1);
 
 /// Children that did not end when they were killed: something that they use hangs.
@@ -55,7 +55,7 @@ pub(super) fn ask(
         .stdout
         .take()
         .map(|stdout| read(stdout, patience, longest));
-    // By its handle: it is our own child, and not waited for yet.
+    // The child is killed by its handle: nothing has waited for it yet.
     let _ = child.kill();
     let until = clock::now().after(END_WAIT);
     while child.try_wait()?.is_none() {

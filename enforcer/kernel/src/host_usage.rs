@@ -1,4 +1,4 @@
-//! How full the host is: memory, CPUs, a file system.
+//! The use of the host's memory, CPUs and file system.
 
 use enforcer_model::units::Percent;
 use nix::sys::statvfs::statvfs;
@@ -17,7 +17,7 @@ impl Used {
         (whole > 0).then_some(Self { part, whole })
     }
 
-    /// From 0 to 1.
+    /// Returns the used share, from 0 to 1.
     pub fn ratio(self) -> f64 {
         #[expect(clippy::cast_precision_loss)]
         let ratio = self.part as f64 / self.whole as f64;
@@ -39,25 +39,27 @@ impl Used {
     }
 }
 
-/// With the reading before, since CPU time only means something between two.
+/// The reader of the host's use. It keeps the reading before, because CPU time has a meaning only
+/// between two.
 #[derive(Debug, Default)]
 pub struct HostUsage {
     /// Ticks in all, and those that were idle.
     ticks: Option<(u64, u64)>,
-    /// Between the last two readings that were long enough apart.
+    /// The use between the last two readings that were far enough apart.
     last: Option<Used>,
 }
 
 impl HostUsage {
-    /// What is neither free nor could be freed at once (`MemAvailable`, Linux 3.14).
+    /// Returns the memory that is neither free nor could be freed at once (`MemAvailable`, Linux
+    /// 3.14).
     pub fn memory(&self) -> Option<Used> {
         let meminfo = Meminfo::current().ok()?;
         let used = meminfo.mem_total.saturating_sub(meminfo.mem_available?);
         Used::of(used, meminfo.mem_total)
     }
 
-    /// Of all CPUs, since the last reading; `None` for the first. Who asks again within a
-    /// second is told the same: many askers don't spoil each other's.
+    /// Returns the use of all CPUs since the last reading; `None` at first. Within a second it
+    /// gives the same answer again, so that many callers do not spoil each other's.
     pub fn cpu(&mut self) -> Option<Used> {
         let stat = KernelStats::current().ok()?;
         let total = stat.total;
@@ -85,7 +87,8 @@ impl HostUsage {
         self.last
     }
 
-    /// As df(1) counts: of what somebody who isn't root could use.
+    /// Returns the use of a file system as df(1) counts it: of the space that a user other than
+    /// root can use.
     pub fn disk(path: &Path) -> Option<Used> {
         let status = statvfs(path).ok()?;
         let used = status.blocks().saturating_sub(status.blocks_free());

@@ -1,7 +1,7 @@
-//! The first process of a PID namespace, as a container's entry point is. The kernel gives it
-//! every process whose parent has gone, and waits for nobody to collect them: those that have
-//! ended would count as processes of their workloads for ever. So the agent runs in a child,
-//! and the first process does what an init does.
+//! The first process of a PID namespace, such as a container's entry point. The kernel makes it the
+//! parent of every orphan, and it has to wait for them: otherwise they count as processes of their
+//! workloads for ever. So the agent runs in a child, and the first process does the work of an
+//! init.
 
 use super::pidfd::PidFd;
 use super::process;
@@ -15,8 +15,8 @@ use std::os::unix::fs::MetadataExt as _;
 /// The inode of the host's own namespace: include/linux/proc_ns.h, PROC_PID_INIT_INO.
 const OF_HOST: u64 = 0xEFFF_FFFC;
 
-/// Whether this process runs in a PID namespace of its own. eBPF programs see the host's process
-/// ids there, and not this namespace's.
+/// Returns whether this process runs in a PID namespace of its own. There, eBPF programs see the
+/// host's process ids, and not this namespace's.
 pub(crate) fn is_in_pid_namespace() -> bool {
     std::fs::metadata("/proc/self/ns/pid").is_ok_and(|found| found.ino() != OF_HOST)
 }

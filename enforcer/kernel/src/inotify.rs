@@ -1,7 +1,6 @@
-//! Changes that somebody makes (inotify(7)): to the manifest's folder, and to the
-//! workloads' cgroups. kernfs tells writes through
-//! its files, and removals, like any file system does; what the kernel changes by itself
-//! is told for `*.events` alone.
+//! Watches changes by others (inotify(7)): of the manifest's folder, and of the workloads' cgroups.
+//! Like any file system, kernfs reports writes to its files and removals. Of changes by the kernel
+//! itself it reports only those of `*.events`.
 
 use super::cgroupfs::Cgroup;
 use enforcer_model::WorkloadName;
@@ -24,13 +23,14 @@ pub struct TreeWatch {
 /// Something happened to a workload's cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {
-    /// One of its limits, its processes, or all of it.
+    /// A change of one workload's limits, processes or cgroup.
     Workload(WorkloadName),
-    /// There was more than could be told: anything may have happened.
+    /// The kernel has dropped events: anything may have changed.
     Everything,
 }
 
-/// Others change by themselves, or change nothing that was set.
+/// Returns whether the agent sets this file. Others change by themselves, or have no effect on what
+/// was set.
 fn is_ours_to_set(file: &str) -> bool {
     CONTROLLERS.iter().any(|(known, _)| *known == file) || file == "cgroup.procs"
 }
@@ -60,8 +60,8 @@ impl TreeWatch {
     /// Watches one more, and no more what had its name before.
     pub fn add(&self, workload: &WorkloadName) -> io::Result<()> {
         let path = self.parent.join(workload.as_str());
-        // The kernel tells of the last process that leaves only who watches this file
-        // itself (`kernfs_notify_workfn` wants its inode).
+        // The kernel reports the last process that leaves only to watchers of this file itself
+        // (`kernfs_notify_workfn` needs its inode).
         let populated = path.join("cgroup.events");
         let mut names = self.names();
         let watched = [
@@ -95,7 +95,7 @@ impl TreeWatch {
         });
     }
 
-    /// What has happened since it was last asked.
+    /// Returns the changes since the last call.
     pub fn read(&self) -> Vec<Touched> {
         let mut touched = Vec::new();
         while let Ok(events) = self.inotify.read_events() {
@@ -127,7 +127,7 @@ impl TreeWatch {
 pub struct FolderWatch {
     inotify: Inotify,
     folder: PathBuf,
-    /// What had the name when it was last looked at.
+    /// The folder that had the name at the last check.
     own: WatchDescriptor,
     /// The folder that it is in, where that can be watched.
     above: Option<WatchDescriptor>,
@@ -151,8 +151,8 @@ impl FolderWatch {
         })
     }
 
-    /// The names of those that have changed since it was last asked; one without a name
-    /// stands for the folder itself, or for more than could be told.
+    /// Returns the names of the files that have changed since the last call. An entry without a
+    /// name stands for the folder itself, or for dropped events.
     pub fn read(&mut self) -> Vec<Option<String>> {
         let mut changed = Vec::new();
         while let Ok(events) = self.inotify.read_events() {
@@ -160,7 +160,7 @@ impl FolderWatch {
                 let above = Some(event.wd) == self.above;
                 let overflow = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
                 if !above && event.wd != self.own && !overflow {
-                    // Of what had the name before.
+                    // This event is of the folder that had the name before.
                     continue;
                 }
                 let renamed = above && event.name.as_deref() == self.folder.file_name();
@@ -175,14 +175,14 @@ impl FolderWatch {
         changed
     }
 
-    /// Whether another folder has its name now: it may have come with one further up.
+    /// Returns whether another folder has the name now. It may have come with a folder further up.
     pub fn look_again(&mut self) -> bool {
         let Ok(now) = watch_folder(&self.inotify, &self.folder) else {
             return false;
         };
         let is_other = now != self.own;
         if is_other {
-            // It is gone already where its folder is.
+            // The watch is already gone if its folder is.
             let _ = self.inotify.rm_watch(self.own);
             self.own = now;
             let above = watch_above(&self.inotify, &self.folder);

@@ -20,7 +20,8 @@ use std::process::Stdio;
 use tokio::process::{Child, Command};
 
 const SOCKET: &str = "/run/systemd/journal/stdout";
-/// A writer waits when so many bytes wait for journald; systemd asks for the same.
+/// The size of the socket's buffer, in bytes. A writer waits when it is full. systemd uses the same
+/// size.
 const BUFFER: usize = 8 << 20;
 /// `info`, as syslog(3) numbers it.
 const PRIORITY: u8 = 6;
@@ -49,10 +50,10 @@ pub fn connect(identifier: &str, unit: Option<&str>) -> io::Result<File> {
 /// The lines that a reader of the journal wants.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
-    /// Only the last so many.
+    /// The number of last lines.
     pub tail: Option<u64>,
     pub follow: bool,
-    /// Those before the host's last boot as well.
+    /// Add the lines of earlier boots.
     pub previous: bool,
 }
 
@@ -78,7 +79,7 @@ pub fn read(identifier: &str, unit: Option<&str>, wanted: Wanted) -> io::Result<
             "--lines={}",
             lines.min(i32::MAX.unsigned_abs().into())
         )),
-        // With --follow, journalctl shows ten lines unless it is told otherwise.
+        // With --follow, journalctl shows ten lines by default.
         None => command.arg("--lines=all"),
     };
     if wanted.follow {

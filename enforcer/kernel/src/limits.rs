@@ -45,7 +45,7 @@ impl LimitError {
     }
 }
 
-/// Whether swap can be limited there: a kernel without swap has no such file.
+/// Returns whether swap can be limited. A kernel without swap has no such file.
 pub fn knows_swap(cgroup: &Cgroup) -> bool {
     cgroup.has_file("memory.swap.max")
 }
@@ -74,7 +74,7 @@ pub fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>, Limit
     Ok(changes)
 }
 
-/// What is not what the limits say; a file that is not there says nothing.
+/// Returns the values that differ from the limits. A missing file does not count.
 pub fn drifted(cgroup: &Cgroup, limits: &Limits) -> Vec<Drifted> {
     let differs = |wanted: FileValue| {
         let found = first_line(&cgroup.read_if_present(wanted.file).ok()??);
@@ -232,7 +232,7 @@ where
     set(controller).map_err(into_io)
 }
 
-/// Its errors carry the system's as their source.
+/// Returns the system error that is the source of this one.
 fn into_io(error: cgroups_rs::error::Error) -> io::Error {
     let number = error
         .source()

@@ -9,10 +9,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the process before this one may take to end.
+/// The longest wait for the process before this one to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Locks the file, and makes it if it is not there; nobody else can open it.
+/// Locks the file, and makes it if it is missing. Only its owner can open it.
 ///
 /// # Errors
 /// With `WouldBlock` if another process holds it for longer than two seconds.

@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// How much of a workload's output is kept.
+/// The bounds of a workload's log files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {
     /// The size of one file, in bytes.
@@ -25,7 +25,7 @@ pub struct Lost {
     pub why: io::Error,
 }
 
-/// The log of one workload, open for whoever writes it.
+/// The log of one workload, open for writing.
 #[derive(Debug)]
 pub struct LogFile {
     path: PathBuf,
@@ -107,7 +107,7 @@ impl LogFile {
         }
     }
 
-    /// Opens the file, or opens it anew if somebody has renamed or removed it.
+    /// Opens the file, and opens it again if somebody has renamed or removed it.
     fn open_current(&mut self) -> io::Result<Place> {
         if let Some(file) = &self.file {
             let own = file.metadata()?;
@@ -141,7 +141,7 @@ impl LogFile {
     pub fn rotate(&mut self) -> io::Result<()> {
         self.file = None;
         let keep = self.bounds.keep;
-        // One that is missing leaves a gap, and those above it stay where they are.
+        // A missing file leaves a gap, and the older ones stay where they are.
         let free = (1..=keep).find(|number| !older(&self.path, *number).exists());
         for number in (1..free.unwrap_or(keep)).rev() {
             rename(&older(&self.path, number), &older(&self.path, number + 1))?;
@@ -150,7 +150,7 @@ impl LogFile {
             0 => std::fs::remove_file(&self.path).or_else(is_absent)?,
             _ => rename(&self.path, &older(&self.path, 1))?,
         }
-        // Those that a larger `keep` has left.
+        // A larger `keep` may have left these files.
         let surplus = (keep.saturating_add(1)..).map(|number| older(&self.path, number));
         for path in surplus.take_while(|path| path.exists()) {
             std::fs::remove_file(path)?;
@@ -212,13 +212,13 @@ pub struct Reader {
 
 /// Read at once.
 const CHUNK: usize = 64 << 10;
-/// So far back the beginning of the last lines is looked for.
+/// The most bytes that are searched for the beginning of the last lines.
 const MOST_SEARCHED: u64 = 64 << 20;
-/// More older files than anybody keeps.
+/// The most older files that are looked for.
 const MOST_FILES: u32 = 10_000;
 
 impl Reader {
-    /// From the last so many lines on, or from the beginning: of this file, or of the oldest.
+    /// Opens the log at its last lines, or at the beginning of the current or of the oldest file.
     pub fn open(path: &Path, tail: Option<u64>, previous: bool) -> io::Result<Self> {
         let mut this = Self {
             path: path.to_owned(),
@@ -254,7 +254,7 @@ impl Reader {
         self.before.push(newer);
     }
 
-    /// Finds where the last so many lines begin, over the older files as well.
+    /// Finds the beginning of the last lines, also in older files.
     fn seek_last(&mut self, lines: u64) -> io::Result<()> {
         let mut left = lines;
         let mut searched = 0;
@@ -312,7 +312,7 @@ impl Reader {
         }
     }
 
-    /// At the end of this file: there may be a newer one.
+    /// Goes to the next newer file, if there is one.
     fn next_file(&mut self) -> io::Result<bool> {
         if let Some(newer) = self.before.pop() {
             self.at = first_byte(&newer)?;
@@ -321,7 +321,7 @@ impl Reader {
         }
         let own = self.file.metadata()?;
         if own.size() < self.at {
-            // Somebody has emptied it.
+            // Somebody has emptied the file.
             self.at = 0;
             return Ok(own.size() > 0);
         }
@@ -332,7 +332,7 @@ impl Reader {
         if current.metadata()?.ino() == own.ino() {
             return Ok(false);
         }
-        // It was renamed, perhaps more than once: on with the one that came after it.
+        // The file was renamed, perhaps more than once. Reading goes on with the next newer one.
         let mut newer = vec![current];
         for number in 1..MOST_FILES {
             match open_to_read(&older(&self.path, number)) {
@@ -344,7 +344,7 @@ impl Reader {
                 Err(_) => break,
             }
         }
-        // It is gone: on with all that is left.
+        // The file is gone. Reading goes on with the rest.
         self.before = newer;
         self.next_file()
     }
@@ -367,7 +367,7 @@ fn older(path: &Path, number: u32) -> PathBuf {
 fn first_byte(file: &File) -> io::Result<u64> {
     let data = match nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekData) {
         Ok(offset) => u64::try_from(offset).unwrap_or(0),
-        // Nothing but a hole, or nothing at all.
+        // The rest is a hole, or empty.
         Err(nix::Error::ENXIO) => return Ok(file.metadata()?.size()),
         Err(_) => 0,
     };

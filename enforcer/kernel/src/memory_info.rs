@@ -1,4 +1,4 @@
-//! How much memory and swap the host has, and our own heap's share of it.
+//! The memory and swap of the host, and the agent's own heap.
 
 use enforcer_model::units::Bytes;
 use procfs::{Current as _, Meminfo};

@@ -1,8 +1,8 @@
-//! What a process has written to its memory, as one number. Which pages those
-//! are, the kernel says: soft-dirty bits (`CONFIG_MEM_SOFT_DIRTY`, Linux 3.11)
-//! where it has them, else every anonymous page there is. Huge pages of hugetlb
-//! have no such bits (`fs/proc/task_mmu.c`, `clear_refs_walk_ops`): a process that
-//! has them is not looked at. What the number proves is decided elsewhere.
+//! Hashes the memory that a process has written, into one number. The kernel's soft-dirty bits say
+//! which pages those are (`CONFIG_MEM_SOFT_DIRTY`, Linux 3.11). Without the bits, every anonymous
+//! page counts. Huge pages of hugetlb have no such bits (`fs/proc/task_mmu.c`,
+//! `clear_refs_walk_ops`), so a process with such pages is not examined. The core decides what the
+//! number proves.
 
 use enforcer_model::cpu_loop::Outside;
 use std::fs::File;
@@ -54,12 +54,12 @@ pub struct MemoryState {
     entries: Vec<u8>,
     pages: Vec<u8>,
     pub vdso: Range<u64>,
-    /// Mappings that somebody else may write.
+    /// The mappings that another process or a device may write.
     pub outside: Vec<Outside>,
 }
 
 impl MemoryState {
-    /// From now on, what is written counts.
+    /// Begins to count written pages.
     pub fn begin(pid: u32) -> Result<Self, MemoryError> {
         let mut maps = Vec::new();
         File::open(format!("/proc/{pid}/maps"))?
@@ -210,7 +210,7 @@ impl MemoryState {
     }
 }
 
-/// How much of a mapping's name is reported.
+/// The most characters of a mapping's name that are reported.
 const MAX_NAME_CHARS: usize = 200;
 
 /// A line of `/proc/PID/maps`.
@@ -245,8 +245,8 @@ impl<'a> Mapping<'a> {
                 .any(|name| self.name.starts_with(name))
     }
 
-    /// Whether somebody else may write to it. What the system's own packages
-    /// brought is read only, and stays as it is.
+    /// Returns what else may write to the mapping. Files of the system's packages are mapped
+    /// read-only, and do not change.
     fn outside(&self) -> Option<Outside> {
         if self.permissions.as_bytes().get(3) != Some(&b's') {
             return None;
@@ -266,8 +266,7 @@ impl<'a> Mapping<'a> {
     }
 }
 
-/// Whether this kernel tells which pages were written, tried out on a page of
-/// our own.
+/// Returns whether this kernel reports written pages. It is tried with a page of this process.
 pub(crate) fn has_soft_dirty() -> bool {
     static HAS: OnceLock<bool> = OnceLock::new();
     *HAS.get_or_init(|| try_soft_dirty().unwrap_or(false))

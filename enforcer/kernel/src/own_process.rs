@@ -14,7 +14,7 @@ pub struct OwnProcess {
     pub open_descriptors: u64,
     /// `None` for no limit.
     pub most_descriptors: Option<u64>,
-    /// Of the Unix epoch.
+    /// The start time, in seconds of the Unix epoch.
     pub started_seconds: f64,
 }
 
@@ -25,7 +25,7 @@ pub fn use_one_heap() {
     unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// As the host calls itself.
+/// Returns the host's name.
 pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.unwrap_or_default().trim().to_owned()
@@ -52,7 +52,7 @@ pub fn raise_descriptor_limit() {
     let descriptors = Resource::RLIMIT_NOFILE;
     if let Ok((_, hard)) = getrlimit(descriptors) {
         let most = hard.max(MOST);
-        // Root may go beyond the hard limit; anybody may go up to it.
+        // Root may go beyond the hard limit, and any user up to it.
         if setrlimit(descriptors, most, most).is_err() {
             let _ = setrlimit(descriptors, hard, hard);
         }

@@ -44,9 +44,10 @@ impl PidFd {
                 };
             }
         };
-        // SAFETY: it was just opened, and nobody else knows it.
+        // SAFETY: the descriptor is new, and has no other owner.
         let pidfd = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
-        // After it is held: the number can't be given to another any more unseen.
+        // This check comes after the pidfd is open: the pid cannot go to another process unnoticed
+        // any more.
         Ok((process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd))
     }
 

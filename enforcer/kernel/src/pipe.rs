@@ -17,9 +17,9 @@ use std::path::PathBuf;
 /// Both ends, each open as its owner needs it.
 #[derive(Debug)]
 pub struct OutputPipe {
-    /// For the holder: a read never waits.
+    /// The end for the holder. A read never waits.
     pub reader: OwnedFd,
-    /// For the workload.
+    /// The end for the workload.
     pub writer: File,
     /// Names the pipe until the host's next boot.
     pub inode: u64,
@@ -57,7 +57,7 @@ fn reopened(descriptor: &impl AsFd) -> PathBuf {
     format!("/proc/self/fd/{number}").into()
 }
 
-/// How many bytes wait in a pipe.
+/// Returns the number of bytes that wait in a pipe.
 ///
 /// # Errors
 /// If it is no pipe.

@@ -1,5 +1,5 @@
-//! Pressure stall information (Linux 4.20; Debian wants `psi=1`): shares of time in
-//! which tasks waited, and a trigger that wakes whoever waits for it (Linux 5.2).
+//! Pressure stall information (Linux 4.20; Debian needs `psi=1`): the shares of time in which tasks
+//! waited, and a trigger that wakes its reader (Linux 5.2).
 
 use super::cgroupfs::Cgroup;
 use enforcer_model::units::Percent;
@@ -48,7 +48,7 @@ pub(crate) fn avg10(text: &str, line: &str) -> Option<Percent> {
     whole.parse().ok().map(Percent)
 }
 
-/// The same in percent as the kernel has it.
+/// Returns the share of ten seconds in percent, as the kernel writes it.
 pub(crate) fn share10(text: &str, line: &str) -> Option<f64> {
     word10(text, line)?.parse().ok()
 }

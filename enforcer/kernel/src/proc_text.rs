@@ -18,7 +18,7 @@ pub(crate) fn read(path: &str) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Whether an error says that the process or thread is gone, as opposed to unreadable.
+/// Returns whether an error says that the process or thread is gone, as opposed to unreadable.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }

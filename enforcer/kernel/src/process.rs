@@ -1,5 +1,4 @@
-//! What `/proc` says of a process. Every answer is a hint: the process may be
-//! gone by the time it is used.
+//! Reads `/proc` about a process. Every answer is a hint: the process may be gone when it is used.
 
 use super::proc_text::{self, field};
 use procfs::process::Process;
@@ -10,21 +9,21 @@ use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-/// How much of `/proc/PID/maps` is read: a process chooses its length by its mappings and the
-/// lengths of their names.
+/// The most bytes of `/proc/PID/maps` that are read. A process can make the file as long as it
+/// likes.
 const MAX_MAPS_BYTES: u64 = 4 << 20;
 
 /// Wherever this program was started from, and though it was replaced meanwhile.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
-/// When a process started, in clock ticks since boot: with the pid, and within
-/// one boot, it names a process.
+/// Returns the start time of a process, in clock ticks since boot. With the pid it names a process
+/// of this boot.
 pub fn start_ticks(pid: u32) -> Option<u64> {
     Some(process(pid)?.stat().ok()?.starttime)
 }
 
-/// Whether it has called exec since its fork: `PF_FORKNOEXEC`, which field 9 of
-/// `/proc/PID/stat` shows (proc_pid_stat(5)).
+/// Returns whether a process has called exec since its fork (`PF_FORKNOEXEC` in field 9 of
+/// `/proc/PID/stat`, proc_pid_stat(5)).
 pub fn has_executed(pid: u32) -> bool {
     const FORKED_ONLY: u32 = 0x40;
     let stat = process(pid).and_then(|process| process.stat().ok());
@@ -37,8 +36,8 @@ pub(crate) fn stat_line(pid: u32) -> String {
     line.unwrap_or_else(|error| error.to_string())
 }
 
-/// What a process that does not go on stands still in: a signal, or the kernel's function that
-/// it waits in. `None` if it is gone or runs.
+/// Returns what a process stands still in: a signal, or the kernel's function that it waits in.
+/// `None` if it is gone or runs.
 pub(crate) fn standstill(pid: u32) -> Option<String> {
     let read = |file: &str| proc_text::read(&format!("/proc/{pid}/{file}")).ok();
     let status = read("status")?;
@@ -56,7 +55,7 @@ pub(crate) fn standstill(pid: u32) -> Option<String> {
     }
 }
 
-/// The same with the number and the name of the process.
+/// Describes a standstill, with the pid and the name of the process.
 pub fn describe_standstill(pid: u32) -> Option<String> {
     let name = command_and_rss(pid)?.0;
     let why = standstill(pid).unwrap_or_else(|| "it runs".to_owned());
@@ -69,7 +68,7 @@ pub fn tgid_of(thread: u32) -> Option<u32> {
     field(&status, "Tgid")?.parse().ok()
 }
 
-/// Its path in the cgroup v2 hierarchy, below the mount point.
+/// Returns the path of a process's cgroup v2, below the mount point.
 pub fn cgroup_of(pid: u32) -> Option<String> {
     let groups = process(pid)?.cgroups().ok()?;
     groups
@@ -105,7 +104,7 @@ pub fn tree_in(main: u32, cgroup: &str) -> Vec<u32> {
     tree
 }
 
-/// Its command name, resident size in bytes.
+/// Returns the command name and the resident size in bytes.
 pub fn command_and_rss(pid: u32) -> Option<(String, u64)> {
     let stat = process(pid)?.stat().ok()?;
     Some((
@@ -137,7 +136,7 @@ pub fn owner(pid: u32) -> Option<(u32, u32)> {
 #[derive(Clone, Debug)]
 pub struct FileMapping {
     pub range: Range<u64>,
-    /// Where in the file the range begins.
+    /// The offset of the range in the file.
     pub offset: u64,
     pub file: PathBuf,
 }

@@ -1,8 +1,8 @@
-//! One thread, stopped for a moment and looked at: ptrace(2) by `PTRACE_SEIZE`
-//! (Linux 3.4), which sends no signal. A tracee belongs to the thread that seized
-//! it: when that thread ends, however it ends, the kernel lets go of the tracee
-//! and it runs on. So a seized thread is never stepped (a step that is left over
-//! would kill it), and nothing here waits for a stop just to let go.
+//! Stops one thread for a moment and reads it: ptrace(2) by `PTRACE_SEIZE` (Linux 3.4), which sends
+//! no signal. A traced thread belongs to the thread that seized it. When that one ends, in whatever
+//! way, the kernel releases the traced thread and it runs on. So a seized thread is never
+//! single-stepped (a step that is left over would kill it), and nothing here waits for a stop just
+//! to release it.
 
 use super::clock;
 use enforcer_model::units::MonoTime;
@@ -22,21 +22,21 @@ const FPU_SET: libc::c_int = 2;
 const GENERAL_SET: libc::c_int = 1;
 /// AVX-512 and AMX need most: 11 KiB today.
 const REGISTER_BYTES: usize = 16 << 10;
-/// How often a stop is looked for. It comes with the thread's next interrupt.
+/// The time between two checks for a stop. A stop comes with the thread's next interrupt.
 const POLL: Duration = Duration::from_micros(50);
 
-/// A seized thread. It is let go when this is dropped, if it stands still then; or
-/// else with the end of the thread that seized it.
+/// A seized thread. It is released when this is dropped, if it is stopped then; otherwise with the
+/// end of the thread that seized it.
 pub struct Tracee {
     tid: libc::pid_t,
     stopped: Option<libc::c_int>,
     stops: u64,
     registers: Vec<u8>,
-    /// Only the thread that seized it may ask for anything.
+    /// Only the thread that seized it may make requests.
     _not_send: PhantomData<*const ()>,
 }
 
-/// Why a thread stands still.
+/// The reason of a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Because we asked.
@@ -49,7 +49,7 @@ pub enum Stop {
     },
     /// This signal is about to be delivered.
     Signal,
-    /// Somebody stopped the whole process.
+    /// Another process has stopped the whole process.
     Group,
     Gone,
 }
@@ -63,12 +63,12 @@ struct CallInfo {
     arch: u32,
     instruction: u64,
     stack: u64,
-    /// Of an entry the number and its arguments; of an exit the result.
+    /// The number and the arguments of an entry, or the result of an exit.
     words: [u64; 8],
 }
 
 impl Tracee {
-    /// Fails with EPERM for a thread that somebody traces already.
+    /// Seizes a thread. It fails with EPERM if the thread is already traced.
     pub fn seize(tid: u32) -> io::Result<Self> {
         let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
         // SAFETY: takes no memory.
@@ -90,11 +90,11 @@ impl Tracee {
         self.request(libc::PTRACE_INTERRUPT, 0)
     }
 
-    /// Waits for it to stop for any reason; `None` if it doesn't until then. An
-    /// exit is left for whoever waits for the process: it may be our own child.
+    /// Waits until the thread stops for any reason; `None` if it does not stop in time. An exit is
+    /// left to the process that waits for it, which may be the agent.
     pub fn wait(&mut self, until: MonoTime) -> io::Result<Option<Stop>> {
         loop {
-            // A tracer is told of stops whatever it asks for: the code says what it is.
+            // A tracer gets stops whatever it asks for. The code says what it is.
             match self.look(libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT)? {
                 Some((libc::CLD_TRAPPED | libc::CLD_STOPPED, _)) => {
                     let taken = self.look(libc::WSTOPPED)?;
@@ -107,8 +107,8 @@ impl Tracee {
         }
     }
 
-    /// What has become of it, if anything of this kind has: the code, and of a stop
-    /// the signal, and above it the event.
+    /// Returns the change of this kind, if there is one: its code, and for a stop the signal with
+    /// the event above it.
     fn look(&self, kind: libc::c_int) -> io::Result<Option<(libc::c_int, libc::c_int)>> {
         let id = libc::id_t::try_from(self.tid).map_err(io::Error::other)?;
         // SAFETY: an all-zero siginfo is valid; the kernel fills it.
@@ -118,7 +118,7 @@ impl Tracee {
         let result = unsafe { libc::waitid(libc::P_PID, id, &raw mut info, options) };
         if result != 0 {
             let error = io::Error::last_os_error();
-            // Somebody else has waited for it meanwhile.
+            // Another thread has waited for it meanwhile.
             let is_gone = error.raw_os_error() == Some(libc::ECHILD);
             return is_gone.then_some(Some((libc::CLD_EXITED, 0))).ok_or(error);
         }
@@ -143,21 +143,21 @@ impl Tracee {
             return self.call();
         }
         if event == 0 {
-            // It is passed on when the thread goes on.
+            // The signal is passed on when the thread goes on.
             self.stopped = Some(signal);
             return Stop::Signal;
         }
         Stop::Asked
     }
 
-    /// Where it stands still: the address of its next instruction.
+    /// Returns the address of the next instruction.
     pub fn instruction(&self) -> u64 {
         self.call_info().instruction
     }
 
     fn call_info(&self) -> CallInfo {
         let mut info = CallInfo::default();
-        // SAFETY: the kernel writes at most as many bytes as it is told there are.
+        // SAFETY: the kernel writes at most as many bytes as the length says.
         unsafe {
             libc::ptrace(
                 GET_SYSCALL_INFO,
@@ -208,8 +208,7 @@ impl Tracee {
         Ok(())
     }
 
-    /// How often it was stopped so far. The kernel counts each of these as a sleep
-    /// of its own will.
+    /// Returns the number of stops so far. The kernel counts each of them as a voluntary sleep.
     pub fn stops(&self) -> u64 {
         self.stops
     }
@@ -225,9 +224,9 @@ impl Tracee {
 
 impl Drop for Tracee {
     fn drop(&mut self) {
-        // One that runs is let go when this thread ends.
+        // A running thread is released when this thread ends.
         if let Some(signal) = self.stopped.take() {
-            // It may have been killed meanwhile: then there is nothing to let go.
+            // The thread may have been killed meanwhile. Then there is nothing to release.
             let _ = self.request(libc::PTRACE_DETACH, signal);
         }
     }

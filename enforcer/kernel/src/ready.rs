@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 /// under the poller. Must be called inside the runtime.
 pub fn watch(descriptor: &impl AsFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     let own = descriptor.as_fd().try_clone_to_owned()?;
-    // SAFETY: an `OwnedFd` that nobody else has stays open, and the same, until
-    // the `AsyncFd` that owns it is dropped.
+    // SAFETY: the `OwnedFd` has no other owner, so it stays open and the same until the `AsyncFd`
+    // is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(own, interest) }?)
 }

@@ -20,8 +20,8 @@ use std::time::Duration;
 const COMMAND: &str = "read-settings";
 /// No file of variables that a person keeps is longer.
 const MAX_BYTES: u64 = 1 << 20;
-/// How long the child may take. It has to be executed first, which takes seconds on a host that
-/// is short of CPU time; and it must be over before a start's own deadline of 30 s.
+/// The longest wait for the child. Its execution takes seconds on a host that is short of CPU time,
+/// and it must be over before a start's own deadline of 30 s.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The question to the child.
@@ -73,7 +73,7 @@ pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The child: reads the question, and answers it.
+/// Runs in the child: reads the question and answers it.
 ///
 /// # Errors
 /// If there is nobody to answer to.
@@ -114,7 +114,8 @@ const TO_READ: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOCTTY)
     .union(OFlag::O_CLOEXEC);
 
-/// Opens the file, and has become the user where somebody but root can change the path.
+/// Opens the file. If another user than root can change the path, it becomes the workload's user
+/// first.
 fn open_along(question: &Question) -> io::Result<OwnedFd> {
     let named = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let path = question.path.as_str();
@@ -132,7 +133,7 @@ fn open_along(question: &Question) -> io::Result<OwnedFd> {
             return Ok(openat(&folder, rest, TO_READ, Mode::empty())?);
         }
         if further.is_empty() {
-            // Only root could have replaced it since it was looked at.
+            // Only root could have replaced it since the check.
             return Ok(openat(
                 &folder,
                 part,
@@ -144,7 +145,7 @@ fn open_along(question: &Question) -> io::Result<OwnedFd> {
     }
 }
 
-/// Whether root alone can change this folder or file, and it is no link.
+/// Returns whether root alone can change this folder or file, and it is no link.
 fn is_roots_alone(found: &FileStat) -> bool {
     let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
     let others = Mode::S_IWGRP | Mode::S_IWOTH;

@@ -9,25 +9,24 @@ pub fn parse_signal(name: &str) -> Signal {
     Signal::from_str(name).unwrap_or(Signal::SIGTERM)
 }
 
-/// SIGHUP changes nothing from now on, until somebody listens for it.
+/// Ignores SIGHUP until a handler is installed.
 pub fn ignore_hangups() {
     // SAFETY: no handler is set, so none can run.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
 }
 
-/// Whoever's output nobody reads any more ends without a word, as programs do.
+/// Restores the default of SIGPIPE: a program whose output is closed ends silently.
 pub fn end_on_broken_pipes() {
     // SAFETY: no handler is set, so none can run.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// What would end a program that has the terminal for itself, from now on for whoever
-/// looks for it.
+/// The signals that would end a program which has taken over the terminal.
 #[derive(Debug)]
 pub struct Ends(nix::sys::signalfd::SignalFd);
 
 impl Ends {
-    /// For this thread and those that it starts.
+    /// Blocks the signals for this thread and those that it starts.
     pub fn watch() -> nix::Result<Self> {
         use nix::sys::signalfd::{SfdFlags, SignalFd};
         let mut ends = SigSet::empty();
@@ -43,13 +42,13 @@ impl Ends {
         SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
     }
 
-    /// Whether one has come.
+    /// Returns whether a signal has come.
     pub fn has_come(&self) -> bool {
         matches!(self.0.read_signal(), Ok(Some(_)))
     }
 }
 
-/// SIGTERM and SIGINT, from now on for whoever waits for them.
+/// Blocks SIGTERM and SIGINT, so that a thread can wait for them.
 pub fn hold_ends() -> nix::Result<SigSet> {
     let mut ends = SigSet::empty();
     ends.add(Signal::SIGTERM);

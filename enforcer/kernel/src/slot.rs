@@ -27,7 +27,7 @@ use std::ptr::NonNull;
 
 /// The largest chunk: the default capacity of a pipe (pipe(7)).
 pub const CHUNK: usize = 64 << 10;
-/// In no text of UTF-8.
+/// A byte that no text in UTF-8 contains.
 const FILLER: u8 = 0xc1;
 const MAGIC: u64 = 0x656e_666f_7263_6502;
 
@@ -42,7 +42,7 @@ struct Layout {
     magic: u64,
     state: u32,
     length: u32,
-    /// Which of the two parts counts: a new one is written beside it, and then counts.
+    /// The index of the valid part. A new part is written beside it, and then becomes valid.
     part: u32,
     name_length: u32,
     parts: [Part; 2],
@@ -50,7 +50,7 @@ struct Layout {
     chunk: [u8; CHUNK],
 }
 
-/// From one byte of the chunk on, all goes to this place.
+/// The place to which the chunk goes from one byte on.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Part {
@@ -74,7 +74,7 @@ pub struct Left {
 #[derive(Debug)]
 pub struct Slot(NonNull<Layout>);
 
-// SAFETY: the mapping belongs to no thread, and whoever has the slot has it alone.
+// SAFETY: the mapping belongs to no thread, and the slot is its only owner.
 unsafe impl Send for Slot {}
 
 impl Slot {
@@ -146,7 +146,7 @@ impl Slot {
         })
     }
 
-    /// Reads so many bytes by one call of `read`; returns how many there were.
+    /// Reads up to this many bytes by one call of `read`, and returns their number.
     pub fn fill(
         &mut self,
         workload: &WorkloadName,

@@ -1,13 +1,13 @@
-//! All that is told of a cgroup at a scrape, in one pass over its files. Each is made by
-//! the kernel when it is read (`memory.stat` and `cpu.stat` have it add up every CPU's
-//! part first), so nobody reads them who wasn't asked.
+//! The statistics of a cgroup for a scrape, in one pass over its files. The kernel makes each file
+//! when it is read (for `memory.stat` and `cpu.stat` it first adds up every CPU's part), so they
+//! are read only for a scrape.
 
 use super::cgroupfs::Cgroup;
 use super::counters::field;
 
 /// `memory.events`, as the kernel calls its counters.
 pub const MEMORY_EVENTS: [&str; 6] = ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"];
-/// What may be waited for; each has a `.pressure` file.
+/// The resources with a `.pressure` file.
 pub const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
 
 /// Bytes, microseconds and counts as the kernel has them; `None` where it has no such
@@ -15,14 +15,14 @@ pub const RESOURCES: [&str; 3] = ["cpu", "memory", "io"];
 #[derive(Clone, Debug, Default)]
 pub struct Statistics {
     pub memory: u64,
-    /// Without the page cache that could be dropped at once.
+    /// The memory without the page cache that could be dropped at once.
     pub working_set: u64,
     pub memory_max: Option<u64>,
     /// Linux 5.19.
     pub memory_peak: Option<u64>,
     pub swap: Option<u64>,
     pub swap_max: Option<u64>,
-    /// In the order of [`MEMORY_EVENTS`].
+    /// The counts in the order of [`MEMORY_EVENTS`].
     pub memory_events: [u64; MEMORY_EVENTS.len()],
     pub cpu_usec: u64,
     pub throttled_usec: u64,
@@ -58,8 +58,8 @@ pub fn read(cgroup: &Cgroup) -> Option<Statistics> {
     })
 }
 
-/// The totals of a pressure file; a kernel that has no `full` line for CPUs (before 5.13)
-/// has nobody wait for all of them.
+/// Returns the totals of a pressure file. Before Linux 5.13 there is no `full` line for CPUs, which
+/// counts as 0.
 fn waited(text: &str) -> Option<(u64, u64)> {
     let total = |kind: &str| {
         let line = text.lines().find(|line| line.starts_with(kind))?;

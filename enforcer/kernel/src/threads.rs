@@ -6,18 +6,18 @@ use enforcer_model::cpu_loop::{Sleep, Thread};
 use std::io;
 use std::time::Duration;
 
-/// One thread at one moment.
+/// The state of a thread at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ThreadState {
     pub tid: u32,
     pub command: String,
-    /// How often it was switched away from, of its own will or not.
+    /// The number of its context switches, voluntary or not.
     pub switches: u64,
     /// The system call that it sleeps in; `None` while it runs.
     pub sleep: Option<Sleep>,
 }
 
-/// What a suspect's own counters say.
+/// The counters of a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// `voluntary_ctxt_switches`: how often it slept, or was stopped by us.
@@ -65,8 +65,8 @@ pub fn command(pid: u32, tid: u32) -> Option<String> {
     Some(super::process::command_of(name.trim_ascii_end()))
 }
 
-/// The CPU time that a thread was given, to the nanosecond (`CONFIG_SCHED_INFO`).
-/// Of one that stands still it is exact.
+/// Returns the CPU time of a thread in nanoseconds (`CONFIG_SCHED_INFO`). For a stopped thread it
+/// is exact.
 pub fn cpu_time(thread: Thread) -> Option<Duration> {
     let Thread { pid, tid, .. } = thread;
     let text = proc_text::read(&format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
@@ -139,8 +139,8 @@ fn has_timer_descriptor(pid: u32) -> bool {
     has_descriptor(pid, "anon_inode:[timerfd]") || has_io_uring(pid)
 }
 
-/// Whether the kernel may write to its memory on its own: completions of an
-/// io_uring, whose memory need not show among the mappings.
+/// Returns whether the kernel may write to the process's memory by itself, through completions of
+/// an io_uring. Its memory need not show among the mappings.
 pub fn has_io_uring(pid: u32) -> bool {
     has_descriptor(pid, "anon_inode:[io_uring]")
 }
@@ -156,9 +156,9 @@ fn has_descriptor(pid: u32, kind: &str) -> bool {
     links.any(|link| link.to_string_lossy() == kind)
 }
 
-/// Whether a signal that it handles may come by itself: of a POSIX timer
-/// (`CONFIG_CHECKPOINT_RESTORE` shows them), of setitimer(2), whose timers are shown
-/// nowhere, of a child that ends, of a descriptor, or of a limit.
+/// Returns whether a signal that the process handles may come by itself: from a POSIX timer
+/// (`CONFIG_CHECKPOINT_RESTORE` shows them), from setitimer(2), whose timers are shown nowhere,
+/// from a child that ends, from a descriptor, or from a limit.
 pub fn may_be_signalled(pid: u32) -> bool {
     let timers = proc_text::read(&format!("/proc/{pid}/timers"));
     if timers.map_or(true, |timers| !timers.trim().is_empty()) {
@@ -190,7 +190,7 @@ fn has_children(pid: u32) -> bool {
     })
 }
 
-/// Who traces it, if anybody.
+/// Returns the tracer of a thread, if there is one.
 pub fn tracer(pid: u32, tid: u32) -> Option<u32> {
     let status = proc_text::read(&format!("/proc/{pid}/task/{tid}/status")).ok()?;
     let tracer = number_of(&status, "TracerPid")?;

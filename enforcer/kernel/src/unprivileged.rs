@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 64 << 10;
 const MEMORY: u64 = 256 << 20;
 
-/// Asks a hidden command of this program, as this user; root becomes nobody.
+/// Runs a hidden command of this program as this user. Root becomes nobody.
 pub fn run(command: &str, question: &[u8], (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
     let somebody = |id: u32| if id == 0 { NOBODY } else { id };
     let ids = [(UID, somebody(uid)), (GID, somebody(gid))];

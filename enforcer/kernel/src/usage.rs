@@ -1,4 +1,4 @@
-//! What a workload uses right now, read when somebody asks.
+//! The current use of a workload, read on request.
 
 use super::cgroupfs::{Cgroup, CgroupError};
 use super::counters::field;
@@ -15,8 +15,8 @@ use std::time::Duration;
 /// Numbers of the kernel's files; `None` where the file says `max` or is missing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Without the page cache that could be dropped at once: what `memory.max`
-    /// is really about.
+    /// The memory without the page cache that could be dropped at once. This is what `memory.max`
+    /// has to hold.
     pub working_set: u64,
     pub memory_max: Option<u64>,
     pub swap: u64,
@@ -46,7 +46,7 @@ pub fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
     })
 }
 
-/// What is charged, without the page cache that could be dropped at once.
+/// Returns the charged memory without the page cache that could be dropped at once.
 pub fn working_set(cgroup: &Cgroup, current: u64) -> u64 {
     let stat = cgroup.read("memory.stat").unwrap_or_default();
     current.saturating_sub(field(&stat, "inactive_file"))
@@ -67,7 +67,7 @@ pub fn read_load(cgroup: &Cgroup) -> Load {
     }
 }
 
-/// What was done in the cgroup's life.
+/// Returns the work that was done in the cgroup's life.
 pub fn read_work(cgroup: &Cgroup) -> Option<Work> {
     let moved = |io: String| {
         let parts = io.split_whitespace().filter_map(|word| {

@@ -32,7 +32,7 @@ pub enum BtfError {
 #[derive(Debug)]
 pub(super) struct KernelTypes {
     bytes: Vec<u8>,
-    /// Where each type begins, by its id less one.
+    /// The offset of each type, at the index of its id less one.
     types: Vec<usize>,
     strings: usize,
 }
@@ -43,7 +43,7 @@ struct Type {
     name: usize,
     kind: u32,
     members: usize,
-    /// With `kind_flag`, a member's offset shares its word with a bit field's size.
+    /// The type has `kind_flag`: a member's offset shares its word with the size of a bit field.
     bit_fields: bool,
     size_or_type: u32,
 }
@@ -181,8 +181,8 @@ impl KernelTypes {
         (element.kind == STRUCT).then_some(u64::from(element.size_or_type))
     }
 
-    /// Whether the first real parameter of a tracepoint is a pointer. The very
-    /// first is the probe's own data.
+    /// Returns whether the first real parameter of a tracepoint is a pointer. The parameter before
+    /// it is the probe's own data.
     pub(super) fn tracepoint_takes_pointer(&self, tracepoint: &str) -> Result<bool, BtfError> {
         let name = format!("btf_trace_{tracepoint}");
         let missing = || BtfError::Missing(name.clone());

@@ -7,10 +7,10 @@ use enforcer_model::ids::ExitStatus;
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// An exit that happened while nobody waited.
+/// An exit that happened while no agent waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PastExit {
-    /// Whether it had executed a program by then.
+    /// The process had executed a program.
     pub ran: bool,
     pub status: ExitStatus,
 }
@@ -23,8 +23,8 @@ pub struct EventRing {
     watched: Mutex<HashMap<MapData, u32, [u8; 16]>>,
 }
 
-/// Records that found their ring full, by CPU, in the first slot; in the second, how
-/// many of them were told, by whichever agent.
+/// The counts by CPU: in the first slot the records that found the ring full, in the second those
+/// that an agent has reported.
 pub(super) struct Lost(pub(super) Mutex<PerCpuArray<MapData, u64>>);
 
 impl Lost {
@@ -95,8 +95,8 @@ impl EventRing {
         }
     }
 
-    /// The same for a process that another agent has asked for, unless none has: how it
-    /// exited may be there already.
+    /// Watches a process that an earlier agent may already watch. Its exit may already be in the
+    /// map.
     pub fn watch_on(&self, pid: u32, start_ticks: u64) {
         let known = self.watched.lock().get(&pid, 0).map(Watch::from_bytes);
         if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
@@ -105,14 +105,14 @@ impl EventRing {
         self.watch(pid, start_ticks);
     }
 
-    /// How a process exited that was watched since it started then.
+    /// Returns the exit of a watched process that started at this time.
     pub fn exit_of(&self, pid: u32, start_ticks: u64) -> Option<PastExit> {
         let bytes = self.watched.lock().get(&pid, 0).ok()?;
         let watch = Watch::from_bytes(bytes);
         if watch.start_ticks != start_ticks || watch.state == LIVES {
             return None;
         }
-        // As waitpid(2) has it: a signal in the low bits, or a code above them.
+        // The form of waitpid(2): a signal in the low bits, or a code above them.
         let signal = i32::try_from(watch.status & 0x7f).unwrap_or(0);
         let code = i32::try_from(watch.status >> 8 & 0xff).unwrap_or(0);
         Some(PastExit {
@@ -124,7 +124,7 @@ impl EventRing {
         })
     }
 
-    /// It was read, or never will be.
+    /// Removes the exit of a process that was read or is no longer needed.
     pub fn forget(&self, pid: u32, start_ticks: u64) {
         let mut watched = self.watched.lock();
         let known = watched.get(&pid, 0).map(Watch::from_bytes);

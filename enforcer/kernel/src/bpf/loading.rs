@@ -128,7 +128,8 @@ pub(super) fn sampler(ebpf: &mut Ebpf) -> Result<&mut PerfEvent, BpfError> {
         .map_err(|source| BpfError::Program { program, source })
 }
 
-/// Where the programs find each field; the names are those of `task.rs` there.
+/// Returns the offsets of the fields that the programs read. The names are those in
+/// `enforcer-ebpf/src/task.rs`.
 fn offsets(types: &KernelTypes) -> Result<Vec<(&'static str, u64)>, BtfError> {
     const FIELDS: [(&str, &str, &str); 19] = [
         ("TASK_PID", "task_struct", "pid"),

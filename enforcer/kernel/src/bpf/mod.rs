@@ -34,19 +34,19 @@ use tokio::io::Interest;
 /// The compiled programs; empty in a debug build that was made without them.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
 
-/// Whether this build of the agent has the eBPF programs in it.
+/// Returns whether this build holds the eBPF programs.
 pub fn is_built_in() -> bool {
     !OBJECT.is_empty()
 }
 
-/// Which programs are wanted.
+/// The wanted programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// Whatever fits this kernel.
     Auto,
-    /// As on kernels whose OOM tracepoint tells only a pid.
+    /// The programs for kernels whose OOM tracepoint reports only a pid.
     Pid,
-    /// None: counters alone.
+    /// No programs. The counters are read instead.
     Off,
 }
 
@@ -116,12 +116,12 @@ impl Messages {
 /// Attached programs; they detach when this goes, unless they are pinned.
 pub struct Attached {
     ebpf: Option<Ebpf>,
-    /// Where they outlive this agent; the error says why they don't.
+    /// The pins that outlive this agent, or the reason why there are none.
     pub pins: Result<Pins, BpfError>,
     pub ring: Arc<EventRing>,
-    /// Where threads that don't sleep are told; the error says why they are not.
+    /// The ring of threads that do not sleep, or the reason why there is none.
     pub suspects: Result<(Arc<SuspectRing>, CpuClock), BpfError>,
-    /// The messages of the programs; `None` if nobody can read them.
+    /// The messages of the programs; `None` if they cannot be read.
     pub messages: Option<Messages>,
 }
 
@@ -153,7 +153,7 @@ fn load_and_attach(
     }
     let pins = Pins::of(parent, &wanted).map_err(BpfError::NoPlace);
     let ebpf = match &pins {
-        // Of this build, and as good as on the first day.
+        // The pinned programs are of this build, so nothing is loaded.
         Ok(pins) if pins.are_complete() => {
             pins.replace_older();
             None

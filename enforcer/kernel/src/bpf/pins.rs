@@ -1,5 +1,5 @@
-//! Where the eBPF programs live when no agent does: below `/sys/fs/bpf`, so that an
-//! OOM kill or an exit between two agents is found by the later one.
+//! Pins the eBPF programs below `/sys/fs/bpf`, where they run on without an agent. So the next agent
+//! finds an OOM kill or an exit between the two.
 //!
 //! ```text
 //! enforcer/v3-CGROUP/        the ABI of the maps, and the cgroup of all workloads
@@ -8,9 +8,9 @@
 //!     process_exit, process_free, mark_victim, mark_program, cpu_sample
 //! ```
 //!
-//! An agent of another build loads its own programs over the same maps, and takes the
-//! older ones away after that: nothing is missed, and what both told is told once.
-//! Needs bpffs (Linux 4.4) and links that can be pinned (5.8).
+//! An agent of another build loads its own programs over the same maps, and removes the older ones
+//! after that. Nothing is missed, and an event that both saw is reported once. This needs bpffs
+//! (Linux 4.4) and links that can be pinned (Linux 5.8).
 
 use super::BpfError;
 use aya::maps::{Map, MapData};
@@ -43,7 +43,7 @@ pub struct Pins {
 }
 
 impl Pins {
-    /// For workloads below this cgroup; `variant` is what else programs of one build
+    /// Returns the pins for workloads below this cgroup. `variant` is what programs of one build
     /// may differ in.
     pub(super) fn of(parent: CgroupId, variant: &impl std::fmt::Debug) -> io::Result<Self> {
         let mounted = statfs(MOUNT_POINT).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
@@ -69,7 +69,7 @@ impl Pins {
         self.programs.join(name)
     }
 
-    /// Whether this build's programs are attached.
+    /// Returns whether this build's programs are attached.
     pub(super) fn are_complete(&self) -> bool {
         self.program("cpu_sample").exists()
     }
@@ -106,7 +106,7 @@ impl Pins {
     pub fn remove(&self) {
         remove(&self.folder);
         if let Some(base) = self.folder.parent() {
-            // Others' stay.
+            // The pins of other agents stay.
             let _ = fs::remove_dir(base);
         }
     }

@@ -43,8 +43,8 @@ impl SuspectRing {
         let lost = take("SUSPECTS_LOST")?
             .try_into()
             .map_err(failed("SUSPECTS_LOST"))?;
-        // Who was told to an agent that died may never have been looked into: it is told
-        // again, as if its streak began now.
+        // A suspect that was reported to an agent that died may not have been examined. It is
+        // reported again, as if its streak began now.
         let mut streaks: HashMap<MapData, u32, [u8; STREAK]> =
             take("STREAKS")?.try_into().map_err(failed("STREAKS"))?;
         let spinning: Vec<u32> = streaks.keys().filter_map(Result::ok).collect();
@@ -71,8 +71,8 @@ impl SuspectRing {
         }
     }
 
-    /// Records that found the ring full since the last call. Their threads are
-    /// told again at their next sample.
+    /// Returns the number of records that found the ring full since the last call. Their threads
+    /// are reported again at their next sample.
     pub fn newly_lost(&self) -> u64 {
         self.lost.newly()
     }

@@ -1,5 +1,5 @@
-//! What a service manager gives away: a part of the tree that is delegated, the scope
-//! that a shell's agent asks for, and the holder of a unit whose agent is elsewhere.
+//! The parts of the cgroup tree that a service manager delegates: to a unit, to the scope of a
+//! shell's agent, and to the holder of a unit.
 
 use super::{HOLDER, HierarchyError, LEFT_BEHIND, check_mount, retreat};
 use crate::cgroupfs::{Cgroup, MOUNT_POINT};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Set for the copy of ourselves that `systemd-run` starts.
 const IN_SCOPE: &str = "ENFORCER_IN_SCOPE";
 
-/// Whether this is the copy that `systemd-run` has started.
+/// Returns whether `systemd-run` has started this process.
 pub(super) fn in_scope() -> bool {
     std::env::var_os(IN_SCOPE).is_some()
 }
@@ -45,7 +45,7 @@ pub fn end_what_is_left(grace: Duration) -> Result<(), HierarchyError> {
     while left.iter().any(populated) && clock::now().since(begun) < grace {
         clock::pause(Duration::from_millis(50));
     }
-    // What hangs in one of them must not spare the other.
+    // A process that hangs in one of them must not save the other.
     let killed = left.iter().map(|branch| branch.kill_and_wait(LEFT_BEHIND));
     let killed: Vec<_> = killed.collect();
     Ok(killed.into_iter().collect::<Result<(), _>>()?)
@@ -57,7 +57,7 @@ fn signal_all(cgroup: &Path, signal: Signal) {
     for pid in listed.lines().filter_map(|line| line.parse().ok()) {
         let named = process::start_ticks(pid).and_then(|start| PidFd::of(pid, start).ok()?);
         if let Some(process) = named {
-            // One that has gone meanwhile needs none.
+            // A cgroup that has gone meanwhile needs nothing.
             let _ = process.signal(signal);
         }
     }
@@ -67,7 +67,7 @@ fn signal_all(cgroup: &Path, signal: Signal) {
     }
 }
 
-/// Where this process is, as a path below the mount point.
+/// Returns the cgroup of this process, as a path below the mount point.
 pub(super) fn own_cgroup() -> Result<PathBuf, HierarchyError> {
     const FILE: &str = "/proc/self/cgroup";
     let text = std::fs::read_to_string(FILE)
@@ -104,9 +104,9 @@ pub(super) fn has_delegation(cgroup: &Path) -> bool {
     })
 }
 
-/// On a host with systemd, a process in a shell owns no part of the tree: this
-/// replaces it by itself inside a delegated scope. Returns where that isn't
-/// needed, and with an error where it failed.
+/// Moves this process into a delegated scope. On a host with systemd, a process in a shell owns no
+/// part of the tree, so it executes itself again through `systemd-run`. Returns if that is not
+/// needed, and with an error if it failed.
 pub fn enter_scope(requested: Option<&Path>) -> Result<(), HierarchyError> {
     let systemd = Path::new("/run/systemd/system").is_dir();
     if !systemd || requested.is_some() || check_mount().is_err() || is_delegated(&own_cgroup()?) {

@@ -33,15 +33,15 @@ const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 const HOLDER: &str = "holder";
 /// The holder's limits. A workload that writes much must not take CPU time from the others.
 const OF_HOLDER: [(&str, &str); 2] = [("memory.max", "64M"), ("cpu.weight", "100")];
-/// How long what the agent itself had started may take to be gone.
+/// The longest wait for the processes that the agent itself has started.
 const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
-/// What an agent before this one has left.
+/// The state that the agent before this one has left.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Where its workloads are; `None` where it left none.
+    /// The cgroup of its workloads; `None` if it left none.
     pub root: Option<PathBuf>,
-    /// One that an agent before this one has made.
+    /// The root that an earlier agent has made.
     pub made_root: Option<PathBuf>,
     pub workloads: BTreeSet<String>,
 }
@@ -54,11 +54,11 @@ pub struct Tree {
     workloads: Arc<Cgroup>,
     /// `workloads/` and everything above it whose limits also hold.
     ancestors: Arc<Vec<Cgroup>>,
-    /// Where the agent was before it went to `supervisor/`; `None` where it stayed.
+    /// The cgroup of the agent before it moved to `supervisor/`; `None` if it stayed.
     origin: Option<PathBuf>,
     /// Cgroups that this agent made and removes when it goes.
     made_root: bool,
-    /// What the host's administrator should know.
+    /// The notes for the host's administrator.
     notes: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Tree {
         &self.workloads
     }
 
-    /// Whether somebody has removed it under us.
+    /// Returns whether the tree still exists.
     pub fn is_there(&self) -> bool {
         self.workloads.is_there() && self.probes.is_there()
     }
@@ -90,7 +90,7 @@ impl Tree {
         self.made_root.then_some(&self.root)
     }
 
-    /// Its path, and whether an agent has made it.
+    /// Returns the path of the root, and whether an agent has made it.
     pub fn root(&self) -> (&Path, bool) {
         (self.root.path(), self.made_root)
     }
@@ -129,7 +129,7 @@ impl Tree {
         })();
         let (root, probes, workloads) = prepared.inspect_err(|_| {
             if made_root {
-                // What was made for nothing goes again; a part that is in use stays.
+                // A part that was made for nothing is removed. A part that is in use stays.
                 let _ = std::fs::remove_dir(&path);
             }
         })?;
@@ -152,7 +152,7 @@ impl Tree {
             let emptied = self.probes.kill_and_wait(LEFT_BEHIND);
             emptied.and_then(|()| self.root.remove_child("probes"))
         };
-        // One that was just beginning may come between the two.
+        // A process that was just starting may come between the two.
         let probes = clear().or_else(|_| clear());
         let back = probes.and_then(|()| self.root.remove_child("workloads"));
         let back = back.and_then(|()| match holder_has_ended {
@@ -207,11 +207,11 @@ fn populate(
     let workloads = root.ensure_child("workloads").map_err(refine)?;
     refuse_occupied(&workloads, inherited)?;
     enable(&workloads)?;
-    // Whatever an agent that died was asking has nobody to answer to.
+    // The commands of an agent that died have nobody to answer to.
     if let Ok(left) = Cgroup::open(&path.join("probes")) {
         let removed = left.kill_and_wait(LEFT_BEHIND);
         if let Err(error) = removed.and_then(|()| root.remove_child("probes")) {
-            // What hangs in the kernel must not keep the workloads waiting.
+            // A process that hangs in the kernel must not delay the workloads.
             tracing::warn!("failed to {}; it stays", chain(&error));
         }
     }
@@ -314,7 +314,7 @@ fn check_controllers(
     Ok(())
 }
 
-/// What is there and was not left by an agent of ours is not ours to take.
+/// Refuses cgroups that no earlier agent of ours has left.
 fn refuse_occupied(workloads: &Cgroup, inherited: &BTreeSet<String>) -> Result<(), HierarchyError> {
     let mut processes = 0;
     let entries = std::fs::read_dir(workloads.path()).into_iter().flatten();

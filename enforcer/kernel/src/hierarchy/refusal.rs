@@ -1,5 +1,5 @@
-//! Why nothing can be started on this host: the file, the error number and the
-//! cure, in words that fit behind "failed to".
+//! The reasons why no workload can start on this host: the file, the error number and the cure, in
+//! words that follow "failed to".
 
 use crate::cgroupfs::{CgroupError, MOUNT_POINT};
 use nix::errno::Errno;

@@ -1,6 +1,6 @@
-//! Whether a thread reads a clock without a system call: hardware breakpoints on
-//! the functions of its vDSO that do so, which count (`PERF_TYPE_BREAKPOINT`, Linux
-//! 2.6.33). The processor's own counter, read in line (`rdtsc`), is not seen.
+//! Detects clock reads without a system call: hardware breakpoints count the calls of the clock
+//! functions in the thread's vDSO (`PERF_TYPE_BREAKPOINT`, Linux 2.6.33). An inline read of the
+//! processor's counter (`rdtsc`) is not seen.
 
 use super::{Attributes, IOC_ENABLE, Scope, control};
 use std::fs::File;
@@ -14,7 +14,8 @@ const TYPE_BREAKPOINT: u32 = 5;
 const EXECUTED: u32 = 4;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
 const EXCLUDE_HYPERVISOR: u64 = 1 << 6;
-/// A processor has four breakpoints; three leave one for whoever debugs.
+/// The functions that are watched. A processor has four breakpoints, and three leave one for a
+/// debugger.
 const FUNCTIONS: [&str; 3] = ["__vdso_clock_gettime", "__vdso_gettimeofday", "__vdso_time"];
 
 /// Breakpoints on one thread; they go when this does.
@@ -33,7 +34,7 @@ impl ClockReads {
         Self(events)
     }
 
-    /// Whether a clock was read since.
+    /// Returns whether a clock was read since then.
     pub fn any(&self) -> bool {
         self.0.iter().any(|event| {
             let mut count = [0; 8];
@@ -48,7 +49,8 @@ fn breakpoint(tid: u32, address: u64) -> io::Result<File> {
         kind: TYPE_BREAKPOINT,
         size: 112,
         bp_type: EXECUTED,
-        // Where, and how long: an instruction's is that of a long.
+        // The address and length of the breakpoint. For an instruction, the length is that of a
+        // long.
         config1: address,
         config2: 8,
         flags: super::FLAG_DISABLED | EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR,
@@ -59,7 +61,7 @@ fn breakpoint(tid: u32, address: u64) -> io::Result<File> {
     event.as_fd().try_clone_to_owned().map(File::from)
 }
 
-/// Where these functions lie in a vDSO. Every 64-bit process has the same one.
+/// Returns the offsets of these functions in the vDSO. Every 64-bit process has the same one.
 fn offsets() -> &'static [u64] {
     static OFFSETS: OnceLock<Vec<u64>> = OnceLock::new();
     OFFSETS.get_or_init(|| {

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
-/// What the CPU clock is tied to.
+/// The scope of the CPU clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleScope {
-    /// Each CPU, whoever runs there; the program sorts out what is none of ours.
-    /// Off while the workloads use next to no CPU time.
+    /// Every CPU. The program ignores other processes. The clock is off while the workloads use
+    /// next to no CPU time.
     Cpu,
     /// The workloads' cgroup alone. A CPU without a workload is never woken, but
     /// each switch between a workload and anything else, idling included, sets or
@@ -20,7 +20,7 @@ pub enum SampleScope {
     Cgroup,
 }
 
-/// What is open, by CPU; it ends when this goes.
+/// The open clocks by CPU. They end when this is dropped.
 pub struct CpuClock {
     program: OwnedFd,
     cgroup: OwnedFd,
@@ -49,7 +49,7 @@ impl CpuClock {
         if scope == SampleScope::Cgroup
             && let Err(error) = clock.add(first)
         {
-            // As where `perf_event` is on a cgroup v1 hierarchy.
+            // One reason is that `perf_event` is on a cgroup v1 hierarchy.
             tracing::warn!("CPU samples can't be tied to a cgroup ({error}); sampling every CPU");
             clock.scope = SampleScope::Cpu;
         }
@@ -65,7 +65,7 @@ impl CpuClock {
             .copied()
             .filter(|cpu| !self.open.contains_key(cpu))
             .collect();
-        // One that fails doesn't keep the others from being opened.
+        // A clock that fails does not keep the others from being opened.
         let mut outcome = Ok(());
         for cpu in missing {
             outcome = outcome.and(self.add(cpu));

@@ -45,7 +45,7 @@ const IOC_ENABLE: libc::c_ulong = 0x2400;
 const IOC_DISABLE: libc::c_ulong = 0x2401;
 const IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
 
-/// What is sampled: a thread wherever it runs, a cgroup on one CPU, or all of a CPU.
+/// The object of sampling: a thread on any CPU, a cgroup on one CPU, or a whole CPU.
 #[derive(Clone, Copy, Debug)]
 enum Scope<'a> {
     Thread(u32),
@@ -77,7 +77,7 @@ impl Attributes {
             ),
             Scope::Cpu(cpu) => (-1, number(cpu), FLAG_FD_CLOEXEC),
         };
-        // SAFETY: the attributes are whole, and their size is told in them.
+        // SAFETY: the attributes are complete, and hold their own size.
         let fd = unsafe {
             libc::syscall(
                 libc::SYS_perf_event_open,
@@ -89,14 +89,14 @@ impl Attributes {
             )
         };
         match libc::c_int::try_from(fd) {
-            // SAFETY: a new descriptor that nobody else has.
+            // SAFETY: the descriptor is new, and has no other owner.
             Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
             _ => Err(io::Error::last_os_error()),
         }
     }
 }
 
-/// Whether this host lets us sample a CPU.
+/// Checks whether this host allows the sampling of a CPU.
 pub(crate) fn can_sample() -> io::Result<()> {
     let first = super::cpus::online()?.first().copied().unwrap_or(0);
     Attributes::cpu_clock(1).open(Scope::Cpu(first)).map(drop)

@@ -31,10 +31,10 @@ const SLICES: u32 = 3;
 /// A power of two; room for 1.5 s at 1000 Hz.
 const DATA_PAGES: usize = 256;
 const PAGE: usize = 4096;
-/// In the first page, `struct perf_event_mmap_page`: `data_head`.
+/// The offset of `data_head` in the first page (`struct perf_event_mmap_page`).
 const DATA_HEAD: usize = 1024;
 
-/// What the samples of one thread say.
+/// The result of sampling one thread.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     pub all: u32,
@@ -48,8 +48,8 @@ pub struct Samples {
     pub hottest_stack: Vec<u64>,
 }
 
-/// Samples a thread for so long of wall time, up to three times over if that is
-/// not enough; `wait` lets the time pass.
+/// Samples a thread for this wall time, and up to three times as long if that is not enough. `wait`
+/// lets the time pass.
 pub fn sample(
     tid: u32,
     hz: u32,
@@ -103,7 +103,7 @@ impl Ring {
             .ok_or_else(io::Error::last_os_error)
     }
 
-    /// All that was written: nothing is ever taken out, and a full ring takes no
+    /// Returns everything that was written. Nothing is ever removed, and a full ring accepts no
     /// more, so it never wraps.
     fn written(&self) -> &[u8] {
         // SAFETY: the first page is mapped, and its fields are aligned; the kernel
@@ -177,7 +177,7 @@ fn sample_of(record: &[u8]) -> Option<(u64, Vec<u64>, u64)> {
     let chain = (0..frames).filter_map(|frame| word(2 + frame));
     let stack = chain.filter(|entry| *entry < CONTEXT_MAX).collect();
     let mut state = DefaultHasher::new();
-    // From the registers' ABI to the end: registers, stack, and its length.
+    // The bytes from the registers' ABI to the end: registers, stack, and its length.
     record.get((2 + frames) * 8..)?.hash(&mut state);
     Some((address, stack, state.finish()))
 }

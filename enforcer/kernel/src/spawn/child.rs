@@ -5,7 +5,7 @@
 use super::Launch;
 use libc::{c_char, c_int};
 
-/// What the child was doing when it failed; told to the agent as a byte.
+/// The step of a child that failed. The agent gets it as a byte.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum Stage {
@@ -82,12 +82,12 @@ struct Failed(Stage);
 type Step = Result<(), Failed>;
 
 pub(super) fn run(plan: &Plan<'_>) -> ! {
-    // Until it is moved, the gate is where the agent had it.
+    // Until it is moved, the gate has the agent's number.
     let mut gate = plan.gate;
     if let Err(Failed(stage)) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan)) {
         let errno = nix::Error::last_raw().to_ne_bytes();
         let report = [stage as u8, errno[0], errno[1], errno[2], errno[3]];
-        // SAFETY: the buffer outlives the call. Nobody is left to tell if it fails.
+        // SAFETY: the buffer outlives the call. A failure cannot be reported to anyone.
         unsafe { libc::write(gate, report.as_ptr().cast(), report.len()) };
     }
     // SAFETY: ends this process only, without running the agent's exit handlers.
@@ -125,8 +125,8 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     )
 }
 
-/// Joins a session keyring of its own (keyctl(2), session-keyring(7)): whoever shares one has
-/// all rights to the keys in it, whatever his user id.
+/// Joins a session keyring of its own (keyctl(2), session-keyring(7)). Processes that share one
+/// have all rights to its keys, whatever their user.
 fn leave_keyring(launch: &Launch) -> Step {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: without a name, a new anonymous keyring is made.
@@ -176,8 +176,8 @@ fn close_from(first: u32) -> c_int {
 /// `_NSIG` of the kernel.
 const SIGNALS: c_int = 64;
 
-/// Nothing blocked, nothing ignored: what the agent ignores would stay ignored
-/// across exec, and Rust ignores SIGPIPE.
+/// Resets all signals: none blocked, none ignored. An ignored signal stays ignored across exec, and
+/// Rust ignores SIGPIPE.
 fn signals() -> Step {
     // SAFETY: `set` is initialised before it is read, `action` is at least as large
     // as the kernel's structure, and no handler is used again before exec.
@@ -201,7 +201,8 @@ fn signals() -> Step {
     Ok(())
 }
 
-/// Before the user changes: lowering it takes CAP_SYS_RESOURCE.
+/// Sets the OOM score. This comes before the change of the user, because a lower score needs
+/// CAP_SYS_RESOURCE.
 fn oom_score(launch: &Launch) -> Step {
     let value = launch.oom_score_adj.as_bytes();
     // SAFETY: the path ends with NUL, the buffer outlives the call, and the
@@ -214,7 +215,7 @@ fn oom_score(launch: &Launch) -> Step {
         check(file, Stage::OomScore)?;
         let written = libc::write(file, value.as_ptr().cast(), value.len());
         libc::close(file);
-        // Who isn't root may only raise it, and keeps what it has.
+        // A user other than root may only raise it, and otherwise keeps it.
         if written < 0 && launch.switch_user {
             Err(Failed(Stage::OomScore))
         } else {
@@ -225,8 +226,8 @@ fn oom_score(launch: &Launch) -> Step {
 
 fn rlimits(launch: &Launch) -> Step {
     for (resource, limit) in &launch.rlimits {
-        // The usual soft limit of descriptors keeps programs that use select(2)
-        // alive; whoever wants more may raise it up to the hard one.
+        // The usual soft limit of descriptors keeps programs that use select(2) alive. A program
+        // may raise it up to the hard limit.
         let soft = if u32::from(*resource) == libc::RLIMIT_NOFILE {
             (*limit).min(soft_nofile(launch, *limit))
         } else {
@@ -243,8 +244,8 @@ fn rlimits(launch: &Launch) -> Step {
     Ok(())
 }
 
-/// What the agent's own unit may have raised goes back to the system's default
-/// (1024, hard 524288), unless the manifest says how many.
+/// Returns the soft limit of open files. A limit that the agent's own unit has raised goes back to
+/// the system's default (1024, hard 524288), unless the manifest sets it.
 fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
     if launch.default_nofile { 1024 } else { limit }
 }

@@ -38,8 +38,8 @@ use std::time::Duration;
 
 pub(crate) use child::Stage;
 
-/// Everything a child needs, made before the fork: after it, nothing may be
-/// allocated.
+/// Everything that a child needs. It is made before the fork, because nothing may be allocated
+/// after it.
 #[derive(Debug)]
 pub struct Launch {
     pub command: Vec<CString>,
@@ -50,29 +50,29 @@ pub struct Launch {
     pub switch_user: bool,
     /// Numbers of capabilities(7).
     pub capabilities: Vec<u8>,
-    /// Whether these bound root as well.
+    /// The capabilities are a bound for root as well.
     pub bounds_root: bool,
     /// Resource and limit, as for setrlimit(2).
     pub rlimits: Vec<(u8, u64)>,
-    /// Whether the limit of open descriptors is the default, not the manifest's.
+    /// The limit of open descriptors is the default, and not the manifest's.
     pub default_nofile: bool,
     pub no_new_privs: bool,
     pub oom_score_adj: CString,
 }
 
-/// How long a killed process may take to be gone before it is left to itself.
+/// The longest wait for a killed process.
 const KILL_WAIT: Duration = Duration::from_secs(5);
-/// How often a start that goes on is asked whether it is still wanted, in milliseconds.
+/// The time between two checks whether a start is still wanted, in milliseconds.
 const LOOK: u16 = 100;
 
-/// How long a start is waited for, and what is known of one that stands still.
+/// The bounds of the wait for a start, and the explanation of a standstill.
 pub struct Patience<'a> {
     pub until: MonoTime,
     /// The time from the beginning of the start to `until`.
     pub limit: Duration,
-    /// Whether the start is no longer wanted.
+    /// Returns whether the start is no longer wanted.
     pub is_aborted: &'a dyn Fn() -> bool,
-    /// Why the child stands still, if that is known without a look at the child.
+    /// Returns why the child stands still, if that is known without a look at it.
     pub explain: &'a dyn Fn() -> Option<String>,
 }
 
@@ -84,7 +84,7 @@ pub struct Waiting {
     gate: UnixStream,
 }
 
-/// What can go wrong before the child exists.
+/// The failures before the child exists.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     #[error("make the gate")]
@@ -216,8 +216,8 @@ impl Waiting {
                 return Err(self.give_up(program, patience, late));
             }
         };
-        // Whatever came after it: a child that fails when the byte is already there goes
-        // without reading it, and its side is then told to have been reset.
+        // A reset counts as well: a child that fails when the byte is already there exits without
+        // reading it, and the socket then reports a reset.
         if let [stage, errno @ ..] = report.as_slice() {
             let number = errno.try_into().map_or(0, i32::from_ne_bytes);
             collect(&self.pidfd);
@@ -297,7 +297,7 @@ impl Waiting {
         }
     }
 
-    /// Kills a child that stands still, and says what it stood still in.
+    /// Kills a child that stands still, and returns what it stood still in.
     fn give_up(self, program: &str, patience: &Patience<'_>, late: bool) -> StartError {
         let where_it_stands = (patience.explain)()
             .or_else(|| process::standstill(self.pid))
