@@ -16,7 +16,7 @@ pub const ABSENT: u64 = u64::MAX;
 /// [`Record::kind`] of a process that the OOM killer marked as its victim.
 pub const MARK: u32 = 1;
 
-/// One event of the ring `EVENTS`. Fields that a kind doesn't know are 0.
+/// A record of the ring `EVENTS`. Fields that its kind does not have are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
@@ -24,17 +24,17 @@ pub struct Record {
     pub kind: u32,
     /// The process, as the initial pid namespace numbers it.
     pub tgid: u32,
-    /// The workload's cgroup id (its directory's inode); 0 if the kernel's
-    /// layout of the event doesn't tell.
+    /// The id of the workload's cgroup (the inode of its directory); 0 if the kernel's event does
+    /// not have it.
     pub cgroup: u64,
-    /// When it happened, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// The time of the event, in nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
-    /// When the process started, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// The start of the process, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_ns: u64,
     pub reserved: u32,
     /// The process whose allocation met the limit (of a mark).
     pub asker_tgid: u32,
-    /// That process's cgroup id.
+    /// The id of that process's cgroup.
     pub asker_cgroup: u64,
     /// The victim's resident anonymous, file and shared memory, its swap
     /// entries, all in pages, and its page tables, in bytes (of a mark).
@@ -82,20 +82,19 @@ impl Record {
 
 /// [`Watch::state`] of a process that lives, as far as is known.
 pub const LIVES: u32 = 0;
-/// Its last thread has left.
+/// The last thread of the process has exited.
 pub const EXITED: u32 = 1;
-/// The same, and it had never executed a program of its own.
+/// The last thread has exited, and the process had never executed a program.
 pub const NEVER_RAN: u32 = 2;
 
 /// Clock ticks of `/proc/PID/stat` a second, on every architecture that has BTF.
 pub const TICKS_PER_SECOND: u64 = 100;
 
-/// A process of the map `WATCHED`, by its number: its exit is kept until it was read,
-/// whoever reads it.
+/// An entry of the map `WATCHED`, by pid. The exit of the process is kept until an agent reads it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Watch {
-    /// When it started, as field 22 of `/proc/PID/stat` has it.
+    /// The start time, as in field 22 of `/proc/PID/stat`.
     pub start_ticks: u64,
     /// The wait status, once it has exited.
     pub status: u32,
@@ -106,7 +105,7 @@ pub struct Watch {
 const _: () = assert!(size_of::<Watch>() == 16);
 
 impl Watch {
-    /// As it lies in the map.
+    /// Returns the bytes of the map's value.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
@@ -126,8 +125,8 @@ impl Watch {
     }
 }
 
-/// One event of the ring `SUSPECTS`: a thread that has used its workload's
-/// budget of CPU time without a voluntary sleep.
+/// A record of the ring `SUSPECTS`: a thread that has used its workload's budget of CPU time
+/// without a voluntary sleep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Suspect {
@@ -136,11 +135,11 @@ pub struct Suspect {
     pub tid: u32,
     /// The workload's cgroup id (its directory's inode).
     pub cgroup: u64,
-    /// When the thread started, in nanoseconds of `CLOCK_BOOTTIME`.
+    /// The start of the thread, in nanoseconds of `CLOCK_BOOTTIME`.
     pub start_ns: u64,
     /// CPU time since its last voluntary sleep, in nanoseconds.
     pub cpu_ns: u64,
-    /// How often it has slept so far: `task_struct.nvcsw`.
+    /// The number of its voluntary sleeps so far (`task_struct.nvcsw`).
     pub nvcsw: u64,
     pub comm: [u8; COMM_LEN],
 }

@@ -1,7 +1,7 @@
-//! CPU-clock samples of the workloads: a thread that is on a CPU at every sample
-//! while its count of voluntary sleeps stands still is spinning, however often
-//! it is preempted or throttled in between. What is counted is CPU time. One
-//! record a streak; what kind of spinning it is, is not judged here.
+//! Counts CPU-clock samples of the workloads' threads. A thread that is on a CPU at every sample,
+//! while its count of voluntary sleeps does not change, is spinning, however often it is preempted
+//! or throttled in between. CPU time is counted. Each streak gives one record, and the agent judges
+//! what kind of spinning it is.
 
 use crate::task::Task;
 use aya_ebpf::helpers::bpf_get_current_task;
@@ -14,18 +14,18 @@ use enforcer_common::Suspect;
 #[map]
 static SUSPECTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
-/// Suspects that found the ring full, by CPU. Their streaks go on, and are told
-/// at their next sample.
+/// The suspects that found the ring full, by CPU. Their streaks go on, and are reported at their
+/// next sample.
 #[map]
 static SUSPECTS_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 
-/// By cgroup id: how much CPU time a thread may use between two sleeps, in
-/// nanoseconds. A workload that isn't here isn't watched.
+/// The CPU time that a thread may use between two sleeps, in nanoseconds, by cgroup id. A workload
+/// that is missing here is not watched.
 #[map]
 static BUDGETS: HashMap<u64, u64> = HashMap::with_max_entries(16_384, 0);
 
-/// By thread id. A busy host's least recently sampled threads are forgotten
-/// first: they are the ones that hardly run.
+/// The streaks by thread id. On a busy host the least recently sampled threads are dropped first:
+/// they hardly run.
 #[map]
 static STREAKS: LruHashMap<u32, Streak> = LruHashMap::with_max_entries(8192, 0);
 

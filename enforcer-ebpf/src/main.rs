@@ -19,8 +19,8 @@ use enforcer_common::{Record, Watch};
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// Records that found the ring full, by CPU; the agent sums and exports them. The second
-/// slot is the agents': how many of them were told.
+/// The records that found the ring full, by CPU. The agent exports their sum. The second slot has
+/// the number that agents have reported.
 #[map]
 static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 

@@ -13,7 +13,7 @@ use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use aya_log_ebpf::debug;
 use enforcer_common::{MARK, Record};
 
-/// For kernels whose tracepoint has the victim's task as its parameter (6.1.130,
+/// The program for kernels whose tracepoint has the victim's task as its parameter (6.1.130,
 /// 6.6.80, 6.8 and later).
 #[btf_tracepoint(function = "mark_victim")]
 pub(crate) fn mark_victim_task(context: BtfTracePointContext) -> i32 {
@@ -34,7 +34,7 @@ pub(crate) fn mark_victim_task(context: BtfTracePointContext) -> i32 {
         comm: victim.comm(),
         ..asked_by_current()
     };
-    // One that finds no room is counted, and the agent tells how many there were.
+    // A record that finds no room is counted, and the agent reports the number.
     if emit(&record) {
         debug!(
             &context,
@@ -46,8 +46,8 @@ pub(crate) fn mark_victim_task(context: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Where the tracepoint tells only a thread id, at offset 8 of its record; whose
-/// it was, the agent finds out. Other cgroups' kills come through as well.
+/// The program for kernels whose tracepoint has only a thread id, at offset 8 of its record. The
+/// agent finds the workload. Kills in other cgroups are reported as well.
 #[tracepoint(category = "oom", name = "mark_victim")]
 pub(crate) fn mark_victim_pid(context: TracePointContext) -> i32 {
     // SAFETY: both layouts of the record begin with the pid at this offset, and

@@ -21,7 +21,7 @@ offsets! {
     TASK_START_BOOTTIME,
     TASK_FLAGS,
     TASK_GROUP_LEADER,
-    /// How often the task has slept of its own will.
+    /// Returns the number of the task's voluntary sleeps.
     TASK_NVCSW,
     /// `se.sum_exec_runtime`: CPU time in nanoseconds.
     TASK_SUM_EXEC_RUNTIME,
@@ -40,11 +40,11 @@ offsets! {
     MM_PGTABLES_BYTES,
     /// The first counter of `mm_struct.rss_stat`.
     MM_RSS_STAT,
-    /// From one counter to the next: 8, or since 6.2 a `percpu_counter`'s size.
+    /// The distance between two counters: 8, or the size of a `percpu_counter` since Linux 6.2.
     MM_RSS_STRIDE,
 }
 
-/// How deep below its workload's cgroup a process is still found.
+/// The greatest depth below its workload's cgroup at which a process is found.
 const DEPTH: u64 = 8;
 
 /// A `struct task_struct *` of the kernel.
@@ -97,8 +97,8 @@ impl Task {
         Self(read(self.0, &TASK_GROUP_LEADER))
     }
 
-    /// Whether it has called exec since its fork: `PF_FORKNOEXEC` of
-    /// `include/linux/sched.h`.
+    /// Returns whether the task has called exec since its fork (`PF_FORKNOEXEC` in
+    /// `include/linux/sched.h`).
     pub(crate) fn has_executed(self) -> bool {
         const FORKED_ONLY: u32 = 0x40;
         read::<u32>(self.0, &TASK_FLAGS) & FORKED_ONLY == 0

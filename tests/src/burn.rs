@@ -77,14 +77,14 @@ fn register() {
     unsafe { std::arch::asm!("2: inc {0}", "jmp 2b", inout(reg) 0u64 => _) }
 }
 
-/// All registers stay as they are.
+/// Spins while all registers stay as they are.
 #[cfg(target_arch = "x86_64")]
 fn memory() {
     // SAFETY: writes to one counter.
     unsafe { std::arch::asm!("2: inc qword ptr [{0}]", "jmp 2b", in(reg) COUNTER.as_ptr()) }
 }
 
-/// All general registers and the memory stay as they are.
+/// Spins while all general registers and the memory stay as they are.
 #[cfg(target_arch = "x86_64")]
 fn sse() {
     // SAFETY: touches two registers that it names.
@@ -136,7 +136,7 @@ fn list() {
     }
 }
 
-/// Waits for what nobody will ever say.
+/// Spins on a value that never changes.
 fn idle() {
     let (lock, condition) = &NEVER;
     let mut said = lock.lock().unwrap();
@@ -227,8 +227,8 @@ fn clock() {
     }
 }
 
-/// The same work again and again until its time is over, which it looks up now and
-/// then, and forgets.
+/// Repeats the same work until its time is over. It reads the clock now and then, and keeps no
+/// trace of it.
 fn clock_seldom() {
     let numbers: Vec<u64> = (0..100).collect();
     // SAFETY: with a null pointer it only returns the time.
@@ -253,7 +253,7 @@ fn server() {
     }
 }
 
-/// Another thread sets in half a minute what this one waits for.
+/// Spins on a value that another thread sets after half a minute.
 fn flag_later(time: Duration, renamed: bool) {
     std::thread::spawn(move || {
         if renamed {
@@ -276,7 +276,7 @@ fn rename_thread() {
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Spins until somebody sends SIGUSR1.
+/// Spins until SIGUSR1 comes.
 fn until_usr1() {
     // SAFETY: the handler only stores to an atomic.
     unsafe {
@@ -286,7 +286,7 @@ fn until_usr1() {
     while !FLAG.load(Ordering::Relaxed) {}
 }
 
-/// A dead loop that somebody else traces.
+/// Runs a dead loop that another process traces.
 fn traced() {
     // SAFETY: this process has one thread.
     match unsafe { nix::unistd::fork() }.unwrap() {
@@ -317,7 +317,7 @@ fn timer() {
     }
 }
 
-/// Another process may set what this one waits for.
+/// Spins on a value that another process may set.
 fn shared() {
     // SAFETY: a new mapping of one page.
     let page = unsafe {
@@ -336,7 +336,7 @@ fn shared() {
     while !flag.load(Ordering::Relaxed) {}
 }
 
-/// How often two processes hand a byte to each other in so long a time.
+/// Returns how often two processes pass a byte to each other in this time.
 ///
 /// # Panics
 /// If there are no pipes to be had.
@@ -363,7 +363,7 @@ pub fn switches(time: Duration) -> u64 {
     count
 }
 
-/// How many system calls one process makes in so long a time.
+/// Returns how many system calls one process makes in this time.
 #[must_use]
 pub fn calls(time: Duration) -> u64 {
     let begun = std::time::Instant::now();

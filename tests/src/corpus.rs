@@ -7,7 +7,7 @@ use enforcer_model::cpu_loop::{Evidence, LoopSource, Verdict};
 use enforcer_model::detail::CpuLoopFound;
 use std::time::{Duration, Instant};
 
-/// What a program may be called.
+/// The allowed verdict on a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     DeadLoop,
@@ -16,7 +16,7 @@ pub enum Expected {
     Unproven,
     /// Never `dead_loop`, and never restarted.
     Work,
-    /// It sleeps: it isn't even suspected.
+    /// The program sleeps, so it is not even suspected.
     Nothing,
 }
 
@@ -189,11 +189,11 @@ pub const PROGRAMS: &[Program] = &[
     program("flag-later", &[FIXTURE, "burn", "flag-later"], Work),
 ];
 
-/// A busy emulator takes so long to import a server's modules that a loop may be
-/// met before it begins, and is then looked at again after 5, 10, 20 and 40 s.
+/// A busy emulator is slow to import a server's modules. So the program may be examined before its
+/// loop begins, and is then examined again after 5, 10, 20 and 40 s.
 const LOOKED_AT_AGAIN: Duration = Duration::from_secs(100);
 
-/// What became of one program.
+/// The result of one program.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     pub program: Program,
@@ -223,7 +223,7 @@ impl Outcome {
                 DeadLoop => self.verdict() == Some(Verdict::DeadLoop),
                 SyscallSpin => self.verdict() == Some(Verdict::SyscallSpin),
                 Unproven => true,
-                // It was looked into, or never suspected.
+                // The program was examined, or never suspected.
                 Work => self.found.as_ref().is_none_or(|found| {
                     found.verdict == Verdict::OverBudget && !found.evidence.took.is_zero()
                 }),
@@ -318,13 +318,13 @@ fn is_decided(agent: &Agent, program: &Program, begun: Instant) -> bool {
     match program.expected {
         // Long enough for a verdict, had it been suspected.
         Nothing => cpu(program) > 4.0,
-        // Until the flag is set, and seen.
+        // This waits until the flag is set and seen.
         Work if program.name == "flag-later" => {
             begun.elapsed() > Duration::from_secs(33)
                 && !loops(agent, program).is_empty()
                 && agent.output(program.name).contains("the flag is set")
         }
-        // It may be met while it still starts up, and be looked at again.
+        // The program may be examined while it still starts up, and then again.
         DeadLoop => {
             let found = loops(agent, program);
             found.iter().any(is_dead) || begun.elapsed() > LOOKED_AT_AGAIN.mul_f64(slowness())

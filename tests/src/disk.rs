@@ -84,8 +84,7 @@ impl Drop for Frozen {
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = umount2(&self.place, MntFlags::MNT_DETACH);
-        // It goes with the last that uses it.
-        // SAFETY: an open descriptor.
+        // The device goes with its last user. SAFETY: the descriptor is open.
         unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_CLR_FD as _, 0) };
         let _ = fs::remove_file(IMAGE);
     }

@@ -1,4 +1,4 @@
-//! What the kernel itself says: its files, read as they are.
+//! Reads the kernel's files as they are.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! What the VM's tests and benchmarks share: an agent under test, the plan of a run, and
-//! waiting for a value.
+//! The parts that the tests and benchmarks of the VM share: an agent under test, the plan of a run,
+//! and waits for a value.
 #![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
@@ -22,18 +22,18 @@ pub mod traces;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// How long a test waits for a value on a machine of ordinary speed.
+/// The longest wait for a value on a machine of ordinary speed.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The first pause between two looks, and the longest one. A look at an agent costs it some
 /// CPU time, which other tests need.
 const PAUSES: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
 
-/// How long a small program takes from its start to its end on an emulated CPU of its own.
+/// The time of a small program from its start to its end, on an emulated CPU of its own.
 const ORDINARY_START: Duration = Duration::from_millis(30);
 const CALIBRATION_STARTS: usize = 15;
 
-/// How many times slower than an emulated CPU of its own this machine is for one test: as the
-/// runner has measured it at boot, or as it is measured now. At least 1.
+/// Returns how many times slower this machine is for one test than an emulated CPU of its own: as
+/// the runner has measured it at boot, or as it is measured now. It is at least 1.
 #[must_use]
 pub fn slowness() -> f64 {
     static SLOWNESS: OnceLock<f64> = OnceLock::new();
@@ -65,7 +65,7 @@ pub fn measure_slowness() -> f64 {
     (median.as_secs_f64() / ORDINARY_START.as_secs_f64()).max(1.0)
 }
 
-/// How long a test waits for a value on this machine.
+/// Returns the longest wait for a value on this machine.
 #[must_use]
 pub fn patience() -> Duration {
     PATIENCE.mul_f64(slowness())
@@ -79,7 +79,7 @@ pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     wait_within(PATIENCE, what, look)
 }
 
-/// The same for a value that takes its time; the limit grows with [`slowness`].
+/// Waits for a value up to a limit, which grows with [`slowness`].
 ///
 /// # Panics
 /// With `what`, when the time is over.
@@ -87,7 +87,7 @@ pub fn wait_within<T>(limit: Duration, what: &str, look: impl FnMut() -> Option<
     wait(limit, PAUSES[1], what, look)
 }
 
-/// The same for a state that does not last: looks every few milliseconds.
+/// Waits for a state that does not last. It looks every few milliseconds.
 ///
 /// # Panics
 /// With `what`, after [`patience`].

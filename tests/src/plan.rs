@@ -1,4 +1,4 @@
-//! Which tests must have a guest to themselves, and which run on one kernel only.
+//! The tests that must have a guest to themselves, and those that run on one kernel only.
 //!
 //! A rule names tests by the beginning of their names. `docs/decisions/0012` lists the tests
 //! that run on one kernel and says why none of them loses anything.

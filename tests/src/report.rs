@@ -1,8 +1,8 @@
-//! What a program was given by whoever started it.
+//! The environment that a program was started in.
 
 use std::fs;
 
-/// What a program finds when it starts, as lines of `key: value`.
+/// Returns what a program finds when it starts, as lines of `key: value`.
 ///
 /// # Panics
 /// If the kernel doesn't say.

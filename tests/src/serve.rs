@@ -78,7 +78,7 @@ fn drip(stream: &mut TcpStream, first: &str, then: &str) {
     let _ = stream.set_read_timeout(Some(Duration::from_millis(50)));
     let mut said = stream.write_all(first.as_bytes()).is_ok();
     while said {
-        // Nothing comes: this only lets the time pass.
+        // Nothing comes, so this only lets the time pass.
         let _ = stream.read(&mut [0; 1]);
         said = stream.write_all(then.as_bytes()).is_ok();
     }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 pub const ROOT: &str = "ENFORCER_TEST_ROOT";
 /// The variable with the measured slowness of the machine.
 pub const SLOWNESS: &str = "ENFORCER_TEST_SLOWNESS";
-/// Where cgroup v2 is mounted.
+/// The mount point of cgroup v2.
 pub const HIERARCHY: &str = "/sys/fs/cgroup";
 /// The root that an agent chooses by itself.
 pub const DEFAULT_ROOT: &str = "enforcer";

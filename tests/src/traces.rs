@@ -1,9 +1,9 @@
-//! What a fixture leaves behind, for a test to find.
+//! The files that a fixture leaves behind for a test.
 
 use std::fs::File;
 use std::io::Write as _;
 
-/// Which start this is, from 1.
+/// Returns the number of this start, from 1.
 ///
 /// # Panics
 /// If the file can't be written.
@@ -18,7 +18,7 @@ pub fn count_start(file: &str) -> usize {
     usize::try_from(log.metadata().unwrap().len()).unwrap()
 }
 
-/// One more line at the end of a file; of none without a name.
+/// Appends a line to a file, if there is a name.
 ///
 /// # Panics
 /// If it can't be written.

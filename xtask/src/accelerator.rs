@@ -13,13 +13,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What `init` prints when its job is `hello`.
+/// The line that `init` prints when its job is `hello`.
 pub(crate) const HELLO: &str = "@@enforcer user space";
-/// How long the proof may take, from the start of QEMU to the line.
+/// The longest time of the proof, from the start of QEMU to the line.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 const KVM: &str = "/dev/kvm";
 
-/// How a guest's instructions are executed.
+/// The way in which a guest's instructions are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accelerator {
     Kvm,
@@ -43,7 +43,7 @@ impl Accelerator {
     }
 }
 
-/// Why KVM is not used, by kernel version; `None` where it is.
+/// The reasons why KVM is not used, by kernel version; `None` if it is.
 static PROVED: Mutex<BTreeMap<String, Option<String>>> = Mutex::new(BTreeMap::new());
 
 /// The accelerator for this kernel: KVM if it is proved, else `otherwise`.

@@ -18,10 +18,10 @@ use std::time::Duration;
 /// Package lists that are older than this are fetched again before a name is resolved.
 const MAX_LIST_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What the suite of backports has behind the codename.
+/// The ending of the name of the suite of backports.
 const BACKPORTS: &str = "-backports";
 
-/// Where a Debian host keeps the keys of every Debian release.
+/// The place of the keys of every Debian release on a Debian host.
 const DEBIAN_KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
@@ -125,7 +125,7 @@ fn open(name: &str, make: impl FnOnce() -> Result<Release>) -> Result<Arc<Releas
 }
 
 impl Release {
-    /// One of apt's programs, with this release's sources, lists and cache.
+    /// Makes a command of apt, with the sources, lists and cache of this release.
     fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let mut option = |name: &str, value: &Path| {
@@ -140,7 +140,7 @@ impl Release {
             option("Dir::Etc::PreferencesParts", Path::new("/dev/null"));
         }
         command
-            // As on a host where nothing is installed.
+            // This resolves dependencies as on a host without installed packages.
             .args(["-o", "Dir::State::status=/dev/null"])
             .args(["-o", "Debug::NoLocking=1"])
             // Root's downloads would else run as a user who may not write below `target/`.
@@ -340,7 +340,7 @@ fn package_names(printed: &str) -> Vec<String> {
         .collect()
 }
 
-/// Why an `apt-get update` failed: a key that is missing, or apt's own errors.
+/// Returns why an `apt-get update` failed: a missing key, or apt's own errors.
 fn update_fault(printed: &str) -> String {
     let missing = printed.split("NO_PUBKEY ").nth(1);
     if let Some(key) = missing.and_then(|rest| rest.split_whitespace().next()) {

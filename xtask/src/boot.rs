@@ -13,14 +13,14 @@ pub(crate) const MEMORY_MIB: u32 = 2048;
 /// Enough for a thousand workloads, or for a whole Debian in memory.
 pub(crate) const LARGE_MEMORY_MIB: u32 = 3072;
 
-/// What every boot of a run shares.
+/// The state that all boots of a run share.
 pub(crate) struct Machine {
     pub(crate) qemu: PathBuf,
     /// The image that proves an accelerator.
     pub(crate) hello: PathBuf,
     /// The accelerator where KVM does not work.
     pub(crate) otherwise: Accelerator,
-    /// How long a guest may print nothing before it is taken for stuck.
+    /// The silence after which a guest counts as stuck.
     pub(crate) silence: Silence,
 }
 

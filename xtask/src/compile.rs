@@ -53,8 +53,8 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     std::fs::write(to, bytes).with_context(|| format!("failed to write {}", to.display()))
 }
 
-/// One release build for everything that runs: static, so that the same binary
-/// serves any host and a VM without a single library.
+/// Makes a command for the release build that everything shares. It is static, so that the same
+/// binary runs on any host and in a VM without libraries.
 fn static_release(subcommand: &str) -> Command {
     let mut command = cargo(subcommand);
     statically(&mut command).arg("--release");
@@ -158,7 +158,7 @@ fn test_binaries(selection: &[&str]) -> Result<Vec<(String, PathBuf)>> {
         bail!("failed to compile the tests");
     }
     let mut found = Vec::new();
-    // One JSON object a line; the artifact of a test has an "executable".
+    // Each line is a JSON object. The artifact of a test has an "executable".
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let message: Message =
             serde_json::from_str(line).with_context(|| format!("cargo printed {line}"))?;
@@ -169,7 +169,7 @@ fn test_binaries(selection: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// What is read of a message that cargo prints.
+/// The parts of cargo's messages that are read.
 #[derive(Deserialize)]
 struct Message {
     target: Option<CargoTarget>,
@@ -207,7 +207,7 @@ const HOST_TESTED: [&str; 12] = [
     "enforcer-common",
 ];
 
-/// Those of xtask itself use the build that runs it.
+/// Makes the command for xtask's own tests, which use the build that runs it.
 fn xtask_tests() -> Command {
     let mut command = cargo("test");
     command.args(["--quiet", "--package", "xtask"]);
@@ -223,7 +223,7 @@ pub(crate) fn run_host_tests() -> Result<String> {
     Ok(agent + &run_quietly(&mut xtask_tests())?)
 }
 
-/// How many events a second this machine's disk takes.
+/// Measures how many events a second this machine's disk takes.
 pub(crate) fn history_bench() -> Result<()> {
     ebpf()?;
     let folder = target().join("bench-history");

@@ -14,15 +14,15 @@ const VERDICT: &str = "@@enforcer exit=";
 const BOOTED: &str = "@@booted ";
 /// A test has ended: the outcome, its milliseconds, its name.
 const TEST: &str = "@@test ";
-/// What else is for xtask alone.
+/// The beginning of the other lines that are for xtask alone.
 const HIDDEN: [&str; 2] = ["@@durable ", "@@alive"];
 
-/// How a test of the VM's suite ended.
+/// The result of a test in a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TestOutcome {
     Passed,
     Failed,
-    /// It runs on another kernel of the matrix.
+    /// The test runs on another kernel of the matrix.
     Elsewhere,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct TestRun {
     pub(crate) taken: Duration,
 }
 
-/// How a guest ended.
+/// The end of a guest.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     code: Option<i32>,
@@ -44,12 +44,12 @@ pub(crate) struct Outcome {
     pub(crate) failed: u32,
     /// The seconds from power-on to the start of init.
     pub(crate) booted_after: Option<f64>,
-    /// What QEMU said of a failure of KVM itself.
+    /// KVM itself has failed, with this message of QEMU.
     pub(crate) kvm_error: Option<String>,
-    /// It was given up after it had printed nothing for so long.
+    /// The guest printed nothing for this time, and was killed.
     pub(crate) silent_for: Option<Duration>,
     last_line: String,
-    /// What each panic of a test said, in one line: the console may have a thousand lines
+    /// The message of each panic of a test, in one line: the console may have a thousand lines
     /// after it.
     pub(crate) panics: Vec<String>,
     /// The last line announced a panic; the next one has its message.
@@ -81,12 +81,12 @@ impl Outcome {
         }
     }
 
-    /// Whether anything came from the guest's own programs or its kernel.
+    /// Returns whether the guest's programs or its kernel have printed anything.
     fn has_printed(&self) -> bool {
         !self.last_line.is_empty()
     }
 
-    /// Whether its kernel hung before anything of ours ran.
+    /// Returns whether the kernel hung before the first program ran.
     pub(crate) fn never_booted(&self) -> bool {
         self.silent_for.is_some() && !self.has_printed()
     }
@@ -180,7 +180,7 @@ fn parse_test(text: &str) -> Option<TestRun> {
     })
 }
 
-/// How long a guest may print nothing: until its first line, and after it.
+/// The longest silences of a guest: until its first line, and after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Silence {
     pub(crate) before_first_line: Duration,
@@ -194,7 +194,7 @@ impl Silence {
         later: Duration::from_secs(300),
     };
 
-    /// For a host that is so many times slower than usual.
+    /// Returns the bounds for a host that is this many times slower than usual.
     pub(crate) fn on_slow_host(self, slowness: u32) -> Self {
         Self {
             before_first_line: self.before_first_line * slowness,
@@ -203,8 +203,8 @@ impl Silence {
     }
 }
 
-/// Relays a guest's console until it ends or falls silent, a line is `enough`, or KVM fails;
-/// each line stands behind the label.
+/// Relays the console of a guest, each line behind the label, until it ends or falls silent, a line
+/// is `enough`, or KVM fails.
 pub(crate) fn watch(
     guest: &mut Running,
     label: &str,

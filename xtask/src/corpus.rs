@@ -7,7 +7,7 @@ use crate::tree::{self, Contents};
 use anyhow::{Context as _, Result};
 use std::path::PathBuf;
 
-/// What the tests start; apt finds what these need in turn.
+/// The packages of the programs that the tests start. apt finds their dependencies.
 const PACKAGES: &[&str] = &[
     "bash",
     "coreutils",

@@ -111,7 +111,7 @@ impl Host {
         }
     }
 
-    /// Whether its packages can be had on this machine; the error says why not.
+    /// Checks whether its packages are available on this machine.
     ///
     /// # Errors
     /// If they cannot.

@@ -18,12 +18,12 @@ const TARGETS: [&str; 9] = [
     "terminal",
 ];
 
-/// What libFuzzer looks at; the same that cargo-fuzz asks for, but for the sanitizer.
+/// The flags for libFuzzer's coverage. They are those of cargo-fuzz, without the sanitizer.
 const COVERAGE: &str = "-Cpasses=sancov-module\u{1f}-Cllvm-args=-sanitizer-coverage-level=4\u{1f}\
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters\u{1f}-Cllvm-args=-sanitizer-coverage-pc-table\u{1f}\
     -Cllvm-args=-sanitizer-coverage-trace-compares\u{1f}-Clink-dead-code\u{1f}--cfg=fuzzing\u{1f}-Ccodegen-units=1";
 
-/// Runs every target for so many seconds; a crash is an error, and its input is kept.
+/// Runs every target for this many seconds. A crash is an error, and its input is kept.
 pub(crate) fn run_all(seconds: u32) -> Result<()> {
     if find_program("c++").is_none() {
         bail!(

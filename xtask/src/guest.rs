@@ -1,4 +1,4 @@
-//! One QEMU process: its command line, and what it and its guest print.
+//! A QEMU process: its command line and its output.
 
 use crate::accelerator::Accelerator;
 use crate::kernels::Kernel;
@@ -9,24 +9,24 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// What every guest's kernel is started with. The second line saves an emulated CPU a quarter
-/// of its work (`docs/decisions/0012`): it switches off mitigations of faults that only real
-/// CPUs have, a fifth level of page tables, and the clearing of the kernel's own memory.
+/// The kernel command line of every guest. Its second line saves an emulated CPU a quarter of its
+/// work (`docs/decisions/0012`): it switches off mitigations of faults that only real CPUs have, a
+/// fifth level of page tables, and the clearing of the kernel's own memory.
 const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet loglevel=1 psi=1 \
     mitigations=off no5lvl init_on_alloc=0";
 
-/// One boot of a kernel with one job.
+/// A boot of a kernel with one job.
 pub(crate) struct Boot<'a> {
     pub(crate) kernel: &'a Kernel,
     pub(crate) initramfs: &'a Path,
-    /// What the guest's init does; see `tests/src/bin/init.rs`.
+    /// The job of the guest's init; see `tests/src/bin/init.rs`.
     pub(crate) job: &'a str,
     /// More for the kernel's command line.
     pub(crate) options: &'a str,
     pub(crate) memory_mib: u32,
     /// A raw image that becomes `/dev/vda`.
     pub(crate) disk: Option<&'a Path>,
-    /// What stands before each line that the guest prints.
+    /// The label before each line that the guest prints.
     pub(crate) label: &'a str,
 }
 
@@ -57,7 +57,7 @@ impl Boot<'_> {
     }
 }
 
-/// Whether a line of QEMU's says that KVM itself has failed.
+/// Returns whether a line of QEMU says that KVM itself has failed.
 pub(crate) fn is_kvm_error(line: &str) -> bool {
     let line = line.to_lowercase();
     [
@@ -73,9 +73,9 @@ pub(crate) fn is_kvm_error(line: &str) -> bool {
 /// A line that was printed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// By the guest, on its serial console.
+    /// A line of the guest, on its serial console.
     Console(String),
-    /// By QEMU itself, on its stderr.
+    /// A line of QEMU itself, on its stderr.
     Qemu(String),
 }
 
@@ -125,7 +125,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // One that has ended by itself is as good as killed.
+        // A guest that has ended by itself need not be killed.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// What else is in a guest beside the agent, its tests and its benchmarks.
+/// The contents of a guest beside the agent, its tests and its benchmarks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Contents {
     /// Nothing: the demo needs no other program.

@@ -48,7 +48,7 @@ impl Archive {
         self.entry(path, EXECUTABLE, (0, 0), &bytes)
     }
 
-    /// With the permissions that it has.
+    /// Adds a file with its permissions.
     pub(crate) fn file(&mut self, path: &str, from: &Path) -> Result<()> {
         let failed = || format!("failed to read {}", from.display());
         let bytes = std::fs::read(from).with_context(failed)?;

@@ -25,10 +25,10 @@ struct Series {
 /// A metapackage in a suite of a Debian release.
 struct Source {
     codename: &'static str,
-    /// What follows the codename in the suite's name, where apt must be told.
+    /// The ending of the suite's name after the codename.
     suite: Option<&'static str>,
     metapackage: &'static str,
-    /// What an image package of this series has in its name.
+    /// A part of the name of this series' image packages.
     pattern: &'static str,
 }
 
@@ -81,13 +81,13 @@ pub(crate) const OLDEST: &str = "6.1";
 pub(crate) const MAIN: &str = "6.12";
 /// The series that Debian's next release will have.
 pub(crate) const NEWEST: &str = "newest";
-/// Where none of Debian's kernels can be had, the machine's own distribution has these.
+/// The kernels of the machine's own distribution, used if none of Debian's is available.
 const OWN_METAPACKAGES: &[&str] = &["linux-image-virtual", "linux-image-generic"];
 /// The series of such a kernel.
 const OWN: &str = "distribution";
 
-/// The modules that tests load: swap on a VM without a disk, a disk, and a network between
-/// namespaces. Each stands after those that it needs.
+/// The modules that tests load: swap in a VM without a disk, a disk, and a network between
+/// namespaces. Each follows those that it needs.
 pub(crate) const MODULES: [&str; 7] = [
     "loop",
     "virtio",
@@ -105,7 +105,7 @@ pub(crate) struct Kernel {
     /// The version as in `uname -r`.
     pub(crate) version: String,
     pub(crate) image: PathBuf,
-    /// Those of [`MODULES`] that are not built in.
+    /// The modules of [`MODULES`] that are not built in.
     pub(crate) modules: Vec<PathBuf>,
 }
 
@@ -168,7 +168,7 @@ pub(crate) fn matrix(wanted: Option<&str>) -> Result<Matrix> {
 }
 
 impl Kernel {
-    /// Whether this is the kernel of a series, or of a version or the beginning of one.
+    /// Returns whether this is the kernel of a series, or of a version or its beginning.
     fn is(&self, wanted: &str) -> bool {
         let rest = self.version.strip_prefix(wanted);
         self.series == wanted
@@ -293,7 +293,7 @@ fn resolved(release: Arc<Release>, suite: Option<&'static str>, image: &str) -> 
     })
 }
 
-/// What `apt-cache depends` lists as dependencies.
+/// Returns the dependencies that `apt-cache depends` lists.
 fn depends(printed: &str) -> impl Iterator<Item = &str> {
     printed
         .lines()

@@ -27,7 +27,7 @@ pub(crate) fn debian(revision: u32) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// What the agent says of its own command line.
+/// Writes the manual pages and completions, which the agent itself prints.
 fn write_texts(agent: &Path, folder: &Path) -> Result<()> {
     let pages = folder.join("man");
     if pages.exists() {

@@ -67,7 +67,7 @@ fn describe(command: &Command) -> String {
     line
 }
 
-/// Where a program of this name would be found, if anywhere.
+/// Returns the path of a program of this name, if there is one.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)

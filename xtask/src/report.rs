@@ -1,14 +1,14 @@
-//! What came of the tasks of a test run, and how it is printed.
+//! The results of the tasks of a test run, and their printing.
 
 use crate::console::{Outcome, TestOutcome, TestRun};
 use crate::progress;
 use anyhow::{Result, bail};
 use std::time::Duration;
 
-/// How many of the slowest tests a run lists.
+/// The number of slowest tests that a run lists.
 const SLOWEST: usize = 20;
 
-/// What came of a task.
+/// The result of a task.
 pub(crate) struct Report {
     /// The tier, and the kernel or host that it ran on.
     pub(crate) label: String,
@@ -50,7 +50,7 @@ impl Report {
     }
 }
 
-/// Prints what came of the run, and what could not be tested with the reason.
+/// Prints the results of the run, and what could not be tested with the reason.
 ///
 /// # Errors
 /// If a test failed or none ran.

@@ -10,9 +10,9 @@ use std::process::Command;
 
 /// Words that may stand only in some places.
 struct Rule {
-    /// Where the rule looks: a path's beginning.
+    /// The beginning of the paths to which the rule applies.
     scope: &'static str,
-    /// Where, inside of that, the words are at home.
+    /// The paths among them in which the words are allowed.
     except: &'static [&'static str],
     words: &'static [&'static str],
     told: &'static str,
@@ -128,7 +128,8 @@ const RULES: &[Rule] = &[
 /// Names that say nothing.
 const MODULES: &[&str] = &["utils", "util", "helpers", "common", "manager", "misc"];
 const MOST_LINES: usize = 600;
-/// What each inner crate may be built from. Cargo refuses circles; this refuses the wrong direction.
+/// The allowed dependencies of each inner crate. Cargo refuses circles; this refuses the wrong
+/// direction.
 const DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("model", &["jiff", "serde", "serde_json"]),
     (

@@ -27,12 +27,12 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// How many times slower a host is taken for that is burdened on purpose.
+/// The factor by which a host that is burdened on purpose counts as slower.
 const BURDENED_SLOWNESS: u32 = 3;
 /// The number of tests that a guest runs at the same time.
 const TESTS_AT_ONCE: u32 = 4;
 
-/// What `cargo xtask test` was asked for.
+/// The options of `cargo xtask test`.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
     /// Tests or tiers by name; empty for everything.
@@ -42,7 +42,7 @@ pub(crate) struct Request {
     pub(crate) slow_host: bool,
 }
 
-/// What a request selects.
+/// The tests that a request selects.
 #[derive(Debug, PartialEq, Eq)]
 struct Selection {
     host: bool,
@@ -125,7 +125,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     conclude(&reports, &missing)
 }
 
-/// What the guests need.
+/// The files and programs that the guests need.
 struct Prepared {
     programs: Programs,
     packages: Option<[PathBuf; 2]>,
@@ -143,7 +143,7 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
         prometheus::programs()?;
         if selection.systemd.is_some() {
             for host in debian::HOSTS {
-                // One that cannot be had is reported with the results.
+                // A kernel that is not available is reported with the results.
                 let _ = host.tree();
             }
         }

@@ -105,7 +105,7 @@ fn version_is(program: &Path, version: &str) -> bool {
     run_quietly(Command::new(program).arg("--version")).is_ok_and(|text| text.contains(version))
 }
 
-/// What makes the Debian package.
+/// The tool that makes the Debian package.
 pub(crate) fn cargo_deb() -> Result<PathBuf> {
     let home = target().join(format!("tools/cargo-deb-{CARGO_DEB}"));
     let program = home.join("bin/cargo-deb");

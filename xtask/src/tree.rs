@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 /// Held while a tree is looked at or made: boots that begin side by side want the same.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// What a tree consists of.
+/// An entry of a tree.
 pub(crate) struct Contents<'a> {
     /// The folder's name below `target/vm`.
     pub(crate) name: &'a str,

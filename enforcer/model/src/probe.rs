@@ -20,7 +20,7 @@ words! {
     pub enum ProbeState {
         Passing = "passing",
         Failing = "failing",
-        /// There were not enough answers yet.
+        /// There are not enough answers yet.
         Unknown = "unknown",
     }
 }

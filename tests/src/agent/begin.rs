@@ -1,4 +1,4 @@
-//! How an agent under test is started: its folder, its arguments, its environment.
+//! Starts an agent under test: its folder, its arguments and its environment.
 
 use super::{ENFORCER, WITH_FAILPOINTS};
 use crate::slot;
@@ -16,7 +16,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// The program of this test's agents, if it is not the one that ships.
 static PROGRAM: OnceLock<&str> = OnceLock::new();
 
-/// What is done to a process before it becomes an agent.
+/// A preparation of the process that becomes an agent.
 pub type Preparation = fn() -> nix::Result<()>;
 
 thread_local! {
@@ -37,7 +37,7 @@ pub fn prepare(preparation: Preparation) {
     PREPARATION.set(Some(preparation));
 }
 
-/// Whether the next agent of this test begins on a host that lacks something.
+/// Returns whether the next agent of this test has a preparation.
 pub(super) fn is_prepared() -> bool {
     PREPARATION.get().is_some()
 }
@@ -120,7 +120,7 @@ pub fn use_failpoints() {
     PROGRAM.get_or_init(|| WITH_FAILPOINTS);
 }
 
-/// Whether it was asked for.
+/// Returns whether this test's agents have failpoints.
 pub(super) fn has_failpoints() -> bool {
     PROGRAM.get().is_some()
 }

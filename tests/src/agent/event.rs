@@ -1,4 +1,4 @@
-//! One event of a kind that the test has asked for.
+//! An event of the kind that the test has asked for.
 
 use enforcer_model::detail::Details;
 use enforcer_model::ids::{Cause, InstanceId, Seq};

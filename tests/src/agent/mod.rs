@@ -32,9 +32,9 @@ const WITH_FAILPOINTS: &str = "/bin/enforcer-with-failpoints";
 pub struct Agent {
     process: Child,
     folder: PathBuf,
-    /// What it was started with, before `run` and after it.
+    /// The arguments of the agent, before and after `run`.
     arguments: Vec<String>,
-    /// In the background: its workloads outlive it.
+    /// The agent runs in the background, and its workloads outlive it.
     daemon: bool,
 }
 
@@ -48,7 +48,7 @@ impl Agent {
         Self::start_with(manifest, &[])
     }
 
-    /// The same with further arguments.
+    /// Starts an agent with further arguments.
     ///
     /// # Panics
     /// If it doesn't answer.
@@ -72,7 +72,7 @@ impl Agent {
         agent
     }
 
-    /// The same in the background, as a service manager would start it.
+    /// Starts an agent in the background, as a service manager would.
     ///
     /// # Panics
     /// If it doesn't answer.
@@ -81,7 +81,7 @@ impl Agent {
         Self::start_daemon_with(manifest, &[])
     }
 
-    /// The same with more in its environment.
+    /// Starts an agent with more variables in its environment.
     ///
     /// # Panics
     /// If it doesn't answer.
@@ -101,7 +101,7 @@ impl Agent {
         agent
     }
 
-    /// Without its eBPF programs an agent proves other things than the tests say.
+    /// Checks that the eBPF programs are attached: without them the tests would prove other things.
     fn assert_ebpf(&self) {
         let degraded = self.all_events::<Degraded>().into_iter();
         let fault = degraded
@@ -110,7 +110,7 @@ impl Agent {
         assert_eq!(fault, None, "the agent under test has no eBPF");
     }
 
-    /// Another agent in the place of this one, which has ended or is killed.
+    /// Starts another agent in the place of this one, which has ended or is killed.
     ///
     /// # Panics
     /// If it doesn't answer.
@@ -119,12 +119,12 @@ impl Agent {
         wait_for("the next agent to answer", || self.answers().then_some(()));
     }
 
-    /// What the agents that come next are started with.
+    /// Sets the arguments of the next agents.
     pub fn set_arguments(&mut self, arguments: &[&str]) {
         self.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
     }
 
-    /// The same, without waiting; it kills itself where it is told to.
+    /// Starts another agent without waiting. It kills itself at the failpoint.
     ///
     /// # Panics
     /// If it can't be started, or has no failpoints.
@@ -142,7 +142,7 @@ impl Agent {
         wait_for("the agent to end", || self.process.try_wait().unwrap());
     }
 
-    /// Whether it has.
+    /// Returns whether the agent has ended.
     ///
     /// # Panics
     /// If it can't be waited for.
@@ -160,7 +160,7 @@ impl Agent {
         wait_for("the agent to end", || self.process.try_wait().unwrap()).success()
     }
 
-    /// What this agent and those before it have logged.
+    /// Returns the log of this agent and of those before it.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
@@ -182,7 +182,7 @@ impl Agent {
         fs::read_to_string(self.folder.join("lines")).unwrap_or_default()
     }
 
-    /// What a workload has written.
+    /// Returns the output of a workload.
     #[must_use]
     pub fn output(&self, workload: &str) -> String {
         let bytes =
@@ -239,7 +239,7 @@ impl Agent {
         )
     }
 
-    /// So many lines of an answer that has no end.
+    /// Returns the first lines of an answer that has no end.
     ///
     /// # Panics
     /// If they don't come.
@@ -352,7 +352,7 @@ impl Agent {
     /// # Panics
     /// If it can't be waited for.
     pub fn kill(&mut self) {
-        // One that has ended by itself is as dead.
+        // An agent that has ended by itself need not be killed.
         let _ = self.process.kill();
         self.process.wait().unwrap();
     }
@@ -403,7 +403,7 @@ impl Drop for Agent {
             }
             return;
         }
-        // What is stuck shows where, and then goes without being asked.
+        // A stuck agent shows its threads, and is then killed.
         let stuck = wreck::stacks(self.process.id());
         self.clear();
         let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();

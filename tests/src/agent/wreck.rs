@@ -1,9 +1,9 @@
-//! What is left of an agent whose test has failed.
+//! Shows what is left of an agent whose test has failed.
 
 use std::fs;
 use std::path::Path;
 
-/// Of how many of the agent's children a failed test shows where they are.
+/// The most children of the agent whose stacks a failed test shows.
 const CHILDREN_SHOWN: usize = 8;
 
 /// Removes a cgroup with all below it, if they are empty.
@@ -16,7 +16,7 @@ pub fn remove(cgroup: &Path) {
     let _ = fs::remove_dir(cgroup);
 }
 
-/// Where each thread of the agent and of its children is in the kernel.
+/// Prints where each thread of the agent and of its children is in the kernel.
 pub(super) fn stacks(agent: u32) -> String {
     let mut text = String::new();
     let mut children = 0;

@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const LOOKS: usize = 3;
-/// What an interpreter and its modules need to start.
+/// The time that an interpreter and its modules need to start.
 const WARM_UP: Duration = Duration::from_secs(2);
 
 fn main() {
@@ -44,7 +44,7 @@ fn main() {
         std::thread::sleep(WARM_UP);
         let looks: Vec<Examination> = (0..LOOKS).filter_map(|_| look(enforcer, &child)).collect();
         let group = Pid::from_raw(i32::try_from(child.id()).unwrap());
-        // A group that we made; whoever is left in it goes.
+        // The process group is ours, so all that is left in it is killed.
         let _ = killpg(group, Signal::SIGKILL);
         child.wait().unwrap();
         println!("{}", row(program, &looks));
@@ -115,7 +115,7 @@ fn hottest(session: u32) -> Option<(u32, u32)> {
     let fields = |path: String| -> Option<Vec<u64>> {
         let stat = fs::read_to_string(path).ok()?;
         let rest = stat.rsplit_once(") ")?.1.to_owned();
-        // From the second field after the command on: the state is a letter.
+        // The numbers begin at the second field after the command: the state is a letter.
         let fields = rest.split(' ').skip(1);
         Some(fields.map(|field| field.parse().unwrap_or(0)).collect())
     };

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const MIB: usize = 1 << 20;
 const PAGE: usize = 4096;
 
-/// How SIGPIPE was found, before Rust's own start ignores it.
+/// The handling of SIGPIPE at the start, before Rust ignores it.
 static SIGPIPE_DEFAULT: AtomicBool = AtomicBool::new(false);
 
 #[used]
@@ -49,20 +49,20 @@ fn main() {
             println!("\u{1b}[2J\u{7}-hello");
             rest()
         }
-        // Hogs at its first so many starts, counted in a file, and then rests.
+        // Hogs memory at its first starts, counted in a file, and then rests.
         "hog-times" => {
             if count_start(argument(2)) <= number(1, 0) {
                 hog(usize::MAX / MIB);
             }
             rest()
         }
-        // Its child hogs; it itself goes on.
+        // Its child hogs memory, and it goes on itself.
         "child-hog" => {
             in_child(|| hog(usize::MAX / MIB));
             println!("parent goes on");
             rest()
         }
-        // Another program, in a tree of its own.
+        // Executes another program with a root of its own.
         "chroot" => {
             use std::os::unix::process::CommandExt as _;
             std::os::unix::fs::chroot(argument(1)).unwrap();
@@ -72,7 +72,7 @@ fn main() {
             command.env("PATH", "/usr/bin:/bin").env("TERM", "dumb");
             panic!("{}", command.exec());
         }
-        // Leaves what it was told in its environment, a line in a file.
+        // Appends what its environment says as a line to a file.
         "note" => append(argument(1), &std::env::var(argument(2)).unwrap_or_default()),
         // Hogs when it is asked to by SIGUSR1.
         "hog-on-signal" => {
@@ -84,7 +84,7 @@ fn main() {
             hog(number(1, usize::MAX / MIB));
             rest()
         }
-        // So many children that rest; it hogs when it is asked to by SIGUSR1.
+        // Starts children that rest, and hogs memory at SIGUSR1.
         "herd" => {
             let mut asked = nix::sys::signal::SigSet::empty();
             asked.add(Signal::SIGUSR1);
@@ -97,14 +97,14 @@ fn main() {
             hog(usize::MAX / MIB);
             rest()
         }
-        // Fills so many MiB, touches them again and again, and tells nothing.
+        // Fills memory, and touches it again and again, without output.
         "keep-warm" => {
             let mut kept = fill(number(1, 1));
             loop {
                 touch(&mut kept);
             }
         }
-        // How much it gets done in so many milliseconds.
+        // Prints how much work it does in a number of milliseconds.
         "switches" => {
             println!(
                 "done {}",
@@ -130,7 +130,7 @@ fn main() {
             spin()
         }
         "http" => http(number(1, 8080)),
-        // Answers in every way there is, after so many milliseconds; see `answer`.
+        // Answers in every way, after a number of milliseconds; see `answer`.
         "serve" => {
             std::thread::sleep(milliseconds(if argument(2).is_empty() {
                 "0"
@@ -139,7 +139,7 @@ fn main() {
             }));
             enforcer_tests::serve::serve(u16::try_from(number(1, 8080)).unwrap())
         }
-        // Crashes at its first so many starts, counted in a file, and then serves.
+        // Crashes at its first starts, counted in a file, and then serves.
         "serve-after" => {
             if count_start(argument(2)) <= number(1, 0) {
                 std::process::exit(1);
@@ -174,7 +174,7 @@ fn main() {
             asked.wait().unwrap();
             append(argument(1), "term");
         }
-        // Who it is, where, and with what; then it fails.
+        // Prints its user, place and arguments, and then fails.
         "complain" => {
             report(SIGPIPE_DEFAULT.load(Ordering::Relaxed));
             let wanted = std::env::vars().filter(|(name, _)| name.starts_with("ENFORCER_"));
@@ -212,11 +212,11 @@ fn main() {
             println!("ready");
             rest()
         }
-        // Another program, as the first process of a PID namespace.
+        // Executes another program as the first process of a PID namespace.
         "first-process" => first_process(&arguments[1..]),
         "fork-bomb" => bomb(),
         "crash" => std::process::exit(i32::try_from(number(1, 1)).unwrap()),
-        // Lives for so many milliseconds.
+        // Lives for a number of milliseconds.
         "brief" => {
             std::thread::sleep(Duration::from_millis(
                 u64::try_from(number(1, 100)).unwrap(),
@@ -225,21 +225,21 @@ fn main() {
         // Goes, and leaves a child that stays.
         "brief-with-child" => in_child(|| rest()),
         "flood" => flood(number(1, 1)),
-        // The same, as soon as there is such a file.
+        // Lives for a number of milliseconds, as soon as a file exists.
         "flood-when-told" => {
             while !std::path::Path::new(argument(2)).exists() {
                 std::thread::sleep(Duration::from_millis(20));
             }
             flood(number(1, 1))
         }
-        // The same, with its first and its last moment in a file.
+        // Lives for a number of milliseconds, and writes its first and its last moment to a file.
         "flood-and-stamp" => {
             append(argument(2), &format!("first {}", monotonic()));
             write_lines(number(1, 1));
             append(argument(2), &format!("last {}", monotonic()));
             rest()
         }
-        // So many numbered lines, with so many milliseconds between them.
+        // Prints numbered lines, with a number of milliseconds between them.
         "count" => {
             for line in 0..number(1, 0) {
                 println!("{line}");
@@ -259,7 +259,7 @@ fn main() {
             println!("end");
             rest()
         }
-        // The same, over an output that it has opened again for writing alone.
+        // Prints numbered lines to an output that it has opened again for writing.
         "count-again" => {
             let again = File::options().append(true).open("/dev/stdout").unwrap();
             nix::unistd::dup2_stdout(&again).unwrap();
@@ -336,7 +336,7 @@ fn map_far_below(folder: &str, count: usize) {
     let protection = ProtFlags::PROT_READ | ProtFlags::PROT_EXEC;
     for _ in 0..count {
         let flags = MapFlags::MAP_PRIVATE;
-        // SAFETY: the kernel chooses a place where nothing is, and nobody reads it.
+        // SAFETY: the kernel chooses a free place, and nothing reads it.
         unsafe { mmap(None, length, protection, flags, &file, 0) }.unwrap();
     }
 }
@@ -442,7 +442,7 @@ fn stamp(file: &str, then: &str) -> ! {
         rest();
     }
     loop {
-        // In small steps: the last one is close to the end.
+        // The steps are small, so that the last one is close to the end.
         let mut little = vec![0u8; 16 * PAGE];
         touch(&mut little);
         std::mem::forget(little);

@@ -1,6 +1,6 @@
-//! What Prometheus itself says of our metrics, rules and dashboard: its own checker, its
-//! own tests of rules, and a server that scrapes the example and answers what the
-//! dashboard asks. Both programs are the distribution's, unpacked and not installed.
+//! Checks our metrics, rules and dashboard with Prometheus itself: its checker, its tests of rules,
+//! and a server that scrapes the example and answers the dashboard's queries. Both programs are the
+//! distribution's, unpacked and not installed.
 
 mod selectors;
 
@@ -16,13 +16,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// For the server to start, and to have scraped twice.
+/// The longest wait for the server to start and to scrape twice.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Both kernels' boots want it.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// Where `prometheus` and `promtool` are.
+/// The folder of `prometheus` and `promtool`.
 pub(crate) fn programs() -> Result<PathBuf> {
     let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = target().join("vm/prometheus");
@@ -35,7 +35,7 @@ pub(crate) fn programs() -> Result<PathBuf> {
     Ok(programs)
 }
 
-/// Everything that needs no VM.
+/// Runs the checks that need no VM.
 pub(crate) fn check() -> Result<()> {
     let programs = programs()?;
     let docs = root().join("docs/prometheus");
@@ -48,7 +48,7 @@ pub(crate) fn check() -> Result<()> {
         .stdin(file)
         .output()
         .context("failed to start promtool")?;
-    // What it only advises is no failure to it.
+    // It does not count its advice as a failure.
     let advice = String::from_utf8_lossy(&checked.stderr);
     if !checked.status.success() || !advice.trim().is_empty() {
         bail!(
@@ -215,7 +215,7 @@ fn goes_on(example: &str, scrape: u64) -> String {
     example.lines().map(later).collect()
 }
 
-/// One answer, whatever was asked.
+/// Sends one query and returns its answer.
 fn tell(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
     let mut head = [0; 4096];
     let _ = stream.read(&mut head)?;
@@ -226,7 +226,7 @@ fn tell(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
     )
 }
 
-/// The samples that an expression comes to now.
+/// Returns the current samples of an expression.
 fn ask(address: &str, expression: &str) -> Result<Vec<Value>> {
     let encoded: String = expression
         .bytes()
@@ -250,8 +250,8 @@ fn ask(address: &str, expression: &str) -> Result<Vec<Value>> {
         .unwrap_or_default())
 }
 
-/// What the dashboard asks, with its variables filled in. That it names no data source of
-/// its own is looked at on the way.
+/// Returns the queries of the dashboard with its variables filled in. It also checks that the
+/// dashboard names no data source of its own.
 fn expressions() -> Result<Vec<String>> {
     let file = root().join("docs/grafana/enforcer.json");
     let text = std::fs::read_to_string(&file)

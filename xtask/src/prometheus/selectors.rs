@@ -1,5 +1,5 @@
-//! Which of an expression's metrics, labels and values a scrape doesn't have: Prometheus
-//! answers a misspelt name with nothing, and no rule over it ever fires.
+//! Finds the metrics, labels and values of an expression that a scrape lacks: Prometheus answers a
+//! misspelt name with nothing, and no rule over it ever fires.
 
 /// The first of them, in words. Only our own metrics are looked for, and of labels only
 /// those that the scrape itself brings.

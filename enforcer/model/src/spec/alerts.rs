@@ -77,7 +77,7 @@ pub enum Target {
     Webhook {
         host: String,
         port: u16,
-        /// With its query.
+        /// The path, with its query.
         path: String,
         headers: BTreeMap<String, String>,
     },

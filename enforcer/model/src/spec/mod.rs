@@ -276,7 +276,7 @@ impl LogTarget {
         }
     }
 
-    /// For serde, which passes a reference.
+    /// Returns whether the value is the default. serde passes a reference.
     #[expect(
         clippy::trivially_copy_pass_by_ref,
         reason = "serde passes a reference"

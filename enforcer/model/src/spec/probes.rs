@@ -37,7 +37,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// With the defaults of Kubernetes.
+    /// Makes a probe of this check, with the default timing of Kubernetes.
     #[must_use]
     pub fn of(check: Check) -> Self {
         Self {
@@ -76,7 +76,7 @@ pub enum Check {
     Tcp { host: String, port: u16 },
     /// The command ends with 0.
     Exec { command: Vec<String> },
-    /// It was modified no longer ago than this, by the wall clock.
+    /// The greatest age of the last change, by the wall clock.
     File {
         path: String,
         fresh_within: Duration,

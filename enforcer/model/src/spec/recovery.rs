@@ -40,7 +40,7 @@ pub struct Recovery {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
-    /// Nothing more.
+    /// The workload is only restarted.
     #[default]
     Restart,
     /// The reset paths are emptied.
@@ -77,7 +77,7 @@ words! {
 /// the last one stands for all that come after.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Strategies {
-    /// For every cause that has no list of its own; empty for `restart`.
+    /// The strategies for every cause without a list of its own. An empty list means `restart`.
     pub default: Vec<Strategy>,
     pub by_cause: BTreeMap<Cause, Vec<Strategy>>,
 }

@@ -1,5 +1,5 @@
-//! What the agent costs with a thousand workloads: at rest, when it is asked, and when
-//! another one takes over from it; and ten thousand OOM kills over many agents.
+//! Measures the agent with a thousand workloads: at rest, under requests, and at a take-over; and
+//! ten thousand OOM kills over many agents.
 
 use super::{Samples, many, monotonic};
 use enforcer_model::detail::Details;
@@ -11,12 +11,12 @@ use std::fs;
 use std::time::Duration;
 
 pub(super) const LONG: Duration = Duration::from_secs(900);
-/// At rest.
+/// The time at rest.
 const QUIET: Duration = Duration::from_secs(60);
-/// What `ps` is asked.
+/// The request of `ps`.
 const ASKED: usize = 20;
 
-/// One of each kind, none of which comes true.
+/// A rule of each kind. None of them ever holds.
 const RULES: &str = "alerts:
   targets: { nobody: { command: [/bin/false] } }
   rules:
@@ -169,8 +169,8 @@ fn asked(agent: &Agent, count: usize) {
     println!("    {:.1} × the bare reading", told.ratio_to(&floor));
 }
 
-/// Ten thousand kills, and an agent killed after every five hundred: whether the ranges
-/// of what was told join up to the kernel's own counter.
+/// Makes ten thousand OOM kills, and kills the agent after every five hundred. The reported ranges
+/// must join up to the kernel's own counter.
 pub(super) fn kills(_floor: &Samples) {
     const KILLS: u64 = 10_000;
     fs::remove_file("/tmp/starts").ok();

@@ -1,5 +1,5 @@
-//! What the detection of loops takes: time to a verdict, and CPU time of
-//! everything else; and what every program of the corpus is called.
+//! Measures the detection of loops: the time to a verdict, the CPU time of everything else, and the
+//! verdict on every program of the corpus.
 
 use super::Samples;
 use enforcer_model::WorkloadState;
@@ -21,7 +21,7 @@ fn one(name: &str, mode: &str, more: &str) -> String {
     )
 }
 
-/// From the start of a dead loop to its verdict.
+/// Measures the time from the start of a dead loop to its verdict.
 pub(super) fn time_to_verdict(_floor: &Samples) {
     let more = "watch: { cpu_loop: { after: 2s, respond: [tell] } }";
     let mut beyond = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn time_to_verdict(_floor: &Samples) {
     );
 }
 
-/// What the kernel counts for one program: runs, and nanoseconds of them.
+/// The kernel's counts for one program: its runs and their nanoseconds.
 fn statistics(agent: &Agent, kind: &str) -> Option<(u64, u64)> {
     let folder = format!("/proc/{}/fdinfo", agent.pid());
     for entry in fs::read_dir(folder).ok()?.flatten() {
@@ -56,7 +56,7 @@ fn statistics(agent: &Agent, kind: &str) -> Option<(u64, u64)> {
     None
 }
 
-/// What one sample costs.
+/// Measures the cost of one sample.
 pub(super) fn sample_cost(_floor: &Samples) {
     const PERF_EVENT: &str = "7";
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").unwrap();
@@ -78,7 +78,7 @@ pub(super) fn sample_cost(_floor: &Samples) {
     fs::write("/proc/sys/kernel/bpf_stats_enabled", "0").unwrap();
 }
 
-/// What programs get done with the detector on and off, by turns.
+/// Measures the work of programs with the detector on and off, in turns.
 pub(super) fn throughput(_floor: &Samples) {
     let ways: [(&str, &[&str]); 3] = [
         ("off", &["--ebpf", "off"]),
@@ -160,7 +160,7 @@ pub(super) fn hundred_threads(_floor: &Samples) {
     }
 }
 
-/// What each program of the corpus is called, four at a time, then some alone.
+/// Prints the verdict on each program of the corpus, four at a time, and then some alone.
 pub(super) fn corpus(_floor: &Samples) {
     println!("{HEADER}");
     for programs in PROGRAMS.chunks(4) {

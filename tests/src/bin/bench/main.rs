@@ -58,7 +58,7 @@ fn main() {
     keep_controllers_in_use();
     let floor = floor();
     println!("bare fork + exec: {floor}");
-    // All others take minutes each: only by name, or by `loops`.
+    // All others take minutes each, so they run only by name or by `loops`.
     let quick = ["restart", "start", "memory"];
     let named = ["probes", "thousand", "kills", "scrape", "outputs"];
     for (name, measure) in all {
@@ -159,7 +159,7 @@ fn firsts(file: &str) -> Vec<Duration> {
         .collect()
 }
 
-/// From before a fork to the first instruction of what it executes.
+/// Measures the time from before a fork to the first instruction of the program.
 fn floor() -> Samples {
     const FILE: &str = "/tmp/floor";
     let mut samples = Vec::new();
@@ -181,7 +181,7 @@ fn floor() -> Samples {
     Samples::of(samples)
 }
 
-/// From a workload's last sign of life before its OOM kill to the first
+/// Measures the time from a workload's last sign of life before its OOM kill to the first
 /// instruction of its replacement.
 fn restart(floor: &Samples) {
     const FILE: &str = "/tmp/restart";
@@ -208,7 +208,7 @@ fn restart(floor: &Samples) {
     );
 }
 
-/// From the command line to the workload's first instruction.
+/// Measures the time from the command line to the workload's first instruction.
 fn start(floor: &Samples) {
     const FILE: &str = "/tmp/start";
     let agent = Agent::start(
@@ -252,7 +252,7 @@ fn start(floor: &Samples) {
     println!("    {:.1} × a bare fork + exec", returned.ratio_to(floor));
 }
 
-/// What the agent holds with ten workloads, after each was restarted once.
+/// Measures the memory of the agent with ten workloads, after each was restarted once.
 fn memory(_floor: &Samples) {
     let one = |number: usize| {
         format!(

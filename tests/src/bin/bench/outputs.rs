@@ -1,6 +1,6 @@
-//! What it costs to keep what workloads write: lines a second beside a plain file and beside
-//! journald, and memory and CPU time with a thousand quiet workloads and ten chatty ones.
-//! journald is Debian's own, with the limit of its rate switched off.
+//! Measures the cost of outputs: lines a second beside a plain file and beside journald, and memory
+//! and CPU time with a thousand quiet workloads and ten busy ones. journald is Debian's own, with
+//! its rate limit switched off.
 
 use super::daemon::{LONG, cpu_seconds, resting, running};
 use super::scrape::{TREE, mount_into_tree};
@@ -48,7 +48,7 @@ fn holder() -> u32 {
     })
 }
 
-/// From a writer's first line to its last, by its own stamps.
+/// Returns the time from a writer's first line to its last, by its own stamps.
 fn writing(stamped: &str) -> Duration {
     let times: Vec<Duration> = wait_within(LONG, "the last line", || {
         let times: Vec<_> = stamps(stamped).into_iter().map(|(_, at)| at).collect();

@@ -1,5 +1,5 @@
-//! Both sides of a power cut: an agent whose history is on a disk, until somebody pulls
-//! the plug, and what the next boot finds there.
+//! Tests both sides of a power cut: an agent with its history on a disk until the power goes, and
+//! what the next boot finds there.
 
 use enforcer_model::detail::Degraded;
 use enforcer_model::ids::Seq;

@@ -1,5 +1,5 @@
-//! What asking costs: a thousand HTTP probes every five seconds, beside the same
-//! number of requests by a bare loop over the same client library, and by `curl`.
+//! Measures the cost of probes: a thousand HTTP probes every five seconds, beside the same number
+//! of requests by a bare loop over the same client library, and by `curl`.
 
 use super::Samples;
 use enforcer_model::WorkloadState;
@@ -128,7 +128,7 @@ struct Measured {
     resident: String,
 }
 
-/// An agent with so many workloads, over four periods of their probes.
+/// Measures an agent with this many workloads, over four periods of their probes.
 fn measure(many: usize, probes: &str) -> (Measured, ProbeLateness) {
     let one = |number: usize| {
         format!("  w{number}:\n    command: [/bin/fixture, rest]\n    user: web\n{probes}")
@@ -163,7 +163,7 @@ fn measure(many: usize, probes: &str) -> (Measured, ProbeLateness) {
     (measured, told)
 }
 
-/// In seconds; the kernel counts in hundredths.
+/// Returns CPU time in seconds. The kernel counts in hundredths.
 fn agent_cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat

@@ -1,6 +1,5 @@
-//! What a scrape costs, beside other ways to the same numbers: `cat` in a shell's loop, and
-//! systemd-cgtop, which reads fewer files of each cgroup. Both are Debian's own, in a tree
-//! of theirs.
+//! Measures the cost of a scrape, beside other ways to the same numbers: `cat` in a shell's loop,
+//! and systemd-cgtop, which reads fewer files of each cgroup. Both are Debian's own.
 
 use super::daemon::{LONG, cpu_seconds, resting, running};
 use super::{Samples, many, monotonic};
@@ -54,7 +53,7 @@ fn of(count: usize) {
     let (top, top_cpu) = others(&["systemd-cgtop", "-n", "1", "-b"]);
     println!("  systemd-cgtop -n 1 -b: {top}; {top_cpu:.0} ms of CPU time each");
     let mut bytes = 0;
-    // Its peak is counted from now on (proc_pid_clear_refs(5)).
+    // This resets the peak (proc_pid_clear_refs(5)).
     fs::write(format!("/proc/{}/clear_refs", agent.pid()), "5").unwrap();
     let resident = |which: &str| kernel::status(agent.pid(), which).unwrap();
     let at_rest = resident("VmRSS");

@@ -1,4 +1,4 @@
-//! What a test has for itself: mounts, accounts and a network.
+//! The parts of the system that a test has for itself: mounts, accounts and a network.
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};

@@ -23,10 +23,10 @@ use std::process::{Command, ExitCode};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// How often the runner reports that it is alive.
+/// The time between two signs of life of the runner.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 
-/// What the runner was asked for.
+/// The options of the runner.
 struct Request {
     slots: usize,
     /// Leave out the tests that run on one kernel, which is another one.

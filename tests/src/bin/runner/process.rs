@@ -1,4 +1,4 @@
-//! One test as a process: started in its place, watched, and cleaned up after.
+//! Runs one test as a process: starts it in its place, watches it and cleans up.
 
 use crate::isolation;
 use enforcer_tests::slot;
@@ -11,12 +11,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const SUITE: &str = "/bin/suite";
-/// How long a test may take on a machine of ordinary speed before it is killed.
+/// The longest time of a test on a machine of ordinary speed. After that it is killed.
 const LIMIT: Duration = Duration::from_secs(1200);
-/// How often a running test is looked at.
+/// The time between two checks of a running test.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Where a test runs.
+/// The place of a test.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
     pub(crate) slot: usize,
@@ -39,7 +39,7 @@ pub(crate) struct Finished {
     pub(crate) test: String,
     pub(crate) passed: bool,
     pub(crate) taken: Duration,
-    /// What it has printed, if it failed.
+    /// The output of a test that failed.
     pub(crate) output: String,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn run(test: &str, place: Place) -> Finished {
     }
 }
 
-/// Whether it has ended well; `None` if it did not end in time.
+/// Returns whether the test has passed; `None` if it did not end in time.
 fn wait(child: &mut Child, limit: Duration) -> Option<bool> {
     let begun = Instant::now();
     loop {
