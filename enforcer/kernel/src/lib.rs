@@ -32,6 +32,7 @@ pub(crate) mod proc_text;
 pub mod process;
 pub mod ptrace;
 pub mod ready;
+pub mod replacement;
 pub mod settings_file;
 pub mod signal;
 pub mod slot;

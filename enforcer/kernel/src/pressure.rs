@@ -44,21 +44,24 @@ impl Trigger {
 
 /// `avg10` of a line of a pressure file, in whole percent.
 pub(crate) fn avg10(text: &str, line: &str) -> Option<Percent> {
-    let whole = word10(text, line)?.split('.').next()?;
+    let whole = value(text, line, "avg10=")?.split('.').next()?;
     whole.parse().ok().map(Percent)
 }
 
 /// Returns the share of ten seconds in percent, as the kernel writes it.
 pub(crate) fn share10(text: &str, line: &str) -> Option<f64> {
-    word10(text, line)?.parse().ok()
+    value(text, line, "avg10=")?.parse().ok()
 }
 
-fn word10<'t>(text: &'t str, line: &str) -> Option<&'t str> {
-    let line = text
-        .lines()
-        .find(|text| text.split_whitespace().next() == Some(line))?;
-    line.split_whitespace()
-        .find_map(|word| word.strip_prefix("avg10="))
+/// Returns the time of a line in which tasks waited, in microseconds since boot.
+pub(crate) fn total(text: &str, line: &str) -> Option<u64> {
+    value(text, line, "total=")?.parse().ok()
+}
+
+fn value<'t>(text: &'t str, line: &str, key: &str) -> Option<&'t str> {
+    let mut lines = text.lines().map(str::split_whitespace);
+    let mut words = lines.find_map(|mut words| (words.next() == Some(line)).then_some(words))?;
+    words.find_map(|word| word.strip_prefix(key))
 }
 
 #[cfg(test)]

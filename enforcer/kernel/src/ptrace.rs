@@ -6,11 +6,12 @@
 
 use super::clock;
 use enforcer_model::units::MonoTime;
+use nix::sys::ptrace::{self, Options};
+use nix::unistd::Pid;
 use std::io;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-const SYSGOOD: libc::c_int = 1;
 const EVENT_STOP: libc::c_int = 128;
 const GET_SYSCALL_INFO: libc::c_uint = 0x420e;
 /// The set of registers with everything that XSAVE keeps; elsewhere the plain
@@ -71,11 +72,7 @@ impl Tracee {
     /// Seizes a thread. It fails with EPERM if the thread is already traced.
     pub fn seize(tid: u32) -> io::Result<Self> {
         let tid = libc::pid_t::try_from(tid).map_err(io::Error::other)?;
-        // SAFETY: takes no memory.
-        let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0, SYSGOOD) };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        ptrace::seize(Pid::from_raw(tid), Options::PTRACE_O_TRACESYSGOOD)?;
         Ok(Self {
             tid,
             stopped: None,
@@ -87,7 +84,7 @@ impl Tracee {
 
     /// Asks it to stop; the stop itself is waited for.
     pub fn interrupt(&mut self) -> io::Result<()> {
-        self.request(libc::PTRACE_INTERRUPT, 0)
+        Ok(ptrace::interrupt(Pid::from_raw(self.tid))?)
     }
 
     /// Waits until the thread stops for any reason; `None` if it does not stop in time. An exit is
@@ -213,6 +210,7 @@ impl Tracee {
         self.stops
     }
 
+    /// Makes a request that passes a signal on. nix's `Signal` has no real-time signals.
     fn request(&self, request: libc::c_uint, data: libc::c_int) -> io::Result<()> {
         // SAFETY: none of these requests takes memory.
         match unsafe { libc::ptrace(request, self.tid, 0, data) } {

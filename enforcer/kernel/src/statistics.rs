@@ -4,6 +4,7 @@
 
 use super::cgroupfs::Cgroup;
 use super::counters::field;
+use super::pressure::total;
 
 /// `memory.events`, as the kernel calls its counters.
 pub const MEMORY_EVENTS: [&str; 6] = ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"];
@@ -61,11 +62,7 @@ pub fn read(cgroup: &Cgroup) -> Option<Statistics> {
 /// Returns the totals of a pressure file. Before Linux 5.13 there is no `full` line for CPUs, which
 /// counts as 0.
 fn waited(text: &str) -> Option<(u64, u64)> {
-    let total = |kind: &str| {
-        let line = text.lines().find(|line| line.starts_with(kind))?;
-        line.rsplit_once("total=")?.1.trim().parse::<u64>().ok()
-    };
-    Some((total("some")?, total("full").unwrap_or(0)))
+    Some((total(text, "some")?, total(text, "full").unwrap_or(0)))
 }
 
 #[cfg(test)]

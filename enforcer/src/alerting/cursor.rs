@@ -2,10 +2,11 @@
 //! A file that cannot be written costs a second delivery after the next start, and no alert.
 
 use enforcer_core::event::Seq;
+use enforcer_kernel::replacement::{Survives, replace};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io::{self};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 #[derive(Serialize, Deserialize)]
@@ -84,17 +85,12 @@ impl Cursor {
             let mut builder = fs::DirBuilder::new();
             builder.recursive(true).mode(0o700).create(folder)?;
         }
-        let draft = self.file.with_extension("new");
         let kept = Kept {
             schema: 1,
             delivered: self.delivered,
         };
-        let mut options = fs::File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&draft)?;
-        file.write_all(&serde_json::to_vec(&kept)?)?;
-        file.sync_all()?;
-        fs::rename(draft, &self.file)
+        let text = serde_json::to_vec(&kept)?;
+        replace(&self.file, &text, 0o600, Survives::PowerCut)
     }
 }
 

@@ -14,15 +14,14 @@ use enforcer_core::plan::shrinks_below_use;
 use enforcer_core::spec::Manifest;
 use enforcer_core::units::{Bytes as Size, Limit, Percent};
 use enforcer_core::{Event, WorkloadName};
+use enforcer_kernel::replacement::{Survives, replace};
 use enforcer_kernel::usage::memory_current;
 use enforcer_kernel::{memory_info, system_limits};
 use enforcer_manifest::parse_throttle;
 use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 pub(super) async fn request(
@@ -264,15 +263,7 @@ fn place_of(api: &Api, file: &ProposedFile) -> PathBuf {
 fn install(api: &Api, file: &ProposedFile) -> std::io::Result<()> {
     let place = place_of(api, file);
     let mode = std::fs::metadata(&place).map_or(0o600, |present| present.mode() & 0o777);
-    let draft = place.with_extension("yaml.new");
-    let _ = std::fs::remove_file(&draft);
-    let mut new = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&draft)?;
-    new.write_all(file.text.as_bytes())?;
-    std::fs::rename(draft, place)
+    replace(&place, file.text.as_bytes(), mode, Survives::PowerCut)
 }
 
 fn refuse_shrinks(api: &Api, manifest: &Manifest) -> Result<(), Failure> {

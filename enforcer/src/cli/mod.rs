@@ -267,14 +267,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
 
 /// Escapes a text for a path or a query, so that it cannot become another path.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => escaped.push(char::from(byte)),
-            _ => escaped.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    escaped
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 fn use_color(color: Color, terminal: bool) -> bool {

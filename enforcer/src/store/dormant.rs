@@ -1,6 +1,7 @@
 //! The manifests that an earlier version did not read: `*.yml`, beside `*.yaml`. Such a file may be
 //! an old manifest that somebody has put away under that name. After an upgrade it starts nothing
 //! until somebody says `apply`.
+use enforcer_kernel::replacement::{Survives, replace};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::manifest_files;
@@ -59,10 +60,8 @@ impl Dormant {
     fn write(&self) {
         let text = serde_json::to_vec(&*self.lock()).unwrap_or_default();
         let folder = self.record.parent().unwrap_or(Path::new("/"));
-        let draft = self.record.with_extension("new");
         let written = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&draft, text))
-            .and_then(|()| std::fs::rename(&draft, &self.record));
+            .and_then(|()| replace(&self.record, &text, 0o600, Survives::PowerCut));
         if let Err(error) = written {
             tracing::warn!("failed to write {}: {error}", self.record.display());
         }

@@ -12,6 +12,7 @@
 
 use enforcer_core::event::{CgroupId, InstanceId, Seq};
 use enforcer_core::{Checkpoint, WorkloadName};
+use enforcer_kernel::replacement::{Survives, replace};
 use enforcer_model::Record;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -268,9 +269,8 @@ pub(crate) fn decode(bytes: &[u8]) -> bool {
 }
 
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    fs::write(&draft, serde_json::to_vec(value)?)?;
-    fs::rename(draft, path)
+    let text = serde_json::to_vec(value)?;
+    replace(path, &text, 0o600, Survives::Process)
 }
 
 #[cfg(test)]
