@@ -44,7 +44,7 @@ impl Followed {
         self.0.lock().known.insert(thread, (workload, sleeps));
     }
 
-    /// Our own stops would look like sleeps.
+    /// Stops following a thread: the agent's own stops would look like sleeps.
     pub(crate) fn pause(&self, thread: Thread) {
         self.0.lock().known.remove(&thread);
     }

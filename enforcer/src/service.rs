@@ -23,7 +23,7 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// The one that has started it; `None` for a shell.
+    /// Returns the manager that has started this agent; `None` for a shell.
     pub(crate) fn found(tick: Duration) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET")?;
         // Twice as often as it must be.
@@ -39,7 +39,7 @@ impl Manager {
         })
     }
 
-    /// The runtime has turned once more.
+    /// Counts a tick of the runtime, and reports to the manager.
     pub(crate) fn tick(&mut self, status: impl FnOnce() -> String) {
         self.ticks = self.ticks.wrapping_add(1);
         if self.alive_every > 0 && self.ticks.is_multiple_of(self.alive_every) {
@@ -59,7 +59,7 @@ impl Manager {
 }
 
 impl Manager {
-    /// The end has begun, and takes as long as the workloads' graces.
+    /// Reports that the end has begun. It takes as long as the graces of the workloads.
     pub(crate) fn ending(&mut self) {
         self.ending = true;
         tell(&[extension()]);
@@ -109,7 +109,7 @@ pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The manifest is read again; [`ready`] says when that is over.
+/// Reports that the manifest is read again; [`ready`] reports the end of that.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),

@@ -32,8 +32,8 @@ struct Frame {
     file: Option<(Vec<u8>, u64)>,
 }
 
-/// The frames of a stack as text, innermost first: with names where a child
-/// finds them in time.
+/// Returns the frames of a stack as text, innermost first: with names where a child finds them in
+/// time.
 pub(crate) fn stack(pid: u32, addresses: &[u64]) -> Vec<String> {
     let Some((question, uid, gid)) = question(pid, addresses) else {
         return addresses.iter().take(FRAMES).map(plain).collect();
@@ -107,8 +107,8 @@ fn file_name(file: &Path) -> String {
     printable(&name.to_string_lossy())
 }
 
-/// The child's part: a question on standard input, names on standard output. It
-/// gives up its privileges before it reads a byte.
+/// Runs in the child: reads a question from standard input and prints names. It gives up its
+/// privileges before it reads a byte.
 pub(crate) fn answer() -> anyhow::Result<()> {
     unprivileged::confine()?;
     let mut asked = Vec::new();
@@ -166,7 +166,7 @@ fn perf_map(question: &Question) -> String {
     read().unwrap_or_default()
 }
 
-/// A line is `START SIZE name`, the numbers in hex.
+/// Returns the name of an address. A line is `START SIZE name`, the numbers in hex.
 pub(crate) fn name_in_perf_map(map: &str, address: u64) -> Option<String> {
     map.lines().find_map(|line| {
         let mut words = line.splitn(3, ' ');

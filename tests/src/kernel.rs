@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-/// The parent of all workloads, as the agent makes it in the VM.
+/// Returns the parent of all workloads, as the agent makes it in the VM.
 #[must_use]
 pub fn workloads() -> PathBuf {
     crate::slot::root().join("workloads")
@@ -16,7 +16,8 @@ pub fn release() -> String {
     text.unwrap_or_default().trim().to_owned()
 }
 
-/// The path of a workload's cgroup below the hierarchy's root, as `/proc/PID/cgroup` has it.
+/// Returns the path of a workload's cgroup below the hierarchy's root, as `/proc/PID/cgroup` has
+/// it.
 #[must_use]
 pub fn path(workload: &str) -> String {
     format!("/{}/workloads/{workload}", crate::slot::root_name())
@@ -27,7 +28,7 @@ pub fn cgroup(workload: &str) -> PathBuf {
     workloads().join(workload)
 }
 
-/// A file of a workload's cgroup, trimmed; `None` if it is not there.
+/// Returns a file of a workload's cgroup, trimmed; `None` if it is not there.
 #[must_use]
 pub fn read(workload: &str, file: &str) -> Option<String> {
     fs::read_to_string(cgroup(workload).join(file))
@@ -35,7 +36,7 @@ pub fn read(workload: &str, file: &str) -> Option<String> {
         .map(|text| text.trim().to_owned())
 }
 
-/// A number of a flat keyed file.
+/// Returns a number of a flat keyed file.
 #[must_use]
 pub fn field(workload: &str, file: &str, key: &str) -> Option<u64> {
     let text = read(workload, file)?;
@@ -46,7 +47,7 @@ pub fn field(workload: &str, file: &str, key: &str) -> Option<u64> {
     line.1.parse().ok()
 }
 
-/// The processes of a workload's cgroup and of those below it.
+/// Returns the processes of a workload's cgroup and of those below it.
 #[must_use]
 pub fn processes(workload: &str) -> Vec<u32> {
     fn collect(folder: &std::path::Path, found: &mut Vec<u32>) {

@@ -136,13 +136,13 @@ pub const LONG: &[&str] = &[
     "history::",
 ];
 
-/// The place in a list of the rule that names this test.
+/// Returns the place in a list of the rule that names this test.
 #[must_use]
 pub fn rule_of(rules: &[Rule], test: &str) -> Option<usize> {
     rules.iter().position(|rule| test.starts_with(rule.tests))
 }
 
-/// The rules that name none of these tests: their tests were renamed or removed.
+/// Returns the rules that name none of these tests: their tests were renamed or removed.
 pub fn stale<'a>(tests: &'a [String]) -> impl Iterator<Item = &'static str> + 'a {
     let rules = ALONE.iter().chain(ONE_KERNEL).map(|rule| rule.tests);
     rules

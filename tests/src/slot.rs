@@ -16,19 +16,19 @@ pub const HIERARCHY: &str = "/sys/fs/cgroup";
 /// The root that an agent chooses by itself.
 pub const DEFAULT_ROOT: &str = "enforcer";
 
-/// The name of the agent's cgroup root below the hierarchy's own.
+/// Returns the name of the agent's cgroup root below the hierarchy's own.
 #[must_use]
 pub fn root_name() -> String {
     std::env::var(ROOT).unwrap_or_else(|_| DEFAULT_ROOT.to_owned())
 }
 
-/// The agent's cgroup root.
+/// Returns the agent's cgroup root.
 #[must_use]
 pub fn root() -> PathBuf {
     PathBuf::from(HIERARCHY).join(root_name())
 }
 
-/// The cgroup root that an agent is started with; `None` where it chooses the default.
+/// Returns the cgroup root that an agent is started with; `None` where it chooses the default.
 #[must_use]
 pub fn requested_root() -> Option<PathBuf> {
     (root_name() != DEFAULT_ROOT).then(root)

@@ -33,7 +33,7 @@ pub(crate) enum Accelerator {
 }
 
 impl Accelerator {
-    /// The value of QEMU's `-accel`.
+    /// Returns the value of QEMU's `-accel`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
@@ -46,7 +46,7 @@ impl Accelerator {
 /// The reasons why KVM is not used, by kernel version; `None` if it is.
 static PROVED: Mutex<BTreeMap<String, Option<String>>> = Mutex::new(BTreeMap::new());
 
-/// The accelerator for this kernel: KVM if it is proved, else `otherwise`.
+/// Returns the accelerator for this kernel: KVM if it is proved, else `otherwise`.
 ///
 /// The proof happens once for each kernel in a run.
 pub(crate) fn choose(
@@ -145,7 +145,7 @@ pub(crate) mod stand_in {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("stand-in-qemu")
     }
 
-    /// A kernel with which the stand-in behaves like this.
+    /// Returns a kernel with which the stand-in behaves like this.
     pub(crate) fn kernel(behaviour: &str) -> Kernel {
         Kernel {
             series: "test".to_owned(),

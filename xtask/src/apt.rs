@@ -52,7 +52,7 @@ type Opened = Vec<(String, Arc<Result<Arc<Release>, String>>)>;
 /// Every release that was asked for in this run.
 static OPENED: Mutex<Opened> = Mutex::new(Vec::new());
 
-/// The release with this codename, with current package lists.
+/// Returns the release with this codename, with current package lists.
 ///
 /// # Errors
 /// If this machine has no Debian sources, or its keyring does not know the release.
@@ -85,7 +85,7 @@ pub(crate) fn debian(codename: &str) -> Result<Arc<Release>> {
     })
 }
 
-/// The machine's own distribution.
+/// Returns the machine's own distribution.
 ///
 /// # Errors
 /// If its package lists cannot be fetched.
@@ -101,8 +101,8 @@ pub(crate) fn own() -> Result<Arc<Release>> {
     })
 }
 
-/// The release from which tests take ordinary programs: Debian 12's where it can be had,
-/// so that every Debian host tests the same versions, else the machine's own.
+/// Returns the release from which tests take ordinary programs: Debian 12's where it can be had, so
+/// that every Debian host tests the same versions, else the machine's own.
 pub(crate) fn common() -> Result<Arc<Release>> {
     debian("bookworm").or_else(|_| own())
 }
@@ -187,7 +187,7 @@ impl Release {
         std::fs::write(self.folder.join("refreshed"), sources).context("failed to write a stamp")
     }
 
-    /// The dependencies of a package, as apt prints them; from the suite with this suffix
+    /// Returns the dependencies of a package, as apt prints them; from the suite with this suffix
     /// where one is named.
     ///
     /// # Errors
@@ -247,7 +247,7 @@ impl Release {
     }
 }
 
-/// The addresses of Debian's archives, by the machine's own sources.
+/// Returns the addresses of Debian's archives, by the machine's own sources.
 fn machine_archives() -> Option<Archives> {
     static FOUND: OnceLock<Option<Archives>> = OnceLock::new();
     let found = FOUND.get_or_init(|| {
@@ -305,7 +305,7 @@ fn archives(index_targets: &str, os_release: &str) -> Option<Archives> {
     })
 }
 
-/// A source list with these suites of a release and its security updates. Backports are not
+/// Returns a source list with these suites of a release and its security updates. Backports are not
 /// automatic: apt takes them only where they are asked for.
 fn source_list(
     archives: &Archives,
@@ -329,7 +329,7 @@ fn source_list(
     text
 }
 
-/// The names in what `apt-get --print-uris install` prints: a line for each package with
+/// Returns the names in what `apt-get --print-uris install` prints: a line for each package with
 /// `'https://…' NAME_VERSION_ARCH.deb SIZE CHECKSUM`.
 fn package_names(printed: &str) -> Vec<String> {
     printed

@@ -25,7 +25,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots, and relays until the guest has ended or a line is `enough`.
+    /// Boots a guest, and relays its console until it has ended or a line is `enough`.
     ///
     /// A guest that dies by a failure of KVM is booted once more under emulation, and KVM
     /// is not used for that kernel again. A guest whose kernel hangs before anything of ours

@@ -39,7 +39,7 @@ fn bpf_environment(command: &mut Command, linker: &Path) {
         );
 }
 
-/// A new time stamp would rebuild the agent; the same bytes need not.
+/// Copies a file if its contents differ: a new time stamp would rebuild the agent.
 fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     let bytes =
         std::fs::read(from).with_context(|| format!("failed to read {}", from.display()))?;
@@ -233,7 +233,7 @@ pub(crate) fn history_bench() -> Result<()> {
         .arg(folder))
 }
 
-/// Formatting and clippy, for the host's crates and for the eBPF target.
+/// Checks formatting and clippy, for the host's crates and for the eBPF target.
 pub(crate) fn lint() -> Result<()> {
     run(cargo("fmt").args(["--all", "--check"]))?;
     ebpf()?;

@@ -57,7 +57,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Whether the job has passed.
+    /// Checks whether the job has passed.
     ///
     /// # Errors
     /// With the reason, if it has not.

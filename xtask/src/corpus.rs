@@ -34,7 +34,7 @@ const UNUSED: &[&str] = &[
     "var",
 ];
 
-/// The unpacked tree, made where it is missing.
+/// Returns the unpacked tree, and makes it if it is missing.
 ///
 /// # Errors
 /// If a package cannot be had.

@@ -119,7 +119,7 @@ impl Host {
         self.release().map(drop)
     }
 
-    /// The unpacked tree, made where it is missing.
+    /// Returns the unpacked tree, and makes it if it is missing.
     ///
     /// # Errors
     /// If a package cannot be had.

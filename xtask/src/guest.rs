@@ -31,7 +31,7 @@ pub(crate) struct Boot<'a> {
 }
 
 impl Boot<'_> {
-    /// The command that boots it.
+    /// Returns the command that boots it.
     pub(crate) fn command(&self, qemu: &Path, accelerator: Accelerator) -> Command {
         let mut command = Command::new(qemu);
         command
@@ -110,7 +110,7 @@ impl Running {
         Ok(Self { process, lines })
     }
 
-    /// The next line; `None` once QEMU has ended and everything was read.
+    /// Returns the next line; `None` once QEMU has ended and everything was read.
     ///
     /// # Errors
     /// If nothing is printed in time.

@@ -40,7 +40,7 @@ impl Contents {
 /// The archives that this run has packed; several boots share one.
 static PACKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// The image for a kernel, packed once in a run; returns the archive's path.
+/// Packs the image for a kernel, once in a run, and returns the archive's path.
 ///
 /// # Errors
 /// If a program cannot be read or the archive cannot be written.

@@ -117,7 +117,7 @@ pub(crate) struct Matrix {
     pub(crate) missing: Vec<(String, String)>,
 }
 
-/// The whole matrix, or the one kernel that is wanted by its series or its version.
+/// Returns the whole matrix, or the one kernel that is wanted by its series or its version.
 ///
 /// # Errors
 /// If the wanted kernel, or every kernel, cannot be had.
@@ -190,7 +190,7 @@ struct Resolved {
     packages: Vec<String>,
 }
 
-/// The kernel of a series, downloaded where it is missing.
+/// Returns the kernel of a series, and downloads it if it is missing.
 fn ensure(series: &str, resolve: impl FnOnce() -> Result<Resolved>) -> Result<Kernel> {
     let folder = target().join("vm/kernels").join(series);
     if let Some(kernel) = read_stamp(series, &folder) {
@@ -229,7 +229,7 @@ fn ensure(series: &str, resolve: impl FnOnce() -> Result<Resolved>) -> Result<Ke
     read_stamp(series, &folder).context("the kernel was unpacked, but its stamp does not fit")
 }
 
-/// The kernel that an earlier run left, if it is whole.
+/// Returns the kernel that an earlier run left, if it is whole.
 fn read_stamp(series: &str, folder: &Path) -> Option<Kernel> {
     let stamp = std::fs::read_to_string(folder.join("stamp")).ok()?;
     let mut words = stamp.split_whitespace();
@@ -300,7 +300,7 @@ fn depends(printed: &str) -> impl Iterator<Item = &str> {
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
 }
 
-/// The image package that a metapackage leads to.
+/// Returns the image package that a metapackage leads to.
 fn image_package(printed: &str, pattern: &str) -> Option<String> {
     let mut images = depends(printed).filter(|name| name.starts_with("linux-image-"));
     images
@@ -308,7 +308,7 @@ fn image_package(printed: &str, pattern: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The packages that hold the image and the modules of an image package with these
+/// Returns the packages that hold the image and the modules of an image package with these
 /// dependencies: all of the kernel's own, in either layout.
 fn kernel_packages(image: &str, printed: &str) -> Vec<String> {
     let parts = ["linux-binary-", "linux-modules-"];
@@ -338,7 +338,7 @@ fn move_file(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("failed to move {} to {}", from.display(), to.display()))
 }
 
-/// A module below a folder, compressed or not.
+/// Returns a module below a folder, compressed or not.
 fn find_module(folder: &Path, wanted: &str) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?;
     for entry in entries.flatten() {

@@ -47,7 +47,7 @@ impl Drop for Phase {
     }
 }
 
-/// A table of the phases in the order in which they began.
+/// Returns a table of the phases in the order in which they began.
 pub(crate) fn table() -> String {
     let mut phases = PHASES
         .lock()

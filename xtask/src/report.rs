@@ -95,7 +95,7 @@ pub(crate) fn conclude(reports: &[Report], missing: &[(String, String)]) -> Resu
     Ok(())
 }
 
-/// The slowest tests of the VM's suite, a line each.
+/// Returns the slowest tests of the VM's suite, a line each.
 fn slowest(reports: &[Report]) -> String {
     let mut all: Vec<(Duration, &str, &str)> = reports
         .iter()

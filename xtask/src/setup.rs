@@ -40,7 +40,7 @@ pub(crate) fn everything() -> Result<()> {
     Ok(())
 }
 
-/// The emulator's name, after installing it where that is needed and allowed.
+/// Returns the emulator's name, after installing it where that is needed and allowed.
 ///
 /// # Errors
 /// If it is missing and cannot be installed; the error has the command to install it.
@@ -54,7 +54,7 @@ pub(crate) fn qemu() -> Result<&'static str> {
     Ok(QEMU)
 }
 
-/// A static busybox for the VM's shell; it stays below `target/`.
+/// Returns a static busybox for the VM's shell; it stays below `target/`.
 ///
 /// # Errors
 /// If the package cannot be had.
@@ -92,7 +92,7 @@ fn install(package: &str) -> Result<()> {
     Ok(())
 }
 
-/// The result of a thread; a panic there is an error here.
+/// Returns the result of a thread; a panic there is an error here.
 ///
 /// # Errors
 /// With the thread's own error, or if it panicked.

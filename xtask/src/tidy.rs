@@ -312,7 +312,7 @@ fn check_dependencies(file: &str, manifest: &str, allowed: &[&str]) -> Vec<Strin
 mod tests {
     use super::*;
 
-    /// The file with this one line, and whether it is at fault.
+    /// Returns the file with this one line, and whether it is at fault.
     fn is_at_fault(path: &str, line: &str) -> bool {
         !check_file(path, &format!("//! A file.\n{line}\n")).is_empty()
     }

@@ -133,7 +133,7 @@ struct Prepared {
     machine: Machine,
 }
 
-/// Compiles, and downloads meanwhile.
+/// Compiles everything, and downloads meanwhile.
 fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
     let downloads = || -> Result<_> {
         let _phase = Phase::begin("downloads");
@@ -312,7 +312,7 @@ fn add_power<'a>(prepared: &'a Prepared, selection: &Selection, tasks: &mut Vec<
     }
 }
 
-/// The tests that need no VM.
+/// Returns the tests that need no VM.
 fn host_tests() -> Report {
     let _phase = Phase::begin("host tests");
     let mut outcome = Outcome::default();

@@ -10,7 +10,7 @@ use std::process::Command;
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DEB: &str = "3.8.0";
 
-/// The toolchain that `rust-toolchain.toml` pins.
+/// Returns the toolchain that `rust-toolchain.toml` pins.
 pub(crate) fn pinned_toolchain() -> Result<String> {
     let file = root().join("rust-toolchain.toml");
     let text = std::fs::read_to_string(&file)
@@ -105,7 +105,7 @@ fn version_is(program: &Path, version: &str) -> bool {
     run_quietly(Command::new(program).arg("--version")).is_ok_and(|text| text.contains(version))
 }
 
-/// The tool that makes the Debian package.
+/// Returns the tool that makes the Debian package.
 pub(crate) fn cargo_deb() -> Result<PathBuf> {
     let home = target().join(format!("tools/cargo-deb-{CARGO_DEB}"));
     let program = home.join("bin/cargo-deb");

@@ -22,7 +22,7 @@ pub(crate) const QUIET: Duration = Duration::from_secs(300);
 /// The name of a rule, and the workload that it is about; `None` for the host.
 pub(crate) type Key = (String, Option<WorkloadName>);
 
-/// An alert that an earlier agent has sent, and that has not ended.
+/// Resumes an alert that an earlier agent has sent, and that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub rule: String,

@@ -148,9 +148,9 @@ impl Watched {
         }
     }
 
-    /// The number of a new asking and when it was due, if its time has come. It
-    /// never overlaps with the one before; what was missed meanwhile is left out. The
-    /// numbers are the caller's, who gives none twice.
+    /// Returns the number of a new check and the time at which it was due, if it is due. It never
+    /// overlaps with the one before, and checks that were missed meanwhile are left out. The caller
+    /// gives each number once.
     pub(crate) fn begin(&mut self, now: MonoTime, runs: &mut u64) -> Option<(u64, MonoTime)> {
         if self.under_way.is_some() || self.due > now {
             return None;

@@ -93,7 +93,7 @@ fn number(line: &str, index: usize) -> Option<u32> {
     parsed.filter(|number| *number != u32::MAX)
 }
 
-/// No look-up by number, and nothing that could be taken for an option.
+/// Returns whether a text is an account's name: no number, and nothing that looks like an option.
 fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_graphic() && byte != b':';
     let first = name.bytes().next();
@@ -109,8 +109,8 @@ pub fn group(name: &str) -> Option<Gid> {
     number(&line, 2).map(Gid::from_raw)
 }
 
-/// The groups that name this user as a member: of a user of the files, those in
-/// group(5); of any other, those that the host's own sources know.
+/// Returns the groups that name this user as a member: of a user of the files, those in group(5);
+/// of any other, those that the host's own sources know.
 fn memberships(user: &str) -> Vec<Gid> {
     if in_file("passwd", |line| field(line, 0) == Some(user)).is_some() {
         let file = std::fs::read_to_string("/etc/group").unwrap_or_default();
@@ -150,7 +150,7 @@ fn in_file(database: &str, fits: impl Fn(&str) -> bool) -> Option<String> {
     file.lines().find(|line| fits(line)).map(str::to_owned)
 }
 
-/// getent(1): the host's own way to its accounts, in a process of its own.
+/// Asks getent(1), in a process of its own.
 fn getent(database: &str, key: &str) -> Option<String> {
     let output = Command::new("/usr/bin/getent")
         .args([database, key])

@@ -36,7 +36,7 @@ pub enum CgroupError {
 }
 
 impl CgroupError {
-    /// The system's error number, where there is one.
+    /// Returns the system's error number, if there is one.
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Open { source, .. }
@@ -130,13 +130,13 @@ impl Cgroup {
         Ok(text)
     }
 
-    /// The threads in it, not those of cgroups below.
+    /// Returns the threads in it, not those of cgroups below.
     pub fn threads(&self) -> Result<Vec<u32>, CgroupError> {
         let text = self.read("cgroup.threads")?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// The processes in it, not those of cgroups below.
+    /// Returns the processes in it, not those of cgroups below.
     pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
         let text = self.read("cgroup.procs")?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
@@ -298,7 +298,8 @@ impl Cgroup {
     }
 }
 
-/// Removed meanwhile: kernfs answers ENODEV through what is still open.
+/// Returns whether the cgroup was removed meanwhile: kernfs answers ENODEV through open
+/// descriptors.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }

@@ -67,7 +67,7 @@ const FOLDER: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
-/// Part by part, so that no part may be a link; what is only passed through need not be
+/// Opens a path part by part, so that no part may be a link. Folders on the way need not be
 /// readable.
 fn walk_to(path: &str) -> Result<OwnedFd, Errno> {
     let mut folder = open("/", FOLDER | OFlag::O_PATH, Mode::empty())?;
@@ -77,7 +77,7 @@ fn walk_to(path: &str) -> Result<OwnedFd, Errno> {
     openat(&folder, ".", FOLDER, Mode::empty())
 }
 
-/// A folder in another, if nothing else is mounted there (openat2, Linux 5.6).
+/// Opens a folder in another, if nothing else is mounted there (openat2, Linux 5.6).
 fn inner(folder: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlag::RESOLVE_NO_XDEV | ResolveFlag::RESOLVE_NO_SYMLINKS;
     openat2(folder, name, OpenHow::new().flags(FOLDER).resolve(resolve))
@@ -127,7 +127,7 @@ fn empty(
     }
 }
 
-/// Some of a folder's entries, and which of them are folders.
+/// Returns some of a folder's entries, and whether each is a folder.
 fn list(folder: &OwnedFd) -> Result<Vec<(CString, bool)>, Errno> {
     let mut listed = Dir::from_fd(openat(folder, ".", FOLDER, Mode::empty())?)?;
     let mut entries = Vec::new();

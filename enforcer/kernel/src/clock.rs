@@ -3,7 +3,7 @@
 use enforcer_model::units::MonoTime;
 use nix::time::{ClockId, clock_gettime};
 
-/// Now, in nanoseconds since boot, sleep included: the clock of eBPF records.
+/// Returns the time in nanoseconds since boot, suspension included: the clock of eBPF records.
 pub fn now() -> MonoTime {
     // CLOCK_BOOTTIME exists since Linux 2.6.39; with a valid id the call can't fail.
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME)
@@ -17,18 +17,18 @@ pub fn awake_now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// The wall clock.
+/// Returns the wall clock.
 pub fn wall_now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-/// The wall clock's time of a moment that lies in the past.
+/// Returns the wall clock's time of a past moment.
 pub fn wall_time_of(moment: MonoTime) -> jiff::Timestamp {
     wall_now() - now().since(moment)
 }
 
-/// The moment of a time of the wall clock that lies in the past; what was before this
-/// boot was at its beginning.
+/// Returns the moment of a past time of the wall clock. A time before this boot gives the boot's
+/// beginning.
 pub fn moment_of(time: jiff::Timestamp) -> MonoTime {
     let ago = std::time::Duration::try_from(wall_now().duration_since(time)).unwrap_or_default();
     let nanos = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);

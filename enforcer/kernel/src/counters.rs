@@ -22,7 +22,8 @@ pub struct CounterReader {
 }
 
 impl CounterReader {
-    /// `ancestors` are those whose limits also hold for the cgroup, nearest first.
+    /// Makes a reader. `ancestors` are the cgroups whose limits also hold for this one, nearest
+    /// first.
     pub fn new(cgroup: Arc<Cgroup>, ancestors: Arc<Vec<Cgroup>>) -> Self {
         Self {
             cgroup,
@@ -96,7 +97,7 @@ fn size(text: Option<String>) -> Option<Bytes> {
 /// The most cgroups of a workload's own that are read.
 const MOST_DESCENDANTS: usize = 64;
 
-/// The cgroups below this one with limits of their own, nearest first.
+/// Returns the cgroups below this one with limits of their own, nearest first.
 fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
     let mut found = Vec::new();
     let mut folders = VecDeque::from([cgroup.path().to_owned()]);
@@ -135,7 +136,7 @@ pub fn own_ooms(cgroup: &Cgroup) -> u64 {
     events.map_or(0, |events| field(&events, "oom"))
 }
 
-/// A number of a flat keyed file; 0 where the kernel has no such key.
+/// Returns a number of a flat keyed file; 0 if the kernel has no such key.
 pub fn field(text: &str, key: &str) -> u64 {
     text.lines()
         .filter_map(|line| line.split_once(' '))

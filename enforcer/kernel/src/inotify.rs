@@ -75,7 +75,7 @@ impl TreeWatch {
         Ok(())
     }
 
-    /// kernfs lets a watch outlive what it is on.
+    /// Removes the watch of a workload: in kernfs a watch outlives its cgroup.
     pub fn remove(&self, workload: &WorkloadName) {
         self.forget(&mut self.names(), workload, &[]);
     }

@@ -88,9 +88,8 @@ pub fn drifted(cgroup: &Cgroup, limits: &Limits) -> Vec<Drifted> {
     limits.files().into_iter().filter_map(differs).collect()
 }
 
-/// The protections that are asked of a cgroup and that one above it doesn't have: the
-/// kernel protects no more than each of them does (`mm/memcontrol.c`,
-/// `effective_protection`).
+/// Returns the protections that a cgroup above this one lacks: the kernel protects no more than
+/// each of them does (`mm/memcontrol.c`, `effective_protection`).
 pub fn unprotected(above: &[Cgroup], limits: &Limits) -> Vec<String> {
     let mut found = Vec::new();
     for (file, asked) in [
@@ -137,7 +136,7 @@ fn change(cgroup: &Cgroup, wanted: &FileValue, present: String) -> Result<LimitC
     })
 }
 
-/// `io.weight` has a line for each device after the default.
+/// Returns the first line: `io.weight` has a line for each device after the default.
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or("").to_owned()
 }
@@ -201,7 +200,7 @@ fn write_other(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), CgroupErr
     cgroup.write(file, if value.is_empty() { "\n" } else { value })
 }
 
-/// A number or `max`; `None` for a value of another shape.
+/// Parses a number or `max`; `None` for a value of another shape.
 fn max_value(value: &str) -> Option<MaxValue> {
     if value == "max" {
         return Some(MaxValue::Max);

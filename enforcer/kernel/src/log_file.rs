@@ -240,7 +240,7 @@ impl Reader {
         Ok(this)
     }
 
-    /// The file before the oldest one that is open.
+    /// Returns the file before the oldest one that is open.
     fn older_than_known(&self) -> io::Result<Option<File>> {
         let number = u32::try_from(self.before.len()).unwrap_or(MOST_FILES) + 1;
         match open_to_read(&older(&self.path, number)) {
@@ -363,7 +363,7 @@ fn older(path: &Path, number: u32) -> PathBuf {
     path.into()
 }
 
-/// The first byte of a file that is no hole: versions before 0.2 punched a log's head out.
+/// Returns the first byte of a file that is no hole: versions before 0.2 punched a log's head out.
 fn first_byte(file: &File) -> io::Result<u64> {
     let data = match nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekData) {
         Ok(offset) => u64::try_from(offset).unwrap_or(0),

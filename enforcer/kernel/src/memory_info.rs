@@ -10,7 +10,7 @@ pub fn give_back() {
     unsafe { libc::malloc_trim(0) };
 }
 
-/// Memory and swap in all, from `/proc/meminfo`.
+/// Returns the total memory and swap, from `/proc/meminfo`.
 pub fn totals() -> Result<(Bytes, Bytes), procfs::ProcError> {
     let meminfo = Meminfo::current()?;
     Ok((Bytes(meminfo.mem_total), Bytes(meminfo.swap_total)))

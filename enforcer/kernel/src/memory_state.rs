@@ -152,7 +152,7 @@ impl MemoryState {
         Ok(hashed)
     }
 
-    /// The addresses of the written pages among the entries that were just read.
+    /// Returns the addresses of the written pages among the entries that were just read.
     fn written(&self, first: u64, count: usize) -> Vec<u64> {
         let entries = self.entries[..count * 8].chunks_exact(8);
         let mut written = Vec::new();

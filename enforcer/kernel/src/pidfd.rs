@@ -27,8 +27,8 @@ impl PidFd {
         Self(descriptor)
     }
 
-    /// The process of this number, if it is the one that started then (in clock ticks
-    /// since boot); `None` if that one is gone.
+    /// Opens the process with this pid, if it started at this time (in clock ticks since boot);
+    /// `None` if that process is gone.
     pub fn of(pid: u32, start_ticks: u64) -> io::Result<Option<Self>> {
         let number = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
         // SAFETY: takes two numbers and returns a descriptor, see pidfd_open(2).
@@ -51,8 +51,8 @@ impl PidFd {
         Ok((process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd))
     }
 
-    /// The process that listens on a Unix socket, by the kernel's word; `None` where none
-    /// does, or where it can't be seen from here.
+    /// Opens the process that listens on a Unix socket, as the kernel reports it; `None` if there
+    /// is none, or if it cannot be seen from here.
     pub fn listening_on(socket: &Path) -> Option<Self> {
         let stream = UnixStream::connect(socket).ok()?;
         let peer = getsockopt(&stream, PeerCredentials).ok()?;

@@ -51,7 +51,7 @@ pub fn nowhere() -> io::Result<File> {
     File::options().write(true).open("/dev/null")
 }
 
-/// The path that opens what a descriptor of ours refers to.
+/// Returns the path that opens what a descriptor of ours refers to.
 fn reopened(descriptor: &impl AsFd) -> PathBuf {
     let number = descriptor.as_fd().as_raw_fd();
     format!("/proc/self/fd/{number}").into()

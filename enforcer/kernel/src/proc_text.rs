@@ -23,7 +23,7 @@ pub(crate) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-/// The value of a line `KEY: VALUE`, trimmed.
+/// Returns the value of a line `KEY: VALUE`, trimmed.
 pub(crate) fn field<'t>(text: &'t str, key: &str) -> Option<&'t str> {
     let line = text
         .lines()

@@ -30,7 +30,7 @@ pub fn has_executed(pid: u32) -> bool {
     stat.is_some_and(|stat| stat.flags & FORKED_ONLY == 0)
 }
 
-/// The text of `/proc/PID/stat`, or why it cannot be read, for a message.
+/// Returns the text of `/proc/PID/stat`, or why it cannot be read, for a message.
 pub(crate) fn stat_line(pid: u32) -> String {
     let line = proc_text::read(&format!("/proc/{pid}/stat"));
     line.unwrap_or_else(|error| error.to_string())
@@ -62,7 +62,7 @@ pub fn describe_standstill(pid: u32) -> Option<String> {
     Some(format!("process {pid} ({name}): {why}"))
 }
 
-/// The process of a thread.
+/// Returns the process of a thread.
 pub fn tgid_of(thread: u32) -> Option<u32> {
     let status = proc_text::read(&format!("/proc/{thread}/status")).ok()?;
     field(&status, "Tgid")?.parse().ok()
@@ -78,7 +78,7 @@ pub fn cgroup_of(pid: u32) -> Option<String> {
         .map(|group| group.pathname)
 }
 
-/// A process and all that it has started, as far as they are in that cgroup.
+/// Returns a process and all that it has started, as far as they are in that cgroup.
 pub fn tree_in(main: u32, cgroup: &str) -> Vec<u32> {
     let all = procfs::process::all_processes().into_iter().flatten();
     let parents: Vec<(u32, u32)> = all
@@ -113,7 +113,7 @@ pub fn command_and_rss(pid: u32) -> Option<(String, u64)> {
     ))
 }
 
-/// A command name as the kernel keeps it: up to 15 bytes, then NUL.
+/// Returns a command name as the kernel keeps it: up to 15 bytes, then NUL.
 pub fn command_of(comm: &[u8]) -> String {
     let end = comm
         .iter()
@@ -124,7 +124,7 @@ pub fn command_of(comm: &[u8]) -> String {
     enforcer_model::text::printable(&name)
 }
 
-/// The user and the group that it runs as.
+/// Returns the user and the group that it runs as.
 pub fn owner(pid: u32) -> Option<(u32, u32)> {
     let status = proc_text::read(&format!("/proc/{pid}/status")).ok()?;
     // Real, effective, saved and file-system ids.
@@ -141,7 +141,7 @@ pub struct FileMapping {
     pub file: PathBuf,
 }
 
-/// The executable file mappings in which these addresses lie, as far as the first
+/// Returns the executable file mappings in which these addresses lie, as far as the first
 /// [`MAX_MAPS_BYTES`] of the process's map say.
 pub fn file_mappings(pid: u32, addresses: &[u64]) -> Vec<FileMapping> {
     if addresses.is_empty() {

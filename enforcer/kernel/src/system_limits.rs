@@ -2,14 +2,14 @@
 
 use super::proc_text;
 
-/// The most files that a process may have open: `fs.nr_open` of sysctl(8).
+/// Returns the most files that a process may have open: `fs.nr_open` of sysctl(8).
 pub fn most_open_files() -> u64 {
     let text = proc_text::read("/proc/sys/fs/nr_open").unwrap_or_default();
     // The kernel's own default: include/uapi/linux/fs.h, fs/file.c.
     text.trim().parse().unwrap_or(1_048_576)
 }
 
-/// The threads that the kernel has numbers and memory for: the lower of its `pid_max` and
+/// Returns the threads that the kernel has numbers and memory for: the lower of its `pid_max` and
 /// `threads-max` (proc(5)); 0 if that cannot be read.
 pub fn most_threads() -> u64 {
     let read = |name: &str| {

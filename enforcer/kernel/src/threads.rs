@@ -29,12 +29,12 @@ pub struct Counters {
     pub start_ticks: u64,
 }
 
-/// The counters of a thread; `None` if it is gone, or its number is another's.
+/// Returns the counters of a thread; `None` if it is gone, or its number is another's.
 pub fn counters(thread: Thread) -> Option<Counters> {
     counters_of(thread.pid, thread.tid).filter(|found| found.start_ticks == thread.start_ticks)
 }
 
-/// The counters of whatever thread has this number now.
+/// Returns the counters of whatever thread has this number now.
 pub fn counters_of(pid: u32, tid: u32) -> Option<Counters> {
     let read = |file: &str| proc_text::read(&format!("/proc/{pid}/task/{tid}/{file}")).ok();
     let (status, stat) = (read("status")?, read("stat")?);
@@ -59,7 +59,7 @@ fn number_of(status: &str, key: &str) -> Option<u64> {
     field(status, key)?.parse().ok()
 }
 
-/// The name of a thread.
+/// Returns the name of a thread.
 pub fn command(pid: u32, tid: u32) -> Option<String> {
     let name = std::fs::read(format!("/proc/{pid}/task/{tid}/comm")).ok()?;
     Some(super::process::command_of(name.trim_ascii_end()))
@@ -77,8 +77,8 @@ pub fn cpu_time(thread: Thread) -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
-/// Every thread of the process but this one. A thread that is there and cannot be read counts
-/// as one that runs: what is not known breaks a proof.
+/// Returns every thread of the process but this one. A thread that is there and cannot be read
+/// counts as one that runs: what is not known breaks a proof.
 pub fn others(thread: Thread) -> Vec<ThreadState> {
     let has_timer = has_timer_descriptor(thread.pid);
     let listed = match std::fs::read_dir(format!("/proc/{}/task", thread.pid)) {
@@ -145,7 +145,8 @@ pub fn has_io_uring(pid: u32) -> bool {
     has_descriptor(pid, "anon_inode:[io_uring]")
 }
 
-/// A table of descriptors that cannot be read may hold anything.
+/// Returns whether the process has a timer descriptor. A table of descriptors that cannot be read
+/// may hold anything.
 fn has_descriptor(pid: u32, kind: &str) -> bool {
     let Ok(listed) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return true;

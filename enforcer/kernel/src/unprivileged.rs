@@ -79,7 +79,7 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// A regular file of this owner; nothing that a link leads to.
+/// Opens a regular file of this owner; nothing that a link leads to.
 pub fn open_owned(path: &Path, owner: u32) -> Option<File> {
     let file = File::options()
         .read(true)

@@ -154,8 +154,8 @@ pub fn memory_current(cgroup: &Cgroup) -> Option<u64> {
     cgroup.read("memory.current").ok()?.trim().parse().ok()
 }
 
-/// The file that says what holds: a cgroup that asks for no CPUs, or for some that its parent
-/// has not, runs on others than it asks for (cgroup-v2.rst, "Cpuset").
+/// Returns the file with the effective value. A cgroup that asks for no CPUs, or for some that its
+/// parent lacks, runs on other CPUs (cgroup-v2.rst, "Cpuset").
 fn in_effect(file: &'static str) -> &'static str {
     match file {
         "cpuset.cpus" => "cpuset.cpus.effective",

@@ -332,7 +332,7 @@ pub(super) fn faults(
     faults
 }
 
-/// Host, port, and path with its query, of `http://HOST[:PORT][/PATH]`.
+/// Parses `http://HOST[:PORT][/PATH]` into host, port, and path with its query.
 fn url(text: &str) -> Result<(String, u16, String), String> {
     const EXPECTED: &str = "http://HOST[:PORT][/PATH]";
     if text.starts_with("https://") {

@@ -142,7 +142,7 @@ impl Reader<'_> {
             .collect();
     }
 
-    /// The workloads whose names are names, with the place of the name.
+    /// Returns the workloads whose names are names, with the place of the name.
     fn workload_names<'n>(
         &mut self,
         node: &'n Node,

@@ -67,7 +67,7 @@ pub(super) fn places(workloads: &Node) -> BTreeMap<String, Range<usize>> {
     places.collect()
 }
 
-/// The way from a name back to itself, if it is the first of that circle.
+/// Returns the way from a name back to itself, if it is the first of that circle.
 fn cycle_from(start: &str, graph: &BTreeMap<String, Vec<String>>) -> Option<Vec<String>> {
     let mut came_from: BTreeMap<&str, &str> = BTreeMap::new();
     let mut waiting = vec![start];

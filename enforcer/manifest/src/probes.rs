@@ -183,7 +183,7 @@ impl Reader<'_> {
         })
     }
 
-    /// Loopback unless the manifest names another.
+    /// Reads the host of a probe, which is loopback by default.
     fn probed_host(&mut self, fields: &Fields<'_>) -> Option<String> {
         let Some(node) = fields.get("host") else {
             return Some("127.0.0.1".to_owned());

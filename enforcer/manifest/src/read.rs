@@ -178,7 +178,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Like [`Self::set`], for a target that is empty without the key.
+    /// Sets a target that is empty without the key, and otherwise works like [`Self::set`].
     pub(super) fn set_some<T>(
         &mut self,
         fields: &Fields<'_>,
@@ -301,7 +301,7 @@ pub(super) fn unknown_key(key: &str, span: Range<usize>, known: &[&str]) -> Faul
     }
 }
 
-/// The key that was probably meant.
+/// Returns the known key that was probably meant.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     let lower = key.to_lowercase().replace(['_', '-'], ".");
     known

@@ -61,14 +61,14 @@ impl Reader<'_> {
         })
     }
 
-    /// `{ warn: 90%, critical: 95%, for: 1m }`; what is left out is as shown.
+    /// Reads `{ warn: 90%, critical: 95%, for: 1m }`. A missing key keeps its default.
     fn threshold(&mut self, node: &Node, default: Threshold) -> Threshold {
         let fields = self.fields(node, &["warn", "critical", "for"]);
         self.levels(&fields, default)
     }
 
-    /// A level that is named leaves the other one to its default only where that
-    /// still makes sense.
+    /// Reads the two levels. If only one is named, the other keeps its default where that makes
+    /// sense.
     fn levels(&mut self, fields: &Fields<'_>, default: Threshold) -> Threshold {
         let mut threshold = default;
         self.set_some(fields, "warn", &mut threshold.warn, quantity::share);

@@ -30,7 +30,7 @@ words! {
 }
 
 impl Claims {
-    /// The claim that takes most.
+    /// Returns the claim that takes most.
     #[must_use]
     pub fn throttling(self) -> Throttling {
         match self {
@@ -45,7 +45,7 @@ impl Claims {
         }
     }
 
-    /// Both claims at once.
+    /// Returns both claims at once.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Claims {
         }
     }
 
-    /// The limits that the kernel should have.
+    /// Returns the limits that the kernel should have.
     #[must_use]
     pub fn effective(self, limits: &Limits) -> Limits {
         let mut limits = limits.clone();

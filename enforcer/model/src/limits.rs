@@ -55,7 +55,7 @@ pub const CONTROLLERS: &[(&str, &str)] = &[
     ("io.weight", "io"),
 ];
 
-/// The controller that a file belongs to.
+/// Returns the controller that a file belongs to.
 #[must_use]
 pub fn controller_of(file: &str) -> &'static str {
     CONTROLLERS
@@ -65,10 +65,9 @@ pub fn controller_of(file: &str) -> &'static str {
 }
 
 impl Limits {
-    /// The files in the order in which they must be written: swap before memory
-    /// (else a shrink could spill), `cpu.idle` before the weight (an idle group
-    /// refuses one), the quota before its burst (a burst above the quota is
-    /// EINVAL; the writer clears an old burst first).
+    /// Returns the files in the order in which they must be written: swap before memory (else a
+    /// shrink could spill), `cpu.idle` before the weight (an idle group refuses one), the quota
+    /// before its burst (a burst above the quota is EINVAL; the writer clears an old burst first).
     #[must_use]
     pub fn files(&self) -> Vec<FileValue> {
         let limit =
@@ -121,7 +120,7 @@ impl Limits {
         files
     }
 
-    /// The controllers that the asked limits can't do without.
+    /// Returns the controllers that the wanted limits need.
     pub fn controllers(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         self.files()
             .into_iter()
@@ -129,7 +128,7 @@ impl Limits {
             .map(|entry| (controller_of(entry.file), entry.file))
     }
 
-    /// The part of these limits that holds the kernel to no more than `ceiling`.
+    /// Lowers these limits to a ceiling of memory.
     #[must_use]
     pub fn with_memory_ceiling(mut self, memory: Bytes, swap: Option<Bytes>) -> Self {
         self.memory_max = Some(Limit::At(lower(self.memory_max, memory)));
@@ -177,7 +176,7 @@ pub fn is_in_effect(file: &str, requested: &str, answer: &str) -> bool {
     }
 }
 
-/// The CPUs of a list as the kernel writes it: `0-3,8`. `None` where it is none.
+/// Parses a list of CPUs as the kernel writes it: `0-3,8`. `None` if it is no such list.
 #[must_use]
 pub fn parse_cpu_list(text: &str) -> Option<Vec<u32>> {
     const MOST: u32 = 8192;

@@ -26,7 +26,7 @@ impl Bytes {
         Self(self.0 / PAGE * PAGE)
     }
 
-    /// A part of this amount.
+    /// Returns a part of this amount.
     #[must_use]
     pub fn percent(self, percent: Percent) -> Self {
         let part = u128::from(self.0) * u128::from(percent.0) / 100;
@@ -227,7 +227,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A duration as a person reads it: `800ms`, `1.5s`, `2m`, `1h30m`.
+/// Returns a duration as a person reads it: `800ms`, `1.5s`, `2m`, `1h30m`.
 #[must_use]
 pub fn human_duration(duration: Duration) -> String {
     let millis = duration.as_millis();

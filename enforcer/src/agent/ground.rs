@@ -54,8 +54,7 @@ pub(super) fn lock(settings: &Settings) -> Result<Flock<File>, Fault> {
     })
 }
 
-/// The controllers that the manifest can't do without, each with a file that
-/// asks for it.
+/// Returns the controllers that the manifest needs, each with a file that asks for it.
 pub(super) fn asked(manifest: &Manifest) -> BTreeMap<&'static str, &'static str> {
     let of_workloads = manifest.workloads.values().map(|spec| &spec.limits);
     of_workloads

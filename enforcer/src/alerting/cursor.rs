@@ -35,8 +35,9 @@ pub(crate) fn last_delivered(folder: &Path) -> Seq {
 }
 
 impl Cursor {
-    /// A name is one as workloads have it, so it is a file's. Of one that can't be read
-    /// comes a cursor at the beginning, and why: twice is better than never.
+    /// Reads the cursor of a target, whose name has the form of a workload's. If the file cannot be
+    /// read, the cursor is at the beginning, and the error comes with it: delivery twice is better
+    /// than never.
     pub(super) fn of(folder: &Path, name: &str) -> Result<Self, (Self, String)> {
         let file = folder.join(format!("{name}.json"));
         let place = file.display().to_string();

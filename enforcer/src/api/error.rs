@@ -55,7 +55,7 @@ impl Failure {
         )
     }
 
-    /// The request is understood, and what it asks for can't be.
+    /// The request is understood, and cannot be carried out.
     pub(crate) fn refused(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, ErrorCode::Refused, message)
     }

@@ -63,8 +63,8 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
     server::serve(listener, router, Some(LIFETIME)).await;
 }
 
-/// A page of another site may send a browser here, by a name of its own that leads to
-/// this address: then the name is in `Host`, and the site in `Origin`.
+/// Refuses requests of foreign web pages. A page may send a browser here by a name of its own that
+/// leads to this address: then the name is in `Host`, and the site in `Origin`.
 async fn refuse_strangers(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());

@@ -30,7 +30,7 @@ impl UsageSamples {
         }
     }
 
-    /// The last reading of this instance that is old enough.
+    /// Returns the last reading of this instance that is old enough.
     fn before(
         &self,
         name: &WorkloadName,

@@ -24,7 +24,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// A probe of the core's as the API shows it.
+/// Returns a probe of the core's as the API shows it.
 fn probe_status(view: &ProbeView) -> ProbeStatus {
     let last = view.last.as_ref().map(|last| LastAnswer {
         result: last.answer,

@@ -115,7 +115,7 @@ mod tests {
     use enforcer_model::views::Inspection;
     use serde_json::{Value, json};
 
-    /// A workload that runs, with these keys in place of its own.
+    /// Returns a workload that runs, with these keys in place of its own.
     fn inspection(keys: &Value) -> Inspection {
         let mut answer = json!({
             "name": "web", "state": "running", "health": "healthy", "ready": true,
@@ -134,7 +134,7 @@ mod tests {
         serde_json::from_value(answer).expect("an inspection")
     }
 
-    /// A liveness probe with two failures.
+    /// Returns a liveness probe with two failures.
     fn liveness() -> Value {
         json!([{ "probe": "liveness", "kind": "http", "state": "passing",
             "consecutive_failures": 2, "failure_threshold": 3, "at_rest": false, "last": null }])

@@ -105,7 +105,7 @@ fn throttle(workload: &WorkloadView) -> String {
     }
 }
 
-/// The time that has passed since then.
+/// Returns the time that has passed since then.
 pub(super) fn age(then: Timestamp) -> String {
     let passed = clock::wall_now().duration_since(then);
     human_duration(Duration::from_secs(

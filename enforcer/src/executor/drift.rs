@@ -46,7 +46,7 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
     }
 }
 
-/// The watch of the tree; without one, drift shows when limits are written next.
+/// Returns the watch of the tree. Without one, drift shows when limits are next written.
 pub(super) fn watch_tree(workloads: &Cgroup) -> Option<Arc<TreeWatch>> {
     let watch = TreeWatch::new(workloads).inspect_err(|error| {
         tracing::warn!("drift is found within a minute, and no sooner: no inotify: {error}");

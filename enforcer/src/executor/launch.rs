@@ -116,8 +116,8 @@ pub(super) fn errand(
     Ok(launch)
 }
 
-/// The variables of a workload: what the manifest names, and what a program expects to find.
-/// Nothing of the agent's own is among them.
+/// Returns the variables of a workload: what the manifest names, and what a program expects to
+/// find. Nothing of the agent's own is among them.
 fn environment(
     workload: &WorkloadName,
     spec: &WorkloadSpec,

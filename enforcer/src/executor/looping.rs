@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Executor {
-    /// The workload whose cgroup this is.
+    /// Returns the workload whose cgroup this is.
     pub(crate) fn owner_of(&self, id: CgroupId) -> Option<WorkloadName> {
         let registry = self.registry();
         let found = registry.iter().find(|(_, entry)| entry.id == id);

@@ -65,8 +65,8 @@ impl Executor {
         }
     }
 
-    /// The systemd unit that the workloads are in, as journald names it: the outermost one. `None`
-    /// if they are in none.
+    /// Returns the systemd unit that the workloads are in, as journald names it: the outermost one.
+    /// `None` if they are in none.
     pub(crate) fn unit(&self) -> Option<String> {
         let components = self.tree.workloads().path().iter();
         let mut names = components.filter_map(|name| name.to_str());
@@ -270,7 +270,7 @@ impl Executor {
 }
 
 impl Registered {
-    /// An instance that an earlier version started writes its log file itself.
+    /// Reports an instance of an earlier version, which writes its log file itself.
     pub(super) fn tell_of_unbounded_log(&self, executor: &Executor, workload: &WorkloadName) {
         if self.output.is_none() && self.spec.logs.to == LogTarget::File {
             executor.events.send(Event::Agent(AgentEvent::Degraded {

@@ -110,7 +110,7 @@ impl Executor {
         }
     }
 
-    /// A new cgroup and a new log; the old log is kept as an older one.
+    /// Makes a new cgroup and a new log. The old log is kept as an older one.
     fn recreate(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
         self.remove(workload);
         // The last words of the old instance belong to the old log.

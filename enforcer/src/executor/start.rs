@@ -171,7 +171,7 @@ impl Executor {
         }
     }
 
-    /// A start that the kernel ended for want of memory says so.
+    /// Explains a start that the kernel ended for lack of memory.
     fn explain_memory(
         &self,
         error: StartError,
@@ -190,8 +190,9 @@ impl Executor {
         error
     }
 
-    /// The workload's cgroup, made fit to take a process: workloads may build cgroups of their
-    /// own below it, and people freeze it. Where that cannot be undone, it is made anew.
+    /// Opens the workload's cgroup and makes it fit to take a process: workloads may build cgroups
+    /// of their own below it, and people freeze it. If that cannot be undone, the cgroup is made
+    /// anew.
     fn open_fit_cgroup(
         self: &Arc<Self>,
         workload: &WorkloadName,
@@ -213,7 +214,7 @@ impl Executor {
         self.open_cgroup(workload)
     }
 
-    /// The workload's cgroup with what reads it: the one it has, or a new one.
+    /// Returns the workload's cgroup and its readers: the ones it has, or new ones.
     fn open_cgroup(self: &Arc<Self>, workload: &WorkloadName) -> Result<OpenCgroup, StartError> {
         let known = self.registry().get(workload).map(|entry| {
             (

@@ -68,7 +68,7 @@ pub(crate) struct Loss {
 }
 
 impl Losses {
-    /// The next loss; `None` once the holder is gone.
+    /// Returns the next loss; `None` once the holder is gone.
     pub(crate) async fn next(&self) -> Option<Loss> {
         loop {
             let mut readable = self.0.readable().await.ok()?;

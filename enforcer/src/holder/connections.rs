@@ -49,7 +49,8 @@ impl Connections {
         self.all.values().map(|one| one.socket.as_fd())
     }
 
-    /// The next request of one. A connection that is gone, or speaks nonsense, is closed.
+    /// Receives the next request of a connection. A connection that is gone, or breaks the
+    /// protocol, is closed.
     pub(super) fn receive(&mut self, id: u64) -> Option<(Request, Option<OwnedFd>)> {
         match protocol::receive(&self.all.get(&id)?.socket) {
             Ok(Some(received)) => Some(received),

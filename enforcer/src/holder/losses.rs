@@ -28,7 +28,7 @@ impl Losses {
         last.map_or(now, |last| *last + REPORT_EVERY)
     }
 
-    /// The time of the next report; `None` if nothing was lost.
+    /// Returns the time of the next report; `None` if nothing was lost.
     pub(super) fn next_report(&self, now: Instant) -> Option<Instant> {
         let unreported = self.unreported.keys();
         unreported.map(|workload| self.due_at(now, workload)).min()

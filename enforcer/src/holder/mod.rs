@@ -26,7 +26,7 @@ pub(crate) use server::{Options, Server};
 
 use std::path::{Path, PathBuf};
 
-/// The path of the socket on which the holder listens.
+/// Returns the path of the socket on which the holder listens.
 fn socket_in(runtime_dir: &Path) -> PathBuf {
     runtime_dir.join("holder.sock")
 }

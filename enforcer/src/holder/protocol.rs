@@ -99,7 +99,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// The one that this process executes.
+    /// Returns the program that this process executes.
     pub(crate) fn own() -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let file = std::fs::metadata(enforcer_kernel::process::OWN_PROGRAM)?;
@@ -121,7 +121,7 @@ fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Listens; only this user may connect.
+/// Listens on a socket to which only this user may connect.
 pub(super) fn listen_on(path: &Path) -> io::Result<OwnedFd> {
     let listener = new_socket(SockFlag::SOCK_NONBLOCK)?;
     match std::fs::remove_file(path) {
@@ -133,7 +133,7 @@ pub(super) fn listen_on(path: &Path) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// Connects; neither that nor anything later waits for longer than this.
+/// Connects to the holder. Neither this nor a later call waits for longer than `patience`.
 pub(super) fn connect_to(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
     let connection = new_socket(SockFlag::empty())?;
     let limit = TimeVal::milliseconds(i64::try_from(patience.as_millis()).unwrap_or(i64::MAX));
@@ -152,7 +152,7 @@ pub(super) fn send(
     descriptors::send(socket, &serde_json::to_vec(message)?, descriptor)
 }
 
-/// The next message with its descriptor; `None` if the other side is gone.
+/// Receives the next message with its descriptor; `None` if the other side is gone.
 pub(super) fn receive<T: DeserializeOwned>(
     socket: &impl AsFd,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {

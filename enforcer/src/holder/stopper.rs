@@ -21,7 +21,7 @@ impl Stopper {
         })
     }
 
-    /// The workloads are being ended, and the holder after them.
+    /// Begins the end of the holder, after that of the workloads.
     pub(crate) fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
     }

@@ -30,7 +30,8 @@ pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
     }
 }
 
-/// A name server that does not answer is not the workload's fault.
+/// Returns the outcome of an unresolved name. A name server that does not answer is not the
+/// workload's fault.
 pub(super) fn unresolved(host: &str, timeout: Duration) -> Outcome {
     Outcome::Unknown(format!(
         "nobody says where `{host}` is within {}",
@@ -83,7 +84,7 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Outco
     }
 }
 
-/// The outcome of several addresses: what the first said that was reached counts.
+/// Joins the outcomes of several addresses: the first one that was reached counts.
 fn keep(known: Outcome, next: Outcome) -> Outcome {
     match known {
         Outcome::Failed(_) => known,
@@ -118,8 +119,7 @@ fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
     }
 }
 
-/// The addresses that are dialled in this asking, whatever the name means a moment
-/// later.
+/// Resolves the name into the addresses of this check, whatever the name means a moment later.
 pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>, Outcome> {
     let found = match host.parse::<IpAddr>() {
         Ok(address) => vec![address],
@@ -146,8 +146,8 @@ pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>
     Ok(sockets.collect())
 }
 
-/// The host's own way to its names, in a process of its own: a static program can't
-/// load the modules that the C library would ask.
+/// Looks a name up by the host's own `getent`, in a process of its own: a static program cannot
+/// load the modules that the C library would use.
 async fn look_up(host: &str) -> Vec<IpAddr> {
     let listed = in_hosts_file(host).await;
     if !listed.is_empty() {
@@ -181,7 +181,7 @@ async fn in_hosts_file(host: &str) -> Vec<IpAddr> {
     }
 }
 
-/// Every address that a hosts file has for a name, in its order.
+/// Returns every address that a hosts file has for a name, in its order.
 fn addresses_of(file: &str, host: &str) -> Vec<IpAddr> {
     let lines = file
         .lines()

@@ -101,7 +101,7 @@ async fn follow(
     ))
 }
 
-/// The port and the path of a redirect, resolved as RFC 3986 says; `None` if it leads to
+/// Returns the port and the path of a redirect, resolved as RFC 3986 says; `None` if it leads to
 /// another host or needs TLS. A location that is no URI reference leads nowhere.
 pub(crate) fn resolve_redirect(
     location: &str,
@@ -195,7 +195,7 @@ fn request<B>(
     built.map_err(|error| Outcome::Unknown(format!("the request can't be made: {error}")))
 }
 
-/// The status, and where a redirect leads.
+/// Returns the status, and where a redirect leads.
 async fn exchange<B>(
     addresses: &[SocketAddr],
     request: Request<B>,

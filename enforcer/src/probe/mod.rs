@@ -40,7 +40,7 @@ impl Prober {
         })
     }
 
-    /// Never waits.
+    /// Starts a check, and does not wait for it.
     pub(crate) fn ask(self: &Arc<Self>, run: ProbeRun) {
         let this = Arc::clone(self);
         tokio::spawn(async move {
@@ -126,7 +126,7 @@ fn failed(why: String, slow: bool) -> Outcome {
     })
 }
 
-/// The time is over; `what` hadn't happened by then.
+/// Returns the outcome of a check whose time is over before `what` happened.
 fn too_late(what: &str, timeout: Duration) -> Outcome {
     failed(format!("{what} within {}", human_duration(timeout)), true)
 }

@@ -305,8 +305,8 @@ fn told_trouble(trouble: Trouble) -> Event {
     }
 }
 
-/// An OOM kill happened when the kernel marked it; all else happens when it is
-/// decided.
+/// Returns the time of an event. An OOM kill happened when the kernel marked it; everything else
+/// happens when it is decided.
 fn time_of(transition: &Transition, now: MonoTime) -> jiff::Timestamp {
     let moment = match &transition.detail {
         Detail::OomKill(incident) => incident.marked_ns.map_or(now, MonoTime),

@@ -131,8 +131,8 @@ impl History {
         found
     }
 
-    /// The first `query.first` that fit after `query.after`, and none only if there are no
-    /// more; `None` if that can't be said just now.
+    /// Returns the first `query.first` matching events after `query.after`, and none only if there
+    /// are no more; `None` if that cannot be said now.
     pub(crate) fn page(&self, query: &Query) -> Option<Vec<Arc<Record>>> {
         let most = query.first.unwrap_or(MOST);
         let recent = self.recent();

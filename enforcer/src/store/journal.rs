@@ -108,7 +108,7 @@ impl Journal {
     }
 }
 
-/// The lines of a file that are whole.
+/// Returns the records in the complete lines of a file.
 pub(crate) fn decode(bytes: &[u8]) -> Vec<Record> {
     let text = String::from_utf8_lossy(bytes);
     // The last line of a dead agent may be cut. Its event was not reported yet.

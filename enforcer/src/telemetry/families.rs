@@ -68,7 +68,7 @@ fn pairs(labels: &[(&str, &str)]) -> Vec<LabelPair> {
 }
 
 impl Family {
-    /// `None` where there is nothing to say.
+    /// Makes the metric; `None` if it has no sample.
     pub(super) fn gather(&self, scrape: &Scrape) -> Option<MetricFamily> {
         let mut samples = Samples {
             kind: self.kind,

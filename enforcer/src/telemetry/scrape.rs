@@ -60,7 +60,7 @@ impl One {
         self.view.name.as_str()
     }
 
-    /// The counts of each probe that the manifest names, also while nothing runs that could
+    /// Returns the counts of each probe that the manifest names, also while nothing runs that could
     /// be probed. A probe that was taken out of the manifest is left out.
     pub(super) fn probes(&self) -> impl Iterator<Item = (&ProbeName, &OfProbe)> {
         let counted = self.counts.iter().flat_map(|counts| &counts.probes);

@@ -97,7 +97,7 @@ pub(super) fn spawn(
         .unwrap()
 }
 
-/// A new folder under `/tmp` for one agent.
+/// Returns a new folder under `/tmp` for one agent.
 ///
 /// # Panics
 /// If it can't be made.
@@ -109,7 +109,7 @@ pub fn folder() -> PathBuf {
     folder
 }
 
-/// The folder that the next agent will have.
+/// Returns the folder that the next agent will have.
 #[must_use]
 pub fn next_folder() -> PathBuf {
     PathBuf::from(format!("/tmp/agent-{}", NEXT.load(Ordering::Relaxed)))
@@ -125,7 +125,7 @@ pub(super) fn has_failpoints() -> bool {
     PROGRAM.get().is_some()
 }
 
-/// The program with its folders below this one.
+/// Returns the program with its folders below this one.
 #[must_use]
 pub fn command(folder: &Path) -> Command {
     let mut command = Command::new(PROGRAM.get().unwrap_or(&ENFORCER));

@@ -176,7 +176,7 @@ impl Agent {
         &self.folder
     }
 
-    /// The live lines so far.
+    /// Returns the live lines so far.
     #[must_use]
     pub fn lines(&self) -> String {
         fs::read_to_string(self.folder.join("lines")).unwrap_or_default()
@@ -215,7 +215,7 @@ impl Agent {
         self.get::<IgnoredAny>("/health").is_some()
     }
 
-    /// The status and the body of any answer.
+    /// Sends a request, and returns the status and the body of any answer.
     ///
     /// # Panics
     /// If there is none.

@@ -79,7 +79,7 @@ fn start(program: &Program, fixture: &Path, root: &Path) -> Child {
     command.spawn().unwrap()
 }
 
-/// A root of its own, with the host's devices and processes in it.
+/// Makes a root of its own, with the host's devices and processes in it.
 fn enter(root: &Path) -> nix::Result<()> {
     let none = None::<&str>;
     unshare(CloneFlags::CLONE_NEWNS)?;
@@ -105,7 +105,7 @@ fn enter(root: &Path) -> nix::Result<()> {
     chdir("/")
 }
 
-/// The thread of this session that has used most CPU time.
+/// Returns the thread of this session that has used most CPU time.
 fn hottest(session: u32) -> Option<(u32, u32)> {
     let numbers = |folder: &Path| {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Both kernels' boots want it.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// The folder of `prometheus` and `promtool`.
+/// Returns the folder of `prometheus` and `promtool`.
 pub(crate) fn programs() -> Result<PathBuf> {
     let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = target().join("vm/prometheus");
@@ -203,7 +203,7 @@ fn answer_the_dashboard(programs: &Path, example: String) -> Result<()> {
     Ok(())
 }
 
-/// The example as a later scrape has it: periods have gone by.
+/// Returns the example as a later scrape has it: periods have gone by.
 fn goes_on(example: &str, scrape: u64) -> String {
     let later = |line: &str| match line.rsplit_once(' ') {
         Some((name, value)) if name.starts_with("enforcer_workload_cpu_periods_total") => {

@@ -1,7 +1,7 @@
 //! Finds the metrics, labels and values of an expression that a scrape lacks: Prometheus answers a
 //! misspelt name with nothing, and no rule over it ever fires.
 
-/// The first of them, in words. Only our own metrics are looked for, and of labels only
+/// Returns the first of them, in words. Only our own metrics are looked for, and of labels only
 /// those that the scrape itself brings.
 pub(super) fn missing(expression: &str, scrape: &str) -> Option<String> {
     let mut rest = expression;

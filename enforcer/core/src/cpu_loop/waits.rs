@@ -89,7 +89,7 @@ fn is_private(operation: u64) -> bool {
     operation & FUTEX_PRIVATE != 0
 }
 
-/// A negative `int` of milliseconds.
+/// Returns whether a time-out is negative, which means for ever.
 fn is_forever(milliseconds: u64) -> bool {
     milliseconds & 0x8000_0000 != 0
 }

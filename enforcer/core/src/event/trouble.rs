@@ -41,7 +41,8 @@ fn is_automatic(cause: Cause) -> bool {
     cause.is_failure() || matches!(cause, Cause::HostPressure | Cause::Drift)
 }
 
-/// A workload that had to step back is trouble at any level: waiting alone may be enough.
+/// Returns whether the host is short. A workload that had to step back is trouble at any level:
+/// waiting alone may be enough.
 fn is_shortage(pressure: &HostPressure) -> bool {
     pressure.carried_out
         && match pressure.done {

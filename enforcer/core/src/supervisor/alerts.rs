@@ -12,7 +12,7 @@ use crate::units::Percent;
 use std::sync::Arc;
 
 impl Supervisor {
-    /// An alert that an earlier agent has sent, and that has not ended.
+    /// Resumes an alert that an earlier agent has sent, and that has not ended.
     pub(super) fn resume_alerts(
         &mut self,
         moment: Moment,

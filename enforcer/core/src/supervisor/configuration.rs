@@ -73,7 +73,7 @@ impl Supervisor {
         }
     }
 
-    /// A name that is new, or that was disowned and is back.
+    /// Adds a workload whose name is new, or was disowned and is back.
     fn add(
         &mut self,
         moment: Moment,

@@ -101,8 +101,8 @@ impl Supervisor {
             .any(|workload| workload.is_stepping_back())
     }
 
-    /// The least important one that runs; of equals the one that uses most. The last
-    /// one that runs is left alone.
+    /// Returns the least important running workload; of equals, the one that uses most. The last
+    /// running one is left alone.
     fn next_to_step_back(&self) -> Option<WorkloadName> {
         let running = self
             .workloads
@@ -125,7 +125,7 @@ impl Supervisor {
         Some(name.clone())
     }
 
-    /// The most important one that had to step back.
+    /// Returns the most important workload that had to step back.
     fn next_to_come_back(&self) -> Option<WorkloadName> {
         let back = self
             .workloads

@@ -74,7 +74,7 @@ impl Supervisor {
         }
     }
 
-    /// Queued starts that wait for nothing but their turn.
+    /// Returns the queued starts that wait only for their turn.
     fn startable(&mut self) -> Vec<Queued> {
         let mut startable = Vec::new();
         let mut blocked: Vec<(WorkloadName, WorkloadName, Need)> = Vec::new();

@@ -96,8 +96,8 @@ impl Workload {
         Some(checkpoint)
     }
 
-    /// `None` where there is nothing that a later agent has to know: it was stopped
-    /// because its agent went, or never ran.
+    /// Returns the checkpoint; `None` if a later agent has to know nothing: the workload was
+    /// stopped because its agent ended, or never ran.
     fn checkpoint(&self) -> Option<Checkpoint> {
         match self.state {
             Lifecycle::Pending | Lifecycle::Gone => return None,

@@ -33,7 +33,7 @@ impl Workload {
         }
     }
 
-    /// Demoted first, and stopped where that was not enough.
+    /// Demotes the workload, and stops it if that was not enough.
     pub(crate) fn step_back(&mut self, context: &mut Context<'_>, shortage: Shortage) {
         let Lifecycle::Running { pid, since } = self.state else {
             return;
@@ -61,7 +61,7 @@ impl Workload {
         }
     }
 
-    /// Started again, or given back what it had.
+    /// Starts the workload again, or ends its demotion.
     pub(crate) fn come_back(&mut self, context: &mut Context<'_>, shortage: Shortage) {
         let cause = Cause::HostPressure;
         let stopped = std::mem::take(&mut self.sacrificed);

@@ -56,8 +56,8 @@ impl Workload {
         self.claimed(context, before, Cause::CpuLoop, Some(seq));
     }
 
-    /// A restart is due. What was proved a while ago may have ended without a
-    /// sleep: unless it was proved just now, it is proved once more.
+    /// Restarts for a loop. An older proof may have ended without a sleep, so the loop is proved
+    /// once more unless it was proved just now.
     fn last_rung(
         &mut self,
         context: &mut Context<'_>,
@@ -192,7 +192,7 @@ impl Workload {
     }
 }
 
-/// The first rung from this one on that the verdict reaches, and the one after it.
+/// Returns the first rung from this one on that the verdict reaches, and the one after it.
 fn next_rung(watch: &CpuLoopWatch, from: usize, verdict: Verdict) -> Option<(Rung, usize)> {
     let rungs = watch.respond.iter().copied().enumerate().skip(from);
     let mut open = rungs.filter(|(_, rung)| is_reached(*rung, verdict, watch.assume_loop));

@@ -148,7 +148,7 @@ impl Workload {
         }
     }
 
-    /// A start that was asked to stop has not ended by itself: it hangs.
+    /// Aborts a start that was asked to stop and has not ended by itself.
     fn abort_start(&mut self, context: &mut Context<'_>) {
         let Lifecycle::Starting {
             then,
@@ -189,7 +189,7 @@ impl Workload {
         }
     }
 
-    /// The wish came after the start that came to nothing.
+    /// Handles a request that came during a start that failed.
     fn instead_of_starting(&mut self, context: &mut Context<'_>, then: Then, seq: Seq) {
         match then {
             // Perhaps with another command.

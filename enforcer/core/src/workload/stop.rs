@@ -208,7 +208,7 @@ impl Workload {
         }
     }
 
-    /// The cgroup goes, and the workload stays where it is.
+    /// Removes the cgroup, and leaves the workload in its state.
     pub(super) fn rest_after(
         &mut self,
         context: &mut Context<'_>,

@@ -77,7 +77,7 @@ impl Workload {
         }
     }
 
-    /// The state that the API shows.
+    /// Returns the state that the API shows.
     pub(crate) fn public_state(&self) -> WorkloadState {
         self.standing().0
     }
@@ -91,7 +91,7 @@ impl Workload {
             )
     }
 
-    /// The state, the main process, and when the next start is due.
+    /// Returns the state, the main process, and when the next start is due.
     fn standing(&self) -> (WorkloadState, Option<u32>, Option<MonoTime>) {
         match &self.state {
             Lifecycle::Pending | Lifecycle::Queued { .. } => (WorkloadState::Pending, None, None),
@@ -135,7 +135,7 @@ impl Workload {
         }
     }
 
-    /// The reason for the state, in one line.
+    /// Returns the reason for the state, in one line.
     fn describe(&self) -> String {
         let off = matches!(self.health, Health::Degraded | Health::Unhealthy);
         match self.loops.describe() {

@@ -116,7 +116,7 @@ impl KernelTypes {
         self.bytes.get(at..end) == Some(name.as_bytes()) && self.bytes.get(end) == Some(&0)
     }
 
-    /// The one type of this kind and name.
+    /// Returns the one type of this kind and name.
     fn find(&self, kind: u32, name: &str) -> Result<Type, BtfError> {
         let mut found = None;
         for at in &self.types {
@@ -133,7 +133,7 @@ impl KernelTypes {
         found.ok_or_else(|| BtfError::Missing(name.to_owned()))
     }
 
-    /// A member of a structure, also inside its anonymous ones.
+    /// Returns a member of a structure, also inside its anonymous ones.
     pub(super) fn member(&self, structure: &str, member: &str) -> Result<Member, BtfError> {
         let outer = self.find(STRUCT, structure)?;
         self.member_of(outer, member)
@@ -171,8 +171,8 @@ impl KernelTypes {
         None
     }
 
-    /// The element size of a member that is an array of structures; `None` if it
-    /// is no such array.
+    /// Returns the element size of a member that is an array of structures; `None` if it is no such
+    /// array.
     pub(super) fn element_size(&self, member: Member) -> Option<u64> {
         let array = self
             .by_id(member.type_id)
@@ -199,7 +199,7 @@ impl KernelTypes {
 }
 
 impl Type {
-    /// The bytes after the common part, by kind.
+    /// Returns the bytes after the common part, by kind.
     fn tail(self) -> Option<usize> {
         Some(match self.kind {
             1 | 14 | 17 => 4,

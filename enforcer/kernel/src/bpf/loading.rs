@@ -110,7 +110,7 @@ fn keep_link(link: FdLink, hook: &'static str, pins: &Pins) -> Result<(), BpfErr
     pinned.map(drop).map_err(failed)
 }
 
-/// Last of all: it says that the others are there.
+/// Pins the sampler. It is the last pin, and says that the others are complete.
 pub(super) fn keep_sampler(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), BpfError> {
     let program = "cpu_sample";
     sampler(ebpf)?

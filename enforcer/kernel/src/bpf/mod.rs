@@ -178,7 +178,7 @@ fn load_and_attach(
     Ok(attached)
 }
 
-/// The maps of programs that are attached, by whomever.
+/// Opens the maps of the attached programs.
 fn open(mut ebpf: Option<Ebpf>, pins: Result<Pins, BpfError>) -> Result<Attached, BpfError> {
     let ring = open_ring(&mut |map| take_map(ebpf.as_mut(), &pins, map))?;
     let logger = match (&pins, ebpf.as_mut()) {
@@ -205,7 +205,7 @@ fn open(mut ebpf: Option<Ebpf>, pins: Result<Pins, BpfError>) -> Result<Attached
     })
 }
 
-/// A map, by its pin where it has one.
+/// Takes a map, by its pin if it has one.
 fn take_map(
     ebpf: Option<&mut Ebpf>,
     pins: &Result<Pins, BpfError>,
@@ -219,7 +219,8 @@ fn take_map(
 }
 
 impl Attached {
-    /// aya knows no cgroup as a scope of perf events: they are opened by hand.
+    /// Opens the sampler. aya has no cgroup as a scope of perf events, so the events are opened by
+    /// hand.
     fn open_sampler(
         &mut self,
         parent: &Cgroup,

@@ -80,7 +80,7 @@ impl Pins {
         fs::create_dir(&self.programs)
     }
 
-    /// They could not be made complete.
+    /// Removes pins that could not be completed.
     pub(super) fn give_up(&self) {
         remove(&self.programs);
     }
@@ -95,7 +95,7 @@ impl Pins {
         }
     }
 
-    /// A pinned map.
+    /// Opens a pinned map.
     pub(super) fn open(&self, name: &'static str) -> Result<Map, BpfError> {
         let failed = |source| BpfError::Map { map: name, source };
         let data = MapData::from_pin(self.map(name)).map_err(failed)?;
@@ -112,7 +112,7 @@ impl Pins {
     }
 }
 
-/// A folder with all that is pinned in it.
+/// Removes a folder with all pins in it.
 fn remove(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();

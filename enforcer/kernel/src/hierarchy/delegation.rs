@@ -51,7 +51,7 @@ pub fn end_what_is_left(grace: Duration) -> Result<(), HierarchyError> {
     Ok(killed.into_iter().collect::<Result<(), _>>()?)
 }
 
-/// Every process of a cgroup and of those below it.
+/// Signals every process of a cgroup and of those below it.
 fn signal_all(cgroup: &Path, signal: Signal) {
     let listed = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     for pid in listed.lines().filter_map(|line| line.parse().ok()) {
@@ -79,8 +79,8 @@ pub(super) fn own_cgroup() -> Result<PathBuf, HierarchyError> {
     Ok(Path::new(MOUNT_POINT).join(path.trim_end_matches(" (deleted)")))
 }
 
-/// systemd marks what it delegates with an extended attribute (since 254 also
-/// for users; before, `trusted.delegate` only).
+/// Returns whether systemd has delegated the cgroup. It marks it with an extended attribute (since
+/// 254 also for users; before, `trusted.delegate` only).
 pub(super) fn is_delegated(cgroup: &Path) -> bool {
     in_scope() || has_delegation(cgroup)
 }

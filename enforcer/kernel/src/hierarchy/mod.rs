@@ -84,8 +84,8 @@ impl Tree {
         &self.notes
     }
 
-    /// The root's own protection, which its children's depend on; only where the
-    /// root is ours to set.
+    /// Returns the root, if the agent may set its protection. The protections of its children
+    /// depend on it.
     pub fn own_root(&self) -> Option<&Cgroup> {
         self.made_root.then_some(&self.root)
     }
@@ -95,7 +95,7 @@ impl Tree {
         (self.root.path(), self.made_root)
     }
 
-    /// The holder's cgroup.
+    /// Returns the holder's cgroup.
     pub fn holder(&self) -> PathBuf {
         self.root.path().join(HOLDER)
     }

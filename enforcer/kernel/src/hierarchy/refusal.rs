@@ -93,7 +93,7 @@ pub(super) fn chain(error: &CgroupError) -> String {
     format!("{error}{}", number.unwrap_or_default())
 }
 
-/// The errors that a host's administrator can cure, by their number.
+/// Turns the errors that an administrator can cure into their own kinds, by number.
 pub(super) fn refine(error: CgroupError) -> HierarchyError {
     let path = match &error {
         CgroupError::Create { path, .. }

@@ -87,7 +87,7 @@ fn range_of(line: &str) -> Option<Range<u64>> {
     Some(number(start)?..number(end)?)
 }
 
-/// The value of a dynamic symbol of a 64-bit ELF image. elf(5)
+/// Returns the value of a dynamic symbol of a 64-bit ELF image. elf(5)
 fn symbol(image: &[u8], name: &str) -> Option<u64> {
     const DYNSYM: u64 = 11;
     let number = |at: u64, bytes: usize| -> Option<u64> {

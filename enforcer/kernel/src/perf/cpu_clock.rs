@@ -87,7 +87,7 @@ impl CpuClock {
         Ok(())
     }
 
-    /// An event doesn't survive its CPU: after it went and came it is opened anew.
+    /// Opens the event of a CPU that went and came back: an event does not survive its CPU.
     pub fn reopen(&mut self, cpu: u32) {
         self.open.remove(&cpu);
     }

@@ -54,7 +54,7 @@ enum Scope<'a> {
 }
 
 impl Attributes {
-    /// A sample each `1 / hz` seconds of CPU time.
+    /// Returns the attributes of a sample each `1 / hz` seconds of CPU time.
     fn cpu_clock(hz: u32) -> Self {
         Self {
             kind: TYPE_SOFTWARE,

@@ -166,7 +166,7 @@ fn header(data: &[u8]) -> Option<(u32, u16, usize)> {
     (size >= 8).then_some((kind, misc, usize::from(size)))
 }
 
-/// A sample's address, its user stack, and a hash of its state.
+/// Returns a sample's address, its user stack, and a hash of its state.
 fn sample_of(record: &[u8]) -> Option<(u64, Vec<u64>, u64)> {
     let word = |index: usize| {
         let bytes = record.get(index * 8..index * 8 + 8)?;

@@ -23,7 +23,7 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    /// A fragment for "failed to …".
+    /// Returns a phrase for "failed to …".
     pub(crate) fn describe(stage: u8, program: &str) -> String {
         match stage {
             1 => "begin a session".to_owned(),
@@ -250,9 +250,9 @@ fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
     if launch.default_nofile { 1024 } else { limit }
 }
 
-/// The C library's own functions for these would change every thread of the
-/// process: they take a lock, which another thread of the agent may have held
-/// at the fork, and wait for threads that don't exist here.
+/// Changes the user by system calls. The C library's functions would change every thread of the
+/// process: they take a lock, which another thread of the agent may have held at the fork, and wait
+/// for threads that do not exist here.
 fn identity(launch: &Launch) -> Step {
     let identity = &launch.identity;
     // Whatever the agent itself was given by ambience is not the workload's.

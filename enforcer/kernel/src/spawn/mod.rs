@@ -263,9 +263,9 @@ impl Waiting {
         }
     }
 
-    /// The gate was closed by exec, unless the process died before: then it is still marked
-    /// as forked only. `begin_new_exec` in fs/exec.c takes that mark away before it closes
-    /// any descriptor.
+    /// Handles a closed gate. It was closed by exec, unless the process died before: then it is
+    /// still marked as forked only. `begin_new_exec` in fs/exec.c removes that mark before it
+    /// closes any descriptor.
     fn executed(self, program: &str, patience: &Patience<'_>) -> Result<PidFd, StartError> {
         // A read of `/proc` may fail for a reason of the agent's own, so it is repeated while
         // the process lives.
@@ -337,7 +337,7 @@ fn collect(child: &PidFd) {
     }
 }
 
-/// An error in words, without Rust's "(os error 2)".
+/// Returns an error in words, without Rust's "(os error 2)".
 pub fn describe(error: &io::Error) -> String {
     error.raw_os_error().map_or_else(
         || error.to_string(),

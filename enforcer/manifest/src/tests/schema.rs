@@ -50,7 +50,7 @@ fn either(of: &[Value]) -> Value {
     json!({ "anyOf": of })
 }
 
-/// The bounds of a log belong to a file: journald has its own.
+/// Refuses the bounds of a log file if the output goes to journald, which has its own.
 fn logs() -> Value {
     let mut logs = object(&[
         ("to", words(&["file", "journal"])),
@@ -447,7 +447,7 @@ fn sections(schema: &Value, lead: &[String], found: &mut Vec<(Vec<String>, Vec<S
     }
 }
 
-/// A manifest with an unknown key there, and nothing else.
+/// Returns a manifest with an unknown key there, and nothing else.
 fn with_unknown(lead: &[String]) -> String {
     let mut text = "{ zzzzzz: 1 }".to_owned();
     for key in lead.iter().rev() {

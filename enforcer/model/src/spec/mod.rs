@@ -31,8 +31,8 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The host's settings with the protections that its workloads need from their
-    /// parent: a child's `memory.low` counts only as far as its ancestors' reach.
+    /// Returns the host's settings with the protections that its workloads need from their parent:
+    /// a child's `memory.low` counts only as far as its ancestors' reach.
     #[must_use]
     pub fn parent_host(&self) -> Host {
         let mut host = self.host.clone();
@@ -98,8 +98,8 @@ impl Portion {
 }
 
 impl Host {
-    /// The limits of the workloads' parent on a host with this much memory and
-    /// swap: what the manifest says, held below what is left by the reserve.
+    /// Returns the limits of the workloads' parent on a host with this much memory and swap: what
+    /// the manifest says, held below what is left by the reserve.
     #[must_use]
     pub fn ceiling(&self, memory: Bytes, swap: Bytes, tasks: u64) -> Limits {
         const MOST: Bytes = Bytes(1 << 30);
@@ -181,7 +181,7 @@ pub struct WorkloadSpec {
     pub commands: Commands,
 }
 
-/// The default of `start_timeout`; checkpoints of older agents do not have it.
+/// Returns the default of `start_timeout`. Checkpoints of older agents do not have it.
 fn default_start_timeout() -> Duration {
     Duration::from_secs(30)
 }

@@ -83,7 +83,7 @@ pub struct Strategies {
 }
 
 impl Strategies {
-    /// The strategy of this attempt, counted from 1.
+    /// Returns the strategy of this attempt, counted from 1.
     #[must_use]
     pub fn choose(&self, cause: Cause, attempt: u32) -> Strategy {
         let list = self.by_cause.get(&cause).unwrap_or(&self.default);
@@ -92,7 +92,7 @@ impl Strategies {
         chosen.cloned().unwrap_or_default()
     }
 
-    /// Every strategy that may be chosen.
+    /// Returns every strategy that may be chosen.
     pub fn all(&self) -> impl Iterator<Item = &Strategy> {
         self.default.iter().chain(self.by_cause.values().flatten())
     }

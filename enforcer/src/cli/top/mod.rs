@@ -175,7 +175,7 @@ fn rows(settings: &Settings) -> Result<Workloads, Fault> {
     client::get(settings, "/v1/workloads?all=true")?.read()
 }
 
-/// A workload's last events, and its last loop wherever that is.
+/// Asks for a workload's last events, and for its last loop wherever that is.
 fn details(settings: &Settings, name: &str) -> Result<Details, Fault> {
     let route = format!("/v1/events?workload={}", escaped(name));
     let events = client::get(settings, &format!("{route}&last={EVENTS}"))?.read()?;

@@ -179,7 +179,7 @@ impl Model {
         }
     }
 
-    /// A key, and what is to be asked of the agent for it.
+    /// Handles a key, and returns the requests to the agent.
     pub(super) fn press(&mut self, key: KeyCode, modifiers: KeyModifiers) -> Vec<Ask> {
         if key == KeyCode::Char('c') && modifiers.contains(KeyModifiers::CONTROL) {
             self.ended = true;

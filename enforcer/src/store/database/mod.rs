@@ -82,8 +82,8 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// A state folder that can't be made is no reason not to supervise; one of a newer
-    /// agent is.
+    /// Opens the database. A state folder that cannot be made stops no supervision; one of a newer
+    /// agent does.
     pub(crate) fn at(folder: &Path, retention: Retention) -> Result<Self, StoreError> {
         let this = Self {
             path: folder.join("history.db"),
@@ -183,7 +183,7 @@ impl Database {
         Ok(connection)
     }
 
-    /// The last event that is there; 0 where that can't be read.
+    /// Returns the last event in the database; 0 if it cannot be read.
     pub(crate) fn last_committed(&self) -> u64 {
         let read = self.reader().and_then(|connection| {
             let sql = "SELECT coalesce(max(seq), 0) FROM events";
@@ -193,8 +193,8 @@ impl Database {
         read.map_or(0, |seq| u64::try_from(seq).unwrap_or(0))
     }
 
-    /// The last number that was given to an event, and to an instance; where there is a
-    /// file that can't be read now, numbers that are certainly higher.
+    /// Returns the last numbers of an event and of an instance. If the file cannot be read now, the
+    /// numbers are certainly higher.
     pub(crate) fn last(&self) -> (u64, u64) {
         if !self.path.exists() {
             return (0, 0);

@@ -308,7 +308,7 @@ fn insert(
 }
 
 impl Database {
-    /// The log is taken over by itself, unless a reader holds on to it.
+    /// Checks the write-ahead log. It is taken over automatically, unless a reader holds it.
     fn hold_wal(&self, connection: &Connection) -> Result<(), StoreError> {
         let wal = PathBuf::from(format!("{}-wal", self.path.display()));
         if fs::metadata(&wal).map_or(0, |found| found.len()) <= WAL_MOST {

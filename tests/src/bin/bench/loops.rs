@@ -40,7 +40,7 @@ pub(super) fn time_to_verdict(_floor: &Samples) {
     );
 }
 
-/// The kernel's counts for one program: its runs and their nanoseconds.
+/// Returns the kernel's counts for one program: its runs and their nanoseconds.
 fn statistics(agent: &Agent, kind: &str) -> Option<(u64, u64)> {
     let folder = format!("/proc/{}/fdinfo", agent.pid());
     for entry in fs::read_dir(folder).ok()?.flatten() {

@@ -141,7 +141,7 @@ fn monotonic() -> Duration {
         .into()
 }
 
-/// The stamps of a file, in order: whether each is a first instruction, and when.
+/// Returns the stamps of a file, in order: whether each is a first instruction, and when.
 fn stamps(file: &str) -> Vec<(bool, Duration)> {
     let text = fs::read_to_string(file).unwrap_or_default();
     let stamp = |line: &str| {

@@ -82,7 +82,7 @@ fn of(count: usize) {
     );
 }
 
-/// A program of the tree's: how long it takes, and its CPU time in milliseconds.
+/// Runs a program of the tree, and returns its time and its CPU time in milliseconds.
 fn others(command: &[&str]) -> (Samples, f64) {
     let used = || {
         let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();

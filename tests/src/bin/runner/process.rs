@@ -24,7 +24,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The name of the cgroup root of this place. The first place has the default one, so
+    /// Returns the name of the cgroup root of this place. The first place has the default one, so
     /// that agents choose it by themselves there.
     fn root_name(self) -> String {
         match self.slot {
@@ -43,7 +43,7 @@ pub(crate) struct Finished {
     pub(crate) output: String,
 }
 
-/// The names of all tests of the suite.
+/// Lists the names of all tests of the suite.
 pub(crate) fn list() -> Vec<String> {
     let listed = Command::new(SUITE)
         .args(["--list", "--format", "terse"])

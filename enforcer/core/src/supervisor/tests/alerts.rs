@@ -122,7 +122,7 @@ fn alerts_weigh_levels_states_and_events() {
     );
 }
 
-/// An alert by a rule that no manifest here has.
+/// Returns an alert by a rule that no manifest here has.
 fn one_stands() -> Event {
     let standing = crate::alert::Standing {
         rule: "gone".to_owned(),

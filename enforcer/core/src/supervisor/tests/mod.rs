@@ -184,7 +184,7 @@ fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
     expected.assert_eq(&told);
 }
 
-/// An action in words: a hook by its name, and an action of a workload with its instance.
+/// Returns an action in words: a hook by its name, and an action of a workload with its instance.
 fn shown(action: &Action) -> String {
     match action {
         Action::Workload(WorkloadAction {

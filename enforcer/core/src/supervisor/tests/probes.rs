@@ -54,7 +54,7 @@ fn with_probes(probes: &[(ProbeName, Probe)]) -> WorkloadSpec {
     }
 }
 
-/// A workload with all that can go on at once.
+/// Returns a workload with all that can go on at once.
 pub(super) fn everything() -> WorkloadSpec {
     let mut spec = WorkloadSpec {
         on_ready: Some(vec!["/join".to_owned()]),

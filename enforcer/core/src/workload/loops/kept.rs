@@ -44,8 +44,8 @@ impl Loops {
         }
     }
 
-    /// Whoever was looked at is looked into once more: it may have slept meanwhile, and
-    /// what was taken holds until that is known.
+    /// Resumes the loops. Each examined thread is examined once more: it may have slept meanwhile,
+    /// and the claims hold until that is known.
     pub(in crate::workload) fn resume(kept: &KeptLoops, now: MonoTime) -> Self {
         let found = kept.found.iter().map(|found| {
             let mut suspect = found.suspect.clone();

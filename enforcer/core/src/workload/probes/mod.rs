@@ -113,7 +113,7 @@ impl Probing {
     }
 }
 
-/// The upper half of the noise as a part of the period.
+/// Returns the upper half of the noise as a part of the period.
 fn spread(noise: u64, period: Duration) -> Duration {
     period.mul_f64((noise >> 32) as f64 / f64::from(u32::MAX))
 }
@@ -361,7 +361,7 @@ impl Workload {
         self.recovery.close();
     }
 
-    /// A probe has turned against the instance.
+    /// Handles a probe that has turned against the instance.
     fn fails(&mut self, context: &mut Context<'_>, cause: Cause) {
         self.refresh_health(context);
         let seq = self.health_seq;
