@@ -8,19 +8,20 @@ mod api;
 mod cli;
 mod executor;
 mod failpoint;
+mod fault;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod holder;
 mod inbox;
 mod loops;
 mod manifest_files;
-mod marks;
 #[cfg(feature = "measuring")]
 pub mod measuring;
 mod probe;
 mod reload;
 mod report;
 mod runtime;
+mod sentence;
 mod service;
 mod settings;
 mod store;

@@ -4,7 +4,6 @@
 
 use crate::executor::Executor;
 use enforcer_common::Suspect as Record;
-use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{GATE, LoopSource, Streaks, Suspect, Thread, WORTH_SAMPLING};
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use enforcer_kernel::bpf::suspects::SuspectRing;
@@ -12,8 +11,6 @@ use enforcer_kernel::cpus::{self, Announcements};
 use enforcer_kernel::perf::cpu_clock::CpuClock;
 use enforcer_kernel::{process, ready, threads};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -21,57 +18,9 @@ use tokio::time::MissedTickBehavior;
 
 /// The time between two checks whether the examined threads have slept.
 const FOLLOW: Duration = Duration::from_millis(500);
-/// The most threads of one check: with a hundred spinning threads, each is checked every few
-/// seconds.
-const A_ROUND: usize = 16;
 /// The time between two readings of `/proc` without a sampler.
 const POLL: Duration = Duration::from_secs(1);
 const NANOS_PER_TICK: u64 = 10_000_000;
-
-/// Threads that were looked at, with how often they had slept by then.
-#[derive(Debug, Default)]
-pub(crate) struct Followed(Mutex<Threads>);
-
-#[derive(Debug, Default)]
-struct Threads {
-    known: BTreeMap<Thread, (WorkloadName, u64)>,
-    /// The last one that was asked: the next round begins after it.
-    asked: Option<Thread>,
-}
-
-impl Followed {
-    pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
-        self.0.lock().known.insert(thread, (workload, sleeps));
-    }
-
-    /// Stops following a thread: the agent's own stops would look like sleeps.
-    pub(crate) fn pause(&self, thread: Thread) {
-        self.0.lock().known.remove(&thread);
-    }
-
-    /// Takes out those that have slept, or are gone, of the next few.
-    fn ended(&self) -> Vec<(WorkloadName, Thread)> {
-        let mut threads = self.0.lock();
-        let after = threads.asked.map_or(Bound::Unbounded, Bound::Excluded);
-        let rest = threads.known.range((after, Bound::Unbounded));
-        let round: Vec<Thread> = rest
-            .chain(&threads.known)
-            .map(|(thread, _)| *thread)
-            .take(A_ROUND.min(threads.known.len()))
-            .collect();
-        threads.asked = round.last().copied();
-        let mut ended = Vec::new();
-        for thread in round {
-            let spins = threads.known.get(&thread).is_some_and(|(_, sleeps)| {
-                enforcer_kernel::threads::counters(thread).is_some_and(|now| now.sleeps == *sleeps)
-            });
-            if !spins && let Some((workload, _)) = threads.known.remove(&thread) {
-                ended.push((workload, thread));
-            }
-        }
-        ended
-    }
-}
 
 /// Tells when threads that were looked at sleep again.
 pub(crate) async fn follow(executor: Arc<Executor>) {

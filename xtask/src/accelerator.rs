@@ -4,7 +4,7 @@
 //! the guest's kernel. So KVM is proved: the kernel that is wanted boots with a tiny
 //! initramfs, and only the line that its first program prints from user space counts.
 
-use crate::guest::{Boot, Line, Running};
+use crate::guest::{Accelerator, Boot, Line, Running};
 use crate::kernels::Kernel;
 use crate::progress::say;
 use anyhow::Result;
@@ -18,30 +18,6 @@ pub(crate) const HELLO: &str = "@@enforcer user space";
 /// The longest time of the proof, from the start of QEMU to the line.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(10);
 const KVM: &str = "/dev/kvm";
-
-/// The way in which a guest's instructions are executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Accelerator {
-    Kvm,
-    /// Emulation, all virtual CPUs on one thread of the host. Two threads run into code
-    /// that the other one is just patching, as a kernel does whenever a controller, a quota
-    /// or a tracepoint is first used: an oops that no real CPU makes.
-    Emulation,
-    /// Emulation, each virtual CPU on a thread of its own: what is measured needs real
-    /// concurrency, and a boot that the emulator breaks is only booted again.
-    ConcurrentEmulation,
-}
-
-impl Accelerator {
-    /// Returns the value of QEMU's `-accel`.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Emulation => "tcg,thread=single",
-            Self::ConcurrentEmulation => "tcg,thread=multi",
-        }
-    }
-}
 
 /// The reasons why KVM is not used, by kernel version; `None` if it is.
 static PROVED: Mutex<BTreeMap<String, Option<String>>> = Mutex::new(BTreeMap::new());

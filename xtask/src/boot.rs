@@ -1,7 +1,8 @@
 //! Boots a guest, relays what it prints, and returns how its job ended.
 
-use crate::accelerator::{self, Accelerator};
+use crate::accelerator;
 use crate::console::{self, Outcome, Silence};
+use crate::guest::Accelerator;
 use crate::guest::{Boot, Running};
 use crate::progress::say;
 use anyhow::Result;

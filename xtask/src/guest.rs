@@ -1,6 +1,5 @@
 //! A QEMU process: its command line and its output.
 
-use crate::accelerator::Accelerator;
 use crate::kernels::Kernel;
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, Read};
@@ -14,6 +13,30 @@ use std::time::Duration;
 /// fifth level of page tables, and the clearing of the kernel's own memory.
 const KERNEL_OPTIONS: &str = "console=ttyS0 panic=-1 quiet loglevel=1 psi=1 \
     mitigations=off no5lvl init_on_alloc=0";
+
+/// The way in which a guest's instructions are executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Accelerator {
+    Kvm,
+    /// Emulation, all virtual CPUs on one thread of the host. Two threads run into code
+    /// that the other one is just patching, as a kernel does whenever a controller, a quota
+    /// or a tracepoint is first used: an oops that no real CPU makes.
+    Emulation,
+    /// Emulation, each virtual CPU on a thread of its own: what is measured needs real
+    /// concurrency, and a boot that the emulator breaks is only booted again.
+    ConcurrentEmulation,
+}
+
+impl Accelerator {
+    /// Returns the value of QEMU's `-accel`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Emulation => "tcg,thread=single",
+            Self::ConcurrentEmulation => "tcg,thread=multi",
+        }
+    }
+}
 
 /// A boot of a kernel with one job.
 pub(crate) struct Boot<'a> {

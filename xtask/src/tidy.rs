@@ -71,7 +71,8 @@ const RULES: &[Rule] = &[
         except: &[EXECUTOR],
         words: &[
             "limits::apply",
-            "kill_cgroup",
+            "Cgroup::kill",
+            "cgroup.kill()",
             "kill_and_wait",
             "spawn::spawn(",
             "ensure_child",

@@ -12,11 +12,11 @@
 //! Each tier of each kernel is a task. Tasks run side by side: an emulated guest uses one CPU
 //! of the host while it works, and one more guest than CPUs keeps them busy.
 
-use crate::accelerator::Accelerator;
 use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::burden::Burden;
 use crate::compile::{self, Programs};
 use crate::console::{Outcome, Silence};
+use crate::guest::Accelerator;
 use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN, Matrix, OLDEST};

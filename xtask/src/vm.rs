@@ -1,9 +1,10 @@
 //! The commands that boot one guest after another: the demo, measurements, a shell.
 
-use crate::accelerator::{self, Accelerator};
+use crate::accelerator;
 use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::compile::{Programs, vm_programs};
 use crate::console::Silence;
+use crate::guest::Accelerator;
 use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN};

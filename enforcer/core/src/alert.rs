@@ -9,10 +9,10 @@
 //!
 //! Where a condition comes from and what becomes of a message isn't known here.
 
-use crate::event::Seq;
 use crate::name::WorkloadName;
 use crate::spec::Severity;
 use crate::units::{MonoTime, STANDSTILL};
+use enforcer_model::ids::Seq;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

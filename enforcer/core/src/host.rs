@@ -1,11 +1,19 @@
 //! The host as a whole: its use, and the levels that it has reached. `supervisor/relief.rs` decides
 //! which workload steps back.
 
-use crate::event::{HostMeasured, HostPressure, PressureAnswer};
 use crate::spec::{DiskWatch, HostWatch, Resource, Threshold};
 use crate::threshold::{Gauge, Level};
 use crate::units::{MonoTime, Percent};
+use enforcer_model::detail::{HostPressure, PressureAnswer};
 use std::time::Duration;
+
+/// The use of the whole host; `None` if a resource is not watched or cannot be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostMeasured {
+    pub memory: Option<Percent>,
+    pub cpu: Option<Percent>,
+    pub disk: Option<Percent>,
+}
 
 /// The time between two workloads that step back, and between two that come back: the effect of the
 /// first must show before the next one follows.

@@ -10,6 +10,7 @@ pub mod cpu_loop;
 pub mod drift;
 pub mod event;
 pub mod host;
+mod moment;
 pub mod oom;
 pub mod plan;
 pub mod probe;

@@ -7,7 +7,7 @@
 //!                                └──(failure)──→ Open, cooldown doubled
 //! ```
 
-use crate::event::Moment;
+use crate::moment::Moment;
 use crate::spec::{Backoff, Recovery};
 use crate::units::MonoTime;
 use serde::{Deserialize, Serialize};

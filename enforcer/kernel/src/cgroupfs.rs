@@ -179,6 +179,11 @@ impl Cgroup {
             })
     }
 
+    /// Kills every process in it and below it at once (`cgroup.kill`, Linux 5.14).
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        self.write("cgroup.kill", "1")
+    }
+
     /// Returns whether a process is in it or below it.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
         Ok(self
@@ -214,7 +219,7 @@ impl Cgroup {
                     });
                 }
             }
-            super::limits::kill_cgroup(self)?;
+            self.kill()?;
             if started.elapsed() > patience {
                 return Err(CgroupError::StillPopulated {
                     path: self.path.clone(),

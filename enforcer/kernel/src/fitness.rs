@@ -3,8 +3,9 @@
 
 use super::cgroupfs::MOUNT_POINT;
 use super::{capabilities, memory_info, memory_state, perf};
+use cgroups_rs::hierarchies::is_cgroup2_unified_mode;
 use enforcer_model::views::{Grade, HostCheck};
-use nix::sys::statfs::{BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::path::Path;
 
 fn good(what: &str, found: impl Into<String>) -> HostCheck {
@@ -42,17 +43,15 @@ pub fn findings() -> Vec<HostCheck> {
 
 fn cgroup2() -> HostCheck {
     const WHAT: &str = "cgroup v2";
-    match statfs(MOUNT_POINT) {
-        Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => {
-            good(WHAT, format!("mounted at {MOUNT_POINT}"))
-        }
-        _ => fault(
-            WHAT,
-            Grade::Missing,
-            format!("{MOUNT_POINT} is not a cgroup v2 hierarchy"),
-            "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 there",
-        ),
+    if is_cgroup2_unified_mode() {
+        return good(WHAT, format!("mounted at {MOUNT_POINT}"));
     }
+    fault(
+        WHAT,
+        Grade::Missing,
+        format!("{MOUNT_POINT} is not a cgroup v2 hierarchy"),
+        "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 there",
+    )
 }
 
 fn controllers() -> HostCheck {

@@ -1,19 +1,11 @@
-//! Limits into the kernel and back out of it. The typed setters of `cgroups-rs`
-//! write where it has one that is faithful on v2; the rest goes through the
-//! cgroup's own descriptor. Nothing counts as applied before it was read back.
+//! Writes limits to the kernel and reads them back, through the cgroup's own descriptor. A limit is
+//! applied only if the kernel reports its value afterwards.
 
-use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
-use cgroups_rs::MaxValue;
-use cgroups_rs::cpu::CpuController;
-use cgroups_rs::memory::{MemController, SetMemory};
-use cgroups_rs::pid::PidController;
+use super::cgroupfs::{Cgroup, CgroupError};
 use enforcer_model::detail::LimitChange;
 use enforcer_model::drift::Drifted;
 use enforcer_model::limits::{FileValue, Limits, controller_of, is_in_effect};
 use enforcer_model::units::Limit;
-use std::error::Error as _;
-use std::io;
-use std::path::Path;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LimitError {
@@ -142,112 +134,6 @@ fn first_line(text: &str) -> String {
 }
 
 fn write(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), CgroupError> {
-    let Some(number) = max_value(value) else {
-        return write_other(cgroup, file, value);
-    };
-    let set = |memory: SetMemory| {
-        with_controller(cgroup, |controller: &MemController| {
-            controller.set_mem(memory)
-        })
-    };
-    let number_or_none = Some(number);
-    let written = match file {
-        "memory.min" => set(SetMemory {
-            min: number_or_none,
-            ..SetMemory::default()
-        }),
-        "memory.low" => set(SetMemory {
-            low: number_or_none,
-            ..SetMemory::default()
-        }),
-        "memory.high" => set(SetMemory {
-            high: number_or_none,
-            ..SetMemory::default()
-        }),
-        "memory.max" => set(SetMemory {
-            max: number_or_none,
-            ..SetMemory::default()
-        }),
-        "memory.swap.max" => with_controller(cgroup, |controller: &MemController| {
-            // -1 is its word for `max`.
-            controller.set_memswap_limit(if let MaxValue::Value(bytes) = number {
-                bytes
-            } else {
-                -1
-            })
-        }),
-        "pids.max" => with_controller(cgroup, |controller: &PidController| {
-            controller.set_pid_max(number)
-        }),
-        "cpu.weight" => with_controller(cgroup, |controller: &CpuController| {
-            controller.set_shares(if let MaxValue::Value(weight) = number {
-                weight.unsigned_abs()
-            } else {
-                100
-            })
-        }),
-        _ => return cgroup.write(file, value),
-    };
-    written.map_err(|source| CgroupError::Write {
-        path: cgroup.path().join(file),
-        value: value.to_owned(),
-        source,
-    })
-}
-
-fn write_other(cgroup: &Cgroup, file: &str, value: &str) -> Result<(), CgroupError> {
     // An empty list of CPUs is written as a line: a write of nothing is no write.
     cgroup.write(file, if value.is_empty() { "\n" } else { value })
-}
-
-/// Parses a number or `max`; `None` for a value of another shape.
-fn max_value(value: &str) -> Option<MaxValue> {
-    if value == "max" {
-        return Some(MaxValue::Max);
-    }
-    value.parse().ok().map(MaxValue::Value)
-}
-
-fn load(cgroup: &Cgroup) -> cgroups_rs::Cgroup {
-    let relative = cgroup
-        .path()
-        .strip_prefix(MOUNT_POINT)
-        .unwrap_or(Path::new(""));
-    cgroups_rs::Cgroup::load(cgroups_rs::hierarchies::auto(), relative)
-}
-
-fn with_controller<'a, C>(
-    cgroup: &Cgroup,
-    set: impl FnOnce(&C) -> cgroups_rs::error::Result<()>,
-) -> io::Result<()>
-where
-    for<'b> &'b C: From<&'b cgroups_rs::Subsystem>,
-    C: cgroups_rs::ControllIdentifier + cgroups_rs::Controller + 'a,
-{
-    let loaded = load(cgroup);
-    let Some(controller) = loaded.controller_of::<C>() else {
-        return Err(io::Error::from_raw_os_error(libc::ENOENT));
-    };
-    set(controller).map_err(into_io)
-}
-
-/// Returns the system error that is the source of this one.
-fn into_io(error: cgroups_rs::error::Error) -> io::Error {
-    let number = error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>())
-        .and_then(io::Error::raw_os_error);
-    number.map_or_else(
-        || io::Error::other(error.to_string()),
-        io::Error::from_raw_os_error,
-    )
-}
-
-/// Kills every process of a cgroup at once (`cgroup.kill`, Linux 5.14).
-pub fn kill_cgroup(cgroup: &Cgroup) -> Result<(), CgroupError> {
-    load(cgroup).kill().map_err(|error| CgroupError::Write {
-        path: cgroup.path().join("cgroup.kill"),
-        value: "1".to_owned(),
-        source: into_io(error),
-    })
 }

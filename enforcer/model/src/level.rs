@@ -1,4 +1,4 @@
-//! The levels of a use that has thresholds.
+//! The resources that have thresholds, their levels, and the severity of an alert about one.
 
 use crate::words::words;
 
@@ -9,6 +9,25 @@ words! {
         #[default]
         Normal = "normal",
         Warn = "warn",
+        Critical = "critical",
+    }
+}
+
+words! {
+    /// A resource of the host or of a workload.
+    pub enum Resource {
+        Memory = "memory",
+        Cpu = "cpu",
+        Disk = "disk",
+    }
+}
+
+words! {
+    /// The severity of an alert. The agent passes it on; no decision depends on it.
+    #[derive(Default)]
+    pub enum Severity {
+        #[default]
+        Warning = "warning",
         Critical = "critical",
     }
 }

@@ -26,6 +26,7 @@ pub mod sentence;
 pub mod signals;
 pub mod spec;
 pub mod state;
+pub mod strategy;
 pub mod text;
 pub mod units;
 pub mod views;

@@ -1,7 +1,7 @@
 //! The preconditions of an agent: its lock, the state that another agent has left, its history, and
 //! the demands of the manifest on the host.
 
-use crate::cli::Fault;
+use crate::fault::Fault;
 use crate::settings::Settings;
 use crate::store::database::Database;
 use crate::store::handover::Legacy;

@@ -2,15 +2,16 @@
 //! or of its workloads as well.
 
 mod ground;
+mod live;
 
 use crate::alerting;
 use crate::api::{self, Api};
-use crate::cli::{Fault, live, refused};
+use crate::executor::marks;
 use crate::executor::{Executor, drift, levels};
+use crate::fault::Fault;
 use crate::inbox::Events;
 use crate::loops;
 use crate::manifest_files;
-use crate::marks;
 use crate::probe::Prober;
 use crate::reload;
 use crate::report::error_chain;
@@ -65,7 +66,7 @@ pub(crate) fn supervise(
     }
     let (loaded, fault) = match manner {
         Manner::Foreground { .. } => (
-            manifest_files::load(file, stderr_color).map_err(refused)?,
+            manifest_files::load(file, stderr_color).map_err(Fault::of_manifest)?,
             None,
         ),
         // Files may be put there later; and one with a fault does not stop what runs.

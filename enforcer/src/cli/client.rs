@@ -1,6 +1,6 @@
 //! Speaks to the agent over its Unix socket.
 
-use super::Fault;
+use crate::fault::Fault;
 use crate::settings::Settings;
 use enforcer_model::requests::ErrorCode;
 use http_body_util::{BodyExt as _, Full};

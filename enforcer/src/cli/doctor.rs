@@ -1,7 +1,8 @@
 //! `doctor`: whether this host is fit for the agent, and what to do where not.
 
 use super::format::Output;
-use super::{Fault, ps};
+use super::ps;
+use crate::fault::Fault;
 use crate::settings::{Ebpf, Settings};
 use enforcer_kernel::bpf;
 use enforcer_kernel::fitness;

@@ -1,7 +1,9 @@
 //! `events` and `why`: the history, one line an event, and the causes behind the last.
 
 use super::format::Output;
-use super::{Fault, client, escaped, sentence};
+use super::{client, escaped};
+use crate::fault::Fault;
+use crate::sentence;
 use crate::settings::Settings;
 use enforcer_kernel::clock;
 use enforcer_model::Record;

@@ -1,6 +1,6 @@
 //! The forms in which an answer is printed, for a person or for a program.
 
-use super::Fault;
+use crate::fault::Fault;
 use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

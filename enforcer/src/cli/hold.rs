@@ -3,7 +3,8 @@
 //! put a process into a cgroup that hands controllers down, so the agent, which is restarted,
 //! has a unit of its own.
 
-use super::{Fault, workload};
+use super::workload;
+use crate::fault::Fault;
 use crate::holder::{Options, Server};
 use crate::service;
 use crate::settings::Settings;

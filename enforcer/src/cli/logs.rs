@@ -1,6 +1,7 @@
 //! `logs`: what a workload has written. What would steer a terminal is shown, not obeyed.
 
-use super::{Fault, client, escaped};
+use super::{client, escaped};
+use crate::fault::Fault;
 use crate::settings::Settings;
 use std::io::Write as _;
 

@@ -1,6 +1,7 @@
 //! `man` and `completions`: what the command line says of itself, for other programs.
 
-use super::{Arguments, Fault};
+use super::Arguments;
+use crate::fault::Fault;
 use clap::CommandFactory as _;
 use std::io;
 use std::path::Path;

@@ -5,29 +5,25 @@ mod client;
 mod doctor;
 mod events;
 mod examine;
-mod fault;
 mod format;
 mod hold;
-pub(crate) mod live;
 pub(crate) mod logs;
 mod manual;
 mod probe;
 mod prospect;
 mod ps;
-mod sentence;
 mod status;
 mod top;
 mod workload;
 
 use crate::agent::{self, Manner};
+use crate::fault::Fault;
 use crate::settings::{Color, Settings};
 use clap::{Parser, Subcommand};
-pub(crate) use fault::Fault;
 use format::Output;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-pub(crate) use workload::refused;
 
 /// Limits, watches and restarts workloads through cgroup v2 and eBPF.
 #[derive(Debug, Parser)]

@@ -2,7 +2,8 @@
 
 use super::escaped;
 use super::format::Output;
-use super::{Fault, client, ps};
+use super::{client, ps};
+use crate::fault::Fault;
 use crate::settings::Settings;
 use enforcer_model::probe::Answer;
 use enforcer_model::views::{Inspection, ProbeStatus};

@@ -1,7 +1,8 @@
 //! `ps`: the workloads as a table.
 
+use super::client;
 use super::format::{Format, Output};
-use super::{Fault, client};
+use crate::fault::Fault;
 use crate::settings::Settings;
 use enforcer_core::units::{Bytes, human_duration};
 use enforcer_kernel::clock;

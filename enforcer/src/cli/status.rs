@@ -3,7 +3,8 @@
 use super::escaped;
 use super::format::Output;
 use super::workload::throttle_in_words;
-use super::{Fault, client, ps};
+use super::{client, ps};
+use crate::fault::Fault;
 use crate::settings::Settings;
 use enforcer_core::WorkloadState;
 use enforcer_core::health::Health;
@@ -43,7 +44,7 @@ fn print(name: &str, found: &Inspection) {
     };
     let next = super::prospect::next(found);
     let rows = [
-        ["  why", &super::sentence::plain(&workload.reason)],
+        ["  why", &crate::sentence::plain(&workload.reason)],
         ["  next", next.as_deref().unwrap_or("-")],
         ["  health", &workload.health.to_string()],
         ["  ready", if workload.ready { "yes" } else { "no" }],

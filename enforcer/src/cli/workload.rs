@@ -1,10 +1,12 @@
 //! Commands about manifests and single workloads.
 
+use super::client;
 use super::client::Answer;
 use super::escaped;
 use super::format::Output;
-use super::{Fault, client, sentence};
+use crate::fault::Fault;
 use crate::manifest_files::{self, LoadError};
+use crate::sentence;
 use crate::settings::Settings;
 use enforcer_core::WorkloadName;
 use enforcer_core::plan::{self, Change, Plan};
@@ -14,24 +16,6 @@ use enforcer_model::claims::Throttling;
 use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle};
 use enforcer_model::views::{Inspection, WorkloadView};
 use std::path::{Path, PathBuf};
-
-/// Turns the faults of a manifest into a failure of the command line.
-pub(crate) fn refused(error: LoadError) -> Fault {
-    match error {
-        LoadError::Faults(drawn, count) => {
-            let summary = if count == 1 {
-                "one fault".to_owned()
-            } else {
-                format!("{count} faults")
-            };
-            Fault::Drawn {
-                drawn,
-                summary: format!("{summary}; nothing was started"),
-            }
-        }
-        other => Fault::Failed(format!("failed to {other}")),
-    }
-}
 
 pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
     let mut drawn = String::new();
@@ -56,7 +40,7 @@ pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
                 drawn.push_str(&text);
                 faults += count;
             }
-            Err(other) => return Err(refused(other)),
+            Err(other) => return Err(Fault::of_manifest(other)),
         }
     }
     if faults == 0 {
@@ -78,7 +62,7 @@ pub(super) fn plan(
     output: Output,
     color: bool,
 ) -> Result<(), Fault> {
-    let loaded = manifest_files::load(file, color).map_err(refused)?;
+    let loaded = manifest_files::load(file, color).map_err(Fault::of_manifest)?;
     eprint!("{}", loaded.warnings);
     let proposal = Proposal {
         file: Some(proposed(file)?),
@@ -112,7 +96,7 @@ pub(super) fn diff(settings: &Settings, file: &Path, color: bool) -> Result<(), 
         Fault::Differs => Fault::Differs,
     };
     let loaded = manifest_files::load(file, color)
-        .map_err(refused)
+        .map_err(Fault::of_manifest)
         .map_err(unsaid)?;
     eprint!("{}", loaded.warnings);
     let proposal = Proposal {

@@ -1,15 +1,15 @@
 //! The end of an instance, of a workload's cgroup, and of the agent's own.
 
+use super::marks;
 use super::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
-use crate::marks;
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId};
 use enforcer_core::oom::Counters;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::signal::parse_signal;
-use enforcer_kernel::{clock, limits, process};
+use enforcer_kernel::{clock, process};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Executor {
 
     pub(super) fn kill_tree(&self, workload: &WorkloadName) {
         failpoint!("stop-killed");
-        if let Some(Err(error)) = self.with_cgroup(workload, limits::kill_cgroup) {
+        if let Some(Err(error)) = self.with_cgroup(workload, Cgroup::kill) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
         // This reaches the main process even if somebody has moved it.

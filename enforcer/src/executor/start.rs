@@ -166,7 +166,7 @@ impl Executor {
     /// Aborts a start that is no longer wanted, and kills what it has made.
     pub(super) fn abort_start(&self, workload: WorkloadName, instance: InstanceId) {
         self.aborted.lock().insert((workload.clone(), instance));
-        if let Some(Err(error)) = self.with_cgroup(&workload, limits::kill_cgroup) {
+        if let Some(Err(error)) = self.with_cgroup(&workload, Cgroup::kill) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
     }

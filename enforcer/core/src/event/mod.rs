@@ -18,10 +18,12 @@ pub use enforcer_model::detail::{
 };
 pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, Seq};
 
+pub use crate::host::HostMeasured;
+pub use crate::moment::Moment;
 pub use action::{Action, Aside, HostAction, HostChange, Step, WorkloadAction, WorkloadChange};
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
 pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, WorkloadEvent};
-pub use observed::{Answered, Found, HostMeasured, Measured, TakenOver};
+pub use observed::{Answered, Found, Measured, TakenOver};
 
 use crate::name::WorkloadName;
 use crate::spec::{ProbeName, WorkloadSpec};
@@ -29,13 +31,6 @@ use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// The time of a decision, and a random number for its jitter.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    pub now: MonoTime,
-    pub noise: u64,
-}
 
 /// A request of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

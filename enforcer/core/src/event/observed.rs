@@ -45,14 +45,6 @@ pub struct Measured {
     pub memory_stalled: Option<Percent>,
 }
 
-/// The use of the whole host; `None` if a resource is not watched or cannot be read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostMeasured {
-    pub memory: Option<Percent>,
-    pub cpu: Option<Percent>,
-    pub disk: Option<Percent>,
-}
-
 /// An answer of a check that came in time for its instance.
 #[derive(Clone, Debug)]
 pub struct Answered {

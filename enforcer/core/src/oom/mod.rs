@@ -10,8 +10,8 @@
 //! Every increment is explained by exactly one incident, and the ranges of one
 //! workload join without gaps. What is not here: reading any of it.
 
-use crate::event::CgroupId;
 use crate::units::{Bytes, MonoTime};
+use enforcer_model::ids::CgroupId;
 pub use enforcer_model::oom::{
     Asker, CgroupCounters, Counters, Incident, OomSource, Scope, Victim,
 };

@@ -16,7 +16,7 @@ mod delegation;
 mod refusal;
 
 use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+use cgroups_rs::hierarchies::is_cgroup2_unified_mode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -234,12 +234,18 @@ fn retreat(root: &Cgroup, leaf: &str) -> Result<(), HierarchyError> {
 }
 
 fn check_mount() -> Result<(), HierarchyError> {
-    let found = match statfs(MOUNT_POINT) {
-        Ok(status) if status.filesystem_type() == CGROUP2_SUPER_MAGIC => return Ok(()),
-        Ok(_) if Path::new(MOUNT_POINT).join("unified").is_dir() => "a hybrid of v1 and v2",
-        Ok(_) if Path::new(MOUNT_POINT).join("memory").is_dir() => "v1",
-        Ok(_) => "no cgroup file system",
-        Err(_) => "nothing",
+    if is_cgroup2_unified_mode() {
+        return Ok(());
+    }
+    let mount = Path::new(MOUNT_POINT);
+    let found = if mount.join("unified").is_dir() {
+        "a hybrid of v1 and v2"
+    } else if mount.join("memory").is_dir() {
+        "v1"
+    } else if mount.is_dir() {
+        "no cgroup file system"
+    } else {
+        "nothing"
     };
     Err(HierarchyError::NotV2 {
         path: MOUNT_POINT.to_owned(),

@@ -1,11 +1,12 @@
 //! The rules of alerts, and the targets that receive them.
 
+pub use crate::level::{Resource, Severity};
+
 use crate::detail::Kind;
 use crate::health::Health;
 use crate::name::WorkloadName;
 use crate::state::WorkloadState;
 use crate::units::Percent;
-use crate::words::words;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -50,25 +51,6 @@ pub enum When {
     /// A kind of event.
     Event(Kind),
     Host(Resource, Percent),
-}
-
-words! {
-    /// A resource of the host or of a workload.
-    pub enum Resource {
-        Memory = "memory",
-        Cpu = "cpu",
-        Disk = "disk",
-    }
-}
-
-words! {
-    /// The severity of an alert. The agent passes it on; no decision depends on it.
-    #[derive(Default)]
-    pub enum Severity {
-        #[default]
-        Warning = "warning",
-        Critical = "critical",
-    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -1,8 +1,9 @@
 //! The `recovery` section of a manifest: what follows a failure.
 
+pub use crate::strategy::StrategyName;
+
 use crate::ids::Cause;
 use crate::units::Percent;
-use crate::words::words;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,16 +61,6 @@ impl Strategy {
             Self::Recreate => StrategyName::Recreate,
             Self::Run(_) => StrategyName::Run,
         }
-    }
-}
-
-words! {
-    /// The name of a [`Strategy`].
-    pub enum StrategyName {
-        Restart = "restart",
-        Reset = "reset",
-        Recreate = "recreate",
-        Run = "run",
     }
 }
 

@@ -6,7 +6,9 @@ mod model;
 mod row;
 mod screen;
 
-use super::{Fault, client, escaped, sentence};
+use super::{client, escaped};
+use crate::fault::Fault;
+use crate::sentence;
 use crate::settings::Settings;
 use enforcer_kernel::clock;
 use enforcer_kernel::signal::Ends;

@@ -1,7 +1,7 @@
 //! The state of `top`, and the effect of each key on it. It needs no terminal and no agent.
 
-use super::super::sentence;
 use super::row::{Order, Row};
+use crate::sentence;
 use enforcer_model::Record;
 use enforcer_model::requests::Throttle;
 use enforcer_model::views::Workloads;

@@ -1,6 +1,6 @@
 //! One row of `top`, and the order of the rows.
 
-use super::super::sentence;
+use crate::sentence;
 use enforcer_core::WorkloadState;
 use enforcer_core::health::Health;
 use enforcer_model::claims::Throttling;

@@ -1,10 +1,10 @@
 //! The look of `top`. A number that does not fit is left out whole, and the screen says what is
 //! missing.
 
-use super::super::sentence;
 use super::columns::{COLUMNS, Column, NAME, cut, whole};
 use super::model::{Details, Mode, Model};
 use super::row::Row;
+use crate::sentence;
 use enforcer_core::units::Bytes;
 use enforcer_model::Record;
 use enforcer_model::detail::Detail;

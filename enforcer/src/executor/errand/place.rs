@@ -169,7 +169,7 @@ impl Executor {
         };
         for place in places {
             if place.cgroup.is_populated().unwrap_or(false)
-                && let Err(error) = limits::kill_cgroup(&place.cgroup)
+                && let Err(error) = place.cgroup.kill()
             {
                 tracing::warn!("{workload}: failed to {}", error_chain(&error));
             }

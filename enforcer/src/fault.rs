@@ -1,5 +1,6 @@
 //! The failure of a command: its text and its exit code.
 
+use crate::manifest_files::LoadError;
 use std::process::ExitCode;
 
 #[derive(Debug)]
@@ -22,6 +23,24 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
+    /// Returns the failure of a command that could not read its manifest.
+    pub(crate) fn of_manifest(error: LoadError) -> Self {
+        match error {
+            LoadError::Faults(drawn, count) => {
+                let summary = if count == 1 {
+                    "one fault".to_owned()
+                } else {
+                    format!("{count} faults")
+                };
+                Self::Drawn {
+                    drawn,
+                    summary: format!("{summary}; nothing was started"),
+                }
+            }
+            other => Self::Failed(format!("failed to {other}")),
+        }
+    }
+
     /// Returns the text of the failure.
     pub(crate) fn text(&self) -> String {
         match self {

@@ -1,7 +1,7 @@
 //! The live lines of `run`: what was decided at one moment, in one line for each
 //! workload.
 
-use super::sentence;
+use crate::sentence;
 use crate::store::history::{Batch, History};
 use enforcer_model::Record;
 use enforcer_model::detail::Detail;
@@ -9,7 +9,7 @@ use enforcer_model::health::Health;
 use tokio::sync::broadcast::error::RecvError;
 
 /// Prints until the history ends.
-pub(crate) async fn print(history: &History, color: bool) {
+pub(super) async fn print(history: &History, color: bool) {
     let (_, mut batches) = history.follow();
     loop {
         match batches.recv().await {

@@ -2,11 +2,11 @@
 
 use enforcer_model::Record;
 use enforcer_model::detail::{Detail, Kind};
-pub(super) use enforcer_model::sentence::{of_record, of_setting};
-pub(super) use enforcer_model::text::printable as plain;
+pub(crate) use enforcer_model::sentence::{of_record, of_setting};
+pub(crate) use enforcer_model::text::printable as plain;
 
 /// Returns one line for events of one workload.
-pub(super) fn line(events: &[&Record], color: bool) -> String {
+pub(crate) fn line(events: &[&Record], color: bool) -> String {
     let has_kill = events
         .iter()
         .any(|event| matches!(event.detail, Detail::OomKill(_)));

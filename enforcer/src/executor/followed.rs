@@ -1,0 +1,57 @@
+//! The threads that were examined and have not slept since: each is asked whether it has.
+
+use enforcer_core::WorkloadName;
+use enforcer_core::cpu_loop::Thread;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+/// The most threads of one check: with a hundred spinning threads, each is checked every few
+/// seconds.
+const A_ROUND: usize = 16;
+
+/// The examined threads, with the number of their sleeps at that time.
+#[derive(Debug, Default)]
+pub(crate) struct Followed(Mutex<Threads>);
+
+#[derive(Debug, Default)]
+struct Threads {
+    known: BTreeMap<Thread, (WorkloadName, u64)>,
+    /// The last thread that was checked. The next round begins after it.
+    checked: Option<Thread>,
+}
+
+impl Followed {
+    /// Follows a thread.
+    pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
+        self.0.lock().known.insert(thread, (workload, sleeps));
+    }
+
+    /// Stops following a thread: the agent's own stops would look like sleeps.
+    pub(crate) fn pause(&self, thread: Thread) {
+        self.0.lock().known.remove(&thread);
+    }
+
+    /// Checks the next few threads, and removes those that have slept or are gone.
+    pub(crate) fn ended(&self) -> Vec<(WorkloadName, Thread)> {
+        let mut threads = self.0.lock();
+        let after = threads.checked.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = threads.known.range((after, Bound::Unbounded));
+        let round: Vec<Thread> = rest
+            .chain(&threads.known)
+            .map(|(thread, _)| *thread)
+            .take(A_ROUND.min(threads.known.len()))
+            .collect();
+        threads.checked = round.last().copied();
+        let mut ended = Vec::new();
+        for thread in round {
+            let spins = threads.known.get(&thread).is_some_and(|(_, sleeps)| {
+                enforcer_kernel::threads::counters(thread).is_some_and(|now| now.sleeps == *sleeps)
+            });
+            if !spins && let Some((workload, _)) = threads.known.remove(&thread) {
+                ended.push((workload, thread));
+            }
+        }
+        ended
+    }
+}
