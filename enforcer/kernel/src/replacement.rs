@@ -14,7 +14,8 @@ pub enum Survives {
     PowerCut,
 }
 
-/// Writes a draft beside the file, and renames it over the file. The new file has this mode.
+/// Writes a draft beside the file, and renames it over the file. The new file has this mode. Calls
+/// for one path must not overlap.
 ///
 /// # Errors
 /// If a step fails; then the old file is as it was.

@@ -163,9 +163,9 @@ pub struct HostWatch {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskWatch {
-    /// Anything on the file system that is meant.
+    /// A path on the watched file system.
     pub path: String,
     pub threshold: Threshold,
-    /// Makes room, as the agent's own user; the disk is looked at again after it.
+    /// The command that makes room, as the agent's own user. The disk is read again after it.
     pub run: Option<Vec<String>>,
 }
