@@ -79,8 +79,8 @@ pub(crate) fn agent() -> Result<PathBuf> {
 /// The programs that a guest holds, and those that measure.
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
-    /// The agent that can be told to die at a place.
-    pub(crate) agent_with_failpoints: PathBuf,
+    /// The agent that can be told to die at a place. Only the tests have it.
+    pub(crate) agent_with_failpoints: Option<PathBuf>,
     pub(crate) init: PathBuf,
     pub(crate) fixture: PathBuf,
     /// Runs the tests of `suite`, several at a time.
@@ -93,6 +93,36 @@ pub(crate) struct Programs {
     pub(crate) calibrate: PathBuf,
 }
 
+/// The packages of a guest's programs. They are the same in each build, so that their dependencies
+/// have the same features.
+const GUEST: [&str; 5] = [
+    "--package",
+    "enforcer",
+    "--package",
+    "enforcer-tests",
+    "--bins",
+];
+
+/// Compiles what runs inside the VM for the tests.
+///
+/// # Errors
+/// If something does not compile.
+pub(crate) fn test_programs() -> Result<Programs> {
+    ebpf()?;
+    say("build", "the agent with failpoints");
+    run(static_release("build")
+        .args(GUEST)
+        .args(["--features", "enforcer/failpoints"]))?;
+    let release = target().join(HOST).join("release");
+    let agent = release.join("enforcer-with-failpoints");
+    std::fs::copy(release.join("enforcer"), &agent)
+        .with_context(|| format!("failed to write {}", agent.display()))?;
+    Ok(Programs {
+        agent_with_failpoints: Some(agent),
+        ..vm_programs()?
+    })
+}
+
 /// Compiles what runs inside the VM.
 ///
 /// # Errors
@@ -100,24 +130,9 @@ pub(crate) struct Programs {
 pub(crate) fn vm_programs() -> Result<Programs> {
     ebpf()?;
     say("build", "the agent and the VM's programs");
-    // The same packages each time, so that their dependencies have the same features.
-    let packages = [
-        "--package",
-        "enforcer",
-        "--package",
-        "enforcer-tests",
-        "--bins",
-    ];
     let release = target().join(HOST).join("release");
     let agent = release.join("enforcer");
-    let agent_with_failpoints = release.join("enforcer-with-failpoints");
-    let mut with_failpoints = static_release("build");
-    run(with_failpoints
-        .args(packages)
-        .args(["--features", "enforcer/failpoints"]))?;
-    std::fs::copy(&agent, &agent_with_failpoints)
-        .with_context(|| format!("failed to copy {}", agent.display()))?;
-    run(static_release("build").args(packages))?;
+    run(static_release("build").args(GUEST))?;
     tidy::check_agent(&agent)?;
     let tests = test_binaries(&[
         "--package",
@@ -135,7 +150,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
     };
     Ok(Programs {
         agent,
-        agent_with_failpoints,
+        agent_with_failpoints: None,
         init: release.join("init"),
         fixture: release.join("fixture"),
         runner: release.join("runner"),

@@ -89,10 +89,9 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
     archive.program("usr/bin/fixture", &programs.fixture)?;
     archive.program("usr/bin/bench", &programs.bench)?;
     if contents != Contents::Demo {
-        archive.program(
-            "usr/bin/enforcer-with-failpoints",
-            &programs.agent_with_failpoints,
-        )?;
+        if let Some(agent) = &programs.agent_with_failpoints {
+            archive.program("usr/bin/enforcer-with-failpoints", agent)?;
+        }
         archive.program("usr/bin/runner", &programs.runner)?;
         archive.program("usr/bin/suite", &programs.suite)?;
     }

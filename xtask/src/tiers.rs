@@ -151,7 +151,7 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
     };
     let compile = || -> Result<_> {
         let _phase = Phase::begin("compile");
-        let programs = compile::vm_programs()?;
+        let programs = compile::test_programs()?;
         if selection.host {
             compile::build_host_tests()?;
         }
