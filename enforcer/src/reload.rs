@@ -1,10 +1,10 @@
 //! Reads the manifest again on SIGHUP and when somebody has changed it. A manifest with a fault
 //! changes nothing: the one before stays in force.
-use enforcer_core::event::AgentEvent;
 
 use crate::api::{self, Api};
 use crate::service;
 use enforcer_core::Event;
+use enforcer_core::event::AgentEvent;
 use enforcer_kernel::inotify::FolderWatch;
 use enforcer_kernel::ready;
 use std::path::{Path, PathBuf};

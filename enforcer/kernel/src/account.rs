@@ -109,8 +109,8 @@ pub fn group(name: &str) -> Option<Gid> {
     number(&line, 2).map(Gid::from_raw)
 }
 
-/// Returns the groups that name this user as a member: of a user of the files, those in group(5);
-/// of any other, those that the host's own sources know.
+/// Returns the groups that name this user as a member. For a user of passwd(5) they come from
+/// group(5), and for any other from getent(1).
 fn memberships(user: &str) -> Vec<Gid> {
     if in_file("passwd", |line| field(line, 0) == Some(user)).is_some() {
         let file = std::fs::read_to_string("/etc/group").unwrap_or_default();

@@ -197,7 +197,7 @@ impl Cgroup {
         let started = Instant::now();
         let mut events = match self.open_file("cgroup.events", OFlag::O_RDONLY) {
             Ok(events) => events,
-            // Somebody has removed it, so nothing was in it.
+            // The cgroup was removed, and only an empty one can be.
             Err(error) if is_gone(&error) => return Ok(()),
             Err(source) => {
                 return Err(CgroupError::Read {

@@ -107,7 +107,7 @@ impl LogFile {
         }
     }
 
-    /// Opens the file, and opens it again if somebody has renamed or removed it.
+    /// Opens the file. If it was renamed or removed since, opens the new one.
     fn open_current(&mut self) -> io::Result<Place> {
         if let Some(file) = &self.file {
             let own = file.metadata()?;

@@ -19,13 +19,13 @@ mod queue;
 mod remedy;
 mod start;
 
-use crate::report::error_chain;
 pub(crate) use errand::Errand;
 pub(crate) use investigate::{Finding, investigate};
 
 use crate::failpoint::failpoint;
 use crate::holder::Holder;
 use crate::inbox::Events;
+use crate::report::error_chain;
 use crate::service;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;

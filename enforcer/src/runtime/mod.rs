@@ -3,10 +3,9 @@
 //! but the next event.
 
 mod waiting;
-use crate::inbox::{Message, Question, RequestError};
-
 use crate::executor::Executor;
 use crate::failpoint::failpoint;
+use crate::inbox::{Message, Question, RequestError};
 use crate::probe::Prober;
 use crate::service::{self, Manager};
 use crate::store::database::Trouble;

@@ -1,10 +1,10 @@
 //! The manifests that an earlier version did not read: `*.yml`, beside `*.yaml`. Such a file may be
 //! an old manifest that somebody has put away under that name. After an upgrade it starts nothing
 //! until somebody says `apply`.
-use enforcer_kernel::replacement::{Survives, replace};
-use parking_lot::{Mutex, MutexGuard};
 
 use crate::manifest_files;
+use enforcer_kernel::replacement::{Survives, replace};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

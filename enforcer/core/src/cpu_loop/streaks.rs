@@ -29,8 +29,8 @@ impl Streaks {
         self.round += 1;
     }
 
-    /// Takes a thread's number of sleeps and its CPU time. Returns the CPU time without a sleep
-    /// when it first reaches the budget.
+    /// Observes a thread's number of sleeps and its CPU time. Returns the CPU time without a sleep
+    /// if this observation is the first to reach the budget.
     pub fn observe(
         &mut self,
         thread: Thread,

@@ -1,5 +1,5 @@
-//! The words between the core and the edges: what happened, what to do, and
-//! what to remember. No behaviour lives here.
+//! The types between the core and the edges: events come in, and decisions go out. This module
+//! decides nothing.
 
 mod action;
 mod command;

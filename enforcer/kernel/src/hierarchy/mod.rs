@@ -207,7 +207,7 @@ fn populate(
     let workloads = root.ensure_child("workloads").map_err(refine)?;
     refuse_occupied(&workloads, inherited)?;
     enable(&workloads)?;
-    // The commands of an agent that died have nobody to answer to.
+    // The commands of a dead agent are ended: no agent waits for their answers.
     if let Ok(left) = Cgroup::open(&path.join("probes")) {
         let removed = left.kill_and_wait(LEFT_BEHIND);
         if let Err(error) = removed.and_then(|()| root.remove_child("probes")) {

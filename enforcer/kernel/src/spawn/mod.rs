@@ -18,14 +18,13 @@
 //! thread of the agent may have held any lock at that moment.
 
 mod child;
-use enforcer_model::signals::signal_name;
-
 use super::account::Identity;
 use super::cgroupfs::Cgroup;
 use super::pidfd::PidFd;
 use super::{clock, process};
 use enforcer_model::detail::StartError;
 use enforcer_model::ids::ExitStatus;
+use enforcer_model::signals::signal_name;
 use enforcer_model::units::{MonoTime, human_duration};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;

@@ -15,7 +15,6 @@ mod probes;
 mod scrape;
 use enforcer_model::WorkloadState;
 use enforcer_model::views::Workloads;
-
 use enforcer_tests::agent::{self, Agent};
 use enforcer_tests::{kernel, wait_for};
 use nix::sys::signal::{Signal, kill};

@@ -1,7 +1,7 @@
 //! Rules, weighed.
-use crate::event::{AlertState, Kind};
 
 use super::*;
+use crate::event::{AlertState, Kind};
 use crate::host::HostStood;
 use crate::spec::{Alerts, Resource, Rule, Severity, Target, Threshold, When};
 use crate::state::WorkloadState;
