@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Of each kind of measurement; the median is told, with the least and the most.
+/// The number of runs of each measurement. The median, the least and the most are printed.
 const RUNS: usize = 5;
 const ALONE: u32 = 300;
 const BURST: u32 = 50_000;

@@ -1,6 +1,5 @@
-//! Threads that don't sleep: from the sampler's ring, or where there is none,
-//! from `/proc` once a second. And whether those that were looked at still don't.
-//! Passes on what it saw; the core judges.
+//! Finds threads that do not sleep: in the sampler's ring, or, without one, in `/proc` once a
+//! second. It also checks whether the examined threads have slept since. The core judges.
 
 use crate::executor::Executor;
 use enforcer_common::Suspect as Record;
@@ -22,7 +21,7 @@ const FOLLOW: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_secs(1);
 const NANOS_PER_TICK: u64 = 10_000_000;
 
-/// Tells when threads that were looked at sleep again.
+/// Reports examined threads that sleep again.
 pub(crate) async fn follow(executor: Arc<Executor>) {
     let mut tick = tokio::time::interval(FOLLOW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -11,7 +11,7 @@ const STATUS_EVERY: u32 = 5;
 /// long the end takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The manager that waits for word of this agent.
+/// The service manager that has started this agent.
 #[derive(Debug)]
 pub(crate) struct Manager {
     /// The ticks between two signs of life; 0 if the manager wants none.

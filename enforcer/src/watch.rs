@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::io::Interest;
 
-/// Tells once that the main process has exited. A pidfd becomes readable then.
+/// Reports the exit of the main process once. A pidfd becomes readable then.
 pub(crate) async fn exit(
     pidfd: Arc<PidFd>,
     events: Events,
@@ -41,7 +41,7 @@ pub(crate) async fn exit(
     ));
 }
 
-/// Tells whenever everything waited for memory.
+/// Reports each time when every task waited for memory.
 pub(crate) async fn stalls(trigger: Trigger, events: Events) {
     let Ok(polled) = ready::watch(&trigger, Interest::PRIORITY) else {
         return;

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!          holds              held for so long
-//! (none) ───────→ pending ─────────────────────→ firing ──→ told again, now and then
+//! (none) ───────→ pending ─────────────────────→ firing ──→ sent again, now and then
 //!    ↑               │ doesn't                     │ doesn't, for as long
 //!    └───────────────┴─────────────────────────────┘
 //! ```
 //!
-//! Where a condition comes from and what becomes of a message isn't known here.
+//! The origin of a condition and the delivery of a message are not known here.
 
 use crate::name::WorkloadName;
 use crate::spec::Severity;
@@ -74,7 +74,7 @@ struct Condition {
     fired: Option<Fired>,
     /// Since when it holds no more.
     clear: Option<MonoTime>,
-    /// The time of the last look at it.
+    /// The time of the last reading.
     seen: MonoTime,
 }
 
@@ -100,8 +100,8 @@ pub(crate) struct Conditions {
 }
 
 impl Conditions {
-    /// Takes a reading of a condition, and returns the message that is due. The caller answers
-    /// [`Message::Fire`] and [`Message::Repeat`] with [`Self::told`].
+    /// Notes a reading of a condition, and returns the message that is due. After [`Message::Fire`]
+    /// and [`Message::Repeat`] the caller calls [`Self::told`].
     pub(crate) fn observe(
         &mut self,
         now: MonoTime,
@@ -263,7 +263,7 @@ mod tests {
         MonoTime(seconds * 1_000_000_000)
     }
 
-    /// What is told of a condition that is looked at at these seconds.
+    /// Returns the messages about a condition that is read at these seconds.
     fn messages(pace: Pace, looks: &[(u64, bool)]) -> Vec<(u64, Message)> {
         let key = ("memory".to_owned(), None);
         let mut conditions = Conditions::default();

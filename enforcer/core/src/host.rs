@@ -99,7 +99,7 @@ impl HostState {
         self.ran = stood.ran.map(|at| (at, false));
     }
 
-    /// Begins anew, because the thresholds have changed.
+    /// Forgets the levels, because the thresholds have changed.
     pub(crate) fn rewatched(&mut self) {
         self.memory = Gauge::default();
         self.cpu = Gauge::default();

@@ -127,7 +127,7 @@ impl RecoveryState {
         self.circuit = Circuit::Closed;
     }
 
-    /// Begins anew, at the request of a person.
+    /// Resets the recovery at the request of a person.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
     }

@@ -50,7 +50,7 @@ impl Gauge {
         self.level
     }
 
-    /// Begins at a level that was reported already. Its time is counted anew.
+    /// Begins at a level that was already reported. Its time starts again.
     pub(crate) fn at(level: Level) -> Self {
         Self {
             level,

@@ -85,7 +85,7 @@ pub fn keep_only(names: &[&str]) -> io::Result<()> {
     let kept = NEEDED.iter().filter(|one| names.contains(&one.name));
     let mask = kept.fold(0u64, |mask, one| mask | 1 << one.number);
     for number in 0..64u64 {
-        // SAFETY: no pointers are passed. Whoever is not root has none to lose.
+        // SAFETY: no pointers are passed. A process without root's rights has none to lose.
         let dropped = || unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
         if mask & 1 << number == 0 && dropped() < 0 {
             break;

@@ -252,7 +252,7 @@ mod tests {
         write("two/web.yaml");
         assert!(watch.read().contains(&web));
 
-        // And so may a folder further up, which nobody tells of.
+        // A folder further up may be replaced as well. The kernel does not report that.
         fs::create_dir_all(place.join("up/one/current")).expect("a folder");
         fs::create_dir_all(place.join("up/two/current")).expect("a folder");
         symlink("one", place.join("up/now")).expect("a link");

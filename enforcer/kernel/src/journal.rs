@@ -26,8 +26,8 @@ const BUFFER: usize = 8 << 20;
 /// `info`, as syslog(3) numbers it.
 const PRIORITY: u8 = 6;
 
-/// Connects a stream that journald stores under this identifier. The unit is for lines whose
-/// writer has ended before journald has looked at it.
+/// Connects a stream that journald stores under this identifier. The unit is for lines whose writer
+/// has ended before journald reads its cgroup.
 ///
 /// # Errors
 /// If journald is not there or takes no more connections.

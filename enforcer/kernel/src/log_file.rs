@@ -79,7 +79,7 @@ impl LogFile {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_out_of_room(&error) && self.give_up_oldest() => {}
                 Err(why) => {
-                    // The next chunk tries everything anew.
+                    // The next chunk opens the file again.
                     self.file = None;
                     let bytes = u64::try_from(data.len() - done).unwrap_or(u64::MAX);
                     return Err(Lost { bytes, why });
@@ -321,7 +321,7 @@ impl Reader {
         }
         let own = self.file.metadata()?;
         if own.size() < self.at {
-            // Somebody has emptied the file.
+            // The file was emptied.
             self.at = 0;
             return Ok(own.size() > 0);
         }

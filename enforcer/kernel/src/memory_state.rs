@@ -25,7 +25,7 @@ const FILE_OR_SHARED: u64 = 1 << 61;
 const SOFT_DIRTY: u64 = 1 << 55;
 /// A stack grows down by itself, up to this by default.
 const STACK_GROWTH: u64 = 8 << 20;
-/// Tens of thousands of mappings; who has more is not looked at.
+/// The longest list of mappings: tens of thousands. A process with more is not examined.
 const LONGEST_MAPS: u64 = 4 << 20;
 /// Mappings that are named in the evidence; each of them is enough.
 const MOST_OUTSIDE: usize = 16;
@@ -122,8 +122,8 @@ impl MemoryState {
         }
     }
 
-    /// Puts every written page, address and content, into the hash; returns how
-    /// many there were. The thread that is looked at must stand still.
+    /// Hashes every written page, address and content, and returns their number. The examined
+    /// thread must be stopped.
     pub fn hash(&mut self, hasher: &mut DefaultHasher) -> Result<u64, MemoryError> {
         let mut hashed = 0;
         for range in self.writable.clone() {

@@ -111,7 +111,7 @@ impl Tracee {
         // SAFETY: an all-zero siginfo is valid; the kernel fills it.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
         let options = kind | libc::WNOHANG | libc::__WALL;
-        // SAFETY: `info` is ours; this one thread is looked at.
+        // SAFETY: `info` is a local value, and the call reads one thread.
         let result = unsafe { libc::waitid(libc::P_PID, id, &raw mut info, options) };
         if result != 0 {
             let error = io::Error::last_os_error();

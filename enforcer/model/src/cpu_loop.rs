@@ -5,7 +5,7 @@ use crate::words::words;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// A thread. The start time tells it from a later one with the same numbers.
+/// A thread. The start time distinguishes it from a later one with the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Thread {
     pub pid: u32,

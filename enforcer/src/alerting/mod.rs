@@ -1,6 +1,6 @@
-//! Hands alerts over to whom the manifest names: in order, each at least once, and each
-//! target at its own pace. What waits is the history itself: its events of the kind
-//! `alert`, from a target's cursor on. Which alerts there are is the core's affair.
+//! Delivers alerts to the targets of the manifest: in order, each at least once, and to each target
+//! at its own pace. The queue is the history itself: its events of the kind `alert`, from a
+//! target's cursor on. The core decides which alerts there are.
 
 mod cursor;
 

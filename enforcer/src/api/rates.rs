@@ -121,7 +121,8 @@ fn as_float(number: u64) -> f64 {
 mod tests {
     use super::*;
 
-    /// What is told at these milliseconds of one that uses a whole CPU from 10 s on.
+    /// Returns the percentages at these milliseconds, for a workload that uses a whole CPU from 10
+    /// s on.
     fn told(asked: &[u64]) -> Vec<f64> {
         let samples = UsageSamples::default();
         let name = WorkloadName::parse("web").expect("a name");
@@ -147,7 +148,7 @@ mod tests {
             told(&[5_000, 10_000, 11_000, 13_000]),
             [0.0, 0.0, 100.0, 100.0]
         );
-        // A second asker right behind the first is told of more than that moment.
+        // A second request right after the first covers more than the time between them.
         assert_eq!(told(&[9_500, 11_500, 11_501]), [0.0, 75.0, 75.0]);
     }
 }

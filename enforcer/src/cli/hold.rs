@@ -93,7 +93,8 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
     ended.unwrap_or_else(|_| Err(Fault::Failed("failed to end the workloads".to_owned())))
 }
 
-/// Whoever stops this unit means what is in it. Killed, it leaves all as it is.
+/// Ends the workloads: a stop of this unit is meant for its contents. A holder that is killed
+/// changes nothing.
 fn end_workloads(settings: &Settings) -> Result<(), Fault> {
     if let Err(fault) = workload::shutdown(settings, true) {
         fault.print();

@@ -1,5 +1,5 @@
-//! A suspect looked into: half a second of samples, then, if that is worth it, a
-//! series of stops. What the evidence proves is decided in the core.
+//! Examines a suspect: half a second of samples, and then, if it is worth it, a series of stops.
+//! The core decides what the evidence proves.
 
 use super::proof::{Proof, TOO_LITTLE_TIME};
 use crate::symbolize;

@@ -1,5 +1,5 @@
-//! The executor's part in finding loops: whose thread it is, how much CPU time
-//! it may use, and the thread on which a suspect is looked into.
+//! The executor's part in the detection of loops: the owner of a thread, its budget of CPU time,
+//! and the thread on which a suspect is examined.
 
 use super::investigate::{Finding, investigate};
 use super::{Executor, Registered};

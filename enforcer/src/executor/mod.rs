@@ -133,8 +133,8 @@ impl Executor {
         events: Events,
     ) -> Arc<Self> {
         let tree_watch = drift::watch_tree(tree.workloads());
-        // A service manager has a holder of its own. If that one has died, its unit begins
-        // anew once nothing is left in its cgroup: another one must not stand in for it there.
+        // A service manager has a holder of its own. If that one has died, its unit starts again
+        // once nothing is left in its cgroup, so no other holder may take its place there.
         let place = (!service::is_managed()).then(|| tree.holder());
         let holder = Holder::new(&logs, &runtime_dir, place);
         Arc::new(Self {

@@ -1,6 +1,6 @@
-//! The series of stops: one thread, looked at a hundred times, and at last a word
-//! on what else could end its loop. Must run on a thread that ends right after it:
-//! what it traces is let go then, whatever state it is in.
+//! The series of stops: it reads one thread about a hundred times, and at last finds out what else
+//! could end its loop. It must run on a thread that ends right after it: the kernel then releases
+//! the traced thread, whatever its state.
 
 use crate::report::error_chain;
 use enforcer_core::cpu_loop::waits::{Outcome, call_name, is_exec, outcome};

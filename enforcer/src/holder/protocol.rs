@@ -90,7 +90,7 @@ impl Reply {
     }
 }
 
-/// Tells one file of a program from another.
+/// The identity of a program's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Program {
     device: u64,

@@ -28,7 +28,7 @@ pub(crate) struct Prober {
     pub(crate) lateness: Lateness,
 }
 
-/// Files that are looked at, at a time.
+/// The most files that are checked at a time.
 const LOOKS: usize = 64;
 
 impl Prober {

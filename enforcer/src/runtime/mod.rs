@@ -231,7 +231,7 @@ impl Runtime {
     }
 
     fn answer(&mut self, question: Question) -> bool {
-        // Whoever asked may have gone; that is no concern here.
+        // The caller may have gone, which does not matter.
         match question {
             Question::Views(reply) => drop(reply.send(self.supervisor.views().collect())),
             Question::View(name, reply) => drop(reply.send(self.supervisor.view(&name))),

@@ -1,4 +1,4 @@
-//! Whoever waits for what a request has come to.
+//! The callers that wait for the result of a request.
 
 use crate::inbox::RequestError;
 use enforcer_core::event::{InstanceId, Request};

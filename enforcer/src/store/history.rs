@@ -1,5 +1,5 @@
-//! The events: the last of them in memory, all of them in the database, and what isn't
-//! there yet in the journal. Whoever decides never waits for any of it.
+//! The events: the last ones in memory, all of them in the database, and those that are not there
+//! yet in the journal. No decision waits for any of these.
 
 use super::database::{BACKLOG, Database, Writer};
 use super::journal::Journal;

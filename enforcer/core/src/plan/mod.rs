@@ -212,7 +212,7 @@ mod tests {
             changes[0].to.as_deref(),
             Some("a value that is not shown (changed)")
         );
-        // The text is the same whatever the secret is, so nobody can guess from it.
+        // The text is the same for every secret, so it reveals nothing.
         let other = spec_changes(&spec("a"), &spec("correct horse battery staple"));
         assert_eq!(changes, other);
         assert!(spec_changes(&spec("same"), &spec("same")).is_empty());

@@ -30,7 +30,8 @@ pub struct Supervisor {
     host: Host,
     host_state: HostState,
     workloads: BTreeMap<WorkloadName, Workload>,
-    /// The workloads that an event has touched. They are filed anew after it.
+    /// The workloads that an event has touched. After the event, their next moments are sorted in
+    /// again.
     touched: BTreeSet<WorkloadName>,
     /// The workloads whose checkpoint may have changed.
     unkept: BTreeSet<WorkloadName>,

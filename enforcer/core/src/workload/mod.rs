@@ -9,8 +9,8 @@
 //!          BreakerOpen ←───────┘                     └→ Starting
 //! ```
 //!
-//! An exit is told only when its OOM incident is, so that the cause always
-//! stands before its effect.
+//! An exit is reported only after its OOM incident, so that the cause always comes before its
+//! effect.
 
 mod adoption;
 mod checkpoint;

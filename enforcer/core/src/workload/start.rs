@@ -87,7 +87,6 @@ impl Workload {
     /// Notes that a queued start waits for another workload.
     pub(crate) fn waits_for(&mut self, other: &WorkloadName, need: Need) {
         if let Lifecycle::Queued { .. } = self.state {
-            // Told once; it is looked at whenever something changes.
             self.reason = format!("waiting for {other} to be {}", need.as_str());
         }
     }

@@ -118,7 +118,7 @@ impl Workload {
         }
     }
 
-    /// Closes the breaker and begins anew, for a person or for another manifest.
+    /// Closes the breaker and resets the recovery, for a person or for another manifest.
     pub(super) fn close_breaker(&mut self, context: &mut Context<'_>) {
         if self.recovery.is_open() {
             let change = BreakerChange {

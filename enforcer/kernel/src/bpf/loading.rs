@@ -23,7 +23,7 @@ pub(super) fn load(
         loader.override_global(name, offset, true);
     }
     loader.override_global("PARENT_CGROUP", &parent.0, true);
-    // 4 is debug: what is shown of it is the subscriber's affair.
+    // 4 is debug. The subscriber decides what is shown.
     let level: u8 = if tracing::enabled!(tracing::Level::DEBUG) {
         4
     } else {

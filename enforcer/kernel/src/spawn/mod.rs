@@ -124,10 +124,10 @@ pub fn spawn(launch: &Launch, cgroup: &Cgroup, output: &File) -> Result<Waiting,
     })
 }
 
-/// The name that this thread had; it gets it back when this is dropped.
+/// The old name of this thread, which has the program's name until this is dropped.
 ///
-/// A child has its parent's name until exec. If the kernel kills it before, for want of memory,
-/// that name is its victim's: it has to be the program's from the first instruction on.
+/// A child has its parent's name until exec. If the kernel kills it before that for lack of memory,
+/// the report must name the program.
 struct ThreadName([u8; 16]);
 
 impl ThreadName {

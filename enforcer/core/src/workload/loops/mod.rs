@@ -22,8 +22,8 @@ use std::time::Duration;
 
 /// The time after which a suspect without a proof is reported as hot.
 const OVERDUE: Duration = Duration::from_secs(15);
-/// A hot thread may fall into a dead loop later on: it is looked at again after
-/// this, then twice as late, …
+/// The time until a hot thread is examined again, because it may fall into a dead loop later. Each
+/// further time is twice the one before.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// … up to this.
 const LOOK_AGAIN_MOST: Duration = Duration::from_secs(300);

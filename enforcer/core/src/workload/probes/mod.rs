@@ -1,6 +1,5 @@
-//! An instance's probes: when each is asked, and what is done when one has turned.
-//! Startup gates the others; liveness, startup and progress restart; readiness is
-//! `readiness.rs`'s affair.
+//! An instance's probes: when each is checked, and what follows when one turns. The startup probe
+//! gates the others. Liveness, startup and progress lead to restarts; `readiness.rs` has readiness.
 
 mod kept;
 
