@@ -142,8 +142,7 @@ impl Cgroup {
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
-    /// Reads a file that this kernel, or this cgroup's controllers, may not have.
-    /// The processes of this cgroup and of those below it, as far as they can be read.
+    /// Returns the processes of this cgroup and of those below it, as far as they can be read.
     pub fn all_processes(&self) -> Vec<u32> {
         let mut all = self.processes().unwrap_or_default();
         let entries = std::fs::read_dir(&self.path)
@@ -158,6 +157,8 @@ impl Cgroup {
         all
     }
 
+    /// Reads a file that this kernel, or this cgroup's controllers, may not have; `None` if it is
+    /// missing.
     pub(crate) fn read_if_present(&self, file: &str) -> Result<Option<String>, CgroupError> {
         match self.read(file) {
             Err(CgroupError::Read { source, .. })
@@ -279,7 +280,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Removes the empty children of a name, and it itself.
+    /// Removes the child of this name and all cgroups below it. They must be empty.
     pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
         let path = self.path.join(name);
         if let Ok(entries) = std::fs::read_dir(&path) {

@@ -10,9 +10,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// A folder may have more entries than memory.
+/// The most entries that are listed at once. A folder may have more than fit into memory.
 const AT_ONCE: usize = 1024;
-/// More levels are no cache.
+/// The most levels of folders. A folder with more is not taken for a cache.
 const DEEPEST: usize = 64;
 
 #[derive(Debug, thiserror::Error)]

@@ -43,7 +43,7 @@ pub fn age_of_file(path: &std::path::Path) -> std::io::Result<std::time::Duratio
     Ok(age.unwrap_or_default())
 }
 
-/// Returns the id of this boot.
+/// Returns the id of this boot. It is empty if it cannot be read.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .unwrap_or_default()

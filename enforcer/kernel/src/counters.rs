@@ -97,7 +97,8 @@ fn size(text: Option<String>) -> Option<Bytes> {
 /// The most cgroups of a workload's own that are read.
 const MOST_DESCENDANTS: usize = 64;
 
-/// Returns the cgroups below this one with limits of their own, nearest first.
+/// Returns the counters and limits of the cgroups below this one, nearest first,
+/// [`MOST_DESCENDANTS`] at most.
 fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
     let mut found = Vec::new();
     let mut folders = VecDeque::from([cgroup.path().to_owned()]);
@@ -124,13 +125,15 @@ fn descendants(cgroup: &Cgroup) -> Vec<CgroupCounters> {
     found
 }
 
-/// Returns the OOM kills in a cgroup and below it, at whichever limit; 0 if they cannot be read.
+/// Returns the number of OOM kills in a cgroup and below it, at whichever limit; 0 if it cannot be
+/// read.
 pub fn oom_kills(cgroup: &Cgroup) -> u64 {
     let events = cgroup.read_if_present("memory.events").ok().flatten();
     events.map_or(0, |events| field(&events, "oom_kill"))
 }
 
-/// Returns the number of times that a cgroup met its own limit; 0 if that cannot be read.
+/// Returns the number of times that a cgroup met its own limit, and not one below it; 0 if that
+/// cannot be read.
 pub fn own_ooms(cgroup: &Cgroup) -> u64 {
     let events = cgroup.read_if_present("memory.events.local").ok().flatten();
     events.map_or(0, |events| field(&events, "oom"))

@@ -34,8 +34,8 @@ impl Announcements {
         Ok(Self(socket))
     }
 
-    /// Takes all that waits. `None` if some were lost, else the CPUs of which one
-    /// spoke: `online@/devices/system/cpu/cpu1`.
+    /// Takes all announcements that wait. Returns the CPUs that they name
+    /// (`online@/devices/system/cpu/cpu1`), or `None` if some announcements were lost.
     pub fn take(&self) -> Option<Vec<u32>> {
         let mut cpus = Vec::new();
         let mut lost = false;

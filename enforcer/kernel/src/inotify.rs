@@ -57,7 +57,7 @@ impl TreeWatch {
         self.names.lock()
     }
 
-    /// Watches one more, and no more what had its name before.
+    /// Watches one more workload. An earlier cgroup of its name is no longer watched.
     pub fn add(&self, workload: &WorkloadName) -> io::Result<()> {
         let path = self.parent.join(workload.as_str());
         // The kernel reports the last process that leaves only to watchers of this file itself
@@ -175,7 +175,8 @@ impl FolderWatch {
         changed
     }
 
-    /// Returns whether another folder has the name now. It may have come with a folder further up.
+    /// Watches the folder that has the name now, and returns whether it is another one than before.
+    /// A change of a folder further up is not reported otherwise.
     pub fn look_again(&mut self) -> bool {
         let Ok(now) = watch_folder(&self.inotify, &self.folder) else {
             return false;

@@ -1,5 +1,5 @@
 //! Every kernel path and system call of enforcer. Each module speaks to one facility of the
-//! kernel; none decides anything. This is the only crate with `unsafe` code.
+//! kernel; none decides anything. This is the only crate of the agent with `unsafe` code.
 #![allow(clippy::disallowed_methods, reason = "clocks are read here")]
 
 pub mod account;

@@ -62,8 +62,8 @@ impl LogFile {
         self.open_current().map(drop)
     }
 
-    /// Appends all of it, over more than one file if it must; `before` learns from which byte
-    /// on the rest will be written where.
+    /// Appends all of it, to more than one file if necessary. Before each write it passes to
+    /// `before` the offset of the rest in `data`, and the place where the rest is to be written.
     ///
     /// # Errors
     /// If the file system does not take all of it, even after the oldest files were given up.
@@ -204,7 +204,7 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,
-    /// The files that come first, the next one last.
+    /// The newer files, which are read after this one. The next one is the last.
     before: Vec<File>,
     file: File,
     at: u64,
@@ -363,7 +363,8 @@ fn older(path: &Path, number: u32) -> PathBuf {
     path.into()
 }
 
-/// Returns the first byte of a file that is no hole: versions before 0.2 punched a log's head out.
+/// Returns the offset of the first byte of a file that is in no hole: versions before 0.2 punched a
+/// log's head out.
 fn first_byte(file: &File) -> io::Result<u64> {
     let data = match nix::unistd::lseek(file, 0, nix::unistd::Whence::SeekData) {
         Ok(offset) => u64::try_from(offset).unwrap_or(0),

@@ -3,8 +3,8 @@
 use enforcer_model::units::Bytes;
 use procfs::{Current as _, Meminfo};
 
-/// Returns what this process has freed to the system: else it would stay resident, and be
-/// copied at each fork.
+/// Gives memory that this process has freed back to the system. Otherwise it would stay resident,
+/// and be copied at each fork.
 pub fn give_back() {
     // SAFETY: no preconditions; it only returns free memory.
     unsafe { libc::malloc_trim(0) };

@@ -245,13 +245,13 @@ impl<'a> Mapping<'a> {
                 .any(|name| self.name.starts_with(name))
     }
 
-    /// Returns what else may write to the mapping. Files of the system's packages are mapped
-    /// read-only, and do not change.
+    /// Returns what else may write to the mapping. A read-only mapping of a file of the system's
+    /// packages does not count, because such a file does not change.
     fn outside(&self) -> Option<Outside> {
         if self.permissions.as_bytes().get(3) != Some(&b's') {
             return None;
         }
-        // The names end in events, which are kept.
+        // The names become parts of events, which are stored.
         let name: String = self.name.chars().take(MAX_NAME_CHARS).collect();
         let is_device = name.starts_with("/dev/")
             && !["/dev/shm/", "/dev/zero"]

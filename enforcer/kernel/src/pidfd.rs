@@ -12,7 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A process that this agent started or adopted, and has not waited for. Needs Linux 5.3.
+/// A process whose place no other process can take. This needs Linux 5.3, and `wait` needs 5.4
+/// (`P_PIDFD`).
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
 

@@ -25,7 +25,7 @@ pub struct OutputPipe {
     pub inode: u64,
 }
 
-/// Makes a pipe; for another user than this process's own, he owns it.
+/// Makes a pipe. It belongs to `owner`, or to this process's own user without one.
 ///
 /// # Errors
 /// If there are no descriptors left, or the owner may not be set.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A fifth of a second in two seconds, in which nothing ran that wasn't waiting.
+/// A fifth of a second in two seconds in which all tasks waited at once (`full`).
 const STALL: &[u8] = b"full 200000 2000000\0";
 
 /// Raises POLLPRI at most once a window, as long as it is open.
@@ -48,12 +48,12 @@ pub(crate) fn avg10(text: &str, line: &str) -> Option<Percent> {
     whole.parse().ok().map(Percent)
 }
 
-/// Returns the share of ten seconds in percent, as the kernel writes it.
+/// Returns `avg10` of a line of a pressure file, in percent with the kernel's two decimals.
 pub(crate) fn share10(text: &str, line: &str) -> Option<f64> {
     value(text, line, "avg10=")?.parse().ok()
 }
 
-/// Returns the time of a line in which tasks waited, in microseconds since boot.
+/// Returns the `total` of a line: the time for which tasks have waited in all, in microseconds.
 pub(crate) fn total(text: &str, line: &str) -> Option<u64> {
     value(text, line, "total=")?.parse().ok()
 }

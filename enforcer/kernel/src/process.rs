@@ -13,7 +13,8 @@ use std::path::PathBuf;
 /// likes.
 const MAX_MAPS_BYTES: u64 = 4 << 20;
 
-/// Wherever this program was started from, and though it was replaced meanwhile.
+/// The path of this program. It is right wherever the program was started from, and even if the
+/// file was replaced meanwhile.
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 
 /// Returns the start time of a process, in clock ticks since boot. With the pid it names a process
@@ -113,7 +114,8 @@ pub fn command_and_rss(pid: u32) -> Option<(String, u64)> {
     ))
 }
 
-/// Returns a command name as the kernel keeps it: up to 15 bytes, then NUL.
+/// Returns a command name as printable text. `comm` is the name as the kernel keeps it: up to 15
+/// bytes, then NUL.
 pub fn command_of(comm: &[u8]) -> String {
     let end = comm
         .iter()
@@ -124,7 +126,7 @@ pub fn command_of(comm: &[u8]) -> String {
     enforcer_model::text::printable(&name)
 }
 
-/// Returns the user and the group that it runs as.
+/// Returns the effective user and group of a process.
 pub fn owner(pid: u32) -> Option<(u32, u32)> {
     let status = proc_text::read(&format!("/proc/{pid}/status")).ok()?;
     // Real, effective, saved and file-system ids.

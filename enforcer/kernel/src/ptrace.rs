@@ -50,7 +50,7 @@ pub enum Stop {
     },
     /// This signal is about to be delivered.
     Signal,
-    /// Another process has stopped the whole process.
+    /// A stop signal has stopped the whole process.
     Group,
     Gone,
 }

@@ -18,7 +18,7 @@ pub enum Survives {
 /// for one path must not overlap.
 ///
 /// # Errors
-/// If a step fails; then the old file is as it was.
+/// If a step fails. Then the old file is as it was, unless only the sync of the folder failed.
 pub fn replace(path: &Path, contents: &[u8], mode: u32, survives: Survives) -> io::Result<()> {
     let draft = path.with_extension("new");
     // The draft of a process that died. A link in its place is removed, and not followed.

@@ -1,10 +1,11 @@
-//! Signals by name, and random numbers: small things of the kernel's that need
-//! no room of their own.
+//! Signals: finds them by name, ignores them, restores their default, and blocks them so that they
+//! can be waited for.
 
 use nix::sys::signal::{SigSet, Signal};
 use std::str::FromStr as _;
 
-/// `SIGTERM` and its like; the manifest has checked the name.
+/// Returns the signal of this name, such as `SIGTERM`. The manifest has checked the name; an
+/// unknown one gives SIGTERM.
 pub fn parse_signal(name: &str) -> Signal {
     Signal::from_str(name).unwrap_or(Signal::SIGTERM)
 }

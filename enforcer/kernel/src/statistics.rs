@@ -1,6 +1,6 @@
 //! The statistics of a cgroup for a scrape, in one pass over its files. The kernel makes each file
-//! when it is read (for `memory.stat` and `cpu.stat` it first adds up every CPU's part), so they
-//! are read only for a scrape.
+//! when it is read (for `memory.stat` and `cpu.stat` it first adds up every CPU's part), so this
+//! pass is made only for a scrape.
 
 use super::cgroupfs::Cgroup;
 use super::counters::field;

@@ -9,7 +9,7 @@ pub fn most_open_files() -> u64 {
     text.trim().parse().unwrap_or(1_048_576)
 }
 
-/// Returns the threads that the kernel has numbers and memory for: the lower of its `pid_max` and
+/// Returns the number of threads that the kernel has numbers and memory for: the lower of its `pid_max` and
 /// `threads-max` (proc(5)); 0 if that cannot be read.
 pub fn most_threads() -> u64 {
     let read = |name: &str| {

@@ -13,7 +13,7 @@ pub struct ThreadState {
     pub command: String,
     /// The number of its context switches, voluntary or not.
     pub switches: u64,
-    /// The system call that it sleeps in; `None` while it runs.
+    /// The system call that it sleeps in; `None` while it runs, or if the call is not known.
     pub sleep: Option<Sleep>,
 }
 
@@ -65,8 +65,8 @@ pub fn command(pid: u32, tid: u32) -> Option<String> {
     Some(super::process::command_of(name.trim_ascii_end()))
 }
 
-/// Returns the CPU time of a thread in nanoseconds (`CONFIG_SCHED_INFO`). For a stopped thread it
-/// is exact.
+/// Returns the CPU time of a thread, to the nanosecond (`CONFIG_SCHED_INFO`). For a stopped thread
+/// it is exact.
 pub fn cpu_time(thread: Thread) -> Option<Duration> {
     let Thread { pid, tid, .. } = thread;
     let text = proc_text::read(&format!("/proc/{pid}/task/{tid}/schedstat")).ok()?;
@@ -145,8 +145,8 @@ pub fn has_io_uring(pid: u32) -> bool {
     has_descriptor(pid, "anon_inode:[io_uring]")
 }
 
-/// Returns whether the process has a timer descriptor. A table of descriptors that cannot be read
-/// may hold anything.
+/// Returns whether the process has a descriptor of this kind. A table of descriptors that cannot be
+/// read may hold anything, so it counts as one that has it.
 fn has_descriptor(pid: u32, kind: &str) -> bool {
     let Ok(listed) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
         return true;

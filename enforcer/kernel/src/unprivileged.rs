@@ -56,7 +56,8 @@ pub fn confine() -> io::Result<()> {
     Ok(())
 }
 
-/// Whatever is left after the change of user, or of an agent that is not root.
+/// Drops the capabilities that are left after the change of the user, or that an agent has which is
+/// not root.
 fn drop_capabilities() -> io::Result<()> {
     // SAFETY: takes only integers.
     let cleared = unsafe {

@@ -199,7 +199,7 @@ impl KernelTypes {
 }
 
 impl Type {
-    /// Returns the bytes after the common part, by kind.
+    /// Returns the number of bytes after the common part, which depends on the kind.
     fn tail(self) -> Option<usize> {
         Some(match self.kind {
             1 | 14 | 17 => 4,

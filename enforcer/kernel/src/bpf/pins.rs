@@ -5,7 +5,8 @@
 //! enforcer/v3-CGROUP/        the ABI of the maps, and the cgroup of all workloads
 //!   EVENTS, LOST, …          maps: they outlive the programs that fill them
 //!   programs-BUILD/          of one build, complete once `cpu_sample` is there
-//!     process_exit, process_free, mark_victim, mark_program, cpu_sample
+//!     process_exit, process_free, mark_victim_task or mark_victim_pid, cpu_sample
+//!     sched_process_exit, sched_process_free, mark_victim      their links
 //! ```
 //!
 //! An agent of another build loads its own programs over the same maps, and removes the older ones

@@ -77,7 +77,7 @@ impl SuspectRing {
         self.lost.newly()
     }
 
-    /// Watches a workload's threads, or, without a budget, no more.
+    /// Watches a workload's threads with this budget. Without one, they are no longer watched.
     pub fn set_budget(&self, cgroup: CgroupId, budget: Option<Duration>) {
         let mut budgets = self.budgets.lock();
         let done = match budget {

@@ -45,7 +45,7 @@ pub fn end_what_is_left(grace: Duration) -> Result<(), HierarchyError> {
     while left.iter().any(populated) && clock::now().since(begun) < grace {
         clock::pause(Duration::from_millis(50));
     }
-    // A process that hangs in one of them must not save the other.
+    // A process that hangs in one branch must not keep the other from being killed.
     let killed = left.iter().map(|branch| branch.kill_and_wait(LEFT_BEHIND));
     let killed: Vec<_> = killed.collect();
     Ok(killed.into_iter().collect::<Result<(), _>>()?)
@@ -57,7 +57,7 @@ fn signal_all(cgroup: &Path, signal: Signal) {
     for pid in listed.lines().filter_map(|line| line.parse().ok()) {
         let named = process::start_ticks(pid).and_then(|start| PidFd::of(pid, start).ok()?);
         if let Some(process) = named {
-            // A cgroup that has gone meanwhile needs nothing.
+            // A process that has gone meanwhile needs no signal.
             let _ = process.signal(signal);
         }
     }
@@ -79,12 +79,14 @@ pub(super) fn own_cgroup() -> Result<PathBuf, HierarchyError> {
     Ok(Path::new(MOUNT_POINT).join(path.trim_end_matches(" (deleted)")))
 }
 
-/// Returns whether systemd has delegated the cgroup. It marks it with an extended attribute (since
-/// 254 also for users; before, `trusted.delegate` only).
+/// Returns whether the cgroup is delegated: `systemd-run` has started this process, or the cgroup
+/// has systemd's mark.
 pub(super) fn is_delegated(cgroup: &Path) -> bool {
     in_scope() || has_delegation(cgroup)
 }
 
+/// Returns whether the cgroup has systemd's mark of delegation, an extended attribute (since systemd
+/// 254 also for users; before, `trusted.delegate` only).
 pub(super) fn has_delegation(cgroup: &Path) -> bool {
     let Ok(path) = std::ffi::CString::new(cgroup.as_os_str().as_encoded_bytes()) else {
         return false;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/              delegated to the agent, or made by it
-//!   supervisor/      the agent itself, where it was above or in ROOT before; or
+//!   supervisor/      the agent itself, if it was above or in ROOT before
 //!   holder/          the process that keeps the workloads' outputs
 //!   probes/          commands that check on a workload, each in one of its own
 //!   workloads/       the ceiling of all workloads together
@@ -39,7 +39,7 @@ const LEFT_BEHIND: Duration = Duration::from_secs(2);
 /// The state that the agent before this one has left.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// The cgroup of its workloads; `None` if it left none.
+    /// The root of its tree; `None` if it left no workloads.
     pub root: Option<PathBuf>,
     /// The root that an earlier agent has made.
     pub made_root: Option<PathBuf>,
@@ -56,7 +56,7 @@ pub struct Tree {
     ancestors: Arc<Vec<Cgroup>>,
     /// The cgroup of the agent before it moved to `supervisor/`; `None` if it stayed.
     origin: Option<PathBuf>,
-    /// Cgroups that this agent made and removes when it goes.
+    /// This agent or an earlier one made the root. It is removed when the agent goes.
     made_root: bool,
     /// The notes for the host's administrator.
     notes: Vec<String>,
@@ -118,8 +118,9 @@ impl Tree {
         };
         let inherited_root = inherited.made_root.as_deref() == Some(path.as_path());
         let made_root = inherited_root || !path.exists() && !delegated;
-        // Elsewhere it is where its service manager wants it; but a scope goes with the
-        // last process in it, so what an agent has left in another one needs this one.
+        // An agent outside the root stays where its service manager has put it. An agent in a scope
+        // moves: a scope ends with its last process, so one that an earlier agent left needs this
+        // one.
         let moves = path.starts_with(&origin) || in_scope();
         let prepared = (|| {
             if !delegated {

@@ -34,7 +34,7 @@ impl ClockReads {
         Self(events)
     }
 
-    /// Returns whether a clock was read since then.
+    /// Returns whether a clock was read since the watch began.
     pub fn any(&self) -> bool {
         self.0.iter().any(|event| {
             let mut count = [0; 8];

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 /// The scope of the CPU clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SampleScope {
-    /// Every CPU. The program ignores other processes. The clock is off while the workloads use
+    /// Every CPU. The eBPF program ignores processes that are in no workload. The clock is off while the workloads use
     /// next to no CPU time.
     Cpu,
     /// The workloads' cgroup alone. A CPU without a workload is never woken, but
@@ -87,7 +87,8 @@ impl CpuClock {
         Ok(())
     }
 
-    /// Opens the event of a CPU that went and came back: an event does not survive its CPU.
+    /// Closes the event of a CPU that went or came back, because an event does not survive its CPU.
+    /// The next [`Self::reconcile`] opens it again.
     pub fn reopen(&mut self, cpu: u32) {
         self.open.remove(&cpu);
     }

@@ -103,7 +103,7 @@ pub(crate) fn can_sample() -> io::Result<()> {
 }
 
 fn control(event: &OwnedFd, request: libc::c_ulong, argument: libc::c_ulong) -> io::Result<()> {
-    // SAFETY: both requests take an integer.
+    // SAFETY: each of the three requests takes an integer.
     match unsafe { libc::ioctl(event.as_raw_fd(), request, argument) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

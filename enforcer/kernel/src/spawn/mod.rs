@@ -45,7 +45,7 @@ pub struct Launch {
     pub environment: Vec<CString>,
     pub directory: CString,
     pub identity: Identity,
-    /// False where the agent is no root and can only start what it is itself.
+    /// False if the agent is not root. Then it starts programs only as its own user.
     pub switch_user: bool,
     /// Numbers of capabilities(7).
     pub capabilities: Vec<u8>,
@@ -131,7 +131,7 @@ pub fn spawn(launch: &Launch, cgroup: &Cgroup, output: &File) -> Result<Waiting,
 struct ThreadName([u8; 16]);
 
 impl ThreadName {
-    /// Calls this thread as the program of this path.
+    /// Gives this thread the name of the program at this path.
     fn borrow(path: &CStr) -> Self {
         let mut before = [0; 16];
         let path = path.to_bytes_with_nul();
@@ -215,8 +215,8 @@ impl Waiting {
                 return Err(self.give_up(program, patience, late));
             }
         };
-        // A reset counts as well: a child that fails when the byte is already there exits without
-        // reading it, and the socket then reports a reset.
+        // A report counts even if an error came after it: a child that fails when the byte is
+        // already there exits without reading it, and the socket then reports a reset.
         if let [stage, errno @ ..] = report.as_slice() {
             let number = errno.try_into().map_or(0, i32::from_ne_bytes);
             collect(&self.pidfd);
