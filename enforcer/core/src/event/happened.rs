@@ -46,7 +46,8 @@ pub enum AgentEvent {
     ManifestRefused {
         why: String,
     },
-    /// The workloads that an earlier agent has left. This comes once, before other events.
+    /// The workloads that an earlier agent has left. This comes once, before any
+    /// event about a workload.
     TakeOver {
         workloads: Vec<TakenOver>,
         /// The last numbers that the earlier agent gave to an event and to an instance.
