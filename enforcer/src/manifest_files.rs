@@ -69,7 +69,7 @@ pub(crate) fn read(path: &Path, skipped: &BTreeSet<String>) -> Result<Vec<Source
     files.into_iter().map(read_file).collect()
 }
 
-/// Returns the names of a folder's manifests that end so.
+/// Returns the names of a folder's manifests that have this extension.
 pub(crate) fn names_that_end_in(folder: &Path, end: &str) -> BTreeSet<String> {
     let files = match folder.is_dir() {
         true => files_of(folder, &BTreeSet::new()).unwrap_or_default(),

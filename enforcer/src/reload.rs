@@ -15,8 +15,8 @@ use tokio::signal::unix::{SignalKind, signal};
 /// An editor writes a file in several steps, and a person several files.
 const SETTLED: Duration = Duration::from_millis(500);
 
-/// The time between two readings without an event. The kernel does not report that a folder further
-/// up was replaced.
+/// The time between two checks whether the folder is another one. The kernel does not report that a
+/// folder further up was replaced.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Reads again whenever there is a reason to, for as long as the agent lives.
@@ -117,7 +117,8 @@ fn folder_of(manifest: &Path) -> PathBuf {
 }
 
 /// Returns whether a file of the folder may belong to the manifest. In a folder of manifests any
-/// file may, because links lead anywhere. Without a name, the kernel has dropped events.
+/// file may, because links lead anywhere. An entry without a name stands for the folder itself, or
+/// for dropped events.
 fn concerns(manifest: &Path, file: Option<&str>) -> bool {
     let Some(file) = file else {
         return true;

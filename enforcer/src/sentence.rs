@@ -1,4 +1,4 @@
-//! The live line of events that belong together.
+//! One line for events that belong together, for the live lines of an agent and for commands.
 
 use enforcer_model::Record;
 use enforcer_model::detail::{Detail, Kind};

@@ -7,8 +7,8 @@ use tokio::process::Command;
 
 /// The ticks of the runtime between two reports of the status.
 const STATUS_EVERY: u32 = 5;
-/// The time that the agent asks for at each step of its end. The graces of the workloads decide how
-/// long the end takes.
+/// The time that the agent asks for when its end begins, and again with each report of the status.
+/// The graces of the workloads decide how long the end takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The service manager that has started this agent.
@@ -104,7 +104,7 @@ pub(crate) async fn host_goes_down() -> bool {
     }
 }
 
-/// Reports that the take-over is done and the manifest is in force.
+/// Reports that the start or the reload of this process is done.
 pub(crate) fn ready() {
     tell(&[NotifyState::Ready]);
 }

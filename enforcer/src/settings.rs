@@ -23,7 +23,7 @@ pub(crate) struct Settings {
         default_value = "127.0.0.1:9988"
     )]
     pub(crate) listen: Listen,
-    /// The age of the oldest events, in days
+    /// The time for which events are kept, in days
     #[arg(
         long,
         global = true,
@@ -33,7 +33,7 @@ pub(crate) struct Settings {
         value_parser = clap::value_parser!(u32).range(1..=36_500)
     )]
     pub(crate) history_days: u32,
-    /// The size of the events' database, in MiB; the oldest events go first
+    /// The largest size of the events' database, in MiB; the oldest events go first
     #[arg(
         long,
         global = true,

@@ -22,7 +22,7 @@ pub(super) async fn print(history: &History, color: bool) {
     }
 }
 
-/// Prints the events of one workload and one moment as one sentence.
+/// Prints the events of one moment, in one line for each workload.
 fn print_batch(batch: &Batch, color: bool) {
     // An unknown health follows from another event, which says more.
     let is_quiet = |record: &Record| matches!(&record.detail, Detail::Health(change) if change.to == Health::Unknown);

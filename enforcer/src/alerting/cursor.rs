@@ -1,5 +1,6 @@
-//! The position of each target in the history, kept over restarts in a file below the state folder.
-//! A file that cannot be written costs a second delivery after the next start, and no alert.
+//! The position of each target in the history, kept over restarts in a file for each target, below
+//! the state folder. A file that cannot be written costs a second delivery after the next start,
+//! and no alert.
 
 use enforcer_core::event::Seq;
 use enforcer_kernel::replacement::{Survives, replace};

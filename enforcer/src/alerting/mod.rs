@@ -28,8 +28,9 @@ use std::time::Duration;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::AbortHandle;
 
-/// The first and the longest pause between two tries. Each pause is twice the one before.
+/// The first pause between two tries. Each further one is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Alerts that are read at a time.
 const PAGE: usize = 500;
@@ -129,7 +130,8 @@ impl Courier {
         }
     }
 
-    /// Writes on a thread of its own: a disk may hang, and must not delay anything else.
+    /// Moves the cursor past an event. The file is written on a thread for blocking work: a disk
+    /// may hang, and must not delay anything else.
     async fn advance(mut self, seq: Seq, keep: bool) -> Self {
         if !keep {
             self.cursor.advance(seq, false);

@@ -140,7 +140,8 @@ pub(super) async fn apply(
     }))
 }
 
-/// Reads the agent's own manifest again, as `apply` does; the error says what is wrong.
+/// Reads the agent's own manifest again, without the files that wait for an `apply`, and applies
+/// it. The error says what is wrong.
 pub(crate) async fn reload(api: &Api) -> Result<(), String> {
     let proposal = Proposal {
         file: None,
@@ -259,7 +260,7 @@ fn place_of(api: &Api, file: &ProposedFile) -> PathBuf {
 }
 
 /// Replaces the file in one step, so that a reader sees the old file or the new one. A manifest may
-/// hold secrets, so the new file keeps the mode of the old one.
+/// hold secrets: the new file has the mode of the old one, and 0600 if there was none.
 fn install(api: &Api, file: &ProposedFile) -> std::io::Result<()> {
     let place = place_of(api, file);
     let mode = std::fs::metadata(&place).map_or(0o600, |present| present.mode() & 0o777);

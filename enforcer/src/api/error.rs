@@ -60,7 +60,7 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, ErrorCode::Refused, message)
     }
 
-    /// The request was carried out, and the workload does not run.
+    /// The agent tried, and the workload does not run.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, ErrorCode::Failed, message)
     }

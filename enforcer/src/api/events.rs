@@ -26,8 +26,9 @@ use tokio::sync::mpsc;
 const CHAIN: usize = 20;
 /// Lines that wait for a slow reader, and as many more that were read for it.
 const WAITING: usize = 32;
-/// The pause between two tries to read a history that is busy, and the number of tries.
+/// The pause between two tries to read a history that is busy.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The most further tries after the first one.
 const TRIES: u32 = 3;
 
 pub(super) async fn list(
@@ -135,7 +136,7 @@ impl Stream {
                     }
                     continue;
                 }
-                // If the history cannot be read, the stream says so, and goes on with the events in
+                // If the history still cannot be read, the stream goes on with the events in
                 // memory.
                 None => {
                     let remembered = self.history.remembered(&query);
@@ -185,7 +186,8 @@ impl hyper::body::Body for Lines {
     }
 }
 
-/// Returns the last event of a workload and its chain of causes, the latest first.
+/// Returns the last event that changed a workload's course, or else its last event, with the chain
+/// of causes, the latest first.
 pub(super) async fn why(
     State(api): State<Api>,
     Part(name): Part<String>,

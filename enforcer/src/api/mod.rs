@@ -56,8 +56,9 @@ pub(crate) struct Api {
     pub(crate) telemetry: Arc<Telemetry>,
     /// Held by the scrape that is under way.
     scraping: Arc<tokio::sync::Mutex<()>>,
-    /// The answers of metrics and of the history that no client has read yet.
+    /// The places for answers of metrics that no client has read yet.
     scrapes: Unread,
+    /// The places for answers of the history that no client has read yet.
     lists: Unread,
     /// The place where `apply` reads the manifest and installs a new one.
     pub(crate) manifest: PathBuf,

@@ -12,13 +12,15 @@ use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-/// The two readings before, for percentages: the last one that is a second old counts, so
-/// two askers don't spoil each other's; and none is older than a minute.
+/// The two readings before, for percentages. The last one that is a second old counts, so that two
+/// clients do not spoil each other's; and none is older than a minute.
 #[derive(Debug, Default)]
 pub(crate) struct UsageSamples(Mutex<HashMap<WorkloadName, [(MonoTime, Usage); 2]>>);
 
-/// The shortest time that a percentage is of, and the longest.
+/// The shortest time that a percentage covers.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// The time between two readings without a request, and so the longest time that a percentage
+/// covers.
 const LONGEST: Duration = Duration::from_secs(60);
 
 impl UsageSamples {
@@ -74,8 +76,8 @@ impl UsageSamples {
     }
 }
 
-/// Reads the counters that no client has asked for in a while, for as long as the agent lives. So a
-/// percentage covers the last seconds, and not the time since the last request.
+/// Reads the CPU time of all workloads once a minute, for as long as the agent lives. So a
+/// percentage covers about a minute at most, and not the time since the last request.
 pub(crate) async fn stay_recent(api: Api) {
     let mut turns = tokio::time::interval(LONGEST);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,5 +1,5 @@
-//! Accepts connections, up to a bound for each socket and for a bounded time. A socket that is full
-//! of silent clients leaves the other one free.
+//! Accepts connections, up to a bound for each socket. A socket that is full of silent clients
+//! leaves the other one free.
 
 use super::peer::Peer;
 use axum::Router;
@@ -58,7 +58,8 @@ impl Source for TcpListener {
     }
 }
 
-/// Serves for as long as the agent lives. `lifetime` bounds every connection.
+/// Serves for as long as the agent lives. `lifetime` is the longest life of a connection; `None`
+/// sets no bound.
 pub(super) async fn serve<S: Source>(source: S, router: Router, lifetime: Option<Duration>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut pause = tokio::time::interval(PAUSE);

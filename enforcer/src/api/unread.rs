@@ -12,9 +12,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// The most unread answers on one socket. A later client waits for a short time, and may then try
-/// again.
+/// The most unread answers of one kind on one socket.
 const UNREAD: usize = 8;
+/// The longest wait for a place. Then the client may try again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The places of one socket for one kind of answer.

@@ -116,7 +116,7 @@ fn follow(
             Ok(())
         });
         match streamed {
-            // The agent is ending, or it has not started yet.
+            // The agent is ending, or the next one has not started yet.
             Ok(()) | Err(Fault::Failed(_) | Fault::NoAgent(_)) if last.is_some() && !unprinted => {}
             other => return other,
         }

@@ -63,7 +63,7 @@ impl Output {
     }
 }
 
-/// Returns an answer without the text that a part of it was kept as.
+/// Turns an answer into a JSON value. A part that was kept as raw text is parsed.
 fn as_json(answer: &impl Serialize) -> Result<serde_json::Value, Fault> {
     serde_json::to_value(answer).map_err(unwritten)
 }

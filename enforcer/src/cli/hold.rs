@@ -12,7 +12,8 @@ use enforcer_kernel::{capabilities, cgroupfs::Cgroup, hierarchy, own_process, si
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The grace if no manifest names one. It is the manifest's default too.
+/// The grace of what is left without an agent: the holder does not know the manifest's graces. It
+/// is the manifest's default too.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The options of `hold`, which an agent or a service manager sets.
@@ -53,7 +54,8 @@ pub(super) fn hold(settings: &Settings, wanted: Wanted) -> Result<(), Fault> {
             placed.map_err(|error| failed(&error))?;
         }
     }
-    // The folders may belong to another holder, and the end of a unit ends what is left in it.
+    // The folders may belong to another user, and the holder of a unit ends what is left in its
+    // cgroup.
     let mut needed = vec!["CAP_DAC_OVERRIDE", "CAP_FOWNER"];
     if is_unit {
         needed.push("CAP_KILL");

@@ -47,7 +47,8 @@ impl Round {
     }
 
     /// Returns the pause after this round. While a disk hangs, output is dropped, and there is
-    /// always a pause. In a hurry, a client waits for the pipes to be empty.
+    /// always a pause. There is a hurry if a client waits for the pipes to be empty, or the holder
+    /// is to end.
     pub(super) fn pause(&self, is_hung: bool, is_hurried: bool) -> Option<Duration> {
         match self.largest {
             ..SMALL if is_hurried || self.is_full => Some(SHORT),

@@ -21,7 +21,8 @@ impl Stopper {
         })
     }
 
-    /// Begins the end of the holder, after that of the workloads.
+    /// Marks that the workloads are being ended, and the holder after them. No successor is
+    /// accepted from now on.
     pub(crate) fn begin(&self) {
         self.begun.store(true, Ordering::Relaxed);
     }

@@ -68,5 +68,5 @@ impl Succession {
     }
 }
 
-/// The option that says so to a successor.
+/// The option that tells a program that it succeeds a holder.
 const SUCCEED: &str = "--succeed";

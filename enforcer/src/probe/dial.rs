@@ -146,8 +146,8 @@ pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>
     Ok(sockets.collect())
 }
 
-/// Looks a name up by the host's own `getent`, in a process of its own: a static program cannot
-/// load the modules that the C library would use.
+/// Looks a name up in `/etc/hosts`, and if it is not there by the host's own `getent`, in a process
+/// of its own: a static program cannot load the modules that the C library would use.
 async fn look_up(host: &str) -> Vec<IpAddr> {
     let listed = in_hosts_file(host).await;
     if !listed.is_empty() {

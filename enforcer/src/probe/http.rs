@@ -85,7 +85,7 @@ async fn follow(
         if !(200..400).contains(&status) {
             return Err(failed(format!("answered {status}"), false));
         }
-        // Another place has another health.
+        // A redirect to another host passes: the health there is not that of this workload.
         let Some((next, to)) = location.and_then(|to| resolve_redirect(&to, (host, port), &path))
         else {
             return Ok(());
@@ -236,7 +236,7 @@ async fn beside<T>(connection: impl Future, asked: impl Future<Output = T>) -> T
         if let Poll::Ready(answer) = asked.as_mut().poll(context) {
             return Poll::Ready(answer);
         }
-        // The answer may wait for the end of the body.
+        // The answer may wait for the end of the connection.
         if !ended && connection.as_mut().poll(context).is_ready() {
             ended = true;
         }

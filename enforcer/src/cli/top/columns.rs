@@ -8,7 +8,8 @@ use ratatui::style::{Color, Modifier, Style};
 
 /// Cells of a bar.
 const BAR: usize = 6;
-/// The least width of the column of names, which alone may grow.
+/// The least width of the column of names. No other column may have this width: the screen knows
+/// the column of names by it.
 pub(super) const NAME: u16 = 16;
 /// The width of the column of memory, with its numbers.
 const MEMORY: u16 = 19;

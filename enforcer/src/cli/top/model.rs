@@ -30,7 +30,7 @@ pub(super) struct Details {
     pub(super) last_loop: Option<Box<Record>>,
 }
 
-/// An answer of the agent.
+/// News for the screen: an answer of the agent, or the lack of one.
 pub(super) enum News {
     Rows(Workloads),
     Details(String, Details),

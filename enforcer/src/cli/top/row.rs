@@ -15,7 +15,7 @@ pub(super) struct Row {
     pub(super) health: Health,
     pub(super) ready: bool,
     pub(super) throttle: Throttling,
-    /// The share of the CPU time that the workload may use.
+    /// The CPU time in percent of what the workload may use.
     pub(super) cpu_share: f64,
     /// The CPU time in percent of one CPU.
     pub(super) cpu_percent: f64,

@@ -1,5 +1,5 @@
-//! The look of `top`. A number that does not fit is left out whole, and the screen says what is
-//! missing.
+//! The look of `top`. A column that does not fit is left out whole, a cut text ends in `…`, and the
+//! last line says which rows are seen.
 
 use super::columns::{COLUMNS, Column, NAME, cut, whole};
 use super::model::{Details, Mode, Model};
@@ -57,7 +57,7 @@ pub(super) fn draw(model: &Model, frame: &mut Frame<'_>) {
     frame.render_widget(Paragraph::new(seen), right);
 }
 
-/// Draws the table without a frame, for a pipe.
+/// Draws the summary and the table without the lines below them, for a pipe.
 pub(super) fn table_alone(model: &Model, frame: &mut Frame<'_>) {
     let [head, body] =
         Layout::vertical([Constraint::Length(1), Constraint::Min(1)]).areas(frame.area());
@@ -108,7 +108,7 @@ fn styled(model: &Model, style: Style) -> Style {
     Style::new().add_modifier(style.add_modifier)
 }
 
-/// Returns which part of all of them is seen.
+/// Draws the table, and returns in words which rows are seen.
 fn table(model: &Model, shown: &[&Row], frame: &mut Frame<'_>, area: Rect) -> String {
     let columns = || COLUMNS.iter().filter(|column| area.width >= column.from);
     let heads = columns().map(|column| Text::from(column.head).alignment(column.align));
