@@ -1,7 +1,7 @@
-//! Counts CPU-clock samples of the workloads' threads. A thread that is on a CPU at every sample,
+//! Examines CPU-clock samples of the workloads' threads. A thread that is on a CPU at every sample,
 //! while its count of voluntary sleeps does not change, is spinning, however often it is preempted
-//! or throttled in between. CPU time is counted. Each streak gives one record. The agent
-//! decides later whether the thread loops, polls or works.
+//! or throttled in between. What is counted is CPU time, not samples. Each streak gives one record.
+//! The agent decides later whether the thread loops, polls or works.
 
 use crate::task::Task;
 use aya_ebpf::helpers::bpf_get_current_task;

@@ -21,7 +21,7 @@ offsets! {
     TASK_START_BOOTTIME,
     TASK_FLAGS,
     TASK_GROUP_LEADER,
-    /// Returns the number of the task's voluntary sleeps.
+    /// `nvcsw`: the number of the task's voluntary sleeps.
     TASK_NVCSW,
     /// `se.sum_exec_runtime`: CPU time in nanoseconds.
     TASK_SUM_EXEC_RUNTIME,
@@ -44,7 +44,7 @@ offsets! {
     MM_RSS_STRIDE,
 }
 
-/// The greatest depth below its workload's cgroup at which a process is found.
+/// The most cgroups that are read on the way up from a process to the parent of all workloads.
 const DEPTH: u64 = 8;
 
 /// A `struct task_struct *` of the kernel.

@@ -5,7 +5,7 @@
 //! and shells leave them there. One pair of quotes around a whole value is not part of it. A
 //! value may be any bytes; nothing in it is expanded.
 
-/// The number of a line that is not `NAME=value`.
+/// A line that is not `NAME=value`: its number, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {why}")]
 pub struct LineFault {

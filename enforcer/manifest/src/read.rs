@@ -146,7 +146,7 @@ impl Reader<'_> {
         None
     }
 
-    /// Reads a value by a function of `quantity`.
+    /// Reads a value by the given function, whose error says what was expected.
     pub(super) fn parsed<T>(
         &mut self,
         node: &Node,
@@ -178,7 +178,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Sets a target that is empty without the key, and otherwise works like [`Self::set`].
+    /// Sets an optional target if the key is there. A bad value makes it `None`.
     pub(super) fn set_some<T>(
         &mut self,
         fields: &Fields<'_>,

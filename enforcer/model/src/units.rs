@@ -34,7 +34,7 @@ impl Bytes {
     }
 }
 
-/// `1.5G`, `32.0M`, `512K`, `100`: the suffixes are binary, as in the manifest.
+/// Writes `1.5G`, `32M`, `512K` or `100B`. The suffixes are binary, as in the manifest.
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(u64, &str); 4] = [

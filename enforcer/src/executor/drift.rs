@@ -46,7 +46,7 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
     }
 }
 
-/// Returns the watch of the tree. Without one, drift shows when limits are next written.
+/// Makes the watch of the tree. Without one, drift is found within a minute.
 pub(super) fn watch_tree(workloads: &Cgroup) -> Option<Arc<TreeWatch>> {
     let watch = TreeWatch::new(workloads).inspect_err(|error| {
         tracing::warn!("drift is found within a minute, and no sooner: no inotify: {error}");
@@ -134,8 +134,8 @@ impl Executor {
         }
     }
 
-    /// Puts the main process and its children back into their cgroup. Makes the cgroup again if
-    /// somebody has removed it.
+    /// Puts the main process, and all that it has started, back into their cgroup. Makes the cgroup
+    /// again if somebody has removed it.
     pub(super) fn bring_home(
         self: &Arc<Self>,
         workload: &WorkloadName,

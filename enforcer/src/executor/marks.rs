@@ -86,8 +86,9 @@ fn owner_of_cgroup(executor: &Executor, id: CgroupId) -> Option<Owner> {
     found.map(|(name, entry)| (name.clone(), Arc::clone(&entry.counters)))
 }
 
-/// The old record names a thread. A dying process stays in `/proc` until its parent waits for it,
-/// and only the agent waits for a main process.
+/// Finds the owner of a record without a cgroup: an older kernel names only a thread. A dying
+/// process stays in `/proc` until its parent waits for it, and only the agent waits for a main
+/// process.
 fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<Owner> {
     let thread = victim.pid;
     if let Some(process) = process::tgid_of(thread) {

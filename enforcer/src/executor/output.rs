@@ -225,8 +225,8 @@ impl Executor {
         self.connect_holder()
     }
 
-    /// Ends the holder, because the agent ends with its workloads. Returns whether the holder has
-    /// ended.
+    /// Ends the holder, because the agent ends with its workloads. From now on nothing replaces it.
+    /// Returns whether the holder has ended.
     pub(super) fn end_holder(&self) -> bool {
         *self.holder_connections.lock() += 1;
         self.holder.end()

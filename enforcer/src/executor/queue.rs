@@ -1,5 +1,5 @@
-//! The queues of work. Work of one workload is done in order, one at a time; the queues do not wait
-//! for each other.
+//! The queues of work. Work of one workload is done in order, one at a time. The queues do not wait
+//! for each other, except for a permit to write limits.
 
 use super::Executor;
 use enforcer_core::WorkloadName;

@@ -110,7 +110,8 @@ impl Executor {
         }
     }
 
-    /// Makes a new cgroup and a new log. The old log is kept as an older one.
+    /// Removes the cgroup, so that the next start makes a new one, and begins a new log. The old
+    /// log is kept as an older one.
     fn recreate(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
         self.remove(workload);
         // The last words of the old instance belong to the old log.

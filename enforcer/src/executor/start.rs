@@ -143,8 +143,8 @@ impl Executor {
         Ok(())
     }
 
-    /// Prepares what the child needs. An automatic restart uses what the last start used. Accounts
-    /// and files of variables are read again when a person or a new manifest asks for a start.
+    /// Prepares what the child needs. A restart after a failure uses what the last start used, if
+    /// the spec is the same. Every other start reads accounts and files of variables again.
     fn launch(
         &self,
         workload: &WorkloadName,

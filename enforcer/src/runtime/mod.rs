@@ -24,7 +24,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use waiting::{PartitionMap as _, Waiter, outcome};
 
-/// The time between two rounds: of the logs, and of the count of lost records.
+/// The time between two reports to the service manager, and between two checks for trouble of the
+/// history.
 const TICK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The way in which an agent has ended.
@@ -208,7 +209,8 @@ impl Runtime {
         told.collect::<Vec<_>>().join(", ")
     }
 
-    /// Writes the checkpoints, so that the next agent knows what is about to be done.
+    /// Writes the new checkpoints if `there` is true, so that the next agent knows what is about to
+    /// be done. Otherwise removes those of workloads that are gone.
     fn keep(
         &self,
         checkpoints: &[(WorkloadName, Option<Checkpoint>)],

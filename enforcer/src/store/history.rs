@@ -16,8 +16,8 @@ use tokio::sync::broadcast;
 const KEPT: usize = 4096;
 /// The most events of one answer. A client that wants more asks by time.
 const MOST: usize = 20_000;
-/// The most events by which a follower may lag behind. One that lags further misses some, and gets
-/// a notice.
+/// The most decisions by which a follower may lag behind. One that lags further misses some events,
+/// and gets a notice.
 const LAG: usize = 1024;
 
 /// The events of one decision.
@@ -66,7 +66,8 @@ impl History {
         }
     }
 
-    /// Returns the change of the database's state since the last call.
+    /// Takes the oldest change of the database's state that was not taken yet; `None` if there is
+    /// none.
     pub(crate) fn trouble(&self) -> Option<super::database::Trouble> {
         self.writer.trouble()
     }
@@ -111,7 +112,8 @@ impl History {
         let _ = self.followers.send(batch);
     }
 
-    /// Returns every matching event, oldest first. It reads the database, so it may take a while.
+    /// Returns the last matching events, at most [`MOST`], oldest first. It reads the database, so
+    /// it may take a while.
     pub(crate) fn find(&self, query: &Query) -> Vec<Arc<Record>> {
         let mut query = query.clone();
         query.last = Some(query.last.unwrap_or(MOST).min(MOST));

@@ -91,7 +91,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes that all events up to this one are in the database.
+    /// Removes the files of which every event is in the database. All events up to this one are
+    /// there.
     pub(crate) fn committed(&mut self, last: Seq) {
         // A file ends where the next one begins.
         while let Some(next) = self.segments.get(1)

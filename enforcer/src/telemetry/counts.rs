@@ -94,7 +94,7 @@ impl Counts {
         counts.took_seconds += seconds;
     }
 
-    /// The events of one decision.
+    /// Counts the events and the actions of one decision.
     pub(crate) fn decided(&self, transitions: &[Transition], actions: &[Action]) {
         if transitions.is_empty() && actions.is_empty() {
             return;

@@ -20,7 +20,7 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The text format of the metrics.
+/// The format in which the metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Prometheus' text format, 0.0.4.

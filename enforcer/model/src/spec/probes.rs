@@ -76,7 +76,7 @@ pub enum Check {
     Tcp { host: String, port: u16 },
     /// The command ends with 0.
     Exec { command: Vec<String> },
-    /// The greatest age of the last change, by the wall clock.
+    /// The file was changed at most `fresh_within` ago, by the wall clock.
     File {
         path: String,
         fresh_within: Duration,

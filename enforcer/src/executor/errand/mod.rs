@@ -62,7 +62,8 @@ impl Ran {
         self.ended == Some(ExitStatus::Code(0))
     }
 
-    /// Returns whether the ceiling of commands ended it, and not its deadline or a signal.
+    /// Returns whether the kernel's OOM killer ended it, at whichever limit, and not its deadline
+    /// or another signal.
     pub(crate) fn was_oom_killed(&self) -> bool {
         self.oom_killed && self.ended == Some(ExitStatus::Signal(libc::SIGKILL))
     }

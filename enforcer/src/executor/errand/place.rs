@@ -55,7 +55,7 @@ pub(super) struct Kills {
 }
 
 impl Kills {
-    /// Returns whether a process of the command was killed since then.
+    /// Returns whether the kernel has OOM-killed a process of the command since these counts.
     pub(super) fn rose(self, now: Self) -> bool {
         now.of_command > self.of_command
     }

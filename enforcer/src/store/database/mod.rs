@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// `PRAGMA user_version`: raised with every change that an older agent would misread.
 const SCHEMA: i64 = 1;
-/// The longest wait of the writer for a reader's short lock.
+/// The longest wait of a connection for another one's short lock.
 const BUSY: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
@@ -82,8 +82,8 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Opens the database. A state folder that cannot be made stops no supervision; one of a newer
-    /// agent does.
+    /// Names the database in this folder, and refuses one of a newer agent. A folder that cannot be
+    /// made stops no supervision.
     pub(crate) fn at(folder: &Path, retention: Retention) -> Result<Self, StoreError> {
         let this = Self {
             path: folder.join("history.db"),
@@ -193,8 +193,8 @@ impl Database {
         read.map_or(0, |seq| u64::try_from(seq).unwrap_or(0))
     }
 
-    /// Returns the last numbers of an event and of an instance. If the file cannot be read now, the
-    /// numbers are certainly higher.
+    /// Returns the last numbers of an event and of an instance. If the file cannot be read now, it
+    /// returns numbers that are certainly higher.
     pub(crate) fn last(&self) -> (u64, u64) {
         if !self.path.exists() {
             return (0, 0);
@@ -294,7 +294,7 @@ fn select(
     );
     add(" AND seq > ?", query.after.map(number));
     add(" AND seq < ?", before.map(|seq| number(seq.0)));
-    // This selects the last ones, and then puts them in order.
+    // Without `first`, this selects the last ones, and then puts them in order.
     let (order, most) = match query.first {
         Some(first) => (" ORDER BY seq ASC LIMIT ?", Some(first)),
         None => (" ORDER BY seq DESC LIMIT ?", query.last),

@@ -17,8 +17,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// The pause after a failure, and between two searches for events that are too old.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
+/// The pause between two searches for events that are too old.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// Events that wait for a database that can't be written; older ones are given up.
 pub(crate) const BACKLOG: usize = 100_000;
@@ -115,7 +116,7 @@ struct Thread {
     backlog: VecDeque<Arc<Record>>,
     /// The first and the last event that there was no room for.
     given_up: Option<(Seq, Seq, u64)>,
-    /// The path of the file that was set aside.
+    /// The words for a gap: the path under which the file with the earlier events was set aside.
     aside: Option<String>,
     /// The time of the next try after a failure.
     retry: Option<MonoTime>,
@@ -126,8 +127,8 @@ struct Thread {
 impl Thread {
     fn run(&mut self, waiting: &Receiver<Work>) {
         let mut pruned = clock::now();
-        // Old events are removed later: an agent that fails again and again must not do that at
-        // each start.
+        // Events are removed by age only later: an agent that fails again and again must not do
+        // that at each start.
         self.prune_if_possible(false);
         loop {
             // The events that were left are written first.
@@ -308,7 +309,8 @@ fn insert(
 }
 
 impl Database {
-    /// Checks the write-ahead log. It is taken over automatically, unless a reader holds it.
+    /// Takes over a write-ahead log that is too large. SQLite does that itself, unless a reader
+    /// holds the log; then this is an error.
     fn hold_wal(&self, connection: &Connection) -> Result<(), StoreError> {
         let wal = PathBuf::from(format!("{}-wal", self.path.display()));
         if fs::metadata(&wal).map_or(0, |found| found.len()) <= WAL_MOST {
