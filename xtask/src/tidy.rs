@@ -5,7 +5,7 @@
 use crate::process::{root, run_quietly};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Words that may stand only in some places.
@@ -188,26 +188,25 @@ pub(crate) fn run() -> Result<()> {
     bail!("tidy: {} faults\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Checks that no failpoint is in the agent that ships.
+/// Checks that no failpoint is in the agent that ships. This needs no git, so that the agent can be
+/// built from an archive of the source.
 ///
 /// # Errors
-/// If one is, or the file cannot be read.
+/// If one is, or a file cannot be read.
 pub(crate) fn check_agent(agent: &Path) -> Result<()> {
-    let sources = run_quietly(Command::new("git").current_dir(root()).args([
-        "grep",
-        "--no-color",
-        "-h",
-        "-o",
-        "failpoint!(\"[^\"]*\"",
-        "--",
-        AGENT,
-    ]))?;
-    let names = sources.lines().filter_map(|line| line.split('"').nth(1));
-    let names: Vec<&str> = names.chain(["ENFORCER_FAILPOINT"]).collect();
+    let mut names = BTreeSet::from(["ENFORCER_FAILPOINT".to_owned()]);
+    for file in sources_below(&root().join(AGENT))? {
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("failed to read {}", file.display()))?;
+        let after = text.split("failpoint!(\"").skip(1);
+        names.extend(after.filter_map(|rest| Some(rest.split('"').next()?.to_owned())));
+    }
     if names.len() < 2 {
         bail!("tidy: no failpoint was found in {AGENT}");
     }
-    let found = failpoints_in(agent, &names)?;
+    let binary =
+        std::fs::read(agent).with_context(|| format!("failed to read {}", agent.display()))?;
+    let found = names_in(&binary, &names);
     if found.is_empty() {
         return Ok(());
     }
@@ -218,20 +217,27 @@ pub(crate) fn check_agent(agent: &Path) -> Result<()> {
     );
 }
 
-fn failpoints_in(binary: &Path, names: &[&str]) -> Result<Vec<String>> {
-    let mut grep = Command::new("grep");
-    grep.args(["--text", "--only-matching", "--fixed-strings"]);
-    for name in names {
-        grep.args(["-e", name]);
+/// Returns every Rust file below a folder.
+fn sources_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let listed = std::fs::read_dir(folder)
+        .with_context(|| format!("failed to list {}", folder.display()))?;
+    for entry in listed {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(sources_below(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
     }
-    let output = grep.arg(binary).output().context("failed to run grep")?;
-    // grep exits with 1 if nothing matches, and with 2 if it fails.
-    if output.status.code().is_none_or(|code| code > 1) {
-        bail!("grep: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    let found = String::from_utf8_lossy(&output.stdout);
-    let found: BTreeSet<&str> = found.lines().collect();
-    Ok(found.into_iter().map(str::to_owned).collect())
+    Ok(files)
+}
+
+/// Returns the names that are in a binary.
+fn names_in<'n>(binary: &[u8], names: &'n BTreeSet<String>) -> Vec<&'n str> {
+    let text = String::from_utf8_lossy(binary);
+    let found = names.iter().filter(|name| text.contains(name.as_str()));
+    found.map(String::as_str).collect()
 }
 
 fn check_file(path: &str, text: &str) -> Vec<String> {
@@ -364,15 +370,21 @@ mod tests {
 
     #[test]
     fn a_failpoint_in_the_agent_is_found() {
-        let names = ["stop-killed", "start-forked"];
-        let file = std::env::temp_dir().join(format!("failpoints-{}", std::process::id()));
-        std::fs::write(&file, b"\0\xffstop-killed\0\xff").expect("a file");
-        let found = failpoints_in(&file, &names).expect("an answer");
-        assert_eq!(found, ["stop-killed"]);
-        std::fs::write(&file, b"\0stop killed\0").expect("a file");
-        assert!(failpoints_in(&file, &names).expect("an answer").is_empty());
+        let names = ["stop-killed", "start-forked"].map(str::to_owned).into();
+        assert_eq!(
+            names_in(b"\0\xffstop-killed\0\xff", &names),
+            ["stop-killed"]
+        );
+        assert!(names_in(b"\0stop killed\0", &names).is_empty());
+        // The source of this build has failpoints, so an agent that holds one is refused.
+        let file = std::env::temp_dir().join(format!("agent-{}", std::process::id()));
+        std::fs::write(&file, b"\0start-forked\0").expect("a file");
+        let refused = check_agent(&file).expect_err("it has one").to_string();
+        assert!(refused.contains("start-forked"), "{refused}");
+        std::fs::write(&file, b"\x7fELF").expect("a file");
+        check_agent(&file).expect("it has none");
         std::fs::remove_file(&file).expect("the file goes");
-        assert!(failpoints_in(&file, &names).is_err());
+        assert!(check_agent(&file).is_err());
     }
 
     #[test]
