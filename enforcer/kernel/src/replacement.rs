@@ -26,23 +26,32 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32, survives: Survives) -> i
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&draft)?;
-    file.write_all(contents)?;
-    if survives == Survives::PowerCut {
-        file.sync_all()?;
+    let written = write(&draft, contents, mode, survives).and_then(|()| fs::rename(&draft, path));
+    if written.is_err() {
+        // The first error says more than a second one.
+        let _ = fs::remove_file(&draft);
+        return written;
     }
-    fs::rename(&draft, path)?;
     if survives == Survives::PowerCut
         && let Some(folder) = path.parent()
     {
         File::open(folder)?.sync_all()?;
     }
     Ok(())
+}
+
+fn write(draft: &Path, contents: &[u8], mode: u32, survives: Survives) -> io::Result<()> {
+    let mut options = File::options();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(draft)?;
+    file.write_all(contents)?;
+    match survives {
+        Survives::Process => Ok(()),
+        Survives::PowerCut => file.sync_all(),
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +74,11 @@ mod tests {
         assert_eq!(found.mode() & 0o037, 0, "{:o}", found.mode());
         assert_eq!(fs::read_to_string(&other).expect("the file"), "untouched");
         assert!(!folder.join("web.new").exists());
+        // A folder in the file's place cannot be replaced, and no draft stays behind.
+        let occupied = folder.join("occupied");
+        fs::create_dir_all(occupied.join("inside")).expect("a folder");
+        assert!(replace(&occupied, b"text", 0o600, Survives::Process).is_err());
+        assert!(!folder.join("occupied.new").exists());
         let missing = folder.join("missing/web.yaml");
         assert!(replace(&missing, b"", 0o600, Survives::Process).is_err());
         fs::remove_dir_all(folder).expect("the folder goes");
