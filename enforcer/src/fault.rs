@@ -1,6 +1,6 @@
 //! The failure of a command: its text and its exit code.
 
-use crate::manifest_files::LoadError;
+use crate::configuration::files::LoadError;
 use std::process::ExitCode;
 
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use enforcer_core::event::{Event, Request};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::View;
+use enforcer_model::requests::UnwrittenLimits;
 use tokio::sync::{mpsc, oneshot};
 
 /// The way in for events and questions.
@@ -52,11 +53,15 @@ pub(crate) enum Question {
         oneshot::Sender<Result<View, RequestError>>,
     ),
     Plan(Box<Manifest>, oneshot::Sender<Plan>),
+    /// Answered with the changes, before they are carried out.
     Apply {
         manifest: Box<Manifest>,
         prune: bool,
         reply: oneshot::Sender<Plan>,
     },
+    /// Answered when no limit is on its way to the kernel.
+    LimitsWritten(oneshot::Sender<()>),
+    UnwrittenLimits(oneshot::Sender<Vec<UnwrittenLimits>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

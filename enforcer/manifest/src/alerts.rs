@@ -13,6 +13,7 @@ use enforcer_model::state::WorkloadState;
 use enforcer_model::units::Limit;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 const RULE_KEYS: &[&str] = &[
@@ -290,7 +291,7 @@ pub(super) fn places(alerts: &Node) -> Places {
 pub(super) fn faults(
     alerts: &Alerts,
     places: &Places,
-    workloads: &BTreeMap<WorkloadName, WorkloadSpec>,
+    workloads: &BTreeMap<WorkloadName, Arc<WorkloadSpec>>,
 ) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut warn = |rule: &str, key: &str, message: String, help: &str| {

@@ -134,7 +134,7 @@ impl Reader<'_> {
         for (name, node) in self.workload_names(workloads) {
             parsed.places.insert(name.clone(), node.0);
             let spec = self.workload(node.1, mode);
-            parsed.manifest.workloads.insert(name, spec);
+            parsed.manifest.workloads.insert(name, Arc::new(spec));
         }
         parsed.needs = needs::places(workloads)
             .into_iter()
@@ -241,7 +241,7 @@ impl Default for Parsed {
             has_alerts: false,
             manifest: Manifest {
                 host: Host::default(),
-                workloads: BTreeMap::<_, WorkloadSpec>::new(),
+                workloads: BTreeMap::<_, Arc<WorkloadSpec>>::new(),
             },
             faults: Vec::new(),
             places: BTreeMap::new(),

@@ -36,12 +36,32 @@ pub struct ProposedFile {
     pub text: String,
 }
 
-/// The answer to a [`Proposal`].
+/// The answer to `POST /v1/plan`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PlanAnswer {
     pub plan: Plan,
     /// The warnings about the manifest, drawn for a terminal.
     pub warnings: String,
+}
+
+/// The answer to `POST /v1/apply`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApplyAnswer {
+    pub plan: Plan,
+    /// The warnings about the manifest, drawn for a terminal.
+    pub warnings: String,
+    /// The limits that the kernel does not have yet; empty if it has all of them.
+    #[serde(default)]
+    pub unwritten: Vec<UnwrittenLimits>,
+}
+
+/// Limits of the manifest that the kernel does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnwrittenLimits {
+    /// `None` for the limits of all workloads together.
+    pub workload: Option<WorkloadName>,
+    /// The kernel's reason for a refusal; `None` while the limits are still being written.
+    pub refused: Option<String>,
 }
 
 /// The message that a target of `alerts` gets. docs/manifest.md has its keys as a table.

@@ -6,20 +6,19 @@ mod live;
 
 use crate::alerting;
 use crate::api::{self, Api};
+use crate::configuration::dormant::Dormant;
+use crate::configuration::{Configuration, files, follow};
 use crate::executor::marks;
 use crate::executor::{Executor, drift, levels};
 use crate::fault::Fault;
 use crate::inbox::Events;
 use crate::loops;
-use crate::manifest_files;
 use crate::probe::Prober;
-use crate::reload;
 use crate::report::error_chain;
 use crate::runtime::{Ended, Runtime};
 use crate::service;
 use crate::settings::Settings;
 use crate::store::database::Database;
-use crate::store::dormant::Dormant;
 use crate::store::handover::{Handover, Legacy};
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
@@ -66,11 +65,11 @@ pub(crate) fn supervise(
     }
     let (loaded, fault) = match manner {
         Manner::Foreground { .. } => (
-            manifest_files::load(file, stderr_color).map_err(Fault::of_manifest)?,
+            files::load(file, stderr_color).map_err(Fault::of_manifest)?,
             None,
         ),
         // Files may be put there later; and one with a fault does not stop what runs.
-        Manner::Daemon => manifest_files::load_readable(file, &dormant.names(), stderr_color),
+        Manner::Daemon => files::load_readable(file, &dormant.names(), stderr_color),
     };
     eprint!("{}", loaded.warnings);
     if let Some(fault) = &fault {
@@ -212,12 +211,18 @@ impl Agent<'_> {
         let stalls = watch_pressure(&events, &executor);
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
+        let configuration = Configuration::new(
+            self.file,
+            Arc::clone(&self.dormant.0),
+            Arc::clone(&executor),
+            events.clone(),
+        );
         let api = Api::new(
             events.clone(),
             Arc::clone(&executor),
             Arc::clone(&prober),
             (Arc::clone(&history), Arc::clone(&telemetry)),
-            (self.file.to_owned(), Arc::clone(&self.dormant.0)),
+            Arc::clone(&configuration),
         );
         for name in &self.dormant.1 {
             let what = "manifest".to_owned();
@@ -231,7 +236,6 @@ impl Agent<'_> {
             tokio::spawn(api::public::serve(address, api.clone()));
         }
         tokio::spawn(api::stay_recent(api.clone()));
-        let reloads = api.clone();
         tokio::spawn(api::serve(listener, api));
         events.send(match self.is_partial {
             true => Event::Agent(AgentEvent::ConfigureReadable {
@@ -246,7 +250,7 @@ impl Agent<'_> {
         });
         tokio::spawn(levels::tick(Arc::clone(&executor)));
         if self.manner == Manner::Daemon {
-            tokio::spawn(reload::follow(reloads));
+            tokio::spawn(follow::follow(configuration));
         }
         end_on_signal(&events, self.manner)?;
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);

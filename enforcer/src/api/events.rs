@@ -39,10 +39,9 @@ pub(super) async fn list(
     let Asked(query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
     let place = api.lists.place(peer).await?;
     let history = Arc::clone(&api.history);
-    let told = super::change::blocking(move || {
-        Ok(serde_json::to_vec(&history.find(&query)).unwrap_or_default())
-    })
-    .await?;
+    let told =
+        super::blocking(move || Ok(serde_json::to_vec(&history.find(&query)).unwrap_or_default()))
+            .await?;
     let kind = [(CONTENT_TYPE, "application/json")];
     Ok((kind, unread::body(told, place)).into_response())
 }
@@ -60,7 +59,7 @@ pub(super) async fn stream(
     let (kept, batches) = history.follow();
     if query.last.is_some() {
         let (begin, asked) = (Arc::clone(&history), query.clone());
-        let found = super::change::blocking(move || Ok(begin.find(&asked))).await?;
+        let found = super::blocking(move || Ok(begin.find(&asked))).await?;
         let newest = kept.last().map_or(history.durable(), |last| last.seq);
         let begin = found
             .first()
@@ -194,7 +193,7 @@ pub(super) async fn why(
 ) -> Result<Json<Vec<Arc<Record>>>, Failure> {
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let history = Arc::clone(&api.history);
-    let chain = super::change::blocking(move || {
+    let chain = super::blocking(move || {
         let last = |kind: Option<Kind>| {
             let query = Query {
                 workload: Some(parsed.to_string()),

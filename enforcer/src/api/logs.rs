@@ -52,7 +52,7 @@ pub(super) async fn logs(
     }
     let path = api.executor.log_path(&parsed);
     let executor = Arc::clone(&api.executor);
-    let opened = super::change::blocking(move || {
+    let opened = super::blocking(move || {
         executor.settle_outputs();
         Ok(Reader::open(&path, wanted.tail, wanted.previous))
     });

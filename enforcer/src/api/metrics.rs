@@ -53,7 +53,7 @@ async fn scrape(
         .await
         .ok_or_else(Failure::going_down)?;
     let telemetry = Arc::clone(&api.telemetry);
-    let told = super::change::blocking(move || {
+    let told = super::blocking(move || {
         let told = telemetry.scrape(&api.executor, views, format);
         drop(turn);
         Ok(told)

@@ -1,6 +1,5 @@
-//! The HTTP API on the Unix socket: questions to the runtime, as JSON. It
-//! changes nothing itself, and asks who is at the other end before it passes a
-//! change on.
+//! The HTTP API on the Unix socket. It answers questions from the runtime's knowledge, and passes
+//! changes on after it has checked that the caller may make them.
 
 mod allowance;
 mod change;
@@ -17,13 +16,12 @@ mod server;
 mod unread;
 mod views;
 
-pub(crate) use change::reload;
 pub(crate) use rates::stay_recent;
 
+use crate::configuration::Configuration;
 use crate::executor::Executor;
 use crate::inbox::Events;
 use crate::probe::Prober;
-use crate::store::dormant::Dormant;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use axum::Router;
@@ -35,7 +33,7 @@ use enforcer_model::requests::{Alive, AliveStatus};
 use error::Failure;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tokio::net::UnixListener;
 use unread::Unread;
@@ -60,10 +58,7 @@ pub(crate) struct Api {
     scrapes: Unread,
     /// The places for answers of the history that no client has read yet.
     lists: Unread,
-    /// The place where `apply` reads the manifest and installs a new one.
-    pub(crate) manifest: PathBuf,
-    /// The manifest's files that wait for an `apply`.
-    dormant: Arc<Dormant>,
+    configuration: Arc<Configuration>,
 }
 
 impl Api {
@@ -72,7 +67,7 @@ impl Api {
         executor: Arc<Executor>,
         prober: Arc<Prober>,
         (history, telemetry): (Arc<History>, Arc<Telemetry>),
-        (manifest, dormant): (PathBuf, Arc<Dormant>),
+        configuration: Arc<Configuration>,
     ) -> Self {
         Self {
             events,
@@ -84,8 +79,7 @@ impl Api {
             scraping: Arc::default(),
             scrapes: Unread::default(),
             lists: Unread::default(),
-            manifest,
-            dormant,
+            configuration,
         }
     }
 }
@@ -142,6 +136,14 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
         .with_state(api);
     // Streams last.
     server::serve(listener, router, None).await;
+}
+
+/// Runs work that may take its time where it does not delay probes.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::going_down())?
 }
 
 async fn alive() -> Json<Alive> {

@@ -4,8 +4,8 @@ use super::client;
 use super::client::Answer;
 use super::escaped;
 use super::format::Output;
+use crate::configuration::files::{self, LoadError};
 use crate::fault::Fault;
-use crate::manifest_files::{self, LoadError};
 use crate::sentence;
 use crate::settings::Settings;
 use enforcer_core::WorkloadName;
@@ -13,7 +13,9 @@ use enforcer_core::plan::{self, Change, Plan};
 use enforcer_core::spec::Manifest;
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_model::claims::Throttling;
-use enforcer_model::requests::{PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle};
+use enforcer_model::requests::{
+    ApplyAnswer, PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle, UnwrittenLimits,
+};
 use enforcer_model::views::{Inspection, WorkloadView};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +23,7 @@ pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
     let mut drawn = String::new();
     let mut faults = 0;
     for file in files {
-        match manifest_files::load(file, color) {
+        match files::load(file, color) {
             Ok(loaded) => {
                 eprint!("{}", loaded.warnings);
                 let workloads = loaded.manifest.workloads.len();
@@ -62,7 +64,7 @@ pub(super) fn plan(
     output: Output,
     color: bool,
 ) -> Result<(), Fault> {
-    let loaded = manifest_files::load(file, color).map_err(Fault::of_manifest)?;
+    let loaded = files::load(file, color).map_err(Fault::of_manifest)?;
     eprint!("{}", loaded.warnings);
     let proposal = Proposal {
         file: Some(proposed(file)?),
@@ -95,7 +97,7 @@ pub(super) fn diff(settings: &Settings, file: &Path, color: bool) -> Result<(), 
         | Fault::NotPermitted(text) => Fault::Usage(text),
         Fault::Differs => Fault::Differs,
     };
-    let loaded = manifest_files::load(file, color)
+    let loaded = files::load(file, color)
         .map_err(Fault::of_manifest)
         .map_err(unsaid)?;
     eprint!("{}", loaded.warnings);
@@ -122,10 +124,33 @@ pub(super) fn apply(
 ) -> Result<(), Fault> {
     let file = file.map(proposed).transpose()?;
     let proposal = Proposal { file, prune, force };
-    let answer: PlanAnswer = client::post(settings, "/v1/apply", &proposal)?.read()?;
+    let answer: ApplyAnswer = client::post(settings, "/v1/apply", &proposal)?.read()?;
     eprint!("{}", answer.warnings);
     print_plan(&answer.plan, None);
-    Ok(())
+    match answer.unwritten.as_slice() {
+        [] => Ok(()),
+        unwritten => Err(Fault::Failed(describe_unwritten(unwritten))),
+    }
+}
+
+/// Returns a line for each limit that the kernel does not have, and what to do.
+fn describe_unwritten(unwritten: &[UnwrittenLimits]) -> String {
+    let lines = unwritten.iter().map(|limits| {
+        let of = match &limits.workload {
+            Some(workload) => workload.as_str(),
+            None => "host",
+        };
+        match &limits.refused {
+            Some(why) => format!("{of}: the kernel refused the limits: {why}"),
+            None => format!("{of}: the kernel has not taken the limits yet"),
+        }
+    });
+    let lines: Vec<String> = lines.collect();
+    let next = match unwritten.iter().any(|limits| limits.refused.is_some()) {
+        true => "the manifest is in force; correct the limit and apply again",
+        false => "the manifest is in force; `inspect` shows which limits the kernel has",
+    };
+    format!("{}\n{next}", lines.join("\n"))
 }
 
 fn proposed(path: &Path) -> Result<ProposedFile, Fault> {

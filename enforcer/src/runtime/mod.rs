@@ -13,7 +13,8 @@ use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use enforcer_core::event::{AgentEvent, Detail, Moment, Seq, Transition, WorkloadEvent};
-use enforcer_core::plan;
+use enforcer_core::plan::{self, Plan};
+use enforcer_core::spec::Manifest;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
 use enforcer_kernel::clock;
@@ -21,7 +22,7 @@ use enforcer_model::Record;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use waiting::{PartitionMap as _, Waiter, outcome};
 
 /// The time between two reports to the service manager, and between two checks for trouble of the
@@ -45,6 +46,8 @@ pub(crate) struct Runtime {
     handover: Arc<Handover>,
     telemetry: Arc<Telemetry>,
     waiters: Vec<Waiter>,
+    /// The callers that wait until no limit is on its way to the kernel.
+    limit_waiters: Vec<oneshot::Sender<()>>,
     noise: RandomState,
     wake: Option<MonoTime>,
     last_seq: Seq,
@@ -66,6 +69,7 @@ impl Runtime {
             handover,
             telemetry,
             waiters: Vec::new(),
+            limit_waiters: Vec::new(),
             noise: RandomState::new(),
             wake: None,
             last_seq: Seq(0),
@@ -140,6 +144,16 @@ impl Runtime {
 
     /// Returns whether the shutdown is complete.
     fn handle(&mut self, event: Event) -> bool {
+        self.decide(event).1
+    }
+
+    /// Returns the changes to the manifest before, and whether the shutdown is complete.
+    fn configure(&mut self, manifest: Manifest, prune: bool) -> (Option<Plan>, bool) {
+        self.decide(Event::Agent(AgentEvent::Configure { manifest, prune }))
+    }
+
+    /// Has the core decide about an event, and begins to carry the decision out.
+    fn decide(&mut self, event: Event) -> (Option<Plan>, bool) {
         let now = clock::now();
         let moment = Moment {
             now,
@@ -150,6 +164,7 @@ impl Runtime {
             transitions,
             probes,
             checkpoints,
+            plan,
             answered,
             wake,
             finished,
@@ -182,7 +197,7 @@ impl Runtime {
             self.prober.ask(probe);
         }
         self.wake_waiters();
-        finished
+        (plan, finished)
     }
 
     /// Does the work of every second.
@@ -245,13 +260,19 @@ impl Runtime {
                 prune,
                 reply,
             } => {
-                let plan = plan::between(&self.supervisor.manifest(), &manifest);
-                let finished = self.handle(Event::Agent(AgentEvent::Configure {
-                    manifest: *manifest,
-                    prune,
-                }));
-                drop(reply.send(plan));
+                let (plan, finished) = self.configure(*manifest, prune);
+                // An agent that is ending takes up nothing new and has no plan.
+                if let Some(plan) = plan {
+                    drop(reply.send(plan));
+                }
                 return finished;
+            }
+            Question::UnwrittenLimits(reply) => {
+                drop(reply.send(self.supervisor.unwritten_limits()));
+            }
+            Question::LimitsWritten(reply) => {
+                self.limit_waiters.push(reply);
+                self.wake_limit_waiters();
             }
             Question::Request(workload, request, reply) => {
                 let Some(view) = self.supervisor.view(&workload) else {
@@ -274,7 +295,23 @@ impl Runtime {
         false
     }
 
+    /// Answers the callers that wait for limits, if none is on its way to the kernel.
+    fn wake_limit_waiters(&mut self) {
+        self.limit_waiters.retain(|reply| !reply.is_closed());
+        if self.limit_waiters.is_empty() {
+            return;
+        }
+        let unwritten = self.supervisor.unwritten_limits();
+        if unwritten.iter().all(|limits| limits.refused.is_some()) {
+            for reply in self.limit_waiters.drain(..) {
+                // The caller may have gone, which does not matter.
+                let _ = reply.send(());
+            }
+        }
+    }
+
     fn wake_waiters(&mut self) {
+        self.wake_limit_waiters();
         let supervisor = &self.supervisor;
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
             .into_iter()

@@ -44,9 +44,9 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
         return match view {
             View { writing: true, .. } => None,
             View {
-                limits_refused: true,
+                limits_refused: Some(why),
                 ..
-            } => failed("the kernel refused the limits; `events` has its word"),
+            } => failed(&format!("the kernel refused the limits: {why}")),
             view => Some(Ok(view)),
         };
     }

@@ -1,7 +1,6 @@
 //! The memory of the agent: its history, and the state for the next agent.
 
 pub(crate) mod database;
-pub(crate) mod dormant;
 pub(crate) mod handover;
 pub(crate) mod history;
 pub(crate) mod journal;

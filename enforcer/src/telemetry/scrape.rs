@@ -274,7 +274,7 @@ mod tests {
             comes_back: false,
             claims: enforcer_core::claims::Claims::default(),
             writing: false,
-            limits_refused: false,
+            limits_refused: None,
             stuck: false,
         }
     }

@@ -39,10 +39,9 @@ fn limits_change_while_it_runs() {
     ));
     let applied = agent.cli(&["apply"]);
     assert!(applied.status.success(), "{}", stderr(&applied));
-    wait_for("the new limits", || {
-        (kernel::read("web", "pids.max")? == "7").then_some(())
-    });
+    // It answers when the kernel has them.
     for (file, value) in [
+        ("pids.max", "7"),
         ("memory.max", "33554432"),
         ("cpu.weight", "10"),
         ("cpu.max", "20000 100000"),
@@ -53,14 +52,37 @@ fn limits_change_while_it_runs() {
     // What is left out goes back to the default.
     agent.write_manifest(&with("memory.max: 32M"));
     assert!(agent.cli(&["apply"]).status.success());
-    wait_for("the default", || {
-        (kernel::read("web", "cpu.max")? == "max 100000").then_some(())
-    });
+    assert_eq!(
+        kernel::read("web", "cpu.max").as_deref(),
+        Some("max 100000")
+    );
     let after = agent.workload("web");
     assert_eq!((before.pid, after.restarts), (after.pid, 0));
     // Applied twice is applied once.
     let again = agent.cli(&["apply"]);
     assert_eq!(String::from_utf8_lossy(&again.stdout), "nothing to do\n");
+}
+
+#[test]
+fn limits_that_the_kernel_refuses_fail_the_apply() {
+    let agent = Agent::start(&with("cpuset.cpus: 0"));
+    let before = filled(&agent);
+    // No guest has that many CPUs.
+    agent.write_manifest(&with("cpuset.cpus: 0-4095, pids.max: 9"));
+    let refused = agent.cli(&["apply"]);
+    let text = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("web: the kernel refused the limits: ") && text.contains("cpuset.cpus"),
+        "{text}"
+    );
+    let again = agent.cli(&["apply"]);
+    assert_eq!(again.status.code(), Some(1), "it is tried again");
+    agent.write_manifest(&with("cpuset.cpus: 0, pids.max: 9"));
+    let applied = agent.cli(&["apply"]);
+    assert!(applied.status.success(), "{}", stderr(&applied));
+    assert_eq!(kernel::read("web", "pids.max").as_deref(), Some("9"));
+    assert_eq!(agent.workload("web").pid, before.pid);
 }
 
 #[test]

@@ -40,8 +40,6 @@ pub enum AgentEvent {
         /// The `alerts` section can be read. If not, no alert ends.
         has_alerts: bool,
     },
-    /// The whole manifest was read again, and what it says is in force.
-    ManifestUnchanged,
     /// The manifest was read again, and has a fault. The old one stays in force.
     ManifestRefused {
         why: String,

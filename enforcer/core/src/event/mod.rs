@@ -26,6 +26,7 @@ pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, WorkloadEvent};
 pub use observed::{Answered, Found, Measured, TakenOver};
 
 use crate::name::WorkloadName;
+use crate::plan::Plan;
 use crate::spec::{ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
 use crate::workload::Checkpoint;
@@ -78,6 +79,8 @@ pub struct Decision {
     /// The checkpoints that have changed, for the next agent; `None` for a workload that is gone.
     /// The caller stores them before it carries out the actions.
     pub checkpoints: Vec<(WorkloadName, Option<Checkpoint>)>,
+    /// The changes that an [`AgentEvent::Configure`] has led to.
+    pub plan: Option<Plan>,
     /// The answer of a check that counted.
     pub answered: Option<Answered>,
     /// The time of the next [`AgentEvent::Wake`], whatever else happens.

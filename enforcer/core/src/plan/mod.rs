@@ -7,6 +7,7 @@ mod settings;
 use crate::name::WorkloadName;
 use crate::spec::{Manifest, Mode, WorkloadSpec};
 use crate::units::{Bytes, Limit};
+pub use enforcer_model::limits::MemoryNow;
 pub use enforcer_model::plan::{Change, Effect, Plan, SettingChange};
 use settings::{alert_settings, limit_settings, settings, shown_disk, shown_threshold};
 use std::collections::BTreeMap;
@@ -40,29 +41,37 @@ pub fn between(old: &Manifest, new: &Manifest) -> Plan {
 /// A limit that is lower than the memory in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shrink {
-    pub workload: WorkloadName,
+    /// `None` for the limit of all workloads together.
+    pub workload: Option<WorkloadName>,
     pub in_use_bytes: Bytes,
     pub memory_max_bytes: Bytes,
 }
 
-/// Returns the workloads whose new `memory.max` is below the memory in use: the kernel would
-/// reclaim, and then kill.
+/// Returns the limits of memory that become lower than the memory in use: the kernel would reclaim,
+/// and then kill. `ceiling` is the new limit of all workloads together. A limit that was in force
+/// before does not count, even if more than that is in use.
 #[must_use]
-pub fn shrinks_below_use(new: &Manifest, in_use: &BTreeMap<WorkloadName, Bytes>) -> Vec<Shrink> {
-    let mut shrinks = Vec::new();
-    for (name, spec) in &new.workloads {
+pub fn shrinks_below_use(
+    new: &Manifest,
+    ceiling: Option<Bytes>,
+    now: &BTreeMap<Option<WorkloadName>, MemoryNow>,
+) -> Vec<Shrink> {
+    let of_workloads = new.workloads.iter().map(|(name, spec)| {
         let max = spec.limits.memory_max.and_then(Limit::at);
-        if let (Some(max), Some(used)) = (max, in_use.get(name))
-            && *used > max
-        {
-            shrinks.push(Shrink {
-                workload: name.clone(),
-                in_use_bytes: *used,
+        (Some(name.clone()), max)
+    });
+    of_workloads
+        .chain([(None, ceiling)])
+        .filter_map(|(workload, max)| {
+            let (max, now) = (max?, now.get(&workload)?);
+            let is_lower = now.max.at().is_none_or(|before| max < before);
+            (is_lower && now.used > max).then_some(Shrink {
+                workload,
+                in_use_bytes: now.used,
                 memory_max_bytes: max,
-            });
-        }
-    }
-    shrinks
+            })
+        })
+        .collect()
 }
 
 /// Returns the changes between two versions of one workload.
@@ -182,6 +191,7 @@ fn effect(setting: &str) -> Effect {
 mod tests {
     use super::*;
     use crate::spec::{Check, Probe, ProbeName};
+    use std::sync::Arc;
 
     fn spec(secret: &str) -> WorkloadSpec {
         let headers = [("authorization".to_owned(), secret.to_owned())].into();
@@ -216,6 +226,33 @@ mod tests {
         let other = spec_changes(&spec("a"), &spec("correct horse battery staple"));
         assert_eq!(changes, other);
         assert!(spec_changes(&spec("same"), &spec("same")).is_empty());
+    }
+
+    #[test]
+    fn a_limit_below_the_use_is_a_shrink_only_if_it_is_lower_than_before() {
+        let name = WorkloadName::parse("web").expect("a name");
+        let limited = |limit: u64| {
+            let mut spec = spec("");
+            spec.limits.memory_max = Some(Limit::At(Bytes(limit)));
+            let workloads = [(name.clone(), Arc::new(spec))].into();
+            Manifest {
+                workloads,
+                ..Manifest::default()
+            }
+        };
+        let shrinks = |limit, before, used| {
+            let now = MemoryNow {
+                max: before,
+                used: Bytes(used),
+            };
+            let now = [(Some(name.clone()), now), (None, now)].into();
+            let shrinks = shrinks_below_use(&limited(limit), Some(Bytes(limit)), &now);
+            shrinks.len()
+        };
+        assert_eq!(shrinks(64, Limit::Max, 100), 2, "the workload and the host");
+        assert_eq!(shrinks(64, Limit::At(Bytes(128)), 100), 2);
+        assert_eq!(shrinks(64, Limit::At(Bytes(64)), 100), 0, "it is in force");
+        assert_eq!(shrinks(100, Limit::Max, 100), 0, "it fits");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::name::WorkloadName;
 use crate::plan::{self, Change};
 use crate::spec::{Manifest, WorkloadSpec};
 use crate::workload::Workload;
+use enforcer_model::requests::UnwrittenLimits;
 use std::sync::Arc;
 
 impl Supervisor {
@@ -18,10 +19,15 @@ impl Supervisor {
         (prune, writes_ceiling): (bool, bool),
         decision: &mut Decision,
     ) {
-        let plan = plan::between(&self.manifest(), &manifest);
+        let current = self.manifest();
+        let plan = plan::between(&current, &manifest);
         let protections = |manifest: &Manifest| manifest.parent_host().limits;
         let host = Box::new(manifest.parent_host());
-        let host_changed = !plan.host.is_empty() || protections(&self.manifest()) != host.limits;
+        let host_changed = !plan.host.is_empty()
+            || self.host_limits.refused.is_some()
+            || self.host_limits.are_inherited
+            || protections(&current) != host.limits;
+        decision.plan = Some(plan.clone());
         if !plan.host.is_empty() {
             let change = ConfigChange::Changed(plan.host);
             self.tell(decision, Some(Cause::Config), Detail::Config(change));
@@ -30,6 +36,7 @@ impl Supervisor {
             self.host_state.rewatched();
         }
         self.host = manifest.host;
+        self.host_limits.are_inherited = !writes_ceiling;
         // Other needs, and another number of places.
         self.turns_changed = true;
         let mut specs = manifest.workloads;
@@ -44,7 +51,7 @@ impl Supervisor {
                 (Change::Add, Some(spec)) => self.add(moment, name, spec, decision),
                 (Change::Update(changes), Some(spec)) => {
                     self.with(moment, &name, decision, |workload, context| {
-                        workload.configure(context, Arc::new(spec), changes);
+                        workload.configure(context, spec, changes);
                     });
                 }
                 (Change::Remove, _) if !prune => {
@@ -62,6 +69,7 @@ impl Supervisor {
         }
         self.with_all(moment, decision, Workload::write_refused_limits);
         if host_changed && writes_ceiling {
+            self.host_limits.under_way += 1;
             // Last, so that the reason is the last record of what led to it.
             decision.actions.push(Action::Host(HostAction {
                 reason: Reason {
@@ -73,15 +81,55 @@ impl Supervisor {
         }
     }
 
+    /// Handles the kernel's answer to new limits of all workloads together.
+    pub(super) fn host_limits_written(
+        &mut self,
+        change: Option<ConfigChange>,
+        decision: &mut Decision,
+    ) {
+        self.host_limits.under_way = self.host_limits.under_way.saturating_sub(1);
+        self.host_limits.refused = match &change {
+            Some(ConfigChange::LimitsRefused(why)) => Some(why.clone()),
+            _ => None,
+        };
+        if let Some(change) = change {
+            self.tell(decision, Some(Cause::Config), Detail::Config(change));
+        }
+    }
+
+    /// Returns the limits of the manifest that the kernel does not have: those that are still being
+    /// written, and those that it has refused. A workload that does not run gets its limits with
+    /// its next start, so it is not among them.
+    #[must_use]
+    pub fn unwritten_limits(&self) -> Vec<UnwrittenLimits> {
+        let of_host = (
+            None,
+            self.host_limits.under_way > 0,
+            self.host_limits.refused.as_deref(),
+        );
+        let of_workloads = self.workloads.iter().map(|(name, workload)| {
+            let (under_way, refused) = workload.written_limits();
+            (Some(name.clone()), under_way, refused)
+        });
+        std::iter::once(of_host)
+            .chain(of_workloads)
+            .filter(|(_, under_way, refused)| *under_way || refused.is_some())
+            .map(|(workload, under_way, refused)| UnwrittenLimits {
+                workload,
+                refused: refused.filter(|_| !under_way).map(str::to_owned),
+            })
+            .collect()
+    }
+
     /// Adds a workload whose name is new, or was disowned and is back.
     fn add(
         &mut self,
         moment: Moment,
         name: WorkloadName,
-        spec: WorkloadSpec,
+        spec: Arc<WorkloadSpec>,
         decision: &mut Decision,
     ) {
-        let mut workload = Workload::new(name.clone(), Arc::new(spec.clone()), moment.now);
+        let mut workload = Workload::new(name.clone(), Arc::clone(&spec), moment.now);
         if let Some(gone) = self
             .workloads
             .get(&name)
@@ -91,7 +139,7 @@ impl Supervisor {
         } else if let Some(present) = self.workloads.get(&name) {
             let changes = crate::plan::spec_changes(&present.spec, &spec);
             self.with(moment, &name, decision, |workload, context| {
-                workload.configure(context, Arc::new(spec), changes);
+                workload.configure(context, spec, changes);
             });
             return;
         }

@@ -23,12 +23,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::workload::{LastExit, ProbeView, View, answer_in_words};
 
+/// The state of the limits of all workloads together.
+#[derive(Debug, Default)]
+struct HostLimits {
+    /// The number of writes that are not answered yet.
+    under_way: u32,
+    /// The reason for which the last write failed.
+    refused: Option<String>,
+    /// The `host` section could not be read, so the kernel has the limits of an earlier agent.
+    are_inherited: bool,
+}
+
 /// The agent's knowledge and its decisions. One task owns it.
 #[derive(Debug)]
 pub struct Supervisor {
     cpus: u32,
     host: Host,
     host_state: HostState,
+    host_limits: HostLimits,
     workloads: BTreeMap<WorkloadName, Workload>,
     /// The workloads that an event has touched. After the event, their next moments are sorted in
     /// again.
@@ -66,6 +78,7 @@ impl Supervisor {
             cpus: cpus.max(1),
             host: Host::default(),
             host_state: HostState::default(),
+            host_limits: HostLimits::default(),
             workloads: BTreeMap::new(),
             touched: BTreeSet::new(),
             unkept: BTreeSet::new(),
@@ -182,7 +195,6 @@ impl Supervisor {
                 self.rules_unread = false;
                 self.configure(moment, manifest, (prune, true), decision);
             }
-            AgentEvent::ManifestUnchanged => self.rules_unread = false,
             AgentEvent::ManifestRefused { why } => self.manifest_refused(why, decision),
             AgentEvent::TakeOver { workloads, last } => {
                 self.take_over(moment, workloads, last, decision);
@@ -230,9 +242,7 @@ impl Supervisor {
             HostEvent::Stalled => self.host_stalled(moment, decision),
             HostEvent::CommandDone { error } => self.host_command_done(error, decision),
             HostEvent::LimitsWritten { changed, error } => {
-                if let Some(change) = limits_change(changed, error) {
-                    self.tell(decision, Some(Cause::Config), Detail::Config(change));
-                }
+                self.host_limits_written(limits_change(changed, error), decision);
             }
         }
     }

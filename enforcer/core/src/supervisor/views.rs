@@ -4,6 +4,7 @@ use super::Supervisor;
 use crate::name::WorkloadName;
 use crate::spec::Manifest;
 use crate::workload::{View, Workload};
+use std::sync::Arc;
 
 impl Supervisor {
     /// Returns every workload, in the order of the names.
@@ -34,7 +35,7 @@ impl Supervisor {
         Manifest {
             host: self.host.clone(),
             workloads: managed
-                .map(|(name, workload)| (name.clone(), (*workload.spec).clone()))
+                .map(|(name, workload)| (name.clone(), Arc::clone(&workload.spec)))
                 .collect(),
         }
     }

@@ -102,7 +102,10 @@ impl Workload {
         // They are answered in the order they were asked for.
         let under_way = self.writes_under_way.pop_front();
         let (cause, told) = under_way.unwrap_or((Cause::Config, Vec::new()));
-        self.limits_refused = matches!(change, Some(ConfigChange::LimitsRefused(_)));
+        self.limits_refused = match &change {
+            Some(ConfigChange::LimitsRefused(why)) => Some(why.clone()),
+            _ => None,
+        };
         match change {
             Some(ConfigChange::Limits(changes)) => {
                 // A drift that was found before this write was reported then. Everything else that
@@ -137,8 +140,16 @@ impl Workload {
         }
     }
 
+    /// Returns whether limits are on their way to the kernel, and why the last ones of an instance
+    /// that runs were refused.
+    pub(crate) fn written_limits(&self) -> (bool, Option<&str>) {
+        let refused = self.limits_refused.as_deref();
+        let refused = refused.filter(|_| self.main_pid().is_some());
+        (!self.writes_under_way.is_empty(), refused)
+    }
+
     pub(crate) fn write_refused_limits(&mut self, context: &mut Context<'_>) {
-        if self.limits_refused && self.main_pid().is_some() {
+        if self.limits_refused.is_some() && self.main_pid().is_some() {
             self.write_limits(context, Cause::Config, Seq(*context.next_seq));
         }
     }

@@ -177,7 +177,7 @@ impl Workload {
             // The next start takes them with it.
             return;
         }
-        self.limits_refused = false;
+        self.limits_refused = None;
         self.writes_under_way.push_back((cause, Vec::new()));
         let write = Step::WriteLimits {
             spec: Arc::clone(&self.spec),

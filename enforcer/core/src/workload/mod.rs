@@ -90,8 +90,8 @@ pub(crate) struct Workload {
     ledger: Ledger,
     /// The incident that killed this instance's main process or all of it.
     fatal_oom: Option<FatalOom>,
-    /// The last write of limits failed; the kernel still has older ones.
-    limits_refused: bool,
+    /// The reason for which the last write of limits failed. The kernel still has older ones.
+    limits_refused: Option<String>,
     /// The writes of limits that are not answered yet: the cause of each, and the drift that was
     /// reported.
     writes_under_way: VecDeque<(Cause, Vec<String>)>,
@@ -146,7 +146,7 @@ impl Workload {
             recovery: RecoveryState::default(),
             ledger: Ledger::default(),
             fatal_oom: None,
-            limits_refused: false,
+            limits_refused: None,
             writes_under_way: VecDeque::new(),
             repairs: Repairs::default(),
             loops: Loops::default(),

@@ -37,10 +37,10 @@ pub struct View {
     /// The workload was stopped because the host was short of memory, and comes back.
     pub comes_back: bool,
     pub claims: Claims,
-    /// Limits that the kernel has not been given yet.
+    /// Is true while limits are on their way to the kernel.
     pub writing: bool,
-    /// The kernel refused the last limits.
-    pub limits_refused: bool,
+    /// The reason for which the kernel refused the last limits.
+    pub limits_refused: Option<String>,
     /// Processes of it are still there long after SIGKILL.
     pub stuck: bool,
 }
@@ -130,7 +130,7 @@ impl Workload {
             comes_back: self.sacrificed && self.is_at_rest(),
             claims: self.loops.claims(),
             writing: !self.writes_under_way.is_empty(),
-            limits_refused: self.limits_refused,
+            limits_refused: self.limits_refused.clone(),
             stuck: self.stuck,
         }
     }

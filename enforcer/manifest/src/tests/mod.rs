@@ -123,7 +123,7 @@ fn what_is_left_out_has_the_documented_default() {
         user: Some("web".to_owned()),
         ..WorkloadSpec::default()
     };
-    assert_eq!(*web, expected);
+    assert_eq!(**web, expected);
 }
 
 #[test]

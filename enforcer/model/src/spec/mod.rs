@@ -27,7 +27,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
     pub host: Host,
-    pub workloads: BTreeMap<WorkloadName, WorkloadSpec>,
+    pub workloads: BTreeMap<WorkloadName, Arc<WorkloadSpec>>,
 }
 
 impl Manifest {

@@ -7,13 +7,6 @@ use crate::spec::{Alerts, Resource, Rule, Severity, Target, Threshold, When};
 use crate::state::WorkloadState;
 use crate::threshold::Level;
 
-fn at(seconds: u64) -> Moment {
-    Moment {
-        now: MonoTime(seconds * 1_000_000_000),
-        noise: 0,
-    }
-}
-
 /// One rule, and a workload that it is about.
 fn wanted(rule: &Rule, spec: WorkloadSpec) -> Event {
     let alerts = Alerts {
@@ -154,7 +147,15 @@ fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
     let decision = supervisor.handle(at(5), measured(0, 0));
     assert!(decision.transitions.is_empty());
     // The file was removed.
-    let _ = supervisor.handle(at(6), Event::Agent(AgentEvent::ManifestUnchanged));
+    let decision = supervisor.handle(at(6), configure(spec()));
+    let plan = decision.plan.expect("a plan");
+    assert!(plan.is_empty(), "{plan:?}");
+    let writes: Vec<_> = decision.actions.iter().map(Action::name).collect();
+    assert_eq!(
+        writes,
+        ["write_host_limits"],
+        "the kernel had those of the agent before"
+    );
     let told = supervisor.handle(at(10), measured(0, 0)).transitions;
     assert!(matches!(&told[..], [told] if told.detail.known_kind() == Some(Kind::Alert)));
 }

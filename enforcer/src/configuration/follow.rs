@@ -1,13 +1,14 @@
 //! Reads the manifest again on SIGHUP and when somebody has changed it. A manifest with a fault
 //! changes nothing: the one before stays in force.
 
-use crate::api::{self, Api};
+use super::Configuration;
 use crate::service;
 use enforcer_core::Event;
 use enforcer_core::event::AgentEvent;
 use enforcer_kernel::inotify::FolderWatch;
 use enforcer_kernel::ready;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +21,7 @@ const SETTLED: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Reads again whenever there is a reason to, for as long as the agent lives.
-pub(crate) async fn follow(api: Api) {
+pub(crate) async fn follow(configuration: Arc<Configuration>) {
     let mut asked = match signal(SignalKind::hangup()) {
         Ok(asked) => asked,
         Err(error) => {
@@ -28,7 +29,7 @@ pub(crate) async fn follow(api: Api) {
             return;
         }
     };
-    let folder = folder_of(&api.manifest);
+    let folder = folder_of(&configuration.path);
     let watch = FolderWatch::new(&folder).and_then(|watch| {
         let polled = ready::watch(&watch, Interest::READABLE)?;
         Ok((watch, polled))
@@ -41,7 +42,7 @@ pub(crate) async fn follow(api: Api) {
     });
     let mut watch = watch.ok();
     // Whatever changed between its first reading and now.
-    read_again(&api).await;
+    read_again(&configuration).await;
     let mut looks = tokio::time::interval(LOOK);
     loop {
         let changed = async {
@@ -52,7 +53,7 @@ pub(crate) async fn follow(api: Api) {
                         if watch
                             .read()
                             .iter()
-                            .any(|file| concerns(&api.manifest, file.as_deref()))
+                            .any(|file| concerns(&configuration.path, file.as_deref()))
                         {
                             return;
                         }
@@ -81,16 +82,17 @@ pub(crate) async fn follow(api: Api) {
             }
         }
         service::reloading();
-        read_again(&api).await;
+        read_again(&configuration).await;
         service::ready();
     }
 }
 
-async fn read_again(api: &Api) {
-    if let Err(why) = api::reload(api).await {
-        let why = without_its_lines(&why);
+async fn read_again(configuration: &Arc<Configuration>) {
+    if let Err(error) = configuration.reload().await {
+        let why = without_its_lines(&error.to_string());
         tracing::error!("the manifest was refused: {why}");
-        api.events
+        configuration
+            .events
             .send(Event::Agent(AgentEvent::ManifestRefused { why }));
     }
 }

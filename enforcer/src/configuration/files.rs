@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The accounts of this host, for the checks of a manifest.
 struct HostAccounts;
@@ -240,7 +241,7 @@ fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
     let folder = source.path.parent().unwrap_or(Path::new("/"));
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     for spec in parsed.manifest.workloads.values_mut() {
-        for file in &mut spec.environment_files {
+        for file in &mut Arc::make_mut(spec).environment_files {
             *file = folder.join(&*file).display().to_string();
         }
     }

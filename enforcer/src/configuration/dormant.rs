@@ -2,7 +2,7 @@
 //! an old manifest that somebody has put away under that name. After an upgrade it starts nothing
 //! until somebody says `apply`.
 
-use crate::manifest_files;
+use super::files;
 use enforcer_kernel::replacement::{Survives, replace};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ impl Dormant {
         let is_first = matches!(record.try_exists(), Ok(false));
         let mut found = BTreeSet::new();
         if is_first && state_dir.join("history.db").exists() {
-            found = manifest_files::names_that_end_in(manifest, "yml");
+            found = files::names_that_end_in(manifest, "yml");
         }
         // A record that cannot be read disables nothing.
         let known = std::fs::read(&record).unwrap_or_default();

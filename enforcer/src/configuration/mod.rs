@@ -1,0 +1,271 @@
+//! The manifest that is in force: read, checked, installed and applied here, whoever asks for it.
+//!
+//! ```text
+//! POST /v1/plan ──┐
+//! POST /v1/apply ─┼─▶ read ─▶ check ─▶ install ─▶ Question::Apply ─▶ wait for the kernel
+//! SIGHUP, inotify ┘    files.rs          (a file of the caller)
+//! ```
+//!
+//! [`files`] reads manifests from disk, [`follow`] notices their changes, and [`dormant`] names the
+//! files that are not read before the next `apply`.
+
+pub(crate) mod dormant;
+pub(crate) mod files;
+pub(crate) mod follow;
+
+use crate::executor::Executor;
+use crate::inbox::{Events, Question};
+use dormant::Dormant;
+use enforcer_core::plan::{Plan, Shrink, shrinks_below_use};
+use enforcer_core::spec::Manifest;
+use enforcer_core::units::Limit;
+use enforcer_kernel::replacement::{Survives, replace};
+use enforcer_kernel::usage::memory_now;
+use enforcer_kernel::{memory_info, system_limits};
+use enforcer_model::requests::{ApplyAnswer, PlanAnswer, Proposal, ProposedFile};
+use files::{LoadError, Loaded, Source};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+/// The longest time that `apply` waits for the kernel to take new limits. A limit below the memory
+/// in use makes the kernel reclaim first.
+const LIMITS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The manifest of an agent, and the ways to change it.
+#[derive(Debug)]
+pub(crate) struct Configuration {
+    /// The file, or the folder of files.
+    path: PathBuf,
+    dormant: Arc<Dormant>,
+    executor: Arc<Executor>,
+    events: Events,
+    /// Held from reading to applying, so that the files on disk and the manifest in force are of
+    /// the same change.
+    changing: Mutex<()>,
+}
+
+/// The reason for which a manifest is not in force.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigurationError {
+    /// The manifest cannot be read, or has faults.
+    #[error("{0}")]
+    Faulty(String),
+    /// The manifest has no fault, and the agent does not apply it.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the agent is going down")]
+    Ending,
+}
+
+impl Configuration {
+    pub(crate) fn new(
+        path: &Path,
+        dormant: Arc<Dormant>,
+        executor: Arc<Executor>,
+        events: Events,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            path: path.to_owned(),
+            dormant,
+            executor,
+            events,
+            changing: Mutex::default(),
+        })
+    }
+
+    /// Returns what a proposal would change.
+    pub(crate) async fn plan(
+        self: &Arc<Self>,
+        proposal: Proposal,
+    ) -> Result<PlanAnswer, ConfigurationError> {
+        let this = Arc::clone(self);
+        let loaded = blocking(move || this.read(proposal.file.as_ref(), &BTreeSet::new())).await?;
+        let manifest = Box::new(loaded.manifest);
+        let plan = self
+            .events
+            .ask(|reply| Question::Plan(manifest, reply))
+            .await;
+        Ok(PlanAnswer {
+            plan: plan.ok_or(ConfigurationError::Ending)?,
+            warnings: loaded.warnings,
+        })
+    }
+
+    /// Applies a proposal, and waits until the kernel has the new limits, but not for longer than
+    /// [`LIMITS_PATIENCE`]. A caller that goes away does not interrupt it.
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        proposal: Proposal,
+    ) -> Result<ApplyAnswer, ConfigurationError> {
+        let this = Arc::clone(self);
+        let applied = tokio::spawn(async move {
+            let (plan, warnings) = this.change(proposal, BTreeSet::new()).await?;
+            let written = this.events.ask(Question::LimitsWritten);
+            // After the time-out, the next answer names what is still being written.
+            let _ = tokio::time::timeout(LIMITS_PATIENCE, written).await;
+            let unwritten = this.events.ask(Question::UnwrittenLimits).await;
+            Ok(ApplyAnswer {
+                plan,
+                warnings,
+                unwritten: unwritten.ok_or(ConfigurationError::Ending)?,
+            })
+        });
+        applied.await.map_err(|_| ConfigurationError::Ending)?
+    }
+
+    /// Reads the agent's own manifest again, without the files that wait for an `apply`, and applies
+    /// it. A manifest with a fault changes nothing.
+    pub(crate) async fn reload(self: &Arc<Self>) -> Result<(), ConfigurationError> {
+        let (_, warnings) = self
+            .change(Proposal::default(), self.dormant.names())
+            .await?;
+        if !warnings.is_empty() {
+            tracing::warn!("{warnings}");
+        }
+        Ok(())
+    }
+
+    /// Reads, checks, installs and applies a proposal. Returns the plan and the drawn warnings.
+    async fn change(
+        self: &Arc<Self>,
+        proposal: Proposal,
+        skipped: BTreeSet<String>,
+    ) -> Result<(Plan, String), ConfigurationError> {
+        let _changing = self.changing.lock().await;
+        let prune = proposal.prune;
+        let reads_all = skipped.is_empty();
+        let this = Arc::clone(self);
+        let loaded = blocking(move || {
+            let loaded = this.read(proposal.file.as_ref(), &skipped)?;
+            if !proposal.force {
+                this.refuse_shrinks(&loaded.manifest)?;
+            }
+            if let Some(file) = &proposal.file {
+                this.install(file)?;
+            }
+            if reads_all {
+                this.dormant.wake();
+            }
+            Ok(loaded)
+        });
+        let loaded = loaded.await?;
+        let manifest = Box::new(loaded.manifest);
+        let plan = self.events.ask(|reply| Question::Apply {
+            manifest,
+            prune,
+            reply,
+        });
+        Ok((
+            plan.await.ok_or(ConfigurationError::Ending)?,
+            loaded.warnings,
+        ))
+    }
+
+    /// Reads the manifest with this file in its place, and without those that are skipped.
+    fn read(
+        &self,
+        file: Option<&ProposedFile>,
+        skipped: &BTreeSet<String>,
+    ) -> Result<Loaded, ConfigurationError> {
+        let failed = |error: LoadError| match error {
+            LoadError::Faults(drawn, _) => ConfigurationError::Faulty(drawn),
+            other => ConfigurationError::Faulty(format!("failed to {other}")),
+        };
+        let sources = match file {
+            None => files::read_or_nothing(&self.path, skipped).map_err(failed)?,
+            Some(file) => {
+                let mut sources = match files::read_or_nothing(&self.path, skipped) {
+                    read if self.path.is_dir() => read.map_err(failed)?,
+                    // The one file that there is will be replaced.
+                    _ => Vec::new(),
+                };
+                let place = self.place_of(file);
+                sources.retain(|source| source.path != place);
+                sources.push(Source {
+                    path: place,
+                    text: file.text.clone(),
+                });
+                sources.sort_by(|one, other| one.path.cmp(&other.path));
+                sources
+            }
+        };
+        files::parse(&sources, false).map_err(failed)
+    }
+
+    fn place_of(&self, file: &ProposedFile) -> PathBuf {
+        match file.path.file_name() {
+            Some(name) if self.path.is_dir() => self.path.join(name),
+            _ => self.path.clone(),
+        }
+    }
+
+    /// Replaces the file in one step, so that a reader sees the old file or the new one. A manifest
+    /// may hold secrets: the new file has the mode of the old one, and 0600 if there was none.
+    fn install(&self, file: &ProposedFile) -> Result<(), ConfigurationError> {
+        if self.path.is_dir() && !files::is_manifest(&file.path) {
+            return Err(ConfigurationError::Faulty(format!(
+                "{} would not be read: files of the manifest's folder end in .yaml or .yml and do not begin with a dot",
+                file.path.display()
+            )));
+        }
+        let place = self.place_of(file);
+        let mode = std::fs::metadata(&place).map_or(0o600, |present| present.mode() & 0o777);
+        replace(&place, file.text.as_bytes(), mode, Survives::PowerCut).map_err(|error| {
+            ConfigurationError::Refused(format!(
+                "failed to install {}: {error}",
+                file.path.display()
+            ))
+        })
+    }
+
+    /// Refuses limits of memory that are lower than now and below the memory in use.
+    fn refuse_shrinks(&self, manifest: &Manifest) -> Result<(), ConfigurationError> {
+        let mut now = BTreeMap::new();
+        for (name, entry) in self.executor.registry().iter() {
+            if let Some(memory) = memory_now(&entry.cgroup) {
+                now.insert(Some(name.clone()), memory);
+            }
+        }
+        let ceiling = memory_info::totals().ok().and_then(|(memory, swap)| {
+            let threads = system_limits::most_threads();
+            manifest.host.ceiling(memory, swap, threads).memory_max
+        });
+        if let Some(memory) = memory_now(self.executor.tree.workloads()) {
+            now.insert(None, memory);
+        }
+        let shrinks = shrinks_below_use(manifest, ceiling.and_then(Limit::at), &now);
+        if shrinks.is_empty() {
+            return Ok(());
+        }
+        let refused: Vec<String> = shrinks.iter().map(describe).collect();
+        Err(ConfigurationError::Refused(format!(
+            "{}\nnothing was changed; `--force` applies it all the same",
+            refused.join("\n")
+        )))
+    }
+}
+
+fn describe(shrink: &Shrink) -> String {
+    let limit = shrink.memory_max_bytes;
+    let limit = match &shrink.workload {
+        Some(workload) => format!("{workload}: memory.max {limit}"),
+        None => format!("host: {limit} for all workloads together"),
+    };
+    format!(
+        "{limit} is below the {} in use now; the kernel would reclaim, and kill if that is not enough",
+        shrink.in_use_bytes
+    )
+}
+
+/// Runs work that may take its time, such as reading files and looking up accounts, where it does
+/// not delay probes.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ConfigurationError> + Send + 'static,
+) -> Result<T, ConfigurationError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ConfigurationError::Ending)?
+}
