@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use crate::quantity;
 use crate::read::{Reader, one_of};
 use crate::yaml::{Node, Value};
-use enforcer_model::spec::{Mode, WorkloadSpec};
+use enforcer_model::spec::{Listed, Mode, WorkloadSpec};
 use enforcer_model::units::Limit;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -147,7 +147,7 @@ impl Reader<'_> {
         }
         if let Some(node) = fields.get("capabilities") {
             spec.capabilities = self.capabilities(node);
-            spec.capabilities_listed = true;
+            spec.capabilities_listed = Listed(true);
         }
         if let Some(node) = fields.get("rlimits") {
             spec.rlimits = self.rlimits(node);

@@ -23,6 +23,7 @@ pub mod record;
 pub mod requests;
 mod seconds;
 pub mod sentence;
+pub mod settings;
 pub mod signals;
 pub mod spec;
 pub mod state;

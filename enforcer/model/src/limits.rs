@@ -1,30 +1,44 @@
 //! The cgroup keys of the manifest as values, the kernel files that they become, and the
 //! comparison of a request with the kernel's answer.
 
+use crate::settings::Setting;
 use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, asked_limit};
 use serde::{Deserialize, Serialize};
 
 /// The `cgroup` section of a workload. `None` leaves the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Limits {
+    #[setting(key = "cpu.weight")]
     pub cpu_weight: Option<CpuWeight>,
+    #[setting(key = "cpu.max")]
     pub cpu_max: Option<CpuQuota>,
     /// Microseconds.
+    #[setting(key = "cpu.max.burst", unit = "us")]
     pub cpu_max_burst: Option<u64>,
+    #[setting(key = "cpuset.cpus")]
     pub cpuset_cpus: Option<String>,
     #[serde(with = "asked_limit")]
+    #[setting(key = "memory.min")]
     pub memory_min: Option<Limit<Bytes>>,
     #[serde(with = "asked_limit")]
+    #[setting(key = "memory.low")]
     pub memory_low: Option<Limit<Bytes>>,
     #[serde(with = "asked_limit")]
+    #[setting(key = "memory.high")]
     pub memory_high: Option<Limit<Bytes>>,
     #[serde(with = "asked_limit")]
+    #[setting(key = "memory.max")]
     pub memory_max: Option<Limit<Bytes>>,
     #[serde(with = "asked_limit")]
+    #[setting(key = "memory.swap.max")]
     pub memory_swap_max: Option<Limit<Bytes>>,
+    #[setting(key = "memory.oom.group")]
     pub memory_oom_group: Option<bool>,
     #[serde(with = "asked_limit")]
+    #[setting(key = "pids.max")]
     pub pids_max: Option<Limit<u64>>,
+    #[setting(key = "io.weight")]
     pub io_weight: Option<u16>,
 }
 

@@ -71,7 +71,7 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
             .iter()
             .filter_map(|name| capability_number(name))
             .collect(),
-        bounds_root: spec.capabilities_listed,
+        bounds_root: spec.capabilities_listed.0,
         rlimits,
         default_nofile,
         no_new_privs: !identity.uid.is_root(),

@@ -5,15 +5,19 @@ pub use crate::level::{Resource, Severity};
 use crate::detail::Kind;
 use crate::health::Health;
 use crate::name::WorkloadName;
+use crate::settings::{Setting, displayed};
 use crate::state::WorkloadState;
 use crate::units::Percent;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 /// The manifest's `alerts` section. Rules and targets have names as workloads do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Setting)]
+#[setting(inherit)]
 pub struct Alerts {
     /// The time after which a firing alert is sent again; `None` for never.
+    #[setting(unset = "off")]
     pub repeat: Option<Duration>,
     pub targets: BTreeMap<String, Target>,
     pub rules: BTreeMap<String, Rule>,
@@ -29,11 +33,14 @@ impl Default for Alerts {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Setting)]
+#[setting(inherit)]
 pub struct Rule {
+    #[setting(key = "")]
     pub when: When,
     /// The time for which the condition must hold, without a break, before the alert fires, and be
     /// false before it is resolved.
+    #[setting(key = "for")]
     pub held: Duration,
     pub severity: Severity,
     /// `None` for all.
@@ -53,14 +60,32 @@ pub enum When {
     Host(Resource, Percent),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+displayed!(When);
+
+/// The key and the value of the manifest.
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(share) => write!(f, "memory {share}"),
+            Self::State(state) => write!(f, "state {state}"),
+            Self::Health(health) => write!(f, "health {}", health.as_str()),
+            Self::Event(kind) => write!(f, "event {kind}"),
+            Self::Host(resource, share) => write!(f, "host {resource} {share}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Setting)]
+#[setting(inherit)]
 pub enum Target {
     /// A POST of JSON, without TLS.
     Webhook {
         host: String,
         port: u16,
         /// The path, with its query.
+        #[setting(secret)]
         path: String,
+        #[setting(secret)]
         headers: BTreeMap<String, String>,
     },
     /// Run as the agent itself, with the alert in its environment.

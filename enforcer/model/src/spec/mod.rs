@@ -17,6 +17,7 @@ pub use rung::Rung;
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
+use crate::settings::Setting;
 use crate::units::{Bytes, Limit, Percent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,28 +61,36 @@ impl Manifest {
 }
 
 /// The reserve of the host, and the limits of all workloads together.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Setting)]
 pub struct Host {
+    #[setting(live)]
     pub reserve: Reserve,
+    #[setting(live, key = "cgroup")]
     pub limits: Limits,
     /// Starts under way at a time; `None` for twice the number of CPUs.
+    #[setting(live)]
     pub starts_at_once: Option<u32>,
+    #[setting(live)]
     pub watch: HostWatch,
     /// The manifest's own: a workload may have another.
+    #[setting(live)]
     pub mode: Mode,
     /// The manifest's `alerts` section.
+    #[setting(live)]
     pub alerts: Arc<Alerts>,
 }
 
 /// `None` takes the default: 10 % of memory but at most 1 GiB; half of the swap.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Setting)]
+#[setting(inherit)]
 pub struct Reserve {
     pub memory: Option<Portion>,
     pub swap: Option<Portion>,
 }
 
 /// An amount, or a part of the whole.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Setting)]
+#[setting(inherit)]
 pub enum Portion {
     Amount(Bytes),
     Share(Percent),
@@ -144,41 +153,74 @@ impl Mode {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
 pub struct WorkloadSpec {
+    #[setting(live)]
     pub mode: Mode,
     /// The program and its arguments; never empty.
+    #[setting(restart)]
     pub command: Vec<String>,
     /// `None` where the agent is not root: then there is no choice.
+    #[setting(restart)]
     pub user: Option<String>,
+    #[setting(restart)]
     pub group: Option<String>,
+    #[setting(restart)]
     pub directory: Option<String>,
+    #[setting(restart, secret)]
     pub environment: BTreeMap<String, String>,
+    #[setting(restart)]
     pub environment_files: Vec<String>,
     /// The names of capabilities(7), such as `CAP_NET_BIND_SERVICE`.
+    #[setting(restart)]
     pub capabilities: Vec<String>,
     /// Is true if the manifest has a `capabilities` key. An empty list takes all from root.
     #[serde(default)]
-    pub capabilities_listed: bool,
+    #[setting(restart, key = "capabilities")]
+    pub capabilities_listed: Listed,
     /// Soft and hard limit, by the lower-case name of the resource.
+    #[setting(restart)]
     pub rlimits: BTreeMap<String, Limit<u64>>,
+    #[setting(restart)]
     pub priority: u8,
+    #[setting(live, key = "cgroup")]
     pub limits: Limits,
     /// The workloads that must be up before this one starts.
+    #[setting(live)]
     pub needs: BTreeMap<WorkloadName, Need>,
+    #[setting(live)]
     pub probes: Probes,
     /// Run when it becomes ready, and when it no longer is.
+    #[setting(live)]
     pub on_ready: Option<Vec<String>>,
+    #[setting(live)]
     pub on_unready: Option<Vec<String>>,
+    #[setting(live)]
     pub watch: Watch,
+    #[setting(live)]
     pub recovery: Recovery,
+    #[setting(live)]
     pub stop: Stop,
     /// The time that a start may take until the program is executed.
     #[serde(default = "default_start_timeout")]
+    #[setting(live)]
     pub start_timeout: Duration,
+    #[setting(by_field)]
     pub logs: Logs,
     #[serde(default)]
+    #[setting(live)]
     pub commands: Commands,
+}
+
+/// Is true if a list was given, even an empty one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Listed(pub bool);
+
+impl Setting for Listed {
+    fn text(&self) -> Option<String> {
+        self.0.then(|| "none but those listed".to_owned())
+    }
 }
 
 /// Returns the default of `start_timeout`. Checkpoints of older agents do not have it.
@@ -196,18 +238,23 @@ impl WorkloadSpec {
 }
 
 /// The thresholds that are watched beside exits and OOM kills.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Watch {
     /// `None` for `off`.
+    #[setting(unset = "off")]
     pub cpu_loop: Option<CpuLoopWatch>,
     /// A share of `memory.max`; `None` for `off`.
+    #[setting(unset = "off")]
     pub memory: Option<Threshold>,
     /// A share of `cpu.max`, or of all CPUs if the workload has none.
+    #[setting(unset = "off")]
     pub cpu: Option<Threshold>,
 }
 
 /// The CPU time after which a thread is suspected of a loop, and the responses.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct CpuLoopWatch {
     /// CPU time without a voluntary sleep.
     pub after: Duration,
@@ -240,19 +287,23 @@ impl Default for CpuLoopWatch {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Stop {
     /// A name of signal(7), such as `SIGTERM`.
     pub signal: String,
     pub grace: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
 pub struct Logs {
     #[serde(default, skip_serializing_if = "LogTarget::is_file")]
+    #[setting(restart)]
     pub to: LogTarget,
+    #[setting(live)]
     pub max_size: Bytes,
     /// Older files beside the one that is written.
+    #[setting(live)]
     pub keep: u32,
 }
 
@@ -296,9 +347,12 @@ impl Default for Stop {
 }
 
 /// The limits of a workload's commands together: its exec probes, hooks and remedies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Commands {
+    #[setting(key = "memory.max")]
     pub memory_max: Limit<Bytes>,
+    #[setting(key = "pids.max")]
     pub pids_max: Limit<u64>,
 }
 
@@ -332,7 +386,7 @@ impl Default for WorkloadSpec {
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),
-            capabilities_listed: false,
+            capabilities_listed: Listed(false),
             rlimits: BTreeMap::new(),
             priority: 50,
             limits: Limits {

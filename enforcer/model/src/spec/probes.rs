@@ -1,5 +1,6 @@
 //! Probes, thresholds and needs, as the manifest means them.
 
+use crate::settings::Setting;
 use crate::units::{Bytes, Percent};
 use crate::words::words;
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,10 @@ words! {
 pub type Probes = BTreeMap<ProbeName, Probe>;
 
 /// A check that is repeated, and the number of its answers that count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Probe {
+    #[setting(key = "")]
     pub check: Check,
     /// The time from the instance's start to the first check.
     pub initial_delay: Duration,
@@ -63,13 +66,15 @@ words! {
 }
 
 /// A check and its target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub enum Check {
     /// 200 to 399 passes; redirects are followed on the same host.
     Http {
         host: String,
         port: u16,
         path: String,
+        #[setting(secret)]
         headers: BTreeMap<String, String>,
     },
     /// A connection is accepted.
@@ -103,10 +108,14 @@ impl Check {
 }
 
 /// Two levels of a use, and how long it must stay there to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Threshold {
+    #[setting(unset = "off")]
     pub warn: Option<Percent>,
+    #[setting(unset = "off")]
     pub critical: Option<Percent>,
+    #[setting(key = "for")]
     pub hold: Duration,
 }
 
@@ -154,17 +163,23 @@ impl Need {
 }
 
 /// Thresholds of the whole host; `None` where nothing is watched.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Setting)]
+#[setting(inherit)]
 pub struct HostWatch {
+    #[setting(unset = "off")]
     pub memory: Option<Threshold>,
+    #[setting(unset = "off")]
     pub cpu: Option<Threshold>,
+    #[setting(unset = "off")]
     pub disk: Option<DiskWatch>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Setting)]
+#[setting(inherit)]
 pub struct DiskWatch {
     /// A path on the watched file system.
     pub path: String,
+    #[setting(key = "")]
     pub threshold: Threshold,
     /// The command that makes room, as the agent's own user. The disk is read again after it.
     pub run: Option<Vec<String>>,

@@ -3,6 +3,7 @@
 pub use crate::strategy::StrategyName;
 
 use crate::ids::Cause;
+use crate::settings::Setting;
 use crate::units::Percent;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -26,20 +27,26 @@ impl RestartPolicy {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Recovery {
     pub restart: RestartPolicy,
+    #[setting(key = "strategy")]
     pub strategies: Strategies,
     /// The folders that `reset` empties; the folders themselves stay.
     pub reset_paths: Vec<String>,
+    #[setting(unset = "off")]
     pub backoff: Option<Backoff>,
+    #[setting(unset = "off")]
     pub budget: Option<Budget>,
+    #[setting(unset = "off")]
     pub breaker: Option<Breaker>,
 }
 
 /// The work between the old instance and the new one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Setting)]
 #[serde(rename_all = "snake_case")]
+#[setting(inherit)]
 pub enum Strategy {
     /// The workload is only restarted.
     #[default]
@@ -66,10 +73,13 @@ impl Strategy {
 
 /// Strategies by cause and attempt. The n-th attempt takes the n-th of its list;
 /// the last one stands for all that come after.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Strategies {
     /// The strategies for every cause without a list of its own. An empty list means `restart`.
+    #[setting(key = "")]
     pub default: Vec<Strategy>,
+    #[setting(key = "")]
     pub by_cause: BTreeMap<Cause, Vec<Strategy>>,
 }
 
@@ -89,7 +99,8 @@ impl Strategies {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Backoff {
     pub initial: Duration,
     pub factor: f64,
@@ -98,13 +109,15 @@ pub struct Backoff {
     pub reset_after: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Budget {
     pub restarts: u32,
     pub within: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
 pub struct Breaker {
     pub cooldown: Duration,
     pub max: Duration,

@@ -16,6 +16,8 @@ pub enum Rung {
     Restart,
 }
 
+crate::settings::displayed!(Rung);
+
 impl fmt::Display for Rung {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
