@@ -21,6 +21,7 @@ pub mod plan;
 pub mod probe;
 pub mod record;
 pub mod requests;
+pub mod schema;
 mod seconds;
 pub mod sentence;
 pub mod settings;

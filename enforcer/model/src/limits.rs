@@ -1,44 +1,64 @@
 //! The cgroup keys of the manifest as values, the kernel files that they become, and the
 //! comparison of a request with the kernel's answer.
 
+use crate::schema;
 use crate::settings::Setting;
 use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, asked_limit};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The `cgroup` section of a workload. `None` leaves the kernel's default.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Setting)]
+/// The limits of a cgroup, by the names of its files. A key that is left out has the kernel's
+/// default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Limits {
-    #[setting(key = "cpu.weight")]
+    /// The share of CPU time under contention, 1 to 10000 or `idle`. The default is 100; Docker's 512
+    /// shares are 59.
+    #[schemars(rename = "cpu.weight", with = "schema::CpuWeight")]
     pub cpu_weight: Option<CpuWeight>,
-    #[setting(key = "cpu.max")]
+    /// The CPU time in each period, of one CPU: `150%` is one and a half. The kernel's own pair,
+    /// `50000 100000`, is allowed too.
+    #[schemars(rename = "cpu.max", with = "schema::CpuMax")]
     pub cpu_max: Option<CpuQuota>,
-    /// Microseconds.
-    #[setting(key = "cpu.max.burst", unit = "us")]
+    /// The unused CPU time that may be used later, in microseconds of each period. In the manifest it
+    /// is a duration.
+    #[setting(unit = "us")]
+    #[schemars(rename = "cpu.max.burst", with = "schema::Time")]
     pub cpu_max_burst: Option<u64>,
-    #[setting(key = "cpuset.cpus")]
+    /// The CPUs that the processes may use, such as `0-3,5`.
+    #[schemars(rename = "cpuset.cpus", with = "schema::CpuList")]
     pub cpuset_cpus: Option<String>,
+    /// The memory that is never reclaimed.
     #[serde(with = "asked_limit")]
-    #[setting(key = "memory.min")]
+    #[schemars(rename = "memory.min", with = "schema::SizeOrMax")]
     pub memory_min: Option<Limit<Bytes>>,
+    /// The memory that is protected from reclaim while others have more to give.
     #[serde(with = "asked_limit")]
-    #[setting(key = "memory.low")]
+    #[schemars(rename = "memory.low", with = "schema::SizeOrMax")]
     pub memory_low: Option<Limit<Bytes>>,
+    /// The memory above which the kernel slows the processes down and reclaims; also a share of
+    /// `memory.max`.
     #[serde(with = "asked_limit")]
-    #[setting(key = "memory.high")]
+    #[schemars(rename = "memory.high", with = "schema::SizeMaxOrShare")]
     pub memory_high: Option<Limit<Bytes>>,
+    /// The memory at which the kernel kills. The suffixes K, M, G and T are binary.
     #[serde(with = "asked_limit")]
-    #[setting(key = "memory.max")]
+    #[schemars(rename = "memory.max", with = "schema::SizeOrMax")]
     pub memory_max: Option<Limit<Bytes>>,
+    /// The swap beside `memory.max`, and not part of it; 0 for none.
     #[serde(with = "asked_limit")]
-    #[setting(key = "memory.swap.max")]
+    #[schemars(rename = "memory.swap.max", with = "schema::SizeOrMax")]
     pub memory_swap_max: Option<Limit<Bytes>>,
-    #[setting(key = "memory.oom.group")]
+    /// Whether an OOM kill ends all processes together. The default is true for a workload.
+    #[schemars(rename = "memory.oom.group", with = "schema::Truth")]
     pub memory_oom_group: Option<bool>,
+    /// The most processes and threads.
     #[serde(with = "asked_limit")]
-    #[setting(key = "pids.max")]
+    #[schemars(rename = "pids.max", with = "schema::CountOrMax")]
     pub pids_max: Option<Limit<u64>>,
-    #[setting(key = "io.weight")]
+    /// The share of disk time under contention, 1 to 10000. The default is 100.
+    #[schemars(rename = "io.weight", with = "schema::Whole<1, 10_000>")]
     pub io_weight: Option<u16>,
 }
 

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `live`, `restart` | The cost of a change of this field. |
 //! | `by_field` | The type of this field says the cost for each of its own fields. |
-//! | `key = "…"` | The manifest's key, if it is not the name of the field. An empty key belongs to the section around it. |
+//! | `key = "…"` | The manifest's key, if it is neither the name of the field nor in `#[schemars(rename = "…")]`. An empty key, as `#[schemars(flatten)]`, belongs to the section around it. |
 //! | `secret` | The value is compared and never shown. |
 //! | `unset = "…"` | The text for `None`, where that does not mean the default. |
 //! | `unit = "…"` | The unit after a number. |
@@ -45,6 +45,9 @@ impl Attributes {
     fn read(attributes: &[Attribute]) -> Result<Self> {
         let mut found = Self::default();
         for attribute in attributes {
+            if attribute.path().is_ident("schemars") {
+                found.read_key(attribute)?;
+            }
             if !attribute.path().is_ident("setting") {
                 continue;
             }
@@ -65,6 +68,20 @@ impl Attributes {
             })?;
         }
         Ok(found)
+    }
+
+    /// Takes the key from the attributes of the schema, so that it is written once.
+    fn read_key(&mut self, attribute: &Attribute) -> Result<()> {
+        attribute.parse_nested_meta(|meta| {
+            if meta.path.is_ident("rename") {
+                self.key = Some(meta.value()?.parse::<LitStr>()?.value());
+            } else if meta.path.is_ident("flatten") {
+                self.key = Some(String::new());
+            } else if meta.input.peek(syn::Token![=]) {
+                meta.value()?.parse::<syn::Expr>()?;
+            }
+            Ok(())
+        })
     }
 
     /// Returns the expression for the place of a field.

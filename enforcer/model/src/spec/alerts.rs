@@ -5,21 +5,29 @@ pub use crate::level::{Resource, Severity};
 use crate::detail::Kind;
 use crate::health::Health;
 use crate::name::WorkloadName;
+use crate::schema;
 use crate::settings::{Setting, displayed};
 use crate::state::WorkloadState;
 use crate::units::Percent;
+use schemars::JsonSchema;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 /// The manifest's `alerts` section. Rules and targets have names as workloads do.
-#[derive(Clone, Debug, PartialEq, Setting)]
+#[derive(Clone, Debug, PartialEq, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Alerts {
-    /// The time after which a firing alert is sent again; `None` for never.
+    /// The time after which a firing alert is sent again, or `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<schema::Time>")]
     pub repeat: Option<Duration>,
+    /// The receivers of alerts, by name.
+    #[schemars(with = "schema::Named<schema::Target>")]
     pub targets: BTreeMap<String, Target>,
+    /// The conditions of alerts, by name. Each rule has one condition.
+    #[schemars(with = "schema::Named<Rule>")]
     pub rules: BTreeMap<String, Rule>,
 }
 
@@ -33,19 +41,24 @@ impl Default for Alerts {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Setting)]
+#[derive(Clone, Debug, PartialEq, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Rule {
-    #[setting(key = "")]
+    #[schemars(flatten, with = "schema::Condition")]
     pub when: When,
     /// The time for which the condition must hold, without a break, before the alert fires, and be
     /// false before it is resolved.
-    #[setting(key = "for")]
+    #[schemars(rename = "for", with = "schema::Time")]
     pub held: Duration,
+    /// The severity that the message has.
+    #[schemars(with = "schema::Severity")]
     pub severity: Severity,
-    /// `None` for all.
+    /// The workloads that the rule is about. The default is all.
+    #[schemars(with = "schema::Texts")]
     pub workloads: Option<BTreeSet<WorkloadName>>,
-    /// Names of targets; `None` for all.
+    /// The names of targets. The default is all.
+    #[schemars(with = "schema::Texts")]
     pub to: Option<BTreeSet<String>>,
 }
 

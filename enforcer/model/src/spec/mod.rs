@@ -17,8 +17,10 @@ pub use rung::Rung;
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
+use crate::schema;
 use crate::settings::Setting;
 use crate::units::{Bytes, Limit, Percent};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -61,30 +63,40 @@ impl Manifest {
 }
 
 /// The reserve of the host, and the limits of all workloads together.
-#[derive(Clone, Debug, Default, PartialEq, Setting)]
+#[derive(Clone, Debug, Default, PartialEq, Setting, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct Host {
     #[setting(live)]
     pub reserve: Reserve,
-    #[setting(live, key = "cgroup")]
-    pub limits: Limits,
-    /// Starts under way at a time; `None` for twice the number of CPUs.
     #[setting(live)]
+    #[schemars(rename = "cgroup")]
+    pub limits: Limits,
+    /// The starts under way at a time. The default is twice the number of CPUs.
+    #[setting(live)]
+    #[schemars(with = "schema::Whole<1, 10_000>")]
     pub starts_at_once: Option<u32>,
+    /// The thresholds of the whole host.
     #[setting(live)]
     pub watch: HostWatch,
     /// The manifest's own: a workload may have another.
     #[setting(live)]
+    #[schemars(skip)]
     pub mode: Mode,
     /// The manifest's `alerts` section.
     #[setting(live)]
+    #[schemars(skip)]
     pub alerts: Arc<Alerts>,
 }
 
-/// `None` takes the default: 10 % of memory but at most 1 GiB; half of the swap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Setting)]
+/// The memory and swap that no workload gets. The default is 10 % of the memory but at most 1 GiB,
+/// and half of the swap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Reserve {
+    #[schemars(with = "schema::SizeOrShare")]
     pub memory: Option<Portion>,
+    #[schemars(with = "schema::SizeOrShare")]
     pub swap: Option<Portion>,
 }
 
@@ -153,58 +165,87 @@ impl Mode {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+/// One program, and everything that is wanted of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub struct WorkloadSpec {
+    /// `observe` only reports restarts and other remedies. Limits apply in both modes.
     #[setting(live)]
+    #[schemars(with = "schema::Mode")]
     pub mode: Mode,
-    /// The program and its arguments; never empty.
+    /// The program's absolute path, and its arguments.
     #[setting(restart)]
+    #[schemars(with = "schema::Command")]
     pub command: Vec<String>,
-    /// `None` where the agent is not root: then there is no choice.
+    /// The name of the account. It is required if the agent is root, and there is no choice otherwise.
     #[setting(restart)]
+    #[schemars(with = "schema::Text")]
     pub user: Option<String>,
+    /// The name of the group. The default is the account's own.
     #[setting(restart)]
+    #[schemars(with = "schema::Text")]
     pub group: Option<String>,
+    /// The working directory.
     #[setting(restart)]
+    #[schemars(with = "schema::AbsolutePath")]
     pub directory: Option<String>,
+    /// The variables of the program.
     #[setting(restart, secret)]
+    #[schemars(with = "schema::Variables")]
     pub environment: BTreeMap<String, String>,
+    /// Files with variables, one `NAME=value` a line. A relative path begins at the manifest's folder.
     #[setting(restart)]
     pub environment_files: Vec<String>,
-    /// The names of capabilities(7), such as `CAP_NET_BIND_SERVICE`.
+    /// The names of capabilities(7), such as `CAP_NET_BIND_SERVICE`. An empty list takes all from root.
     #[setting(restart)]
+    #[schemars(with = "schema::Capabilities")]
     pub capabilities: Vec<String>,
     /// Is true if the manifest has a `capabilities` key. An empty list takes all from root.
     #[serde(default)]
-    #[setting(restart, key = "capabilities")]
+    #[setting(restart)]
+    #[schemars(rename = "capabilities", skip)]
     pub capabilities_listed: Listed,
-    /// Soft and hard limit, by the lower-case name of the resource.
+    /// The soft and hard limit of getrlimit(2), by the lower-case name of the resource.
     #[setting(restart)]
+    #[schemars(with = "schema::ResourceLimits")]
     pub rlimits: BTreeMap<String, Limit<u64>>,
+    /// From 0 to 100; the kernel kills the lowest first when the host itself is out of memory.
     #[setting(restart)]
+    #[schemars(with = "schema::Whole<0, 100>")]
     pub priority: u8,
-    #[setting(live, key = "cgroup")]
+    #[setting(live)]
+    #[schemars(rename = "cgroup")]
     pub limits: Limits,
     /// The workloads that must be up before this one starts.
     #[setting(live)]
+    #[schemars(with = "schema::Needs")]
     pub needs: BTreeMap<WorkloadName, Need>,
+    /// The checks of the workload, by their purpose.
     #[setting(live)]
+    #[schemars(with = "schema::Probes")]
     pub probes: Probes,
-    /// Run when it becomes ready, and when it no longer is.
+    /// The command that runs when the workload becomes ready.
     #[setting(live)]
+    #[schemars(with = "schema::Command")]
     pub on_ready: Option<Vec<String>>,
+    /// The command that runs when the workload is no longer ready.
     #[setting(live)]
+    #[schemars(with = "schema::Command")]
     pub on_unready: Option<Vec<String>>,
     #[setting(live)]
     pub watch: Watch,
+    /// The answer to a failure.
     #[setting(live)]
     pub recovery: Recovery,
+    /// The way in which the workload is stopped.
     #[setting(live)]
     pub stop: Stop,
     /// The time that a start may take until the program is executed.
     #[serde(default = "default_start_timeout")]
     #[setting(live)]
+    #[schemars(with = "schema::Time")]
     pub start_timeout: Duration,
+    /// The destination and the bounds of the output.
     #[setting(by_field)]
     pub logs: Logs,
     #[serde(default)]
@@ -238,31 +279,40 @@ impl WorkloadSpec {
 }
 
 /// The thresholds that are watched beside exits and OOM kills.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Watch {
-    /// `None` for `off`.
+    /// The detection of CPU loops, or `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<CpuLoopWatch>")]
     pub cpu_loop: Option<CpuLoopWatch>,
-    /// A share of `memory.max`; `None` for `off`.
+    /// The levels of the working set as a share of `memory.max`, or `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Threshold>")]
     pub memory: Option<Threshold>,
-    /// A share of `cpu.max`, or of all CPUs if the workload has none.
+    /// The levels of CPU time as a share of `cpu.max`, or of all CPUs if the workload has no limit. The
+    /// default is `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Threshold>")]
     pub cpu: Option<Threshold>,
 }
 
 /// The CPU time after which a thread is suspected of a loop, and the responses.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct CpuLoopWatch {
-    /// CPU time without a voluntary sleep.
+    /// The CPU time without a voluntary sleep after which a thread is suspected.
+    #[schemars(with = "schema::Time")]
     pub after: Duration,
     /// The ladder of responses, mildest first.
+    #[schemars(with = "schema::Ladder")]
     pub respond: Vec<Rung>,
     /// The time for which each rung holds before the next.
+    #[schemars(with = "schema::Time")]
     pub step: Duration,
-    /// Let every verdict climb the whole ladder.
+    /// Whether a thread that is only over its budget is answered like a proved loop.
     pub assume_loop: bool,
 }
 
@@ -287,23 +337,32 @@ impl Default for CpuLoopWatch {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Stop {
-    /// A name of signal(7), such as `SIGTERM`.
+    /// The signal that asks the program to end, by its name in signal(7).
     pub signal: String,
+    /// The time between the signal and SIGKILL.
+    #[schemars(with = "schema::Time")]
     pub grace: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
+#[schemars(deny_unknown_fields, transform = schema::refuse_bounds_of_the_journal)]
 pub struct Logs {
+    /// `file` for a file of the agent, `journal` for systemd-journald.
     #[serde(default, skip_serializing_if = "LogTarget::is_file")]
     #[setting(restart)]
+    #[schemars(with = "schema::LogTarget")]
     pub to: LogTarget,
+    /// The size at which a new file is begun.
     #[setting(live)]
+    #[schemars(with = "schema::Size")]
     pub max_size: Bytes,
-    /// Older files beside the one that is written.
+    /// The number of older files beside the one that is written.
     #[setting(live)]
+    #[schemars(with = "schema::Whole<0, 100>")]
     pub keep: u32,
 }
 
@@ -347,12 +406,15 @@ impl Default for Stop {
 }
 
 /// The limits of a workload's commands together: its exec probes, hooks and remedies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Commands {
-    #[setting(key = "memory.max")]
+    /// The memory of all probes, hooks and remedies of the workload together.
+    #[schemars(rename = "memory.max", with = "schema::SizeOrMax")]
     pub memory_max: Limit<Bytes>,
-    #[setting(key = "pids.max")]
+    /// The most processes of all of them together.
+    #[schemars(rename = "pids.max", with = "schema::CountOrMax")]
     pub pids_max: Limit<u64>,
 }
 

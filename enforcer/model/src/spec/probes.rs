@@ -1,8 +1,10 @@
 //! Probes, thresholds and needs, as the manifest means them.
 
+use crate::schema;
 use crate::settings::Setting;
 use crate::units::{Bytes, Percent};
 use crate::words::words;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,18 +26,26 @@ words! {
 pub type Probes = BTreeMap<ProbeName, Probe>;
 
 /// A check that is repeated, and the number of its answers that count.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Probe {
-    #[setting(key = "")]
+    #[schemars(flatten)]
     pub check: Check,
     /// The time from the instance's start to the first check.
+    #[schemars(with = "schema::Time")]
     pub initial_delay: Duration,
+    /// The time from the beginning of one check to that of the next.
+    #[schemars(with = "schema::Time")]
     pub period: Duration,
     /// The deadline of the whole check: connecting, asking and reading.
+    #[schemars(with = "schema::Time")]
     pub timeout: Duration,
     /// The number of failures in a row that count.
+    #[schemars(with = "schema::Whole<1, 1_000_000>")]
     pub failure_threshold: u32,
+    /// The number of passes in a row that count.
+    #[schemars(with = "schema::Whole<1, 1_000_000>")]
     pub success_threshold: u32,
 }
 
@@ -66,30 +76,46 @@ words! {
 }
 
 /// A check and its target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Check {
     /// 200 to 399 passes; redirects are followed on the same host.
     Http {
         host: String,
+        #[schemars(with = "schema::Port")]
         port: u16,
+        #[schemars(with = "schema::AbsolutePath")]
         path: String,
         #[setting(secret)]
+        #[schemars(with = "schema::Variables")]
         headers: BTreeMap<String, String>,
     },
     /// A connection is accepted.
-    Tcp { host: String, port: u16 },
+    Tcp {
+        host: String,
+        #[schemars(with = "schema::Port")]
+        port: u16,
+    },
     /// The command ends with 0.
-    Exec { command: Vec<String> },
+    Exec {
+        #[schemars(with = "schema::Command")]
+        command: Vec<String>,
+    },
     /// The file was changed at most `fresh_within` ago, by the wall clock.
     File {
+        #[schemars(with = "schema::AbsolutePath")]
         path: String,
+        #[schemars(with = "schema::Time")]
         fresh_within: Duration,
     },
     /// The workload did at least this much within that time.
     Cgroup {
+        #[schemars(with = "schema::Time")]
         cpu: Option<Duration>,
+        #[schemars(with = "schema::Size")]
         io: Option<Bytes>,
+        #[schemars(with = "schema::Time")]
         within: Duration,
     },
 }
@@ -108,14 +134,20 @@ impl Check {
 }
 
 /// Two levels of a use, and how long it must stay there to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Threshold {
+    /// The share at which the level is `warning`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::Share")]
     pub warn: Option<Percent>,
+    /// The share at which the level is `critical`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::Share")]
     pub critical: Option<Percent>,
-    #[setting(key = "for")]
+    /// The time for which a level must hold before it is reported.
+    #[schemars(rename = "for", with = "schema::Time")]
     pub hold: Duration,
 }
 
@@ -162,25 +194,35 @@ impl Need {
     }
 }
 
-/// Thresholds of the whole host; `None` where nothing is watched.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Setting)]
+/// Thresholds of the whole host. What is left out is not watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct HostWatch {
+    /// The levels of the host's memory.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Threshold>")]
     pub memory: Option<Threshold>,
+    /// The levels of the host's CPU time.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Threshold>")]
     pub cpu: Option<Threshold>,
+    /// The levels of a file system.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<DiskWatch>")]
     pub disk: Option<DiskWatch>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Setting)]
+#[derive(Clone, Debug, PartialEq, Eq, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct DiskWatch {
     /// A path on the watched file system.
+    #[schemars(with = "schema::AbsolutePath")]
     pub path: String,
-    #[setting(key = "")]
+    #[schemars(flatten)]
     pub threshold: Threshold,
     /// The command that makes room, as the agent's own user. The disk is read again after it.
+    #[schemars(with = "schema::Command")]
     pub run: Option<Vec<String>>,
 }

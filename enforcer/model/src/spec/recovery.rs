@@ -3,8 +3,10 @@
 pub use crate::strategy::StrategyName;
 
 use crate::ids::Cause;
+use crate::schema;
 use crate::settings::Setting;
 use crate::units::Percent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,19 +29,31 @@ impl RestartPolicy {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+/// The answer to a failure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Recovery {
+    /// Whether a workload that ends is started again.
+    #[schemars(with = "schema::Restart")]
     pub restart: RestartPolicy,
-    #[setting(key = "strategy")]
+    /// The work between the old instance and the new one, also as a list by attempt, or by cause.
+    #[schemars(rename = "strategy", with = "schema::Strategies")]
     pub strategies: Strategies,
     /// The folders that `reset` empties; the folders themselves stay.
+    #[schemars(with = "schema::AbsolutePaths")]
     pub reset_paths: Vec<String>,
+    /// The wait before a restart, or `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Backoff>")]
     pub backoff: Option<Backoff>,
+    /// The number of restarts after which the breaker opens, or `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Budget>")]
     pub budget: Option<Budget>,
+    /// The time without restarts after the budget is used, or `off`.
     #[setting(unset = "off")]
+    #[schemars(with = "schema::OrOff<Breaker>")]
     pub breaker: Option<Breaker>,
 }
 
@@ -99,27 +113,48 @@ impl Strategies {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Backoff {
+    /// The first wait.
+    #[schemars(with = "schema::Time")]
     pub initial: Duration,
+    /// The factor between one wait and the next.
+    #[schemars(with = "schema::Factor")]
     pub factor: f64,
+    /// The longest wait.
+    #[schemars(with = "schema::Time")]
     pub max: Duration,
+    /// The random part of a wait.
+    #[schemars(with = "schema::Share")]
     pub jitter: Percent,
+    /// The time without a failure after which the waits begin anew.
+    #[schemars(with = "schema::Time")]
     pub reset_after: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Budget {
+    /// The number of restarts.
+    #[schemars(with = "schema::Whole<1, 1000>")]
     pub restarts: u32,
+    /// The time in which they count.
+    #[schemars(with = "schema::Time")]
     pub within: Duration,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
+#[schemars(deny_unknown_fields)]
 pub struct Breaker {
+    /// The first time without restarts. It doubles with each failed trial.
+    #[schemars(with = "schema::Time")]
     pub cooldown: Duration,
+    /// The longest time without restarts.
+    #[schemars(with = "schema::Time")]
     pub max: Duration,
 }
 

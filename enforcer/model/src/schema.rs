@@ -1,0 +1,284 @@
+//! The JSON Schema of a manifest, for editors. The types of the manifest derive it; here are the
+//! parts that no type says: how a unit is written, and where a key takes one of several forms.
+
+use crate::spec::{Alerts, Host, Probe, ProbeName, WorkloadSpec};
+use crate::strategy::StrategyName;
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use serde_json::{Value, json};
+use std::borrow::Cow;
+use std::marker::PhantomData;
+
+/// Defines types that exist for their schema alone.
+macro_rules! shapes {
+    ($($(#[doc = $doc:literal])* $Shape:ident($generator:ident) = $schema:expr;)+) => {
+        $($(#[doc = $doc])*
+        pub(crate) enum $Shape {}
+
+        impl JsonSchema for $Shape {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($Shape).into()
+            }
+
+            fn json_schema($generator: &mut SchemaGenerator) -> Schema {
+                $schema.try_into().unwrap_or_default()
+            }
+        })+
+    };
+}
+
+/// The form of a `WorkloadName`.
+const NAME: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
+/// The form of a duration such as `1m30s`.
+const TIME: &str = "^([0-9]+(\\.[0-9]+)?(us|ms|s|m|min|h|d))+$";
+const SIZE: &str = "^[0-9]+(\\.[0-9]{1,6})?([KMGT]i?|[kmgt])?$";
+const SHARE: &str = "^(100|[0-9]{1,2})%$";
+const PERCENT: &str = "^[0-9]+%$";
+
+fn size() -> Value {
+    json!({ "anyOf": [{ "type": "string", "pattern": SIZE }, { "type": "integer", "minimum": 0 }] })
+}
+
+fn share() -> Value {
+    json!({ "type": "string", "pattern": SHARE })
+}
+
+fn count_or_max() -> Value {
+    json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "enum": ["max"] }] })
+}
+
+fn either(of: &[Value]) -> Value {
+    json!({ "anyOf": of })
+}
+
+fn size_or_max() -> Value {
+    either(&[size(), json!({ "enum": ["max"] })])
+}
+
+fn command() -> Value {
+    json!({ "type": "array", "minItems": 1, "items": { "type": "string" } })
+}
+
+/// A variable or a header: a scalar of YAML.
+fn variables() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": { "type": ["string", "number", "boolean"] },
+    })
+}
+
+fn list(of: &Value) -> Value {
+    json!({ "type": "array", "items": of })
+}
+
+/// Returns the schema of a strategy for each attempt, or of a list of them.
+fn strategies() -> Value {
+    let names: Vec<&str> = StrategyName::ALL
+        .into_iter()
+        .filter(|name| *name != StrategyName::Run)
+        .map(StrategyName::as_str)
+        .collect();
+    let run = section(&[("run", command())]);
+    let strategy = either(&[json!({ "enum": names }), run]);
+    either(&[strategy.clone(), list(&strategy)])
+}
+
+/// Returns a mapping with these keys and no others.
+fn section(keys: &[(&str, Value)]) -> Value {
+    let properties: serde_json::Map<String, Value> = keys
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
+
+shapes! {
+    Text(_generator) = json!({ "type": "string" });
+    Texts(_generator) = list(&json!({ "type": "string" }));
+    Truth(_generator) = json!({ "type": "boolean" });
+    AbsolutePath(_generator) = json!({ "type": "string", "pattern": "^/" });
+    AbsolutePaths(_generator) = list(&json!({ "type": "string", "pattern": "^/" }));
+    Port(_generator) = json!({ "type": "integer", "minimum": 1, "maximum": 65_535 });
+    Time(_generator) = json!({ "type": "string", "pattern": TIME });
+    Size(_generator) = size();
+    SizeOrMax(_generator) = size_or_max();
+    SizeOrShare(_generator) = either(&[size(), share()]);
+    SizeMaxOrShare(_generator) = either(&[size_or_max(), share()]);
+    CountOrMax(_generator) = count_or_max();
+    Share(_generator) = share();
+    Factor(_generator) = json!({ "type": "number", "minimum": 1 });
+    CpuWeight(_generator) = either(&[
+        json!({ "type": "integer", "minimum": 1, "maximum": 10_000 }),
+        json!({ "enum": ["idle"] }),
+    ]);
+    CpuMax(_generator) = either(&[
+        json!({ "type": "string", "pattern": PERCENT }),
+        json!({ "enum": ["max"] }),
+        json!({ "type": "string", "pattern": "^(max|[0-9]+) [0-9]+$" }),
+    ]);
+    CpuList(_generator) = json!({ "type": ["string", "integer"] });
+    Command(_generator) = command();
+    Variables(_generator) = variables();
+    Capabilities(_generator) = list(&json!({ "type": "string", "pattern": "^CAP_[A-Z_]+$" }));
+    ResourceLimits(_generator) =
+        json!({ "type": "object", "additionalProperties": size_or_max() });
+    Needs(_generator) =
+        json!({ "type": "object", "additionalProperties": { "enum": ["started", "ready"] } });
+    Mode(_generator) = json!({ "enum": ["enforce", "observe"] });
+    LogTarget(_generator) = json!({ "enum": ["file", "journal"] });
+    Restart(_generator) = json!({ "enum": ["always", "on-failure", "never"] });
+    Severity(_generator) = json!({ "enum": ["warning", "critical"] });
+    Ladder(_generator) = list(&either(&[
+        json!({ "enum": ["tell", "demote", "restart"] }),
+        section(&[("throttle", json!({ "type": "string", "pattern": PERCENT }))]),
+    ]));
+    /// One strategy or a list, for every cause or by cause.
+    Strategies(_generator) = {
+        let causes = ["exit", "oom_kill", "liveness", "startup", "progress", "cpu_loop"];
+        either(&[strategies(), section(&causes.map(|cause| (cause, strategies())))])
+    };
+    /// Only `progress` may ask the workload's cgroup.
+    Probes(generator) = {
+        let mut schema = generator.subschema_for::<Probe>().to_value();
+        tidy(&mut schema);
+        let probes = ProbeName::ALL.map(|name| {
+            let mut probe = schema.clone();
+            if name != ProbeName::Progress && let Some(keys) = probe["properties"].as_object_mut() {
+                keys.remove("cgroup");
+            }
+            (name.as_str(), probe)
+        });
+        section(&probes)
+    };
+    Target(_generator) = {
+        let url = json!({ "type": "string", "pattern": "^http://[!-~]+$" });
+        let webhook = section(&[("url", url.clone()), ("headers", variables())]);
+        section(&[("webhook", either(&[url, webhook])), ("command", command())])
+    };
+    /// One of these is the condition of a rule.
+    Condition(_generator) = section(&[
+        ("memory", share()),
+        ("state", json!({ "enum": ["breaker_open", "backing_off", "failed", "stopped", "pending"] })),
+        ("health", json!({ "enum": ["unhealthy", "degraded"] })),
+        ("event", json!({ "enum": [
+            "oom_kill", "cpu_loop", "restart", "breaker", "drift", "conflict", "pressure",
+            "host_pressure", "lost", "degraded",
+        ] })),
+        ("host", section(&["memory", "cpu", "disk"].map(|resource| (resource, share())))),
+    ]);
+}
+
+/// A whole number with bounds.
+pub(crate) struct Whole<const LEAST: u64, const MOST: u64>;
+
+impl<const LEAST: u64, const MOST: u64> JsonSchema for Whole<LEAST, MOST> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Whole{LEAST}To{MOST}").into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": LEAST, "maximum": MOST })
+    }
+}
+
+/// A section, or `off`.
+pub(crate) struct OrOff<T>(PhantomData<T>);
+
+impl<T: JsonSchema> JsonSchema for OrOff<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("{}OrOff", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let section = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [section, { "enum": ["off", false] }] })
+    }
+}
+
+/// A mapping of names, such as those of workloads.
+pub(crate) struct Named<T>(PhantomData<T>);
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Named{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({
+            "type": "object",
+            "additionalProperties": value,
+            "propertyNames": { "pattern": NAME },
+        })
+    }
+}
+
+/// Adds the condition that a log in journald has no bounds of ours.
+pub(crate) fn refuse_bounds_of_the_journal(logs: &mut Schema) {
+    let to_journal = json!({ "properties": { "to": { "const": "journal" } }, "required": ["to"] });
+    logs.insert("if".to_owned(), to_journal);
+    let no_bounds = json!({ "properties": { "max_size": false, "keep": false } });
+    logs.insert("then".to_owned(), no_bounds);
+}
+
+/// Returns the schema of a manifest.
+#[must_use]
+pub fn manifest() -> Value {
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let mut generator = settings.into_generator();
+    let of = |schema: Schema| {
+        let mut schema = schema.to_value();
+        tidy(&mut schema);
+        schema
+    };
+    let mut workloads = of(generator.subschema_for::<Named<WorkloadSpec>>());
+    workloads["additionalProperties"]["required"] = json!(["command"]);
+    let mut schema = section(&[
+        ("version", json!({ "const": 1 })),
+        ("mode", of(generator.subschema_for::<Mode>())),
+        ("host", of(generator.subschema_for::<Host>())),
+        ("alerts", of(generator.subschema_for::<Alerts>())),
+        ("workloads", workloads),
+    ]);
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "enforcer manifest".into();
+    schema["required"] = json!(["version"]);
+    schema
+}
+
+/// Turns a derived schema into that of a manifest: every key has a default, a key with several forms
+/// belongs to the section around it, and a number has the bounds of its unit alone.
+fn tidy(schema: &mut Value) {
+    let Value::Object(keys) = schema else {
+        if let Value::Array(items) = schema {
+            items.iter_mut().for_each(tidy);
+        }
+        return;
+    };
+    for key in ["default", "format", "title"] {
+        keys.remove(key);
+    }
+    // A condition such as that of `logs` has no type.
+    if keys.contains_key("type") {
+        keys.remove("required");
+    }
+    if let Some(Value::Array(forms)) = keys.remove("oneOf") {
+        let of_forms = forms
+            .into_iter()
+            .filter_map(|mut form| form["properties"].take().as_object().cloned());
+        let of_forms: Vec<_> = of_forms.flatten().collect();
+        if let Some(Value::Object(properties)) = keys.get_mut("properties") {
+            properties.extend(of_forms);
+        }
+    }
+    if keys.remove("unevaluatedProperties").is_some() {
+        keys.insert("additionalProperties".to_owned(), json!(false));
+    }
+    for (key, value) in keys {
+        match value.as_object_mut() {
+            // Its keys are settings.
+            Some(settings) if key == "properties" => settings.values_mut().for_each(tidy),
+            Some(_) | None => tidy(value),
+        }
+    }
+}
