@@ -121,7 +121,7 @@ fn follow_cpus(clock: &mut CpuClock, socket: &Announcements) -> std::io::Result<
 
 fn deliver(record: &Record, executor: &Executor) {
     let id = CgroupId(record.cgroup);
-    let Some(workload) = executor.owner_of(id) else {
+    let Some((workload, _)) = executor.instances.owner_of(id) else {
         tracing::debug!(tid = record.tid, "a suspect that is none of ours");
         return;
     };

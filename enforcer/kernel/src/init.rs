@@ -54,8 +54,10 @@ pub fn leave_first_process() -> io::Result<()> {
 fn serve(agent: Pid, signals: &SigSet) -> io::Result<i32> {
     let received = SignalFd::with_flags(signals, SfdFlags::SFD_CLOEXEC)?;
     let number = u32::try_from(agent.as_raw()).map_err(io::Error::other)?;
-    let start = process::start_ticks(number).unwrap_or(0);
-    let handle = PidFd::of(number, start)?;
+    let handle = match process::identify(number) {
+        Some(process) => PidFd::of(process)?,
+        None => None,
+    };
     loop {
         if let Some(code) = collect(agent) {
             return Ok(code);

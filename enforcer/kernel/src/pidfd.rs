@@ -1,7 +1,7 @@
 //! Processes by descriptor: a number may be reused, a descriptor never is.
 
 use super::{clock, process};
-use enforcer_model::ids::ExitStatus;
+use enforcer_model::ids::{ExitStatus, ProcessId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::socket::getsockopt;
@@ -28,10 +28,9 @@ impl PidFd {
         Self(descriptor)
     }
 
-    /// Opens the process with this pid, if it started at this time (in clock ticks since boot);
-    /// `None` if that process is gone.
-    pub fn of(pid: u32, start_ticks: u64) -> io::Result<Option<Self>> {
-        let number = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    /// Opens a process; `None` if it is gone.
+    pub fn of(process: ProcessId) -> io::Result<Option<Self>> {
+        let number = libc::pid_t::try_from(process.pid).map_err(io::Error::other)?;
         // SAFETY: takes two numbers and returns a descriptor, see pidfd_open(2).
         let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
         let descriptor = match i32::try_from(opened) {
@@ -49,7 +48,7 @@ impl PidFd {
         let pidfd = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
         // This check comes after the pidfd is open: the pid cannot go to another process unnoticed
         // any more.
-        Ok((process::start_ticks(pid) == Some(start_ticks)).then_some(pidfd))
+        Ok(process::is_there(process).then_some(pidfd))
     }
 
     /// Opens the process that listens on a Unix socket, as the kernel reports it; `None` if there
@@ -58,7 +57,7 @@ impl PidFd {
         let stream = UnixStream::connect(socket).ok()?;
         let peer = getsockopt(&stream, PeerCredentials).ok()?;
         let pid = u32::try_from(peer.pid()).ok().filter(|pid| *pid != 0)?;
-        Self::of(pid, process::start_ticks(pid)?).ok()?
+        Self::of(process::identify(pid)?).ok()?
     }
 
     /// Sends a signal; a process that is gone already is no error.

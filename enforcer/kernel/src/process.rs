@@ -1,6 +1,7 @@
 //! Reads `/proc` about a process. Every answer is a hint: the process may be gone when it is used.
 
 use super::proc_text::{self, field};
+use enforcer_model::ids::ProcessId;
 use procfs::process::Process;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -21,6 +22,17 @@ pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// of this boot.
 pub fn start_ticks(pid: u32) -> Option<u64> {
     Some(process(pid)?.stat().ok()?.starttime)
+}
+
+/// Returns the process that has this pid now.
+pub fn identify(pid: u32) -> Option<ProcessId> {
+    let start_ticks = start_ticks(pid)?;
+    Some(ProcessId { pid, start_ticks })
+}
+
+/// Returns whether a process is there, running or as a zombie.
+pub fn is_there(process: ProcessId) -> bool {
+    identify(process.pid) == Some(process)
 }
 
 /// Returns whether a process has called exec since its fork (`PF_FORKNOEXEC` in field 9 of

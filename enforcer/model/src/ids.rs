@@ -17,6 +17,14 @@ pub struct Seq(pub u64);
 #[serde(transparent)]
 pub struct InstanceId(pub u64);
 
+/// A process of this boot: its pid, and the time of its start in clock ticks since boot. The pid
+/// alone may belong to another process by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProcessId {
+    pub pid: u32,
+    pub start_ticks: u64,
+}
+
 /// A cgroup's id: its directory's inode. Paths are recycled, ids are not.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

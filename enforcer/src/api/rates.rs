@@ -2,7 +2,6 @@
 //! time since the last request.
 
 use super::Api;
-use super::views::cgroup_of;
 use crate::inbox::Question;
 use enforcer_core::WorkloadName;
 use enforcer_core::units::MonoTime;
@@ -91,7 +90,7 @@ pub(crate) async fn stay_recent(api: Api) {
             let named: HashSet<WorkloadName> = views.into_iter().map(|view| view.name).collect();
             api.usage.0.lock().retain(|name, _| named.contains(name));
             for name in named {
-                let cgroup = cgroup_of(&api.executor, &name);
+                let cgroup = api.executor.instances.cgroup(&name);
                 if let Some(cgroup) = cgroup {
                     let usage = usage::read_cpu(&cgroup);
                     // A cgroup that has just gone cannot be read.

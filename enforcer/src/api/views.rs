@@ -4,7 +4,6 @@
 use super::Api;
 use super::error::Failure;
 use super::part::Part;
-use crate::executor::Executor;
 use crate::inbox::Question;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -22,7 +21,6 @@ use enforcer_model::views::{
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// Returns a probe of the core's as the API shows it.
 fn probe_status(view: &ProbeView) -> ProbeStatus {
@@ -96,16 +94,11 @@ pub(super) async fn workload(
 
 pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
     let now = clock::now();
-    let entry = api
-        .executor
-        .registry()
-        .get(&view.name)
-        .map(|entry| (Arc::clone(&entry.cgroup), entry.begun));
     let mut usage = Usage::default();
     let mut rates = (0.0, 0.0);
-    if let Some((cgroup, begun)) = entry {
-        usage = usage::read(&cgroup).unwrap_or_default();
-        rates = api.usage.rates(&view.name, begun, now, &usage);
+    if let Some(instance) = api.executor.instances.get(&view.name) {
+        usage = usage::read(instance.cgroup()).unwrap_or_default();
+        rates = api.usage.rates(&view.name, instance.begun, now, &usage);
     }
     let path = api
         .executor
@@ -138,7 +131,7 @@ pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
 }
 
 fn describe_all(api: &Api, view: &View) -> WorkloadView {
-    let cgroup = cgroup_of(&api.executor, &view.name);
+    let cgroup = api.executor.instances.cgroup(&view.name);
     WorkloadView {
         more: Some(
             cgroup
@@ -211,7 +204,7 @@ pub(super) async fn agent(State(api): State<Api>) -> Json<AgentStatus> {
 }
 
 pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
-    let cgroup = cgroup_of(&api.executor, &view.name);
+    let cgroup = api.executor.instances.cgroup(&view.name);
     let spec = &view.spec;
     Inspection {
         workload: describe(api, view),
@@ -245,14 +238,4 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
             .next_start
             .map(|next| next.since(clock::now()).as_secs_f64()),
     }
-}
-
-pub(super) fn cgroup_of(
-    executor: &Executor,
-    name: &WorkloadName,
-) -> Option<Arc<enforcer_kernel::cgroupfs::Cgroup>> {
-    executor
-        .registry()
-        .get(name)
-        .map(|entry| Arc::clone(&entry.cgroup))
 }

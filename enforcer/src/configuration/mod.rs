@@ -225,9 +225,9 @@ impl Configuration {
     /// Refuses limits of memory that are lower than now and below the memory in use.
     fn refuse_shrinks(&self, manifest: &Manifest) -> Result<(), ConfigurationError> {
         let mut now = BTreeMap::new();
-        for (name, entry) in self.executor.registry().iter() {
-            if let Some(memory) = memory_now(&entry.cgroup) {
-                now.insert(Some(name.clone()), memory);
+        for (name, instance) in self.executor.instances.all() {
+            if let Some(memory) = memory_now(instance.cgroup()) {
+                now.insert(Some(name), memory);
             }
         }
         let ceiling = memory_info::totals().ok().and_then(|(memory, swap)| {

@@ -2,18 +2,20 @@
 //! if it has the same pid and start time in the same boot. It has run if it has executed a program.
 
 use super::drift::{is_home, relative, take_in_all};
+use super::instances::{Begun, OpenCgroup};
 use super::output::KeptPipe;
-use super::start::OpenCgroup;
 use super::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
 use crate::store::handover::{Left, RunningInstance};
 use crate::watch;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, ExitStatus, Found, InstanceId, TakenOver, WorkloadEvent};
+use enforcer_core::event::{
+    Event, ExitStatus, Found, InstanceId, ProcessId, TakenOver, WorkloadEvent,
+};
 use enforcer_kernel::bpf::PastExit;
 use enforcer_kernel::cgroupfs::CgroupError;
 use enforcer_kernel::pidfd::PidFd;
-use enforcer_kernel::{clock, pipe, process};
+use enforcer_kernel::{clock, pipe, process, usage};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,7 +70,8 @@ impl Executor {
         if !expected && !there {
             return Ok(Found::Nothing);
         }
-        let (cgroup, id, reader) = self.open_workload(workload)?;
+        let open = self.open_workload(workload)?;
+        let (cgroup, id) = (&open.cgroup, open.id);
         let recorded = instance
             .as_ref()
             .filter(|recorded| expected && recorded.instance == checkpoint.instance());
@@ -91,20 +94,20 @@ impl Executor {
             && !is_home(&place, &relative(cgroup.path()))
         {
             // The cgroup was removed, or the process was moved out of it.
-            take_in_all(&cgroup, recorded.pid, &place)?;
+            take_in_all(cgroup, recorded.pid, &place)?;
         }
-        let counters = reader.lock().read()?;
+        let counters = open.counters.lock().read()?;
         if !expected || matches!(fate, Fate::NeverRan) && starting {
             return Ok(Found::Cgroup(id, counters));
         }
-        let (pid, ticks) = recorded.map_or((0, 0), |found| (found.pid, found.start_ticks));
-        self.enlist(left, (pid, ticks), (cgroup, id, reader));
+        let main = recorded.map_or_else(ProcessId::default, RunningInstance::process);
+        self.enlist(left, main, open);
         Ok(match fate {
             Fate::Runs(pidfd) => {
-                self.watch_main(left, (pid, ticks), pidfd);
-                Found::Running(id, counters, pid)
+                self.watch_main(left, main, pidfd);
+                Found::Running(id, counters, main.pid)
             }
-            Fate::Ended | Fate::NeverRan => Found::Ended(id, counters, pid),
+            Fate::Ended | Fate::NeverRan => Found::Ended(id, counters, main.pid),
         })
     }
 
@@ -112,13 +115,13 @@ impl Executor {
     fn fate_of(&self, recorded: &RunningInstance, starting: bool) -> Result<Fate, AdoptError> {
         let begun = clock::now();
         loop {
-            let held = PidFd::of(recorded.pid, recorded.start_ticks);
+            let held = PidFd::of(recorded.process());
             let held = held.map_err(|source| AdoptError::Process {
                 pid: recorded.pid,
                 source,
             })?;
             let Some(pidfd) = held else {
-                let exit = self.past_exit(recorded.pid, recorded.start_ticks);
+                let exit = self.past_exit(recorded.process());
                 // Without a record of its exit, the process has run if its start was reported.
                 return Ok(match exit.map_or(!starting, |exit| exit.ran) {
                     true => Fate::Ended,
@@ -135,59 +138,61 @@ impl Executor {
         }
     }
 
-    pub(super) fn past_exit(&self, pid: u32, start_ticks: u64) -> Option<PastExit> {
-        self.ring.as_ref()?.exit_of(pid, start_ticks)
+    pub(super) fn past_exit(&self, process: ProcessId) -> Option<PastExit> {
+        self.ring.as_ref()?.exit_of(process)
     }
 
     /// Returns the exit status of a process that was not this agent's child.
-    pub(super) fn past_status(&self, pid: u32, start_ticks: u64) -> ExitStatus {
-        let exit = self.past_exit(pid, start_ticks);
+    pub(super) fn past_status(&self, process: ProcessId) -> ExitStatus {
+        let exit = self.past_exit(process);
         exit.map_or(ExitStatus::Unknown, |exit| exit.status)
     }
 
     /// Enters the instance into the table, as a start does.
-    fn enlist(self: &Arc<Self>, left: &Left, main: (u32, u64), open: OpenCgroup) {
+    fn enlist(self: &Arc<Self>, left: &Left, main: ProcessId, open: OpenCgroup) {
         let spec = left.checkpoint.spec();
         let inode = left.instance.as_ref().and_then(|recorded| recorded.output);
         let output = inode.map(|inode| KeptPipe {
             inode,
-            reader: pipe::find(inode, main.0, &open.0.all_processes()).map(Arc::new),
+            reader: pipe::find(inode, main.pid, &open.cgroup.all_processes()).map(Arc::new),
         });
-        self.register(&left.workload, open, main, output, (spec, None));
+        self.register(
+            &left.workload,
+            Begun {
+                begun: (clock::now(), usage::read_cpu(&open.cgroup)),
+                open,
+                main,
+                output,
+                spec: Arc::clone(spec),
+                launch: None,
+            },
+        );
     }
 
-    fn watch_main(self: &Arc<Self>, left: &Left, (pid, ticks): (u32, u64), pidfd: PidFd) {
+    fn watch_main(self: &Arc<Self>, left: &Left, main: ProcessId, pidfd: PidFd) {
         if let Some(ring) = &self.ring {
-            ring.watch_on(pid, ticks);
+            ring.watch_on(main);
         }
-        let pidfd = Arc::new(pidfd);
-        if let Some(entry) = self.registry().get_mut(&left.workload) {
-            entry.tell_of_unbounded_log(self, &left.workload);
-            entry.pidfd = Some(Arc::clone(&pidfd));
-            entry.adopted = true;
-        }
+        self.instances
+            .set_main(&left.workload, &Arc::new(pidfd), true);
+        self.report_unbounded_log(&left.workload);
     }
 
     /// Waits for the exits of what was adopted, and reads once more what may have been
     /// counted meanwhile.
     pub(crate) fn watch_adopted(self: &Arc<Self>, adopted: Vec<(WorkloadName, InstanceId)>) {
         for (workload, instance) in adopted {
-            let found = {
-                let registry = self.registry();
-                let entry = registry.get(&workload);
-                entry.map(|entry| (entry.pidfd.clone(), Arc::clone(&entry.counters)))
-            };
-            let Some((pidfd, reader)) = found else {
+            let Some(found) = self.instances.get(&workload) else {
                 continue;
             };
-            if let Ok(counters) = reader.lock().read() {
+            if let Ok(counters) = found.open.counters.lock().read() {
                 let workload = workload.clone();
                 self.events.send(Event::Workload(
                     workload,
                     WorkloadEvent::CountersRead { counters },
                 ));
             }
-            if let Some(pidfd) = pidfd {
+            if let Some(pidfd) = found.pidfd {
                 let exit = watch::exit(pidfd, self.events.clone(), workload, instance);
                 self.runtime.spawn(exit);
             }

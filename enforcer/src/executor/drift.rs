@@ -1,13 +1,12 @@
 //! Checks whether a workload still has its limits and its cgroup. The check runs when somebody has
 //! touched the cgroup, after the agent's own actions on it.
 
-use super::{Executor, Registered, Work};
+use super::instances::OpenCgroup;
+use super::{Executor, Work};
 use crate::report::error_chain;
-use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::drift::{Drifted, PLACE};
 use enforcer_core::event::{Event, InstanceEvent, InstanceId, LimitChange, WorkloadEvent};
-use enforcer_core::limits::Limits;
 use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
 use enforcer_kernel::inotify::{Touched, TreeWatch};
 use enforcer_kernel::{limits, process, ready};
@@ -17,14 +16,6 @@ use tokio::io::Interest;
 
 /// The number of ticks in which every workload is checked once: one minute.
 const ROUNDS: u64 = 12;
-
-/// The data of one workload for a round.
-struct Placed {
-    name: WorkloadName,
-    pid: u32,
-    cgroup: Arc<Cgroup>,
-    limits: Option<Arc<Limits>>,
-}
 
 /// Waits for changes of the cgroups, for as long as the agent lives.
 pub(crate) async fn follow(executor: Arc<Executor>) {
@@ -58,7 +49,10 @@ impl Executor {
     fn touched(self: &Arc<Self>, touched: Touched) {
         let names = match touched {
             Touched::Workload(name) => vec![name],
-            Touched::Everything => self.registry().keys().cloned().collect(),
+            Touched::Everything => {
+                let all = self.instances.all().into_iter();
+                all.map(|(name, _)| name).collect()
+            }
         };
         for name in names {
             // One check covers all changes before it.
@@ -71,27 +65,18 @@ impl Executor {
     /// Checks each workload once in [`ROUNDS`] rounds. The kernel sends no event when a main
     /// process is moved out while others stay.
     pub(super) fn look_around(self: &Arc<Self>, round: u64) {
-        let due: Vec<Placed> = {
-            let registry = self.registry();
-            let turns = (0..ROUNDS).cycle().zip(registry.iter());
-            let due = turns.filter(|(turn, _)| *turn == round % ROUNDS);
-            let copied = due.map(|(_, (name, entry))| Placed {
-                name: name.clone(),
-                pid: entry.pid,
-                cgroup: Arc::clone(&entry.cgroup),
-                limits: entry.limits.clone(),
-            });
-            copied.collect()
-        };
-        for one in due {
-            let place = process::cgroup_of(one.pid);
-            let away = place.is_some_and(|place| !is_home(&place, &relative(one.cgroup.path())));
-            let limits = one.limits.filter(|_| self.tree_watch.is_none());
-            let changed =
-                limits.is_some_and(|limits| !limits::drifted(&one.cgroup, &limits).is_empty());
+        let turns = (0..ROUNDS).cycle().zip(self.instances.all());
+        let due = turns.filter(|(turn, _)| *turn == round % ROUNDS);
+        for (_, (name, instance)) in due {
+            let cgroup = instance.cgroup();
+            let place = process::cgroup_of(instance.main.pid);
+            let away = place.is_some_and(|place| !is_home(&place, &relative(cgroup.path())));
+            let limits = instance.limits.as_deref();
+            let limits = limits.filter(|_| self.tree_watch.is_none());
+            let changed = limits.is_some_and(|limits| !limits::drifted(cgroup, limits).is_empty());
             if away || changed {
                 // The action that is under way may be the reason, so the check comes after it.
-                self.queue(Work::Check(one.name));
+                self.queue(Work::Check(name));
             }
         }
     }
@@ -99,25 +84,19 @@ impl Executor {
     /// Looks whether everything is as it was left.
     pub(super) fn check(&self, workload: &WorkloadName) {
         self.unchecked.lock().remove(workload);
-        let found = {
-            let registry = self.registry();
-            registry.get(workload).and_then(|entry| {
-                let limits = entry.limits.clone();
-                // Another process may have this pid by now.
-                let started = process::start_ticks(entry.pid)?;
-                let main = (started == entry.start_ticks).then_some(entry.pid)?;
-                Some((Arc::clone(&entry.cgroup), main, limits))
-            })
-        };
-        let Some((cgroup, pid, wanted)) = found else {
+        // Another process may have this pid by now.
+        let found = self.instances.get(workload);
+        let Some(instance) = found.filter(|found| process::is_there(found.main)) else {
             return;
         };
+        let (cgroup, pid) = (instance.cgroup(), instance.main.pid);
         let Some(place) = process::cgroup_of(pid) else {
             // The process is gone, which is reported elsewhere.
             return;
         };
         // After a refusal the kernel's values are not known. The place of the process still is.
-        let mut found = wanted.map_or_else(Vec::new, |wanted| limits::drifted(&cgroup, &wanted));
+        let wanted = instance.limits.as_deref();
+        let mut found = wanted.map_or_else(Vec::new, |wanted| limits::drifted(cgroup, wanted));
         let expected = relative(cgroup.path());
         if !is_home(&place, &expected) {
             found = vec![Drifted {
@@ -141,37 +120,29 @@ impl Executor {
         workload: &WorkloadName,
         instance: InstanceId,
     ) -> Option<LimitChange> {
-        let known = {
-            let registry = self.registry();
-            let known = registry.get(workload).filter(|entry| {
-                let started = process::start_ticks(entry.pid);
-                started.is_some_and(|started| started == entry.start_ticks)
-            });
-            known.map(|entry| (Arc::clone(&entry.cgroup), entry.id, entry.pid))
-        };
-        let (cgroup, id, pid) = known?;
+        let known = self.instances.get(workload);
+        let known = known.filter(|known| process::is_there(known.main))?;
+        let (cgroup, pid) = (known.cgroup(), known.main.pid);
         let place = process::cgroup_of(pid)?;
         let home = relative(cgroup.path());
         if is_home(&place, &home) {
             return None;
         }
-        let moved = self
-            .open_workload(workload)
-            .and_then(|(cgroup, found, reader)| {
-                if found != id {
-                    let counters = reader.lock().read()?;
-                    self.replace_cgroup(workload, (Arc::clone(&cgroup), found, reader));
-                    self.events.send(Event::Instance(
-                        workload.clone(),
-                        instance,
-                        InstanceEvent::Prepared {
-                            cgroup: found,
-                            counters,
-                        },
-                    ));
-                }
-                take_in_all(&cgroup, pid, &place)
-            });
+        let moved = self.open_workload(workload).and_then(|open| {
+            if open.id != known.open.id {
+                let counters = open.counters.lock().read()?;
+                self.replace_cgroup(workload, open.clone());
+                self.events.send(Event::Instance(
+                    workload.clone(),
+                    instance,
+                    InstanceEvent::Prepared {
+                        cgroup: open.id,
+                        counters,
+                    },
+                ));
+            }
+            take_in_all(&open.cgroup, pid, &place)
+        });
         if let Err(error) = moved {
             tracing::error!(
                 "{workload}: failed to {}; it runs outside its cgroup",
@@ -186,31 +157,20 @@ impl Executor {
         })
     }
 
-    pub(super) fn replace_cgroup(
-        self: &Arc<Self>,
-        workload: &WorkloadName,
-        (cgroup, id, counters): super::start::OpenCgroup,
-    ) {
-        let watching = watch::memory_events(
-            Arc::clone(&cgroup),
-            Arc::clone(&counters),
-            self.events.clone(),
-            workload.clone(),
-        );
-        let watching = self.runtime.spawn(watching).abort_handle();
+    /// Goes on with another cgroup, because somebody has removed the one before.
+    pub(super) fn replace_cgroup(self: &Arc<Self>, workload: &WorkloadName, open: OpenCgroup) {
+        let id = open.id;
+        let watching = self.watch_memory_events(workload, &open);
         self.watch_cgroup(workload);
-        let mut registry = self.registry();
-        if let Some(entry) = registry.get_mut(workload) {
-            self.unwatch_loops(entry.id);
-            if let Some(old) = entry.watch.replace(watching) {
-                old.abort();
+        match self
+            .instances
+            .replace_cgroup(workload, open, watching.clone())
+        {
+            Some(before) => {
+                self.unwatch_loops(before.open.id);
+                self.watch_loops(id, &before.spec);
             }
-            entry.cgroup = cgroup;
-            entry.id = id;
-            entry.counters = counters;
-            entry.levels = None;
-            let spec = Arc::clone(&entry.spec);
-            self.watch_loops(entry, &spec);
+            None => watching.abort(),
         }
     }
 
@@ -221,13 +181,6 @@ impl Executor {
         {
             tracing::debug!("{workload}: its cgroup is not watched: {error}");
         }
-    }
-}
-
-impl Registered {
-    /// Notes the limits that were written.
-    pub(super) fn given(&mut self, limits: &enforcer_core::limits::Limits) {
-        self.limits = Some(Arc::new(limits.clone()));
     }
 }
 

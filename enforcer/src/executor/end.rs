@@ -5,7 +5,7 @@ use super::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId};
+use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::oom::Counters;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::signal::parse_signal;
@@ -18,10 +18,8 @@ const STUCK_SHOWN: usize = 3;
 
 impl Executor {
     pub(super) fn signal(&self, workload: &WorkloadName, signal: &str) {
-        let pidfd = self
-            .registry()
-            .get(workload)
-            .and_then(|entry| entry.pidfd.clone());
+        let instance = self.instances.get(workload);
+        let pidfd = instance.and_then(|instance| instance.pidfd);
         failpoint!("stop-unsignalled");
         if let Some(pidfd) = pidfd
             && let Err(error) = pidfd.signal(parse_signal(signal))
@@ -39,11 +37,8 @@ impl Executor {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
         // This reaches the main process even if somebody has moved it.
-        let main = self
-            .registry()
-            .get(workload)
-            .and_then(|entry| entry.pidfd.clone());
-        if let Some(main) = main
+        let instance = self.instances.get(workload);
+        if let Some(main) = instance.and_then(|instance| instance.pidfd)
             && let Err(error) = main.signal(nix::sys::signal::Signal::SIGKILL)
         {
             tracing::error!("{workload}: failed to kill its main process: {error}");
@@ -76,15 +71,7 @@ impl Executor {
     /// Waits for the main process, kills what it left behind, and reads the counters before the
     /// exit is reported.
     pub(super) fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
-        let entry = self.registry().get(&workload).map(|entry| {
-            (
-                (entry.pidfd.clone(), entry.adopted),
-                (entry.pid, entry.start_ticks),
-                Arc::clone(&entry.cgroup),
-                Arc::clone(&entry.counters),
-            )
-        });
-        let Some(((pidfd, adopted), (pid, start_ticks), cgroup, reader)) = entry else {
+        let Some(ended) = self.instances.get(&workload) else {
             // The take-over found no process of it.
             self.events.send(Event::Instance(
                 workload,
@@ -101,8 +88,8 @@ impl Executor {
             marks::drain(ring, self);
         }
         failpoint!("reap-unread");
-        let status = match pidfd {
-            Some(pidfd) if !adopted => pidfd.wait().unwrap_or_else(|error| {
+        let status = match &ended.pidfd {
+            Some(pidfd) if !ended.is_adopted => pidfd.wait().unwrap_or_else(|error| {
                 tracing::error!(
                     "{workload}: failed to wait for the main process: {error}; how it ended is unknown"
                 );
@@ -110,14 +97,14 @@ impl Executor {
             }),
             Some(pidfd) => {
                 pidfd.wait_for_exit();
-                self.past_status(pid, start_ticks)
+                self.past_status(ended.main)
             }
-            None => self.past_status(pid, start_ticks),
+            None => self.past_status(ended.main),
         };
         failpoint!("reap-read");
         self.end_probes_of(&workload);
         let mut tries = 0u32;
-        while let Err(error) = cgroup.kill_and_wait(KILL_PATIENCE) {
+        while let Err(error) = ended.cgroup().kill_and_wait(KILL_PATIENCE) {
             tracing::error!("{workload}: failed to {}; trying on", error_chain(&error));
             // The first report comes after ten seconds, and then one every minute.
             if tries.is_multiple_of(6) {
@@ -129,7 +116,7 @@ impl Executor {
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }
-        let counters = reader.lock().read().unwrap_or_else(|error| {
+        let counters = ended.open.counters.lock().read().unwrap_or_else(|error| {
             tracing::error!(
                 "{workload}: failed to {}; an OOM kill may go untold",
                 error_chain(&error)
@@ -145,20 +132,14 @@ impl Executor {
     }
 
     /// Forgets the exit status of a process that was reported.
-    pub(super) fn forget_exit(&self, pid: u32, start_ticks: u64) {
+    pub(super) fn forget_exit(&self, process: ProcessId) {
         if let Some(ring) = &self.ring {
-            ring.forget(pid, start_ticks);
+            ring.forget(process);
         }
     }
 
     pub(super) fn remove(&self, workload: &WorkloadName) {
-        let watch = self
-            .registry()
-            .get_mut(workload)
-            .and_then(|entry| entry.watch.take());
-        if let Some(watch) = watch {
-            watch.abort();
-        }
+        self.instances.stop_watching(workload);
         failpoint!("remove-begun");
         self.handover.forget(workload);
         self.forget_errands(workload);
@@ -172,11 +153,10 @@ impl Executor {
             );
         }
         failpoint!("remove-done");
-        // Last: who finds no entry may rely on there being no cgroup.
-        let removed = self.registry().remove(workload);
-        if let Some(entry) = removed {
-            self.unwatch_loops(entry.id);
-            self.forget_exit(entry.pid, entry.start_ticks);
+        // This comes last. A workload without an entry has no cgroup.
+        if let Some(removed) = self.instances.remove(workload) {
+            self.unwatch_loops(removed.open.id);
+            self.forget_exit(removed.main);
         }
     }
 
@@ -184,7 +164,7 @@ impl Executor {
     pub(crate) fn close(&self) {
         self.close_places();
         let begun = clock::now();
-        let is_done = || self.is_idle() && self.registry().is_empty();
+        let is_done = || self.is_idle() && self.instances.is_empty();
         while !is_done() && clock::now().since(begun) < KILL_PATIENCE {
             std::thread::park_timeout(Duration::from_millis(5));
         }

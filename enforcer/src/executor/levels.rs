@@ -88,7 +88,6 @@ impl Executor {
             let levels = self.host_levels.lock();
             (levels.watch.memory.is_some(), Arc::clone(&levels.alerts))
         };
-        // The table is only held while it is copied: others wait for it.
         let entries: Vec<Entry> = self.entries_to_measure(all, &alerts);
         let measured = entries.into_iter().filter_map(|entry| {
             let measured = measure(&entry)?;
@@ -101,32 +100,25 @@ impl Executor {
     }
 
     fn entries_to_measure(&self, all: bool, alerts: &Alerts) -> Vec<Entry> {
-        let mut registry = self.registry();
-        let copied = registry.iter_mut().filter_map(|(name, entry)| {
-            let watch = &entry.spec.watch;
-            let alert_from = alerts.least_memory(name);
+        let instances = self.instances.all().into_iter();
+        let wanted = instances.filter_map(|(name, instance)| {
+            let watch = &instance.spec.watch;
+            let alert_from = alerts.least_memory(&name);
             let watched = watch.memory.is_some() || alert_from.is_some();
-            let bounded = entry.spec.limits.memory_max.is_some() && watched;
+            let bounded = instance.spec.limits.memory_max.is_some() && watched;
             if !(all || bounded || watch.cpu.is_some()) {
                 return None;
             }
-            let files = match &entry.levels {
-                Some(files) => Arc::clone(files),
-                None => Arc::clone(
-                    entry
-                        .levels
-                        .insert(Arc::new(LevelFiles::open(&entry.cgroup).ok()?)),
-                ),
-            };
+            let files = self.instances.level_files(&name)?;
             Some(Entry {
-                name: name.clone(),
-                cgroup: Arc::clone(&entry.cgroup),
-                spec: Arc::clone(&entry.spec),
+                name,
+                cgroup: Arc::clone(instance.cgroup()),
+                spec: instance.spec,
                 alert_from,
                 files,
             })
         });
-        copied.collect()
+        wanted.collect()
     }
 
     fn measure_host(&self) -> HostMeasured {

@@ -1,8 +1,8 @@
 //! The executor's part in the detection of loops: the owner of a thread, its budget of CPU time,
 //! and the thread on which a suspect is examined.
 
+use super::Executor;
 use super::investigate::{Finding, investigate};
-use super::{Executor, Registered};
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
@@ -14,19 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl Executor {
-    /// Returns the workload whose cgroup this is.
-    pub(crate) fn owner_of(&self, id: CgroupId) -> Option<WorkloadName> {
-        let registry = self.registry();
-        let found = registry.iter().find(|(_, entry)| entry.id == id);
-        found.map(|(name, _)| name.clone())
-    }
-
-    /// Workloads that are watched for loops, and how long a thread of theirs may
-    /// run between two sleeps.
+    /// Returns the workloads that are watched for loops, and the CPU time that a thread of each may
+    /// use between two sleeps.
     pub(crate) fn watched_for_loops(&self) -> Vec<(WorkloadName, Arc<Cgroup>, Duration)> {
-        let registry = self.registry();
-        let watched = registry.iter().filter_map(|(name, entry)| {
-            Some((name.clone(), Arc::clone(&entry.cgroup), entry.loop_budget?))
+        let all = self.instances.all().into_iter();
+        let watched = all.filter_map(|(name, instance)| {
+            Some((name, Arc::clone(instance.cgroup()), instance.loop_budget()?))
         });
         watched.collect()
     }
@@ -36,11 +29,11 @@ impl Executor {
         Duration::from_micros(usage::read_cpu(self.tree.workloads()).cpu_usec)
     }
 
-    pub(super) fn watch_loops(&self, entry: &mut Registered, spec: &WorkloadSpec) {
+    /// Has the sampler watch the threads of a cgroup as the spec says.
+    pub(super) fn watch_loops(&self, cgroup: CgroupId, spec: &WorkloadSpec) {
         let budget = spec.watch.cpu_loop.as_ref().map(|watch| watch.after);
-        entry.loop_budget = budget;
         if let Some(ring) = &self.suspects {
-            ring.set_budget(entry.id, budget);
+            ring.set_budget(cgroup, budget);
         }
     }
 

@@ -2,6 +2,7 @@
 //! the kernel reports only a pid, the owner is found here.
 
 use crate::executor::Executor;
+use crate::executor::instances::OpenCgroup;
 use crate::report::error_chain;
 use enforcer_common::{MARK, Record};
 use enforcer_core::WorkloadName;
@@ -55,14 +56,14 @@ fn mark(record: &Record, executor: &Executor) {
     let mut victim = victim_of(record);
     let owner = match record.cgroup {
         0 => owner_of_thread(executor, &mut victim),
-        id => owner_of_cgroup(executor, CgroupId(id)),
+        id => executor.instances.owner_of(CgroupId(id)),
     };
-    let Some((workload, reader)) = owner else {
+    let Some((workload, cgroup)) = owner else {
         tracing::debug!(pid = record.tgid, "an OOM victim that is none of ours");
         return;
     };
     // The kernel counts before it marks: what is read now includes this kill.
-    let read = reader.lock().read();
+    let read = cgroup.counters.lock().read();
     match read {
         Ok(counters) => executor.send(Event::Workload(
             workload,
@@ -75,21 +76,10 @@ fn mark(record: &Record, executor: &Executor) {
     }
 }
 
-type Owner = (
-    WorkloadName,
-    Arc<parking_lot::Mutex<enforcer_kernel::counters::CounterReader>>,
-);
-
-fn owner_of_cgroup(executor: &Executor, id: CgroupId) -> Option<Owner> {
-    let registry = executor.registry();
-    let found = registry.iter().find(|(_, entry)| entry.id == id);
-    found.map(|(name, entry)| (name.clone(), Arc::clone(&entry.counters)))
-}
-
 /// Finds the owner of a record without a cgroup: an older kernel names only a thread. A dying
 /// process stays in `/proc` until its parent waits for it, and only the agent waits for a main
 /// process.
-fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<Owner> {
+fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<(WorkloadName, OpenCgroup)> {
     let thread = victim.pid;
     if let Some(process) = process::tgid_of(thread) {
         victim.pid = process;
@@ -99,19 +89,18 @@ fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<Owner> {
         victim.rss_bytes = Bytes(rss);
     }
     let cgroup = process::cgroup_of(victim.pid);
-    let registry = executor.registry();
-    let found = registry.iter().find(|(_, entry)| {
-        let path = entry
-            .cgroup
-            .path()
+    let mut all = executor.instances.all().into_iter();
+    let found = all.find(|(_, instance)| {
+        let path = instance.cgroup().path();
+        let path = path
             .strip_prefix(enforcer_kernel::cgroupfs::MOUNT_POINT)
-            .unwrap_or(entry.cgroup.path());
+            .unwrap_or(path);
         let inside = |cgroup: &String| {
             std::path::Path::new(cgroup.trim_start_matches('/')).starts_with(path)
         };
-        entry.pid == victim.pid || cgroup.as_ref().is_some_and(inside)
+        instance.main.pid == victim.pid || cgroup.as_ref().is_some_and(inside)
     });
-    found.map(|(name, entry)| (name.clone(), Arc::clone(&entry.counters)))
+    found.map(|(name, instance)| (name, instance.open))
 }
 
 fn victim_of(record: &Record) -> Victim {

@@ -8,6 +8,7 @@ pub(crate) mod drift;
 mod end;
 mod errand;
 mod followed;
+pub(crate) mod instances;
 mod investigate;
 mod launch;
 pub(crate) mod levels;
@@ -30,29 +31,24 @@ use crate::service;
 use crate::store::handover::Handover;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
-    Action, Aside, CgroupId, Event, HostAction, HostChange, InstanceId, LimitChange, Step,
-    WorkloadAction, WorkloadChange,
+    Action, Aside, Event, HostAction, HostChange, InstanceId, LimitChange, Step, WorkloadAction,
+    WorkloadChange,
 };
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Alerts, Host, WorkloadSpec};
-use enforcer_core::units::MonoTime;
 use enforcer_kernel::bpf::EventRing;
 use enforcer_kernel::bpf::suspects::SuspectRing;
 use enforcer_kernel::cgroupfs::Cgroup;
-use enforcer_kernel::counters::CounterReader;
 use enforcer_kernel::hierarchy::Tree;
 use enforcer_kernel::inotify::TreeWatch;
 use enforcer_kernel::limits;
-use enforcer_kernel::pidfd::PidFd;
-use enforcer_kernel::spawn::Launch;
-use enforcer_kernel::usage::{LevelFiles, Usage};
 use errand::Places;
 use followed::Followed;
+use instances::Instances;
 use levels::HostLevels;
-use output::KeptPipe;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use queue::{Queued, Work};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,35 +59,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Writes that may stall in reclaim, at a time.
 const SLOW_WRITES: usize = 4;
 
-/// A workload's descriptors, kept as long as its cgroup is.
-#[derive(Debug)]
-pub(crate) struct Registered {
-    pub(crate) cgroup: Arc<Cgroup>,
-    pub(crate) id: CgroupId,
-    pub(crate) counters: Arc<Mutex<CounterReader>>,
-    /// The main process, and when it started, as `/proc` has it.
-    pub(crate) pid: u32,
-    start_ticks: u64,
-    /// Another agent has started the process, so only eBPF can tell its exit status.
-    adopted: bool,
-    /// The spec that was last applied.
-    pub(crate) spec: Arc<WorkloadSpec>,
-    /// The limits that were last written, with all claims; `None` if they are not known.
-    limits: Option<Arc<Limits>>,
-    /// Opened at the first tick that wants them.
-    levels: Option<Arc<LevelFiles>>,
-    /// The start of this instance, and the use of its cgroup at that time.
-    pub(crate) begun: (MonoTime, Usage),
-    pidfd: Option<Arc<PidFd>>,
-    /// The pipe that its output is; `None` if it writes elsewhere.
-    output: Option<KeptPipe>,
-    /// CPU time between two sleeps; `None` if loops aren't watched for.
-    loop_budget: Option<Duration>,
-    /// The launch that the last start prepared, and its spec.
-    launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
-    watch: Option<tokio::task::AbortHandle>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Executor {
     pub(crate) tree: Tree,
@@ -101,7 +68,7 @@ pub(crate) struct Executor {
     suspects: Option<Arc<SuspectRing>>,
     pub(crate) followed: Followed,
     events: Events,
-    registry: Mutex<BTreeMap<WorkloadName, Registered>>,
+    pub(crate) instances: Instances,
     /// The work that waits behind the work under way, by workload; `None` for the host.
     queues: Mutex<HashMap<Option<WorkloadName>, VecDeque<Work>>>,
     tree_watch: Option<Arc<TreeWatch>>,
@@ -147,7 +114,7 @@ impl Executor {
             suspects,
             followed: Followed::default(),
             events,
-            registry: Mutex::default(),
+            instances: Instances::default(),
             queues: Mutex::default(),
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
             holder,
@@ -160,10 +127,6 @@ impl Executor {
             aborted: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         })
-    }
-
-    pub(crate) fn registry(&self) -> MutexGuard<'_, BTreeMap<WorkloadName, Registered>> {
-        self.registry.lock()
     }
 
     /// Returns the eBPF programs, and whether each is attached.
@@ -264,17 +227,10 @@ impl Executor {
         let home = self.bring_home(&workload, instance);
         let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, wanted));
         failpoint!("limits-written");
-        if let Some(entry) = self.registry().get_mut(&workload) {
-            entry.spec = Arc::clone(spec);
-            match &written {
-                Some(Ok(_)) => entry.given(wanted),
-                // Some were written, and some were not. If this was a repair, what is not right
-                // is still a drift.
-                Some(Err(_)) | None => {
-                    entry.limits.take_if(|given| **given != *wanted);
-                }
-            }
-            self.watch_loops(entry, spec);
+        let are_written = matches!(written, Some(Ok(_)));
+        self.instances.set_limits(&workload, wanted, are_written);
+        if let Some(cgroup) = self.instances.set_spec(&workload, spec) {
+            self.watch_loops(cgroup, spec);
         }
         let written = written.unwrap_or(Ok(Vec::new()));
         let (mut changed, error) = outcome(written.map_err(|error| error_chain(&error)));
@@ -291,11 +247,7 @@ impl Executor {
     }
 
     fn with_cgroup<T>(&self, workload: &WorkloadName, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
-        let cgroup = self
-            .registry()
-            .get(workload)
-            .map(|entry| Arc::clone(&entry.cgroup));
-        cgroup.map(|cgroup| act(&cgroup))
+        self.instances.cgroup(workload).map(|cgroup| act(&cgroup))
     }
 
     pub(crate) fn send(&self, event: Event) {

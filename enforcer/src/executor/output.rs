@@ -1,8 +1,8 @@
 //! The workloads' outputs: a pipe for each instance, which the holder keeps and writes into
 //! the workload's log. A holder that has died is replaced, and gets the pipes again.
 
+use super::Executor;
 use super::start::io_failure;
-use super::{Executor, Registered};
 use crate::holder::{Holder, Losses};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{AgentEvent, Event, StartError};
@@ -126,20 +126,16 @@ impl Executor {
         let connected = self.holder.connect()?;
         *connections += 1;
         let number = *connections;
-        let known: Vec<_> = self
-            .registry()
-            .iter()
-            .filter_map(|(name, entry)| {
-                let bounds = bounds_of(&entry.spec);
-                let main = (entry.pid, Arc::clone(&entry.cgroup));
-                Some((name.clone(), entry.output.clone()?, bounds, main))
-            })
-            .collect();
-        for (workload, KeptPipe { inode, reader }, bounds, (pid, cgroup)) in known {
+        for (workload, instance) in self.instances.all() {
+            let Some(KeptPipe { inode, reader }) = instance.output.clone() else {
+                continue;
+            };
+            let bounds = bounds_of(&instance.spec);
             let given = if connected.pipes.contains(&inode) {
                 self.holder.set_bounds(&workload, bounds)
             } else {
-                let search = || pipe::find(inode, pid, &cgroup.all_processes()).map(Arc::new);
+                let processes = || instance.cgroup().all_processes();
+                let search = || pipe::find(inode, instance.main.pid, &processes()).map(Arc::new);
                 // No process has this pipe any more, so nothing more comes out of it.
                 let Some(reader) = reader.or_else(search) else {
                     continue;
@@ -267,13 +263,15 @@ impl Executor {
             tracing::debug!("the outputs were not settled: {error}");
         }
     }
-}
 
-impl Registered {
     /// Reports an instance of an earlier version, which writes its log file itself.
-    pub(super) fn tell_of_unbounded_log(&self, executor: &Executor, workload: &WorkloadName) {
-        if self.output.is_none() && self.spec.logs.to == LogTarget::File {
-            executor.events.send(Event::Agent(AgentEvent::Degraded {
+    pub(super) fn report_unbounded_log(&self, workload: &WorkloadName) {
+        let instance = self.instances.get(workload);
+        let writes_itself = instance.is_some_and(|instance| {
+            instance.output.is_none() && instance.spec.logs.to == LogTarget::File
+        });
+        if writes_itself {
+            self.events.send(Event::Agent(AgentEvent::Degraded {
                 what: "logs".to_owned(),
                 why: format!(
                     "{workload}: an earlier version of enforcer has started it, and its log has \

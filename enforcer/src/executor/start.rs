@@ -1,14 +1,14 @@
 //! A start from the cgroup to the program's first instruction, in the order that
 //! leaves nothing unlimited and nothing unrecorded.
 
-use super::output::KeptPipe;
-use super::{Executor, Registered, launch};
+use super::instances::{Begun, OpenCgroup};
+use super::{Executor, launch};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
 use crate::watch;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Cause, CgroupId, Event, InstanceEvent, InstanceId, StartError};
+use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, ProcessId, StartError};
 use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
@@ -18,9 +18,7 @@ use enforcer_kernel::spawn::{Launch, Patience};
 use enforcer_kernel::{clock, limits, process, spawn, usage};
 use parking_lot::Mutex;
 use std::sync::Arc;
-
-/// A workload's cgroup, its id, and what reads its counters.
-pub(super) type OpenCgroup = (Arc<Cgroup>, CgroupId, Arc<Mutex<CounterReader>>);
+use tokio::task::AbortHandle;
 
 impl Executor {
     pub(super) fn start(
@@ -52,7 +50,8 @@ impl Executor {
         cause: Cause,
     ) -> Result<(), StartError> {
         let until = clock::now().after(spec.start_timeout);
-        let (cgroup, id, reader) = self.open_fit_cgroup(workload)?;
+        let open = self.open_fit_cgroup(workload)?;
+        let cgroup = Arc::clone(&open.cgroup);
         limits::apply(&cgroup, effective).map_err(|error| StartError {
             stage: "apply the limits".to_owned(),
             errno: error.errno(),
@@ -63,7 +62,7 @@ impl Executor {
         let identity = &launch.identity;
         let owner = launch.switch_user.then_some((identity.uid, identity.gid));
         let output = self.open_output(workload, spec, owner)?;
-        let counters = self.read_counters(&reader)?;
+        let counters = self.read_counters(&open.counters)?;
         let waiting = spawn::spawn(&launch, &cgroup, &output.file).map_err(|error| StartError {
             stage: "create the process".to_owned(),
             errno: std::error::Error::source(&error)
@@ -74,15 +73,16 @@ impl Executor {
         let pid = waiting.pid;
         failpoint!("start-forked");
         let start_ticks = process::start_ticks(pid).unwrap_or(0);
+        let main = ProcessId { pid, start_ticks };
         if let Some(ring) = &self.ring {
-            ring.watch(pid, start_ticks);
+            ring.watch(main);
         }
         let recorded = self.handover.record(&RunningInstance {
             workload: workload.clone(),
             instance,
             pid,
             start_ticks,
-            cgroup: id,
+            cgroup: open.id,
             output: output.pipe.as_ref().map(|pipe| pipe.inode),
         });
         if let Err(error) = recorded {
@@ -94,16 +94,19 @@ impl Executor {
         // While this descriptor is open, the holder waits for its end.
         drop(output.file);
         // From here on its events can be told apart, so they may be sent.
+        let (id, reader) = (open.id, Arc::clone(&open.counters));
         self.register(
             workload,
-            (Arc::clone(&cgroup), id, Arc::clone(&reader)),
-            (pid, start_ticks),
-            output.pipe,
-            (spec, Some(launch)),
+            Begun {
+                begun: (clock::now(), usage::read_cpu(&cgroup)),
+                open,
+                main,
+                output: output.pipe,
+                spec: Arc::clone(spec),
+                launch: Some(launch),
+            },
         );
-        if let Some(entry) = self.registry().get_mut(workload) {
-            entry.given(effective);
-        }
+        self.instances.set_limits(workload, effective, true);
         let kills = counters.oom_kill;
         self.events.send(Event::Instance(
             workload.clone(),
@@ -130,9 +133,7 @@ impl Executor {
         });
         let pidfd = Arc::new(released?);
         failpoint!("start-released");
-        if let Some(entry) = self.registry().get_mut(workload) {
-            entry.pidfd = Some(Arc::clone(&pidfd));
-        }
+        self.instances.set_main(workload, &pidfd, false);
         self.events.send(Event::Instance(
             workload.clone(),
             instance,
@@ -152,10 +153,8 @@ impl Executor {
         cause: Cause,
     ) -> Result<Arc<Launch>, StartError> {
         if cause.is_failure()
-            && let Some((of, launch)) = self
-                .registry()
-                .get(workload)
-                .and_then(|entry| entry.launch.clone())
+            && let Some(before) = self.instances.get(workload)
+            && let Some((of, launch)) = before.launch
             && Arc::ptr_eq(&of, spec)
         {
             return Ok(launch);
@@ -198,7 +197,8 @@ impl Executor {
         workload: &WorkloadName,
     ) -> Result<OpenCgroup, StartError> {
         let open = self.open_cgroup(workload)?;
-        let fit = open.0.make_fit().and_then(|()| open.0.takes_processes());
+        let fit = open.cgroup.make_fit();
+        let fit = fit.and_then(|()| open.cgroup.takes_processes());
         if matches!(fit, Ok(true)) {
             return Ok(open);
         }
@@ -216,15 +216,9 @@ impl Executor {
 
     /// Returns the workload's cgroup and its readers: the ones it has, or new ones.
     fn open_cgroup(self: &Arc<Self>, workload: &WorkloadName) -> Result<OpenCgroup, StartError> {
-        let known = self.registry().get(workload).map(|entry| {
-            (
-                Arc::clone(&entry.cgroup),
-                entry.id,
-                Arc::clone(&entry.counters),
-            )
-        });
+        let known = self.instances.get(workload).map(|known| known.open);
         let removed = match known {
-            Some(known) if known.0.is_there() => return Ok(known),
+            Some(known) if known.cgroup.is_there() => return Ok(known),
             Some(_) => true,
             None => false,
         };
@@ -233,20 +227,23 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         };
-        let (cgroup, id, reader) = self.open_workload(workload).map_err(failed)?;
+        let open = self.open_workload(workload).map_err(failed)?;
         if removed {
-            let open = (Arc::clone(&cgroup), id, Arc::clone(&reader));
-            self.replace_cgroup(workload, open);
+            self.replace_cgroup(workload, open.clone());
         }
-        Ok((cgroup, id, reader))
+        Ok(open)
     }
 
     pub(super) fn open_workload(&self, workload: &WorkloadName) -> Result<OpenCgroup, CgroupError> {
         let cgroup = self.tree.workloads().ensure_child(workload.as_str())?;
         let cgroup = Arc::new(cgroup);
         let id = cgroup.id()?;
-        let reader = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
-        Ok((cgroup, id, Arc::new(Mutex::new(reader))))
+        let counters = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
+        Ok(OpenCgroup {
+            cgroup,
+            id,
+            counters: Arc::new(Mutex::new(counters)),
+        })
     }
 
     fn read_counters(&self, reader: &Mutex<CounterReader>) -> Result<Counters, StartError> {
@@ -257,60 +254,31 @@ impl Executor {
         })
     }
 
-    pub(super) fn register(
-        self: &Arc<Self>,
-        workload: &WorkloadName,
-        (cgroup, id, counters): OpenCgroup,
-        (pid, start_ticks): (u32, u64),
-        output: Option<KeptPipe>,
-        (spec, launch): (&Arc<WorkloadSpec>, Option<Arc<Launch>>),
-    ) {
-        let launch = launch.map(|launch| (Arc::clone(spec), launch));
-        let own = Arc::clone(spec);
-        let begun = (clock::now(), usage::read_cpu(&cgroup));
+    /// Enters a new instance into the table, and watches its cgroup.
+    pub(super) fn register(self: &Arc<Self>, workload: &WorkloadName, begun: Begun) {
+        let (main, spec, id) = (begun.main, Arc::clone(&begun.spec), begun.open.id);
         self.watch_cgroup(workload);
-        let mut registry = self.registry();
-        if let Some(entry) = registry.get_mut(workload) {
-            if (entry.pid, entry.start_ticks) != (pid, start_ticks) {
-                self.forget_exit(entry.pid, entry.start_ticks);
-            }
-            entry.pid = pid;
-            entry.start_ticks = start_ticks;
-            entry.adopted = false;
-            entry.begun = begun;
-            entry.pidfd = None;
-            entry.output = output;
-            entry.launch = launch;
-            entry.spec = own;
-            self.watch_loops(entry, spec);
-            return;
+        let watch = |open: &OpenCgroup| self.watch_memory_events(workload, open);
+        let before = self.instances.begin(workload, begun, watch);
+        if let Some(before) = before.filter(|before| *before != main) {
+            self.forget_exit(before);
         }
+        self.watch_loops(id, &spec);
+    }
+
+    /// Begins to watch the counters of OOM kills.
+    pub(super) fn watch_memory_events(
+        &self,
+        workload: &WorkloadName,
+        open: &OpenCgroup,
+    ) -> AbortHandle {
         let watch = watch::memory_events(
-            Arc::clone(&cgroup),
-            Arc::clone(&counters),
+            Arc::clone(&open.cgroup),
+            Arc::clone(&open.counters),
             self.events.clone(),
             workload.clone(),
         );
-        let watch = Some(self.runtime.spawn(watch).abort_handle());
-        let mut entry = Registered {
-            cgroup,
-            id,
-            counters,
-            pid,
-            start_ticks,
-            adopted: false,
-            begun,
-            pidfd: None,
-            output,
-            spec: own,
-            limits: None,
-            levels: None,
-            loop_budget: None,
-            launch,
-            watch,
-        };
-        self.watch_loops(&mut entry, spec);
-        registry.insert(workload.clone(), entry);
+        self.runtime.spawn(watch).abort_handle()
     }
 }
 

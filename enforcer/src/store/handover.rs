@@ -10,7 +10,7 @@
 //!
 //! The core gives it its meaning.
 
-use enforcer_core::event::{CgroupId, InstanceId, Seq};
+use enforcer_core::event::{CgroupId, InstanceId, ProcessId, Seq};
 use enforcer_core::{Checkpoint, WorkloadName};
 use enforcer_kernel::replacement::{Survives, replace};
 use enforcer_model::Record;
@@ -78,6 +78,15 @@ pub(crate) struct RunningInstance {
     /// The inode of the pipe that its output is; `None` if it writes elsewhere.
     #[serde(default)]
     pub(crate) output: Option<u64>,
+}
+
+impl RunningInstance {
+    pub(crate) fn process(&self) -> ProcessId {
+        ProcessId {
+            pid: self.pid,
+            start_ticks: self.start_ticks,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -7,7 +7,6 @@ use super::table::FAMILIES;
 use crate::executor::Executor;
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
-use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::own_process::{self, OwnProcess};
@@ -18,7 +17,6 @@ use prometheus::TextEncoder;
 use prometheus::proto::{self, MetricFamily, MetricType};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 /// The format in which the metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +98,9 @@ impl Telemetry {
     pub(crate) fn scrape(&self, executor: &Executor, views: Vec<View>, format: Format) -> String {
         let present: BTreeSet<_> = views.iter().map(|view| &view.name).collect();
         let mut counts = self.counts.of(&present);
-        let cgroups: Vec<Option<Arc<Cgroup>>> = {
-            let registry = executor.registry();
-            let entries = views.iter().map(|view| registry.get(&view.name));
-            entries
-                .map(|entry| entry.map(|entry| Arc::clone(&entry.cgroup)))
-                .collect()
-        };
+        let cgroups = executor
+            .instances
+            .cgroups(views.iter().map(|view| &view.name));
         let workloads = views.into_iter().zip(cgroups).map(|(view, cgroup)| One {
             read: cgroup.and_then(|cgroup| statistics::read(&cgroup)),
             counts: counts.workloads.remove(&view.name),
@@ -225,6 +219,7 @@ mod tests {
     use enforcer_core::{WorkloadName, WorkloadState};
     use enforcer_model::probe::ProbeState;
     use expect_test::expect_file;
+    use std::sync::Arc;
 
     fn tcp_probe() -> Probe {
         let host = "127.0.0.1".to_owned();

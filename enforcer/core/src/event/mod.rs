@@ -16,7 +16,7 @@ pub use enforcer_model::detail::{
     HostPressure, Kind, LimitChange, Lost, LostFrom, Pressure, PressureAnswer, ReadyChange,
     Release, ReleaseReason, RestartPlan, Start, StartError, Stop, ThrottleChange,
 };
-pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, Seq};
+pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId, Seq};
 
 pub use crate::host::HostMeasured;
 pub use crate::moment::Moment;

@@ -3,7 +3,7 @@
 use super::BpfError;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use enforcer_common::{EXITED, LIVES, Record, Watch};
-use enforcer_model::ids::ExitStatus;
+use enforcer_model::ids::{ExitStatus, ProcessId};
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -85,7 +85,8 @@ impl EventRing {
     }
 
     /// Asks for the exit of a process to be kept until it was read.
-    pub fn watch(&self, pid: u32, start_ticks: u64) {
+    pub fn watch(&self, process: ProcessId) {
+        let ProcessId { pid, start_ticks } = process;
         let watch = Watch {
             start_ticks,
             ..Watch::default()
@@ -97,16 +98,18 @@ impl EventRing {
 
     /// Watches a process that an earlier agent may already watch. Its exit may already be in the
     /// map.
-    pub fn watch_on(&self, pid: u32, start_ticks: u64) {
-        let known = self.watched.lock().get(&pid, 0).map(Watch::from_bytes);
-        if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
+    pub fn watch_on(&self, process: ProcessId) {
+        let known = self.watched.lock().get(&process.pid, 0);
+        let known = known.map(Watch::from_bytes);
+        if known.is_ok_and(|watch| watch.start_ticks == process.start_ticks) {
             return;
         }
-        self.watch(pid, start_ticks);
+        self.watch(process);
     }
 
-    /// Returns the exit of a watched process that started at this time.
-    pub fn exit_of(&self, pid: u32, start_ticks: u64) -> Option<PastExit> {
+    /// Returns the exit of a watched process; `None` if it lives or was not watched.
+    pub fn exit_of(&self, process: ProcessId) -> Option<PastExit> {
+        let ProcessId { pid, start_ticks } = process;
         let bytes = self.watched.lock().get(&pid, 0).ok()?;
         let watch = Watch::from_bytes(bytes);
         if watch.start_ticks != start_ticks || watch.state == LIVES {
@@ -125,7 +128,8 @@ impl EventRing {
     }
 
     /// Removes the exit of a process that was read or is no longer needed.
-    pub fn forget(&self, pid: u32, start_ticks: u64) {
+    pub fn forget(&self, process: ProcessId) {
+        let ProcessId { pid, start_ticks } = process;
         let mut watched = self.watched.lock();
         let known = watched.get(&pid, 0).map(Watch::from_bytes);
         // The number may be another one's by now.

@@ -55,7 +55,7 @@ pub fn end_what_is_left(grace: Duration) -> Result<(), HierarchyError> {
 fn signal_all(cgroup: &Path, signal: Signal) {
     let listed = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
     for pid in listed.lines().filter_map(|line| line.parse().ok()) {
-        let named = process::start_ticks(pid).and_then(|start| PidFd::of(pid, start).ok()?);
+        let named = process::identify(pid).and_then(|process| PidFd::of(process).ok()?);
         if let Some(process) = named {
             // A process that has gone meanwhile needs no signal.
             let _ = process.signal(signal);

@@ -194,21 +194,13 @@ impl Executor {
     /// command reads the files of variables once more.
     fn launch_of(&self, errand: &Errand) -> Option<Arc<Launch>> {
         let workload = errand.workload.as_ref()?;
-        let (spec, known) = {
-            let registry = self.registry();
-            let entry = registry.get(workload)?;
-            (Arc::clone(&entry.spec), entry.launch.clone())
-        };
-        let (spec, launch) = match known {
+        let instance = self.instances.get(workload)?;
+        let (spec, launch) = match instance.launch {
             Some(known) => known,
             None => {
-                let launch = Arc::new(launch::prepare(workload, &spec).ok()?);
-                if let Some(entry) = self.registry().get_mut(workload) {
-                    let first = entry.launch.get_or_insert((spec, launch));
-                    first.clone()
-                } else {
-                    return None;
-                }
+                let launch = Arc::new(launch::prepare(workload, &instance.spec).ok()?);
+                self.instances
+                    .set_launch(workload, (instance.spec, launch))?
             }
         };
         let of = |spec: &WorkloadSpec| {

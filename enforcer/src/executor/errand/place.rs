@@ -89,7 +89,7 @@ impl Executor {
     ) -> Result<Arc<Place>, String> {
         let is_probe = ProbeName::ALL.iter().any(|name| name.as_str() == what);
         if let Some(workload) = workload.filter(|_| is_probe)
-            && !self.registry().contains_key(workload)
+            && !self.instances.has(workload)
         {
             return Err("there is nothing to ask any more".to_owned());
         }

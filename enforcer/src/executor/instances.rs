@@ -1,0 +1,273 @@
+//! The table of the workloads' instances: their cgroups, processes and descriptors. A reader gets a
+//! copy of an entry, so the table is never locked while something else is done. Every change has a
+//! method here.
+
+use super::output::KeptPipe;
+use enforcer_core::WorkloadName;
+use enforcer_core::event::{CgroupId, ProcessId};
+use enforcer_core::limits::Limits;
+use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::units::MonoTime;
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::counters::CounterReader;
+use enforcer_kernel::pidfd::PidFd;
+use enforcer_kernel::spawn::Launch;
+use enforcer_kernel::usage::{LevelFiles, Usage};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::AbortHandle;
+
+/// A workload's cgroup with its id and the reader of its counters. If the cgroup is made again, all
+/// of them are others.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenCgroup {
+    pub(crate) cgroup: Arc<Cgroup>,
+    pub(crate) id: CgroupId,
+    pub(crate) counters: Arc<Mutex<CounterReader>>,
+}
+
+/// An instance of a workload, and what is known about its cgroup.
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub(crate) open: OpenCgroup,
+    /// The main process.
+    pub(crate) main: ProcessId,
+    pub(super) pidfd: Option<Arc<PidFd>>,
+    /// Another agent has started the process, so only eBPF can tell its exit status.
+    pub(super) is_adopted: bool,
+    /// The spec that was last applied.
+    pub(crate) spec: Arc<WorkloadSpec>,
+    /// The limits that were last written, with all claims; `None` if they are not known.
+    pub(super) limits: Option<Arc<Limits>>,
+    /// Opened when they are first read.
+    levels: Option<Arc<LevelFiles>>,
+    /// The start of this instance, and the use of its cgroup at that time.
+    pub(crate) begun: (MonoTime, Usage),
+    /// The pipe that its output is; `None` if it writes elsewhere.
+    pub(super) output: Option<KeptPipe>,
+    /// The launch that the last start prepared, and its spec.
+    pub(super) launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
+    /// The task that watches `memory.events`.
+    watch: Option<AbortHandle>,
+}
+
+impl Instance {
+    pub(crate) fn cgroup(&self) -> &Arc<Cgroup> {
+        &self.open.cgroup
+    }
+
+    /// Returns the CPU time between two sleeps after which a thread is suspected; `None` if loops
+    /// are not watched for.
+    pub(super) fn loop_budget(&self) -> Option<Duration> {
+        self.spec.watch.cpu_loop.as_ref().map(|watch| watch.after)
+    }
+}
+
+/// A new instance, as a start or a take-over makes it.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) open: OpenCgroup,
+    pub(super) main: ProcessId,
+    pub(super) output: Option<KeptPipe>,
+    pub(super) spec: Arc<WorkloadSpec>,
+    pub(super) launch: Option<Arc<Launch>>,
+    pub(super) begun: (MonoTime, Usage),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Instances(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    of: BTreeMap<WorkloadName, Instance>,
+    by_cgroup: HashMap<CgroupId, WorkloadName>,
+}
+
+impl Instances {
+    pub(crate) fn get(&self, workload: &WorkloadName) -> Option<Instance> {
+        self.0.lock().of.get(workload).cloned()
+    }
+
+    pub(crate) fn cgroup(&self, workload: &WorkloadName) -> Option<Arc<Cgroup>> {
+        let table = self.0.lock();
+        table
+            .of
+            .get(workload)
+            .map(|found| Arc::clone(found.cgroup()))
+    }
+
+    /// Returns the cgroups of these workloads, in the same order.
+    pub(crate) fn cgroups<'a>(
+        &self,
+        workloads: impl Iterator<Item = &'a WorkloadName>,
+    ) -> Vec<Option<Arc<Cgroup>>> {
+        let table = self.0.lock();
+        workloads
+            .map(|name| Some(Arc::clone(table.of.get(name)?.cgroup())))
+            .collect()
+    }
+
+    pub(super) fn has(&self, workload: &WorkloadName) -> bool {
+        self.0.lock().of.contains_key(workload)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().of.is_empty()
+    }
+
+    /// Returns every instance, in the order of the names.
+    pub(crate) fn all(&self) -> Vec<(WorkloadName, Instance)> {
+        let table = self.0.lock();
+        let all = table.of.iter();
+        all.map(|(name, found)| (name.clone(), found.clone()))
+            .collect()
+    }
+
+    /// Returns the workload whose cgroup this is.
+    pub(crate) fn owner_of(&self, id: CgroupId) -> Option<(WorkloadName, OpenCgroup)> {
+        let table = self.0.lock();
+        let name = table.by_cgroup.get(&id)?;
+        let found = table.of.get(name)?;
+        Some((name.clone(), found.open.clone()))
+    }
+
+    /// Enters a new instance. Returns the main process of the one before it. If the workload had
+    /// none, `watch` begins to watch the cgroup.
+    pub(super) fn begin(
+        &self,
+        workload: &WorkloadName,
+        begun: Begun,
+        watch: impl FnOnce(&OpenCgroup) -> AbortHandle,
+    ) -> Option<ProcessId> {
+        let Begun {
+            open,
+            main,
+            output,
+            spec,
+            launch,
+            begun,
+        } = begun;
+        let launch = launch.map(|launch| (Arc::clone(&spec), launch));
+        let mut table = self.0.lock();
+        let before = table.of.remove(workload);
+        let main_before = before.as_ref().map(|before| before.main);
+        // What belongs to the cgroup stays, and what belongs to the instance is new.
+        let (limits, levels, watching) = match before {
+            Some(before) => (before.limits, before.levels, before.watch),
+            None => (None, None, Some(watch(&open))),
+        };
+        let instance = Instance {
+            open,
+            main,
+            pidfd: None,
+            is_adopted: false,
+            spec,
+            limits,
+            levels,
+            begun,
+            output,
+            launch,
+            watch: watching,
+        };
+        table.by_cgroup.insert(instance.open.id, workload.clone());
+        table.of.insert(workload.clone(), instance);
+        main_before
+    }
+
+    /// Notes the descriptor of the main process.
+    pub(super) fn set_main(&self, workload: &WorkloadName, pidfd: &Arc<PidFd>, is_adopted: bool) {
+        if let Some(found) = self.0.lock().of.get_mut(workload) {
+            found.pidfd = Some(Arc::clone(pidfd));
+            found.is_adopted = is_adopted;
+        }
+    }
+
+    /// Notes the limits that the kernel was given, or that a write failed. Some files were written
+    /// then, and some were not. If it was a repair, what is not right is still a drift.
+    pub(super) fn set_limits(&self, workload: &WorkloadName, wanted: &Limits, are_written: bool) {
+        if let Some(found) = self.0.lock().of.get_mut(workload) {
+            if are_written {
+                found.limits = Some(Arc::new(wanted.clone()));
+            } else {
+                found.limits.take_if(|given| **given != *wanted);
+            }
+        }
+    }
+
+    /// Notes the spec that was applied. Returns the cgroup that it was applied to.
+    pub(super) fn set_spec(
+        &self,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+    ) -> Option<CgroupId> {
+        let mut table = self.0.lock();
+        let found = table.of.get_mut(workload)?;
+        found.spec = Arc::clone(spec);
+        Some(found.open.id)
+    }
+
+    /// Notes the launch of an instance that was taken over, unless there is one. Returns the one
+    /// that there is.
+    pub(super) fn set_launch(
+        &self,
+        workload: &WorkloadName,
+        launch: (Arc<WorkloadSpec>, Arc<Launch>),
+    ) -> Option<(Arc<WorkloadSpec>, Arc<Launch>)> {
+        let mut table = self.0.lock();
+        let found = table.of.get_mut(workload)?;
+        Some(found.launch.get_or_insert(launch).clone())
+    }
+
+    /// Returns the files that the levels of a workload are read from; `None` if they can't be opened.
+    pub(super) fn level_files(&self, workload: &WorkloadName) -> Option<Arc<LevelFiles>> {
+        let mut table = self.0.lock();
+        let found = table.of.get_mut(workload)?;
+        if found.levels.is_none() {
+            found.levels = LevelFiles::open(&found.open.cgroup).ok().map(Arc::new);
+        }
+        found.levels.clone()
+    }
+
+    /// Exchanges the cgroup of a workload, and the task that watches it. Returns the instance as it
+    /// was before.
+    pub(super) fn replace_cgroup(
+        &self,
+        workload: &WorkloadName,
+        open: OpenCgroup,
+        watch: AbortHandle,
+    ) -> Option<Instance> {
+        let mut table = self.0.lock();
+        let found = table.of.get_mut(workload)?;
+        let before = found.clone();
+        let id = open.id;
+        found.open = open;
+        found.levels = None;
+        if let Some(old) = found.watch.replace(watch) {
+            old.abort();
+        }
+        table.by_cgroup.remove(&before.open.id);
+        table.by_cgroup.insert(id, workload.clone());
+        Some(before)
+    }
+
+    /// Ends the task that watches the cgroup.
+    pub(super) fn stop_watching(&self, workload: &WorkloadName) {
+        let mut table = self.0.lock();
+        let watch = table
+            .of
+            .get_mut(workload)
+            .and_then(|found| found.watch.take());
+        if let Some(watch) = watch {
+            watch.abort();
+        }
+    }
+
+    pub(super) fn remove(&self, workload: &WorkloadName) -> Option<Instance> {
+        let mut table = self.0.lock();
+        let removed = table.of.remove(workload)?;
+        table.by_cgroup.remove(&removed.open.id);
+        Some(removed)
+    }
+}
