@@ -3,10 +3,10 @@
 //! the tests below with damaged texts.
 
 use crate::cli::logs::Tamer;
+use crate::executor::proof::symbolize;
 use crate::probe::http::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
-use crate::symbolize;
 use enforcer_kernel::counters;
 use enforcer_kernel::process::FileMapping;
 use enforcer_manifest::Accounts;

@@ -24,7 +24,6 @@ mod sentence;
 mod service;
 mod settings;
 mod store;
-mod symbolize;
 mod telemetry;
 mod watch;
 

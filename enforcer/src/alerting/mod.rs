@@ -4,7 +4,7 @@
 
 mod cursor;
 
-use crate::executor::{Errand, Executor};
+use crate::executor::{Executor, ShortCommand};
 use crate::probe;
 use crate::store::history::History;
 use crate::store::query::Query;
@@ -201,7 +201,7 @@ impl Courier {
                 probe::post((host, *port), (path, headers), body, PATIENCE).await
             }
             Target::Command(command) => {
-                let errand = Errand {
+                let command = ShortCommand {
                     workload: None,
                     what: format!("alert-{}", self.name).into(),
                     spec: Arc::new(WorkloadSpec::default()),
@@ -209,7 +209,7 @@ impl Courier {
                     environment: environment(message),
                     limit: COMMAND_LIMIT,
                 };
-                match self.executor.run_errand(errand).await {
+                match self.executor.run_command(command).await {
                     Ok(ran) if ran.succeeded() => Ok(()),
                     Ok(ran) => Err(ran.describe()),
                     Err(error) => Err(error),

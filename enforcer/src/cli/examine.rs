@@ -1,7 +1,7 @@
 //! `examine`: examines a thread as the agent would, without an agent. It serves calibration on real
 //! hardware, and shows why a thread was or was not called a dead loop.
 
-use crate::executor::{Finding, investigate};
+use crate::executor::proof::{Finding, investigate};
 use crate::fault::Fault;
 use enforcer_core::cpu_loop::{LoopSource, Suspect, Thread, verdict};
 use enforcer_kernel::threads;

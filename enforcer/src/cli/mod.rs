@@ -255,9 +255,8 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Man { folder } => manual::manual(folder.as_deref()),
         Command::ReadSettings => enforcer_kernel::settings_file::answer()
             .map_err(|error| Fault::Failed(format!("failed to answer: {error}"))),
-        Command::Symbolize => {
-            crate::symbolize::answer().map_err(|error| Fault::Failed(format!("{error:#}")))
-        }
+        Command::Symbolize => crate::executor::proof::symbolize::answer()
+            .map_err(|error| Fault::Failed(format!("{error:#}"))),
     }
 }
 

@@ -142,7 +142,7 @@ impl Executor {
         self.instances.stop_watching(workload);
         failpoint!("remove-begun");
         self.handover.forget(workload);
-        self.forget_errands(workload);
+        self.forget_commands(workload);
         if let Some(watch) = &self.tree_watch {
             watch.remove(workload);
         }

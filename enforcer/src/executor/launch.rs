@@ -82,20 +82,20 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
 
 /// Prepares a short command beside a workload: with the user and the environment of its instance,
 /// and without its capabilities.
-pub(super) fn errand(
-    errand: &super::Errand,
+pub(super) fn short_command(
+    command: &super::ShortCommand,
     instance: Option<&Launch>,
 ) -> Result<Launch, StartError> {
     let mut spec = WorkloadSpec {
-        command: errand.command.clone(),
-        ..(*errand.spec).clone()
+        command: command.command.clone(),
+        ..(*command.spec).clone()
     };
     if instance.is_some() {
         // Read when the instance was started: what they say now is for the next one.
         spec.environment_files.clear();
     }
     let host = WorkloadName::parse("host");
-    let name = errand.workload.as_ref().or(host.as_ref());
+    let name = command.workload.as_ref().or(host.as_ref());
     let Some(name) = name else {
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
@@ -108,7 +108,7 @@ pub(super) fn errand(
     if !launch.identity.uid.is_root() {
         launch.capabilities.clear();
     }
-    let told = errand.environment.iter();
+    let told = command.environment.iter();
     launch.environment.extend(strings(
         told.map(|(name, value)| format!("{name}={}", value.replace('\0', " "))),
     )?);

@@ -2,26 +2,22 @@
 //! Actions of one workload run in order, one at a time; nothing here decides
 //! what comes next, and every answer goes back as an event.
 
-mod adopt;
 mod ceiling;
+mod commands;
 pub(crate) mod drift;
 mod end;
-mod errand;
-mod followed;
 pub(crate) mod instances;
-mod investigate;
 mod launch;
 pub(crate) mod levels;
-mod looping;
 pub(crate) mod marks;
 mod output;
-mod proof;
+pub(crate) mod proof;
 mod queue;
 mod remedy;
 mod start;
+mod take_over;
 
-pub(crate) use errand::Errand;
-pub(crate) use investigate::{Finding, investigate};
+pub(crate) use commands::ShortCommand;
 
 use crate::failpoint::failpoint;
 use crate::holder::Holder;
@@ -29,6 +25,7 @@ use crate::inbox::Events;
 use crate::report::error_chain;
 use crate::service;
 use crate::store::handover::Handover;
+use commands::Places;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
     Action, Aside, Event, HostAction, HostChange, InstanceId, LimitChange, Step, WorkloadAction,
@@ -42,11 +39,10 @@ use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::hierarchy::Tree;
 use enforcer_kernel::inotify::TreeWatch;
 use enforcer_kernel::limits;
-use errand::Places;
-use followed::Followed;
 use instances::Instances;
 use levels::HostLevels;
 use parking_lot::Mutex;
+use proof::followed::Followed;
 use queue::{Queued, Work};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -79,7 +75,7 @@ pub(crate) struct Executor {
     /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
     places: Mutex<Places>,
-    errands: Arc<Semaphore>,
+    command_permits: Arc<Semaphore>,
     host_levels: Mutex<HostLevels>,
     /// The targets and rules of alerts, for the couriers.
     pub(crate) alerts: watch::Sender<Arc<Alerts>>,
@@ -120,7 +116,7 @@ impl Executor {
             holder,
             holder_connections: Mutex::default(),
             places: Mutex::default(),
-            errands: Arc::new(Semaphore::new(errand::AT_ONCE)),
+            command_permits: Arc::new(Semaphore::new(commands::MAX_CONCURRENT_COMMANDS)),
             host_levels: Mutex::default(),
             alerts: watch::Sender::default(),
             unprotected: Mutex::default(),

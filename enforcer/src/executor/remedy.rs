@@ -1,7 +1,7 @@
 //! The part of a recovery strategy that runs between two instances.
 
 use super::Executor;
-use super::errand::{Errand, outcome_of};
+use super::commands::{ShortCommand, outcome_of};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
@@ -49,8 +49,8 @@ impl Executor {
                 })
             }
             Strategy::Run(command) => {
-                let errand = self.errand(workload, spec, command, failure);
-                if let Some(error) = outcome_of(self.run_errand(errand).await) {
+                let command = self.remedy_command(workload, spec, command, failure);
+                if let Some(error) = outcome_of(self.run_command(command).await) {
                     let workload = workload.clone();
                     let error = format!("the command of the strategy `run`: {error}");
                     self.send(Event::Workload(
@@ -63,14 +63,14 @@ impl Executor {
         }
     }
 
-    fn errand(
+    fn remedy_command(
         &self,
         workload: &WorkloadName,
         spec: &Arc<WorkloadSpec>,
         command: Vec<String>,
         environment: Vec<(String, String)>,
-    ) -> Errand {
-        Errand {
+    ) -> ShortCommand {
+        ShortCommand {
             workload: Some(workload.clone()),
             what: "recovery".into(),
             spec: Arc::clone(spec),
@@ -103,8 +103,8 @@ impl Executor {
             commands: spec.commands,
             ..WorkloadSpec::default()
         });
-        let errand = self.errand(workload, &spec, command, Vec::new());
-        match outcome_of(self.run_errand(errand).await) {
+        let command = self.remedy_command(workload, &spec, command, Vec::new());
+        match outcome_of(self.run_command(command).await) {
             None => Ok(()),
             Some(error) => Err(failed(error)),
         }

@@ -10,7 +10,7 @@ mod lateness;
 pub(crate) use http::post;
 pub(crate) use lateness::Lateness;
 
-use crate::executor::{Errand, Executor};
+use crate::executor::{Executor, ShortCommand};
 use enforcer_core::event::{Event, InstanceEvent, ProbeRun};
 use enforcer_core::probe::{Failure, Outcome};
 use enforcer_core::spec::{Check, Probe};
@@ -92,7 +92,7 @@ impl Prober {
 
     /// Runs a command as the workload's user, in a cgroup of its own.
     async fn execute(&self, run: &ProbeRun, command: &[String], limit: Duration) -> Outcome {
-        let errand = Errand {
+        let command = ShortCommand {
             workload: Some(run.workload.clone()),
             what: run.probe.as_str().into(),
             spec: Arc::clone(&run.spec),
@@ -100,7 +100,7 @@ impl Prober {
             environment: Vec::new(),
             limit,
         };
-        match self.executor.run_errand(errand).await {
+        match self.executor.run_command(command).await {
             Err(error) => Outcome::Unknown(error),
             Ok(ran) if ran.succeeded() => Outcome::Passed,
             // The ceiling of commands, or the host's memory, says nothing about the workload.

@@ -27,15 +27,15 @@ use std::time::Duration;
 use tokio::io::Interest;
 
 /// The most commands that run at a time on the whole host.
-pub(super) const AT_ONCE: usize = 256;
+pub(super) const MAX_CONCURRENT_COMMANDS: usize = 256;
 /// The agent's own part, the start and the end of a command, may take this much longer than the
 /// command's limit.
-const OURS: Duration = Duration::from_secs(15);
+const OVERHEAD_LIMIT: Duration = Duration::from_secs(15);
 /// The most characters of the output's last line that are kept.
-const SHOWN: usize = 200;
+const MAX_OUTPUT_CHARS: usize = 200;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Errand {
+pub(crate) struct ShortCommand {
     /// `None` for one of the host's, which runs as the agent itself.
     pub(crate) workload: Option<WorkloadName>,
     /// Names its cgroup; a second one of the same name waits for the first.
@@ -103,45 +103,48 @@ struct Begun {
 impl Executor {
     /// Runs a command to its end or to its deadline. An error is one of our own: it
     /// says nothing about the command. There is an answer, whatever hangs.
-    pub(crate) async fn run_errand(self: &Arc<Self>, errand: Errand) -> Result<Ran, String> {
-        let limit = errand.limit;
+    pub(crate) async fn run_command(
+        self: &Arc<Self>,
+        command: ShortCommand,
+    ) -> Result<Ran, String> {
+        let limit = command.limit;
         // This runs on its own, so that a late command is still cleaned up.
         let running = self
             .runtime
-            .spawn(Arc::clone(self).carry_out_errand(errand));
-        match tokio::time::timeout(limit + OURS, running).await {
+            .spawn(Arc::clone(self).carry_out_command(command));
+        match tokio::time::timeout(limit + OVERHEAD_LIMIT, running).await {
             Ok(Ok(ran)) => ran,
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("it can neither be begun nor ended: something it needs hangs".to_owned()),
         }
     }
 
-    async fn carry_out_errand(self: Arc<Self>, errand: Errand) -> Result<Ran, String> {
-        let limit = errand.limit;
+    async fn carry_out_command(self: Arc<Self>, command: ShortCommand) -> Result<Ran, String> {
+        let limit = command.limit;
         let until = clock::now().after(limit);
         let left = || until.since(clock::now());
-        let turn = tokio::time::timeout(left(), Arc::clone(&self.errands).acquire_owned());
+        let turn = tokio::time::timeout(left(), Arc::clone(&self.command_permits).acquire_owned());
         let _one_of_many = turn
             .await
             .map_err(|_| "too many commands are under way".to_owned())?;
         let (this, workload, what) = (
             Arc::clone(&self),
-            errand.workload.clone(),
-            errand.what.clone(),
+            command.workload.clone(),
+            command.what.clone(),
         );
-        let ceiling = errand.spec.commands;
-        let found = move || this.errand_place(workload.as_ref(), ceiling, &what);
+        let ceiling = command.spec.commands;
+        let found = move || this.command_place(workload.as_ref(), ceiling, &what);
         let place = tokio::task::spawn_blocking(found).await;
         let place = place.map_err(|error| error.to_string())??;
         let turn = tokio::time::timeout(left(), Arc::clone(&place.turn).lock_owned());
         let _turn = turn
             .await
             .map_err(|_| "the one before it has not ended".to_owned())?;
-        let (workload, what) = (errand.workload.clone(), errand.what.clone());
+        let (workload, what) = (command.workload.clone(), command.what.clone());
         let this = Arc::clone(&self);
         let begin = move || {
-            let instance = this.launch_of(&errand);
-            begin(&errand, instance.as_deref(), place)
+            let instance = this.launch_of(&command);
+            begin(&command, instance.as_deref(), place)
         };
         let begun = tokio::task::spawn_blocking(begin);
         let begun = begun.await.map_err(|error| error.to_string())??;
@@ -192,8 +195,8 @@ impl Executor {
     /// Returns what the running instance was started with, if the command uses the same account
     /// and variables. An agent that has taken the instance over does not know it: then the first
     /// command reads the files of variables once more.
-    fn launch_of(&self, errand: &Errand) -> Option<Arc<Launch>> {
-        let workload = errand.workload.as_ref()?;
+    fn launch_of(&self, command: &ShortCommand) -> Option<Arc<Launch>> {
+        let workload = command.workload.as_ref()?;
         let instance = self.instances.get(workload)?;
         let (spec, launch) = match instance.launch {
             Some(known) => known,
@@ -208,7 +211,7 @@ impl Executor {
             let files = spec.environment_files.clone();
             (account, spec.environment.clone(), files)
         };
-        (of(&spec) == of(&errand.spec)).then_some(launch)
+        (of(&spec) == of(&command.spec)).then_some(launch)
     }
 
     /// A hook, beside everything else.
@@ -222,7 +225,7 @@ impl Executor {
             Hook::OnReady => &spec.on_ready,
             Hook::OnUnready => &spec.on_unready,
         };
-        let errand = Errand {
+        let command = ShortCommand {
             workload: Some(workload.clone()),
             what: hook.as_str().into(),
             command: command.clone().unwrap_or_default(),
@@ -230,7 +233,7 @@ impl Executor {
             limit: HOOK_LIMIT,
             spec,
         };
-        let error = outcome_of(self.run_errand(errand).await);
+        let error = outcome_of(self.run_command(command).await);
         // Nothing else would remove it: the workload may be gone by now.
         let (this, name) = (Arc::clone(&self), workload.clone());
         let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.as_str()));
@@ -243,7 +246,7 @@ impl Executor {
 
     /// A command of the host's.
     pub(super) async fn run_on_host(self: Arc<Self>, command: Vec<String>) {
-        let errand = Errand {
+        let command = ShortCommand {
             workload: None,
             what: "disk".into(),
             spec: Arc::new(WorkloadSpec::default()),
@@ -251,7 +254,7 @@ impl Executor {
             environment: Vec::new(),
             limit: COMMAND_LIMIT,
         };
-        let error = outcome_of(self.run_errand(errand).await);
+        let error = outcome_of(self.run_command(command).await);
         self.send(Event::Host(HostEvent::CommandDone { error }));
     }
 }
@@ -272,9 +275,13 @@ fn output_file() -> nix::Result<File> {
     memfd_create(c"output", MFdFlags::MFD_CLOEXEC).map(File::from)
 }
 
-fn begin(errand: &Errand, instance: Option<&Launch>, place: Arc<Place>) -> Result<Begun, String> {
+fn begin(
+    command: &ShortCommand,
+    instance: Option<&Launch>,
+    place: Arc<Place>,
+) -> Result<Begun, String> {
     let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
-    let launch = launch::errand(errand, instance).map_err(started)?;
+    let launch = launch::short_command(command, instance).map_err(started)?;
     let output = output_file().map_err(|error| format!("failed to take its output: {error}"))?;
     place
         .cgroup
@@ -284,12 +291,12 @@ fn begin(errand: &Errand, instance: Option<&Launch>, place: Arc<Place>) -> Resul
     let waiting = spawn::spawn(&launch, &place.cgroup, &output)
         .map_err(|error| format!("failed to {}", error_chain(&error)))?;
     let patience = Patience {
-        until: clock::now().after(errand.limit),
-        limit: errand.limit,
+        until: clock::now().after(command.limit),
+        limit: command.limit,
         is_aborted: &|| false,
         explain: &|| None,
     };
-    let released = waiting.release(&errand.command[0], &patience);
+    let released = waiting.release(&command.command[0], &patience);
     let pidfd = released.map_err(started)?;
     Ok(Begun {
         kills_before,
@@ -301,7 +308,7 @@ fn begin(errand: &Errand, instance: Option<&Launch>, place: Arc<Place>) -> Resul
 
 fn last_line(output: &File) -> String {
     let length = output.metadata().map_or(0, |metadata| metadata.len());
-    let mut tail = [0; 4 * SHOWN];
+    let mut tail = [0; 4 * MAX_OUTPUT_CHARS];
     let from = length.saturating_sub(u64::try_from(tail.len()).unwrap_or(0));
     let read = output.read_at(&mut tail, from).unwrap_or(0);
     let text = String::from_utf8_lossy(&tail[..read]).into_owned();
@@ -312,6 +319,6 @@ fn last_line(output: &File) -> String {
         .unwrap_or("");
     last.chars()
         .filter(|c| !c.is_control())
-        .take(SHOWN)
+        .take(MAX_OUTPUT_CHARS)
         .collect()
 }

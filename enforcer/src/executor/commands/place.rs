@@ -81,7 +81,7 @@ fn owner(workload: Option<&WorkloadName>) -> &str {
 }
 
 impl Executor {
-    pub(super) fn errand_place(
+    pub(super) fn command_place(
         &self,
         workload: Option<&WorkloadName>,
         ceiling: Commands,
@@ -178,7 +178,7 @@ impl Executor {
 
     /// A workload that goes takes these with it. A hook goes by itself: it may be
     /// telling just that.
-    pub(in crate::executor) fn forget_errands(&self, workload: &WorkloadName) {
+    pub(in crate::executor) fn forget_commands(&self, workload: &WorkloadName) {
         for name in ProbeName::ALL {
             self.forget_place(workload, name.as_str());
         }

@@ -1,8 +1,8 @@
 //! The executor's part in the detection of loops: the owner of a thread, its budget of CPU time,
 //! and the thread on which a suspect is examined.
 
-use super::Executor;
-use super::investigate::{Finding, investigate};
+use super::{Finding, investigate};
+use crate::executor::Executor;
 use enforcer_core::WorkloadName;
 use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
@@ -30,14 +30,14 @@ impl Executor {
     }
 
     /// Has the sampler watch the threads of a cgroup as the spec says.
-    pub(super) fn watch_loops(&self, cgroup: CgroupId, spec: &WorkloadSpec) {
+    pub(in crate::executor) fn watch_loops(&self, cgroup: CgroupId, spec: &WorkloadSpec) {
         let budget = spec.watch.cpu_loop.as_ref().map(|watch| watch.after);
         if let Some(ring) = &self.suspects {
             ring.set_budget(cgroup, budget);
         }
     }
 
-    pub(super) fn unwatch_loops(&self, id: CgroupId) {
+    pub(in crate::executor) fn unwatch_loops(&self, id: CgroupId) {
         if let Some(ring) = &self.suspects {
             ring.set_budget(id, None);
         }
@@ -45,7 +45,11 @@ impl Executor {
 
     /// Looks into a suspect on a thread of its own; what is traced is let go when
     /// that thread ends, whatever becomes of it.
-    pub(super) fn begin_investigation(self: &Arc<Self>, workload: WorkloadName, suspect: Suspect) {
+    pub(in crate::executor) fn begin_investigation(
+        self: &Arc<Self>,
+        workload: WorkloadName,
+        suspect: Suspect,
+    ) {
         let thread = suspect.thread;
         self.followed.pause(thread);
         let (this, name) = (Arc::clone(self), workload.clone());

@@ -1,12 +1,16 @@
 //! Examines a suspect: half a second of samples, and then, if it is worth it, a series of stops.
 //! The core decides what the evidence proves.
 
-use super::proof::{Proof, TOO_LITTLE_TIME};
-use crate::symbolize;
+pub(crate) mod followed;
+mod stops;
+mod suspects;
+pub(crate) mod symbolize;
+
 use enforcer_core::cpu_loop::{
     ENOUGH_SAMPLES, Evidence, LoopSource, SAMPLE_HZ, SAMPLE_TIME, Sampling, Suspect,
 };
 use enforcer_kernel::{clock, perf, threads};
+use stops::{Proof, TOO_LITTLE_TIME};
 
 /// The evidence, and the number of the thread's sleeps when it was released.
 #[derive(Debug)]

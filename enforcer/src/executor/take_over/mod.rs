@@ -1,26 +1,22 @@
 //! Finds the workloads again that the agent before this one has left. A process is the recorded one
 //! if it has the same pid and start time in the same boot. It has run if it has executed a program.
 
-use super::drift::{is_home, relative, take_in_all};
-use super::instances::{Begun, OpenCgroup};
-use super::output::KeptPipe;
-use super::{Executor, KILL_PATIENCE};
+mod fate;
+
+use crate::executor::drift::{is_home, relative, take_in_all};
+use crate::executor::instances::{Begun, OpenCgroup};
+use crate::executor::output::KeptPipe;
+use crate::executor::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
 use crate::store::handover::{Left, RunningInstance};
 use crate::watch;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{
-    Event, ExitStatus, Found, InstanceId, ProcessId, TakenOver, WorkloadEvent,
-};
-use enforcer_kernel::bpf::PastExit;
+use enforcer_core::event::{Event, Found, InstanceId, ProcessId, TakenOver, WorkloadEvent};
 use enforcer_kernel::cgroupfs::CgroupError;
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::{clock, pipe, process, usage};
+use fate::Fate;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A child whose agent has died at its gate goes at once; this is for a busy host.
-const GATE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The fate of a recorded process is not known.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +25,6 @@ pub(crate) enum AdoptError {
     Cgroup(#[from] CgroupError),
     #[error("open process {pid}, which an agent before this one has started")]
     Process { pid: u32, source: std::io::Error },
-}
-
-/// The fate of a recorded process.
-enum Fate {
-    Runs(PidFd),
-    /// The process has run, and is gone.
-    Ended,
-    NeverRan,
 }
 
 impl Executor {
@@ -109,43 +97,6 @@ impl Executor {
             }
             Fate::Ended | Fate::NeverRan => Found::Ended(id, counters, main.pid),
         })
-    }
-
-    /// Returns the fate of a process whose start may not have been reported yet.
-    fn fate_of(&self, recorded: &RunningInstance, starting: bool) -> Result<Fate, AdoptError> {
-        let begun = clock::now();
-        loop {
-            let held = PidFd::of(recorded.process());
-            let held = held.map_err(|source| AdoptError::Process {
-                pid: recorded.pid,
-                source,
-            })?;
-            let Some(pidfd) = held else {
-                let exit = self.past_exit(recorded.process());
-                // Without a record of its exit, the process has run if its start was reported.
-                return Ok(match exit.map_or(!starting, |exit| exit.ran) {
-                    true => Fate::Ended,
-                    false => Fate::NeverRan,
-                });
-            };
-            if process::has_executed(recorded.pid) {
-                return Ok(Fate::Runs(pidfd));
-            }
-            if clock::now().since(begun) > GATE_PATIENCE {
-                return Ok(Fate::NeverRan);
-            }
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
-    }
-
-    pub(super) fn past_exit(&self, process: ProcessId) -> Option<PastExit> {
-        self.ring.as_ref()?.exit_of(process)
-    }
-
-    /// Returns the exit status of a process that was not this agent's child.
-    pub(super) fn past_status(&self, process: ProcessId) -> ExitStatus {
-        let exit = self.past_exit(process);
-        exit.map_or(ExitStatus::Unknown, |exit| exit.status)
     }
 
     /// Enters the instance into the table, as a start does.
