@@ -1,8 +1,8 @@
 //! The cgroup keys of the manifest as values, the kernel files that they become, and the
 //! comparison of a request with the kernel's answer.
 
-use crate::schema;
 use crate::settings::Setting;
+use crate::shapes;
 use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, asked_limit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,50 +15,50 @@ use serde::{Deserialize, Serialize};
 pub struct Limits {
     /// The share of CPU time under contention, 1 to 10000 or `idle`. The default is 100; Docker's 512
     /// shares are 59.
-    #[schemars(rename = "cpu.weight", with = "schema::CpuWeight")]
+    #[schemars(rename = "cpu.weight", with = "shapes::CpuWeight")]
     pub cpu_weight: Option<CpuWeight>,
     /// The CPU time in each period, of one CPU: `150%` is one and a half. The kernel's own pair,
     /// `50000 100000`, is allowed too.
-    #[schemars(rename = "cpu.max", with = "schema::CpuMax")]
+    #[schemars(rename = "cpu.max", with = "shapes::CpuMax")]
     pub cpu_max: Option<CpuQuota>,
     /// The unused CPU time that may be used later, in microseconds of each period. In the manifest it
     /// is a duration.
     #[setting(unit = "us")]
-    #[schemars(rename = "cpu.max.burst", with = "schema::Time")]
+    #[schemars(rename = "cpu.max.burst", with = "shapes::Time")]
     pub cpu_max_burst: Option<u64>,
     /// The CPUs that the processes may use, such as `0-3,5`.
-    #[schemars(rename = "cpuset.cpus", with = "schema::CpuList")]
+    #[schemars(rename = "cpuset.cpus", with = "shapes::CpuList")]
     pub cpuset_cpus: Option<String>,
     /// The memory that is never reclaimed.
     #[serde(with = "asked_limit")]
-    #[schemars(rename = "memory.min", with = "schema::SizeOrMax")]
+    #[schemars(rename = "memory.min", with = "shapes::SizeOrMax")]
     pub memory_min: Option<Limit<Bytes>>,
     /// The memory that is protected from reclaim while others have more to give.
     #[serde(with = "asked_limit")]
-    #[schemars(rename = "memory.low", with = "schema::SizeOrMax")]
+    #[schemars(rename = "memory.low", with = "shapes::SizeOrMax")]
     pub memory_low: Option<Limit<Bytes>>,
     /// The memory above which the kernel slows the processes down and reclaims; also a share of
     /// `memory.max`.
     #[serde(with = "asked_limit")]
-    #[schemars(rename = "memory.high", with = "schema::SizeMaxOrShare")]
+    #[schemars(rename = "memory.high", with = "shapes::SizeMaxOrShare")]
     pub memory_high: Option<Limit<Bytes>>,
     /// The memory at which the kernel kills. The suffixes K, M, G and T are binary.
     #[serde(with = "asked_limit")]
-    #[schemars(rename = "memory.max", with = "schema::SizeOrMax")]
+    #[schemars(rename = "memory.max", with = "shapes::SizeOrMax")]
     pub memory_max: Option<Limit<Bytes>>,
     /// The swap beside `memory.max`, and not part of it; 0 for none.
     #[serde(with = "asked_limit")]
-    #[schemars(rename = "memory.swap.max", with = "schema::SizeOrMax")]
+    #[schemars(rename = "memory.swap.max", with = "shapes::SizeOrMax")]
     pub memory_swap_max: Option<Limit<Bytes>>,
     /// Whether an OOM kill ends all processes together. The default is true for a workload.
-    #[schemars(rename = "memory.oom.group", with = "schema::Truth")]
+    #[schemars(rename = "memory.oom.group", with = "shapes::Truth")]
     pub memory_oom_group: Option<bool>,
     /// The most processes and threads.
     #[serde(with = "asked_limit")]
-    #[schemars(rename = "pids.max", with = "schema::CountOrMax")]
+    #[schemars(rename = "pids.max", with = "shapes::CountOrMax")]
     pub pids_max: Option<Limit<u64>>,
     /// The share of disk time under contention, 1 to 10000. The default is 100.
-    #[schemars(rename = "io.weight", with = "schema::Whole<1, 10_000>")]
+    #[schemars(rename = "io.weight", with = "shapes::Whole<1, 10_000>")]
     pub io_weight: Option<u16>,
 }
 

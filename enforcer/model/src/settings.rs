@@ -8,7 +8,6 @@
 
 use crate::name::WorkloadName;
 use crate::plan::{Effect, SettingChange};
-use crate::spec::{LogTarget, Mode, Need, RestartPolicy, Severity};
 use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, Percent, human_duration};
 pub use enforcer_model_derive::Setting;
 use std::collections::{BTreeMap, BTreeSet};
@@ -213,7 +212,7 @@ macro_rules! words_are_settings {
     };
 }
 
-words_are_settings!(LogTarget, Mode, Need, RestartPolicy, Severity);
+pub(crate) use words_are_settings;
 
 /// Words are written as a shell would read them again.
 impl Setting for String {
@@ -318,8 +317,8 @@ mod tests {
     use super::*;
     use crate::sentence::of_setting;
     use crate::spec::{
-        Alerts, Check, Host, Listed, Probe, ProbeName, Rule, Strategy, Target, Threshold, When,
-        WorkloadSpec,
+        Alerts, Check, Host, Listed, LogTarget, Probe, ProbeName, Rule, Severity, Strategy, Target,
+        Threshold, When, WorkloadSpec,
     };
     use expect_test::{Expect, expect};
 

@@ -2,13 +2,13 @@
 //! keys. `UPDATE_EXPECT=1` writes docs/manifest.schema.json.
 
 use super::{Known, parse};
-use enforcer_model::schema;
+use enforcer_model::spec::schema;
 use expect_test::expect_file;
 use serde_json::Value;
 
 #[test]
 fn the_schema_that_editors_get_is_derived_from_the_types() {
-    let text = format!("{:#}\n", schema::manifest());
+    let text = format!("{:#}\n", schema());
     expect_file!["../../../../docs/manifest.schema.json"].assert_eq(&text);
 }
 
@@ -48,7 +48,7 @@ fn with_unknown(lead: &[String]) -> String {
 #[test]
 fn every_section_of_the_schema_has_the_parsers_keys() {
     let mut found = Vec::new();
-    sections(&schema::manifest(), &[], &mut found);
+    sections(&schema(), &[], &mut found);
     assert!(found.len() > 60, "{}", found.len());
     for (lead, keys) in found {
         // A strategy is a mapping of causes, or one with `run`: both are asked for by it.

@@ -5,8 +5,8 @@ pub use crate::level::{Resource, Severity};
 use crate::detail::Kind;
 use crate::health::Health;
 use crate::name::WorkloadName;
-use crate::schema;
 use crate::settings::{Setting, displayed};
+use crate::shapes;
 use crate::state::WorkloadState;
 use crate::units::Percent;
 use schemars::JsonSchema;
@@ -21,13 +21,13 @@ use std::time::Duration;
 pub struct Alerts {
     /// The time after which a firing alert is sent again, or `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<schema::Time>")]
+    #[schemars(with = "shapes::OrOff<shapes::Time>")]
     pub repeat: Option<Duration>,
     /// The receivers of alerts, by name.
-    #[schemars(with = "schema::Named<schema::Target>")]
+    #[schemars(with = "shapes::Named<shapes::Target>")]
     pub targets: BTreeMap<String, Target>,
     /// The conditions of alerts, by name. Each rule has one condition.
-    #[schemars(with = "schema::Named<Rule>")]
+    #[schemars(with = "shapes::Named<Rule>")]
     pub rules: BTreeMap<String, Rule>,
 }
 
@@ -45,20 +45,20 @@ impl Default for Alerts {
 #[setting(inherit)]
 #[schemars(deny_unknown_fields)]
 pub struct Rule {
-    #[schemars(flatten, with = "schema::Condition")]
+    #[schemars(flatten, with = "shapes::Condition")]
     pub when: When,
     /// The time for which the condition must hold, without a break, before the alert fires, and be
     /// false before it is resolved.
-    #[schemars(rename = "for", with = "schema::Time")]
+    #[schemars(rename = "for", with = "shapes::Time")]
     pub held: Duration,
     /// The severity that the message has.
-    #[schemars(with = "schema::Severity")]
+    #[schemars(with = "shapes::Severity")]
     pub severity: Severity,
     /// The workloads that the rule is about. The default is all.
-    #[schemars(with = "schema::Texts")]
+    #[schemars(with = "shapes::Texts")]
     pub workloads: Option<BTreeSet<WorkloadName>>,
     /// The names of targets. The default is all.
-    #[schemars(with = "schema::Texts")]
+    #[schemars(with = "shapes::Texts")]
     pub to: Option<BTreeSet<String>>,
 }
 

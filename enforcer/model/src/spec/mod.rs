@@ -5,6 +5,7 @@ mod alerts;
 mod probes;
 mod recovery;
 mod rung;
+mod schema;
 
 pub use alerts::{Alerts, Resource, Rule, Severity, Target, When};
 pub use probes::{
@@ -14,17 +15,20 @@ pub use recovery::{
     Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy, StrategyName,
 };
 pub use rung::Rung;
+pub use schema::schema;
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
-use crate::schema;
-use crate::settings::Setting;
+use crate::settings::{Setting, words_are_settings};
+use crate::shapes;
 use crate::units::{Bytes, Limit, Percent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+words_are_settings!(LogTarget, Mode, Need, RestartPolicy, Severity);
 
 /// Everything the agent was asked to do.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,7 +77,7 @@ pub struct Host {
     pub limits: Limits,
     /// The starts under way at a time. The default is twice the number of CPUs.
     #[setting(live)]
-    #[schemars(with = "schema::Whole<1, 10_000>")]
+    #[schemars(with = "shapes::Whole<1, 10_000>")]
     pub starts_at_once: Option<u32>,
     /// The thresholds of the whole host.
     #[setting(live)]
@@ -94,9 +98,9 @@ pub struct Host {
 #[setting(inherit)]
 #[schemars(deny_unknown_fields)]
 pub struct Reserve {
-    #[schemars(with = "schema::SizeOrShare")]
+    #[schemars(with = "shapes::SizeOrShare")]
     pub memory: Option<Portion>,
-    #[schemars(with = "schema::SizeOrShare")]
+    #[schemars(with = "shapes::SizeOrShare")]
     pub swap: Option<Portion>,
 }
 
@@ -171,34 +175,34 @@ impl Mode {
 pub struct WorkloadSpec {
     /// `observe` only reports restarts and other remedies. Limits apply in both modes.
     #[setting(live)]
-    #[schemars(with = "schema::Mode")]
+    #[schemars(with = "shapes::Mode")]
     pub mode: Mode,
     /// The program's absolute path, and its arguments.
     #[setting(restart)]
-    #[schemars(with = "schema::Command")]
+    #[schemars(with = "shapes::Command")]
     pub command: Vec<String>,
     /// The name of the account. It is required if the agent is root, and there is no choice otherwise.
     #[setting(restart)]
-    #[schemars(with = "schema::Text")]
+    #[schemars(with = "shapes::Text")]
     pub user: Option<String>,
     /// The name of the group. The default is the account's own.
     #[setting(restart)]
-    #[schemars(with = "schema::Text")]
+    #[schemars(with = "shapes::Text")]
     pub group: Option<String>,
     /// The working directory.
     #[setting(restart)]
-    #[schemars(with = "schema::AbsolutePath")]
+    #[schemars(with = "shapes::AbsolutePath")]
     pub directory: Option<String>,
     /// The variables of the program.
     #[setting(restart, secret)]
-    #[schemars(with = "schema::Variables")]
+    #[schemars(with = "shapes::Variables")]
     pub environment: BTreeMap<String, String>,
     /// Files with variables, one `NAME=value` a line. A relative path begins at the manifest's folder.
     #[setting(restart)]
     pub environment_files: Vec<String>,
     /// The names of capabilities(7), such as `CAP_NET_BIND_SERVICE`. An empty list takes all from root.
     #[setting(restart)]
-    #[schemars(with = "schema::Capabilities")]
+    #[schemars(with = "shapes::Capabilities")]
     pub capabilities: Vec<String>,
     /// Is true if the manifest has a `capabilities` key. An empty list takes all from root.
     #[serde(default)]
@@ -207,30 +211,30 @@ pub struct WorkloadSpec {
     pub capabilities_listed: Listed,
     /// The soft and hard limit of getrlimit(2), by the lower-case name of the resource.
     #[setting(restart)]
-    #[schemars(with = "schema::ResourceLimits")]
+    #[schemars(with = "shapes::ResourceLimits")]
     pub rlimits: BTreeMap<String, Limit<u64>>,
     /// From 0 to 100; the kernel kills the lowest first when the host itself is out of memory.
     #[setting(restart)]
-    #[schemars(with = "schema::Whole<0, 100>")]
+    #[schemars(with = "shapes::Whole<0, 100>")]
     pub priority: u8,
     #[setting(live)]
     #[schemars(rename = "cgroup")]
     pub limits: Limits,
     /// The workloads that must be up before this one starts.
     #[setting(live)]
-    #[schemars(with = "schema::Needs")]
+    #[schemars(with = "shapes::Needs")]
     pub needs: BTreeMap<WorkloadName, Need>,
     /// The checks of the workload, by their purpose.
     #[setting(live)]
-    #[schemars(with = "schema::Probes")]
+    #[schemars(with = "schema::ProbesSchema")]
     pub probes: Probes,
     /// The command that runs when the workload becomes ready.
     #[setting(live)]
-    #[schemars(with = "schema::Command")]
+    #[schemars(with = "shapes::Command")]
     pub on_ready: Option<Vec<String>>,
     /// The command that runs when the workload is no longer ready.
     #[setting(live)]
-    #[schemars(with = "schema::Command")]
+    #[schemars(with = "shapes::Command")]
     pub on_unready: Option<Vec<String>>,
     #[setting(live)]
     pub watch: Watch,
@@ -243,7 +247,7 @@ pub struct WorkloadSpec {
     /// The time that a start may take until the program is executed.
     #[serde(default = "default_start_timeout")]
     #[setting(live)]
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub start_timeout: Duration,
     /// The destination and the bounds of the output.
     #[setting(by_field)]
@@ -285,16 +289,16 @@ impl WorkloadSpec {
 pub struct Watch {
     /// The detection of CPU loops, or `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<CpuLoopWatch>")]
+    #[schemars(with = "shapes::OrOff<CpuLoopWatch>")]
     pub cpu_loop: Option<CpuLoopWatch>,
     /// The levels of the working set as a share of `memory.max`, or `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Threshold>")]
+    #[schemars(with = "shapes::OrOff<Threshold>")]
     pub memory: Option<Threshold>,
     /// The levels of CPU time as a share of `cpu.max`, or of all CPUs if the workload has no limit. The
     /// default is `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Threshold>")]
+    #[schemars(with = "shapes::OrOff<Threshold>")]
     pub cpu: Option<Threshold>,
 }
 
@@ -304,13 +308,13 @@ pub struct Watch {
 #[schemars(deny_unknown_fields)]
 pub struct CpuLoopWatch {
     /// The CPU time without a voluntary sleep after which a thread is suspected.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub after: Duration,
     /// The ladder of responses, mildest first.
-    #[schemars(with = "schema::Ladder")]
+    #[schemars(with = "shapes::Ladder")]
     pub respond: Vec<Rung>,
     /// The time for which each rung holds before the next.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub step: Duration,
     /// Whether a thread that is only over its budget is answered like a proved loop.
     pub assume_loop: bool,
@@ -344,25 +348,25 @@ pub struct Stop {
     /// The signal that asks the program to end, by its name in signal(7).
     pub signal: String,
     /// The time between the signal and SIGKILL.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub grace: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = schema::refuse_bounds_of_the_journal)]
+#[schemars(deny_unknown_fields, transform = shapes::refuse_bounds_of_the_journal)]
 pub struct Logs {
     /// `file` for a file of the agent, `journal` for systemd-journald.
     #[serde(default, skip_serializing_if = "LogTarget::is_file")]
     #[setting(restart)]
-    #[schemars(with = "schema::LogTarget")]
+    #[schemars(with = "shapes::LogTarget")]
     pub to: LogTarget,
     /// The size at which a new file is begun.
     #[setting(live)]
-    #[schemars(with = "schema::Size")]
+    #[schemars(with = "shapes::Size")]
     pub max_size: Bytes,
     /// The number of older files beside the one that is written.
     #[setting(live)]
-    #[schemars(with = "schema::Whole<0, 100>")]
+    #[schemars(with = "shapes::Whole<0, 100>")]
     pub keep: u32,
 }
 
@@ -411,10 +415,10 @@ impl Default for Stop {
 #[schemars(deny_unknown_fields)]
 pub struct Commands {
     /// The memory of all probes, hooks and remedies of the workload together.
-    #[schemars(rename = "memory.max", with = "schema::SizeOrMax")]
+    #[schemars(rename = "memory.max", with = "shapes::SizeOrMax")]
     pub memory_max: Limit<Bytes>,
     /// The most processes of all of them together.
-    #[schemars(rename = "pids.max", with = "schema::CountOrMax")]
+    #[schemars(rename = "pids.max", with = "shapes::CountOrMax")]
     pub pids_max: Limit<u64>,
 }
 

@@ -1,7 +1,7 @@
 //! Probes, thresholds and needs, as the manifest means them.
 
-use crate::schema;
 use crate::settings::Setting;
+use crate::shapes;
 use crate::units::{Bytes, Percent};
 use crate::words::words;
 use schemars::JsonSchema;
@@ -33,19 +33,19 @@ pub struct Probe {
     #[schemars(flatten)]
     pub check: Check,
     /// The time from the instance's start to the first check.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub initial_delay: Duration,
     /// The time from the beginning of one check to that of the next.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub period: Duration,
     /// The deadline of the whole check: connecting, asking and reading.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub timeout: Duration,
     /// The number of failures in a row that count.
-    #[schemars(with = "schema::Whole<1, 1_000_000>")]
+    #[schemars(with = "shapes::Whole<1, 1_000_000>")]
     pub failure_threshold: u32,
     /// The number of passes in a row that count.
-    #[schemars(with = "schema::Whole<1, 1_000_000>")]
+    #[schemars(with = "shapes::Whole<1, 1_000_000>")]
     pub success_threshold: u32,
 }
 
@@ -83,39 +83,39 @@ pub enum Check {
     /// 200 to 399 passes; redirects are followed on the same host.
     Http {
         host: String,
-        #[schemars(with = "schema::Port")]
+        #[schemars(with = "shapes::Port")]
         port: u16,
-        #[schemars(with = "schema::AbsolutePath")]
+        #[schemars(with = "shapes::AbsolutePath")]
         path: String,
         #[setting(secret)]
-        #[schemars(with = "schema::Variables")]
+        #[schemars(with = "shapes::Variables")]
         headers: BTreeMap<String, String>,
     },
     /// A connection is accepted.
     Tcp {
         host: String,
-        #[schemars(with = "schema::Port")]
+        #[schemars(with = "shapes::Port")]
         port: u16,
     },
     /// The command ends with 0.
     Exec {
-        #[schemars(with = "schema::Command")]
+        #[schemars(with = "shapes::Command")]
         command: Vec<String>,
     },
     /// The file was changed at most `fresh_within` ago, by the wall clock.
     File {
-        #[schemars(with = "schema::AbsolutePath")]
+        #[schemars(with = "shapes::AbsolutePath")]
         path: String,
-        #[schemars(with = "schema::Time")]
+        #[schemars(with = "shapes::Time")]
         fresh_within: Duration,
     },
     /// The workload did at least this much within that time.
     Cgroup {
-        #[schemars(with = "schema::Time")]
+        #[schemars(with = "shapes::Time")]
         cpu: Option<Duration>,
-        #[schemars(with = "schema::Size")]
+        #[schemars(with = "shapes::Size")]
         io: Option<Bytes>,
-        #[schemars(with = "schema::Time")]
+        #[schemars(with = "shapes::Time")]
         within: Duration,
     },
 }
@@ -140,14 +140,14 @@ impl Check {
 pub struct Threshold {
     /// The share at which the level is `warning`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::Share")]
+    #[schemars(with = "shapes::Share")]
     pub warn: Option<Percent>,
     /// The share at which the level is `critical`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::Share")]
+    #[schemars(with = "shapes::Share")]
     pub critical: Option<Percent>,
     /// The time for which a level must hold before it is reported.
-    #[schemars(rename = "for", with = "schema::Time")]
+    #[schemars(rename = "for", with = "shapes::Time")]
     pub hold: Duration,
 }
 
@@ -201,15 +201,15 @@ impl Need {
 pub struct HostWatch {
     /// The levels of the host's memory.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Threshold>")]
+    #[schemars(with = "shapes::OrOff<Threshold>")]
     pub memory: Option<Threshold>,
     /// The levels of the host's CPU time.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Threshold>")]
+    #[schemars(with = "shapes::OrOff<Threshold>")]
     pub cpu: Option<Threshold>,
     /// The levels of a file system.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<DiskWatch>")]
+    #[schemars(with = "shapes::OrOff<DiskWatch>")]
     pub disk: Option<DiskWatch>,
 }
 
@@ -218,11 +218,11 @@ pub struct HostWatch {
 #[schemars(deny_unknown_fields)]
 pub struct DiskWatch {
     /// A path on the watched file system.
-    #[schemars(with = "schema::AbsolutePath")]
+    #[schemars(with = "shapes::AbsolutePath")]
     pub path: String,
     #[schemars(flatten)]
     pub threshold: Threshold,
     /// The command that makes room, as the agent's own user. The disk is read again after it.
-    #[schemars(with = "schema::Command")]
+    #[schemars(with = "shapes::Command")]
     pub run: Option<Vec<String>>,
 }

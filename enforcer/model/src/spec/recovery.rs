@@ -3,8 +3,8 @@
 pub use crate::strategy::StrategyName;
 
 use crate::ids::Cause;
-use crate::schema;
 use crate::settings::Setting;
+use crate::shapes;
 use crate::units::Percent;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,25 +35,25 @@ impl RestartPolicy {
 #[schemars(deny_unknown_fields)]
 pub struct Recovery {
     /// Whether a workload that ends is started again.
-    #[schemars(with = "schema::Restart")]
+    #[schemars(with = "shapes::Restart")]
     pub restart: RestartPolicy,
     /// The work between the old instance and the new one, also as a list by attempt, or by cause.
-    #[schemars(rename = "strategy", with = "schema::Strategies")]
+    #[schemars(rename = "strategy", with = "shapes::Strategies")]
     pub strategies: Strategies,
     /// The folders that `reset` empties; the folders themselves stay.
-    #[schemars(with = "schema::AbsolutePaths")]
+    #[schemars(with = "shapes::AbsolutePaths")]
     pub reset_paths: Vec<String>,
     /// The wait before a restart, or `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Backoff>")]
+    #[schemars(with = "shapes::OrOff<Backoff>")]
     pub backoff: Option<Backoff>,
     /// The number of restarts after which the breaker opens, or `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Budget>")]
+    #[schemars(with = "shapes::OrOff<Budget>")]
     pub budget: Option<Budget>,
     /// The time without restarts after the budget is used, or `off`.
     #[setting(unset = "off")]
-    #[schemars(with = "schema::OrOff<Breaker>")]
+    #[schemars(with = "shapes::OrOff<Breaker>")]
     pub breaker: Option<Breaker>,
 }
 
@@ -118,19 +118,19 @@ impl Strategies {
 #[schemars(deny_unknown_fields)]
 pub struct Backoff {
     /// The first wait.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub initial: Duration,
     /// The factor between one wait and the next.
-    #[schemars(with = "schema::Factor")]
+    #[schemars(with = "shapes::Factor")]
     pub factor: f64,
     /// The longest wait.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub max: Duration,
     /// The random part of a wait.
-    #[schemars(with = "schema::Share")]
+    #[schemars(with = "shapes::Share")]
     pub jitter: Percent,
     /// The time without a failure after which the waits begin anew.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub reset_after: Duration,
 }
 
@@ -139,10 +139,10 @@ pub struct Backoff {
 #[schemars(deny_unknown_fields)]
 pub struct Budget {
     /// The number of restarts.
-    #[schemars(with = "schema::Whole<1, 1000>")]
+    #[schemars(with = "shapes::Whole<1, 1000>")]
     pub restarts: u32,
     /// The time in which they count.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub within: Duration,
 }
 
@@ -151,10 +151,10 @@ pub struct Budget {
 #[schemars(deny_unknown_fields)]
 pub struct Breaker {
     /// The first time without restarts. It doubles with each failed trial.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub cooldown: Duration,
     /// The longest time without restarts.
-    #[schemars(with = "schema::Time")]
+    #[schemars(with = "shapes::Time")]
     pub max: Duration,
 }
 

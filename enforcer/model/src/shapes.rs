@@ -1,9 +1,8 @@
-//! The JSON Schema of a manifest, for editors. The types of the manifest derive it; here are the
-//! parts that no type says: how a unit is written, and where a key takes one of several forms.
+//! The parts of the manifest's JSON Schema that no type says: how a unit is written, and where a key
+//! takes one of several forms.
 
-use crate::spec::{Alerts, Host, Probe, ProbeName, WorkloadSpec};
 use crate::strategy::StrategyName;
-use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::marker::PhantomData;
@@ -83,7 +82,7 @@ fn strategies() -> Value {
 }
 
 /// Returns a mapping with these keys and no others.
-fn section(keys: &[(&str, Value)]) -> Value {
+pub(crate) fn section(keys: &[(&str, Value)]) -> Value {
     let properties: serde_json::Map<String, Value> = keys
         .iter()
         .map(|(key, value)| ((*key).to_owned(), value.clone()))
@@ -135,19 +134,6 @@ shapes! {
     Strategies(_generator) = {
         let causes = ["exit", "oom_kill", "liveness", "startup", "progress", "cpu_loop"];
         either(&[strategies(), section(&causes.map(|cause| (cause, strategies())))])
-    };
-    /// Only `progress` may ask the workload's cgroup.
-    Probes(generator) = {
-        let mut schema = generator.subschema_for::<Probe>().to_value();
-        tidy(&mut schema);
-        let probes = ProbeName::ALL.map(|name| {
-            let mut probe = schema.clone();
-            if name != ProbeName::Progress && let Some(keys) = probe["properties"].as_object_mut() {
-                keys.remove("cgroup");
-            }
-            (name.as_str(), probe)
-        });
-        section(&probes)
     };
     Target(_generator) = {
         let url = json!({ "type": "string", "pattern": "^http://[!-~]+$" });
@@ -220,35 +206,9 @@ pub(crate) fn refuse_bounds_of_the_journal(logs: &mut Schema) {
     logs.insert("then".to_owned(), no_bounds);
 }
 
-/// Returns the schema of a manifest.
-#[must_use]
-pub fn manifest() -> Value {
-    let settings =
-        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    let mut generator = settings.into_generator();
-    let of = |schema: Schema| {
-        let mut schema = schema.to_value();
-        tidy(&mut schema);
-        schema
-    };
-    let mut workloads = of(generator.subschema_for::<Named<WorkloadSpec>>());
-    workloads["additionalProperties"]["required"] = json!(["command"]);
-    let mut schema = section(&[
-        ("version", json!({ "const": 1 })),
-        ("mode", of(generator.subschema_for::<Mode>())),
-        ("host", of(generator.subschema_for::<Host>())),
-        ("alerts", of(generator.subschema_for::<Alerts>())),
-        ("workloads", workloads),
-    ]);
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
-    schema["title"] = "enforcer manifest".into();
-    schema["required"] = json!(["version"]);
-    schema
-}
-
 /// Turns a derived schema into that of a manifest: every key has a default, a key with several forms
 /// belongs to the section around it, and a number has the bounds of its unit alone.
-fn tidy(schema: &mut Value) {
+pub(crate) fn tidy(schema: &mut Value) {
     let Value::Object(keys) = schema else {
         if let Value::Array(items) = schema {
             items.iter_mut().for_each(tidy);
