@@ -6,6 +6,7 @@
 
 mod admission;
 pub mod alert;
+mod checkpoint;
 pub mod cpu_loop;
 pub mod drift;
 pub mod event;
@@ -19,9 +20,9 @@ pub mod supervisor;
 pub mod threshold;
 mod workload;
 
+pub use checkpoint::Checkpoint;
 pub use enforcer_model::{claims, health, limits, name, spec, state, text, units};
 pub use event::{Action, Decision, Event, Transition};
 pub use name::WorkloadName;
 pub use state::WorkloadState;
 pub use supervisor::Supervisor;
-pub use workload::Checkpoint;

@@ -8,7 +8,7 @@
 //! ```
 
 use crate::moment::Moment;
-use crate::spec::{Backoff, Recovery};
+use crate::spec::{Backoff, Recovery, Strategy};
 use crate::units::MonoTime;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -157,6 +157,14 @@ fn wait(backoff: &Backoff, attempt: u32, noise: u64) -> Duration {
     let high = u32::try_from(noise >> 32).unwrap_or(u32::MAX);
     let spread = f64::from(high) / f64::from(u32::MAX) * 2.0 - 1.0;
     Duration::try_from_secs_f64(seconds * (1.0 + jitter * spread)).unwrap_or(backoff.max)
+}
+
+/// The work before a start that follows a failure.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remedy {
+    pub strategy: Strategy,
+    /// The environment of the strategy's command, which describes the failure.
+    pub failure: Vec<(String, String)>,
 }
 
 #[cfg(test)]

@@ -84,3 +84,10 @@ impl Cause {
         }
     }
 }
+
+/// The reason for a change to the host: a cause, and the event that says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub cause: Cause,
+    pub seq: Seq,
+}

@@ -1,17 +1,7 @@
 //! The commands of the manifest that run beside a workload: before a start, and when it becomes
 //! ready or unready.
 
-use crate::spec::Strategy;
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
-
-/// The work before a start that follows a failure.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remedy {
-    pub strategy: Strategy,
-    /// The environment of the strategy's command, which describes the failure.
-    pub failure: Vec<(String, String)>,
-}
 
 /// A command that announces whether a workload may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,21 +16,21 @@ pub use enforcer_model::detail::{
     HostPressure, Kind, LimitChange, Lost, LostFrom, Pressure, PressureAnswer, ReadyChange,
     Release, ReleaseReason, RestartPlan, Start, StartError, Stop, ThrottleChange,
 };
-pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId, Seq};
+pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId, Reason, Seq};
 
 pub use crate::host::HostMeasured;
 pub use crate::moment::Moment;
+pub use crate::recovery::Remedy;
 pub use action::{Action, Aside, HostAction, HostChange, Step, WorkloadAction, WorkloadChange};
-pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook, Remedy};
+pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook};
 pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, WorkloadEvent};
 pub use observed::{Answered, Found, Measured, TakenOver};
 
+use crate::checkpoint::Checkpoint;
 use crate::name::WorkloadName;
 use crate::plan::Plan;
 use crate::spec::{ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
-use crate::workload::Checkpoint;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A request of an operator.
@@ -60,13 +60,6 @@ pub struct ProbeRun {
     pub run: u64,
     /// The time at which the check was due.
     pub due: MonoTime,
-}
-
-/// The reason for a change to the host: a cause, and the event that says more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reason {
-    pub cause: Cause,
-    pub seq: Seq,
 }
 
 /// The decision that follows an event.

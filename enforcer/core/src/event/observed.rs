@@ -2,12 +2,12 @@
 //! resources.
 
 use super::CgroupId;
+use crate::checkpoint::Checkpoint;
 use crate::name::WorkloadName;
 use crate::oom::Counters;
 use crate::probe::Answer;
 use crate::spec::ProbeName;
 use crate::units::{Bytes, Percent};
-use crate::workload::Checkpoint;
 use std::time::Duration;
 
 /// A workload that an earlier agent has left.

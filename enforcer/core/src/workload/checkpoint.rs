@@ -1,89 +1,12 @@
-//! The state of a workload that the next agent needs: the decisions that are not in the kernel. It
-//! has nothing that can be read again, such as readings, checks under way and open proofs.
+//! A workload's checkpoint: how it is made, and how a workload is resumed from one.
 
-use super::health::{KeptLevels, Levels};
-use super::loops::KeptLoops;
-use super::probes::KeptProbing;
-use super::readiness::{KeptReady, Ready};
-use super::{FatalOom, LastExit, Lifecycle, Workload};
-use crate::event::{Cause, InstanceId, Remedy, Seq};
-use crate::health::Health;
+use super::health::Levels;
+use super::readiness::Ready;
+use super::{Lifecycle, Workload};
+use crate::checkpoint::Checkpoint;
+use crate::event::Cause;
 use crate::name::WorkloadName;
-use crate::oom::Balance;
-use crate::recovery::RecoveryState;
-use crate::spec::WorkloadSpec;
-use crate::units::MonoTime;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// The state of a workload between two agents. Moments are of the boot clock, so it is valid until
-/// the next boot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Checkpoint {
-    spec: Arc<WorkloadSpec>,
-    managed: bool,
-    state: Lifecycle,
-    since: MonoTime,
-    reason: String,
-    instance: InstanceId,
-    recovery: RecoveryState,
-    pub(super) oom: Balance,
-    fatal_oom: Option<FatalOom>,
-    pub(super) loops: KeptLoops,
-    pub(super) probing: KeptProbing,
-    ready: KeptReady,
-    /// An older checkpoint has none.
-    #[serde(default)]
-    levels: KeptLevels,
-    health: Health,
-    health_why: String,
-    health_seq: Seq,
-    remedy: Remedy,
-    sacrificed: bool,
-    stopped_for: Cause,
-    start_seq: Seq,
-    restarts: u64,
-    oom_kills: u64,
-    last_exit: Option<LastExit>,
-}
-
-impl Checkpoint {
-    #[must_use]
-    pub fn spec(&self) -> &Arc<WorkloadSpec> {
-        &self.spec
-    }
-
-    #[must_use]
-    pub fn instance(&self) -> InstanceId {
-        self.instance
-    }
-
-    /// Returns whether a process of this instance may be there, or its exit may be unreported.
-    #[must_use]
-    pub fn has_instance(&self) -> bool {
-        match self.state {
-            Lifecycle::Starting { remedying, .. } => remedying.is_none(),
-            Lifecycle::Running { .. } | Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => {
-                true
-            }
-            Lifecycle::Pending
-            | Lifecycle::Queued { .. }
-            | Lifecycle::BackingOff { .. }
-            | Lifecycle::BreakerOpen { .. }
-            | Lifecycle::Stopped
-            | Lifecycle::Failed
-            | Lifecycle::Gone => false,
-        }
-    }
-}
-
-impl Checkpoint {
-    /// Returns whether a start was under way, so that the process may never have run.
-    #[must_use]
-    pub fn is_starting(&self) -> bool {
-        matches!(self.state, Lifecycle::Starting { .. })
-    }
-}
 
 impl Workload {
     /// Returns the checkpoint if it differs from the last one.

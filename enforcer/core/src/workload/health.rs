@@ -2,6 +2,7 @@
 //! reported with its cause.
 
 use super::{Context, Lifecycle, Workload};
+use crate::checkpoint::KeptLevels;
 use crate::claims::Throttling;
 use crate::cpu_loop::Verdict;
 use crate::event::{Detail, HealthChange, Measured, Pressure};
@@ -9,7 +10,6 @@ use crate::health::Health;
 use crate::spec::{ProbeName, Resource};
 use crate::threshold::{Gauge, Level};
 use crate::units::{Limit, MonoTime, Percent};
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Waiting this much for its own memory is more than a full limit: it thrashes.
@@ -25,14 +25,6 @@ pub(super) struct Levels {
     stalled: bool,
     /// The use at the last tick, as a share of the limit.
     used: Option<Percent>,
-}
-
-/// The levels that were reported. Without them, the next agent would report them a second time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptLevels {
-    memory: Level,
-    cpu: Level,
-    stalled: bool,
 }
 
 impl Levels {

@@ -21,7 +21,6 @@ mod event;
 mod health;
 mod host_pressure;
 mod ladder;
-mod lifecycle;
 mod loops;
 mod probes;
 mod readiness;
@@ -29,12 +28,12 @@ mod start;
 mod stop;
 mod view;
 
-pub use checkpoint::Checkpoint;
 pub(crate) use event::limits_change;
 pub use probes::{ProbeView, answer_in_words};
 pub(crate) use view::Progress;
 pub use view::{LastExit, View};
 
+use crate::checkpoint::{After, Checkpoint, FatalOom, Lifecycle, Then};
 use crate::drift::Repairs;
 use crate::event::{
     Action, Aside, BreakerChange, BreakerState, Cause, Decision, Degraded, Detail, InstanceId,
@@ -47,11 +46,9 @@ use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::{Bytes, MonoTime};
 use health::Levels;
-use lifecycle::{After, Lifecycle, Then};
 use loops::Loops;
 use probes::Probing;
 use readiness::Ready;
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,15 +63,6 @@ pub(crate) struct Context<'a> {
     pub(crate) next_seq: &'a mut u64,
     pub(crate) next_instance: &'a mut u64,
     pub(crate) decision: &'a mut Decision,
-}
-
-/// An incident that may explain the exit that follows it.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-struct FatalOom {
-    seq: Seq,
-    /// The main process was certainly among the victims.
-    certain: bool,
-    told: MonoTime,
 }
 
 #[derive(Debug)]

@@ -2,10 +2,10 @@
 //! announces the present state.
 
 use super::{Context, Lifecycle, Workload};
+use crate::checkpoint::KeptReady;
 use crate::event::{Aside, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
 use crate::spec::ProbeName;
 use crate::units::MonoTime;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 #[derive(Clone, Debug, Default)]
@@ -16,14 +16,6 @@ pub(super) struct Ready {
     /// The state that the hooks announced last.
     told: bool,
     running: Option<Hook>,
-}
-
-/// The part of the state that the next agent needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KeptReady {
-    now: bool,
-    seq: Seq,
-    told: bool,
 }
 
 impl Ready {

@@ -1,31 +1,8 @@
 //! Spinning threads between two agents.
 
 use super::{Found, LOOK_AGAIN, Loops, Proof};
-use crate::claims::Claims;
-use crate::cpu_loop::{Suspect, Verdict};
-use crate::event::Seq;
-use crate::units::{MonoTime, Percent};
-use serde::{Deserialize, Serialize};
-
-/// The part of the state that the next agent needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::workload) struct KeptLoops {
-    found: Vec<KeptLoop>,
-    manual: Option<Percent>,
-    host_demoted: bool,
-}
-
-/// A thread that spins, and what that has led to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct KeptLoop {
-    suspect: Suspect,
-    /// The start time of the thread, which events do not have.
-    start_ticks: u64,
-    suspected: MonoTime,
-    verdict: Option<(Verdict, Seq)>,
-    claims: Claims,
-    muted: bool,
-}
+use crate::checkpoint::{KeptLoop, KeptLoops};
+use crate::units::MonoTime;
 
 impl Loops {
     pub(in crate::workload) fn kept(&self) -> KeptLoops {

@@ -8,8 +8,6 @@
 
 mod kept;
 
-pub(super) use kept::KeptLoops;
-
 use super::{Context, Lifecycle, Workload};
 use crate::admission::{CROWD, Waiting};
 use crate::claims::Claims;

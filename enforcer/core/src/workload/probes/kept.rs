@@ -1,19 +1,9 @@
 //! Probes between two agents.
 
 use super::Probing;
-use crate::probe::Tally;
-use crate::spec::ProbeName;
+use crate::checkpoint::KeptProbing;
 use crate::units::MonoTime;
 use crate::workload::{Context, Workload};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-
-/// The part of the state that the next agent needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::workload) struct KeptProbing {
-    answers: BTreeMap<ProbeName, Tally>,
-    startup_passed: bool,
-}
 
 impl Probing {
     pub(in crate::workload) fn kept(&self) -> KeptProbing {

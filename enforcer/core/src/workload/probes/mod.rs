@@ -3,8 +3,6 @@
 
 mod kept;
 
-pub(super) use kept::KeptProbing;
-
 use super::{After, Context, Lifecycle, Workload};
 use crate::cpu_loop::Verdict;
 use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, ProbeRun};

@@ -1,12 +1,12 @@
 //! The states of a workload, each with its data.
 
-use crate::event::{Cause, ExitStatus, Reason, Seq};
 use crate::units::MonoTime;
+use enforcer_model::ids::{Cause, ExitStatus, Reason, Seq};
 use serde::{Deserialize, Serialize};
 
 /// The decision that follows the end of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum After {
+pub(crate) enum After {
     /// The instance ended by itself: the restart policy decides.
     Policy,
     Stop,
@@ -19,14 +19,14 @@ pub(super) enum After {
 
 /// A request that came while a start was under way.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub(super) struct Then {
-    pub(super) after: After,
-    pub(super) cause: Cause,
-    pub(super) kill: bool,
+pub(crate) struct Then {
+    pub(crate) after: After,
+    pub(crate) cause: Cause,
+    pub(crate) kill: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub(super) enum Lifecycle {
+pub(crate) enum Lifecycle {
     Pending,
     /// A start is due, and waits for its turn and for what it needs.
     Queued {

@@ -1,0 +1,141 @@
+//! The state of a workload that the next agent needs: the decisions that are not in the kernel. It
+//! has nothing that can be read again, such as readings, checks under way and open proofs.
+//!
+//! Its parts are plain data. `workload/` makes them and resumes them.
+
+mod lifecycle;
+
+pub(crate) use lifecycle::{After, Lifecycle, Then};
+
+use crate::claims::Claims;
+use crate::cpu_loop::{Suspect, Verdict};
+use crate::health::Health;
+use crate::oom::Balance;
+use crate::probe::Tally;
+use crate::recovery::{RecoveryState, Remedy};
+use crate::spec::{ProbeName, WorkloadSpec};
+use crate::threshold::Level;
+use crate::units::{MonoTime, Percent};
+use enforcer_model::ids::{Cause, InstanceId, LastExit, Seq};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The state of a workload between two agents. Moments are of the boot clock, so it is valid until
+/// the next boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub(crate) spec: Arc<WorkloadSpec>,
+    pub(crate) managed: bool,
+    pub(crate) state: Lifecycle,
+    pub(crate) since: MonoTime,
+    pub(crate) reason: String,
+    pub(crate) instance: InstanceId,
+    pub(crate) recovery: RecoveryState,
+    pub(crate) oom: Balance,
+    pub(crate) fatal_oom: Option<FatalOom>,
+    pub(crate) loops: KeptLoops,
+    pub(crate) probing: KeptProbing,
+    pub(crate) ready: KeptReady,
+    /// An older checkpoint has none.
+    #[serde(default)]
+    pub(crate) levels: KeptLevels,
+    pub(crate) health: Health,
+    pub(crate) health_why: String,
+    pub(crate) health_seq: Seq,
+    pub(crate) remedy: Remedy,
+    pub(crate) sacrificed: bool,
+    pub(crate) stopped_for: Cause,
+    pub(crate) start_seq: Seq,
+    pub(crate) restarts: u64,
+    pub(crate) oom_kills: u64,
+    pub(crate) last_exit: Option<LastExit>,
+}
+
+impl Checkpoint {
+    #[must_use]
+    pub fn spec(&self) -> &Arc<WorkloadSpec> {
+        &self.spec
+    }
+
+    #[must_use]
+    pub fn instance(&self) -> InstanceId {
+        self.instance
+    }
+
+    /// Returns whether a process of this instance may be there, or its exit may be unreported.
+    #[must_use]
+    pub fn has_instance(&self) -> bool {
+        match self.state {
+            Lifecycle::Starting { remedying, .. } => remedying.is_none(),
+            Lifecycle::Running { .. } | Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => {
+                true
+            }
+            Lifecycle::Pending
+            | Lifecycle::Queued { .. }
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Failed
+            | Lifecycle::Gone => false,
+        }
+    }
+
+    /// Returns whether a start was under way, so that the process may never have run.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self.state, Lifecycle::Starting { .. })
+    }
+}
+
+/// An incident that may explain the exit that follows it.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct FatalOom {
+    pub(crate) seq: Seq,
+    /// The main process was certainly among the victims.
+    pub(crate) certain: bool,
+    pub(crate) told: MonoTime,
+}
+
+/// The part of the state of CPU loops that the next agent needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptLoops {
+    pub(crate) found: Vec<KeptLoop>,
+    pub(crate) manual: Option<Percent>,
+    pub(crate) host_demoted: bool,
+}
+
+/// A thread that spins, and what that has led to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptLoop {
+    pub(crate) suspect: Suspect,
+    /// The start time of the thread, which events do not have.
+    pub(crate) start_ticks: u64,
+    pub(crate) suspected: MonoTime,
+    pub(crate) verdict: Option<(Verdict, Seq)>,
+    pub(crate) claims: Claims,
+    pub(crate) muted: bool,
+}
+
+/// The part of the state of probes that the next agent needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptProbing {
+    pub(crate) answers: BTreeMap<ProbeName, Tally>,
+    pub(crate) startup_passed: bool,
+}
+
+/// The part of the readiness that the next agent needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptReady {
+    pub(crate) now: bool,
+    pub(crate) seq: Seq,
+    pub(crate) told: bool,
+}
+
+/// The levels that were reported. Without them, the next agent would report them a second time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptLevels {
+    pub(crate) memory: Level,
+    pub(crate) cpu: Level,
+    pub(crate) stalled: bool,
+}
