@@ -52,7 +52,8 @@ pub(crate) enum Question {
         Request,
         oneshot::Sender<Result<View, RequestError>>,
     ),
-    Plan(Box<Manifest>, oneshot::Sender<Plan>),
+    /// Asks for the manifest that is in force.
+    Manifest(oneshot::Sender<Manifest>),
     /// Answered with the changes, before they are carried out.
     Apply {
         manifest: Box<Manifest>,

@@ -3,12 +3,12 @@
 //! yields nothing.
 
 use crate::name::WorkloadName;
-use crate::spec::{Manifest, WorkloadSpec};
+use crate::spec::{Host, Manifest, WorkloadSpec};
 use crate::units::{Bytes, Limit};
-pub use enforcer_model::limits::MemoryNow;
 pub use enforcer_model::plan::{Change, Effect, Plan, SettingChange};
 use enforcer_model::settings::differences;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Returns the changes from one manifest to another.
 #[must_use]
@@ -45,27 +45,31 @@ pub struct Shrink {
     pub memory_max_bytes: Bytes,
 }
 
-/// Returns the limits of memory that become lower than the memory in use: the kernel would reclaim,
-/// and then kill. `ceiling` is the new limit of all workloads together. A limit that was in force
-/// before does not count, even if more than that is in use.
+/// Returns the limits of memory that a new manifest lowers below the memory in use: the kernel would
+/// reclaim, and then kill. `ceiling` gives the limit of all workloads together, and `used` the memory
+/// of each and of all (`None`). A limit that is in force already does not count, even if more than
+/// that is in use, or if the kernel is still reclaiming for it.
 #[must_use]
 pub fn shrinks_below_use(
+    old: &Manifest,
     new: &Manifest,
-    ceiling: Option<Bytes>,
-    now: &BTreeMap<Option<WorkloadName>, MemoryNow>,
+    ceiling: impl Fn(&Host) -> Option<Bytes>,
+    used: &BTreeMap<Option<WorkloadName>, Bytes>,
 ) -> Vec<Shrink> {
+    let memory_max = |spec: &Arc<WorkloadSpec>| spec.limits.memory_max.and_then(Limit::at);
     let of_workloads = new.workloads.iter().map(|(name, spec)| {
-        let max = spec.limits.memory_max.and_then(Limit::at);
-        (Some(name.clone()), max)
+        let before = old.workloads.get(name).and_then(memory_max);
+        (Some(name.clone()), before, memory_max(spec))
     });
+    let of_host = (None, ceiling(&old.host), ceiling(&new.host));
     of_workloads
-        .chain([(None, ceiling)])
-        .filter_map(|(workload, max)| {
-            let (max, now) = (max?, now.get(&workload)?);
-            let is_lower = now.max.at().is_none_or(|before| max < before);
-            (is_lower && now.used > max).then_some(Shrink {
+        .chain([of_host])
+        .filter_map(|(workload, before, max)| {
+            let (max, used) = (max?, *used.get(&workload)?);
+            let is_lower = before.is_none_or(|before| max < before);
+            (is_lower && used > max).then_some(Shrink {
                 workload,
-                in_use_bytes: now.used,
+                in_use_bytes: used,
                 memory_max_bytes: max,
             })
         })
@@ -81,32 +85,32 @@ pub fn spec_changes(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<SettingChange
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_limit_below_the_use_is_a_shrink_only_if_it_is_lower_than_before() {
         let name = WorkloadName::parse("web").expect("a name");
-        let limited = |limit: u64| {
+        let limited = |max: Option<u64>| {
             let mut spec = WorkloadSpec::default();
-            spec.limits.memory_max = Some(Limit::At(Bytes(limit)));
-            let workloads = [(name.clone(), Arc::new(spec))].into();
-            Manifest {
-                workloads,
-                ..Manifest::default()
-            }
+            spec.limits.memory_max = max.map(|max| Limit::At(Bytes(max)));
+            let mut manifest = Manifest::default();
+            manifest.host.limits.memory_max = spec.limits.memory_max;
+            manifest.workloads.insert(name.clone(), Arc::new(spec));
+            manifest
         };
-        let shrinks = |limit, before, used| {
-            let now = MemoryNow {
-                max: before,
-                used: Bytes(used),
-            };
-            let now = [(Some(name.clone()), now), (None, now)].into();
-            let shrinks = shrinks_below_use(&limited(limit), Some(Bytes(limit)), &now);
+        let ceiling = |host: &Host| host.limits.memory_max.and_then(Limit::at);
+        let used = [(Some(name.clone()), Bytes(100)), (None, Bytes(100))].into();
+        let shrinks = |old: &Manifest, new| {
+            let shrinks = shrinks_below_use(old, &limited(new), ceiling, &used);
             shrinks.len()
         };
-        assert_eq!(shrinks(64, Limit::Max, 100), 2, "the workload and the host");
-        assert_eq!(shrinks(64, Limit::At(Bytes(128)), 100), 2);
-        assert_eq!(shrinks(64, Limit::At(Bytes(64)), 100), 0, "it is in force");
-        assert_eq!(shrinks(100, Limit::Max, 100), 0, "it fits");
+        assert_eq!(shrinks(&limited(None), Some(64)), 2, "workload and host");
+        assert_eq!(shrinks(&limited(Some(128)), Some(64)), 2);
+        assert_eq!(shrinks(&limited(Some(64)), Some(64)), 0, "it is in force");
+        assert_eq!(shrinks(&limited(None), Some(100)), 0, "it fits");
+        assert_eq!(
+            shrinks(&Manifest::default(), Some(64)),
+            2,
+            "it was unmanaged"
+        );
     }
 }

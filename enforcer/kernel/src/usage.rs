@@ -3,9 +3,9 @@
 use super::cgroupfs::{Cgroup, CgroupError};
 use super::counters::field;
 use super::pressure;
-use enforcer_model::limits::{Limits, MemoryNow};
+use enforcer_model::limits::Limits;
 use enforcer_model::probe::{Load, Work};
-use enforcer_model::units::{Bytes, Limit};
+use enforcer_model::units::Bytes;
 use enforcer_model::views::{Details, LimitState, Waiting};
 use nix::fcntl::OFlag;
 use std::fs::File;
@@ -149,16 +149,10 @@ pub fn read_cpu(cgroup: &Cgroup) -> Usage {
     }
 }
 
-/// Returns the memory that is charged now, and its limit; `None` without a memory controller.
-pub fn memory_now(cgroup: &Cgroup) -> Option<MemoryNow> {
-    let max = cgroup.read("memory.max").ok()?;
-    Some(MemoryNow {
-        used: Bytes(cgroup.read("memory.current").ok()?.trim().parse().ok()?),
-        max: max
-            .trim()
-            .parse()
-            .map_or(Limit::Max, |bytes| Limit::At(Bytes(bytes))),
-    })
+/// Returns the memory that is charged now; `None` without a memory controller.
+pub fn memory_current(cgroup: &Cgroup) -> Option<Bytes> {
+    let current = cgroup.read("memory.current").ok()?;
+    current.trim().parse().ok().map(Bytes)
 }
 
 /// Returns the file with the effective value. A cgroup that asks for no CPUs, or for some that its

@@ -62,13 +62,6 @@ pub struct Limits {
     pub io_weight: Option<u16>,
 }
 
-/// The memory of a cgroup and its limit, as the kernel has them now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryNow {
-    pub used: Bytes,
-    pub max: Limit<Bytes>,
-}
-
 /// One kernel file and the text it should hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileValue {

@@ -16,15 +16,15 @@ pub(crate) mod follow;
 use crate::executor::Executor;
 use crate::inbox::{Events, Question};
 use dormant::Dormant;
-use enforcer_core::plan::{Plan, Shrink, shrinks_below_use};
-use enforcer_core::spec::Manifest;
+use enforcer_core::plan::{self, Plan, Shrink, shrinks_below_use};
+use enforcer_core::spec::{Host, Manifest};
 use enforcer_core::units::Limit;
 use enforcer_kernel::replacement::{Survives, replace};
-use enforcer_kernel::usage::memory_now;
+use enforcer_kernel::usage::memory_current;
 use enforcer_kernel::{memory_info, system_limits};
 use enforcer_model::requests::{ApplyAnswer, PlanAnswer, Proposal, ProposedFile};
 use files::{LoadError, Loaded, Source};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,15 +84,17 @@ impl Configuration {
     ) -> Result<PlanAnswer, ConfigurationError> {
         let this = Arc::clone(self);
         let loaded = blocking(move || this.read(proposal.file.as_ref(), &BTreeSet::new())).await?;
-        let manifest = Box::new(loaded.manifest);
-        let plan = self
-            .events
-            .ask(|reply| Question::Plan(manifest, reply))
-            .await;
+        let in_force = self.in_force().await?;
         Ok(PlanAnswer {
-            plan: plan.ok_or(ConfigurationError::Ending)?,
+            plan: plan::between(&in_force, &loaded.manifest),
             warnings: loaded.warnings,
         })
+    }
+
+    /// Returns the manifest that is in force.
+    async fn in_force(&self) -> Result<Manifest, ConfigurationError> {
+        let in_force = self.events.ask(Question::Manifest).await;
+        in_force.ok_or(ConfigurationError::Ending)
     }
 
     /// Applies a proposal, and waits until the kernel has the new limits, but not for longer than
@@ -138,11 +140,12 @@ impl Configuration {
         let _changing = self.changing.lock().await;
         let prune = proposal.prune;
         let reads_all = skipped.is_empty();
+        let in_force = self.in_force().await?;
         let this = Arc::clone(self);
         let loaded = blocking(move || {
             let loaded = this.read(proposal.file.as_ref(), &skipped)?;
             if !proposal.force {
-                this.refuse_shrinks(&loaded.manifest)?;
+                this.refuse_shrinks(&in_force, &loaded.manifest)?;
             }
             if let Some(file) = &proposal.file {
                 this.install(file)?;
@@ -222,22 +225,22 @@ impl Configuration {
         })
     }
 
-    /// Refuses limits of memory that are lower than now and below the memory in use.
-    fn refuse_shrinks(&self, manifest: &Manifest) -> Result<(), ConfigurationError> {
-        let mut now = BTreeMap::new();
-        for (name, instance) in self.executor.instances.all() {
-            if let Some(memory) = memory_now(instance.cgroup()) {
-                now.insert(Some(name), memory);
-            }
-        }
-        let ceiling = memory_info::totals().ok().and_then(|(memory, swap)| {
-            let threads = system_limits::most_threads();
-            manifest.host.ceiling(memory, swap, threads).memory_max
-        });
-        if let Some(memory) = memory_now(self.executor.tree.workloads()) {
-            now.insert(None, memory);
-        }
-        let shrinks = shrinks_below_use(manifest, ceiling.and_then(Limit::at), &now);
+    /// Refuses limits of memory that are lower than in the manifest in force and below the memory in
+    /// use.
+    fn refuse_shrinks(&self, old: &Manifest, new: &Manifest) -> Result<(), ConfigurationError> {
+        let instances = self.executor.instances.all().into_iter();
+        let used = instances
+            .map(|(name, instance)| (Some(name), memory_current(instance.cgroup())))
+            .chain([(None, memory_current(self.executor.tree.workloads()))])
+            .filter_map(|(name, used)| Some((name, used?)))
+            .collect();
+        let totals = memory_info::totals().ok();
+        let ceiling = |host: &Host| {
+            let (memory, swap) = totals?;
+            let limits = host.ceiling(memory, swap, system_limits::most_threads());
+            limits.memory_max.and_then(Limit::at)
+        };
+        let shrinks = shrinks_below_use(old, new, ceiling, &used);
         if shrinks.is_empty() {
             return Ok(());
         }

@@ -13,7 +13,7 @@ use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use enforcer_core::event::{AgentEvent, Detail, Moment, Seq, Transition, WorkloadEvent};
-use enforcer_core::plan::{self, Plan};
+use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
@@ -252,9 +252,7 @@ impl Runtime {
         match question {
             Question::Views(reply) => drop(reply.send(self.supervisor.views().collect())),
             Question::View(name, reply) => drop(reply.send(self.supervisor.view(&name))),
-            Question::Plan(manifest, reply) => {
-                drop(reply.send(plan::between(&self.supervisor.manifest(), &manifest)));
-            }
+            Question::Manifest(reply) => drop(reply.send(self.supervisor.manifest())),
             Question::Apply {
                 manifest,
                 prune,
