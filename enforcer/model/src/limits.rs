@@ -21,8 +21,7 @@ pub struct Limits {
     /// `50000 100000`, is allowed too.
     #[schemars(rename = "cpu.max", with = "shapes::CpuMax")]
     pub cpu_max: Option<CpuQuota>,
-    /// The unused CPU time that may be used later, in microseconds of each period. In the manifest it
-    /// is a duration.
+    /// The unused CPU time of earlier periods that one period may use in addition, in microseconds.
     #[setting(unit = "us")]
     #[schemars(rename = "cpu.max.burst", with = "shapes::Time")]
     pub cpu_max_burst: Option<u64>,
@@ -50,7 +49,7 @@ pub struct Limits {
     #[serde(with = "asked_limit")]
     #[schemars(rename = "memory.swap.max", with = "shapes::SizeOrMax")]
     pub memory_swap_max: Option<Limit<Bytes>>,
-    /// Whether an OOM kill ends all processes together. The default is true for a workload.
+    /// With `true`, an OOM kill ends all processes together. That is a workload's default.
     #[schemars(rename = "memory.oom.group", with = "shapes::Truth")]
     pub memory_oom_group: Option<bool>,
     /// The most processes and threads.

@@ -46,7 +46,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns the place of a whole section, whose settings have no key in front of theirs.
+    /// Returns the place of a whole section. Its settings have no key in front of their own.
     #[must_use]
     pub fn root() -> Self {
         Self {
@@ -56,12 +56,6 @@ impl Place {
             unset: None,
             unit: "",
         }
-    }
-
-    /// Returns the place inside a section whose text is put together.
-    #[must_use]
-    pub(crate) fn inside() -> Self {
-        Self::root()
     }
 
     /// Returns the place of a key inside this one.
@@ -317,8 +311,8 @@ mod tests {
     use super::*;
     use crate::sentence::of_setting;
     use crate::spec::{
-        Alerts, Check, Host, Listed, LogTarget, Probe, ProbeName, Rule, Severity, Strategy, Target,
-        Threshold, When, WorkloadSpec,
+        Alerts, Check, Host, Listed, LogTarget, Portion, Probe, ProbeName, Reserve, Rule, Severity,
+        Strategy, Target, Threshold, When, WorkloadSpec,
     };
     use expect_test::{Expect, expect};
 
@@ -473,6 +467,24 @@ mod tests {
             &expect![[r#"
                 alerts.rules.full default → memory 80%, for 1m, severity warning (live)
                 alerts.targets.pager default → webhook: host hooks, port 80, path (not shown) (live)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_reserve_is_shown_as_the_manifest_writes_it() {
+        let host = |portion| Host {
+            reserve: Reserve {
+                memory: Some(portion),
+                swap: None,
+            },
+            ..Host::default()
+        };
+        check(
+            &host(Portion::Amount(Bytes(1 << 30))),
+            &host(Portion::Share(Percent(10))),
+            &expect![[r#"
+                reserve.memory 1G → 10% (live)
             "#]],
         );
     }

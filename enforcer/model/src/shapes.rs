@@ -215,6 +215,9 @@ pub(crate) fn tidy(schema: &mut Value) {
         }
         return;
     };
+    if let Some(Value::String(text)) = keys.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
     for key in ["default", "format", "title"] {
         keys.remove(key);
     }

@@ -71,7 +71,8 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
     },
-    /// Make the agent read its manifest again and carry out the changes
+    /// Make the agent read its manifest again and carry out the changes; it answers when the kernel
+    /// has the new limits, or says after 10 s which it lacks and exits with 1
     Apply {
         /// Install this file in the agent's manifest first
         #[arg(short, long, value_name = "FILE")]
@@ -79,7 +80,7 @@ enum Command {
         /// Stop and remove workloads that the manifest no longer names
         #[arg(long)]
         prune: bool,
-        /// Accept a memory.max below the memory in use
+        /// Accept a memory.max that is lowered below the memory in use
         #[arg(long)]
         force: bool,
     },

@@ -148,7 +148,7 @@ fn describe_unwritten(unwritten: &[UnwrittenLimits]) -> String {
     let lines: Vec<String> = lines.collect();
     let next = match unwritten.iter().any(|limits| limits.refused.is_some()) {
         true => "the manifest is in force; correct the limit and apply again",
-        false => "the manifest is in force; `inspect` shows which limits the kernel has",
+        false => "the manifest is in force; `enforcer events` shows when the kernel has taken them",
     };
     format!("{}\n{next}", lines.join("\n"))
 }

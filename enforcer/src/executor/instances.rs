@@ -16,7 +16,6 @@ use enforcer_kernel::usage::{LevelFiles, Usage};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::task::AbortHandle;
 
 /// A workload's cgroup with its id and the reader of its counters. If the cgroup is made again, all
@@ -56,12 +55,6 @@ pub(crate) struct Instance {
 impl Instance {
     pub(crate) fn cgroup(&self) -> &Arc<Cgroup> {
         &self.open.cgroup
-    }
-
-    /// Returns the CPU time between two sleeps after which a thread is suspected; `None` if loops
-    /// are not watched for.
-    pub(super) fn loop_budget(&self) -> Option<Duration> {
-        self.spec.watch.cpu_loop.as_ref().map(|watch| watch.after)
     }
 }
 

@@ -1,5 +1,5 @@
 //! The derive macro for `enforcer_model::settings::Setting`, which compares two values of a type field
-//! by field. A new field is compared as soon as it exists.
+//! by field. It compares a new field as soon as the field exists.
 //!
 //! A field has these attributes, as `#[setting(…)]`:
 //!
@@ -12,7 +12,7 @@
 //! | `unset = "…"` | The text for `None`, where that does not mean the default. |
 //! | `unit = "…"` | The unit after a number. |
 //!
-//! Each field of a struct needs a cost. A struct or enum with `#[setting(inherit)]` is a section
+//! A variant's key is its name in lower case. Each field of a struct needs a cost. A struct or enum with `#[setting(inherit)]` is a section
 //! whose fields all have the cost of the field that holds it.
 #![forbid(unsafe_code)]
 
@@ -166,7 +166,7 @@ fn of_struct(fields: &Fields, inherits: bool) -> Result<(TokenStream, TokenStrea
         });
     }
     let text = quote! {
-        let at = crate::settings::Place::inside();
+        let at = crate::settings::Place::root();
         let mut text = crate::settings::SectionText::default();
         #(#parts)*
         text.finish()
@@ -186,7 +186,7 @@ fn of_variant(
         Fields::Unnamed(fields) if fields.unnamed.len() == 1 => Ok((
             quote! {
                 Self::#name(value) => {
-                    let at = crate::settings::Place::inside();
+                    let at = crate::settings::Place::root();
                     let mut text = crate::settings::SectionText::default();
                     text.add(&at.field(#key), value);
                     text.finish()
@@ -218,7 +218,7 @@ fn of_variant(
             Ok((
                 quote! {
                     Self::#name { #(#names),* } => {
-                        let at = crate::settings::Place::inside();
+                        let at = crate::settings::Place::root();
                         let mut text = crate::settings::SectionText::of(#key);
                         #(text.add(&#places, #names);)*
                         text.finish()

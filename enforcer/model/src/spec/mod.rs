@@ -19,12 +19,13 @@ pub use schema::schema;
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
-use crate::settings::{Setting, words_are_settings};
+use crate::settings::{Setting, displayed, words_are_settings};
 use crate::shapes;
 use crate::units::{Bytes, Limit, Percent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,11 +106,21 @@ pub struct Reserve {
 }
 
 /// An amount, or a part of the whole.
-#[derive(Clone, Copy, Debug, PartialEq, Setting)]
-#[setting(inherit)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Portion {
     Amount(Bytes),
     Share(Percent),
+}
+
+displayed!(Portion);
+
+impl fmt::Display for Portion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Amount(amount) => amount.fmt(f),
+            Self::Share(share) => share.fmt(f),
+        }
+    }
 }
 
 impl Portion {
@@ -316,8 +327,17 @@ pub struct CpuLoopWatch {
     /// The time for which each rung holds before the next.
     #[schemars(with = "shapes::Time")]
     pub step: Duration,
-    /// Whether a thread that is only over its budget is answered like a proved loop.
+    /// With `true`, a thread that is only over its budget is answered like a proved loop.
     pub assume_loop: bool,
+}
+
+impl Watch {
+    /// Returns the CPU time between two sleeps after which a thread is suspected; `None` if loops
+    /// are not watched for.
+    #[must_use]
+    pub fn loop_budget(&self) -> Option<Duration> {
+        self.cpu_loop.as_ref().map(|watch| watch.after)
+    }
 }
 
 impl Default for Watch {

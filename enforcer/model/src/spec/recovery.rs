@@ -34,7 +34,7 @@ impl RestartPolicy {
 #[setting(inherit)]
 #[schemars(deny_unknown_fields)]
 pub struct Recovery {
-    /// Whether a workload that ends is started again.
+    /// The ends after which the workload is started again.
     #[schemars(with = "shapes::Restart")]
     pub restart: RestartPolicy,
     /// The work between the old instance and the new one, also as a list by attempt, or by cause.

@@ -1,5 +1,5 @@
-//! The executor's part in the detection of loops: the owner of a thread, its budget of CPU time,
-//! and the thread on which a suspect is examined.
+//! The executor's part in the detection of loops: the budget of CPU time that the sampler has for each
+//! cgroup, and the thread on which a suspect is examined.
 
 use super::{Finding, investigate};
 use crate::executor::Executor;
@@ -19,7 +19,11 @@ impl Executor {
     pub(crate) fn watched_for_loops(&self) -> Vec<(WorkloadName, Arc<Cgroup>, Duration)> {
         let all = self.instances.all().into_iter();
         let watched = all.filter_map(|(name, instance)| {
-            Some((name, Arc::clone(instance.cgroup()), instance.loop_budget()?))
+            Some((
+                name,
+                Arc::clone(instance.cgroup()),
+                instance.spec.watch.loop_budget()?,
+            ))
         });
         watched.collect()
     }
@@ -31,9 +35,8 @@ impl Executor {
 
     /// Has the sampler watch the threads of a cgroup as the spec says.
     pub(in crate::executor) fn watch_loops(&self, cgroup: CgroupId, spec: &WorkloadSpec) {
-        let budget = spec.watch.cpu_loop.as_ref().map(|watch| watch.after);
         if let Some(ring) = &self.suspects {
-            ring.set_budget(cgroup, budget);
+            ring.set_budget(cgroup, spec.watch.loop_budget());
         }
     }
 

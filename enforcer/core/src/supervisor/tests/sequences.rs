@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The world outside: it answers actions, in any order and at any time.
+/// An event from outside the core. Actions are answered in any order and at any time.
 #[derive(Clone, Debug)]
 enum Stimulus {
     Answer,
@@ -14,16 +14,16 @@ enum Stimulus {
     Suspect(u32),
     Evidence(Verdict),
     Slept(u32),
-    /// Of any probe under way: it passed, or failed, or couldn't be asked.
+    /// A probe that is under way has passed, has failed or could not be carried out.
     Probe(u8),
     /// A hook has ended.
     Hook,
-    /// Another manifest: without the workload, and with or without pruning it.
+    /// Another manifest does not name the workload, and prunes it or does not.
     Unname(bool),
     /// The host's memory, in percent.
     Memory(u32),
-    /// The agent dies, and another one takes over; what becomes of a start that is under
-    /// way, and whether the instance ends meanwhile.
+    /// The agent dies, and another one takes over. The values say whether a start that is under way
+    /// succeeds, and whether the instance ends meanwhile.
     Crash(bool, bool),
 }
 
@@ -50,7 +50,7 @@ fn step() -> impl Strategy<Value = Stimulus> {
     ]
 }
 
-/// What the executor would hold: at most one instance, and its owed answers.
+/// A stand-in for the executor, with at most one instance and the answers that it still owes.
 #[derive(Default)]
 struct World {
     owed: Vec<(InstanceId, &'static str)>,
@@ -61,15 +61,15 @@ struct World {
     hooks: Vec<crate::event::Hook>,
     /// The stop signal was sent, or the tree killed, since the instance began.
     asked_to_end: bool,
-    /// What the kernel was last given.
+    /// The limits that the kernel was given last.
     limits: Option<Limits>,
-    /// What was kept for a later agent, as it is written.
+    /// The checkpoint for a later agent, in its written form.
     kept: BTreeMap<WorkloadName, String>,
     last: (Seq, InstanceId),
 }
 
 impl World {
-    /// What another agent finds after this one has died.
+    /// Returns the state that another agent finds after this one has died.
     fn crash(&mut self, begun: bool, ended: bool) -> Event {
         let counters = Counters::default();
         let cgroup = CgroupId(7);
