@@ -21,7 +21,7 @@ pub fn between(old: &Manifest, new: &Manifest) -> Plan {
         match old.workloads.get(name) {
             None => drop(plan.workloads.insert(name.clone(), Change::Add)),
             Some(present) => {
-                let changes = spec_changes(present, spec);
+                let changes = differences(present, spec);
                 if !changes.is_empty() {
                     plan.workloads.insert(name.clone(), Change::Update(changes));
                 }
@@ -74,12 +74,6 @@ pub fn shrinks_below_use(
             })
         })
         .collect()
-}
-
-/// Returns the changes between two versions of one workload.
-#[must_use]
-pub fn spec_changes(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<SettingChange> {
-    differences(old, new)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::plan::{self, Change};
 use crate::spec::{Manifest, WorkloadSpec};
 use crate::workload::Workload;
 use enforcer_model::requests::UnwrittenLimits;
+use enforcer_model::settings::differences;
 use std::sync::Arc;
 
 impl Supervisor {
@@ -137,7 +138,7 @@ impl Supervisor {
         {
             workload.succeed(gone);
         } else if let Some(present) = self.workloads.get(&name) {
-            let changes = crate::plan::spec_changes(&present.spec, &spec);
+            let changes = differences(&present.spec, &spec);
             self.with(moment, &name, decision, |workload, context| {
                 workload.configure(context, spec, changes);
             });
