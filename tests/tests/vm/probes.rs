@@ -285,7 +285,14 @@ fn commands_have_a_ceiling_of_their_workloads_own() {
         workload("greedy", "rest", &greedy),
         workload("modest", "rest", &modest)
     )));
-    wait_for_reason(&agent, "greedy", "more memory than a command may have");
+    // A command that the kernel killed is no answer, so nothing is restarted, and each says so again.
+    wait_for("a command to meet its ceiling", || {
+        let is_told = |name| {
+            let said = said(&agent, "greedy", name);
+            said.contains("more memory than a command may have")
+        };
+        (is_told(ProbeName::Liveness) || is_told(ProbeName::Readiness)).then_some(())
+    });
     let asked = || fs::read_to_string(noted).unwrap().lines().count();
     let before = asked();
     wait_for("ten more answers", || {
