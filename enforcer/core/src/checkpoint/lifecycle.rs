@@ -1,4 +1,4 @@
-//! The states of a workload, each with its data.
+//! The states of a workload, as the next agent reads them.
 
 use crate::units::MonoTime;
 use enforcer_model::ids::{Cause, ExitStatus, Reason, Seq};
@@ -26,7 +26,7 @@ pub(crate) struct Then {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub(crate) enum Lifecycle {
+pub(crate) enum KeptLifecycle {
     Pending,
     /// A start is due, and waits for its turn and for what it needs.
     Queued {

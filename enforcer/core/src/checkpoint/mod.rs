@@ -5,7 +5,7 @@
 
 mod lifecycle;
 
-pub(crate) use lifecycle::{After, Lifecycle, Then};
+pub(crate) use lifecycle::{After, KeptLifecycle, Then};
 
 use crate::claims::Claims;
 use crate::cpu_loop::{Suspect, Verdict};
@@ -27,7 +27,7 @@ use std::sync::Arc;
 pub struct Checkpoint {
     pub(crate) spec: Arc<WorkloadSpec>,
     pub(crate) managed: bool,
-    pub(crate) state: Lifecycle,
+    pub(crate) state: KeptLifecycle,
     pub(crate) since: MonoTime,
     pub(crate) reason: String,
     pub(crate) instance: InstanceId,
@@ -67,24 +67,24 @@ impl Checkpoint {
     #[must_use]
     pub fn has_instance(&self) -> bool {
         match self.state {
-            Lifecycle::Starting { remedying, .. } => remedying.is_none(),
-            Lifecycle::Running { .. } | Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => {
-                true
-            }
-            Lifecycle::Pending
-            | Lifecycle::Queued { .. }
-            | Lifecycle::BackingOff { .. }
-            | Lifecycle::BreakerOpen { .. }
-            | Lifecycle::Stopped
-            | Lifecycle::Failed
-            | Lifecycle::Gone => false,
+            KeptLifecycle::Starting { remedying, .. } => remedying.is_none(),
+            KeptLifecycle::Running { .. }
+            | KeptLifecycle::Stopping { .. }
+            | KeptLifecycle::Ending { .. } => true,
+            KeptLifecycle::Pending
+            | KeptLifecycle::Queued { .. }
+            | KeptLifecycle::BackingOff { .. }
+            | KeptLifecycle::BreakerOpen { .. }
+            | KeptLifecycle::Stopped
+            | KeptLifecycle::Failed
+            | KeptLifecycle::Gone => false,
         }
     }
 
     /// Returns whether a start was under way, so that the process may never have run.
     #[must_use]
     pub fn is_starting(&self) -> bool {
-        matches!(self.state, Lifecycle::Starting { .. })
+        matches!(self.state, KeptLifecycle::Starting { .. })
     }
 }
 
@@ -94,13 +94,15 @@ pub(crate) struct FatalOom {
     pub(crate) seq: Seq,
     /// The main process was certainly among the victims.
     pub(crate) certain: bool,
-    pub(crate) told: MonoTime,
+    #[serde(rename = "told")]
+    pub(crate) at: MonoTime,
 }
 
 /// The part of the state of CPU loops that the next agent needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptLoops {
-    pub(crate) found: Vec<KeptLoop>,
+    #[serde(rename = "found")]
+    pub(crate) threads: Vec<KeptLoop>,
     pub(crate) manual: Option<Percent>,
     pub(crate) host_demoted: bool,
 }
@@ -118,7 +120,7 @@ pub(crate) struct KeptLoop {
 }
 
 /// The part of the state of probes that the next agent needs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptProbing {
     pub(crate) answers: BTreeMap<ProbeName, Tally>,
     pub(crate) startup_passed: bool,
@@ -129,7 +131,9 @@ pub(crate) struct KeptProbing {
 pub(crate) struct KeptReady {
     pub(crate) now: bool,
     pub(crate) seq: Seq,
-    pub(crate) told: bool,
+    /// The state that the hooks announced last.
+    #[serde(rename = "told")]
+    pub(crate) announced: bool,
 }
 
 /// The levels that were reported. Without them, the next agent would report them a second time.

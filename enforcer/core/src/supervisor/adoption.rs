@@ -27,7 +27,7 @@ impl Supervisor {
             AgentState::TookOver
         };
         let change = Detail::Agent(AgentChange { state });
-        self.tell(decision, Some(Cause::Agent), change);
+        self.report(decision, Some(Cause::Agent), change);
         let seq = Seq(self.next_seq);
         for TakenOver {
             workload,
@@ -58,21 +58,21 @@ impl Supervisor {
 
     pub(super) fn history_resumed(&mut self, lost: u64, decision: &mut Decision) {
         let state = AgentState::HistoryResumed;
-        self.tell(decision, None, Detail::Agent(AgentChange { state }));
+        self.report(decision, None, Detail::Agent(AgentChange { state }));
         if lost > 0 {
             let (records, of) = (lost, LostFrom::History);
-            self.tell(decision, None, Detail::Lost(Lost { records, of }));
+            self.report(decision, None, Detail::Lost(Lost { records, of }));
         }
     }
 
     pub(super) fn leave(&mut self, decision: &mut Decision) {
         let state = AgentState::Leaving;
         let change = Detail::Agent(AgentChange { state });
-        self.tell(decision, Some(Cause::Agent), change);
+        self.report(decision, Some(Cause::Agent), change);
     }
 
     pub(super) fn events_lost(&mut self, records: u64, decision: &mut Decision) {
         let of = LostFrom::Ebpf;
-        self.tell(decision, None, Detail::Lost(Lost { records, of }));
+        self.report(decision, None, Detail::Lost(Lost { records, of }));
     }
 }

@@ -31,7 +31,7 @@ impl Supervisor {
         decision.plan = Some(plan.clone());
         if !plan.host.is_empty() {
             let change = ConfigChange::Changed(plan.host);
-            self.tell(decision, Some(Cause::Config), Detail::Config(change));
+            self.report(decision, Some(Cause::Config), Detail::Config(change));
         }
         if self.host.watch != manifest.host.watch {
             self.host_state.rewatched();
@@ -94,7 +94,7 @@ impl Supervisor {
             _ => None,
         };
         if let Some(change) = change {
-            self.tell(decision, Some(Cause::Config), Detail::Config(change));
+            self.report(decision, Some(Cause::Config), Detail::Config(change));
         }
     }
 
@@ -157,6 +157,6 @@ impl Supervisor {
 
     pub(super) fn manifest_refused(&mut self, why: String, decision: &mut Decision) {
         let change = ConfigChange::ManifestRefused(why);
-        self.tell(decision, Some(Cause::Config), Detail::Config(change));
+        self.report(decision, Some(Cause::Config), Detail::Config(change));
     }
 }

@@ -209,7 +209,7 @@ impl Supervisor {
             AgentEvent::EventsLost(records) => self.events_lost(records, decision),
             AgentEvent::HistoryResumed { lost } => self.history_resumed(lost, decision),
             AgentEvent::Degraded { what, why } => {
-                self.tell(decision, None, Detail::Degraded(Degraded { what, why }));
+                self.report(decision, None, Detail::Degraded(Degraded { what, why }));
             }
             AgentEvent::Shutdown => self.shut_down(moment, decision),
             AgentEvent::Leave => self.leave(decision),
@@ -253,7 +253,7 @@ impl Supervisor {
         }
         let state = AgentState::Stopping;
         let detail = Detail::Agent(AgentChange { state });
-        self.tell(decision, Some(Cause::Agent), detail);
+        self.report(decision, Some(Cause::Agent), detail);
         self.with_all(moment, decision, |workload, context| {
             workload.leave(context, Cause::Agent);
         });
@@ -296,7 +296,7 @@ impl Supervisor {
         }
     }
 
-    fn tell(&mut self, decision: &mut Decision, reason: Option<Cause>, detail: Detail) {
+    fn report(&mut self, decision: &mut Decision, reason: Option<Cause>, detail: Detail) {
         self.next_seq += 1;
         let seq = Seq(self.next_seq);
         decision.transitions.push(Transition {

@@ -19,14 +19,14 @@ impl Supervisor {
     ) {
         let watch = self.host.watch.clone();
         for change in self.host_state.observe(moment.now, used, &watch) {
-            self.tell(decision, None, Detail::HostPressure(change));
+            self.report(decision, None, Detail::HostPressure(change));
         }
         if let Some(command) = self.host_state.disk_command(moment.now, &watch) {
             let observed = self.host.mode == Mode::Observe;
             let told = self
                 .host_state
                 .disk_pressure(PressureAnswer::Ran, None, !observed);
-            self.tell(
+            self.report(
                 decision,
                 Some(Cause::HostPressure),
                 Detail::HostPressure(told),
@@ -57,7 +57,7 @@ impl Supervisor {
             let told = self
                 .host_state
                 .disk_pressure(PressureAnswer::Failed, error, true);
-            self.tell(
+            self.report(
                 decision,
                 Some(Cause::HostPressure),
                 Detail::HostPressure(told),

@@ -35,9 +35,11 @@ impl Workload {
             context.ancestors.observe(now, counters);
             self.ledger = Ledger::resume(now, kept.oom, (cgroup, counters.clone()));
         }
-        self.loops = Loops::resume(&kept.loops, now);
+        if let Some(instance) = self.state.instance_mut() {
+            instance.loops = Loops::resume(&kept.loops, now);
+        }
         self.resume_what_was_leaving();
-        match self.state.clone() {
+        match self.state {
             Lifecycle::Pending | Lifecycle::Stopped | Lifecycle::Failed | Lifecycle::Gone => {
                 if found.cgroup().is_some() {
                     self.step(context, reason, Step::RemoveCgroup);
@@ -76,34 +78,35 @@ impl Workload {
                     }
                 }
             },
-            Lifecycle::Running { pid, since } => {
-                let detail = Detail::Adopt(Adopted { pid });
-                self.tell(context, Some(Cause::Agent), Some(self.start_seq), detail);
+            Lifecycle::Running(ref running) => {
+                let detail = Detail::Adopt(Adopted {
+                    pid: running.instance.pid,
+                });
+                let start_seq = running.instance.start_seq;
+                self.report(context, Some(Cause::Agent), Some(start_seq), detail);
                 if let Found::Running(..) = found {
-                    self.resume_probes(context, &kept.probing, since);
+                    self.resume_probes(context, &kept.probing);
                     self.write_limits(context, Cause::Agent, seq);
                 } else {
                     self.main_exited(context);
                 }
             }
-            Lifecycle::Stopping {
-                withdrawing,
-                kill_at,
-                reason,
-                ..
-            } => match found {
+            Lifecycle::Stopping(ref stopping) => match found {
                 // The signal may not have arrived, so it is sent once more.
-                Found::Running(..) if withdrawing.is_some() => self.withdrawn(context),
-                Found::Running(..) if kill_at.is_some() => {
+                Found::Running(..) if stopping.withdrawing.is_some() => self.withdrawn(context),
+                Found::Running(..) if stopping.kill_at.is_some() => {
                     let signal = self.spec.stop.signal.clone();
-                    self.step(context, reason, Step::Signal { signal });
+                    self.step(context, stopping.reason, Step::Signal { signal });
                 }
-                Found::Running(..) => self.kill_tree(context, reason),
+                Found::Running(..) => {
+                    let reason = stopping.reason;
+                    self.kill_tree(context, reason);
+                }
                 Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => {
                     self.main_exited(context);
                 }
             },
-            Lifecycle::Ending { .. } => self.step(context, reason, Step::Reap),
+            Lifecycle::Ending(_) => self.step(context, reason, Step::Reap),
         }
     }
 
@@ -113,28 +116,28 @@ impl Workload {
             Lifecycle::Starting { then, .. } => {
                 *then = then.filter(|then| then.cause != Cause::Agent);
             }
-            Lifecycle::Stopping { after, reason, .. }
-                if reason.cause == Cause::Agent && *after == After::Stop =>
-            {
-                *after = After::Restart(Cause::Agent);
+            Lifecycle::Stopping(stopping) => {
+                resume_after(&mut stopping.after, stopping.reason);
             }
-            Lifecycle::Ending {
-                after,
-                reason: Some(reason),
-                ..
-            } if reason.cause == Cause::Agent && *after == After::Stop => {
-                *after = After::Restart(Cause::Agent);
+            Lifecycle::Ending(ending) => {
+                if let Some(reason) = ending.reason {
+                    resume_after(&mut ending.after, reason);
+                }
             }
-            Lifecycle::Stopping { .. }
-            | Lifecycle::Ending { .. }
-            | Lifecycle::Pending
+            Lifecycle::Pending
             | Lifecycle::Queued { .. }
-            | Lifecycle::Running { .. }
+            | Lifecycle::Running(_)
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. }
             | Lifecycle::Stopped
             | Lifecycle::Failed
             | Lifecycle::Gone => {}
         }
+    }
+}
+
+fn resume_after(after: &mut After, reason: Reason) {
+    if reason.cause == Cause::Agent && *after == After::Stop {
+        *after = After::Restart(Cause::Agent);
     }
 }

@@ -27,7 +27,7 @@ impl Workload {
         let restart = changes
             .iter()
             .any(|change| change.effect == Effect::Restart);
-        let seq = self.tell(
+        let seq = self.report(
             context,
             Some(Cause::Config),
             None,
@@ -36,8 +36,8 @@ impl Workload {
         if rewatched {
             self.rewatch_loops(context);
         }
-        if releveled {
-            self.levels = Levels::default();
+        if releveled && let Some(running) = self.state.running_mut() {
+            running.levels = Levels::default();
         }
         if reprobed {
             self.reprobe(context, observed);
@@ -45,10 +45,11 @@ impl Workload {
         }
         match self.state {
             // The workload was about to be removed, and is back.
-            Lifecycle::Stopping { ref mut after, .. } | Lifecycle::Ending { ref mut after, .. }
-                if *after == After::Remove =>
-            {
-                *after = After::Restart(Cause::Config);
+            Lifecycle::Stopping(ref mut stopping) if stopping.after == After::Remove => {
+                stopping.after = After::Restart(Cause::Config);
+            }
+            Lifecycle::Ending(ref mut ending) if ending.after == After::Remove => {
+                ending.after = After::Restart(Cause::Config);
             }
             Lifecycle::Starting { ref mut then, .. }
                 if then.is_some_and(|then| then.after == After::Remove) =>
@@ -60,25 +61,21 @@ impl Workload {
                 });
             }
             // A workload that a person stopped stays stopped.
-            Lifecycle::Stopping {
-                after: After::Stop, ..
-            }
-            | Lifecycle::Ending {
-                after: After::Stop, ..
-            } => {}
+            Lifecycle::Stopping(ref stopping) if stopping.after == After::Stop => {}
+            Lifecycle::Ending(ref ending) if ending.after == After::Stop => {}
             Lifecycle::Starting { .. }
-            | Lifecycle::Running { .. }
-            | Lifecycle::Stopping { .. }
-            | Lifecycle::Ending { .. }
+            | Lifecycle::Running(_)
+            | Lifecycle::Stopping(_)
+            | Lifecycle::Ending(_)
                 if restart =>
             {
                 self.stop(context, After::Restart(Cause::Config), Cause::Config, false);
             }
             // The write queues behind a start that carries the older limits.
             Lifecycle::Starting { .. }
-            | Lifecycle::Running { .. }
-            | Lifecycle::Stopping { .. }
-            | Lifecycle::Ending { .. } => {
+            | Lifecycle::Running(_)
+            | Lifecycle::Stopping(_)
+            | Lifecycle::Ending(_) => {
                 self.write_limits(context, Cause::Config, seq);
             }
             // The next start takes them with it.
@@ -101,7 +98,7 @@ impl Workload {
     ) {
         // They are answered in the order they were asked for.
         let under_way = self.writes_under_way.pop_front();
-        let (cause, told) = under_way.unwrap_or((Cause::Config, Vec::new()));
+        let (cause, reported) = under_way.unwrap_or((Cause::Config, Vec::new()));
         self.limits_refused = match &change {
             Some(ConfigChange::LimitsRefused(why)) => Some(why.clone()),
             _ => None,
@@ -112,7 +109,7 @@ impl Workload {
                 // a repair finds, and a process in another cgroup, is another process's change.
                 let (others, ours): (Vec<_>, Vec<_>) = changes
                     .into_iter()
-                    .filter(|change| !told.contains(&change.file))
+                    .filter(|change| !reported.contains(&change.file))
                     .partition(|change| {
                         matches!(cause, Cause::Drift | Cause::Agent) || change.file == PLACE
                     });
@@ -126,15 +123,15 @@ impl Workload {
                         drifts: drifts.collect(),
                         repaired: true,
                     };
-                    self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+                    self.report(context, Some(Cause::Drift), None, Detail::Drift(found));
                 }
                 if !ours.is_empty() {
                     let change = ConfigChange::Limits(ours);
-                    self.tell(context, Some(cause), None, Detail::Config(change));
+                    self.report(context, Some(cause), None, Detail::Config(change));
                 }
             }
             Some(change) => {
-                self.tell(context, Some(cause), None, Detail::Config(change));
+                self.report(context, Some(cause), None, Detail::Config(change));
             }
             None => {}
         }
@@ -159,7 +156,7 @@ impl Workload {
         if self.managed {
             self.managed = false;
             self.sacrificed = false;
-            self.tell(
+            self.report(
                 context,
                 Some(Cause::Config),
                 None,
@@ -169,6 +166,6 @@ impl Workload {
     }
 
     pub(crate) fn record(&self, context: &mut Context<'_>, reason: Cause, detail: Detail) {
-        self.tell(context, Some(reason), None, detail);
+        self.report(context, Some(reason), None, detail);
     }
 }

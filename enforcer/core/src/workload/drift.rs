@@ -17,15 +17,15 @@ impl Workload {
         }
         match self.repairs.drifted(context.moment.now) {
             Response::Repair => {
-                let told = found.iter().map(|drift| drift.what.clone()).collect();
+                let reported = found.iter().map(|drift| drift.what.clone()).collect();
                 let found = DriftFound {
                     drifts: found,
                     repaired: true,
                 };
-                let seq = self.tell(context, Some(Cause::Drift), None, Detail::Drift(found));
+                let seq = self.report(context, Some(Cause::Drift), None, Detail::Drift(found));
                 self.write_limits(context, Cause::Drift, seq);
                 if let Some((_, whats)) = self.writes_under_way.back_mut() {
-                    *whats = told;
+                    *whats = reported;
                 }
             }
             Response::Conflict(pause) => {
@@ -33,7 +33,7 @@ impl Workload {
                     drifts: found,
                     pause,
                 });
-                self.tell(context, Some(Cause::Drift), None, detail);
+                self.report(context, Some(Cause::Drift), None, detail);
             }
             Response::Wait => {}
         }

@@ -1,9 +1,9 @@
-//! An instance's end: collecting what is left, telling OOM incidents before the
-//! exit they caused, and what follows.
+//! An instance's end: what is left is collected, OOM incidents are reported before the exit that
+//! they caused, and the restart policy decides what follows.
 
-use super::health::Levels;
-use super::probes::Probing;
-use super::{After, Context, FatalOom, LastExit, Lifecycle, Workload};
+use super::lifecycle::Ending;
+use super::{After, Context, LastExit, Lifecycle, Workload};
+use crate::checkpoint::FatalOom;
 use crate::event::{
     BreakerChange, BreakerState, Cause, Degraded, Detail, Exit, ExitStatus, Reason, Remedy,
     RestartPlan, Seq, Step,
@@ -22,42 +22,45 @@ const NAMELESS_WAIT: Duration = Duration::from_secs(1);
 
 impl Workload {
     pub(super) fn main_exited(&mut self, context: &mut Context<'_>) {
-        let (pid, since, after, reason) = match self.state {
-            Lifecycle::Running { pid, since } => (pid, since, After::Policy, None),
-            Lifecycle::Stopping {
-                pid,
-                since,
-                after,
-                reason,
-                ..
-            } => (pid, since, after, Some(reason)),
-            Lifecycle::Pending
+        let state = std::mem::replace(&mut self.state, Lifecycle::Pending);
+        let (instance, after, reason, stuck) = match state {
+            Lifecycle::Running(running) => (running.instance, After::Policy, None, false),
+            Lifecycle::Stopping(stopping) => (
+                stopping.instance,
+                stopping.after,
+                Some(stopping.reason),
+                // The main process may be gone while others stay.
+                stopping.stuck,
+            ),
+            state @ (Lifecycle::Pending
             | Lifecycle::Queued { .. }
             | Lifecycle::Starting { .. }
-            | Lifecycle::Ending { .. }
+            | Lifecycle::Ending(_)
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. }
             | Lifecycle::Stopped
             | Lifecycle::Failed
-            | Lifecycle::Gone => return,
+            | Lifecycle::Gone) => {
+                self.state = state;
+                return;
+            }
         };
         // The exit is reported later. It ends the instance of this start.
         let because = reason.unwrap_or(Reason {
             cause: Cause::Exit,
-            seq: self.start_seq,
+            seq: instance.start_seq,
         });
         self.step(context, because, Step::Reap);
-        self.probing = Probing::default();
-        self.levels = Levels::default();
+        let ending = Ending {
+            instance,
+            after,
+            reason,
+            status: None,
+            stuck,
+        };
         self.enter(
             context,
-            Lifecycle::Ending {
-                since,
-                pid,
-                after,
-                reason,
-                status: None,
-            },
+            Lifecycle::Ending(Box::new(ending)),
             "collecting what is left",
         );
     }
@@ -68,17 +71,14 @@ impl Workload {
         status: ExitStatus,
         counters: Counters,
     ) {
-        let Lifecycle::Ending {
-            status: ref mut slot,
-            ..
-        } = self.state
-        else {
+        let Lifecycle::Ending(ending) = &mut self.state else {
             return;
         };
+        let known = &mut ending.status;
         // A second answer, after the agent that knew the first is gone, may know less.
         match status {
-            ExitStatus::Unknown => _ = slot.get_or_insert(status),
-            ExitStatus::Code(_) | ExitStatus::Signal(_) => *slot = Some(status),
+            ExitStatus::Unknown => _ = known.get_or_insert(status),
+            ExitStatus::Code(_) | ExitStatus::Signal(_) => *known = Some(status),
         }
         self.counters_read(context, counters);
     }
@@ -119,78 +119,64 @@ impl Workload {
             let certain = incident.group || named;
             // Without names the victim may be the main process, if it ends next.
             let possible = certain || incident.victims.is_empty();
-            let seq = self.tell(context, None, None, Detail::OomKill(incident));
-            if possible {
-                let told = context.moment.now;
-                self.fatal_oom = Some(FatalOom { seq, certain, told });
+            let seq = self.report(context, None, None, Detail::OomKill(incident));
+            if possible && let Some(instance) = self.state.instance_mut() {
+                let at = context.moment.now;
+                instance.fatal_oom = Some(FatalOom { seq, certain, at });
             }
         }
-        if let Lifecycle::Ending {
-            since,
-            after,
-            reason,
-            status: Some(status),
-            ..
-        } = self.state
+        if let Lifecycle::Ending(ending) = &self.state
+            && let Some(status) = ending.status
             && !self.ledger.is_open()
         {
-            self.ended(context, since, after, reason, status);
+            let (after, reason) = (ending.after, ending.reason);
+            let ran = context.moment.now.since(ending.instance.since);
+            let oom = ending.instance.fatal_oom;
+            let oom = oom.filter(|oom| oom.explains(status, context.moment.now));
+            let oom = oom.map(|oom| oom.seq);
+            self.ended(context, status, oom, ran, after, reason);
         }
     }
 
-    pub(super) fn ended(
+    /// Reports the exit of an instance, which an OOM incident may have caused, and decides what
+    /// follows.
+    fn ended(
         &mut self,
         context: &mut Context<'_>,
-        since: MonoTime,
+        status: ExitStatus,
+        oom: Option<Seq>,
+        ran: Duration,
         after: After,
         reason: Option<Reason>,
-        status: ExitStatus,
     ) {
         let (code, signal) = match status {
             ExitStatus::Code(code) => (Some(code), None),
             ExitStatus::Signal(signal) => (None, Some(signal)),
             ExitStatus::Unknown => (None, None),
         };
-        let now = context.moment.now;
-        let explains = |oom: &FatalOom| oom.certain || now.since(oom.told) <= NAMELESS_WAIT;
-        let oom = self
-            .fatal_oom
-            .filter(|_| code.is_none() && signal.is_none_or(|signal| signal == SIGKILL))
-            .filter(explains)
-            .map(|oom| oom.seq);
+        let oom_killed = oom.is_some();
         let exit = LastExit {
             code,
             signal,
-            oom_killed: oom.is_some(),
+            oom_killed,
         };
         self.last_exit = Some(exit);
         let detail = Detail::Exit(Exit {
             code,
             signal,
-            oom_killed: exit.oom_killed,
+            oom_killed,
         });
-        let seq = self.tell(
-            context,
-            None,
-            oom.or(reason.map(|reason| reason.seq)),
-            detail,
-        );
+        let because = oom.or(reason.map(|reason| reason.seq));
+        let seq = self.report(context, None, because, detail);
         self.forget_loops(context);
-        let cause = if oom.is_some() {
-            Cause::OomKill
-        } else {
-            Cause::Exit
-        };
         match after {
             After::Policy => {
                 self.reason = describe_exit(exit);
-                self.recover(
-                    context,
-                    cause,
-                    seq,
-                    context.moment.now.since(since),
-                    code != Some(0),
-                );
+                let cause = match oom_killed {
+                    true => Cause::OomKill,
+                    false => Cause::Exit,
+                };
+                self.recover(context, cause, seq, ran, code != Some(0));
             }
             After::Recover(cause) => {
                 self.reason = if cause == Cause::CpuLoop {
@@ -198,12 +184,12 @@ impl Workload {
                 } else {
                     self.health_why.clone()
                 };
-                self.recover(context, cause, seq, context.moment.now.since(since), true);
+                self.recover(context, cause, seq, ran, true);
             }
             After::Restart(cause) => {
                 *self.remedy = Remedy::default();
                 let plan = self.restart_plan(cause, 0, Duration::ZERO, true);
-                let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+                let seq = self.report(context, Some(cause), Some(seq), Detail::Restart(plan));
                 self.start_at_once(context, Reason { cause, seq });
             }
             After::Stop | After::Remove => {
@@ -258,7 +244,7 @@ impl Workload {
         if !wanted || spec.mode == Mode::Observe {
             if wanted {
                 let plan = self.restart_plan(cause, 1, Duration::ZERO, false);
-                self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+                self.report(context, Some(cause), Some(seq), Detail::Restart(plan));
             }
             self.step(context, Reason { cause, seq }, Step::RemoveCgroup);
             let state = if failure {
@@ -284,7 +270,7 @@ impl Workload {
                     rate_limited,
                     ..self.restart_plan(cause, attempt, delay, true)
                 };
-                let seq = self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+                let seq = self.report(context, Some(cause), Some(seq), Detail::Restart(plan));
                 if delay.is_zero() {
                     self.restarts += 1;
                     self.start(context, Reason { cause, seq });
@@ -300,7 +286,7 @@ impl Workload {
                     state: BreakerState::Open,
                     cooldown,
                 };
-                let seq = self.tell(context, Some(cause), Some(seq), Detail::Breaker(change));
+                let seq = self.report(context, Some(cause), Some(seq), Detail::Breaker(change));
                 let until = context.moment.now.after(cooldown);
                 let reason = std::mem::take(&mut self.reason);
                 self.enter(
@@ -321,18 +307,18 @@ impl Workload {
             ("ENFORCER_CAUSE".to_owned(), cause.to_string()),
             ("ENFORCER_REASON".to_owned(), self.reason.clone()),
         ];
-        let mut tell = |name: &str, value: String| failure.push((name.to_owned(), value));
+        let mut set = |name: &str, value: String| failure.push((name.to_owned(), value));
         if attempt < u32::MAX {
-            tell("ENFORCER_ATTEMPT", attempt.to_string());
+            set("ENFORCER_ATTEMPT", attempt.to_string());
         }
         let exit = self.last_exit;
         let code = exit.and_then(|exit| exit.code);
         let signal = exit.and_then(|exit| exit.signal);
         if let Some(code) = code {
-            tell("ENFORCER_EXIT_CODE", code.to_string());
+            set("ENFORCER_EXIT_CODE", code.to_string());
         }
         if let Some(signal) = signal {
-            tell("ENFORCER_EXIT_SIGNAL", signal.to_string());
+            set("ENFORCER_EXIT_SIGNAL", signal.to_string());
         }
         *self.remedy = Remedy { strategy, failure };
     }
@@ -340,12 +326,24 @@ impl Workload {
     /// Reports that the command between two instances failed.
     pub(crate) fn remedy_failed(&mut self, context: &mut Context<'_>, why: String) {
         let what = "recovery".to_owned();
-        self.tell(
+        self.report(
             context,
             None,
             None,
             Detail::Degraded(Degraded { what, why }),
         );
+    }
+}
+
+impl FatalOom {
+    /// Returns whether the incident explains this exit, if it is reported now.
+    fn explains(&self, status: ExitStatus, now: MonoTime) -> bool {
+        let killed = match status {
+            ExitStatus::Code(_) => false,
+            ExitStatus::Signal(signal) => signal == SIGKILL,
+            ExitStatus::Unknown => true,
+        };
+        killed && (self.certain || now.since(self.at) <= NAMELESS_WAIT)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A workload's health, from its probes, its use of its limits and its throttling. Every change is
 //! reported with its cause.
 
+use super::lifecycle::Running;
 use super::{Context, Lifecycle, Workload};
 use crate::checkpoint::KeptLevels;
 use crate::claims::Throttling;
@@ -49,9 +50,9 @@ impl Levels {
 impl Workload {
     fn judge_health(&self) -> (Health, String) {
         match self.state {
-            Lifecycle::Running { .. } => self.judge_running(),
+            Lifecycle::Running(ref running) => self.judge_running(running),
             // A health that is about to change stays as it is.
-            Lifecycle::Stopping { .. } | Lifecycle::Ending { .. } => (self.health, String::new()),
+            Lifecycle::Stopping(_) | Lifecycle::Ending(_) => (self.health, String::new()),
             Lifecycle::BackingOff { .. } | Lifecycle::BreakerOpen { .. } | Lifecycle::Failed => {
                 (Health::Unhealthy, self.reason.clone())
             }
@@ -63,31 +64,39 @@ impl Workload {
         }
     }
 
-    fn judge_running(&self) -> (Health, String) {
-        if let Some(why) = self.probing.failing() {
+    fn judge_running(&self, running: &Running) -> (Health, String) {
+        let Running {
+            instance,
+            probing,
+            levels,
+            ..
+        } = running;
+        if let Some(why) = probing.failing() {
             return (Health::Unhealthy, why);
         }
-        let claims = self.loops.claims();
-        let readiness = self.probing.watched.get(&ProbeName::Readiness);
+        let claims = self.claims();
+        let readiness = probing.watched.get(&ProbeName::Readiness);
         let unready = readiness.filter(|watched| watched.standing() == Some(false));
         let level = |what: &str, gauge: Gauge| {
             (gauge.level() > Level::Normal).then(|| format!("{what} use is {}", gauge.level()))
         };
-        let looping = self.loops.worst_verdict() == Some(Verdict::DeadLoop);
+        let looping = instance.loops.worst_verdict() == Some(Verdict::DeadLoop);
         let off = [
-            self.probing.wavering(),
+            probing.wavering(),
             unready.map(|watched| super::probes::describe(ProbeName::Readiness, watched)),
             looping.then(|| "a thread is in a dead loop".to_owned()),
-            level("memory", self.levels.memory),
-            level("cpu", self.levels.cpu),
-            (self.levels.stalled).then(|| "it waits for its own memory".to_owned()),
+            level("memory", levels.memory),
+            level("cpu", levels.cpu),
+            levels
+                .stalled
+                .then(|| "it waits for its own memory".to_owned()),
             (claims.throttling() != Throttling::None)
                 .then(|| format!("it is {}", claims.throttling().as_str())),
         ];
         if let Some(why) = off.into_iter().flatten().next() {
             return (Health::Degraded, why);
         }
-        if self.probing.has_answered() {
+        if probing.has_answered() {
             return (Health::Healthy, "its probes pass".to_owned());
         }
         (Health::Unknown, "no probe has answered yet".to_owned())
@@ -96,54 +105,64 @@ impl Workload {
     pub(super) fn refresh_health(&mut self, context: &mut Context<'_>) {
         let (health, why) = self.judge_health();
         if health != self.health {
-            self.tell_health(context, health, why);
-        } else if matches!(self.state, Lifecycle::Running { .. }) {
+            self.report_health(context, health, why);
+        } else if self.runs() {
             // Another reason for the same health is shown, and no event.
             self.health_why = why;
         }
     }
 
-    pub(super) fn tell_health(&mut self, context: &mut Context<'_>, to: Health, why: String) {
+    pub(super) fn report_health(&mut self, context: &mut Context<'_>, to: Health, why: String) {
         let from = std::mem::replace(&mut self.health, to);
         self.health_why.clone_from(&why);
         let detail = Detail::Health(HealthChange { from, to, why });
-        self.health_seq = self.tell(context, None, None, detail);
+        self.health_seq = self.report(context, None, None, detail);
     }
 
     /// Takes a reading of the tick.
     pub(crate) fn measured(&mut self, context: &mut Context<'_>, measured: Measured, cpus: u32) {
-        if !matches!(self.state, Lifecycle::Running { .. }) {
+        let cpus = self.cpus_allowed(cpus);
+        let Some(running) = self.state.running_mut() else {
             return;
-        }
+        };
         let now = context.moment.now;
-        self.memory_bytes = measured.memory_bytes;
-        self.levels.used = measured.memory;
-        self.levels.stalled = measured
+        running.memory = measured.memory_bytes;
+        let levels = &mut running.levels;
+        levels.used = measured.memory;
+        levels.stalled = measured
             .memory_stalled
             .is_some_and(|share| share >= STALLED);
+        let mut crossed = Vec::new();
         if let (Some(threshold), Some(used)) = (self.spec.watch.memory, measured.memory)
-            && let Some(level) = self.levels.memory.observe(now, used, &threshold)
+            && let Some(level) = levels.memory.observe(now, used, &threshold)
         {
-            self.tell_pressure(context, Resource::Memory, level, used);
+            crossed.push((Resource::Memory, level, used));
         }
         let before = measured
             .cpu
-            .and_then(|cpu| self.levels.cpu_before.replace((now, cpu)));
+            .and_then(|cpu| levels.cpu_before.replace((now, cpu)));
         if let (Some(threshold), Some(cpu), Some((then, used))) =
             (self.spec.watch.cpu, measured.cpu, before)
         {
-            let allowed = self.cpus_allowed(cpus) * now.since(then).as_secs_f64();
+            let allowed = cpus * now.since(then).as_secs_f64();
             let used = share(cpu.saturating_sub(used).as_secs_f64(), allowed);
-            if let Some(level) = self.levels.cpu.observe(now, used, &threshold) {
-                self.tell_pressure(context, Resource::Cpu, level, used);
+            if let Some(level) = levels.cpu.observe(now, used, &threshold) {
+                crossed.push((Resource::Cpu, level, used));
             }
+        }
+        for (resource, level, used) in crossed {
+            let detail = Detail::Pressure(Pressure {
+                resource,
+                level,
+                used_percent: used.0,
+            });
+            self.report(context, None, None, detail);
         }
     }
 
     /// Returns the use of `memory.max` at the last tick, while the workload runs.
     pub(crate) fn memory_share(&self) -> Option<Percent> {
-        let runs = matches!(self.state, Lifecycle::Running { .. });
-        self.levels.used.filter(|_| runs)
+        self.state.running()?.levels.used
     }
 
     /// Returns whether there is a `memory.max`.
@@ -164,21 +183,6 @@ impl Workload {
             Some(micros as f64 / quota.period as f64)
         });
         allowed.unwrap_or(f64::INFINITY).min(f64::from(cpus))
-    }
-
-    fn tell_pressure(
-        &self,
-        context: &mut Context<'_>,
-        resource: Resource,
-        level: Level,
-        used: Percent,
-    ) {
-        let detail = Detail::Pressure(Pressure {
-            resource,
-            level,
-            used_percent: used.0,
-        });
-        self.tell(context, None, None, detail);
     }
 }
 

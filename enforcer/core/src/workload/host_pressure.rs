@@ -8,11 +8,13 @@ use crate::units::Bytes;
 
 impl Workload {
     pub(crate) fn runs(&self) -> bool {
-        matches!(self.state, Lifecycle::Running { .. })
+        matches!(self.state, Lifecycle::Running(_))
     }
 
     pub(crate) fn memory_in_use(&self) -> Bytes {
-        self.memory_bytes
+        self.state
+            .running()
+            .map_or(Bytes(0), |running| running.memory)
     }
 
     /// Returns whether the workload may step back. Under `observe` this is reported once.
@@ -29,34 +31,34 @@ impl Workload {
     pub(crate) fn stepped_back(&self) -> bool {
         match self.sacrificed {
             true => self.is_at_rest(),
-            false => self.loops.host_demoted || self.spared_by_mode,
+            false => self.standing_claims.demoted || self.spared_by_mode,
         }
     }
 
     /// Demotes the workload, and stops it if that was not enough.
     pub(crate) fn step_back(&mut self, context: &mut Context<'_>, shortage: Shortage) {
-        let Lifecycle::Running { pid, since } = self.state else {
+        if !self.runs() {
             return;
-        };
-        let demoted = self.loops.host_demoted;
+        }
+        let demoted = self.standing_claims.demoted;
         let observed = self.spec.mode == Mode::Observe;
         let done = if demoted || observed {
             PressureAnswer::Stopped
         } else {
             PressureAnswer::Demoted
         };
-        let told = shortage.answered(done, !observed);
+        let answer = shortage.answered(done, !observed);
         let cause = Cause::HostPressure;
-        let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
+        let seq = self.report(context, Some(cause), None, Detail::HostPressure(answer));
         if observed {
             self.spared_by_mode = true;
         } else if demoted {
             self.sacrificed = true;
             let why = (cause, Some(seq));
-            self.stop_running(context, (pid, since), After::Stop, why, false);
+            self.stop_running(context, After::Stop, why, false);
         } else {
-            let before = self.loops.claims();
-            self.loops.host_demoted = true;
+            let before = self.claims();
+            self.standing_claims.demoted = true;
             self.claimed(context, before, cause, Some(seq));
         }
     }
@@ -65,7 +67,7 @@ impl Workload {
     pub(crate) fn come_back(&mut self, context: &mut Context<'_>, shortage: Shortage) {
         let cause = Cause::HostPressure;
         let stopped = std::mem::take(&mut self.sacrificed);
-        if std::mem::take(&mut self.spared_by_mode) && !stopped && !self.loops.host_demoted {
+        if std::mem::take(&mut self.spared_by_mode) && !stopped && !self.standing_claims.demoted {
             // No claim was made, so there is none to release.
             return;
         }
@@ -73,10 +75,10 @@ impl Workload {
             true => PressureAnswer::StartedAgain,
             false => PressureAnswer::Released,
         };
-        let told = shortage.answered(done, true);
-        let before = self.loops.claims();
-        let seq = self.tell(context, Some(cause), None, Detail::HostPressure(told));
-        self.loops.host_demoted = false;
+        let answer = shortage.answered(done, true);
+        let before = self.claims();
+        let seq = self.report(context, Some(cause), None, Detail::HostPressure(answer));
+        self.standing_claims.demoted = false;
         if stopped {
             self.start(context, Reason { cause, seq });
         } else {

@@ -20,8 +20,8 @@ impl Workload {
         let Some(watch) = self.spec.watch.cpu_loop.clone() else {
             return;
         };
-        let before = self.loops.claims();
-        let Some(found) = self.loops.found.get_mut(&thread) else {
+        let before = self.claims();
+        let Some(found) = self.thread_mut(thread) else {
             return;
         };
         if found.muted {
@@ -36,7 +36,6 @@ impl Workload {
             return;
         };
         found.climb = Some((next, now.after(watch.step)));
-        let observed = self.spec.mode == Mode::Observe;
         let mut claims = found.claims;
         match rung {
             Rung::Tell => return,
@@ -48,11 +47,13 @@ impl Workload {
                 return;
             }
         }
-        if observed {
-            self.tell_throttle(context, Cause::CpuLoop, Some(seq), claims, false);
+        if self.spec.mode == Mode::Observe {
+            self.report_throttle(context, Cause::CpuLoop, Some(seq), claims, false);
             return;
         }
-        found.claims = claims;
+        if let Some(found) = self.thread_mut(thread) {
+            found.claims = claims;
+        }
         self.claimed(context, before, Cause::CpuLoop, Some(seq));
     }
 
@@ -66,7 +67,7 @@ impl Workload {
         assumed: bool,
     ) {
         let now = context.moment.now;
-        let Some(found) = self.loops.found.get_mut(&thread) else {
+        let Some(found) = self.thread_mut(thread) else {
             return;
         };
         if assumed || found.proved == Some(now) {
@@ -83,20 +84,12 @@ impl Workload {
         if self.spec.mode == Mode::Observe {
             let plan = self.restart_plan(Cause::CpuLoop, 1, Duration::ZERO, false);
             let detail = Detail::Restart(plan);
-            self.tell(context, Some(Cause::CpuLoop), Some(seq), detail);
+            self.report(context, Some(Cause::CpuLoop), Some(seq), detail);
             return;
         }
-        if let Lifecycle::Running { pid, since } = self.state {
-            // A loop does not answer, so there is nothing to wait for.
-            let after = After::Recover(Cause::CpuLoop);
-            self.stop_running(
-                context,
-                (pid, since),
-                after,
-                (Cause::CpuLoop, Some(seq)),
-                true,
-            );
-        }
+        // A loop does not answer, so there is nothing to wait for.
+        let after = After::Recover(Cause::CpuLoop);
+        self.stop_running(context, after, (Cause::CpuLoop, Some(seq)), true);
     }
 
     /// Reports a changed claim, and writes the limits.
@@ -107,15 +100,15 @@ impl Workload {
         cause: Cause,
         because: Option<Seq>,
     ) {
-        let claims = self.loops.claims();
+        let claims = self.claims();
         if claims == before {
             return;
         }
-        let seq = self.tell_throttle(context, cause, because, claims, true);
+        let seq = self.report_throttle(context, cause, because, claims, true);
         self.write_limits(context, cause, seq);
     }
 
-    fn tell_throttle(
+    fn report_throttle(
         &self,
         context: &mut Context<'_>,
         cause: Cause,
@@ -128,7 +121,7 @@ impl Workload {
             cpu_percent: claims.throttled.map(|percent| percent.0),
             carried_out,
         };
-        self.tell(context, Some(cause), because, Detail::Throttle(change))
+        self.report(context, Some(cause), because, Detail::Throttle(change))
     }
 
     pub(super) fn released(
@@ -138,7 +131,7 @@ impl Workload {
         (cause, because): (Cause, Option<Seq>),
         why: ReleaseReason,
     ) {
-        let claims = self.loops.claims();
+        let claims = self.claims();
         if claims == before {
             return;
         }
@@ -146,21 +139,21 @@ impl Workload {
             throttle: claims.throttling(),
             why,
         });
-        let seq = self.tell(context, Some(cause), because, detail);
+        let seq = self.report(context, Some(cause), because, detail);
         self.write_limits(context, cause, seq);
     }
 
     pub(super) fn throttle_by_hand(&mut self, context: &mut Context<'_>, percent: Percent) {
-        let before = self.loops.claims();
-        self.loops.manual = Some(percent);
+        let before = self.claims();
+        self.standing_claims.throttled = Some(percent);
         self.claimed(context, before, Cause::Manual, None);
     }
 
     pub(super) fn release_by_hand(&mut self, context: &mut Context<'_>) {
-        let before = self.loops.claims();
-        self.loops.manual = None;
-        self.loops.host_demoted = false;
-        for found in self.loops.found.values_mut() {
+        let before = self.claims();
+        self.standing_claims.throttled = None;
+        self.standing_claims.demoted = false;
+        for found in self.threads_mut() {
             found.claims = Claims::default();
             found.muted = true;
         }
@@ -188,7 +181,7 @@ impl Workload {
 
     /// Returns the limits that the kernel should have: the manifest's, lowered by the claims.
     pub(super) fn effective_limits(&self) -> Box<Limits> {
-        Box::new(self.loops.claims().effective(&self.spec.limits))
+        Box::new(self.claims().effective(&self.spec.limits))
     }
 }
 

@@ -21,6 +21,7 @@ mod event;
 mod health;
 mod host_pressure;
 mod ladder;
+mod lifecycle;
 mod loops;
 mod probes;
 mod readiness;
@@ -33,7 +34,8 @@ pub use probes::{ProbeView, answer_in_words};
 pub(crate) use view::Progress;
 pub use view::{LastExit, View};
 
-use crate::checkpoint::{After, Checkpoint, FatalOom, Lifecycle, Then};
+use crate::checkpoint::{After, Checkpoint, Then};
+use crate::claims::Claims;
 use crate::drift::Repairs;
 use crate::event::{
     Action, Aside, BreakerChange, BreakerState, Cause, Decision, Degraded, Detail, InstanceId,
@@ -44,10 +46,9 @@ use crate::name::WorkloadName;
 use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
-use crate::units::{Bytes, MonoTime};
-use health::Levels;
+use crate::units::MonoTime;
+use lifecycle::Lifecycle;
 use loops::Loops;
-use probes::Probing;
 use readiness::Ready;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -76,23 +77,20 @@ pub(crate) struct Workload {
     instance: InstanceId,
     recovery: RecoveryState,
     ledger: Ledger,
-    /// The incident that killed this instance's main process or all of it.
-    fatal_oom: Option<FatalOom>,
     /// The reason for which the last write of limits failed. The kernel still has older ones.
     limits_refused: Option<String>,
     /// The writes of limits that are not answered yet: the cause of each, and the drift that was
     /// reported.
     writes_under_way: VecDeque<(Cause, Vec<String>)>,
     repairs: Repairs,
-    loops: Loops,
-    probing: Probing,
+    /// The claims that outlast an instance: an operator's throttle, and the demotion of a host that
+    /// is short of memory.
+    standing_claims: Claims,
     ready: Ready,
-    levels: Levels,
     health: Health,
     health_why: String,
     /// The event that reported the health.
     health_seq: Seq,
-    memory_bytes: Bytes,
     /// The work before the next automatic start.
     remedy: Box<Remedy>,
     /// The workload was stopped because the host was short of memory, and comes back.
@@ -103,15 +101,9 @@ pub(crate) struct Workload {
     spared_by_mode: bool,
     /// Askings so far, of all probes of all instances.
     probe_runs: u64,
-    /// The record of the instance's start.
-    start_seq: Seq,
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
-    /// The time of the next report of processes that SIGKILL has not ended.
-    report_stuck_at: Option<MonoTime>,
-    /// Processes of it were still there long after SIGKILL: the kernel cannot end them.
-    stuck: bool,
     /// The last checkpoint.
     checkpoint: Option<Checkpoint>,
 }
@@ -133,29 +125,22 @@ impl Workload {
             instance: InstanceId(0),
             recovery: RecoveryState::default(),
             ledger: Ledger::default(),
-            fatal_oom: None,
             limits_refused: None,
             writes_under_way: VecDeque::new(),
             repairs: Repairs::default(),
-            loops: Loops::default(),
-            probing: Probing::default(),
+            standing_claims: Claims::default(),
             ready: Ready::default(),
-            levels: Levels::default(),
             health: Health::default(),
             health_why: String::new(),
             health_seq: Seq(0),
-            memory_bytes: Bytes(0),
             remedy: Box::default(),
             sacrificed: false,
             stopped_for: Cause::Agent,
             spared_by_mode: false,
             probe_runs: 0,
-            start_seq: Seq(0),
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
-            report_stuck_at: None,
-            stuck: false,
             checkpoint: None,
         }
     }
@@ -189,42 +174,51 @@ impl Workload {
     /// Returns whether a shutdown need not wait for this workload. It does not wait for a process
     /// that the kernel cannot end.
     pub(crate) fn is_done(&self) -> bool {
-        (self.is_at_rest() || self.stuck) && !self.ready.is_busy()
+        (self.is_at_rest() || self.state.is_stuck()) && !self.ready.is_busy()
     }
 
     /// Kills the whole cgroup, and reports what is still there after a while.
     fn kill_tree(&mut self, context: &mut Context<'_>, reason: Reason) {
         self.step(context, reason, Step::KillTree);
-        self.report_stuck_at = Some(context.moment.now.after(STUCK_AFTER));
+        if let Lifecycle::Stopping(stopping) = &mut self.state {
+            stopping.report_stuck_at = Some(context.moment.now.after(STUCK_AFTER));
+        }
     }
 
     fn ask_about_stuck(&mut self, context: &mut Context<'_>) {
-        let Lifecycle::Stopping { reason, .. } = self.state else {
+        let Lifecycle::Stopping(stopping) = &mut self.state else {
             return;
         };
         let now = context.moment.now;
-        if self.report_stuck_at.is_some_and(|at| at <= now) {
-            self.report_stuck_at = Some(now.after(STUCK_AGAIN));
+        if stopping.report_stuck_at.is_some_and(|at| at <= now) {
+            stopping.report_stuck_at = Some(now.after(STUCK_AGAIN));
+            let reason = stopping.reason;
             self.aside(context, reason, Aside::ReportStuck);
         }
     }
 
     /// Processes are still there although they were killed.
     fn stays(&mut self, context: &mut Context<'_>, processes: &str) {
-        let ends = matches!(
-            self.state,
-            Lifecycle::Stopping { .. } | Lifecycle::Ending { .. }
-        );
-        if !ends {
-            return;
-        }
-        self.stuck = true;
+        let stuck = match &mut self.state {
+            Lifecycle::Stopping(stopping) => &mut stopping.stuck,
+            Lifecycle::Ending(ending) => &mut ending.stuck,
+            Lifecycle::Pending
+            | Lifecycle::Queued { .. }
+            | Lifecycle::Starting { .. }
+            | Lifecycle::Running(_)
+            | Lifecycle::BackingOff { .. }
+            | Lifecycle::BreakerOpen { .. }
+            | Lifecycle::Stopped
+            | Lifecycle::Failed
+            | Lifecycle::Gone => return,
+        };
+        *stuck = true;
         self.reason = format!("still there after SIGKILL: {processes}");
         let detail = Detail::Degraded(Degraded {
             what: "stop".to_owned(),
             why: self.reason.clone(),
         });
-        self.tell(context, None, None, detail);
+        self.report(context, None, None, detail);
     }
 
     /// Brings health and readiness up to date, after every event.
@@ -234,15 +228,12 @@ impl Workload {
     }
 
     fn enter(&mut self, context: &Context<'_>, state: Lifecycle, reason: impl Into<String>) {
-        self.report_stuck_at = None;
-        // The main process may be gone while others stay.
-        self.stuck &= matches!(state, Lifecycle::Ending { .. });
         self.state = state;
         self.since = context.moment.now;
         self.reason = reason.into();
     }
 
-    fn tell(
+    fn report(
         &self,
         context: &mut Context<'_>,
         reason: Option<Cause>,
@@ -283,39 +274,23 @@ impl Workload {
     }
 
     fn main_pid(&self) -> Option<u32> {
-        match self.state {
-            Lifecycle::Running { pid, .. }
-            | Lifecycle::Stopping { pid, .. }
-            | Lifecycle::Ending { pid, .. } => Some(pid),
-            Lifecycle::Pending
-            | Lifecycle::Queued { .. }
-            | Lifecycle::Starting { .. }
-            | Lifecycle::BackingOff { .. }
-            | Lifecycle::BreakerOpen { .. }
-            | Lifecycle::Stopped
-            | Lifecycle::Failed
-            | Lifecycle::Gone => None,
-        }
+        self.state.instance().map(|instance| instance.pid)
     }
 
     /// Returns the circumstances in which an OOM episode is judged now.
     fn circumstances(&self, ebpf: bool) -> Circumstances {
         Circumstances {
-            ended: matches!(
-                self.state,
-                Lifecycle::Ending {
-                    status: Some(_),
-                    ..
-                }
-            ),
+            ended: matches!(&self.state, Lifecycle::Ending(ending) if ending.status.is_some()),
             ebpf,
             group: self.spec.limits.memory_oom_group == Some(true),
         }
     }
 
-    /// Returns whether time alone decides about a half-open breaker.
-    fn is_on_trial(&self) -> bool {
-        self.recovery.is_on_trial() && self.probing.startup_passed
+    /// Returns when a half-open breaker closes, if time alone decides about it.
+    fn trial_ends(&self) -> Option<MonoTime> {
+        let running = self.state.running()?;
+        let decides = self.recovery.is_on_trial() && running.probing.startup_passed;
+        decides.then(|| running.instance.since.after(TRIAL))
     }
 
     /// Handles everything that is due at this moment.
@@ -327,17 +302,14 @@ impl Workload {
         self.ask_probes(context);
         self.abort_start_if_due(context);
         self.ask_about_stuck(context);
+        let is_due = |at: Option<MonoTime>| at.is_some_and(|at| at <= now);
         match self.state {
-            Lifecycle::Stopping {
-                withdrawing: Some(until),
-                ..
-            } if until <= now => self.withdrawn(context),
-            Lifecycle::Stopping {
-                ref mut kill_at,
-                reason,
-                ..
-            } if kill_at.is_some_and(|at| at <= now) => {
-                *kill_at = None;
+            Lifecycle::Stopping(ref stopping) if is_due(stopping.withdrawing) => {
+                self.withdrawn(context);
+            }
+            Lifecycle::Stopping(ref mut stopping) if is_due(stopping.kill_at) => {
+                stopping.kill_at = None;
+                let reason = stopping.reason;
                 self.kill_tree(context, reason);
             }
             Lifecycle::BackingOff { until, cause, seq } if until <= now => {
@@ -349,12 +321,10 @@ impl Workload {
                     state: BreakerState::HalfOpen,
                     cooldown,
                 };
-                let seq = self.tell(context, Some(cause), Some(seq), Detail::Breaker(change));
+                let seq = self.report(context, Some(cause), Some(seq), Detail::Breaker(change));
                 self.start_again(context, Reason { cause, seq });
             }
-            Lifecycle::Running { since, .. } if self.is_on_trial() && now.since(since) >= TRIAL => {
-                self.pass_trial(context);
-            }
+            Lifecycle::Running(_) if is_due(self.trial_ends()) => self.pass_trial(context),
             Lifecycle::Pending
             | Lifecycle::Queued { .. }
             | Lifecycle::Starting { .. }
@@ -373,30 +343,27 @@ impl Workload {
     pub(crate) fn deadline(&self, ebpf: bool) -> Option<MonoTime> {
         let due = match self.state {
             Lifecycle::Starting { abort_at, .. } => return abort_at,
-            Lifecycle::Stopping {
-                withdrawing,
-                kill_at,
-                ..
-            } => withdrawing.or(kill_at),
+            Lifecycle::Stopping(ref stopping) => {
+                let next = stopping.withdrawing.or(stopping.kill_at);
+                [next, stopping.report_stuck_at].into_iter().flatten().min()
+            }
             Lifecycle::BackingOff { until, .. } | Lifecycle::BreakerOpen { until, .. } => {
                 Some(until)
             }
-            Lifecycle::Running { since, .. } if self.is_on_trial() => Some(since.after(TRIAL)),
+            Lifecycle::Running(ref running) => {
+                let probes = running.probing.deadline();
+                [self.trial_ends(), probes].into_iter().flatten().min()
+            }
             Lifecycle::Pending
             | Lifecycle::Queued { .. }
-            | Lifecycle::Running { .. }
             | Lifecycle::Ending { .. }
             | Lifecycle::Stopped
             | Lifecycle::Failed
             | Lifecycle::Gone => None,
         };
         let settle = self.ledger.deadline(self.circumstances(ebpf));
-        let loops = self.loops.deadline();
-        let probes = self.probing.deadline();
+        let loops = self.loops().and_then(Loops::deadline);
         let repair = self.repairs.deadline();
-        [due, settle, loops, probes, repair, self.report_stuck_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [due, settle, loops, repair].into_iter().flatten().min()
     }
 }

@@ -1,7 +1,7 @@
 //! Readiness, and the hooks that announce it. The hooks run one at a time, and the last one
 //! announces the present state.
 
-use super::{Context, Lifecycle, Workload};
+use super::{Context, Workload};
 use crate::checkpoint::KeptReady;
 use crate::event::{Aside, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
 use crate::spec::ProbeName;
@@ -14,7 +14,7 @@ pub(super) struct Ready {
     /// The record of the last change.
     seq: Seq,
     /// The state that the hooks announced last.
-    told: bool,
+    announced: bool,
     running: Option<Hook>,
 }
 
@@ -24,7 +24,7 @@ impl Ready {
             now: self.now,
             seq: self.seq,
             // A hook that was under way may not have announced its state.
-            told: self.told != self.running.is_some(),
+            announced: self.announced != self.running.is_some(),
         }
     }
 
@@ -32,7 +32,7 @@ impl Ready {
         Self {
             now: kept.now,
             seq: kept.seq,
-            told: kept.told,
+            announced: kept.announced,
             running: None,
         }
     }
@@ -45,12 +45,12 @@ impl Ready {
 impl Workload {
     /// Returns whether the workload is ready, while it runs.
     fn is_ready(&self) -> bool {
-        matches!(self.state, Lifecycle::Running { .. })
-            && self.probing.startup_passed
-            && match self.probing.watched.get(&ProbeName::Readiness) {
-                Some(watched) => watched.standing() == Some(true),
-                None => true,
-            }
+        let Some(running) = self.state.running() else {
+            return false;
+        };
+        let watched = running.probing.watched.get(&ProbeName::Readiness);
+        running.probing.startup_passed
+            && watched.is_none_or(|watched| watched.standing() == Some(true))
     }
 
     /// Brings readiness up to date with the probes and the lifecycle.
@@ -67,11 +67,10 @@ impl Workload {
         if ready {
             return "its probes pass".to_owned();
         }
-        match self.probing.watched.get(&ProbeName::Readiness) {
-            Some(watched) if matches!(self.state, Lifecycle::Running { .. }) => {
-                super::probes::describe(ProbeName::Readiness, watched)
-            }
-            Some(_) | None => "it does not run".to_owned(),
+        let running = self.state.running();
+        match running.and_then(|running| running.probing.watched.get(&ProbeName::Readiness)) {
+            Some(watched) => super::probes::describe(ProbeName::Readiness, watched),
+            None => "it does not run".to_owned(),
         }
     }
 
@@ -83,7 +82,7 @@ impl Workload {
             || spec.on_ready.is_some()
             || spec.on_unready.is_some();
         self.ready.seq = if matters {
-            self.tell(
+            self.report(
                 context,
                 None,
                 None,
@@ -96,10 +95,10 @@ impl Workload {
 
     /// Runs the hook for the present state, unless one is under way.
     fn run_hook(&mut self, context: &mut Context<'_>) {
-        if self.ready.running.is_some() || self.ready.told == self.ready.now {
+        if self.ready.running.is_some() || self.ready.announced == self.ready.now {
             return;
         }
-        self.ready.told = self.ready.now;
+        self.ready.announced = self.ready.now;
         let (hook, command) = if self.ready.now {
             (Hook::OnReady, &self.spec.on_ready)
         } else {
@@ -140,7 +139,7 @@ impl Workload {
         self.ready.running = None;
         if let Some(why) = error {
             let what = hook.as_str().to_owned();
-            self.tell(
+            self.report(
                 context,
                 None,
                 None,

@@ -1,6 +1,8 @@
 //! The way up: a start that is due, asked for, done or failed.
 
 use super::health::Levels;
+use super::lifecycle::{Instance, Running};
+use super::probes::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::admission::Queued;
 use crate::event::{
@@ -10,6 +12,7 @@ use crate::event::{
 use crate::name::WorkloadName;
 use crate::oom::Counters;
 use crate::spec::{Mode, Need, Strategy};
+use crate::units::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,23 +30,23 @@ impl Workload {
 
     fn queue(&mut self, context: &mut Context<'_>, reason: Reason, at_once: bool) {
         self.sacrificed = false;
-        let told = format!("waiting for its turn to start ({})", reason.cause);
-        self.enter(context, Lifecycle::Queued { reason, at_once }, told);
+        let why = format!("waiting for its turn to start ({})", reason.cause);
+        self.enter(context, Lifecycle::Queued { reason, at_once }, why);
     }
 
     /// Starts a failed workload again. Under `observe` that is only reported.
     pub(super) fn start_again(&mut self, context: &mut Context<'_>, reason: Reason) {
         if self.spec.mode == Mode::Observe {
             let plan = self.restart_plan(reason.cause, 1, Duration::ZERO, false);
-            self.tell(
+            self.report(
                 context,
                 Some(reason.cause),
                 Some(reason.seq),
                 Detail::Restart(plan),
             );
             self.step(context, reason, Step::RemoveCgroup);
-            let told = std::mem::take(&mut self.reason);
-            self.enter(context, Lifecycle::Failed, told);
+            let why = std::mem::take(&mut self.reason);
+            self.enter(context, Lifecycle::Failed, why);
             return;
         }
         self.restarts += 1;
@@ -73,13 +76,14 @@ impl Workload {
                 ..
             }
         );
-        starting || self.probing.takes_a_turn()
+        let running = self.state.running();
+        starting || running.is_some_and(|running| running.probing.takes_a_turn())
     }
 
     /// Returns whether the workload is as far as others need it.
     pub(crate) fn meets(&self, need: Need) -> bool {
         match need {
-            Need::Started => matches!(self.state, Lifecycle::Running { .. }),
+            Need::Started => self.runs(),
             Need::Ready => self.ready.now,
         }
     }
@@ -98,8 +102,7 @@ impl Workload {
         };
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
-        self.fatal_oom = None;
-        let told = format!("starting ({})", reason.cause);
+        let why = format!("starting ({})", reason.cause);
         if self.remedy.strategy == Strategy::Restart {
             self.carry_out_start(context, reason);
         } else {
@@ -109,7 +112,7 @@ impl Workload {
                 remedying: Some(reason),
                 abort_at: None,
             };
-            self.enter(context, starting, told);
+            self.enter(context, starting, why);
         }
     }
 
@@ -128,13 +131,13 @@ impl Workload {
             limits: self.effective_limits(),
         };
         self.step(context, reason, start);
-        let told = format!("starting ({})", reason.cause);
+        let why = format!("starting ({})", reason.cause);
         let starting = Lifecycle::Starting {
             then: None,
             remedying: None,
             abort_at: None,
         };
-        self.enter(context, starting, told);
+        self.enter(context, starting, why);
     }
 
     pub(super) fn abort_start_if_due(&mut self, context: &mut Context<'_>) {
@@ -167,7 +170,7 @@ impl Workload {
             grace: Duration::ZERO,
             kill: true,
         });
-        let seq = self.tell(context, Some(cause), None, detail);
+        let seq = self.report(context, Some(cause), None, detail);
         self.aside(context, Reason { cause, seq }, Aside::AbortStart);
     }
 
@@ -216,11 +219,13 @@ impl Workload {
                         ref mut abort_at,
                         ..
                     } => (*then, *abort_at) = (None, None),
-                    Lifecycle::Stopping { ref mut after, .. }
-                    | Lifecycle::Ending { ref mut after, .. } => {
-                        *after = After::Restart(Cause::Manual);
+                    Lifecycle::Stopping(ref mut stopping) => {
+                        stopping.after = After::Restart(Cause::Manual);
                     }
-                    Lifecycle::Running { .. } | Lifecycle::Gone => {}
+                    Lifecycle::Ending(ref mut ending) => {
+                        ending.after = After::Restart(Cause::Manual);
+                    }
+                    Lifecycle::Running(_) | Lifecycle::Gone => {}
                 }
             }
             Request::Restart => {
@@ -253,7 +258,7 @@ impl Workload {
         *self.remedy = Remedy::default();
         let cause = Cause::Manual;
         let plan = self.restart_plan(cause, 0, Duration::ZERO, true);
-        let seq = self.tell(context, Some(cause), None, Detail::Restart(plan));
+        let seq = self.report(context, Some(cause), None, Detail::Restart(plan));
         self.start_at_once(context, Reason { cause, seq });
     }
 
@@ -271,17 +276,15 @@ impl Workload {
         let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
-        self.start_seq = self.tell(context, None, None, Detail::Start(Start::Started { pid }));
-        self.enter(
-            context,
-            Lifecycle::Running {
-                pid,
-                since: context.moment.now,
-            },
-            "running",
-        );
-        self.levels = Levels::default();
-        self.begin_probes(context);
+        let detail = Detail::Start(Start::Started { pid });
+        let start_seq = self.report(context, None, None, detail);
+        let running = Running {
+            instance: Instance::new(pid, context.moment.now, start_seq),
+            probing: Probing::begin(&self.spec, context, context.moment.now),
+            levels: Levels::default(),
+            memory: Bytes(0),
+        };
+        self.enter(context, Lifecycle::Running(Box::new(running)), "running");
         self.ask_probes(context);
         if let Some(Then { after, cause, kill }) = then {
             self.stop(context, after, cause, kill);
@@ -292,9 +295,9 @@ impl Workload {
         let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
-        let told = format!("failed to {}: {}", error.stage, error.error);
-        let seq = self.tell(context, None, None, Detail::Start(Start::Failed(error)));
-        self.reason = told;
+        let why = format!("failed to {}: {}", error.stage, error.error);
+        let seq = self.report(context, None, None, Detail::Start(Start::Failed(error)));
+        self.reason = why;
         match then {
             Some(then) => self.instead_of_starting(context, then, seq),
             None => self.recover(context, Cause::Exit, seq, Duration::ZERO, true),

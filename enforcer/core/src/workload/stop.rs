@@ -1,11 +1,10 @@
 //! A stop on request: the signal, the grace, the kill.
 
-use super::probes::Probing;
+use super::lifecycle::Stopping;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
     BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq, Step, Stop,
 };
-use crate::units::MonoTime;
 use std::time::Duration;
 
 /// The time that a start may go on after a request to stop, so that a program which begins in this
@@ -60,26 +59,17 @@ impl Workload {
                     self.abort_start_if_due(context);
                 }
             }
-            Lifecycle::Running { pid, since } => {
-                let (pid, since) = (*pid, *since);
-                self.stop_running(context, (pid, since), after, (cause, None), kill);
-            }
-            Lifecycle::Stopping {
-                after: present,
-                reason,
-                withdrawing,
-                kill_at,
-                ..
-            } => {
-                *present = after;
+            Lifecycle::Running(_) => self.stop_running(context, after, (cause, None), kill),
+            Lifecycle::Stopping(stopping) => {
+                stopping.after = after;
                 if kill {
-                    *withdrawing = None;
-                    *kill_at = None;
-                    let reason = *reason;
+                    stopping.withdrawing = None;
+                    stopping.kill_at = None;
+                    let reason = stopping.reason;
                     self.kill_tree(context, reason);
                 }
             }
-            Lifecycle::Ending { after: present, .. } => *present = after,
+            Lifecycle::Ending(ending) => ending.after = after,
             Lifecycle::Gone => {}
         }
     }
@@ -88,7 +78,7 @@ impl Workload {
     pub(super) fn come_to_rest(&mut self, context: &mut Context<'_>, after: After, cause: Cause) {
         match after {
             After::Remove => {
-                self.tell(
+                self.report(
                     context,
                     Some(cause),
                     None,
@@ -125,86 +115,76 @@ impl Workload {
                 state: BreakerState::Closed,
                 cooldown: Duration::ZERO,
             };
-            self.tell(context, Some(Cause::Manual), None, Detail::Breaker(change));
+            self.report(context, Some(Cause::Manual), None, Detail::Breaker(change));
         }
         self.recovery.reset();
     }
 
+    /// Asks the running instance to end, or kills it. `cause` comes with the event behind it.
     pub(super) fn stop_running(
         &mut self,
         context: &mut Context<'_>,
-        (pid, since): (u32, MonoTime),
         after: After,
         (cause, because): (Cause, Option<Seq>),
         kill: bool,
     ) {
-        let stop = self.spec.stop.clone();
+        if !self.runs() {
+            return;
+        }
         let detail = Detail::Stop(Stop {
-            signal: stop.signal.clone(),
-            grace: stop.grace,
+            signal: self.spec.stop.signal.clone(),
+            grace: self.spec.stop.grace,
             kill,
         });
-        let seq = self.tell(context, Some(cause), because, detail);
-        let reason = Reason { cause, seq };
-        self.probing = Probing::default();
+        let seq = self.report(context, Some(cause), because, detail);
         let busy = self.withdraw(context);
+        let Lifecycle::Running(running) = std::mem::replace(&mut self.state, Lifecycle::Pending)
+        else {
+            return;
+        };
         // A hook that failed has nothing to finish, so the stop does not wait for it.
         let waits = !kill && !matches!(after, After::Recover(_));
         let withdrawing = busy.filter(|_| waits);
-        let kill_at = match withdrawing {
-            None => self.ask_to_end(context, reason, kill),
-            Some(_) => None,
+        let stopping = Stopping {
+            instance: running.instance,
+            after,
+            reason: Reason { cause, seq },
+            withdrawing,
+            kill_at: None,
+            report_stuck_at: None,
+            stuck: false,
         };
-        let report_stuck_at = self.report_stuck_at;
-        self.enter(
-            context,
-            Lifecycle::Stopping {
-                pid,
-                since,
-                after,
-                reason,
-                withdrawing,
-                kill_at,
-            },
-            format!("stopping ({cause})"),
-        );
-        self.report_stuck_at = report_stuck_at;
+        let why = format!("stopping ({cause})");
+        self.enter(context, Lifecycle::Stopping(Box::new(stopping)), why);
+        if withdrawing.is_none() {
+            self.ask_to_end(context, kill);
+        }
     }
 
-    /// Sends its signal, or kills it where it has no grace; when the grace is over.
-    fn ask_to_end(
-        &mut self,
-        context: &mut Context<'_>,
-        reason: Reason,
-        kill: bool,
-    ) -> Option<MonoTime> {
-        let stop = self.spec.stop.clone();
+    /// Sends the stop signal, or kills the instance if it has no grace.
+    fn ask_to_end(&mut self, context: &mut Context<'_>, kill: bool) {
+        let Lifecycle::Stopping(stopping) = &mut self.state else {
+            return;
+        };
+        let reason = stopping.reason;
+        let stop = &self.spec.stop;
         if kill || stop.grace.is_zero() {
             self.kill_tree(context, reason);
-            return None;
+            return;
         }
-        let signal = stop.signal;
+        stopping.kill_at = Some(context.moment.now.after(stop.grace));
+        let signal = stop.signal.clone();
         self.step(context, reason, Step::Signal { signal });
-        Some(context.moment.now.after(stop.grace))
     }
 
     /// Sends the stop signal: no one sends the workload work any more, or the time for the hook is
     /// over.
     pub(super) fn withdrawn(&mut self, context: &mut Context<'_>) {
-        let Lifecycle::Stopping {
-            ref mut withdrawing,
-            reason,
-            ..
-        } = self.state
-        else {
+        let Lifecycle::Stopping(stopping) = &mut self.state else {
             return;
         };
-        if withdrawing.take().is_none() {
-            return;
-        }
-        let asked = self.ask_to_end(context, reason, false);
-        if let Lifecycle::Stopping { kill_at, .. } = &mut self.state {
-            *kill_at = asked;
+        if stopping.withdrawing.take().is_some() {
+            self.ask_to_end(context, false);
         }
     }
 

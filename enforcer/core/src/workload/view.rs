@@ -1,5 +1,6 @@
 //! A workload as the API shows it, and as others' starts see it.
 
+use super::loops::Loops;
 use super::{Lifecycle, ProbeView, Workload};
 use crate::claims::Claims;
 use crate::event::InstanceId;
@@ -96,9 +97,13 @@ impl Workload {
         match &self.state {
             Lifecycle::Pending | Lifecycle::Queued { .. } => (WorkloadState::Pending, None, None),
             Lifecycle::Starting { .. } => (WorkloadState::Starting, None, None),
-            Lifecycle::Running { pid, .. } => (WorkloadState::Running, Some(*pid), None),
-            Lifecycle::Stopping { pid, .. } => (WorkloadState::Stopping, Some(*pid), None),
-            Lifecycle::Ending { .. } => (WorkloadState::Stopping, None, None),
+            Lifecycle::Running(running) => {
+                (WorkloadState::Running, Some(running.instance.pid), None)
+            }
+            Lifecycle::Stopping(stopping) => {
+                (WorkloadState::Stopping, Some(stopping.instance.pid), None)
+            }
+            Lifecycle::Ending(_) => (WorkloadState::Stopping, None, None),
             Lifecycle::BackingOff { until, .. } => (WorkloadState::BackingOff, None, Some(*until)),
             Lifecycle::BreakerOpen { until, .. } => {
                 (WorkloadState::BreakerOpen, None, Some(*until))
@@ -128,21 +133,19 @@ impl Workload {
             reason: self.describe(),
             spent: self.recovery.spent().collect(),
             comes_back: self.sacrificed && self.is_at_rest(),
-            claims: self.loops.claims(),
+            claims: self.claims(),
             writing: !self.writes_under_way.is_empty(),
             limits_refused: self.limits_refused.clone(),
-            stuck: self.stuck,
+            stuck: self.state.is_stuck(),
         }
     }
 
     /// Returns the reason for the state, in one line.
     fn describe(&self) -> String {
         let off = matches!(self.health, Health::Degraded | Health::Unhealthy);
-        match self.loops.describe() {
+        match self.loops().and_then(Loops::describe) {
             Some(looping) => looping,
-            None if off && matches!(self.state, Lifecycle::Running { .. }) => {
-                self.health_why.clone()
-            }
+            None if off && self.runs() => self.health_why.clone(),
             None => self.reason.clone(),
         }
     }

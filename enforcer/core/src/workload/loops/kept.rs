@@ -1,12 +1,12 @@
 //! Spinning threads between two agents.
 
-use super::{Found, LOOK_AGAIN, Loops, Proof};
+use super::{LOOK_AGAIN, Loops, Proof, SpinningThread};
 use crate::checkpoint::{KeptLoop, KeptLoops};
 use crate::units::MonoTime;
 
 impl Loops {
-    pub(in crate::workload) fn kept(&self) -> KeptLoops {
-        let found = self.found.values().map(|found| KeptLoop {
+    pub(in crate::workload) fn kept(&self) -> Vec<KeptLoop> {
+        let kept = self.threads.values().map(|found| KeptLoop {
             suspect: found.suspect.clone(),
             start_ticks: found.suspect.thread.start_ticks,
             suspected: found.suspected,
@@ -14,21 +14,17 @@ impl Loops {
             claims: found.claims,
             muted: found.muted,
         });
-        KeptLoops {
-            found: found.collect(),
-            manual: self.manual,
-            host_demoted: self.host_demoted,
-        }
+        kept.collect()
     }
 
     /// Resumes the loops. Each examined thread is examined once more: it may have slept meanwhile,
     /// and the claims hold until that is known.
     pub(in crate::workload) fn resume(kept: &KeptLoops, now: MonoTime) -> Self {
-        let found = kept.found.iter().map(|found| {
+        let threads = kept.threads.iter().map(|found| {
             let mut suspect = found.suspect.clone();
             suspect.thread.start_ticks = found.start_ticks;
             let thread = suspect.thread;
-            let resumed = Found {
+            let resumed = SpinningThread {
                 suspect,
                 suspected: found.suspected,
                 cpu_before: None,
@@ -45,10 +41,8 @@ impl Loops {
             (thread, resumed)
         });
         Self {
-            found: found.collect(),
-            manual: kept.manual,
-            host_demoted: kept.host_demoted,
-            told_hot: None,
+            threads: threads.collect(),
+            hot_reported: None,
         }
     }
 }

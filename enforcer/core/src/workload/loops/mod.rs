@@ -8,13 +8,13 @@
 
 mod kept;
 
-use super::{Context, Lifecycle, Workload};
+use super::{Context, Workload};
 use crate::admission::{CROWD, Waiting};
 use crate::claims::Claims;
 use crate::cpu_loop::{self, Evidence, Suspect, Thread, Verdict};
 use crate::event::{Cause, CpuLoopFound, Detail, Reason, Release, ReleaseReason, Seq, Step};
 use crate::spec::Mode;
-use crate::units::{MonoTime, Percent};
+use crate::units::MonoTime;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -30,20 +30,16 @@ const PROOF_LOST: Duration = Duration::from_secs(30);
 /// Busy workloads are not news each time one more of their threads gets hot.
 const HOT_IS_NEWS_AFTER: Duration = Duration::from_secs(60);
 
-/// The spinning threads of a workload, and the claims on its CPU time.
+/// The spinning threads of an instance, and the claims on its CPU time that they led to.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loops {
-    pub(super) found: BTreeMap<Thread, Found>,
-    /// The claim of an operator, until an operator releases it.
-    pub(super) manual: Option<Percent>,
-    /// The workload is demoted because the host is short of memory.
-    pub(super) host_demoted: bool,
+    pub(super) threads: BTreeMap<Thread, SpinningThread>,
     /// The last report of a hot thread: its time and its event.
-    told_hot: Option<(MonoTime, Seq)>,
+    hot_reported: Option<(MonoTime, Seq)>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct SpinningThread {
     pub(super) suspect: Suspect,
     pub(super) suspected: MonoTime,
     /// The thread's CPU time before this streak.
@@ -72,25 +68,20 @@ pub(super) enum Proof {
 }
 
 impl Loops {
-    pub(super) fn claims(&self) -> Claims {
-        let manual = Claims {
-            demoted: self.host_demoted,
-            throttled: self.manual,
-        };
-        self.found
-            .values()
-            .fold(manual, |claims, found| claims.and(found.claims))
+    fn claims(&self) -> Claims {
+        let claims = self.threads.values().map(|found| found.claims);
+        claims.fold(Claims::default(), Claims::and)
     }
 
     pub(super) fn worst_verdict(&self) -> Option<Verdict> {
-        let verdicts = self.found.values().filter_map(|found| found.verdict);
+        let verdicts = self.threads.values().filter_map(|found| found.verdict);
         verdicts.map(|(verdict, _)| verdict).max()
     }
 
     /// Returns the worst verdict that holds, in words.
     pub(super) fn describe(&self) -> Option<String> {
         let judged = self
-            .found
+            .threads
             .values()
             .filter_map(|found| Some((found.verdict?.0, &found.suspect)));
         judged
@@ -104,7 +95,7 @@ impl Loops {
     }
 
     pub(super) fn deadline(&self) -> Option<MonoTime> {
-        let due = |found: &Found| {
+        let due = |found: &SpinningThread| {
             let overdue = (found.verdict.is_none()).then(|| found.suspected.after(OVERDUE));
             let climb = found.climb.map(|(_, at)| at);
             let again = match found.proof {
@@ -114,18 +105,50 @@ impl Loops {
             };
             [overdue, climb, again].into_iter().flatten().min()
         };
-        self.found.values().filter_map(due).min()
+        self.threads.values().filter_map(due).min()
     }
 }
 
 impl Workload {
+    pub(super) fn loops(&self) -> Option<&Loops> {
+        self.state.instance().map(|instance| &instance.loops)
+    }
+
+    pub(super) fn worst_verdict(&self) -> Option<Verdict> {
+        self.loops().and_then(Loops::worst_verdict)
+    }
+
+    fn threads(&self) -> impl Iterator<Item = (&Thread, &SpinningThread)> {
+        self.loops().into_iter().flat_map(|loops| &loops.threads)
+    }
+
+    pub(super) fn threads_mut(&mut self) -> impl Iterator<Item = &mut SpinningThread> {
+        let instance = self.state.instance_mut().into_iter();
+        instance.flat_map(|instance| instance.loops.threads.values_mut())
+    }
+
+    pub(super) fn thread_mut(&mut self, thread: Thread) -> Option<&mut SpinningThread> {
+        self.state.instance_mut()?.loops.threads.get_mut(&thread)
+    }
+
+    /// Returns all claims on the workload's CPU time.
+    pub(super) fn claims(&self) -> Claims {
+        match self.loops() {
+            Some(loops) => self.standing_claims.and(loops.claims()),
+            None => self.standing_claims,
+        }
+    }
+
     pub(crate) fn cpu_suspect(&mut self, context: &mut Context<'_>, suspect: Suspect) {
-        let runs = matches!(self.state, Lifecycle::Running { .. });
-        if !runs || self.spec.watch.cpu_loop.is_none() {
+        let Some(running) = self.state.running_mut() else {
+            return;
+        };
+        if self.spec.watch.cpu_loop.is_none() {
             return;
         }
         let now = context.moment.now;
-        self.loops.found.entry(suspect.thread).or_insert(Found {
+        let threads = &mut running.instance.loops.threads;
+        threads.entry(suspect.thread).or_insert(SpinningThread {
             suspect,
             suspected: now,
             cpu_before: None,
@@ -141,18 +164,19 @@ impl Workload {
     }
 
     pub(crate) fn proofs_running(&self) -> usize {
-        let running = |found: &&Found| matches!(found.proof, Proof::Running(_));
-        self.loops.found.values().filter(running).count()
+        self.threads()
+            .filter(|(_, found)| matches!(found.proof, Proof::Running(_)))
+            .count()
     }
 
     pub(crate) fn has_suspects(&self) -> bool {
-        !self.loops.found.is_empty()
+        self.threads().next().is_some()
     }
 
     pub(crate) fn waiting_for_proof(&self) -> impl Iterator<Item = Waiting> + '_ {
-        let judged = self.loops.worst_verdict().is_some();
-        let crowded = judged && self.loops.found.len() >= CROWD;
-        self.loops.found.iter().filter_map(move |(thread, found)| {
+        let judged = self.worst_verdict().is_some();
+        let crowded = judged && self.threads().count() >= CROWD;
+        self.threads().filter_map(move |(thread, found)| {
             let Proof::Waiting(since) = found.proof else {
                 return None;
             };
@@ -168,7 +192,7 @@ impl Workload {
     }
 
     pub(crate) fn begin_proof(&mut self, context: &mut Context<'_>, thread: Thread) {
-        let Some(found) = self.loops.found.get_mut(&thread) else {
+        let Some(found) = self.thread_mut(thread) else {
             return;
         };
         found.proof = Proof::Running(context.moment.now);
@@ -191,7 +215,7 @@ impl Workload {
             return;
         };
         let now = context.moment.now;
-        let Some(found) = self.loops.found.get_mut(&thread) else {
+        let Some(found) = self.thread_mut(thread) else {
             return;
         };
         let verdict = cpu_loop::verdict(&evidence);
@@ -227,7 +251,7 @@ impl Workload {
                     cpu,
                     evidence: *evidence,
                 }));
-                self.tell(context, None, None, detail);
+                self.report(context, None, None, detail);
             }
             Some((known, _)) if verdict <= known => {}
             Some(_) | None => self.judge(context, thread, verdict, cpu, *evidence),
@@ -243,13 +267,14 @@ impl Workload {
         evidence: Evidence,
     ) {
         let now = context.moment.now;
-        let Some(found) = self.loops.found.get(&thread) else {
+        let loops = self.loops();
+        let Some(found) = loops.and_then(|loops| loops.threads.get(&thread)) else {
             return;
         };
-        let told = self.loops.told_hot.filter(|(told, _)| {
-            verdict == Verdict::OverBudget && now.since(*told) < HOT_IS_NEWS_AFTER
-        });
-        let seq = match told {
+        let known = loops.and_then(|loops| loops.hot_reported);
+        let known = known
+            .filter(|(at, _)| verdict == Verdict::OverBudget && now.since(*at) < HOT_IS_NEWS_AFTER);
+        let seq = match known {
             Some((_, seq)) => seq,
             None => {
                 let detail = Detail::CpuLoop(Box::new(CpuLoopFound {
@@ -259,13 +284,16 @@ impl Workload {
                     cpu,
                     evidence,
                 }));
-                self.tell(context, None, None, detail)
+                self.report(context, None, None, detail)
             }
         };
-        if verdict == Verdict::OverBudget && told.is_none() {
-            self.loops.told_hot = Some((now, seq));
+        let Some(instance) = self.state.instance_mut() else {
+            return;
+        };
+        if verdict == Verdict::OverBudget && known.is_none() {
+            instance.loops.hot_reported = Some((now, seq));
         }
-        if let Some(found) = self.loops.found.get_mut(&thread) {
+        if let Some(found) = instance.loops.threads.get_mut(&thread) {
             found.verdict = Some((verdict, seq));
             found.climb = Some((0, now));
         }
@@ -274,11 +302,11 @@ impl Workload {
 
     /// Releases the claims of a thread that has slept or is gone.
     pub(crate) fn cpu_streak_ended(&mut self, context: &mut Context<'_>, thread: Thread) {
-        if !matches!(self.state, Lifecycle::Running { .. }) {
+        if !self.runs() {
             // The thread ends with its instance, whose end releases every claim.
             return;
         }
-        let found = self.loops.found.get(&thread);
+        let found = self.thread_mut(thread);
         if found.is_some_and(|found| matches!(found.proof, Proof::Running(_))) {
             // The proof reports the end itself, and its stops look like sleeps.
             return;
@@ -287,8 +315,10 @@ impl Workload {
     }
 
     fn end_streak(&mut self, context: &mut Context<'_>, thread: Thread) {
-        let before = self.loops.claims();
-        if let Some(found) = self.loops.found.remove(&thread) {
+        let before = self.claims();
+        let instance = self.state.instance_mut();
+        let ended = instance.and_then(|instance| instance.loops.threads.remove(&thread));
+        if let Some(found) = ended {
             let because = found.verdict.map(|(_, seq)| seq);
             self.released(
                 context,
@@ -301,34 +331,37 @@ impl Workload {
 
     /// Drops the loops of an instance that is gone. The next start writes the manifest's limits.
     pub(super) fn forget_loops(&mut self, context: &mut Context<'_>) {
-        let before = self.loops.claims();
-        self.loops.found.clear();
-        self.loops.told_hot = None;
-        let claims = self.loops.claims();
+        let before = self.claims();
+        if let Some(instance) = self.state.instance_mut() {
+            instance.loops = Loops::default();
+        }
+        let claims = self.claims();
         if claims != before {
             let detail = Detail::Release(Release {
                 throttle: claims.throttling(),
                 why: ReleaseReason::ProcessGone,
             });
-            self.tell(context, Some(Cause::CpuLoop), None, detail);
+            self.report(context, Some(Cause::CpuLoop), None, detail);
         }
     }
 
     /// Takes another ladder, or the end of the watch for loops.
     pub(super) fn rewatch_loops(&mut self, context: &mut Context<'_>) {
-        let before = self.loops.claims();
+        let before = self.claims();
         let why = if self.spec.watch.cpu_loop.is_none() {
-            self.loops.found.clear();
+            if let Some(instance) = self.state.instance_mut() {
+                instance.loops.threads.clear();
+            }
             ReleaseReason::NotWatched
         } else if self.spec.mode == Mode::Observe {
-            for found in self.loops.found.values_mut() {
+            for found in self.threads_mut() {
                 found.claims = Claims::default();
             }
             ReleaseReason::Observe
         } else {
             // Rungs that hold already are passed in their time.
-            let judged = |found: &&mut Found| found.verdict.is_some();
-            for found in self.loops.found.values_mut().filter(judged) {
+            let judged = |found: &&mut SpinningThread| found.verdict.is_some();
+            for found in self.threads_mut().filter(judged) {
                 found.climb = Some((0, context.moment.now));
             }
             return;
@@ -339,10 +372,10 @@ impl Workload {
     /// Handles everything that is due: the next rungs, further proofs, and proofs that are overdue.
     pub(super) fn wake_loops(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
-        let threads: Vec<Thread> = self.loops.found.keys().copied().collect();
+        let threads: Vec<Thread> = self.threads().map(|(thread, _)| *thread).collect();
         for thread in threads {
             self.climb(context, thread);
-            let Some(found) = self.loops.found.get_mut(&thread) else {
+            let Some(found) = self.thread_mut(thread) else {
                 continue;
             };
             match found.proof {

@@ -2,7 +2,6 @@
 
 use super::Probing;
 use crate::checkpoint::KeptProbing;
-use crate::units::MonoTime;
 use crate::workload::{Context, Workload};
 
 impl Probing {
@@ -23,18 +22,21 @@ impl Workload {
         &mut self,
         context: &mut Context<'_>,
         kept: &KeptProbing,
-        since: MonoTime,
     ) {
-        self.probing = Probing::begin(&self.spec, context, since);
-        self.probing.startup_passed |= kept.startup_passed;
-        if self.probing.startup_passed {
-            self.probing.turn = None;
+        let Some(running) = self.state.running_mut() else {
+            return;
+        };
+        let mut probing = Probing::begin(&self.spec, context, running.instance.since);
+        probing.startup_passed |= kept.startup_passed;
+        if probing.startup_passed {
+            probing.turn = None;
         }
         for (name, tally) in &kept.answers {
-            if let Some(watched) = self.probing.watched.get_mut(name) {
+            if let Some(watched) = probing.watched.get_mut(name) {
                 watched.resume(*tally);
             }
         }
+        running.probing = probing;
         self.ask_probes(context);
     }
 }

@@ -3,7 +3,7 @@
 
 mod kept;
 
-use super::{After, Context, Lifecycle, Workload};
+use super::{After, Context, Workload};
 use crate::cpu_loop::Verdict;
 use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, ProbeRun};
 use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
@@ -40,7 +40,7 @@ impl Probing {
     /// Returns the probes of an instance that has just started. While the agent is young, probes
     /// that no start waits for are spread over one period, so that a thousand workloads are not
     /// checked in one moment ever after.
-    fn begin(spec: &WorkloadSpec, context: &Context<'_>, since: MonoTime) -> Self {
+    pub(super) fn begin(spec: &WorkloadSpec, context: &Context<'_>, since: MonoTime) -> Self {
         let now = context.moment.now;
         let first = |name: ProbeName, probe: &Probe| {
             let due = since.after(probe.initial_delay).max(now);
@@ -144,8 +144,12 @@ pub struct ProbeView {
 
 impl Workload {
     pub(super) fn probe_views(&self) -> Vec<ProbeView> {
-        let at_rest = |name: ProbeName| !self.probing.open().any(|(open, _)| *open == name);
-        let watched = self.probing.watched.iter();
+        let Some(running) = self.state.running() else {
+            return Vec::new();
+        };
+        let probing = &running.probing;
+        let at_rest = |name: ProbeName| !probing.open().any(|(open, _)| *open == name);
+        let watched = probing.watched.iter();
         watched
             .map(|(name, watched)| ProbeView {
                 probe: *name,
@@ -163,22 +167,17 @@ impl Workload {
             .collect()
     }
 
-    pub(super) fn begin_probes(&mut self, context: &Context<'_>) {
-        self.probing = Probing::begin(&self.spec, context, context.moment.now);
-    }
-
     /// Takes other probes. A probe that is the same keeps its answers.
     pub(super) fn reprobe(&mut self, context: &Context<'_>, mode_changed: bool) {
-        let Lifecycle::Running { since, .. } = self.state else {
+        let Some(running) = self.state.running_mut() else {
             return;
         };
-        let new = Probing::begin(&self.spec, context, since);
-        let mut old = std::mem::replace(&mut self.probing, new);
-        self.probing.turn = None;
-        if old.startup_passed {
-            self.probing.startup_passed = true;
-        }
-        for (name, watched) in &mut self.probing.watched {
+        let new = Probing::begin(&self.spec, context, running.instance.since);
+        let probing = &mut running.probing;
+        let mut old = std::mem::replace(probing, new);
+        probing.turn = None;
+        probing.startup_passed |= old.startup_passed;
+        for (name, watched) in &mut probing.watched {
             let Some(known) = old.watched.remove(name) else {
                 continue;
             };
@@ -199,8 +198,10 @@ impl Workload {
     /// Carries out all checks now, at the request of a person.
     pub(super) fn probe_by_hand(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
-        for watched in self.probing.watched.values_mut() {
-            watched.hasten(now);
+        if let Some(running) = self.state.running_mut() {
+            for watched in running.probing.watched.values_mut() {
+                watched.hasten(now);
+            }
         }
         self.ask_probes(context);
     }
@@ -208,15 +209,16 @@ impl Workload {
     /// Begins the checks that are due.
     pub(super) fn ask_probes(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
-        if self.probing.turn.is_some_and(|until| until <= now) {
-            self.probing.turn = None;
-        }
-        if !matches!(self.state, Lifecycle::Running { .. }) {
+        let Some(running) = self.state.running_mut() else {
             return;
+        };
+        let probing = &mut running.probing;
+        if probing.turn.is_some_and(|until| until <= now) {
+            probing.turn = None;
         }
-        let open: Vec<ProbeName> = self.probing.open().map(|(name, _)| *name).collect();
+        let open: Vec<ProbeName> = probing.open().map(|(name, _)| *name).collect();
         for name in open {
-            let Some(watched) = self.probing.watched.get_mut(&name) else {
+            let Some(watched) = probing.watched.get_mut(&name) else {
                 continue;
             };
             if let Some(run) = watched.is_lost(now) {
@@ -243,12 +245,14 @@ impl Workload {
         outcome: &Outcome,
         took: Duration,
     ) {
-        let runs = matches!(self.state, Lifecycle::Running { .. });
         let now = context.moment.now;
-        let Some(watched) = self.probing.watched.get_mut(&name) else {
+        let Some(running) = self.state.running_mut() else {
             return;
         };
-        if !runs || !watched.answer(now, run, outcome, took) {
+        let Some(watched) = running.probing.watched.get_mut(&name) else {
+            return;
+        };
+        if !watched.answer(now, run, outcome, took) {
             return;
         }
         let threshold = watched.spec.failure_threshold;
@@ -261,7 +265,7 @@ impl Workload {
         match watched.last().map(|last| last.answer) {
             // Our own error turns nothing, whatever came before it.
             None | Some(Answer::Unknown) => return,
-            Some(Answer::Passed) if name == ProbeName::Liveness => self.probing.spared = false,
+            Some(Answer::Passed) if name == ProbeName::Liveness => running.probing.spared = false,
             Some(Answer::Passed | Answer::Failed) => {}
         }
         let threshold = match outcome {
@@ -272,11 +276,9 @@ impl Workload {
                 threshold
             }
         };
-        let turned = self
-            .probing
-            .watched
-            .get_mut(&name)
-            .and_then(|watched| watched.turn(threshold));
+        let running = self.state.running_mut();
+        let watched = running.and_then(|running| running.probing.watched.get_mut(&name));
+        let turned = watched.and_then(|watched| watched.turn(threshold));
         match (name, turned) {
             (_, None) | (ProbeName::Readiness, Some(_)) => {}
             (ProbeName::Startup, Some(true)) => self.started_up(context),
@@ -289,7 +291,7 @@ impl Workload {
 
     /// Returns the number of failures in a row that count now.
     fn patience(&mut self, context: &mut Context<'_>, threshold: u32, failure: &Failure) -> u32 {
-        match self.loops.worst_verdict() {
+        match self.worst_verdict() {
             // Two witnesses.
             Some(Verdict::DeadLoop) => return 1,
             Some(Verdict::SyscallSpin | Verdict::OverBudget) => return threshold,
@@ -298,18 +300,18 @@ impl Workload {
         let Some(excuse) = self.excuse(failure) else {
             return threshold;
         };
-        let failures = self
-            .probing
-            .watched
-            .get(&ProbeName::Liveness)
-            .map_or(0, Watched::failures);
-        if failures >= threshold && !self.probing.spared {
-            self.probing.spared = true;
+        let Some(running) = self.state.running_mut() else {
+            return threshold;
+        };
+        let probing = &mut running.probing;
+        let liveness = probing.watched.get(&ProbeName::Liveness);
+        let failures = liveness.map_or(0, Watched::failures);
+        if failures >= threshold && !std::mem::replace(&mut probing.spared, true) {
             let why = format!(
                 "liveness probe failed {failures} times, but {excuse}: it is given until the {}th",
                 threshold.saturating_mul(GRACE_FACTOR)
             );
-            self.tell_health(context, self.health, why);
+            self.report_health(context, self.health, why);
         }
         threshold.saturating_mul(GRACE_FACTOR)
     }
@@ -319,7 +321,7 @@ impl Workload {
         if !failure.slow {
             return None;
         }
-        let claims = self.loops.claims();
+        let claims = self.claims();
         if let Some(percent) = claims.throttled {
             return Some(format!("it is throttled to {percent} of a CPU"));
         }
@@ -336,10 +338,12 @@ impl Workload {
 
     fn started_up(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
-        self.probing.startup_passed = true;
-        self.probing.turn = None;
-        for watched in self.probing.watched.values_mut() {
-            watched.put_off(now);
+        if let Some(running) = self.state.running_mut() {
+            running.probing.startup_passed = true;
+            running.probing.turn = None;
+            for watched in running.probing.watched.values_mut() {
+                watched.put_off(now);
+            }
         }
         self.pass_trial(context);
         self.ask_probes(context);
@@ -354,7 +358,7 @@ impl Workload {
             state: BreakerState::Closed,
             cooldown: Duration::ZERO,
         };
-        self.tell(context, None, None, Detail::Breaker(change));
+        self.report(context, None, None, Detail::Breaker(change));
         self.recovery.close();
     }
 
@@ -364,15 +368,13 @@ impl Workload {
         let seq = self.health_seq;
         if self.spec.mode == Mode::Observe {
             let plan = self.restart_plan(cause, 1, Duration::ZERO, false);
-            self.tell(context, Some(cause), Some(seq), Detail::Restart(plan));
+            self.report(context, Some(cause), Some(seq), Detail::Restart(plan));
             return;
         }
-        if let Lifecycle::Running { pid, since } = self.state {
-            // A loop does not answer, so there is nothing to wait for.
-            let kill = self.loops.worst_verdict() == Some(Verdict::DeadLoop);
-            let after = After::Recover(cause);
-            self.stop_running(context, (pid, since), after, (cause, Some(seq)), kill);
-        }
+        // A loop does not answer, so there is nothing to wait for.
+        let kill = self.worst_verdict() == Some(Verdict::DeadLoop);
+        let after = After::Recover(cause);
+        self.stop_running(context, after, (cause, Some(seq)), kill);
     }
 }
 
