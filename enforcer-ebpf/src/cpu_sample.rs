@@ -36,7 +36,7 @@ struct Streak {
     nvcsw: u64,
     /// The thread's CPU time when the streak began.
     cpu_ns: u64,
-    told: u64,
+    reported: u64,
 }
 
 #[perf_event]
@@ -55,7 +55,7 @@ pub(crate) fn cpu_sample(_context: PerfEventContext) -> u32 {
         start_ns: task.start_ns(),
         nvcsw: task.nvcsw(),
         cpu_ns: task.cpu_ns(),
-        told: 0,
+        reported: 0,
     };
     let tid = task.tid();
     let Some(known) = STREAKS.get_ptr_mut(tid) else {
@@ -70,7 +70,7 @@ pub(crate) fn cpu_sample(_context: PerfEventContext) -> u32 {
         return 0;
     }
     let spun = now.cpu_ns.wrapping_sub(streak.cpu_ns);
-    if streak.told != 0 || spun < budget {
+    if streak.reported != 0 || spun < budget {
         return 0;
     }
     let suspect = Suspect {
@@ -86,7 +86,7 @@ pub(crate) fn cpu_sample(_context: PerfEventContext) -> u32 {
         Some(mut entry) => {
             entry.write(suspect);
             entry.submit(0);
-            streak.told = 1;
+            streak.reported = 1;
         }
         None => {
             if let Some(lost) = SUSPECTS_LOST.get_ptr_mut(0) {

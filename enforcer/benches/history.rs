@@ -28,7 +28,7 @@ fn main() {
     let folder = PathBuf::from(folder);
     fs::create_dir_all(&folder).unwrap();
     println!("events a second, median of {RUNS} runs (least to most):");
-    let floor = tell(
+    let floor = report(
         "floor: one line written and synchronized, one after another",
         &folder,
         |folder| {
@@ -42,7 +42,7 @@ fn main() {
             })
         },
     );
-    let alone = tell(
+    let alone = report(
         "one event, and the next when it is durable",
         &folder,
         |folder| {
@@ -56,12 +56,12 @@ fn main() {
         },
     );
     println!("    {:.2} of the floor", alone / floor);
-    let floor = tell(
+    let floor = report(
         "floor: the same rows by bare SQLite, all in one transaction",
         &folder,
         bare,
     );
-    let burst = tell("as many at once as come", &folder, |folder| {
+    let burst = report("as many at once as come", &folder, |folder| {
         let mut history = Measured::open(folder).unwrap();
         rate(BURST, || {
             (0..BURST).for_each(|_| history.append());
@@ -83,7 +83,7 @@ fn rate(events: u32, act: impl FnOnce()) -> f64 {
     f64::from(events) / begun.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
 }
 
-fn tell(what: &str, folder: &Path, measure: impl Fn(&Path) -> f64) -> f64 {
+fn report(what: &str, folder: &Path, measure: impl Fn(&Path) -> f64) -> f64 {
     let mut rates: Vec<f64> = (0..RUNS)
         .map(|run| {
             let own = folder.join(run.to_string());

@@ -5,7 +5,7 @@
 //! `failpoints`; without it the macro expands to nothing. Each name has a hyphen, so that
 //! `cargo xtask build` can check that none of them is in the agent that ships.
 
-/// Names a place where the agent may be told to die.
+/// Names a place where a test can make the agent die.
 macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
@@ -40,7 +40,7 @@ mod armed {
         })
     }
 
-    /// Kills this process if it was told to die at this place.
+    /// Kills this process if a test asked for its death at this place.
     pub(crate) fn pass(name: &str) {
         if let Some(armed) = ARMED.get_or_init(armed)
             && armed.name == name

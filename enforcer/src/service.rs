@@ -43,15 +43,15 @@ impl Manager {
     pub(crate) fn tick(&mut self, status: impl FnOnce() -> String) {
         self.ticks = self.ticks.wrapping_add(1);
         if self.alive_every > 0 && self.ticks.is_multiple_of(self.alive_every) {
-            tell(&[NotifyState::Watchdog]);
+            report(&[NotifyState::Watchdog]);
         }
         if self.ticks % STATUS_EVERY == 1 {
             if self.ending {
-                tell(&[extension()]);
+                report(&[extension()]);
             }
             let status = status();
             if status != self.status {
-                tell(&[NotifyState::Status(&status)]);
+                report(&[NotifyState::Status(&status)]);
                 self.status = status;
             }
         }
@@ -62,7 +62,7 @@ impl Manager {
     /// Reports that the end has begun. It takes as long as the graces of the workloads.
     pub(crate) fn ending(&mut self) {
         self.ending = true;
-        tell(&[extension()]);
+        report(&[extension()]);
     }
 }
 
@@ -106,24 +106,24 @@ pub(crate) async fn host_goes_down() -> bool {
 
 /// Reports that the start or the reload of this process is done.
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+    report(&[NotifyState::Ready]);
 }
 
 /// Reports that the manifest is read again; [`ready`] reports the end of that.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
+        Ok(now) => report(&[NotifyState::Reloading, now]),
+        Err(_) => report(&[NotifyState::Reloading]),
     }
 }
 
 pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    report(&[NotifyState::Stopping]);
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn report(states: &[NotifyState<'_>]) {
     // Without a manager this has no effect.
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!("the service manager was not told: {error}");
+        tracing::debug!("the service manager did not get the state: {error}");
     }
 }

@@ -66,7 +66,7 @@ pub(crate) async fn memory_events(
         Ok(opened) => opened,
         Err(error) => {
             tracing::warn!(
-                "{workload}: memory.events can't be polled: {error}; kills are told when it exits"
+                "{workload}: memory.events can't be polled: {error}; kills are reported when it exits"
             );
             return;
         }

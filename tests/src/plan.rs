@@ -68,7 +68,7 @@ pub const ALONE: &[Rule] = &[
         "its loop device holds on to the `io` controller, as swap's does",
     ),
     rule(
-        "output::whoever_is_killed",
+        "output::no_writer_dies",
         "its hundred writers and the agents that follow each other use the whole machine",
     ),
     rule(
@@ -117,7 +117,7 @@ pub const ONE_KERNEL: &[Rule] = &[
         "a manifest's file, and datagrams to a service manager",
     ),
     rule("remedies::starts_take_turns", "the order of starts"),
-    rule("remedies::the_users_own_command", "what a command is told"),
+    rule("remedies::the_users_own_command", "what a command gets"),
     rule(
         "storm::",
         "many workloads: how many a machine holds is not a matter of its kernel",

@@ -30,7 +30,7 @@ impl Machine {
     ///
     /// A guest that dies by a failure of KVM is booted once more under emulation, and KVM
     /// is not used for that kernel again. A guest whose kernel hangs before anything of ours
-    /// runs is booted once more as well: that tells nothing about enforcer.
+    /// runs is booted once more as well: that says nothing about enforcer.
     ///
     /// # Errors
     /// If QEMU cannot be started.

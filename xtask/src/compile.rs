@@ -79,7 +79,7 @@ pub(crate) fn agent() -> Result<PathBuf> {
 /// The programs that a guest holds, and those that measure.
 pub(crate) struct Programs {
     pub(crate) agent: PathBuf,
-    /// The agent that can be told to die at a place. Only the tests have it.
+    /// The agent that a test can make die at a place. Only the tests have it.
     pub(crate) agent_with_failpoints: Option<PathBuf>,
     pub(crate) init: PathBuf,
     pub(crate) fixture: PathBuf,

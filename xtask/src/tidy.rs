@@ -15,7 +15,7 @@ struct Rule {
     /// The paths among them in which the words are allowed.
     except: &'static [&'static str],
     words: &'static [&'static str],
-    told: &'static str,
+    reported: &'static str,
 }
 
 const AGENT: &str = "enforcer/src/";
@@ -49,7 +49,7 @@ const RULES: &[Rule] = &[
             "rand::",
             "static mut",
         ],
-        told: "deciding crates do no I/O, read no clock, await nothing and draw no random number",
+        reported: "deciding crates do no I/O, read no clock, await nothing and draw no random number",
     },
     Rule {
         scope: AGENT,
@@ -64,7 +64,7 @@ const RULES: &[Rule] = &[
             "\"pids.",
             "\"io.",
         ],
-        told: "only enforcer/kernel names the kernel's paths",
+        reported: "only enforcer/kernel names the kernel's paths",
     },
     Rule {
         scope: AGENT,
@@ -79,37 +79,37 @@ const RULES: &[Rule] = &[
             "remove_child",
             ".signal(",
         ],
-        told: "only the executor changes the host",
+        reported: "only the executor changes the host",
     },
     Rule {
         scope: "enforcer/",
         except: &[],
         words: &["libc::kill(", "signal::kill(", "killpg", "SYS_kill"],
-        told: "processes are signalled through pidfds, workloads through cgroup.kill",
+        reported: "processes are signalled through pidfds, workloads through cgroup.kill",
     },
     Rule {
         scope: AGENT,
         except: &["enforcer/src/probe/"],
         words: &["TcpStream::connect", "TcpSocket"],
-        told: "only probe/ dials workloads",
+        reported: "only probe/ dials workloads",
     },
     Rule {
         scope: AGENT,
         except: &["enforcer/src/api/", "enforcer/src/telemetry"],
         words: &["prometheus::"],
-        told: "only telemetry/ and api/ know metrics",
+        reported: "only telemetry/ and api/ know metrics",
     },
     Rule {
         scope: AGENT,
         except: &["enforcer/src/runtime/mod.rs"],
         words: &["Supervisor::new", "Supervisor::default"],
-        told: "one task owns the Supervisor",
+        reported: "one task owns the Supervisor",
     },
     Rule {
         scope: "tests/",
         except: &["tests/src/lib.rs", "tests/src/bin/", "tests/src/burn.rs"],
         words: &["thread::sleep", "time::sleep("],
-        told: "a test waits for a value, not for a time",
+        reported: "a test waits for a value, not for a time",
     },
     Rule {
         scope: "",
@@ -122,7 +122,7 @@ const RULES: &[Rule] = &[
             "FIXME",
             "XXX",
         ],
-        told: "what is not done is not in the source",
+        reported: "what is not done is not in the source",
     },
 ];
 
@@ -306,7 +306,7 @@ fn broken_rules(path: &str, line: &str) -> Vec<&'static str> {
     // The core's own tests may print.
     broken
         .filter(|rule| rule.scope != CORE || !is_test(path))
-        .map(|rule| rule.told)
+        .map(|rule| rule.reported)
         .collect()
 }
 
@@ -348,7 +348,10 @@ mod tests {
                 );
                 for home in rule.except.iter().filter(|home| home.ends_with('/')) {
                     let broken = broken_rules(&format!("{home}seeded.rs"), word);
-                    assert!(!broken.contains(&rule.told), "{word} is at home in {home}");
+                    assert!(
+                        !broken.contains(&rule.reported),
+                        "{word} is at home in {home}"
+                    );
                 }
             }
         }

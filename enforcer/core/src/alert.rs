@@ -30,7 +30,7 @@ pub struct Standing {
     /// The number of the alert's first event.
     pub id: Seq,
     /// The time of the last message.
-    pub told: MonoTime,
+    pub reported: MonoTime,
     pub stood: Duration,
     pub text: String,
     /// The targets that got it.
@@ -52,7 +52,7 @@ pub(crate) enum Holds {
 #[derive(Clone, Debug)]
 struct Fired {
     id: Seq,
-    told: MonoTime,
+    reported: MonoTime,
     to: Vec<String>,
     severity: Severity,
 }
@@ -101,7 +101,7 @@ pub(crate) struct Conditions {
 
 impl Conditions {
     /// Notes a reading of a condition, and returns the message that is due. After [`Message::Fire`]
-    /// and [`Message::Repeat`] the caller calls [`Self::told`].
+    /// and [`Message::Repeat`] the caller calls [`Self::reported`].
     pub(crate) fn observe(
         &mut self,
         now: MonoTime,
@@ -148,7 +148,7 @@ impl Conditions {
             None if now.since(known.since) >= pace.held => Some(Message::Fire),
             None => None,
             Some(fired) => {
-                let since = now.since(fired.told);
+                let since = now.since(fired.reported);
                 let due = pace.repeat.is_some_and(|repeat| since >= repeat);
                 due.then_some(Message::Repeat(fired.id))
             }
@@ -156,7 +156,7 @@ impl Conditions {
     }
 
     /// Notes that the message was sent. `id` is the alert's first event.
-    pub(crate) fn told(
+    pub(crate) fn reported(
         &mut self,
         now: MonoTime,
         key: &Key,
@@ -164,10 +164,10 @@ impl Conditions {
         (to, severity): (Vec<String>, Severity),
     ) {
         if let Some(known) = self.known.get_mut(key) {
-            let told = now;
+            let reported = now;
             known.fired = Some(Fired {
                 id,
-                told,
+                reported,
                 to,
                 severity,
             });
@@ -196,11 +196,11 @@ impl Conditions {
     pub(crate) fn resume(&mut self, now: MonoTime, standing: Standing) {
         let nanos = u64::try_from(standing.stood.as_nanos()).unwrap_or(u64::MAX);
         let condition = Condition {
-            since: MonoTime(standing.told.0.saturating_sub(nanos)),
+            since: MonoTime(standing.reported.0.saturating_sub(nanos)),
             text: standing.text.clone(),
             fired: Some(Fired {
                 id: standing.id,
-                told: standing.told,
+                reported: standing.reported,
                 to: standing.to,
                 severity: standing.severity,
             }),
@@ -267,7 +267,7 @@ mod tests {
     fn messages(pace: Pace, looks: &[(u64, bool)]) -> Vec<(u64, Message)> {
         let key = ("memory".to_owned(), None);
         let mut conditions = Conditions::default();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (second, holds) in looks {
             let now = at(*second);
             let holds = match holds {
@@ -277,17 +277,17 @@ mod tests {
             let Some(message) = conditions.observe(now, &key, pace, holds) else {
                 continue;
             };
-            told.push((*second, message));
+            reported.push((*second, message));
             match message {
-                Message::Fire => conditions.told(now, &key, Seq(*second), nobody()),
-                Message::Repeat(id) => conditions.told(now, &key, id, nobody()),
+                Message::Fire => conditions.reported(now, &key, Seq(*second), no_target()),
+                Message::Repeat(id) => conditions.reported(now, &key, id, no_target()),
                 Message::Resolve(_) => conditions.forget(&key),
             }
         }
-        told
+        reported
     }
 
-    fn nobody() -> (Vec<String>, Severity) {
+    fn no_target() -> (Vec<String>, Severity) {
         (Vec::new(), Severity::Warning)
     }
 
@@ -297,7 +297,7 @@ mod tests {
     };
 
     #[test]
-    fn it_is_told_when_it_held_and_over_when_it_was_clear_as_long() {
+    fn a_condition_fires_when_it_held_and_ends_when_it_was_clear_as_long() {
         let looks = [
             (0, true),
             (5, false),
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_is_told_again_by_its_first_number() {
+    fn a_standing_alert_is_repeated_under_its_first_number() {
         let looks: Vec<(u64, bool)> = (0..30).map(|step| (step * 5, true)).collect();
         let expected = [
             (10, Message::Fire),
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_time_is_told_and_over_at_once() {
+    fn a_condition_without_a_time_is_reported_and_over_at_once() {
         let pace = Pace {
             held: Duration::ZERO,
             repeat: None,

@@ -319,7 +319,7 @@ mod tests {
     /// Answers in order (`+`, `-`, `?`), and where they turn.
     fn check(probe: Probe, answers: &str, expected: &Expect) {
         let (mut watched, mut runs) = (Watched::new(probe, at(0)), 0);
-        let mut told = String::new();
+        let mut reported = String::new();
         for (index, answer) in (0..).zip(answers.chars()) {
             let now = at(index * 5);
             let (run, _) = watched.begin(now, &mut runs).expect("due");
@@ -329,14 +329,14 @@ mod tests {
                 _ => Outcome::Unknown("ours".to_owned()),
             };
             assert!(watched.answer(now, run, &outcome, Duration::ZERO));
-            told.push(answer);
+            reported.push(answer);
             match watched.turn(watched.spec.failure_threshold) {
-                Some(true) => told.push_str(" passing "),
-                Some(false) => told.push_str(" failing "),
+                Some(true) => reported.push_str(" passing "),
+                Some(false) => reported.push_str(" failing "),
                 None => {}
             }
         }
-        expected.assert_eq(&told);
+        expected.assert_eq(&reported);
     }
 
     #[test]
@@ -454,7 +454,7 @@ mod tests {
             },
             at(0),
         );
-        let (mut told, mut runs) = (Vec::new(), 0);
+        let (mut reported, mut runs) = (Vec::new(), 0);
         // It works for fifteen seconds, and then stands still.
         for (round, cpu) in [0, 5, 10, 15, 15, 15, 15].into_iter().enumerate() {
             let now = at(u64::try_from(round).expect("small") * 5);
@@ -464,10 +464,10 @@ mod tests {
                 io: None,
             };
             watched.answer(now, run, &Outcome::Did(work), Duration::ZERO);
-            told.push(watched.last().expect("an answer").answer.as_str());
+            reported.push(watched.last().expect("an answer").answer.as_str());
         }
         assert_eq!(
-            told,
+            reported,
             [
                 "unknown", "unknown", "passed", "passed", "passed", "failed", "failed"
             ]

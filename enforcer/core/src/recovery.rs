@@ -178,7 +178,7 @@ mod tests {
     fn check(recovery: &Recovery, failures: usize, expected: &Expect) {
         let mut state = RecoveryState::default();
         let mut now = MonoTime(0);
-        let mut told = String::new();
+        let mut reported = String::new();
         for _ in 0..failures {
             let next = state.after_failure(
                 Moment {
@@ -190,11 +190,11 @@ mod tests {
             );
             let wait = match next {
                 Next::Restart { attempt, delay, .. } => {
-                    told.push_str(&format!("attempt {attempt} in {delay:.1?}\n"));
+                    reported.push_str(&format!("attempt {attempt} in {delay:.1?}\n"));
                     delay
                 }
                 Next::Open { cooldown } => {
-                    told.push_str(&format!("open for {cooldown:.1?}\n"));
+                    reported.push_str(&format!("open for {cooldown:.1?}\n"));
                     cooldown
                 }
             };
@@ -203,7 +203,7 @@ mod tests {
                 state.half_open();
             }
         }
-        expected.assert_eq(&told);
+        expected.assert_eq(&reported);
     }
 
     fn without_jitter() -> Recovery {

@@ -109,14 +109,14 @@ mod tests {
             ..Threshold::MEMORY
         };
         let mut gauge = Gauge::default();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (round, used) in (0..).zip(readings) {
             let now = MonoTime(round * 5_000_000_000);
             if let Some(level) = gauge.observe(now, Percent(*used), &threshold) {
-                told.push(format!("{round}: {level}"));
+                reported.push(format!("{round}: {level}"));
             }
         }
-        told
+        reported
     }
 
     /// A peak before an hour of sleep and one after it are two peaks.

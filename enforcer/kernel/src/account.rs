@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_is_found_and_nobody_else_is_made_up() {
+    fn root_is_found_and_no_other_user_is_made_up() {
         assert!(has_user("root") && has_group("root"));
         // Asked of the whole host, NSS modules and all.
         for name in [

@@ -23,7 +23,7 @@ pub enum ClearError {
     TooMuch(String),
     #[error("clear {0}: it is the user's home")]
     Home(String),
-    #[error("clear {0}: it belongs to somebody else")]
+    #[error("clear {0}: it belongs to another user")]
     Owner(String),
     #[error("clear {path}: it has more than {DEEPEST} levels")]
     TooDeep { path: String },

@@ -126,7 +126,7 @@ fn pins() -> HostCheck {
     fault(
         WHAT,
         Grade::Less,
-        format!("{path} is none: what happens while no agent runs is told without names and codes"),
+        format!("{path} is none: reports of what happens while no agent runs lack names and codes"),
         "mount -t bpf bpf /sys/fs/bpf",
     )
 }
@@ -149,7 +149,7 @@ fn samples() -> HostCheck {
 fn written_pages() -> HostCheck {
     const WHAT: &str = "proof of loops";
     if memory_state::has_soft_dirty() {
-        return good(WHAT, "soft-dirty bits tell which pages were written");
+        return good(WHAT, "soft-dirty bits show which pages were written");
     }
     fault(
         WHAT,

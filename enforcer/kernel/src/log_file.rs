@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_somebody_renames_or_empties_is_followed() {
+    fn a_file_that_is_renamed_or_emptied_is_followed() {
         let folder = Folder::new("log-renamed");
         let mut log = folder.log(100, 2);
         append(&mut log, "one\n");
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_begins_where_it_is_told_to_and_goes_on() {
+    fn a_reader_begins_at_the_given_place_and_goes_on() {
         let folder = Folder::new("tail");
         let mut log = folder.log(16, 3);
         for text in ["zero\none\ntwo\n", "three\nfour\nfive"] {

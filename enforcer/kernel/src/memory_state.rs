@@ -41,7 +41,9 @@ pub enum MemoryError {
     TooMuchWritten,
     #[error("its writable memory spans more than {} GiB: walking that would stop it for too long", (MAX_SCANNED_PAGES * PAGE) >> 30)]
     TooMuchMapped,
-    #[error("it has huge pages of hugetlb, of which nobody tells whether they were written")]
+    #[error(
+        "it has huge pages of hugetlb, and the kernel does not report whether they were written"
+    )]
     HugePages,
 }
 
@@ -293,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mappings_are_told_apart_by_who_may_write_them() {
+    fn mappings_are_distinguished_by_who_may_write_them() {
         let of = |line| Mapping::parse(line).and_then(|mapping| mapping.outside());
         assert_eq!(of("1000-2000 rw-p 00000000 00:00 0     [heap]"), None);
         assert_eq!(

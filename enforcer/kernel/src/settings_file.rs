@@ -76,7 +76,7 @@ pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
 /// Runs in the child: reads the question and answers it.
 ///
 /// # Errors
-/// If there is nobody to answer to.
+/// There is no caller to answer.
 pub fn answer() -> io::Result<()> {
     let mut question = Vec::new();
     io::stdin().lock().read_to_end(&mut question)?;

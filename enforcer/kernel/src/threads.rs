@@ -207,13 +207,13 @@ mod tests {
     fn beside_a_thread_named<T>(name: &[u8], look: impl FnOnce(u32) -> T) -> T {
         let mut name = name.to_vec();
         name.push(0);
-        let (told, tid) = channel();
+        let (reported, tid) = channel();
         let (end, ended) = channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 // SAFETY: the name ends with NUL and outlives the call.
                 unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
-                let _ = told.send(nix::unistd::gettid());
+                let _ = reported.send(nix::unistd::gettid());
                 let _ = ended.recv();
             });
             let tid = tid.recv().expect("a thread id");

@@ -18,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 64 << 10;
 const MEMORY: u64 = 256 << 20;
 
-/// Runs a hidden command of this program as this user. Root becomes nobody.
+/// Runs a hidden command of this program as this user. Root becomes the user `nobody`.
 pub fn run(command: &str, question: &[u8], (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
-    let somebody = |id: u32| if id == 0 { NOBODY } else { id };
-    let ids = [(UID, somebody(uid)), (GID, somebody(gid))];
+    let unprivileged = |id: u32| if id == 0 { NOBODY } else { id };
+    let ids = [(UID, unprivileged(uid)), (GID, unprivileged(gid))];
     let ids = ids.map(|(name, id)| (name, id.to_string()));
     helper::ask(command, question, &ids, (PATIENCE, LONGEST_ANSWER))
 }

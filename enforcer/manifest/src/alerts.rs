@@ -91,8 +91,8 @@ impl Reader<'_> {
         if alerts.targets.is_empty() && !alerts.rules.is_empty() {
             let place = fields.get("rules").map_or(0..0, |rules| rules.span.clone());
             self.fault(
-                Fault::warning(place, "these alerts reach nobody: there are no `targets`")
-                    .help("they are told as events of the kind `alert` all the same"),
+                Fault::warning(place, "these alerts reach no one: there are no `targets`")
+                    .help("the events of the kind `alert` still report them"),
             );
         }
         alerts
@@ -120,8 +120,11 @@ impl Reader<'_> {
             (None, Some(command)) => self.command(command).map(Target::Command),
             (Some(_), Some(_)) | (None, None) => {
                 self.fault(
-                    Fault::error(node.span.clone(), "this target has no one way to be told")
-                        .label("expected either `webhook` or `command`"),
+                    Fault::error(
+                        node.span.clone(),
+                        "this target needs exactly one way to be reached",
+                    )
+                    .label("expected either `webhook` or `command`"),
                 );
                 None
             }
@@ -203,7 +206,7 @@ impl Reader<'_> {
                 && matches!(&node.value, Value::Sequence(items) if items.is_empty())
             {
                 self.fault(
-                    Fault::error(node.span.clone(), format!("`{key}` names nobody"))
+                    Fault::error(node.span.clone(), format!("`{key}` names no target"))
                         .label("leave it out for all"),
                 );
             }

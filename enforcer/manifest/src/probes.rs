@@ -228,8 +228,8 @@ impl Reader<'_> {
         for (name, value) in self.entries(node).iter() {
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
             if name.is_empty() || !name.bytes().all(token) {
-                let told = format!("`{}` is not a header's name", name.escape_debug());
-                self.fault(Fault::error(value.span.clone(), told));
+                let reported = format!("`{}` is not a header's name", name.escape_debug());
+                self.fault(Fault::error(value.span.clone(), reported));
                 continue;
             }
             let read = self.parsed(value, |text| {

@@ -221,7 +221,7 @@ impl Reader<'_> {
                     format!("`{program}` is not an absolute path"),
                 )
                 .label("the program's path starts with /")
-                .help(format!("`command -v {program}` in a shell tells the path")),
+                .help(format!("`command -v {program}` in a shell prints the path")),
             );
             return None;
         }
@@ -290,8 +290,8 @@ pub(super) fn word_of<T: Copy + fmt::Display>(
 
 pub(super) fn unknown_key(key: &str, span: Range<usize>, known: &[&str]) -> Fault {
     let fault = Fault::error(span, format!("unknown key `{key}`"));
-    if let Some((_, told)) = FOREIGN.iter().find(|(foreign, _)| *foreign == key) {
-        return fault.label("not a key of enforcer's").help(*told);
+    if let Some((_, reported)) = FOREIGN.iter().find(|(foreign, _)| *foreign == key) {
+        return fault.label("not a key of enforcer's").help(*reported);
     }
     match nearest(key, known) {
         Some(near) => fault.label(format!("did you mean `{near}`?")),

@@ -80,21 +80,21 @@ pub(super) fn open_history(
     let journaled = journal.as_ref().and_then(|(_, left)| left.last());
     let known = Seq(seq).max(journaled.map_or(Seq(0), |record| record.seq));
     // An event that was reported and then lost in a power cut keeps its number.
-    let told = crate::alerting::last_delivered(&settings.state_dir().join("alerts"));
-    legacy.last.0 = legacy.last.0.max(told);
+    let reported = crate::alerting::last_delivered(&settings.state_dir().join("alerts"));
+    legacy.last.0 = legacy.last.0.max(reported);
     legacy.last.0 = legacy.last.0.max(known);
     legacy.last.1 = legacy.last.1.max(InstanceId(instance));
     // Only the last decision of an agent can be in a checkpoint and not in the journal.
-    let mut told = std::mem::take(&mut legacy.told);
-    told.retain(|record| record.seq > known);
-    told.sort_by_key(|record| record.seq);
+    let mut reported = std::mem::take(&mut legacy.reported);
+    reported.retain(|record| record.seq > known);
+    reported.sort_by_key(|record| record.seq);
     if let Some((journal, left)) = &mut journal {
-        let told: Vec<_> = told.into_iter().map(Arc::new).collect();
+        let reported: Vec<_> = reported.into_iter().map(Arc::new).collect();
         // The checkpoint is about to be replaced. After that this is the only record of the event.
-        if let Err(error) = journal.append(&told) {
+        if let Err(error) = journal.append(&reported) {
             tracing::error!("failed to write the journal: {error}");
         }
-        left.extend(told);
+        left.extend(reported);
         let instances = left.iter().filter_map(|record| record.instance);
         legacy.last.1 = instances.max().unwrap_or_default().max(legacy.last.1);
         left.retain(|record| record.seq > Seq(seq));

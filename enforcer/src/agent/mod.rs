@@ -202,12 +202,12 @@ impl Agent<'_> {
             Manner::Daemon => None,
         };
         tokio::task::yield_now().await;
-        resume_told(&events, &host, &history).await;
+        resume_reported(&events, &host, &history).await;
         take_over(attached, legacy, &events, &executor).await?;
-        executor.tell_of_protection(&host);
+        executor.report_of_protection(&host);
         let folder = settings.state_dir().join("alerts");
-        let (couriers, told) = (Arc::clone(&executor), Arc::clone(&history));
-        tokio::spawn(alerting::deliver(couriers, told, folder));
+        let (couriers, reported) = (Arc::clone(&executor), Arc::clone(&history));
+        tokio::spawn(alerting::deliver(couriers, reported, folder));
         let stalls = watch_pressure(&events, &executor);
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
@@ -319,9 +319,14 @@ async fn take_over(
 }
 
 /// Resumes the conditions that another agent has reported. They hold until they end.
-async fn resume_told(events: &Events, host: &Host, history: &Arc<History>) {
-    let told = Arc::clone(history);
-    let read = move || (alerting::standing(&told), alerting::host_stood(&told));
+async fn resume_reported(events: &Events, host: &Host, history: &Arc<History>) {
+    let reported = Arc::clone(history);
+    let read = move || {
+        (
+            alerting::standing(&reported),
+            alerting::host_stood(&reported),
+        )
+    };
     let (standing, stood) = tokio::task::spawn_blocking(read).await.unwrap_or_default();
     events.send(Event::Host(HostEvent::Stood(stood, host.watch.clone())));
     events.send(Event::Agent(AgentEvent::AlertsStand {
@@ -358,7 +363,7 @@ fn watch_kernel(
     };
     if let Err(error) = &attached.pins {
         let why = format!(
-            "{}; OOM kills and exits while no agent runs will be told without their names and codes",
+            "{}; reports of OOM kills and exits while no agent runs will lack names and codes",
             error_chain(error)
         );
         degraded("pins", why);
@@ -387,10 +392,10 @@ fn watch_pressure(events: &Events, executor: &Arc<Executor>) -> Vec<JoinHandle<(
     let workloads = executor.tree.workloads();
     let armed = [Trigger::of_host(), Trigger::of_cgroup(workloads)];
     let armed = armed.into_iter().filter_map(|trigger| {
-        let told = |error: &std::io::Error| {
+        let reported = |error: &std::io::Error| {
             tracing::info!("no trigger for memory pressure: {error}");
         };
-        trigger.inspect_err(told).ok()
+        trigger.inspect_err(reported).ok()
     });
     armed
         .map(|trigger| tokio::spawn(crate::watch::stalls(trigger, events.clone())))

@@ -75,7 +75,7 @@ impl Cursor {
                 self.unkept = true;
                 let file = self.file.display();
                 tracing::warn!(
-                    "failed to write {file}: {error}; after a restart, alerts may be told twice"
+                    "failed to write {file}: {error}; after a restart, alerts may be sent twice"
                 );
             }
             Err(_) => {}

@@ -91,7 +91,7 @@ impl Courier {
             Ok(Err((cursor, why))) => {
                 self.executor.send(Event::Agent(AgentEvent::Degraded {
                     what: format!("alerts to {}", self.name),
-                    why: format!("{why}; all that the history holds for it is told again"),
+                    why: format!("{why}; it gets every alert in the history again"),
                 }));
                 cursor
             }
@@ -281,7 +281,7 @@ pub(crate) fn standing(history: &History) -> Vec<Standing> {
                     rule: alert.rule.clone(),
                     workload: record.workload.clone(),
                     id: alert.id,
-                    told: moment_of(record.time),
+                    reported: moment_of(record.time),
                     stood: alert.stood,
                     text: alert.text.clone(),
                     to: alert.audience.clone(),

@@ -39,11 +39,11 @@ pub(super) async fn list(
     let Asked(query) = query.map_err(|error| Failure::bad_request(error.body_text()))?;
     let place = api.lists.place(peer).await?;
     let history = Arc::clone(&api.history);
-    let told =
+    let reported =
         super::blocking(move || Ok(serde_json::to_vec(&history.find(&query)).unwrap_or_default()))
             .await?;
     let kind = [(CONTENT_TYPE, "application/json")];
-    Ok((kind, unread::body(told, place)).into_response())
+    Ok((kind, unread::body(reported, place)).into_response())
 }
 
 /// Streams one event a line, from the matching part of the past on, for as long as the client
@@ -91,7 +91,7 @@ struct Stream {
 
 impl Stream {
     async fn run(mut self, mut batches: Receiver<Batch>) {
-        if !self.tell_past().await {
+        if !self.report_past().await {
             return;
         }
         loop {
@@ -100,9 +100,9 @@ impl Stream {
                 () = self.lines.closed() => return,
             };
             let goes_on = match next {
-                Ok(batch) => self.tell(&batch).await,
+                Ok(batch) => self.report(&batch).await,
                 // The events that were missed are in the history.
-                Err(RecvError::Lagged(_)) => self.tell_past().await,
+                Err(RecvError::Lagged(_)) => self.report_past().await,
                 Err(RecvError::Closed) => false,
             };
             if !goes_on {
@@ -112,7 +112,7 @@ impl Stream {
     }
 
     /// Sends the history from the last event that was sent up to its end.
-    async fn tell_past(&mut self) -> bool {
+    async fn report_past(&mut self) -> bool {
         let mut failed = 0;
         loop {
             let history = Arc::clone(&self.history);
@@ -139,17 +139,17 @@ impl Stream {
                 // memory.
                 None => {
                     let remembered = self.history.remembered(&query);
-                    return self.tell(&remembered).await;
+                    return self.report(&remembered).await;
                 }
             };
             failed = 0;
-            if !self.tell(&page).await {
+            if !self.report(&page).await {
                 return false;
             }
         }
     }
 
-    async fn tell(&mut self, records: &[Arc<Record>]) -> bool {
+    async fn report(&mut self, records: &[Arc<Record>]) -> bool {
         for record in records {
             if record.seq.0 <= self.last || !self.query.takes(record) {
                 continue;

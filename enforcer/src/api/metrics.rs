@@ -53,15 +53,15 @@ async fn scrape(
         .await
         .ok_or_else(Failure::going_down)?;
     let telemetry = Arc::clone(&api.telemetry);
-    let told = super::blocking(move || {
-        let told = telemetry.scrape(&api.executor, views, format);
+    let reported = super::blocking(move || {
+        let reported = telemetry.scrape(&api.executor, views, format);
         drop(turn);
-        Ok(told)
+        Ok(reported)
     })
     .await?;
     let kind = match format {
         Format::Text => prometheus::TEXT_FORMAT,
         Format::Json => "application/json",
     };
-    Ok(([(CONTENT_TYPE, kind)], unread::body(told, place)).into_response())
+    Ok(([(CONTENT_TYPE, kind)], unread::body(reported, place)).into_response())
 }

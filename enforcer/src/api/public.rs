@@ -1,4 +1,4 @@
-//! The answers for anybody on this host, over TCP: health and metrics, and nothing that a foreign
+//! The answers for every user of this host, over TCP: health and metrics, and nothing that a foreign
 //! web page could make a browser ask for.
 
 use super::allowance::Allowance;
@@ -29,7 +29,7 @@ pub(crate) async fn serve(address: SocketAddr, api: Api) {
             api.events.send(enforcer_core::Event::Agent(enforcer_core::event::AgentEvent::Degraded {
                 what: "listen".to_owned(),
                 why: format!(
-                    "{address}: {error}; nobody can ask over TCP; use another --listen, or `--listen off`"
+                    "{address}: {error}; enforcer does not answer over TCP; use another --listen, or `--listen off`"
                 ),
             }));
             return;
@@ -78,7 +78,7 @@ async fn refuse_strangers(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Returns whether the host is `localhost` or a plain address, and not a name that somebody could
+/// Returns whether the host is `localhost` or a plain address, and not a name that an attacker could
 /// point here.
 fn is_own(host: &str) -> bool {
     if let Ok(address) = host.parse::<SocketAddr>() {

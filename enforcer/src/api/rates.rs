@@ -124,7 +124,7 @@ mod tests {
 
     /// Returns the percentages at these milliseconds, for a workload that uses a whole CPU from 10
     /// s on.
-    fn told(asked: &[u64]) -> Vec<f64> {
+    fn reported(asked: &[u64]) -> Vec<f64> {
         let samples = UsageSamples::default();
         let name = WorkloadName::parse("web").expect("a name");
         let at = |millis: u64| (MonoTime(millis * 1_000_000), usage_at(millis));
@@ -146,10 +146,10 @@ mod tests {
     fn a_share_is_of_a_second_at_least() {
         // Since it began, and from then on since it was last asked.
         assert_eq!(
-            told(&[5_000, 10_000, 11_000, 13_000]),
+            reported(&[5_000, 10_000, 11_000, 13_000]),
             [0.0, 0.0, 100.0, 100.0]
         );
         // A second request right after the first covers more than the time between them.
-        assert_eq!(told(&[9_500, 11_500, 11_501]), [0.0, 75.0, 75.0]);
+        assert_eq!(reported(&[9_500, 11_500, 11_501]), [0.0, 75.0, 75.0]);
     }
 }

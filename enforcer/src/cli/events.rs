@@ -121,7 +121,7 @@ fn follow(
             other => return other,
         }
         if !std::mem::replace(&mut waiting, true) {
-            eprintln!("note: the agent has gone; what comes is told when the next one answers");
+            eprintln!("note: the agent has ended; events go on when the next one answers");
         }
         clock::pause(PAUSE);
     }

@@ -101,7 +101,7 @@ fn end_workloads(settings: &Settings) -> Result<(), Fault> {
     if let Err(fault) = workload::shutdown(settings, true) {
         fault.print();
         eprintln!(
-            "what runs gets {} s, for nobody knows its graces",
+            "what runs gets {} s, because no agent runs that knows the grace of each",
             GRACE.as_secs()
         );
     }

@@ -73,8 +73,8 @@ pub(super) fn plan(
     };
     let plan = match client::post(settings, "/v1/plan", &proposal) {
         Ok(answer) => answer.read::<PlanAnswer>()?.plan,
-        Err(Fault::NoAgent(told)) => {
-            eprintln!("note: {told}; this is the plan of a first start");
+        Err(Fault::NoAgent(reported)) => {
+            eprintln!("note: {reported}; this is the plan of a first start");
             plan::between(&Manifest::default(), &loaded.manifest)
         }
         Err(other) => return Err(other),

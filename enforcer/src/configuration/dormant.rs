@@ -1,6 +1,6 @@
 //! The manifests that an earlier version did not read: `*.yml`, beside `*.yaml`. Such a file may be
-//! an old manifest that somebody has put away under that name. After an upgrade it starts nothing
-//! until somebody says `apply`.
+//! an old manifest that an operator has put away under that name. After an upgrade it starts nothing
+//! until an operator runs `apply`.
 
 use super::files;
 use enforcer_kernel::replacement::{Survives, replace};

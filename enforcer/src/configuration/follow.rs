@@ -1,4 +1,4 @@
-//! Reads the manifest again on SIGHUP and when somebody has changed it. A manifest with a fault
+//! Reads the manifest again on SIGHUP and when the file has changed. A manifest with a fault
 //! changes nothing: the one before stays in force.
 
 use super::Configuration;
@@ -100,12 +100,12 @@ async fn read_again(configuration: &Arc<Configuration>) {
 /// Returns the fault and its place without the text of the line, which may be a secret.
 fn without_its_lines(drawn: &str) -> String {
     const MOST: usize = 2000;
-    let told = drawn
+    let reported = drawn
         .lines()
         .map(str::trim)
         .filter(|line| line.starts_with("error") || line.starts_with("-->") || !line.contains('|'));
-    let told: Vec<&str> = told.filter(|line| !line.is_empty()).collect();
-    told.join("; ").chars().take(MOST).collect()
+    let reported: Vec<&str> = reported.filter(|line| !line.is_empty()).collect();
+    reported.join("; ").chars().take(MOST).collect()
 }
 
 fn folder_of(manifest: &Path) -> PathBuf {
@@ -133,9 +133,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_in_the_manifest_is_not_told() {
+    fn a_variable_in_the_manifest_is_not_reported() {
         let drawn = "error: unknown key `pasword`\n --> web.yaml:3:5\n  |\n3 |     pasword: hunter2\n  |     ^^^^^^^ expected one of …";
-        let told = without_its_lines(drawn);
-        assert_eq!(told, "error: unknown key `pasword`; --> web.yaml:3:5");
+        let reported = without_its_lines(drawn);
+        assert_eq!(reported, "error: unknown key `pasword`; --> web.yaml:3:5");
     }
 }

@@ -1,4 +1,4 @@
-//! The manifest that is in force: read, checked, installed and applied here, whoever asks for it.
+//! The manifest that is in force: read, checked, installed and applied here, for every caller.
 //!
 //! ```text
 //! POST /v1/plan ──┐

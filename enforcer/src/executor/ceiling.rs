@@ -38,7 +38,7 @@ impl Executor {
     }
 
     /// Reports a protection that has no effect, once for as long as that is so.
-    pub(crate) fn tell_of_protection(&self, host: &Host) {
+    pub(crate) fn report_of_protection(&self, host: &Host) {
         let above = self.tree.ancestors().get(1..).unwrap_or_default();
         let lacking = limits::unprotected(above, &host.limits);
         let before = std::mem::replace(&mut *self.unprotected.lock(), lacking.clone());

@@ -1,4 +1,4 @@
-//! Checks whether a workload still has its limits and its cgroup. The check runs when somebody has
+//! Checks whether a workload still has its limits and its cgroup. The check runs when another process has
 //! touched the cgroup, after the agent's own actions on it.
 
 use super::instances::OpenCgroup;
@@ -114,7 +114,7 @@ impl Executor {
     }
 
     /// Puts the main process, and all that it has started, back into their cgroup. Makes the cgroup
-    /// again if somebody has removed it.
+    /// again if another process has removed it.
     pub(super) fn bring_home(
         self: &Arc<Self>,
         workload: &WorkloadName,
@@ -157,7 +157,7 @@ impl Executor {
         })
     }
 
-    /// Goes on with another cgroup, because somebody has removed the one before.
+    /// Goes on with another cgroup, because another process has removed the one before.
     pub(super) fn replace_cgroup(self: &Arc<Self>, workload: &WorkloadName, open: OpenCgroup) {
         let id = open.id;
         let watching = self.watch_memory_events(workload, &open);

@@ -36,7 +36,7 @@ impl Executor {
         if let Some(Err(error)) = self.with_cgroup(workload, Cgroup::kill) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
-        // This reaches the main process even if somebody has moved it.
+        // This reaches the main process even if another process has moved it.
         let instance = self.instances.get(workload);
         if let Some(main) = instance.and_then(|instance| instance.pidfd)
             && let Err(error) = main.signal(nix::sys::signal::Signal::SIGKILL)
@@ -118,7 +118,7 @@ impl Executor {
         }
         let counters = ended.open.counters.lock().read().unwrap_or_else(|error| {
             tracing::error!(
-                "{workload}: failed to {}; an OOM kill may go untold",
+                "{workload}: failed to {}; an OOM kill may stay unreported",
                 error_chain(&error)
             );
             Counters::default()

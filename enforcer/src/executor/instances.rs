@@ -34,7 +34,7 @@ pub(crate) struct Instance {
     /// The main process.
     pub(crate) main: ProcessId,
     pub(super) pidfd: Option<Arc<PidFd>>,
-    /// Another agent has started the process, so only eBPF can tell its exit status.
+    /// Another agent has started the process, so only eBPF can report its exit status.
     pub(super) is_adopted: bool,
     /// The spec that was last applied.
     pub(crate) spec: Arc<WorkloadSpec>,

@@ -108,9 +108,9 @@ pub(super) fn short_command(
     if !launch.identity.uid.is_root() {
         launch.capabilities.clear();
     }
-    let told = command.environment.iter();
+    let reported = command.environment.iter();
     launch.environment.extend(strings(
-        told.map(|(name, value)| format!("{name}={}", value.replace('\0', " "))),
+        reported.map(|(name, value)| format!("{name}={}", value.replace('\0', " "))),
     )?);
     launch.oom_score_adj = string(FIRST_TO_GO.to_string())?;
     Ok(launch)

@@ -70,7 +70,7 @@ fn mark(record: &Record, executor: &Executor) {
             WorkloadEvent::OomMark { victim, counters },
         )),
         Err(error) => tracing::error!(
-            "{workload}: failed to {}; the OOM kill is told later",
+            "{workload}: failed to {}; the OOM kill will be reported later",
             error_chain(&error)
         ),
     }

@@ -237,7 +237,7 @@ impl Executor {
 
     fn write_limits_of_host(&self, host: &Host) {
         let (changed, error) = outcome(self.write_host_limits(host));
-        self.tell_of_protection(host);
+        self.report_of_protection(host);
         let written = Event::limits_written(None, changed, error);
         self.events.send(written);
     }

@@ -184,7 +184,7 @@ impl Executor {
 
     /// Tries until there is a holder in the place of this connection's; 0 if there was none.
     pub(crate) async fn replace_holder(self: Arc<Self>, number: u64) {
-        let mut told = false;
+        let mut reported = false;
         let mut tries = tokio::time::interval(AGAIN);
         loop {
             tries.tick().await;
@@ -193,15 +193,15 @@ impl Executor {
             match connected.await {
                 Ok(Ok(())) | Err(_) => return,
                 Ok(Err(error)) => {
-                    if !std::mem::replace(&mut told, true) {
-                        self.tell_of_no_holder(&error);
+                    if !std::mem::replace(&mut reported, true) {
+                        self.report_of_no_holder(&error);
                     }
                 }
             }
         }
     }
 
-    fn tell_of_no_holder(&self, error: &io::Error) {
+    fn report_of_no_holder(&self, error: &io::Error) {
         self.events.send(Event::Agent(AgentEvent::Degraded {
             what: "logs".to_owned(),
             why: format!(

@@ -93,7 +93,7 @@ impl Executor {
         failpoint!("start-recorded");
         // While this descriptor is open, the holder waits for its end.
         drop(output.file);
-        // From here on its events can be told apart, so they may be sent.
+        // From here on its events can be distinguished, so they may be sent.
         let (id, reader) = (open.id, Arc::clone(&open.counters));
         self.register(
             workload,

@@ -41,7 +41,7 @@ impl Losses {
         let due: Vec<WorkloadName> = due.cloned().collect();
         self.reported
             .retain(|_, last| now.duration_since(*last) < REPORT_EVERY);
-        let told = due.into_iter().filter_map(|workload| {
+        let reported = due.into_iter().filter_map(|workload| {
             let (bytes, why) = self.unreported.remove(&workload)?;
             self.reported.insert(workload.clone(), now);
             Some(Reply::Lost {
@@ -50,7 +50,7 @@ impl Losses {
                 why,
             })
         });
-        told.collect()
+        reported.collect()
     }
 }
 
@@ -61,8 +61,8 @@ mod tests {
     #[test]
     fn the_first_loss_is_reported_at_once_and_the_others_together() {
         let web = || WorkloadName::parse("web").expect("a name");
-        let bytes = |told: Vec<Reply>| -> Vec<u64> {
-            let bytes = told.into_iter().map(|reply| match reply {
+        let bytes = |reported: Vec<Reply>| -> Vec<u64> {
+            let bytes = reported.into_iter().map(|reply| match reply {
                 Reply::Lost { bytes, .. } => bytes,
                 other => panic!("{other:?}"),
             });

@@ -68,5 +68,5 @@ impl Succession {
     }
 }
 
-/// The option that tells a program that it succeeds a holder.
+/// The option for a program that succeeds a holder.
 const SUCCEED: &str = "--succeed";

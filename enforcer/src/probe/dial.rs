@@ -34,7 +34,7 @@ pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
 /// workload's fault.
 pub(super) fn unresolved(host: &str, timeout: Duration) -> Outcome {
     Outcome::Unknown(format!(
-        "nobody says where `{host}` is within {}",
+        "no answer within {} for the address of `{host}`",
         human_duration(timeout)
     ))
 }
@@ -103,7 +103,7 @@ fn is_to_itself(stream: &TcpStream) -> bool {
 }
 
 fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
-    let told = format!("{address}: {}", enforcer_kernel::spawn::describe(error));
+    let reported = format!("{address}: {}", enforcer_kernel::spawn::describe(error));
     match error.raw_os_error() {
         // Ours: no descriptor, no memory, no port or no way is left.
         Some(
@@ -114,8 +114,8 @@ fn judge(address: SocketAddr, error: &io::Error) -> Outcome {
             | libc::ENOSPC
             | libc::EADDRNOTAVAIL
             | libc::ENETUNREACH,
-        ) => Outcome::Unknown(told),
-        _ => failed(told, error.kind() == io::ErrorKind::TimedOut),
+        ) => Outcome::Unknown(reported),
+        _ => failed(reported, error.kind() == io::ErrorKind::TimedOut),
     }
 }
 
@@ -130,15 +130,17 @@ pub(super) async fn resolve((host, port): (&str, u16)) -> Result<Vec<SocketAddr>
         Err(_) => look_up(host).await,
     };
     if found.is_empty() {
-        return Err(Outcome::Unknown(format!("nobody knows the host `{host}`")));
+        return Err(Outcome::Unknown(format!(
+            "the host `{host}` has no address"
+        )));
     }
     let (forbidden, allowed): (Vec<IpAddr>, Vec<IpAddr>) = found
         .into_iter()
         .partition(|address| is_forbidden(*address));
     if let (Some(address), []) = (forbidden.first(), &allowed[..]) {
-        let told =
+        let reported =
             format!("`{host}` is {address}, a link-local address, and those are not dialled");
-        return Err(Outcome::Unknown(told));
+        return Err(Outcome::Unknown(reported));
     }
     let sockets = allowed
         .into_iter()

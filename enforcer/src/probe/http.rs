@@ -148,14 +148,14 @@ pub(crate) async fn post(
             headers.insert(name.to_owned(), value.to_owned());
         }
     }
-    let told = async {
+    let reported = async {
         let addresses = dial::resolve((host, port)).await?;
         missing.set(1);
         let body = Full::new(body);
         let request = request(Method::POST, (host, port), (path, &headers), body)?;
         exchange(&addresses, request, &missing).await
     };
-    match tokio::time::timeout(timeout, told).await {
+    match tokio::time::timeout(timeout, reported).await {
         Ok(Ok((200..300, _))) => Ok(()),
         Ok(Ok((status, _))) => Err(format!("it answered {status}")),
         Ok(Err(Outcome::Failed(failure))) => Err(failure.why),

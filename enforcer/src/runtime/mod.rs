@@ -176,15 +176,15 @@ impl Runtime {
         }
         let last = transitions.last().map(|transition| transition.seq);
         self.last_seq = last.unwrap_or(self.last_seq);
-        let told = self
+        let reported = self
             .history
             .records_of(transitions, |transition| time_of(transition, now));
         if !checkpoints.is_empty() {
             failpoint!("event-decided");
-            self.keep(&checkpoints, &told, true);
+            self.keep(&checkpoints, &reported, true);
             failpoint!("event-kept");
         }
-        self.history.append(told);
+        self.history.append(reported);
         // A checkpoint is removed only after its last event was reported.
         self.keep(&checkpoints, &[], false);
         if !actions.is_empty() {
@@ -206,7 +206,7 @@ impl Runtime {
             manager.tick(|| self.status());
         }
         let trouble = self.history.trouble()?;
-        Some(Message::Event(Box::new(told_trouble(trouble))))
+        Some(Message::Event(Box::new(reported_trouble(trouble))))
     }
 
     /// Returns the state of the workloads, for `systemctl status`.
@@ -218,10 +218,10 @@ impl Runtime {
         if counts.is_empty() {
             return "no workloads".to_owned();
         }
-        let told = counts
+        let reported = counts
             .iter()
             .map(|(state, count)| format!("{count} {state}"));
-        told.collect::<Vec<_>>().join(", ")
+        reported.collect::<Vec<_>>().join(", ")
     }
 
     /// Writes the new checkpoints if `there` is true, so that the next agent knows what is about to
@@ -229,7 +229,7 @@ impl Runtime {
     fn keep(
         &self,
         checkpoints: &[(WorkloadName, Option<Checkpoint>)],
-        told: &[Arc<Record>],
+        reported: &[Arc<Record>],
         there: bool,
     ) {
         let meant = checkpoints
@@ -238,7 +238,7 @@ impl Runtime {
         for (workload, checkpoint) in meant {
             let kept = self
                 .handover
-                .keep(workload, checkpoint.as_ref(), (self.last_seq, told));
+                .keep(workload, checkpoint.as_ref(), (self.last_seq, reported));
             if let Err(error) = kept {
                 tracing::error!(
                     "{workload}: failed to write its checkpoint: {error}; a later agent would not know of this change"
@@ -331,7 +331,7 @@ async fn sleep(due: Option<std::time::Duration>) {
     tokio::time::sleep(due.unwrap_or_default()).await;
 }
 
-fn told_trouble(trouble: Trouble) -> Event {
+fn reported_trouble(trouble: Trouble) -> Event {
     match trouble {
         Trouble::Failing(why) => Event::Agent(AgentEvent::Degraded {
             what: "history".to_owned(),

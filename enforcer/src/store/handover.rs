@@ -96,7 +96,8 @@ struct Kept<C, R> {
     checkpoint: C,
     /// The events of this decision. They are in the same file as the checkpoint, so that neither
     /// exists without the other.
-    told: R,
+    #[serde(rename = "told")]
+    reported: R,
 }
 
 /// A workload as it was left.
@@ -114,7 +115,7 @@ pub(crate) struct Legacy {
     /// The last that were given away.
     pub(crate) last: (Seq, InstanceId),
     /// The last events of each workload.
-    pub(crate) told: Vec<Record>,
+    pub(crate) reported: Vec<Record>,
     pub(crate) root: Option<(PathBuf, bool)>,
 }
 
@@ -190,7 +191,7 @@ impl Handover {
             let instance = read::<RunningInstance>(&self.instance(&workload))?;
             legacy.last.0 = legacy.last.0.max(kept.seq);
             legacy.last.1 = legacy.last.1.max(kept.checkpoint.instance());
-            legacy.told.extend(kept.told);
+            legacy.reported.extend(kept.reported);
             legacy.workloads.push(Left {
                 workload,
                 checkpoint: kept.checkpoint,
@@ -219,7 +220,7 @@ impl Handover {
         &self,
         workload: &WorkloadName,
         checkpoint: Option<&Checkpoint>,
-        (seq, told): (Seq, &[Arc<Record>]),
+        (seq, reported): (Seq, &[Arc<Record>]),
     ) -> io::Result<()> {
         let path = self.folder.join(format!("workloads/{workload}.json"));
         match checkpoint {
@@ -228,7 +229,7 @@ impl Handover {
                 let kept = Kept {
                     seq,
                     checkpoint,
-                    told: told.iter().filter(of_it).collect::<Vec<_>>(),
+                    reported: reported.iter().filter(of_it).collect::<Vec<_>>(),
                 };
                 write(&path, &kept)
             }

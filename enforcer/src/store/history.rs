@@ -48,9 +48,9 @@ impl History {
         };
         let written = journal.clone();
         let committed = Arc::new(AtomicU64::new(database.last_committed()));
-        let told = Arc::clone(&committed);
+        let reported = Arc::clone(&committed);
         let writer = database.write(left.clone(), move |seq| {
-            told.store(seq.0, Ordering::Relaxed);
+            reported.store(seq.0, Ordering::Relaxed);
             if let Some(journal) = &written {
                 journal.lock().committed(seq);
             }

@@ -115,7 +115,7 @@ impl Counts {
             }
         }
         for transition in transitions {
-            all.told(transition);
+            all.reported(transition);
         }
     }
 }
@@ -125,7 +125,7 @@ impl All {
         self.workloads.entry(workload.clone()).or_default()
     }
 
-    fn told(&mut self, transition: &Transition) {
+    fn reported(&mut self, transition: &Transition) {
         if let Detail::Lost(Lost {
             records,
             of: LostFrom::Ebpf,

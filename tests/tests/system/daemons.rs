@@ -127,11 +127,11 @@ fn healed(fault: &str, before: &Pids) -> Pids {
         })
     }));
     looked.unwrap_or_else(|_| {
-        let told = sh(
+        let reported = sh(
             "enforcer events --last 60; for w in etcd haproxy nginx node postgres redis; do \
             echo == $w; enforcer logs $w --tail 12; done",
         );
-        panic!("{last}\n{told}")
+        panic!("{last}\n{reported}")
     })
 }
 
@@ -146,7 +146,7 @@ fn sql(statement: &str) -> String {
 }
 
 /// The workloads with an event of this kind.
-fn told(kind: &str) -> BTreeSet<String> {
+fn reported(kind: &str) -> BTreeSet<String> {
     let events = sh(&format!("enforcer events --kind {kind} --json"));
     let events = events.lines();
     let events = events.map(|line| serde_json::from_str::<Record>(line).unwrap());
@@ -208,7 +208,7 @@ fn a_daemon_outlives_the_agent() {
 }
 
 #[test]
-fn an_oom_kill_of_a_daemon_is_told_and_healed() {
+fn an_oom_kill_of_a_daemon_is_reported_and_healed() {
     let pids = daemons();
     sql("insert into kept values (2)");
     for name in pids.keys() {
@@ -220,7 +220,7 @@ fn an_oom_kill_of_a_daemon_is_told_and_healed() {
         assert!(!shell(&hog).status.success());
     }
     healed("an OOM kill", &pids);
-    assert_eq!(told("oom_kill"), pids.keys().cloned().collect());
+    assert_eq!(reported("oom_kill"), pids.keys().cloned().collect());
     assert_eq!(sql("select max(n) from kept"), "2");
 }
 

@@ -61,14 +61,14 @@ fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 /// Every file but what the package manager itself keeps, the accounts, the units, and
 /// what is left in the kernel, a line each.
 fn host() -> BTreeSet<String> {
-    let told = sh(
+    let reported = sh(
         "find / -xdev \\( -path /var/lib/dpkg -o -path /var/cache -o -path /var/log -o -path /var/lib/apt \
         -o -path /tmp -o -path /root -o -path '/etc/*-' -o -path /etc/.pwd.lock -o -path /etc/ld.so.cache \\) -prune \
         -o -print; getent group; ls /run | grep enforcer || true; \
         systemctl list-unit-files --no-legend 'enforcer*' || true; systemctl list-units --all --no-legend 'enforcer*' | grep -v not-found || true; \
         ls -d /sys/fs/bpf/enforcer /sys/fs/cgroup/enforcer.slice 2>/dev/null || true",
     );
-    told.lines().map(str::to_owned).collect()
+    reported.lines().map(str::to_owned).collect()
 }
 
 /// The same before anything was ever installed.

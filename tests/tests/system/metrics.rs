@@ -37,7 +37,7 @@ fn ask(query: &str) -> Option<f64> {
 }
 
 #[test]
-fn a_prometheus_server_takes_what_the_agent_tells() {
+fn a_prometheus_server_takes_what_the_agent_reports() {
     install_anew();
     let text = "version: 1\nworkloads:\n  web:\n    command: [/usr/bin/fixture, rest]\n    user: web\n    \
         cgroup: { memory.max: 64M }\n  hog:\n    command: [/usr/bin/fixture, hog-times, \"2\", /tmp/hogs]\n    \

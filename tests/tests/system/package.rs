@@ -36,7 +36,7 @@ fn the_package_leaves_the_system_as_it_found_it() {
         "660 enforcer"
     );
     assert_eq!(sh("stat -c %a /var/lib/enforcer"), "700");
-    // What somebody has written stays.
+    // What an administrator has written stays.
     sh("apt-get purge -y enforcer");
     assert!(!lives(pid), "{}", journal());
     assert!(Path::new(MANIFEST).exists());
@@ -80,12 +80,12 @@ fn an_upgrade_leaves_every_process_alone() {
     assert_eq!(workload().unwrap().restarts, 0);
     assert!(sh("dpkg-query -W -f '${Version}' enforcer").ends_with("-2"));
     // The history goes on where the one before has ended.
-    let told = sh(
+    let reported = sh(
         "sqlite3 -readonly /var/lib/enforcer/history.db 'select count(*), count(distinct seq), max(seq) from events'",
     );
-    let counts: Vec<&str> = told.split('|').collect();
-    assert_eq!(counts[0], counts[1], "{told}");
-    assert_eq!(counts[1], counts[2], "{told}");
+    let counts: Vec<&str> = reported.split('|').collect();
+    assert_eq!(counts[0], counts[1], "{reported}");
+    assert_eq!(counts[1], counts[2], "{reported}");
     assert!(sh("enforcer events --kind adopt").contains("web"));
     purge();
 }

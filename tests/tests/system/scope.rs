@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::process::Child;
 
-/// The static binary alone, as somebody has built it: nothing is installed.
+/// The static binary alone, as a user has built it: nothing is installed.
 fn run() -> Child {
     let mut run = Command::new("/root/bin/enforcer");
     run.args(["run", "-f", "/root/web.yaml"])

@@ -131,8 +131,8 @@ fn an_oom_kill_in_a_workload_stops_no_unit() {
     install_anew();
     put_manifest("hog");
     wait_for("two OOM kills", || {
-        let told = shell("enforcer events --kind oom_kill --json").stdout;
-        (String::from_utf8_lossy(&told).lines().count() >= 2).then_some(())
+        let reported = shell("enforcer events --kind oom_kill --json").stdout;
+        (String::from_utf8_lossy(&reported).lines().count() >= 2).then_some(())
     });
     assert_eq!(
         sh("systemctl is-active enforcer enforcer-workloads"),

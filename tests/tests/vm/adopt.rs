@@ -59,14 +59,14 @@ fn what_runs_runs_on_and_nothing_is_forgotten() {
             .success()
     );
     let before = by_name(&agent);
-    let told = ["plain", "held", "crashed"].map(|name| count::<Start>(&agent, name));
+    let reported = ["plain", "held", "crashed"].map(|name| count::<Start>(&agent, name));
     let configured = count::<ConfigChange>(&agent, "plain");
     agent.start_again();
-    for (name, told) in ["plain", "held", "crashed"].into_iter().zip(told) {
+    for (name, reported) in ["plain", "held", "crashed"].into_iter().zip(reported) {
         agent.wait_for_state(name, WorkloadState::Running);
         let adopted = agent.wait_for_events::<Adopted>(name, 1);
         assert_eq!(adopted.len(), 1);
-        assert_eq!(count::<Start>(&agent, name), told, "{name} was started");
+        assert_eq!(count::<Start>(&agent, name), reported, "{name} was started");
     }
     let after = by_name(&agent);
     let same = |view: &WorkloadView| {
@@ -123,8 +123,8 @@ fn how_a_process_ended_while_no_agent_ran_is_known() {
         });
     }
     agent.start_again();
-    let told = agent.wait_for_events::<Exit>("told", 1);
-    assert_eq!(told[0].details.code, Some(1), "{told:#?}");
+    let reported = agent.wait_for_events::<Exit>("told", 1);
+    assert_eq!(reported[0].details.code, Some(1), "{reported:#?}");
     let killed = agent.wait_for_events::<Exit>("killed", 1);
     assert_eq!(killed[0].details.signal, Some(15), "{killed:#?}");
     for name in ["told", "killed"] {
@@ -136,7 +136,7 @@ fn how_a_process_ended_while_no_agent_ran_is_known() {
 }
 
 /// Since Linux 7.0 a program at a tracepoint can be preempted, and the kernel passes over
-/// it for whoever comes next on that CPU.
+/// it for the next process on that CPU.
 #[test]
 fn how_many_processes_ended_at_once_while_no_agent_ran_is_known() {
     let names: Vec<String> = (0..24).map(|number| format!("w{number}")).collect();
@@ -161,8 +161,8 @@ fn how_many_processes_ended_at_once_while_no_agent_ran_is_known() {
     }
     agent.start_again();
     let unknown = names.iter().filter(|name| {
-        let told = agent.wait_for_events::<Exit>(name, 1);
-        told[0].details.signal != Some(15)
+        let reported = agent.wait_for_events::<Exit>(name, 1);
+        reported[0].details.signal != Some(15)
     });
     assert_eq!(unknown.collect::<Vec<_>>(), Vec::<&String>::new());
 }
@@ -181,7 +181,7 @@ fn without_ebpf_the_end_of_a_process_is_unknown_and_never_zero() {
 }
 
 #[test]
-fn an_oom_kill_while_no_agent_ran_is_told_once_and_by_name() {
+fn an_oom_kill_while_no_agent_ran_is_reported_once_and_by_name() {
     for (arguments, source) in [
         (&[][..], OomSource::Ebpf),
         (&["--ebpf", "off"], OomSource::Recovered),
@@ -199,17 +199,17 @@ fn an_oom_kill_while_no_agent_ran_is_told_once_and_by_name() {
             (!fs::exists(&gone).unwrap()).then_some(())
         });
         agent.start_again();
-        let told = agent.wait_for_events::<Incident>("hog", 1);
-        let details = &told[0].details;
-        assert_eq!(details.source, source, "{told:#?}");
-        assert_eq!(details.scope, Scope::Own, "{told:#?}");
-        assert_eq!(details.counter_before, 0, "{told:#?}");
+        let reported = agent.wait_for_events::<Incident>("hog", 1);
+        let details = &reported[0].details;
+        assert_eq!(details.source, source, "{reported:#?}");
+        assert_eq!(details.scope, Scope::Own, "{reported:#?}");
+        assert_eq!(details.counter_before, 0, "{reported:#?}");
         if source == OomSource::Ebpf {
-            assert_eq!(details.victims[0].pid, pid_of(&view), "{told:#?}");
+            assert_eq!(details.victims[0].pid, pid_of(&view), "{reported:#?}");
         }
         let exit = agent.wait_for_events::<Exit>("hog", 1);
         assert!(exit[0].details.oom_killed, "{exit:#?}");
-        assert_eq!(exit[0].caused_by, Some(told[0].seq), "{exit:#?}");
+        assert_eq!(exit[0].caused_by, Some(reported[0].seq), "{exit:#?}");
         agent.wait_for_state("hog", WorkloadState::Running);
         assert_eq!(agent.events::<Incident>("hog").len(), 1);
     }
@@ -277,7 +277,7 @@ fn a_newer_agents_state_is_refused_untouched() {
 }
 
 #[test]
-fn a_daemon_leaves_what_runs_and_ends_it_when_told_to() {
+fn a_daemon_leaves_workloads_running_and_ends_them_on_request() {
     let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
     let view = agent.wait_for_state("web", WorkloadState::Running);
     assert!(agent.terminate());
@@ -312,7 +312,7 @@ fn other_programs_take_the_place_of_those_that_were_left() {
         + &workload("told", "rest", "");
     let mut agent = Agent::start(&manifest(&text));
     let before = agent.wait_for_state("hog", WorkloadState::Running);
-    let told = agent.wait_for_state("told", WorkloadState::Running);
+    let reported = agent.wait_for_state("told", WorkloadState::Running);
     wait_for("it to listen", || {
         agent.output("hog").contains("ready").then_some(())
     });
@@ -326,10 +326,10 @@ fn other_programs_take_the_place_of_those_that_were_left() {
     let first = programs();
     assert_eq!(first.len(), 1, "{first:?}");
     agent.kill();
-    // Seen by the programs that were left, and told by an agent with others.
+    // Seen by the programs that were left, and reported by an agent with others.
     send(&before, Signal::SIGUSR1);
-    send(&told, Signal::SIGTERM);
-    for view in [&before, &told] {
+    send(&reported, Signal::SIGTERM);
+    for view in [&before, &reported] {
         let gone = format!("/proc/{}", pid_of(view));
         wait_for("it to be gone", || {
             (!fs::exists(&gone).unwrap()).then_some(())
@@ -361,7 +361,7 @@ fn other_programs_take_the_place_of_those_that_were_left() {
 
 /// The next agent supervises what runs, whatever has become of the manifest meanwhile.
 #[test]
-fn a_manifest_with_a_fault_leaves_nobody_without_supervision() {
+fn a_manifest_with_a_fault_leaves_no_workload_unsupervised() {
     let more = "cgroup: { memory.max: 30M }\nrecovery: { backoff: off, budget: off }";
     let good = manifest(&workload("web", "rest", more));
     let mut agent = Agent::start_daemon(&good);
@@ -372,10 +372,10 @@ fn a_manifest_with_a_fault_leaves_nobody_without_supervision() {
     assert_eq!(agent.workload("web").pid, before.pid);
     let refused = || {
         let events = agent.all_events::<ConfigChange>();
-        let told = |event: &Event<ConfigChange>| matches!(&event.details, ConfigChange::ManifestRefused(why) if why.contains("comand"));
-        events.iter().any(told).then_some(())
+        let reported = |event: &Event<ConfigChange>| matches!(&event.details, ConfigChange::ManifestRefused(why) if why.contains("comand"));
+        events.iter().any(reported).then_some(())
     };
-    wait_for("the fault to be told", refused);
+    wait_for("the fault to be reported", refused);
     send(&before, Signal::SIGKILL);
     let view = wait_for("a restart", || {
         let view = agent.workload("web");
@@ -412,6 +412,9 @@ fn the_sound_files_of_a_folder_are_in_force_beside_a_bad_one() {
     for name in ["first", "last"] {
         agent.wait_for_state(name, WorkloadState::Running);
     }
-    let told = agent.log();
-    assert!(told.contains("b.yaml") && told.contains("c.yaml"), "{told}");
+    let reported = agent.log();
+    assert!(
+        reported.contains("b.yaml") && reported.contains("c.yaml"),
+        "{reported}"
+    );
 }

@@ -1,5 +1,5 @@
-//! Alerts: each reaches its target, in order and at least once, whoever dies meanwhile;
-//! and is told to be over by the name that it had.
+//! Alerts: each reaches its target, in order and at least once, whichever process dies meanwhile;
+//! and its end is sent under the name that it had.
 
 use crate::{manifest, workload};
 use enforcer_model::detail::{AlertChange, AlertState, Degraded};
@@ -72,7 +72,7 @@ impl Receiver {
                 let _ = stream.write_all(b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n");
             }
             HANGS => {
-                // Until whoever asked has gone.
+                // Until the client has gone.
                 while stream.read(&mut piece).is_ok_and(|read| read > 0) {}
             }
             _ => {
@@ -127,8 +127,8 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     // Whoever isn't reached holds nothing up.
     agent.wait_for_state("hog", WorkloadState::BreakerOpen);
     let fired = wait_for("both alerts", || {
-        let told = alerts_of(&agent);
-        (told.len() >= 2).then_some(told)
+        let reported = alerts_of(&agent);
+        (reported.len() >= 2).then_some(reported)
     });
     assert_eq!(fired[0].details.rule, "oom");
     assert_eq!(fired[0].workload, WorkloadName::parse("hog"));
@@ -137,36 +137,37 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     receiver.wait_until_asked_again();
     receiver.set(HANGS);
     receiver.wait_until_asked_again();
-    let told = || {
+    let reported = || {
         let degraded = agent.all_events::<Degraded>();
-        let told = degraded.iter();
-        told.filter(|event| event.details.what == "alerts to pager")
+        let reported = degraded.iter();
+        reported
+            .filter(|event| event.details.what == "alerts to pager")
             .count()
     };
-    wait_for("that to be told", || (told() > 0).then_some(()));
+    wait_for("that to be reported", || (reported() > 0).then_some(()));
     receiver.wait_until_asked_again();
-    assert_eq!(told(), 1);
+    assert_eq!(reported(), 1);
     assert!(agent.cli(&["stop", "web"]).status.success());
     wait_for("a third alert", || {
         (alerts_of(&agent).len() >= 3).then_some(())
     });
     assert!(receiver.numbers().is_empty());
 
-    // Another agent knows what stands, and what nobody has taken.
+    // Another agent knows the standing alerts, and those that no target has taken.
     agent.kill();
     receiver.set(WORKS);
     agent.start_again();
     let all = |agent: &Agent| -> Vec<u64> {
-        let told = alerts_of(agent);
-        told.iter().map(|event| event.seq.0).collect()
+        let reported = alerts_of(agent);
+        reported.iter().map(|event| event.seq.0).collect()
     };
     wait_for("all of them to arrive", || {
         (receiver.numbers() == all(&agent)).then_some(())
     });
     assert!(agent.cli(&["start", "web"]).status.success());
     wait_for("that it is over", || {
-        let told = alerts_of(&agent);
-        let over = told.iter().any(|event| {
+        let reported = alerts_of(&agent);
+        let over = reported.iter().any(|event| {
             event.details.state == AlertState::Resolved && event.details.rule == "stopped"
         });
         over.then_some(())
@@ -174,12 +175,12 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     wait_for("that to arrive", || {
         (receiver.numbers() == all(&agent)).then_some(())
     });
-    let told = alerts_of(&agent);
-    let firing: Vec<_> = told
+    let reported = alerts_of(&agent);
+    let firing: Vec<_> = reported
         .iter()
         .filter(|event| event.details.state == AlertState::Firing)
         .collect();
-    assert_eq!(firing.len(), 3, "{told:#?}");
+    assert_eq!(firing.len(), 3, "{reported:#?}");
     let taken = receiver.taken.lock().unwrap().clone();
     let of = |state| -> BTreeSet<String> {
         let some = taken.iter().filter(|message| message.state == state);
@@ -190,22 +191,22 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
     assert_eq!(over.len(), 1, "{taken:#?}");
     assert!(over.is_subset(&of(AlertState::Firing)), "{taken:#?}");
 
-    // What was taken is not told again.
+    // What was taken is not sent again.
     let before = receiver.asked.load(Ordering::SeqCst);
     agent.kill();
     agent.start_again();
     agent.wait_for_state("web", WorkloadState::Running);
-    let told = all(&agent).len();
+    let reported = all(&agent).len();
     assert!(agent.cli(&["stop", "web"]).status.success());
     wait_for("the next one", || {
         let all = all(&agent);
-        (all.len() > told && receiver.numbers() == all).then_some(())
+        (all.len() > reported && receiver.numbers() == all).then_some(())
     });
     assert_eq!(receiver.asked.load(Ordering::SeqCst), before + 1);
 }
 
 #[test]
-fn a_level_is_told_by_a_command_when_it_held_and_when_it_is_over() {
+fn a_level_is_reported_by_a_command_when_it_held_and_when_it_is_over() {
     let file = "/tmp/alerts-noted";
     std::fs::remove_file(file).ok();
     let manifest_with = |max: &str| {
@@ -218,13 +219,13 @@ fn a_level_is_told_by_a_command_when_it_held_and_when_it_is_over() {
         )
     };
     let agent = Agent::start(&manifest_with("30M"));
-    let told = || -> Vec<AlertMessage> {
+    let reported = || -> Vec<AlertMessage> {
         let text = std::fs::read_to_string(file).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
             .collect()
     };
-    let first = wait_for("it to be told", || told().into_iter().next());
+    let first = wait_for("it to be reported", || reported().into_iter().next());
     assert_eq!(first.state, AlertState::Firing, "{first:?}");
     assert_eq!(first.rule, "full");
     assert_eq!(first.workload, WorkloadName::parse("web"));
@@ -236,7 +237,7 @@ fn a_level_is_told_by_a_command_when_it_held_and_when_it_is_over() {
     );
     agent.write_manifest(&manifest_with("90M"));
     assert!(agent.cli(&["apply"]).status.success());
-    let second = wait_for("it to be over", || told().into_iter().nth(1));
+    let second = wait_for("it to be over", || reported().into_iter().nth(1));
     assert_eq!(second.state, AlertState::Resolved, "{second:?}");
     assert_eq!(second.id, first.id);
 }

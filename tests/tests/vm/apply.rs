@@ -92,20 +92,20 @@ fn shrinking_below_what_is_in_use_needs_force() {
     agent.write_manifest(&with("memory.max: 10M"));
     let refused = agent.cli(&["apply"]);
     assert_eq!(refused.status.code(), Some(1));
-    let told = stderr(&refused);
+    let reported = stderr(&refused);
     // Twenty, and what the kernel charges in batches on top.
-    let in_use = told.split_once("memory.max 10M is below the ");
+    let in_use = reported.split_once("memory.max 10M is below the ");
     let in_use = in_use.and_then(|(_, rest)| rest.split_once('M')?.0.parse::<f64>().ok());
     assert!(
-        in_use.is_some_and(|used| (20.0..25.0).contains(&used)) && told.contains("--force"),
-        "{told}"
+        in_use.is_some_and(|used| (20.0..25.0).contains(&used)) && reported.contains("--force"),
+        "{reported}"
     );
     assert_eq!(
         kernel::read("web", "memory.max").as_deref(),
         Some("67108864")
     );
     assert!(agent.cli(&["apply", "--force"]).status.success());
-    // Without swap there is nowhere to go: the kernel kills, and that is told.
+    // Without swap there is nowhere to go: the kernel kills, and that is reported.
     agent.wait_for_events::<Incident>("web", 1);
 }
 
@@ -116,10 +116,11 @@ fn a_bad_manifest_changes_nothing() {
     agent.write_manifest(&with("memroy.max: 64M"));
     let refused = agent.cli(&["apply"]);
     assert_eq!(refused.status.code(), Some(1));
-    let told = stderr(&refused);
+    let reported = stderr(&refused);
     assert!(
-        told.contains("unknown key `memroy.max`") && told.contains("did you mean `memory.max`?"),
-        "{told}"
+        reported.contains("unknown key `memroy.max`")
+            && reported.contains("did you mean `memory.max`?"),
+        "{reported}"
     );
     assert_eq!(agent.workload("web").pid, before.pid);
 }

@@ -1,4 +1,4 @@
-//! The wall clock is for people: whoever sets it changes no decision.
+//! The wall clock is for people: setting it changes no decision.
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;

@@ -1,5 +1,5 @@
 //! The agent is killed at every step of what it does, again and again, while it is asked
-//! for more: whoever takes over finds the same processes, and leaves none unlimited,
+//! for more: the successor finds the same processes, and leaves none unlimited,
 //! doubled or forgotten.
 
 use crate::{manifest, workload};
@@ -114,7 +114,7 @@ fn it_may_die_anywhere() {
         agent.wait_for_state(name, WorkloadState::Running);
     }
     let steady = pid_of(&agent.workload("steady"));
-    let (mut deaths, mut where_told, mut step) = (0, 0, 0);
+    let (mut deaths, mut where_reported, mut step) = (0, 0, 0);
     for round in 1..=rounds {
         for place in PLACES {
             agent.start_doomed(Some(&format!("{place}:{}", 1 + round % 4)));
@@ -123,7 +123,7 @@ fn it_may_die_anywhere() {
                 disturb(&agent, step);
                 step += 1;
             }
-            where_told += usize::from(agent.has_ended());
+            where_reported += usize::from(agent.has_ended());
             agent.kill();
             deaths += 1;
             assert_sound(place);
@@ -131,7 +131,7 @@ fn it_may_die_anywhere() {
         }
         let _ = writeln!(
             std::io::stdout().lock(),
-            "{deaths} deaths, {where_told} where they were told to, {step} disturbances"
+            "{deaths} deaths, {where_reported} at a failpoint, {step} disturbances"
         );
     }
     agent.start_again();
@@ -145,5 +145,8 @@ fn it_may_die_anywhere() {
     }
     let view = agent.workload("steady");
     assert_eq!((pid_of(&view), view.restarts), (steady, 0));
-    assert!(where_told * 10 >= deaths * 8, "{where_told} of {deaths}");
+    assert!(
+        where_reported * 10 >= deaths * 8,
+        "{where_reported} of {deaths}"
+    );
 }

@@ -1,5 +1,5 @@
 //! Hosts that lack something: what docs/operating.md says still holds, holds, and what
-//! doesn't is told. Each agent has a mount namespace of its own, in which it is missing.
+//! doesn't is reported. Each agent has a mount namespace of its own, in which it is missing.
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
@@ -25,32 +25,32 @@ fn hide(place: &str) -> nix::Result<()> {
     )
 }
 
-/// One that is killed once, and what is told of it.
+/// A workload that is killed once, and the report of it.
 fn oom_kill_of(agent: &Agent) -> Incident {
-    let told = agent.wait_for_event::<Incident>("hog");
+    let reported = agent.wait_for_event::<Incident>("hog");
     assert_eq!(
         kernel::read("hog", "memory.max").as_deref(),
         Some("8388608")
     );
     // The first restart is at once, the second is ten minutes away.
     agent.wait_for_events::<Incident>("hog", 2);
-    wait_for("every kill the kernel counted to be told", || {
-        let told = agent.events::<Incident>("hog");
-        let last = told.last()?.details.counter_after;
+    wait_for("every kill the kernel counted to be reported", || {
+        let reported = agent.events::<Incident>("hog");
+        let last = reported.last()?.details.counter_after;
         (Some(last) == kernel::field("hog", "memory.events", "oom_kill")).then_some(())
     });
-    told.details
+    reported.details
 }
 
 fn degraded(agent: &Agent) -> Vec<String> {
-    let told = agent.all_events::<Degraded>();
-    let what = told.iter().map(|event| event.details.what.clone());
+    let reported = agent.all_events::<Degraded>();
+    let what = reported.iter().map(|event| event.details.what.clone());
     what.collect()
 }
 
 fn doctor_says(agent: &Agent, words: &str) {
-    let told = agent.cli(&["doctor"]);
-    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    let reported = agent.cli(&["doctor"]);
+    let text = String::from_utf8_lossy(&reported.stdout).into_owned();
     assert!(text.contains(words), "{text}");
 }
 
@@ -71,7 +71,7 @@ fn without_the_kernels_types_oom_kills_are_counted() {
 }
 
 #[test]
-fn a_protection_that_a_cgroup_above_makes_void_is_told() {
+fn a_protection_that_a_cgroup_above_makes_void_is_reported() {
     let outer = Path::new("/sys/fs/cgroup/outer");
     fs::write(
         "/sys/fs/cgroup/cgroup.subtree_control",
@@ -84,13 +84,14 @@ fn a_protection_that_a_cgroup_above_makes_void_is_told() {
     let root = outer.join("enforcer");
     let agent = Agent::start_with(&text, &["--cgroup-root", root.to_str().unwrap()]);
     agent.wait_for_state("web", WorkloadState::Running);
-    let told = wait_for("it to be told", || {
-        let told = agent.all_events::<Degraded>();
-        told.iter()
+    let reported = wait_for("it to be reported", || {
+        let reported = agent.all_events::<Degraded>();
+        reported
+            .iter()
             .find(|event| event.details.what == "protection")
             .cloned()
     });
-    let why = told.details.why;
+    let why = reported.details.why;
     assert!(
         why.contains("memory.low of /sys/fs/cgroup/outer is 0"),
         "{why}"
@@ -119,8 +120,8 @@ fn without_the_right_to_ebpf_oom_kills_are_counted() {
     let agent = agent_with(HOG);
     assert_eq!(oom_kill_of(&agent).source, OomSource::Counters);
     assert_eq!(degraded(&agent), ["ebpf"]);
-    let told = agent.all_events::<Degraded>().remove(0);
-    let why = told.details.why;
+    let reported = agent.all_events::<Degraded>().remove(0);
+    let why = reported.details.why;
     assert!(
         why.contains("not permitted") || why.contains("EPERM"),
         "{why}"
@@ -135,9 +136,9 @@ fn without_bpffs() -> nix::Result<()> {
 fn without_bpffs_all_is_seen_while_the_agent_lives() {
     prepare(without_bpffs);
     let agent = agent_with(HOG);
-    let told = oom_kill_of(&agent);
-    assert_eq!(told.source, OomSource::Ebpf);
-    assert_eq!(told.victims[0].command, "fixture");
+    let reported = oom_kill_of(&agent);
+    assert_eq!(reported.source, OomSource::Ebpf);
+    assert_eq!(reported.victims[0].command, "fixture");
     assert_eq!(degraded(&agent), ["pins"]);
 }
 
@@ -240,8 +241,8 @@ fn without_a_state_folder_everything_but_the_past_is_there() {
         &["--state-dir", "/mnt"],
     );
     assert_eq!(oom_kill_of(&agent).source, OomSource::Ebpf);
-    let mut told = degraded(&agent);
-    told.sort();
-    told.dedup();
-    assert_eq!(told, ["history", "logs"]);
+    let mut reported = degraded(&agent);
+    reported.sort();
+    reported.dedup();
+    assert_eq!(reported, ["history", "logs"]);
 }

@@ -33,9 +33,9 @@ fn code(body: &str) -> String {
     answer.error.code.to_string()
 }
 
-/// What is no name of a workload leads to no other path, whoever asks.
+/// What is no name of a workload leads to no other path, for any client.
 #[test]
-fn names_that_are_none_are_nobodys() {
+fn names_that_are_invalid_belong_to_no_workload() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     let pid = agent.wait_for_state("web", WorkloadState::Running).pid;
     let long = "a".repeat(65);
@@ -66,8 +66,8 @@ fn names_that_are_none_are_nobodys() {
         }
     }
     for name in ["..", "a/../b", "web\n", &long] {
-        let told = agent.cli(&["stop", name]);
-        assert_eq!(told.status.code(), Some(4), "{told:?}");
+        let reported = agent.cli(&["stop", name]);
+        assert_eq!(reported.status.code(), Some(4), "{reported:?}");
     }
     assert_eq!(agent.workload("web").pid, pid);
 }
@@ -139,7 +139,7 @@ fn tcp_answers_its_own_host_alone_and_changes_nothing() {
 }
 
 #[test]
-fn what_is_malformed_is_told_as_json_with_a_code() {
+fn a_malformed_request_is_answered_as_json_with_a_code() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     for (request, body, expected) in [
         ("POST /v1/apply", "{", (400, "bad_request")),
@@ -191,7 +191,7 @@ fn what_is_malformed_is_told_as_json_with_a_code() {
 }
 
 #[test]
-fn nobody_may_not_even_knock() {
+fn a_stranger_may_not_even_connect() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     let mut command = Command::new(ENFORCER);
     let asked = command
@@ -203,8 +203,11 @@ fn nobody_may_not_even_knock() {
         .output()
         .unwrap();
     assert_eq!(asked.status.code(), Some(6), "{asked:?}");
-    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
-    assert!(told.contains("you may not speak to the agent"), "{told}");
+    let reported = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(
+        reported.contains("you may not speak to the agent"),
+        "{reported}"
+    );
 }
 
 const GROUP: u32 = 990;
@@ -283,7 +286,7 @@ fn the_group_may_look_and_root_alone_may_change() {
 }
 
 #[test]
-fn a_thousand_silent_connections_hold_nobody_up() {
+fn a_thousand_silent_connections_delay_no_request() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     agent.wait_for_state("web", WorkloadState::Running);
     let mut silent = Vec::new();
@@ -345,11 +348,11 @@ fn what_is_due_is_done_however_many_ask() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_and_stops_nothing() {
+fn a_port_that_is_taken_is_reported_and_stops_nothing() {
     let taken = std::net::TcpListener::bind("127.0.0.1:9988").unwrap();
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
     agent.wait_for_state("web", WorkloadState::Running);
-    wait_for("it to be told", || {
+    wait_for("it to be reported", || {
         let mut events = agent.all_events::<Degraded>().into_iter();
         events.find(|event| event.details.what == "listen")
     });

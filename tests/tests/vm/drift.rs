@@ -31,14 +31,14 @@ fn wait_until_home(pid: &str) {
 }
 
 #[test]
-fn a_changed_limit_is_told_put_right_and_then_left_alone() {
+fn a_changed_limit_is_reported_repaired_and_then_left_alone() {
     let (agent, _) = start();
     let file = kernel::cgroup("web").join("memory.max");
     let right = kernel::read("web", "memory.max").unwrap();
     for repair in 1..=3 {
         fs::write(&file, "max").unwrap();
-        let told = agent.wait_for_events::<DriftFound>("web", repair);
-        let drift = &told[repair - 1].details.drifts[0];
+        let reported = agent.wait_for_events::<DriftFound>("web", repair);
+        let drift = &reported[repair - 1].details.drifts[0];
         assert_eq!(drift.what, "memory.max");
         assert_eq!((&*drift.expected, &*drift.found), (&*right, "max"));
         wait_for("it to be put right", || {
@@ -46,13 +46,13 @@ fn a_changed_limit_is_told_put_right_and_then_left_alone() {
         });
     }
     fs::write(&file, "max").unwrap();
-    let told = agent.wait_for_events::<Conflict>("web", 1);
-    assert_eq!(told[0].details.drifts[0].found, "max", "{told:#?}");
+    let reported = agent.wait_for_events::<Conflict>("web", 1);
+    assert_eq!(reported[0].details.drifts[0].found, "max", "{reported:#?}");
     // A minute later it is tried once more: what counts is what came before.
     let left = kernel::read("web", "memory.max");
     let repaired = agent.events::<DriftFound>("web");
     assert!(left.as_deref() == Some("max") || repaired.len() > 3);
-    let before = repaired.iter().filter(|drift| drift.seq < told[0].seq);
+    let before = repaired.iter().filter(|drift| drift.seq < reported[0].seq);
     assert_eq!(before.count(), 3, "{repaired:#?}");
     // A person may put it right at once.
     assert!(
@@ -87,8 +87,8 @@ fn what_the_agent_does_itself_is_no_drift() {
 fn a_process_that_was_moved_out_is_brought_home() {
     let (agent, pid) = start();
     fs::write(ROOT, &pid).unwrap();
-    let told = agent.wait_for_events::<DriftFound>("web", 1);
-    let drift = &told[0].details.drifts[0];
+    let reported = agent.wait_for_events::<DriftFound>("web", 1);
+    let drift = &reported[0].details.drifts[0];
     assert_eq!(drift.what, "cgroup", "{drift:?}");
     assert_eq!(drift.found, "/", "{drift:?}");
     assert_eq!(drift.expected, kernel::path("web"), "{drift:?}");
@@ -97,7 +97,7 @@ fn a_process_that_was_moved_out_is_brought_home() {
     assert_eq!(agent.events::<Exit>("web").len(), 0);
 }
 
-/// Nothing tells of it: it is found when its turn has come.
+/// Nothing reports it: it is found when its turn has come.
 #[test]
 fn a_main_process_that_leaves_others_behind_is_brought_home() {
     let agent = Agent::start(&manifest(&workload("web", "herd 1", "")));
@@ -140,13 +140,13 @@ fn a_cgroup_that_was_taken_away_is_made_again_with_its_limits() {
 }
 
 #[test]
-fn what_was_changed_while_no_agent_ran_is_told_by_the_next() {
+fn a_change_while_no_agent_ran_is_reported_by_the_next() {
     let (mut agent, pid) = start();
     agent.kill();
     fs::write(kernel::cgroup("web").join("memory.max"), "max").unwrap();
     agent.start_again();
-    let told = agent.wait_for_events::<DriftFound>("web", 1);
-    assert_eq!(told[0].details.drifts[0].found, "max", "{told:#?}");
+    let reported = agent.wait_for_events::<DriftFound>("web", 1);
+    assert_eq!(reported[0].details.drifts[0].found, "max", "{reported:#?}");
     assert_ne!(kernel::read("web", "memory.max").as_deref(), Some("max"));
     assert_eq!(pid_of(&agent.workload("web")).to_string(), pid);
 }

@@ -1,5 +1,5 @@
-//! The history: whatever kills the agent, fills its disk or damages its file, it is
-//! told what happened, once and in order.
+//! The history: it has every event once and in order, whatever kills the agent, fills its disk or
+//! damages its file.
 
 use crate::{manifest, workload};
 use enforcer_model::detail::{AgentChange, AgentState, Degraded, Exit, Kind, Lost};
@@ -35,7 +35,7 @@ fn assert_in_order(events: &[Record]) {
 }
 
 #[test]
-fn what_an_agent_told_before_it_died_is_told_by_the_next() {
+fn the_last_events_of_a_dead_agent_are_reported_by_the_next() {
     let more = "recovery: { backoff: { initial: 50ms, max: 50ms }, budget: off }";
     let mut agent = Agent::start_daemon(&manifest(&workload("crasher", "crash 3", more)));
     let mut known = BTreeSet::new();
@@ -44,20 +44,20 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
             let new = agent.history();
             (new.len() > known.len() + 4).then_some(())
         });
-        let told = agent.history();
-        assert_in_order(&told);
+        let reported = agent.history();
+        assert_in_order(&reported);
         let missing: Vec<_> = known
-            .difference(&seqs(&told).into_iter().collect())
+            .difference(&seqs(&reported).into_iter().collect())
             .copied()
             .collect();
-        assert!(missing.is_empty(), "{missing:?} were told before");
-        known.extend(seqs(&told));
+        assert!(missing.is_empty(), "{missing:?} were reported before");
+        known.extend(seqs(&reported));
         agent.start_again();
     }
     // Every exit has its start, however many agents there were.
-    let told = agent.history();
+    let reported = agent.history();
     let instances = |kind: Kind| -> Vec<Option<InstanceId>> {
-        let of_kind = told.iter();
+        let of_kind = reported.iter();
         let of_kind = of_kind.filter(|event| event.detail.known_kind() == Some(kind));
         of_kind.map(|event| event.instance).collect()
     };
@@ -66,13 +66,13 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
     assert_eq!(
         unique.len(),
         exits.len(),
-        "an exit was told twice: {exits:?}"
+        "an exit was reported twice: {exits:?}"
     );
     let started: BTreeSet<_> = starts.iter().collect();
     assert_eq!(
         started.len(),
         starts.len(),
-        "a start was told twice: {starts:?}"
+        "a start was reported twice: {starts:?}"
     );
     assert!(unique.is_subset(&started), "{exits:?} without {starts:?}");
     wait_for("five agents to have said that they took over", || {
@@ -81,7 +81,7 @@ fn what_an_agent_told_before_it_died_is_told_by_the_next() {
 }
 
 #[test]
-fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
+fn five_hundred_oom_kills_over_many_agents_are_reported_without_a_gap() {
     fs::remove_file("/tmp/starts").ok();
     let limits = "cgroup: { memory.max: 8M }\nrecovery: { backoff: off, budget: off }";
     let text = manifest(&workload("hog", "hog-times 500 /tmp/starts", limits));
@@ -103,9 +103,9 @@ fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
             (view.restarts >= 500 && view.state == WorkloadState::Running).then_some(())
         },
     );
-    let told = agent.events::<Incident>("hog");
+    let reported = agent.events::<Incident>("hog");
     let mut counted = 0;
-    for incident in &told {
+    for incident in &reported {
         let details = &incident.details;
         assert_eq!(
             details.counter_before, counted,
@@ -118,7 +118,8 @@ fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
         Some(counted)
     );
     let by = |source: OomSource| {
-        told.iter()
+        reported
+            .iter()
             .filter(|incident| incident.details.source == source)
             .count()
     };
@@ -132,7 +133,7 @@ fn five_hundred_oom_kills_over_many_agents_are_told_without_a_gap() {
     assert!(exits.iter().all(|exit| exit.details.oom_killed));
     // One that is killed before it has counted its start is killed once more.
     assert!(exits.len() >= 500, "{}", exits.len());
-    assert_eq!(exits.len(), told.len());
+    assert_eq!(exits.len(), reported.len());
 }
 
 #[test]
@@ -156,7 +157,7 @@ fn a_full_disk_stops_nothing_and_loses_nothing() {
         let mut much = fs::File::create(&filler).unwrap();
         while std::io::Write::write_all(&mut much, &[7; 4096]).is_ok() {}
         drop(much);
-        let degraded = wait_for("it to be told", || {
+        let degraded = wait_for("it to be reported", || {
             let mut faults = agent.all_events::<Degraded>().into_iter();
             faults.find(|fault| fault.details.what == "history")
         });
@@ -177,7 +178,7 @@ fn a_full_disk_stops_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn a_damaged_history_is_set_aside_and_told() {
+fn a_damaged_history_is_set_aside_and_reported() {
     let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
     let view = agent.wait_for_state("web", WorkloadState::Running);
     agent.kill();
@@ -188,7 +189,7 @@ fn a_damaged_history_is_set_aside_and_told() {
         let _ = fs::remove_file(folder.join(part));
     }
     agent.start_again();
-    wait_for("it to be told", || {
+    wait_for("it to be reported", || {
         let mut faults = agent.all_events::<Degraded>().into_iter();
         let fault = faults.find(|fault| fault.details.what == "history")?;
         fault.details.why.contains("set aside as").then_some(())
@@ -211,12 +212,12 @@ fn a_damaged_history_is_set_aside_and_told() {
 }
 
 #[test]
-fn why_tells_the_chain_behind_a_restart() {
+fn why_reports_the_chain_behind_a_restart() {
     let limits = "cgroup: { memory.max: 8M }\nrecovery: { backoff: { initial: 10m, max: 10m } }";
     let agent = Agent::start(&manifest(&workload("hog", "hog", limits)));
     agent.wait_for_state("hog", WorkloadState::BackingOff);
-    let told = agent.cli(&["why", "hog"]);
-    let text = String::from_utf8_lossy(&told.stdout).into_owned();
+    let reported = agent.cli(&["why", "hog"]);
+    let text = String::from_utf8_lossy(&reported.stdout).into_owned();
     println!("{text}");
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 5, "{text}");
@@ -263,7 +264,7 @@ fn events_are_found_by_time_kind_and_number_and_followed() {
 }
 
 #[test]
-fn whoever_follows_is_told_on_by_the_next_agent() {
+fn a_follower_gets_the_events_of_the_next_agent() {
     let mut agent = Agent::start_daemon(&manifest(&workload("web", "rest", "")));
     agent.wait_for_state("web", WorkloadState::Running);
     let mut following = command(agent.folder())

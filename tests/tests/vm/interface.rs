@@ -245,8 +245,8 @@ fn a_second_agent_is_turned_away() {
         agent.folder().join("manifest.yaml").to_str().unwrap(),
     ]);
     assert_eq!(second.status.code(), Some(1));
-    let told = String::from_utf8_lossy(&second.stderr).into_owned();
-    assert!(told.contains("another agent holds it"), "{told}");
+    let reported = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(reported.contains("another agent holds it"), "{reported}");
     // Not even with a runtime folder of its own may it touch what runs.
     let third = agent.cli(&[
         "run",
@@ -255,10 +255,10 @@ fn a_second_agent_is_turned_away() {
         "--runtime-dir",
         "/tmp/third",
     ]);
-    let told = String::from_utf8_lossy(&third.stderr).into_owned();
+    let reported = String::from_utf8_lossy(&third.stderr).into_owned();
     assert!(
-        told.contains("that no agent with this runtime folder has left"),
-        "{told}"
+        reported.contains("that no agent with this runtime folder has left"),
+        "{reported}"
     );
     assert_eq!(agent.workload("web").pid, pid);
 }

@@ -57,9 +57,9 @@ fn a_dead_loop_is_proved_and_demoted_by_default() {
     let shown = agent.workload("web");
     assert_eq!(shown.throttle, Throttling::Demoted);
     assert!(shown.reason.starts_with("dead_loop in"));
-    let told = agent.wait_for_events::<ThrottleChange>("web", 1);
-    assert_eq!(told[0].caused_by, Some(found[0].seq));
-    assert_eq!(told[0].reason, Some(Cause::CpuLoop));
+    let reported = agent.wait_for_events::<ThrottleChange>("web", 1);
+    assert_eq!(reported[0].caused_by, Some(found[0].seq));
+    assert_eq!(reported[0].reason, Some(Cause::CpuLoop));
     let lines = agent.lines();
     assert!(
         lines.contains("dead loop: fixture") && lines.contains("demoted to cpu.weight 1"),
@@ -260,7 +260,7 @@ fn an_agent_that_dies_in_the_middle_of_a_proof_leaves_nothing_stopped() {
 
 /// The proof's thread must not take the exit that the agent waits for.
 #[test]
-fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
+fn an_exit_in_the_middle_of_a_proof_is_reported_as_it_was() {
     let more = format!("{QUICKLY}\nrecovery: {{ restart: never }}");
     let agent = Agent::start(&manifest(&workload("web", "burn bare", &more)));
     let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
@@ -274,7 +274,7 @@ fn an_exit_in_the_middle_of_a_proof_is_told_as_it_was() {
 }
 
 /// Somebody stops the process while it is looked at: it stays stopped, and goes on
-/// when it is told to.
+/// on request.
 #[test]
 fn a_stop_in_the_middle_of_a_proof_holds() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));

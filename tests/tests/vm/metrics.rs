@@ -170,9 +170,9 @@ fn what_happened_is_counted_once_by_its_reason() {
         let limited = ill("restarts_rate_limited_total{workload=\"ill\"}")?;
         (failed >= 3.0 && restarts >= 3.0 && limited >= 1.0).then_some(())
     });
-    // What a loop is found to be is counted as often as it is told.
+    // What a loop is found to be is counted as often as it is reported.
     wait_for("a loop", || {
-        let told = agent.events::<Box<CpuLoopFound>>("loops");
+        let reported = agent.events::<Box<CpuLoopFound>>("loops");
         let samples = scrape(&agent);
         let of = |verdict: &str| {
             let labels = format!("workload=\"loops\",verdict=\"{verdict}\"");
@@ -182,7 +182,7 @@ fn what_happened_is_counted_once_by_its_reason() {
             .map(of)
             .iter()
             .sum();
-        let same = counted == f64::from(u32::try_from(told.len()).ok()?);
+        let same = counted == f64::from(u32::try_from(reported.len()).ok()?);
         (counted >= 1.0 && same).then_some(())
     });
     assert_eq!(scrape(&agent)["enforcer_ebpf_events_lost_total"], 0.0);

@@ -1,4 +1,4 @@
-//! OOM kills: seen through eBPF, counted by the kernel, told once and truly.
+//! OOM kills: seen through eBPF, counted by the kernel, reported once and truly.
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
@@ -53,7 +53,7 @@ fn two_hundred(arguments: &[&str]) -> Vec<Event<Incident>> {
     incidents
 }
 
-fn told_by(
+fn reported_by(
     incidents: &[Event<Incident>],
     source: OomSource,
 ) -> impl Iterator<Item = &Event<Incident>> {
@@ -62,13 +62,13 @@ fn told_by(
 }
 
 #[test]
-fn two_hundred_kills_are_two_hundred_incidents_told_by_ebpf() {
+fn two_hundred_kills_are_two_hundred_incidents_reported_by_ebpf() {
     let incidents = two_hundred(&[]);
     assert_eq!(incidents.len(), 200);
-    let by_ebpf = told_by(&incidents, OomSource::Ebpf).count();
-    println!("{by_ebpf} of 200 were told by eBPF");
+    let by_ebpf = reported_by(&incidents, OomSource::Ebpf).count();
+    println!("{by_ebpf} of 200 were reported by eBPF");
     assert!(by_ebpf >= 198);
-    for incident in told_by(&incidents, OomSource::Ebpf) {
+    for incident in reported_by(&incidents, OomSource::Ebpf) {
         let details = &incident.details;
         let victim = &details.victims[0];
         assert_eq!(victim.command, "fixture", "{incident:#?}");
@@ -79,10 +79,10 @@ fn two_hundred_kills_are_two_hundred_incidents_told_by_ebpf() {
 }
 
 #[test]
-fn without_ebpf_the_counters_tell_all_of_them() {
+fn without_ebpf_the_counters_report_all_of_them() {
     let incidents = two_hundred(&["--ebpf", "off"]);
     assert_eq!(
-        told_by(&incidents, OomSource::Counters).count(),
+        reported_by(&incidents, OomSource::Counters).count(),
         incidents.len()
     );
     assert_eq!(incidents.len(), 200);
@@ -92,7 +92,7 @@ fn without_ebpf_the_counters_tell_all_of_them() {
 fn the_old_layout_of_the_tracepoint_still_names_the_victim() {
     let agent = Agent::start_with(&manifest(&workload("hog", "hog", TINY)), &["--ebpf", "pid"]);
     let incidents = agent.wait_for_events::<Incident>("hog", 20);
-    let named = told_by(&incidents, OomSource::Ebpf)
+    let named = reported_by(&incidents, OomSource::Ebpf)
         .filter(|incident| incident.details.victims[0].command == "fixture");
     let count = named.count();
     println!("{count} of {} were named", incidents.len());
@@ -176,7 +176,7 @@ fn only_the_offender_dies() {
 }
 
 #[test]
-fn an_ancestors_limit_is_told_as_the_ancestors() {
+fn an_ancestors_limit_is_reported_as_the_ancestors() {
     let hogs = workload(
         "greedy",
         "hog",
@@ -192,7 +192,7 @@ fn an_ancestors_limit_is_told_as_the_ancestors() {
 }
 
 #[test]
-fn the_hosts_shortage_is_told_as_the_hosts() {
+fn the_hosts_shortage_is_reported_as_the_hosts() {
     // The ceilings give way to what the host really has.
     let more = "cgroup: { memory.swap.max: 0 }\npriority: 0\nrecovery: { restart: never }";
     let agent = Agent::start(&format!(

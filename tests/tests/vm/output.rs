@@ -94,10 +94,10 @@ fn what_a_program_said_last_is_in_its_log_when_it_is_asked_for() {
 
 /// One hundred writers, and whatever keeps their outputs is killed again and again.
 #[test]
-fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
+fn no_writer_dies_and_no_line_is_lost_after_any_kill() {
     let names: Vec<String> = (0..100).map(|number| format!("w{number}")).collect();
-    let told = "/tmp/enough";
-    let mode = format!("count-until {told} 20");
+    let reported = "/tmp/enough";
+    let mode = format!("count-until {reported} 20");
     let all: String = names.iter().map(|name| workload(name, &mode, "")).collect();
     let mut agent = Agent::start_daemon(&manifest(&all));
     let minutes = Duration::from_secs(120);
@@ -121,7 +121,7 @@ fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
         kill_holder();
         agent.start_again();
     }
-    fs::write(told, "").unwrap();
+    fs::write(reported, "").unwrap();
     let ended = |name: &String| agent.output(name).ends_with("\nend\n");
     wait_within(minutes, "the last lines", || {
         names.iter().all(ended).then_some(())
@@ -139,13 +139,13 @@ fn whoever_is_killed_no_writer_dies_and_no_line_is_lost() {
 #[test]
 fn a_writer_without_a_reader_waits_and_loses_nothing() {
     let more = "logs: { max_size: 4M }";
-    let told = enforcer_tests::agent::next_folder().join("told");
-    let mode = format!("flood-when-told 1 {}", told.display());
+    let reported = enforcer_tests::agent::next_folder().join("told");
+    let mode = format!("flood-when-told 1 {}", reported.display());
     let mut agent = Agent::start_daemon(&manifest(&workload("chatty", &mode, more)));
     agent.wait_for_state("chatty", WorkloadState::Running);
     agent.kill();
     kill_holder();
-    fs::write(&told, "").unwrap();
+    fs::write(&reported, "").unwrap();
     let writer = kernel::processes("chatty")[0];
     wait_for("the writer to wait at its full pipe", || {
         let call = fs::read_to_string(format!("/proc/{writer}/wchan")).ok()?;
@@ -236,7 +236,7 @@ fn a_full_disk_costs_the_oldest_lines_and_no_workload() {
 }
 
 #[test]
-fn a_disk_that_hangs_stops_nobody() {
+fn a_disk_that_hangs_stops_no_workload() {
     let logs = enforcer_tests::agent::next_folder().join("state/logs");
     let disk = Disk::mounted_at(&logs);
     let agent = Agent::start(&manifest(&workload("web", "count 1000000 1", "")));

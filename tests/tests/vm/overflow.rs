@@ -48,19 +48,21 @@ fn what_the_ring_has_no_room_for_is_counted() {
         all.iter().all(|count| *count == EACH + 2).then_some(())
     });
     kill(own, Signal::SIGCONT).unwrap();
-    let lost = wait_for("the loss to be told", || agent.all_events::<Lost>().pop());
+    let lost = wait_for("the loss to be reported", || {
+        agent.all_events::<Lost>().pop()
+    });
     let mut named = 0;
     for number in 0..HERDS {
         let workload = name(number);
         agent.wait_for_state(&workload, WorkloadState::Failed);
-        let mut told = 0;
+        let mut reported = 0;
         for incident in agent.wait_for_events::<Incident>(&workload, 1) {
             let details = &incident.details;
-            assert_eq!(details.counter_before, told, "{incident:#?}");
-            told = details.counter_after;
+            assert_eq!(details.counter_before, reported, "{incident:#?}");
+            reported = details.counter_after;
             named += details.victims.len();
         }
-        assert_eq!(told, EACH + 2, "{workload}");
+        assert_eq!(reported, EACH + 2, "{workload}");
     }
     let losses = agent.all_events::<Lost>();
     let lost_records: u64 = losses.iter().map(|event| event.details.records).sum();

@@ -47,7 +47,7 @@ fn a_link_at_the_logs_place_leads_nowhere() {
     let planted = planting.join().unwrap();
     println!("planted {planted} times");
     assert_eq!(fs::read_to_string(secret).unwrap(), text);
-    // Read by nobody either.
+    // No other user may read it either.
     symlink(secret, folder.join("draft")).unwrap();
     fs::rename(folder.join("draft"), folder.join("web.log")).unwrap();
     let read = agent.cli(&["logs", "web"]);

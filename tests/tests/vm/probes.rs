@@ -100,7 +100,7 @@ fn asks(endpoints: &[(&str, &str)], port: u16, timeout: &str) -> String {
 }
 
 #[test]
-fn every_kind_of_answer_is_told_for_what_it_is() {
+fn every_kind_of_answer_is_recognised() {
     let good = [
         ("fine", "/health"),
         ("endless", "/endless"),
@@ -147,7 +147,7 @@ fn every_kind_of_answer_is_told_for_what_it_is() {
         let view = wait_for_health(&agent, name, Health::Degraded);
         assert!(!view.ready, "{name}");
         wait_for(
-            &format!("{name} to be told as {why}: {}", said(name)),
+            &format!("{name} to be reported as {why}: {}", said(name)),
             || said(name).contains(why).then_some(()),
         );
     }
@@ -159,7 +159,7 @@ fn every_kind_of_answer_is_told_for_what_it_is() {
     );
     // What can't be asked is neither good nor bad.
     wait_for("an answer", || {
-        said("nobody").contains("nobody knows").then_some(())
+        said("nobody").contains("has no address").then_some(())
     });
     let view = agent.workload("nobody");
     assert_eq!((view.health, view.ready), (Health::Unknown, false));
@@ -242,11 +242,11 @@ fn exec_probes_run_as_the_workloads_user_in_a_cgroup_of_their_own() {
     agent.wait_for_state("web", WorkloadState::Running);
     // A check by hand, whatever the schedule says.
     let answer = agent.cli(&["probe", "web"]);
-    let told = String::from_utf8_lossy(&answer.stdout).into_owned();
-    assert_eq!(answer.status.code(), Some(3), "{told}");
+    let reported = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert_eq!(answer.status.code(), Some(3), "{reported}");
     assert!(
-        told.contains("failed: exited with code 3: complaint by uid 1000"),
-        "{told}"
+        reported.contains("failed: exited with code 3: complaint by uid 1000"),
+        "{reported}"
     );
     assert!(
         fs::read_to_string(file)
@@ -287,11 +287,11 @@ fn commands_have_a_ceiling_of_their_workloads_own() {
     )));
     // A command that the kernel killed is no answer, so nothing is restarted, and each says so again.
     wait_for("a command to meet its ceiling", || {
-        let is_told = |name| {
+        let is_reported = |name| {
             let said = said(&agent, "greedy", name);
             said.contains("more memory than a command may have")
         };
-        (is_told(ProbeName::Liveness) || is_told(ProbeName::Readiness)).then_some(())
+        (is_reported(ProbeName::Liveness) || is_reported(ProbeName::Readiness)).then_some(())
     });
     let asked = || fs::read_to_string(noted).unwrap().lines().count();
     let before = asked();
@@ -384,13 +384,16 @@ fn readiness_flaps_and_the_hooks_follow() {
     assert!(agent.cli(&["stop", "web"]).status.success());
     // Whoever sends it work heard of the stop before the workload did.
     assert!(lines().ends_with("join\nleave\nterm\n"), "{}", lines());
-    // Each told what had changed, and none twice.
-    let told: Vec<String> = lines()
+    // Each reported what had changed, and none twice.
+    let reported: Vec<String> = lines()
         .lines()
         .filter(|line| *line != "term")
         .map(str::to_owned)
         .collect();
-    assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
+    assert!(
+        reported.windows(2).all(|pair| pair[0] != pair[1]),
+        "{reported:?}"
+    );
     assert!(agent.events::<RestartPlan>("web").is_empty());
 }
 
@@ -435,7 +438,7 @@ fn a_heartbeat_file_that_gets_old_is_no_progress() {
 }
 
 #[test]
-fn a_full_memory_is_told_before_it_kills() {
+fn a_full_memory_is_reported_before_it_kills() {
     let more = "
         cgroup: { memory.max: 64M }
         watch: { memory: { warn: 50%, critical: 80%, for: 1s } }";
@@ -468,8 +471,8 @@ fn what_is_throttled_gets_grace_and_what_is_broken_gets_none() {
     let count = |name: &str| {
         let restart = agent.wait_for_event::<RestartPlan>(name);
         assert_eq!(restart.reason, Some(Cause::Liveness));
-        let told = agent.events::<HealthChange>(name);
-        let why = told.iter().map(|event| &*event.details.why);
+        let reported = agent.events::<HealthChange>(name);
+        let why = reported.iter().map(|event| &*event.details.why);
         why.filter_map(|why| {
             why.strip_prefix("liveness probe failed ")?
                 .split_once(" times")?
@@ -488,6 +491,6 @@ fn what_is_throttled_gets_grace_and_what_is_broken_gets_none() {
             let spared = "but it is throttled to 50% of a CPU: it is given until the 6th";
             event.details.why.contains(spared)
         });
-    assert!(spared, "that it was spared was not told");
+    assert!(spared, "that it was spared was not reported");
     assert!(kernel::read("free", "cpu.max").is_some());
 }

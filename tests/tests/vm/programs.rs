@@ -34,7 +34,7 @@ fn failed_start(agent: &Agent, name: &str) -> StartError {
 }
 
 #[test]
-fn a_cgroup_that_somebody_has_frozen_is_thawed_before_a_start() {
+fn a_frozen_cgroup_is_thawed_before_a_start() {
     let agent = Agent::start(&manifest(&workload("ice", "rest", "")));
     let before = agent.wait_for_state("ice", WorkloadState::Running);
     fs::write(kernel::cgroup("ice").join("cgroup.freeze"), "1").unwrap();
@@ -70,7 +70,7 @@ fn a_start_that_stands_still_fails_in_its_time_and_gives_its_place_back() {
         "{details:?}"
     );
     agent.wait_for_state("late", WorkloadState::Failed);
-    // Its place was taken by the next one, which nobody waits an hour for.
+    // Its place was taken by the next one, and no one waits an hour for it.
     agent.wait_for_state("endless", WorkloadState::Starting);
     assert!(agent.cli(&["stop", "endless"]).status.success());
     assert_eq!(agent.workload("endless").state, WorkloadState::Stopped);
@@ -102,7 +102,7 @@ fn a_workload_that_builds_cgroups_of_its_own_is_restarted() {
 
 /// Some die before the program is executed, and some while it is loaded.
 #[test]
-fn a_limit_too_small_to_execute_is_told_as_a_want_of_memory() {
+fn a_limit_too_small_to_execute_is_reported_as_a_lack_of_memory() {
     let sizes = ["4K", "16K", "32K", "64K", "128K"];
     let name = |size: &str| format!("of-{}", size.to_lowercase());
     let one = |size: &&str| {
@@ -137,7 +137,7 @@ fn a_limit_too_small_to_execute_is_told_as_a_want_of_memory() {
 }
 
 #[test]
-fn an_exit_by_a_real_time_signal_is_told_with_its_number() {
+fn an_exit_by_a_real_time_signal_is_reported_with_its_number() {
     let script = "import os; os.kill(os.getpid(), 34)";
     let more = "recovery: { restart: never }";
     let agent = Agent::start(&manifest(&program(
@@ -340,7 +340,7 @@ fn a_manifest_with_a_leading_dot_is_none() {
 
 /// A frozen cgroup of version 1 makes a process as deaf to SIGKILL as a broken disk does.
 #[test]
-fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
+fn a_process_that_cannot_be_killed_is_reported_and_delays_no_other() {
     use nix::mount::{MsFlags, mount};
     let place = "/tmp/freezer";
     fs::create_dir_all(place).unwrap();
@@ -371,8 +371,8 @@ fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
     );
     assert_eq!(agent.workload("deaf").state, WorkloadState::Stopping);
     assert_eq!(agent.workload("deaf").pid, Some(pid));
-    let told = agent.wait_for_event::<Degraded>("deaf");
-    assert_eq!(told.details.what, "stop", "{told:?}");
+    let reported = agent.wait_for_event::<Degraded>("deaf");
+    assert_eq!(reported.details.what, "stop", "{reported:?}");
     // The other one is stopped and started meanwhile.
     assert!(agent.cli(&["restart", "calm"]).status.success());
     fs::write(format!("{deep}/freezer.state"), "THAWED").unwrap();
@@ -381,7 +381,7 @@ fn a_process_that_cannot_be_killed_is_reported_and_holds_nobody_up() {
 }
 
 #[test]
-fn a_file_of_variables_is_read_with_the_rights_of_whoever_could_replace_it() {
+fn a_file_of_variables_is_read_with_the_rights_of_its_owner() {
     // Root alone can change the one, and the workload's user the other.
     let private = "/etc/variables-of-root";
     fs::create_dir_all(private).unwrap();
@@ -471,7 +471,7 @@ fn an_oom_kill_at_a_limit_below_the_workloads_own_names_that_limit() {
     assert_eq!(agent.workload("nested").state, WorkloadState::Running);
 }
 
-/// As a container's entry point: orphans come to it, and eBPF tells the host's process ids.
+/// As a container's entry point: orphans come to it, and eBPF reports the host's process ids.
 #[test]
 fn as_the_first_process_of_a_namespace_it_collects_orphans_and_says_what_it_lacks() {
     let place = folder();

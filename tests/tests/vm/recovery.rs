@@ -119,7 +119,7 @@ fn the_policy_decides_whether_an_exit_is_answered() {
 }
 
 #[test]
-fn observing_tells_what_it_would_do() {
+fn observe_mode_reports_what_it_would_do() {
     let more = "mode: observe\ncgroup: { memory.max: 8M }";
     let agent = Agent::start(&manifest(&workload("watched", "hog", more)));
     let view = agent.wait_for_state("watched", WorkloadState::Failed);

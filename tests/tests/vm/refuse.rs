@@ -29,10 +29,10 @@ fn run_in(prepare: fn() -> nix::Result<()>, arguments: &[&str], more: &str) -> O
 }
 
 fn assert_refused(output: &Output, words: &[&str]) {
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{reported}");
     for word in words {
-        assert!(told.contains(word), "`{word}` is not in: {told}");
+        assert!(reported.contains(word), "`{word}` is not in: {reported}");
     }
     assert!(
         !std::path::Path::new("/tmp/started").exists(),
@@ -54,11 +54,11 @@ fn users_and_names_that_are_none() {
         fs::write(&file, text).unwrap();
         for verb in [["validate"].as_slice(), &["run", "-f"]] {
             let output = command(&folder).args(verb).arg(&file).output().unwrap();
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert_eq!(output.status.code(), Some(1), "{text}: {told}");
+            let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(1), "{text}: {reported}");
             assert!(
-                told.contains(words) && told.contains("manifest.yaml:"),
-                "{text}: {told}"
+                reported.contains(words) && reported.contains("manifest.yaml:"),
+                "{text}: {reported}"
             );
         }
     };

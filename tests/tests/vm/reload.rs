@@ -30,8 +30,8 @@ fn a_changed_manifest_is_in_force_and_a_broken_one_is_not() {
     // Told with its fault, and nothing is lost.
     agent.write_manifest("version: 1\nworkloads:\n  web:\n    comand: [/bin/fixture]\n");
     let refused = wait_for("it to be refused", || {
-        let told = agent.cli(&["events", "--kind", "config"]);
-        let text = String::from_utf8_lossy(&told.stdout).into_owned();
+        let reported = agent.cli(&["events", "--kind", "config"]);
+        let text = String::from_utf8_lossy(&reported.stdout).into_owned();
         let line = text
             .lines()
             .find(|line| line.contains("was refused"))?
@@ -59,24 +59,24 @@ fn a_changed_manifest_is_in_force_and_a_broken_one_is_not() {
 }
 
 #[test]
-fn a_service_manager_is_told_how_it_stands() {
+fn the_service_manager_gets_the_state() {
     let folder = enforcer_tests::agent::folder();
     let socket = folder.join("notify");
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(patience())).unwrap();
     let begun = Instant::now();
     let wait_for_word = |word: &str| {
-        let mut told = String::new();
+        let mut reported = String::new();
         while begun.elapsed() < patience() * 2 {
             let mut bytes = [0; 4096];
             let length = manager.recv(&mut bytes).unwrap();
-            told.push_str(&String::from_utf8_lossy(&bytes[..length]));
-            told.push('\n');
-            if told.lines().any(|line| line.starts_with(word)) {
-                return told;
+            reported.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            reported.push('\n');
+            if reported.lines().any(|line| line.starts_with(word)) {
+                return reported;
             }
         }
-        panic!("{word} was never told, but {told}");
+        panic!("{word} was never reported, but {reported}");
     };
     let environment = [
         ("NOTIFY_SOCKET", socket.to_str().unwrap()),

@@ -49,10 +49,10 @@ fn a_reset_empties_the_users_own_folders_and_no_others() {
     let starts = agent.events::<Start>("foreign");
     let mut errors = starts.iter().filter_map(|start| start.details.error());
     let refused = errors.find(|error| error.stage == "clear the reset paths");
-    let told = refused.map_or("", |error| &error.error);
+    let reported = refused.map_or("", |error| &error.error);
     assert!(
-        told.contains("/tmp/srv/others: it belongs to somebody else"),
-        "{told}"
+        reported.contains("/tmp/srv/others: it belongs to another user"),
+        "{reported}"
     );
 }
 
@@ -93,7 +93,7 @@ fn recreating_makes_a_new_cgroup_and_a_new_log() {
 }
 
 #[test]
-fn the_users_own_command_is_told_what_failed() {
+fn the_users_own_command_is_given_the_failure() {
     let file = "/tmp/failure";
     fs::write(file, "").unwrap();
     std::os::unix::fs::chown(file, Some(1000), Some(1000)).unwrap();
@@ -102,16 +102,16 @@ fn the_users_own_command_is_told_what_failed() {
     );
     let agent = Agent::start(&manifest(&workload("web", "crash 7", &more)));
     agent.wait_for_state("web", WorkloadState::BreakerOpen);
-    let told = fs::read_to_string(file).unwrap();
+    let reported = fs::read_to_string(file).unwrap();
     for word in [
         "ENFORCER_WORKLOAD=web",
         "ENFORCER_CAUSE=exit",
         "ENFORCER_ATTEMPT=1",
         "ENFORCER_EXIT_CODE=7",
     ] {
-        assert!(told.contains(word), "{word} is not in {told}");
+        assert!(reported.contains(word), "{word} is not in {reported}");
     }
-    // It failed, which is told, and the workload was started all the same.
+    // It failed, which is reported, and the workload was started all the same.
     let degraded = agent.wait_for_event::<Degraded>("web");
     let why = degraded.details.why;
     assert!(
@@ -161,7 +161,7 @@ fn starts_take_turns_by_priority_and_wait_for_what_they_need() {
     let names = starts.iter().filter_map(|event| event.workload.as_ref());
     let order: Vec<&str> = names.map(|name| name.as_str()).collect();
     assert_eq!(order, ["w80", "w60", "db", "w40", "w20", "log", "web"]);
-    // By hand, nobody waits for anything.
+    // A start by hand waits for nothing.
     fs::remove_file(flag).unwrap();
     wait_for("db to be unready", || {
         (!agent.workload("db").ready).then_some(())
@@ -186,17 +186,18 @@ fn a_full_disk_has_its_command_run_and_is_looked_at_again() {
         "version: 1\nhost:\n  watch: {{ disk: {{ path: {disk}, warn: 50%, critical: 60%, for: 0s, run: [/bin/fixture, remove, {disk}/big] }} }}\nworkloads:\n"
     );
     let agent = Agent::start(&(host + &workload("web", "rest", "")));
-    let told = wait_for("the disk to be well again", || {
-        let told = agent.all_events::<HostPressure>();
-        told.iter()
+    let reported = wait_for("the disk to be well again", || {
+        let reported = agent.all_events::<HostPressure>();
+        reported
+            .iter()
             .any(|event| event.details.level == Level::Normal)
-            .then_some(told)
+            .then_some(reported)
     });
     drop(agent);
     let gone = !Path::new(&format!("{disk}/big")).exists();
     umount(disk).unwrap();
     assert!(gone);
-    let shown: Vec<(Level, PressureAnswer)> = told
+    let shown: Vec<(Level, PressureAnswer)> = reported
         .iter()
         .map(|event| (event.details.level, event.details.done))
         .collect();
@@ -208,7 +209,7 @@ fn a_full_disk_has_its_command_run_and_is_looked_at_again() {
             (Level::Normal, PressureAnswer::Warned)
         ]
     );
-    assert_eq!(told[0].details.used_percent, Some(75));
+    assert_eq!(reported[0].details.used_percent, Some(75));
 }
 
 #[test]

@@ -181,10 +181,10 @@ fn what_cannot_be_executed_is_a_start_error() {
     }
     let failed = agent.cli(&["start", "missing"]);
     assert_eq!(failed.status.code(), Some(3));
-    let told = String::from_utf8_lossy(&failed.stderr).into_owned();
+    let reported = String::from_utf8_lossy(&failed.stderr).into_owned();
     assert!(
-        told.contains("failed to execute /no/such/program: No such file or directory"),
-        "{told}"
+        reported.contains("failed to execute /no/such/program: No such file or directory"),
+        "{reported}"
     );
 }
 

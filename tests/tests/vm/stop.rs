@@ -90,7 +90,7 @@ fn a_fork_bomb_is_contained_and_killed_whole() {
 }
 
 #[test]
-fn kill_asks_nobody() {
+fn kill_waits_for_no_grace() {
     let agent = Agent::start(&manifest(&workload(
         "stubborn",
         "ignore-term",
@@ -123,14 +123,14 @@ fn ctrl_c_leaves_the_host_as_it_was() {
 
 #[test]
 fn what_is_left_beside_an_exited_main_process_is_killed_first() {
-    // The main process goes by itself; its child is told to stay.
+    // The main process goes by itself; its child was asked to stay.
     let agent = Agent::start(&manifest(&workload(
         "brief",
         "brief-with-child",
         "recovery: { restart: never }",
     )));
     agent.wait_for_state("brief", WorkloadState::Stopped);
-    // Its cgroup goes right after it is told, and only goes once it is empty.
+    // Its cgroup goes right after the report, and only goes once it is empty.
     wait_for("the cgroup to go", || {
         (!kernel::cgroup("brief").exists()).then_some(())
     });

@@ -1,5 +1,5 @@
 //! Many at once: half of a thousand fail in one moment, and five hundred probes hang.
-//! How many this machine takes is told by its memory.
+//! Their number depends on this machine's memory.
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
@@ -112,7 +112,7 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
         assert_eq!(view.pid != before[name].pid, killed, "{name}");
     }
     // The important ones first. While the agent still reads who has gone, places are
-    // free for whoever it has read of; what waits in line is in order.
+    // free for the request that it has read; what waits in line is in order.
     let events = agent.all_events::<Start>();
     let names = events.iter().filter_map(|event| event.workload.as_ref());
     let starts: Vec<&str> = names.map(|name| name.as_str()).collect();
@@ -130,7 +130,7 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
     ));
     assert!(early * 10 >= total * 8, "{early} of {total}");
     // Whoever had nothing to do with it was asked in time, and never ill. How late is
-    // told, not judged: that is this machine's matter.
+    // reported, not judged: that depends on this machine.
     assert!(agent.events::<RestartPlan>("control").is_empty());
     let AgentStatus { probes, .. } = agent.get("/v1/agent").unwrap();
     say(&format!("probes: {probes:?}"));

@@ -99,7 +99,7 @@ fn answer_the_dashboard(programs: &Path, example: String) -> Result<()> {
     // Ends with this process.
     std::thread::spawn(move || {
         for (scrape, stream) in (1..).zip(listener.incoming().flatten()) {
-            let _ = tell(stream, &goes_on(&example, scrape));
+            let _ = report(stream, &goes_on(&example, scrape));
         }
     });
     let folder = target().join("prometheus");
@@ -216,7 +216,7 @@ fn goes_on(example: &str, scrape: u64) -> String {
 }
 
 /// Sends one query and returns its answer.
-fn tell(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
+fn report(mut stream: TcpStream, text: &str) -> std::io::Result<()> {
     let mut head = [0; 4096];
     let _ = stream.read(&mut head)?;
     write!(

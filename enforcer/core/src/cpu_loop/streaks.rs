@@ -10,7 +10,7 @@ struct Streak {
     sleeps: u64,
     /// The thread's CPU time when the streak began.
     began: Duration,
-    told: bool,
+    reported: bool,
     round: u64,
 }
 
@@ -42,7 +42,7 @@ impl Streaks {
         let fresh = Streak {
             sleeps,
             began: cpu,
-            told: false,
+            reported: false,
             round,
         };
         let streak = self.by_thread.entry(thread).or_insert(fresh);
@@ -51,10 +51,10 @@ impl Streaks {
             *streak = fresh;
         }
         let spun = cpu.saturating_sub(streak.began);
-        if streak.told || spun < budget {
+        if streak.reported || spun < budget {
             return None;
         }
-        streak.told = true;
+        streak.reported = true;
         Some(spun)
     }
 }
@@ -64,14 +64,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_streak_is_told_once_and_ends_with_a_sleep() {
+    fn a_streak_is_reported_once_and_ends_with_a_sleep() {
         let thread = Thread {
             pid: 1,
             tid: 2,
             start_ticks: 3,
         };
         let mut streaks = Streaks::default();
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         // Second by second: CPU time used so far, and sleeps.
         for (second, cpu, sleeps) in [
             (0, 7, 1),
@@ -85,10 +85,10 @@ mod tests {
             streaks.begin_round();
             let budget = Duration::from_secs(2);
             if let Some(spun) = streaks.observe(thread, sleeps, Duration::from_secs(cpu), budget) {
-                told.push((second, spun.as_secs()));
+                reported.push((second, spun.as_secs()));
             }
         }
-        assert_eq!(told, [(2, 2), (6, 2)]);
+        assert_eq!(reported, [(2, 2), (6, 2)]);
         streaks.begin_round();
         streaks.begin_round();
         assert!(streaks.by_thread.is_empty(), "gone threads are forgotten");

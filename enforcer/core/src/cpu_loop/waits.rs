@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_are_told_apart_by_what_ends_them() {
+    fn waits_are_distinguished_by_what_ends_them() {
         let timer = 0x7ffd_0000_0000;
         let table = [
             // (call, arguments, what ends it)

@@ -52,21 +52,21 @@ const BLIND: Circumstances = Circumstances {
 fn check(steps: Vec<Step>, expected: &Expect) {
     let mut ledger = Ledger::default();
     ledger.begin(CGROUP, Counters::default());
-    let mut told = String::new();
+    let mut reported = String::new();
     for step in steps {
         match step {
             Step::Mark(time, pid) => ledger.mark(at(time), victim(pid)),
             Step::Read(time, counters) => ledger.read(at(time), counters),
             Step::Look(time, circumstances) => {
                 let found = ledger.settle(at(time), circumstances, &Ancestors::default());
-                told.push_str(&found.map_or_else(
+                reported.push_str(&found.map_or_else(
                     || format!("{time} ms: nothing\n"),
                     |incident| shown(time, &incident),
                 ));
             }
         }
     }
-    expected.assert_eq(&told);
+    expected.assert_eq(&reported);
 }
 
 fn shown(time: u64, incident: &Incident) -> String {
@@ -78,7 +78,7 @@ fn shown(time: u64, incident: &Incident) -> String {
 }
 
 #[test]
-fn a_mark_with_its_counter_is_told_at_once() {
+fn a_mark_with_its_counter_is_reported_at_once() {
     check(
         vec![
             Step::Mark(0, 10),
@@ -173,7 +173,7 @@ fn a_group_kill_is_one_incident_though_its_first_victim_counts_twice() {
 }
 
 #[test]
-fn a_group_that_does_not_die_is_told_after_five_seconds() {
+fn a_group_that_does_not_die_is_reported_after_five_seconds() {
     check(
         vec![
             Step::Mark(0, 10),
@@ -267,7 +267,7 @@ fn whose_limit_it_was() {
 }
 
 #[test]
-fn a_limit_below_the_workload_is_told_as_what_it_is() {
+fn a_limit_below_the_workload_is_reported_as_such() {
     let below = |oom| {
         let found = |path: &str, id, oom| CgroupCounters {
             path: path.to_owned(),

@@ -41,12 +41,12 @@ impl Supervisor {
             });
         for (name, rule, kind) in about_events {
             let seen = decision.transitions.iter();
-            let seen = seen.filter(|told| told.detail.known_kind() == Some(kind));
-            let seen = seen.filter(|told| names(rule, told.workload.as_ref()));
+            let seen = seen.filter(|reported| reported.detail.known_kind() == Some(kind));
+            let seen = seen.filter(|reported| names(rule, reported.workload.as_ref()));
             let seen: Vec<(Key, Seq, String)> = seen
-                .filter_map(|told| {
-                    let key = (name.clone(), told.workload.clone());
-                    Some((key, told.seq, told.trouble()?))
+                .filter_map(|reported| {
+                    let key = (name.clone(), reported.workload.clone());
+                    Some((key, reported.seq, reported.trouble()?))
                 })
                 .collect();
             for (key, seq, trouble) in seen {
@@ -107,7 +107,7 @@ impl Supervisor {
 
     fn drop_alert(&mut self, moment: Moment, key: &Key, decision: &mut Decision) {
         if let Some(id) = self.conditions.fired(key) {
-            self.tell_alert(moment, key, Message::Resolve(id), None, decision);
+            self.report_alert(moment, key, Message::Resolve(id), None, decision);
         }
         self.conditions.forget(key);
     }
@@ -127,7 +127,7 @@ impl Supervisor {
         };
         let message = self.conditions.observe(moment.now, key, pace, holds);
         if let Some(message) = message {
-            self.tell_alert(moment, key, message, cause, decision);
+            self.report_alert(moment, key, message, cause, decision);
         }
     }
 
@@ -181,7 +181,7 @@ impl Supervisor {
         }
     }
 
-    fn tell_alert(
+    fn report_alert(
         &mut self,
         moment: Moment,
         key: &Key,
@@ -205,10 +205,10 @@ impl Supervisor {
         let mut to: Vec<String> = to.cloned().collect();
         let mut severity = rule.map(|rule| rule.severity).unwrap_or_default();
         let mut audience = to.clone();
-        if let Some((before, told_as)) = self.conditions.audience(key) {
+        if let Some((before, reported_as)) = self.conditions.audience(key) {
             // The end of an alert goes to all targets that got it, with its last text.
             if let Message::Resolve(_) = message {
-                (to, audience, severity) = (before.clone(), before, told_as);
+                (to, audience, severity) = (before.clone(), before, reported_as);
             } else {
                 audience.extend(before);
                 audience.sort();
@@ -237,7 +237,7 @@ impl Supervisor {
         match message {
             Message::Fire | Message::Repeat(_) => {
                 self.conditions
-                    .told(moment.now, key, id, (audience, severity));
+                    .reported(moment.now, key, id, (audience, severity));
             }
             Message::Resolve(_) => self.conditions.forget(key),
         }

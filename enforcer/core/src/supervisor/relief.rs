@@ -23,13 +23,13 @@ impl Supervisor {
         }
         if let Some(command) = self.host_state.disk_command(moment.now, &watch) {
             let observed = self.host.mode == Mode::Observe;
-            let told = self
+            let reported = self
                 .host_state
                 .disk_pressure(PressureAnswer::Ran, None, !observed);
             self.report(
                 decision,
                 Some(Cause::HostPressure),
-                Detail::HostPressure(told),
+                Detail::HostPressure(reported),
             );
             if observed {
                 self.host_state.command_done();
@@ -54,13 +54,13 @@ impl Supervisor {
     pub(super) fn host_command_done(&mut self, error: Option<String>, decision: &mut Decision) {
         self.host_state.command_done();
         if error.is_some() {
-            let told = self
+            let reported = self
                 .host_state
                 .disk_pressure(PressureAnswer::Failed, error, true);
             self.report(
                 decision,
                 Some(Cause::HostPressure),
-                Detail::HostPressure(told),
+                Detail::HostPressure(reported),
             );
         }
     }

@@ -33,17 +33,17 @@ impl Lost {
         let Ok(seen) = lost.get(&0, 0) else {
             return 0;
         };
-        let Ok(told) = lost.get(&1, 0) else {
+        let Ok(reported) = lost.get(&1, 0) else {
             return 0;
         };
-        let mut told = told.to_vec();
+        let mut reported = reported.to_vec();
         let total: u64 = seen.iter().sum();
-        let newly = total.saturating_sub(told.iter().sum());
-        if let (true, Some(first)) = (newly > 0, told.first_mut()) {
+        let newly = total.saturating_sub(reported.iter().sum());
+        if let (true, Some(first)) = (newly > 0, reported.first_mut()) {
             *first += newly;
-            let kept = PerCpuValues::try_from(told).map(|told| lost.set(1, told, 0));
+            let kept = PerCpuValues::try_from(reported).map(|reported| lost.set(1, reported, 0));
             if !matches!(kept, Ok(Ok(()))) {
-                tracing::debug!("lost records may be told again");
+                tracing::debug!("lost records may be reported again");
             }
         }
         newly
@@ -92,7 +92,7 @@ impl EventRing {
             ..Watch::default()
         };
         if let Err(error) = self.watched.lock().insert(pid, watch.to_bytes(), 0) {
-            tracing::debug!("the exit of {pid} will not be told by eBPF: {error}");
+            tracing::debug!("eBPF will not report the exit of {pid}: {error}");
         }
     }
 

@@ -57,7 +57,7 @@ pub enum BpfError {
     #[error("eBPF was not built in; run cargo xtask build-ebpf")]
     NotBuiltIn,
     #[error(
-        "the agent runs in a PID namespace, and eBPF programs are told the host's process ids; \
+        "the agent runs in a PID namespace, and eBPF programs get the host's process ids; \
          start it in the host's (for a container, `--pid=host`)"
     )]
     PidNamespace,

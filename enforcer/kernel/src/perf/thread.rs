@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn states_stacks_and_modes_are_told_apart() {
+    fn states_stacks_and_modes_are_distinguished() {
         let user = u64::MAX - 511;
         let mut ring = record(RECORD_SAMPLE, MISC_USER, &[7, 3, user, 7, 9, 2, 1, 1]);
         ring.extend(record(

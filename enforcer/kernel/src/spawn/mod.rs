@@ -204,7 +204,7 @@ impl Waiting {
             errno: source.raw_os_error(),
             error: describe(&source),
         };
-        let told = loop {
+        let reported = loop {
             match self.read_gate(&mut report) {
                 Ok(Some(ended)) => break Ok(ended),
                 Ok(None) => {}
@@ -225,7 +225,7 @@ impl Waiting {
                 io::Error::from_raw_os_error(number),
             ));
         }
-        match told {
+        match reported {
             // An end of file says that exec closed the other side, or that the child is dead.
             Ok(()) => self.executed(program, patience),
             Err(source)

@@ -22,12 +22,12 @@ impl Accounts for Known {
 
 /// Every fault, as `line:column severity: message (label) [help]`.
 fn check(source: &str, expected: &Expect) {
-    let told: String = parse(source, &Known)
+    let reported: String = parse(source, &Known)
         .faults
         .iter()
         .map(|fault| shown(source, fault))
         .collect();
-    expected.assert_eq(&told);
+    expected.assert_eq(&reported);
 }
 
 fn shown(source: &str, fault: &Fault) -> String {
@@ -127,7 +127,7 @@ fn what_is_left_out_has_the_documented_default() {
 }
 
 #[test]
-fn all_faults_are_told_at_once() {
+fn all_faults_are_reported_at_once() {
     check(
         "version: 2\nworkloads:\n  Web:\n    command: python3\n  web:\n    comand: [/bin/true]\n    user: nobody-here\n    cgroup:\n      memroy.max: 1G\n      cpu.max: 1.5\n      cpu.max: 150%\n      pids.max: 0\n",
         &expect![[r#"
@@ -216,7 +216,7 @@ fn wrong_kinds_of_values() {
 }
 
 #[test]
-fn faults_of_many_sections_are_told_together() {
+fn faults_of_many_sections_are_reported_together() {
     check_workload(
         "probes:\n  liveness: { http: { prot: 9025 }, timeout: 400 }\nwatch:\n  cpu_loop: { after: 10s, respond: [demote, burn] }\n  memory: off\nneeds: { db: ready }",
         &expect![[r#"
@@ -248,7 +248,7 @@ fn needs_in_a_circle() {
         0 3:41 error: `needs` goes in a circle: a → b → a (none of them could ever start)
     "#]]
     .assert_eq(&whole(&[&source]));
-    // Across files as well, and of what nobody has.
+    // Across files as well, and of the defaults.
     let head = "version: 1\nworkloads:\n";
     let (first, second) = (one("a", "b"), one("b", "a"));
     let third = one("c", "d");
@@ -536,9 +536,9 @@ alerts:
         &expect![[r#"
         3:11 error: `1s` is not valid here (expected at least 10s, or off)
         5:23 error: `https://example.org/hook` is not valid here (expected http://HOST[:PORT][/PATH]; for TLS, use `command` with a program that speaks it, as curl does)
-        6:11 error: this target has no one way to be told (expected either `webhook` or `command`)
+        6:11 error: this target needs exactly one way to be reached (expected either `webhook` or `command`)
         7:5 error: `no name` is not a name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
-        9:5 warning: these alerts reach nobody: there are no `targets` () [they are told as events of the kind `alert` all the same]
+        9:5 warning: these alerts reach no one: there are no `targets` () [the events of the kind `alert` still report them]
         9:10 error: a rule has one condition (expected one of memory, state, health, event, host)
         10:11 error: a rule has one condition (expected one of memory, state, health, event, host)
         11:21 error: `sick` is not valid here (expected one of unhealthy, degraded)
@@ -550,7 +550,7 @@ alerts:
     check(
         "version: 1\nalerts:\n  rules: { oom: { event: oom_kill } }\n",
         &expect![[r#"
-            3:10 warning: these alerts reach nobody: there are no `targets` () [they are told as events of the kind `alert` all the same]
+            3:10 warning: these alerts reach no one: there are no `targets` () [the events of the kind `alert` still report them]
         "#]],
     );
 }
@@ -659,12 +659,12 @@ fn a_folder_is_one_manifest() {
     let (manifest, faults) = join(vec![file("a", "host: {}\n"), file("b", "")]);
     assert_eq!((manifest.workloads.len(), faults.len()), (2, 0));
     let (_, faults) = join(vec![file("a", "host: {}\n"), file("a", "host: {}\n")]);
-    let told: Vec<(usize, &str)> = faults
+    let reported: Vec<(usize, &str)> = faults
         .iter()
         .map(|(index, fault)| (*index, fault.message.as_str()))
         .collect();
     assert_eq!(
-        told,
+        reported,
         [
             (1, "a second file with a `host` section"),
             (1, "`a` is a workload of another file as well")
@@ -673,7 +673,7 @@ fn a_folder_is_one_manifest() {
 }
 
 #[test]
-fn nobody_becomes_root_by_leaving_something_out() {
+fn a_missing_user_never_becomes_root() {
     check(
         "version: 1\nworkloads:\n  web:\n    command: [/bin/true]\n",
         &expect![[r#"

@@ -53,11 +53,11 @@ fn every_section_of_the_schema_has_the_parsers_keys() {
     for (lead, keys) in found {
         // A strategy is a mapping of causes, or one with `run`: both are asked for by it.
         let parsed = parse(&with_unknown(&lead), &Known);
-        let told = parsed.faults.iter().filter_map(|fault| {
+        let reported = parsed.faults.iter().filter_map(|fault| {
             let unknown = fault.message.contains("`zzzzzz`");
             unknown.then(|| fault.help.clone()).flatten()
         });
-        let mut known: Vec<String> = told
+        let mut known: Vec<String> = reported
             .filter_map(|help| Some(help.strip_prefix("known keys: ")?.to_owned()))
             .flat_map(|names| names.split(", ").map(str::to_owned).collect::<Vec<_>>())
             .collect();

@@ -68,11 +68,11 @@ pub(super) fn top(settings: &Settings, wanted: &Wanted, color: bool) -> Result<(
     let ends = Ends::watch()
         .map_err(|error| Fault::Failed(format!("failed to wait for signals: {error}")))?;
     let (asks, asked) = channel();
-    let (tell, news) = channel();
+    let (report, news) = channel();
     let own = settings.clone();
     let spawned = std::thread::Builder::new()
         .name("agent".to_owned())
-        .spawn(move || serve(&own, interval, &asked, &tell));
+        .spawn(move || serve(&own, interval, &asked, &report));
     spawned.map_err(|error| Fault::Failed(format!("failed to start a thread: {error}")))?;
     let mut model = Model::new(color);
     model.learn(News::Rows(first));
@@ -113,7 +113,7 @@ fn watch(
 }
 
 /// Asks the agent, so that one that hangs leaves the keyboard alone.
-fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &Sender<News>) {
+fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, report: &Sender<News>) {
     let mut shown: Option<String> = None;
     loop {
         let ask = match asked.recv_timeout(interval) {
@@ -130,9 +130,10 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
                 what,
                 throttle,
             } => {
-                let (settings, told) = (settings.clone(), tell.clone());
-                let act =
-                    move || told.send(News::Told(act(&settings, &name, what, throttle.as_ref())));
+                let (settings, reported) = (settings.clone(), report.clone());
+                let act = move || {
+                    reported.send(News::Told(act(&settings, &name, what, throttle.as_ref())))
+                };
                 // The time that a request takes, such as a workload's grace, does not count as
                 // silence.
                 let spawned = std::thread::Builder::new()
@@ -153,7 +154,7 @@ fn serve(settings: &Settings, interval: Duration, asked: &Receiver<Ask>, tell: &
             answers.push(News::Details(name.clone(), events));
         }
         for answer in answers {
-            if tell.send(answer).is_err() {
+            if report.send(answer).is_err() {
                 return;
             }
         }

@@ -70,7 +70,7 @@ pub(super) struct Model {
     pub(super) scrolled: u16,
     pub(super) mode: Mode,
     pub(super) trouble: Option<String>,
-    pub(super) told: Option<String>,
+    pub(super) reported: Option<String>,
     pub(super) color: bool,
     /// Something was asked for and not answered.
     acting: bool,
@@ -91,7 +91,7 @@ impl Model {
             scrolled: 0,
             mode: Mode::Watching,
             trouble: None,
-            told: None,
+            reported: None,
             color,
             acting: false,
             ended: false,
@@ -171,7 +171,7 @@ impl Model {
             News::Trouble(text) => self.trouble = Some(sentence::plain(&text)),
             News::Told(text) => {
                 self.acting = false;
-                self.told = Some(text);
+                self.reported = Some(text);
             }
             News::Silent(seconds) => {
                 self.trouble = Some(format!("the agent has not answered for {seconds} s"));
@@ -185,7 +185,7 @@ impl Model {
             self.ended = true;
             return Vec::new();
         }
-        self.told = None;
+        self.reported = None;
         match self.mode.clone() {
             Mode::Watching => self.watching(key),
             Mode::Filtering => {
@@ -312,11 +312,11 @@ impl Model {
     /// Sends one request at a time, so that a slow agent is not asked twice.
     fn act(&mut self, name: String, what: &'static str, throttle: Option<Throttle>) -> Vec<Ask> {
         if self.acting {
-            self.told = Some("the one before it is not done yet".to_owned());
+            self.reported = Some("the one before it is not done yet".to_owned());
             return Vec::new();
         }
         self.acting = true;
-        self.told = Some(format!("{name}: {what} …"));
+        self.reported = Some(format!("{name}: {what} …"));
         vec![Ask::Act {
             name,
             what,

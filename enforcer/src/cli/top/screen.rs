@@ -93,8 +93,8 @@ fn reason(model: &Model) -> Paragraph<'static> {
         let style = styled(model, Style::new().fg(Color::Red));
         return Paragraph::new(Span::styled(format!("as it was before: {trouble}"), style));
     }
-    if let Some(told) = &model.told {
-        return Paragraph::new(told.clone());
+    if let Some(reported) = &model.reported {
+        return Paragraph::new(reported.clone());
     }
     let selected = model.selected().and_then(|name| model.row(name));
     let text = selected.map(|row| format!("{}: {}", row.name, row.reason));

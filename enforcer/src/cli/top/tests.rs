@@ -157,7 +157,7 @@ fn it_fits_a_small_screen_and_fills_a_large_one() {
 }
 
 #[test]
-fn nothing_that_somebody_wrote_reaches_the_terminal_as_it_is() {
+fn foreign_text_never_reaches_the_terminal_unescaped() {
     let mut model = some();
     press(&mut model, &[KeyCode::End]);
     let screen = screen_of(&model, 160, 24);

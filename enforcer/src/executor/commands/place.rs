@@ -176,8 +176,8 @@ impl Executor {
         }
     }
 
-    /// A workload that goes takes these with it. A hook goes by itself: it may be
-    /// telling just that.
+    /// Ends the commands of a workload that is removed. A hook ends by itself: it may be announcing
+    /// the removal.
     pub(in crate::executor) fn forget_commands(&self, workload: &WorkloadName) {
         for name in ProbeName::ALL {
             self.forget_place(workload, name.as_str());

@@ -63,7 +63,7 @@ pub(crate) fn investigate(suspect: &Suspect) -> Option<Finding> {
                 .unwrap_or(Err("the proof itself failed".to_owned()))
                 .err();
             stops = proof.stops;
-            proof.tell(&mut evidence);
+            proof.report(&mut evidence);
         } else {
             evidence.unproven =
                 Some("nearly every sample finds it in a new state: it is at work".to_owned());

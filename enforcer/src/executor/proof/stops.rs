@@ -143,7 +143,7 @@ impl<'a> Proof<'a> {
                     self.states.input();
                     None
                 }
-                Stop::Group => Some(Err("somebody has stopped it".to_owned())),
+                Stop::Group => Some(Err("another process has stopped it".to_owned())),
                 Stop::Gone => Some(Err("it has ended".to_owned())),
             };
             if let Some(done) = done {
@@ -305,7 +305,7 @@ impl<'a> Proof<'a> {
         outside.truncate(MOST_OUTSIDE);
     }
 
-    pub(super) fn tell(self, evidence: &mut Evidence) {
+    pub(super) fn report(self, evidence: &mut Evidence) {
         evidence.snapshots = self.states.snapshots();
         evidence.distinct_states = self.states.distinct();
         evidence.recurrences = self.states.recurrences();

@@ -56,7 +56,7 @@ fn plain(address: &u64) -> String {
     format!("{address:#x}")
 }
 
-/// Makes a name safe to print: it comes from a file that anybody may have written.
+/// Makes a name safe to print: it comes from a file that any user may have written.
 pub(crate) fn printable(name: &str) -> String {
     let shown: String = name.chars().take(LONGEST_NAME).collect();
     enforcer_core::text::printable(&shown)

@@ -41,7 +41,7 @@ pub(crate) enum StoreError {
     },
     #[error("read {}: it is damaged", .0.display())]
     Damaged(PathBuf),
-    #[error("write {}: somebody reads it and does not end", path.display())]
+    #[error("write {}: another process reads it and does not end", path.display())]
     Held { path: PathBuf },
     #[error("make {}", path.display())]
     Folder {
@@ -240,14 +240,14 @@ impl Database {
         let found = self
             .reader()
             .and_then(|connection| select(&connection, query, before).map_err(self.failed()));
-        let told = |error: &StoreError| {
+        let reported = |error: &StoreError| {
             // Another file may have taken its place by now.
             if error.is_damage() && inode() == this_one {
                 self.damaged.store(true, Ordering::Relaxed);
             }
             tracing::debug!("no history: {}", crate::report::error_chain(error));
         };
-        found.inspect_err(told).ok()
+        found.inspect_err(reported).ok()
     }
 }
 

@@ -111,14 +111,14 @@ fn a_damaged_file_is_set_aside_and_a_new_one_is_written() {
     assert_eq!(aside.count(), 1);
 }
 
-/// Waits until a damaged file was told, and something is written again.
+/// Waits until a damaged file was reported, and something is written again.
 fn until_mended(database: &Database, writer: &Writer) -> String {
     let begun = enforcer_kernel::clock::now();
     loop {
         writer.append(Arc::new(vec![record(9_999_999, "start", "web")]));
         writer.close();
         let waited = enforcer_kernel::clock::now().since(begun);
-        assert!(waited < Duration::from_secs(20), "it is never told");
+        assert!(waited < Duration::from_secs(20), "it is never reported");
         let _ = database.find(&Query::default(), None);
         if let Some(Trouble::Failing(why)) = writer.trouble() {
             return why;
@@ -127,7 +127,7 @@ fn until_mended(database: &Database, writer: &Writer) -> String {
 }
 
 #[test]
-fn damage_in_the_middle_is_found_by_whoever_reads() {
+fn damage_in_the_middle_is_found_by_the_reader() {
     let folder = Folder::new("middle");
     let database = folder.database();
     let many: Vec<_> = (1..=20_000)
@@ -243,16 +243,16 @@ fn pages_pass_over_what_cannot_be_read() {
         first: Some(2),
         ..Query::default()
     };
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     loop {
         let page = history.page(&query).expect("a page");
         let Some(last) = page.last() else {
             break;
         };
         query.after = Some(last.seq.0);
-        told.push(seqs(&page));
+        reported.push(seqs(&page));
     }
-    assert_eq!(told, [vec![1], vec![3], vec![7], vec![8, 9]]);
+    assert_eq!(reported, [vec![1], vec![3], vec![7], vec![8, 9]]);
     // What is in memory follows on the database's last.
     history.append(vec![record(10, "start", "web"), record(11, "exit", "web")]);
     query.after = Some(8);

@@ -235,9 +235,9 @@ impl Thread {
         if error.is_damage() {
             match self.database.set_aside() {
                 Ok(aside) => {
-                    let told = format!("set aside as {}", aside.display());
-                    why = format!("{why}; {told}");
-                    self.aside.get_or_insert(told);
+                    let reported = format!("set aside as {}", aside.display());
+                    why = format!("{why}; {reported}");
+                    self.aside.get_or_insert(reported);
                 }
                 Err(error) => why = format!("{why}; and it can't be set aside: {error}"),
             }

@@ -160,13 +160,13 @@ fn asked(agent: &Agent, count: usize) {
     println!("reading {} files of {count} cgroups: {floor}", files.len());
     let samples = (0..ASKED).map(|_| {
         let begun = monotonic();
-        let told = agent.cli(&["ps", "--json"]);
-        assert!(told.status.success() && told.stdout.len() > count * 100);
+        let reported = agent.cli(&["ps", "--json"]);
+        assert!(reported.status.success() && reported.stdout.len() > count * 100);
         monotonic() - begun
     });
-    let told = Samples::of(samples.collect());
-    println!("`enforcer ps --json` of {count}: {told}");
-    println!("    {:.1} × the bare reading", told.ratio_to(&floor));
+    let reported = Samples::of(samples.collect());
+    println!("`enforcer ps --json` of {count}: {reported}");
+    println!("    {:.1} × the bare reading", reported.ratio_to(&floor));
 }
 
 /// Makes ten thousand OOM kills, and kills the agent after every five hundred. The reported ranges
@@ -193,13 +193,13 @@ pub(super) fn kills(_floor: &Samples) {
             .then_some(())
     });
     let wall = monotonic() - begun;
-    let told: Vec<Record> = agent.get("/v1/events?kind=oom_kill&last=20000").unwrap();
-    let told: Vec<Incident> = told
+    let reported: Vec<Record> = agent.get("/v1/events?kind=oom_kill&last=20000").unwrap();
+    let reported: Vec<Incident> = reported
         .into_iter()
         .filter_map(|record| Incident::of(record.detail))
         .collect();
     let mut counted = 0;
-    for incident in &told {
+    for incident in &reported {
         assert_eq!(incident.counter_before, counted, "{incident:#?}");
         counted = incident.counter_after;
     }
@@ -211,6 +211,6 @@ pub(super) fn kills(_floor: &Samples) {
         "{KILLS} kills over {} agents in {:.0} s: {} incidents, every increment of the kernel's {counted} explained once",
         KILLS / 500,
         wall.as_secs_f64(),
-        told.len()
+        reported.len()
     );
 }

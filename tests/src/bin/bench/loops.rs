@@ -152,9 +152,9 @@ pub(super) fn hundred_threads(_floor: &Samples) {
         let wait = Duration::from_secs(40);
         wait_for("40 seconds", || (begun.elapsed() > wait).then_some(()));
         let spent = cpu_ticks(agent.pid()) - before;
-        let told = agent.events::<Box<CpuLoopFound>>("web").len();
+        let reported = agent.events::<Box<CpuLoopFound>>("web").len();
         println!(
-            "agent beside {name}: {:.2} % of a CPU, over 40 s ({told} threads told)",
+            "agent beside {name}: {:.2} % of a CPU, over 40 s ({reported} threads reported)",
             spent as f64 / 100.0 / begun.elapsed().as_secs_f64() * 100.0
         );
     }

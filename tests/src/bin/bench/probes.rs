@@ -34,7 +34,7 @@ pub(super) fn probes(_floor: &Samples) {
     let probe = format!(
         "    probes: {{ liveness: {{ http: {{ port: {PORT}, path: /health }}, period: 5s, timeout: 4s }} }}\n"
     );
-    let (busy, told) = measure(many, &probe);
+    let (busy, reported) = measure(many, &probe);
     let asked = f64::from(busy.asked);
     let per_thousand = (busy.cpu - quiet.cpu * busy.wall / quiet.wall) / asked * 1000.0;
     seconds("the agent, less what it takes without probes", per_thousand);
@@ -49,7 +49,7 @@ pub(super) fn probes(_floor: &Samples) {
         quiet.cpu / quiet.wall * 100.0
     );
     println!(
-        "    lateness: {told:?}; resident: {} with probes, {} without",
+        "    lateness: {reported:?}; resident: {} with probes, {} without",
         busy.resident, quiet.resident
     );
     server.kill().unwrap();
@@ -145,22 +145,22 @@ fn measure(many: usize, probes: &str) -> (Measured, ProbeLateness) {
     };
     wait_within(LONG, "all workloads", all_good);
     let asked = || {
-        let told = agent.get::<AgentStatus>("/v1/agent").unwrap().probes;
-        (u32::try_from(told.asked).unwrap(), told)
+        let reported = agent.get::<AgentStatus>("/v1/agent").unwrap().probes;
+        (u32::try_from(reported.asked).unwrap(), reported)
     };
     let spent = || agent_cpu(agent.pid());
     let (cpu, begun, (before, _)) = (spent(), Instant::now(), asked());
     wait_within(LONG, "four periods", || {
         (begun.elapsed() > Duration::from_secs(20)).then_some(())
     });
-    let (after, told) = asked();
+    let (after, reported) = asked();
     let measured = Measured {
         cpu: spent() - cpu,
         wall: begun.elapsed().as_secs_f64(),
         asked: after - before,
         resident: kernel::status(agent.pid(), "VmRSS").unwrap(),
     };
-    (measured, told)
+    (measured, reported)
 }
 
 /// Returns CPU time in seconds. The kernel counts in hundredths.

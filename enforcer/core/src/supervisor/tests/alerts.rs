@@ -25,20 +25,20 @@ fn wanted(rule: &Rule, spec: WorkloadSpec) -> Event {
     })
 }
 
-/// One rule, and what is measured or happens at these seconds; what is told of alerts.
-fn alerts_told(rule: &Rule, events: Vec<(u64, Event)>) -> Vec<String> {
+/// One rule, and what is measured or happens at these seconds; the reports of alerts.
+fn alerts_reported(rule: &Rule, events: Vec<(u64, Event)>) -> Vec<String> {
     let configure = wanted(rule, limited_spec());
     let mut supervisor = Supervisor::new(2);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (seconds, event) in [(0, configure), (0, started(1))].into_iter().chain(events) {
         for transition in supervisor.handle(at(seconds), event).transitions {
             if let Detail::Alert(alert) = transition.detail {
                 assert_eq!(alert.to, ["pager"]);
-                told.push(format!("{seconds} s: {} {}", alert.state, alert.text));
+                reported.push(format!("{seconds} s: {} {}", alert.state, alert.text));
             }
         }
     }
-    told
+    reported
 }
 
 fn limited_spec() -> WorkloadSpec {
@@ -85,29 +85,29 @@ fn alerts_weigh_levels_states_and_events() {
     };
     let levels = ticks(&[(5, 90), (10, 90), (15, 90), (20, 10), (25, 10), (30, 10)]);
     assert_eq!(
-        alerts_told(&rule(When::Memory(Percent(85)), 10), levels.clone()),
+        alerts_reported(&rule(When::Memory(Percent(85)), 10), levels.clone()),
         [
             "15 s: firing memory at 90 % of its limit, from 85 % on",
             "30 s: resolved memory at 90 % of its limit, from 85 % on"
         ]
     );
     assert_eq!(
-        alerts_told(&rule(When::Host(Resource::Memory, Percent(85)), 0), levels),
+        alerts_reported(&rule(When::Host(Resource::Memory, Percent(85)), 0), levels),
         [
             "5 s: firing the host's memory at 90 %, from 85 % on",
             "20 s: resolved the host's memory at 90 %, from 85 % on"
         ]
     );
-    // It fails, and is started again: told at the tick after each.
+    // It fails, and is started again: each is reported at the next tick.
     let mut events = vec![(1, exited(1)), (1, reaped(1, ExitStatus::Code(1), 0))];
     events.extend(ticks(&[(5, 0)]));
     assert_eq!(
-        alerts_told(&rule(When::Event(Kind::Restart), 0), events.clone()),
+        alerts_reported(&rule(When::Event(Kind::Restart), 0), events.clone()),
         ["1 s: firing restarting now (exit), attempt 1"]
     );
     events.extend(ticks(&[(100, 0), (301, 0)]));
     assert_eq!(
-        alerts_told(&rule(When::Event(Kind::Restart), 0), events),
+        alerts_reported(&rule(When::Event(Kind::Restart), 0), events),
         [
             "1 s: firing restarting now (exit), attempt 1",
             "301 s: resolved restarting now (exit), attempt 1"
@@ -121,7 +121,7 @@ fn one_stands() -> Event {
         rule: "gone".to_owned(),
         workload: Some(name(WEB)),
         id: Seq(3),
-        told: MonoTime(0),
+        reported: MonoTime(0),
         stood: Duration::ZERO,
         text: "as it was".to_owned(),
         to: vec!["pager".to_owned()],
@@ -156,8 +156,10 @@ fn what_stands_is_not_over_while_the_rules_cannot_be_read() {
         ["write_host_limits"],
         "the kernel had those of the agent before"
     );
-    let told = supervisor.handle(at(10), measured(0, 0)).transitions;
-    assert!(matches!(&told[..], [told] if told.detail.known_kind() == Some(Kind::Alert)));
+    let reported = supervisor.handle(at(10), measured(0, 0)).transitions;
+    assert!(
+        matches!(&reported[..], [reported] if reported.detail.known_kind() == Some(Kind::Alert))
+    );
 }
 
 #[test]
@@ -166,13 +168,13 @@ fn what_is_named_no_more_is_over() {
     let _ = supervisor.handle(at(0), one_stands());
     let _ = supervisor.handle(at(1), configure(spec()));
     let decision = supervisor.handle(at(5), measured(0, 0));
-    let told: Vec<_> = decision
+    let reported: Vec<_> = decision
         .transitions
         .iter()
-        .map(|told| &told.detail)
+        .map(|reported| &reported.detail)
         .collect();
-    let [Detail::Alert(over)] = told.as_slice() else {
-        panic!("{told:?}");
+    let [Detail::Alert(over)] = reported.as_slice() else {
+        panic!("{reported:?}");
     };
     assert_eq!(
         (over.id, over.state, &*over.text),
@@ -203,7 +205,7 @@ fn without_a_limit_there_is_no_share_of_it() {
         (20, unlimited),
     ];
     assert_eq!(
-        alerts_told(&rule, events),
+        alerts_reported(&rule, events),
         [
             "5 s: firing memory at 90 % of its limit, from 85 % on",
             "20 s: resolved memory at 90 % of its limit, from 85 % on"
@@ -211,9 +213,9 @@ fn without_a_limit_there_is_no_share_of_it() {
     );
 }
 
-/// A level that was told stands on in the next agent, which has measured nothing yet.
+/// A level that was reported still holds in the next agent, which has measured nothing yet.
 #[test]
-fn what_was_told_of_a_level_is_not_told_again() {
+fn a_level_is_not_reported_again() {
     let mut watched = limited_spec();
     watched.watch.memory = Some(Threshold {
         hold: Duration::ZERO,
@@ -244,11 +246,11 @@ fn what_was_told_of_a_level_is_not_told_again() {
     let mut kinds = Vec::new();
     for (seconds, event) in [(6, take_over), (10, measured(92, 0)), (15, measured(10, 0))] {
         let decision = next.handle(at(seconds), event);
-        let told = decision
+        let reported = decision
             .transitions
             .iter()
-            .map(|told| told.detail.known_kind());
-        kinds.extend(told.map(|kind| (seconds, kind)));
+            .map(|reported| reported.detail.known_kind());
+        kinds.extend(reported.map(|kind| (seconds, kind)));
     }
     let expected = [
         (6, Kind::Agent),
@@ -281,7 +283,7 @@ fn what_gets_better_is_no_trouble() {
         format!("5 s: firing {text}"),
         format!("400 s: resolved {text}"),
     ];
-    assert_eq!(alerts_told(&rule, events), expected);
+    assert_eq!(alerts_reported(&rule, events), expected);
 }
 
 #[test]
@@ -307,15 +309,15 @@ fn a_breaker_stands_open_until_a_trial_has_passed() {
         "5 s: firing it is in the state breaker_open",
         "95 s: resolved it is in the state breaker_open",
     ];
-    assert_eq!(alerts_told(&rule, events), expected);
+    assert_eq!(alerts_reported(&rule, events), expected);
 }
 
-/// Who was told once hears that it is over, whoever is told now.
+/// A target that got the alert gets its end, even if the rule names other targets by now.
 #[test]
-fn a_resolution_reaches_all_who_were_told() {
+fn a_resolution_reaches_all_who_got_the_alert() {
     let with = |to: &str| {
         let targets = ["mail", "pager"].map(|name| {
-            let command = Target::Command(vec!["/tell".to_owned()]);
+            let command = Target::Command(vec!["/report".to_owned()]);
             (name.to_owned(), command)
         });
         let rule = Rule {
@@ -334,7 +336,7 @@ fn a_resolution_reaches_all_who_were_told() {
         })
     };
     let mut supervisor = Supervisor::new(2);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (seconds, event) in [
         (0, with("pager")),
         (0, started(1)),
@@ -345,7 +347,7 @@ fn a_resolution_reaches_all_who_were_told() {
     ] {
         for transition in supervisor.handle(at(seconds), event).transitions {
             if let Detail::Alert(alert) = transition.detail {
-                told.push((seconds, alert.state, alert.to.join(" ")));
+                reported.push((seconds, alert.state, alert.to.join(" ")));
             }
         }
     }
@@ -354,7 +356,7 @@ fn a_resolution_reaches_all_who_were_told() {
         (65, AlertState::Firing, "mail".to_owned()),
         (70, AlertState::Resolved, "mail pager".to_owned()),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 /// What an event stands for is not over because the agent is another one.
@@ -365,7 +367,7 @@ fn an_event_stands_on_in_the_next_agent() {
         rule: "rule".to_owned(),
         workload: Some(name(WEB)),
         id: Seq(3),
-        told: MonoTime(0),
+        reported: MonoTime(0),
         stood: Duration::from_secs(10),
         text: "restarted, for exit".to_owned(),
         to: vec!["pager".to_owned()],
@@ -379,7 +381,7 @@ fn an_event_stands_on_in_the_next_agent() {
         alerts: manifest.host.alerts,
     });
     let mut supervisor = Supervisor::new(2);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for (seconds, event) in [
         (1000, stand),
         (1000, wanted(&rule, limited_spec())),
@@ -389,16 +391,16 @@ fn an_event_stands_on_in_the_next_agent() {
     ] {
         for transition in supervisor.handle(at(seconds), event).transitions {
             if let Detail::Alert(alert) = transition.detail {
-                told.push((seconds, alert.state, alert.id));
+                reported.push((seconds, alert.state, alert.id));
             }
         }
     }
-    assert_eq!(told, [(1300, AlertState::Resolved, Seq(3))]);
+    assert_eq!(reported, [(1300, AlertState::Resolved, Seq(3))]);
 }
 
 /// The host's levels likewise, and its disk's command isn't run again at once.
 #[test]
-fn what_was_told_of_the_host_is_not_told_again() {
+fn a_pressure_of_the_host_is_not_reported_again() {
     let threshold = Threshold {
         hold: Duration::ZERO,
         ..Threshold::MEMORY
@@ -422,8 +424,8 @@ fn what_was_told_of_the_host_is_not_told_again() {
         (10, measured(0, 50)),
     ] {
         for transition in supervisor.handle(at(seconds), event).transitions {
-            if let Detail::HostPressure(told) = transition.detail {
-                levels.push((seconds, told.level));
+            if let Detail::HostPressure(reported) = transition.detail {
+                levels.push((seconds, reported.level));
             }
         }
     }

@@ -31,7 +31,7 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
     let kinds: Vec<_> = decision
         .transitions
         .iter()
-        .map(|told| (told.workload.clone(), told.detail.kind()))
+        .map(|reported| (reported.workload.clone(), reported.detail.kind()))
         .collect();
     assert_eq!(kinds[0], (Some(name(other)), "config"));
     assert!(
@@ -162,7 +162,7 @@ fn limits_that_the_kernel_does_not_have_are_known() {
 }
 
 #[test]
-fn what_is_being_put_right_is_told_and_counted_once() {
+fn a_repair_under_way_is_reported_and_counted_once() {
     let drifted = || {
         Event::Workload(
             name(WEB),

@@ -186,7 +186,7 @@ fn a_loop_that_ends_gives_everything_back() {
 }
 
 #[test]
-fn heat_is_told_once_and_looked_at_again() {
+fn a_hot_thread_is_reported_once_and_examined_again() {
     check(
         ladder(&WHOLE),
         vec![
@@ -266,7 +266,7 @@ fn what_is_assumed_to_loop_climbs_without_a_proof() {
 }
 
 #[test]
-fn an_observer_is_told_what_would_be_done() {
+fn observe_mode_reports_what_would_be_done() {
     let observed = WorkloadSpec {
         mode: Mode::Observe,
         ..ladder(&[Rung::Demote, Rung::Restart])
@@ -325,7 +325,7 @@ fn a_remedy_under_never_is_the_end() {
 }
 
 #[test]
-fn who_waits_too_long_for_a_proof_is_told_as_hot() {
+fn a_thread_that_waits_too_long_for_a_proof_is_reported_as_hot() {
     check(
         spec(),
         vec![

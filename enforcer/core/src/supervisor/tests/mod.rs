@@ -117,7 +117,7 @@ fn request(request: Request) -> Event {
 /// Actions and records of each event, with the time in seconds.
 fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
     let mut supervisor = Supervisor::new(2);
-    let mut told = String::new();
+    let mut reported = String::new();
     let all = [
         (0, Event::Agent(AgentEvent::EbpfAttached(true))),
         (0, configure(spec)),
@@ -131,27 +131,27 @@ fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
         };
         let decision = supervisor.handle(moment, event);
         for transition in &decision.transitions {
-            told.push_str(&format!(
+            reported.push_str(&format!(
                 "{seconds} s: #{} {}",
                 transition.seq.0,
                 transition.detail.kind()
             ));
             if let Some(reason) = transition.reason {
-                told.push_str(&format!(" ({reason})"));
+                reported.push_str(&format!(" ({reason})"));
             }
             if let Some(cause) = transition.caused_by {
-                told.push_str(&format!(" because of #{}", cause.0));
+                reported.push_str(&format!(" because of #{}", cause.0));
             }
-            told.push('\n');
+            reported.push('\n');
         }
         for run in &decision.probes {
-            told.push_str(&format!("{seconds} s:   → ask {}\n", run.probe));
+            reported.push_str(&format!("{seconds} s:   → ask {}\n", run.probe));
         }
         for action in &decision.actions {
-            told.push_str(&format!("{seconds} s:   → {}\n", shown(action)));
+            reported.push_str(&format!("{seconds} s:   → {}\n", shown(action)));
         }
     }
-    expected.assert_eq(&told);
+    expected.assert_eq(&reported);
 }
 
 /// Returns an action in words: a hook by its name, and an action of a workload with its instance.
@@ -270,7 +270,7 @@ fn what_stays_after_its_kill_is_reported_again_and_again_and_not_waited_for() {
 }
 
 #[test]
-fn an_oom_kill_is_told_before_its_exit_and_answered() {
+fn an_oom_kill_is_reported_before_its_exit_and_answered() {
     let victim = Victim {
         pid: 101,
         ..Victim::default()
@@ -481,7 +481,7 @@ fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
     let mut lone = spec();
     lone.limits.memory_oom_group = Some(false);
     let mut supervisor = Supervisor::new(2);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let one_kill = Counters {
         oom_kill: 1,
         own_oom: 1,
@@ -506,9 +506,9 @@ fn a_kill_without_a_name_does_not_explain_a_signal_hours_later() {
             now: MonoTime(seconds * 1_000_000_000),
             noise: 0,
         };
-        told.extend(supervisor.handle(moment, event).transitions);
+        reported.extend(supervisor.handle(moment, event).transitions);
     }
-    let exit = told.iter().find_map(|transition| {
+    let exit = reported.iter().find_map(|transition| {
         if let Detail::Exit(Exit { oom_killed, .. }) = transition.detail {
             return Some(oom_killed);
         }

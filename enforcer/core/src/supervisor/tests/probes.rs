@@ -294,7 +294,7 @@ fn what_does_not_come_up_is_restarted() {
 }
 
 #[test]
-fn observing_tells_once_what_it_would_do() {
+fn observe_mode_reports_once_what_it_would_do() {
     let mut events = vec![(0, started(1))];
     for run in 1..=5 {
         let seconds = (run - 1) * 5;
@@ -337,7 +337,7 @@ pub(super) fn hook_done(hook: Hook) -> Event {
 }
 
 #[test]
-fn a_stop_waits_until_nobody_sends_work_any_more() {
+fn a_stop_waits_until_no_one_sends_work_any_more() {
     check(
         hooked(),
         vec![
@@ -404,7 +404,7 @@ fn hooks_run_one_at_a_time_and_the_last_one_is_true() {
 }
 
 #[test]
-fn answers_that_nobody_waits_for_change_nothing() {
+fn late_answers_change_nothing() {
     let mut supervisor = Supervisor::new(2);
     let moment = |seconds: u64| Moment {
         now: MonoTime(seconds * 1_000_000_000),
@@ -597,7 +597,7 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
         ..Threshold::MEMORY
     });
     let mut supervisor = Supervisor::new(2);
-    let mut told = String::new();
+    let mut reported = String::new();
     let reading = |used| {
         Event::Host(HostEvent::Measured {
             workloads: vec![(name("batch"), Measured::default())],
@@ -647,7 +647,7 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
                 let who = transition
                     .workload
                     .map_or_else(|| "host".to_owned(), |name| name.to_string());
-                told.push_str(&format!("{seconds} s: {who} {}\n", pressure.done));
+                reported.push_str(&format!("{seconds} s: {who} {}\n", pressure.done));
             }
         }
     }
@@ -660,7 +660,7 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
         35 s: cache released
         45 s: batch started again
     "#]]
-    .assert_eq(&told);
+    .assert_eq(&reported);
 }
 
 #[test]
