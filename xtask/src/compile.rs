@@ -89,6 +89,8 @@ pub(crate) struct Programs {
     /// The tests of a host with systemd.
     pub(crate) system: PathBuf,
     pub(crate) bench: PathBuf,
+    /// Another build of the agent, to measure beside this one.
+    pub(crate) agent_before: Option<PathBuf>,
     /// Runs on the host.
     pub(crate) calibrate: PathBuf,
 }
@@ -151,6 +153,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
     Ok(Programs {
         agent,
         agent_with_failpoints: None,
+        agent_before: None,
         init: release.join("init"),
         fixture: release.join("fixture"),
         runner: release.join("runner"),

@@ -92,6 +92,9 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
         if let Some(agent) = &programs.agent_with_failpoints {
             archive.program("usr/bin/enforcer-with-failpoints", agent)?;
         }
+        if let Some(agent) = &programs.agent_before {
+            archive.program("usr/bin/enforcer-before", agent)?;
+        }
         archive.program("usr/bin/runner", &programs.runner)?;
         archive.program("usr/bin/suite", &programs.suite)?;
     }

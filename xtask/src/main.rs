@@ -74,6 +74,9 @@ enum Command {
         name: Option<String>,
         #[command(flatten)]
         kernel: Kernel,
+        /// For `pairs`: another build of the agent, which is measured in turn with this one
+        #[arg(long, value_name = "BINARY", required_if_eq("name", "pairs"))]
+        before: Option<std::path::PathBuf>,
     },
     /// Run every fuzz target, without another toolchain
     Fuzz {
@@ -134,7 +137,11 @@ fn run(command: Command) -> Result<()> {
             kernel: kernel.wanted,
             slow_host,
         }),
-        Command::Bench { name, kernel } => vm::bench(name.as_deref(), kernel.wanted.as_deref()),
+        Command::Bench {
+            name,
+            kernel,
+            before,
+        } => vm::bench(name.as_deref(), kernel.wanted.as_deref(), before),
         Command::Fuzz { seconds } => fuzz::run_all(seconds),
         Command::Calibrate { name } => vm::calibrate(name.as_deref()),
         Command::Vm {

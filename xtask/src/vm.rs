@@ -11,7 +11,7 @@ use crate::kernels::{self, Kernel, MAIN};
 use crate::progress::{Phase, say};
 use crate::setup;
 use anyhow::{Context as _, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The measurement that runs beside a whole Debian.
 const SCRAPE: &str = "scrape";
@@ -90,11 +90,16 @@ fn boot<'a>(kernel: &'a Kernel, initramfs: &'a Path, job: &'a str, memory_mib: u
 ///
 /// # Errors
 /// If a guest fails.
-pub(crate) fn bench(name: Option<&str>, kernel: Option<&str>) -> Result<()> {
+pub(crate) fn bench(
+    name: Option<&str>,
+    kernel: Option<&str>,
+    before: Option<PathBuf>,
+) -> Result<()> {
     if name == Some(HISTORY) {
         return crate::compile::history_bench();
     }
-    let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
+    let (mut programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
+    programs.agent_before = before;
     for kernel in &kernels {
         println!("kernel {kernel}");
         let contents = match name {

@@ -146,77 +146,52 @@ struct Agent<'a> {
 }
 
 impl Agent<'_> {
-    async fn run(self, manifest: Manifest) -> Result<(), Fault> {
-        let Self {
-            settings,
-            tree,
-            mut legacy,
-            database,
-            ..
-        } = self;
-        let parent = tree
-            .workloads()
-            .id()
-            .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
+    /// Takes over what an earlier agent left, applies the manifest, and decides until the end.
+    async fn run(mut self, manifest: Manifest) -> Result<(), Fault> {
         let (events, messages) = Events::channel();
-        let attached = bpf::attach(
-            settings.ebpf.into(),
-            (parent, tree.workloads()),
-            (settings.sample_scope.into(), settings.sample_hz),
-        );
-        let ring = attached.as_ref().ok().map(|found| Arc::clone(&found.ring));
-        let suspects = attached.as_ref().ok().and_then(|attached| {
-            let found = attached.suspects.as_ref().ok();
-            found.map(|(suspects, _)| Arc::clone(suspects))
-        });
+        let attached = self.attach()?;
         let pins = attached.as_ref().ok();
         let pins = pins.and_then(|attached| attached.pins.as_ref().ok().cloned());
-        let history = open_history(settings, &self.boot_id, &mut legacy, database);
-        let executor = Executor::new(
-            tree,
-            Arc::clone(&self.handover),
-            (settings.state_dir().join("logs"), settings.runtime_dir()),
-            (ring, suspects),
-            events.clone(),
+        let history = open_history(
+            self.settings,
+            &self.boot_id,
+            &mut self.legacy,
+            self.database,
+        );
+        let executor = executor(
+            self.settings,
+            self.tree,
+            &self.handover,
+            attached.as_ref().ok(),
+            &events,
         );
         let host = manifest.parent_host();
         // The unreadable `host` section may ask for less than the defaults give, so the limits
         // that the last agent wrote stay.
-        let keeps_ceiling = self.is_partial && !self.has_host && !legacy.workloads.is_empty();
+        let keeps_ceiling = self.is_partial && !self.has_host && !self.legacy.workloads.is_empty();
         if !keeps_ceiling {
             executor.write_host_limits(&host).map_err(|error| {
                 Fault::Failed(format!("failed to limit all workloads together: {error}"))
             })?;
         }
-        let socket = settings.socket();
+        let socket = self.settings.socket();
         let listener = api::listen(&socket).map_err(|error| {
             Fault::Failed(format!("failed to listen on {}: {error}", socket.display()))
         })?;
-        let printer = match self.manner {
-            Manner::Foreground { color } => {
-                let history = Arc::clone(&history);
-                Some(tokio::spawn(
-                    async move { live::print(&history, color).await },
-                ))
-            }
-            Manner::Daemon => None,
-        };
+        let printer = print_live(self.manner, &history);
         tokio::task::yield_now().await;
         resume_reported(&events, &host, &history).await;
-        take_over(attached, legacy, &events, &executor).await?;
+        take_over(attached, self.legacy, &events, &executor).await?;
         executor.report_of_protection(&host);
-        let folder = settings.state_dir().join("alerts");
-        let (couriers, reported) = (Arc::clone(&executor), Arc::clone(&history));
-        tokio::spawn(alerting::deliver(couriers, reported, folder));
+        let alerts = self.settings.state_dir().join("alerts");
+        let deliver = alerting::deliver(Arc::clone(&executor), Arc::clone(&history), alerts);
+        tokio::spawn(deliver);
         let stalls = watch_pressure(&events, &executor);
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
-        let configuration = Configuration::new(
-            self.file,
-            Arc::clone(&self.dormant.0),
-            Arc::clone(&executor),
-            events.clone(),
-        );
+        let (dormant, found) = self.dormant;
+        let configuration =
+            Configuration::new(self.file, dormant, Arc::clone(&executor), events.clone());
         let api = Api::new(
             events.clone(),
             Arc::clone(&executor),
@@ -224,64 +199,124 @@ impl Agent<'_> {
             (Arc::clone(&history), Arc::clone(&telemetry)),
             Arc::clone(&configuration),
         );
-        for name in &self.dormant.1 {
-            let what = "manifest".to_owned();
-            let why = format!(
-                "{name} was not read by the version before this one, which read *.yaml alone; \
-                 it is read from the next `enforcer apply` on"
-            );
-            events.send(Event::Agent(AgentEvent::Degraded { what, why }));
-        }
-        if let Some(address) = settings.listen.0 {
+        report_dormant(&events, &found);
+        if let Some(address) = self.settings.listen.0 {
             tokio::spawn(api::public::serve(address, api.clone()));
         }
         tokio::spawn(api::stay_recent(api.clone()));
         tokio::spawn(api::serve(listener, api));
-        events.send(match self.is_partial {
-            true => Event::Agent(AgentEvent::ConfigureReadable {
+        events.send(Event::Agent(match self.is_partial {
+            true => AgentEvent::ConfigureReadable {
                 manifest,
                 keeps_ceiling,
                 has_alerts: self.has_alerts,
-            }),
-            false => Event::Agent(AgentEvent::Configure {
+            },
+            false => AgentEvent::Configure {
                 manifest,
                 prune: false,
-            }),
-        });
+            },
+        }));
         tokio::spawn(levels::tick(Arc::clone(&executor)));
         if self.manner == Manner::Daemon {
             tokio::spawn(follow::follow(configuration));
         }
         end_on_signal(&events, self.manner)?;
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
         let edges = (Arc::clone(&executor), prober);
         let kept = (Arc::clone(&history), self.handover);
-        let runtime = Runtime::new(edges, kept, telemetry, cpus);
+        let runtime = Runtime::new(edges, kept, telemetry, cpus());
         let ended = runtime.run(messages).await;
-        // No one may poll a pressure trigger of a cgroup that is being removed. Some kernels of 5.x
-        // and 6.1 use its memory after that (fixed in Linux 6.2, kernel/sched/psi.c).
-        for stall in stalls {
-            stall.abort();
-            let _ = stall.await;
-        }
+        end_triggers(stalls).await;
         if ended == Ended::WithWorkloads {
-            // Removals are the last actions, and wait in their queues.
-            let closing = Arc::clone(&executor);
-            let closed = tokio::task::spawn_blocking(move || closing.close());
-            let _ = closed.await;
-            if let Some(pins) = pins {
-                pins.remove();
-            }
+            remove_what_is_left(&executor, pins).await;
         }
-        let closing = Arc::clone(&history);
-        let _ = tokio::task::spawn_blocking(move || closing.close()).await;
-        drop(history);
+        let _ = tokio::task::spawn_blocking(move || history.close()).await;
         if let Some(printer) = printer {
             printer.abort();
         }
         let _ = std::fs::remove_file(socket);
         Ok(())
+    }
+
+    /// Loads and attaches the eBPF programs. The inner error is the reason to do without them.
+    fn attach(&self) -> Result<Result<bpf::Attached, bpf::BpfError>, Fault> {
+        let workloads = self.tree.workloads();
+        let parent = workloads
+            .id()
+            .map_err(|error| Fault::Failed(format!("failed to {}", error_chain(&error))))?;
+        let settings = self.settings;
+        Ok(bpf::attach(
+            settings.ebpf.into(),
+            (parent, workloads),
+            (settings.sample_scope.into(), settings.sample_hz),
+        ))
+    }
+}
+
+/// Makes the executor, which owns the cgroups and the rings of the eBPF programs.
+fn executor(
+    settings: &Settings,
+    tree: Tree,
+    handover: &Arc<Handover>,
+    attached: Option<&bpf::Attached>,
+    events: &Events,
+) -> Arc<Executor> {
+    let ring = attached.map(|attached| Arc::clone(&attached.ring));
+    let suspects = attached.and_then(|attached| attached.suspects.as_ref().ok());
+    let suspects = suspects.map(|(suspects, _)| Arc::clone(suspects));
+    Executor::new(
+        tree,
+        Arc::clone(handover),
+        (settings.state_dir().join("logs"), settings.runtime_dir()),
+        (ring, suspects),
+        events.clone(),
+    )
+}
+
+/// Prints live lines, if the agent runs in the foreground.
+fn print_live(manner: Manner, history: &Arc<History>) -> Option<JoinHandle<()>> {
+    let Manner::Foreground { color } = manner else {
+        return None;
+    };
+    let history = Arc::clone(history);
+    Some(tokio::spawn(
+        async move { live::print(&history, color).await },
+    ))
+}
+
+/// Reports the files that were not read, because an older version did not read them.
+fn report_dormant(events: &Events, files: &BTreeSet<String>) {
+    for name in files {
+        let what = "manifest".to_owned();
+        let why = format!(
+            "{name} was not read by the version before this one, which read *.yaml alone; \
+             it is read from the next `enforcer apply` on"
+        );
+        events.send(Event::Agent(AgentEvent::Degraded { what, why }));
+    }
+}
+
+fn cpus() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(cpus).unwrap_or(u32::MAX)
+}
+
+/// Closes the triggers of memory pressure. No one may poll a trigger of a cgroup that is being
+/// removed: some kernels of 5.x and 6.1 use its memory after that (fixed in Linux 6.2,
+/// kernel/sched/psi.c).
+async fn end_triggers(stalls: Vec<JoinHandle<()>>) {
+    for stall in stalls {
+        stall.abort();
+        let _ = stall.await;
+    }
+}
+
+/// Waits for the removals, which are the last actions and wait in their queues, and removes the
+/// pins of the eBPF programs.
+async fn remove_what_is_left(executor: &Arc<Executor>, pins: Option<bpf::Pins>) {
+    let closing = Arc::clone(executor);
+    let _ = tokio::task::spawn_blocking(move || closing.close()).await;
+    if let Some(pins) = pins {
+        pins.remove();
     }
 }
 

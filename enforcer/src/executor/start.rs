@@ -2,6 +2,7 @@
 //! leaves nothing unlimited and nothing unrecorded.
 
 use super::instances::{Begun, OpenCgroup};
+use super::output::Output;
 use super::{Executor, launch};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
@@ -12,13 +13,25 @@ use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, ProcessId, S
 use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::units::MonoTime;
 use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
 use enforcer_kernel::counters::CounterReader;
+use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::spawn::{Launch, Patience};
 use enforcer_kernel::{clock, limits, process, spawn, usage};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
+
+/// A child that waits behind its gate, in its cgroup with its limits.
+struct Gated {
+    child: spawn::Waiting,
+    open: OpenCgroup,
+    launch: Arc<Launch>,
+    output: Output,
+    /// The counters before the child existed.
+    counters: Counters,
+}
 
 impl Executor {
     pub(super) fn start(
@@ -50,28 +63,15 @@ impl Executor {
         cause: Cause,
     ) -> Result<(), StartError> {
         let until = clock::now().after(spec.start_timeout);
-        let open = self.open_fit_cgroup(workload)?;
-        let cgroup = Arc::clone(&open.cgroup);
-        limits::apply(&cgroup, effective).map_err(|error| StartError {
-            stage: "apply the limits".to_owned(),
-            errno: error.errno(),
-            error: error_chain(&error),
-        })?;
-        failpoint!("start-limited");
-        let launch = self.launch(workload, spec, cause)?;
-        let identity = &launch.identity;
-        let owner = launch.switch_user.then_some((identity.uid, identity.gid));
-        let output = self.open_output(workload, spec, owner)?;
-        let counters = self.read_counters(&open.counters)?;
-        let waiting = spawn::spawn(&launch, &cgroup, &output.file).map_err(|error| StartError {
-            stage: "create the process".to_owned(),
-            errno: std::error::Error::source(&error)
-                .and_then(|source| source.downcast_ref::<std::io::Error>())
-                .and_then(std::io::Error::raw_os_error),
-            error: error_chain(&error),
-        })?;
-        let pid = waiting.pid;
+        let Gated {
+            child,
+            open,
+            launch,
+            output,
+            counters,
+        } = self.spawn_gated(workload, spec, effective, cause)?;
         failpoint!("start-forked");
+        let pid = child.pid;
         let start_ticks = process::start_ticks(pid).unwrap_or(0);
         let main = ProcessId { pid, start_ticks };
         if let Some(ring) = &self.ring {
@@ -87,19 +87,18 @@ impl Executor {
         });
         if let Err(error) = recorded {
             // A process that is not recorded must not run.
-            waiting.abandon();
+            child.abandon();
             return Err(io_failure("record the instance", &error));
         }
         failpoint!("start-recorded");
         // While this descriptor is open, the holder waits for its end.
         drop(output.file);
         // From here on its events can be distinguished, so they may be sent.
-        let (id, reader) = (open.id, Arc::clone(&open.counters));
         self.register(
             workload,
             Begun {
-                begun: (clock::now(), usage::read_cpu(&cgroup)),
-                open,
+                begun: (clock::now(), usage::read_cpu(&open.cgroup)),
+                open: open.clone(),
                 main,
                 output: output.pipe,
                 spec: Arc::clone(spec),
@@ -107,15 +106,74 @@ impl Executor {
             },
         );
         self.instances.set_limits(workload, effective, true);
-        let kills = counters.oom_kill;
-        self.events.send(Event::Instance(
-            workload.clone(),
-            instance,
-            InstanceEvent::Prepared {
-                cgroup: id,
-                counters,
-            },
-        ));
+        let kills_before = counters.oom_kill;
+        let send = |event| {
+            let event = Event::Instance(workload.clone(), instance, event);
+            self.events.send(event);
+        };
+        send(InstanceEvent::Prepared {
+            cgroup: open.id,
+            counters,
+        });
+        let released = self.release(child, (workload, instance), spec, until, &open.cgroup);
+        let pidfd = Arc::new(released.map_err(|error| {
+            self.handover.forget(workload);
+            self.explain_memory(error, &open.counters, kills_before)
+        })?);
+        failpoint!("start-released");
+        self.instances.set_main(workload, &pidfd, false);
+        send(InstanceEvent::Started { pid });
+        let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
+        self.runtime.spawn(exit);
+        Ok(())
+    }
+
+    /// Makes the cgroup, writes its limits, and creates the child in it, behind its gate.
+    fn spawn_gated(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+        effective: &Limits,
+        cause: Cause,
+    ) -> Result<Gated, StartError> {
+        let open = self.open_fit_cgroup(workload)?;
+        limits::apply(&open.cgroup, effective).map_err(|error| StartError {
+            stage: "apply the limits".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        })?;
+        failpoint!("start-limited");
+        let launch = self.launch(workload, spec, cause)?;
+        let identity = &launch.identity;
+        let owner = launch.switch_user.then_some((identity.uid, identity.gid));
+        let output = self.open_output(workload, spec, owner)?;
+        let counters = self.read_counters(&open.counters)?;
+        let child =
+            spawn::spawn(&launch, &open.cgroup, &output.file).map_err(|error| StartError {
+                stage: "create the process".to_owned(),
+                errno: std::error::Error::source(&error)
+                    .and_then(|source| source.downcast_ref::<std::io::Error>())
+                    .and_then(std::io::Error::raw_os_error),
+                error: error_chain(&error),
+            })?;
+        Ok(Gated {
+            child,
+            open,
+            launch,
+            output,
+            counters,
+        })
+    }
+
+    /// Opens the gate, and waits until the child executes its program.
+    fn release(
+        &self,
+        child: spawn::Waiting,
+        (workload, instance): (&WorkloadName, InstanceId),
+        spec: &WorkloadSpec,
+        until: MonoTime,
+        cgroup: &Cgroup,
+    ) -> Result<PidFd, StartError> {
         let wanted = (workload.clone(), instance);
         let patience = Patience {
             until,
@@ -126,22 +184,7 @@ impl Executor {
                 frozen.then(|| "its cgroup is frozen (cgroup.freeze is 1)".to_owned())
             },
         };
-        let released = waiting.release(&spec.command[0], &patience);
-        let released = released.map_err(|error| {
-            self.handover.forget(workload);
-            self.explain_memory(error, &reader, kills)
-        });
-        let pidfd = Arc::new(released?);
-        failpoint!("start-released");
-        self.instances.set_main(workload, &pidfd, false);
-        self.events.send(Event::Instance(
-            workload.clone(),
-            instance,
-            InstanceEvent::Started { pid },
-        ));
-        let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
-        self.runtime.spawn(exit);
-        Ok(())
+        child.release(&spec.command[0], &patience)
     }
 
     /// Prepares what the child needs. A restart after a failure uses what the last start used, if

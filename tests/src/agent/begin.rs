@@ -115,14 +115,19 @@ pub fn next_folder() -> PathBuf {
     PathBuf::from(format!("/tmp/agent-{}", NEXT.load(Ordering::Relaxed)))
 }
 
+/// Has every agent of this process be this program.
+pub fn use_program(program: &'static str) {
+    PROGRAM.get_or_init(|| program);
+}
+
 /// Has every agent of this test be the build that has failpoints.
 pub fn use_failpoints() {
-    PROGRAM.get_or_init(|| WITH_FAILPOINTS);
+    use_program(WITH_FAILPOINTS);
 }
 
 /// Returns whether this test's agents have failpoints.
 pub(super) fn has_failpoints() -> bool {
-    PROGRAM.get().is_some()
+    PROGRAM.get() == Some(&WITH_FAILPOINTS)
 }
 
 /// Returns the program with its folders below this one.

@@ -7,6 +7,7 @@ mod wreck;
 
 pub use begin::{
     Preparation, command, folder, in_own_namespace, log_at, next_folder, prepare, use_failpoints,
+    use_program,
 };
 pub use event::{Event, is_of, pid_of, send};
 pub use wreck::remove as remove_cgroup;

@@ -10,6 +10,7 @@
 mod daemon;
 mod loops;
 mod outputs;
+mod pairs;
 mod power;
 mod probes;
 mod scrape;
@@ -38,7 +39,11 @@ fn main() {
         demo();
         return;
     }
-    let all: [Measurement; 14] = [
+    if wanted == pairs::SIDE {
+        pairs::serve(&std::env::args().nth(2).unwrap_or_default());
+        return;
+    }
+    let all: [Measurement; 15] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
@@ -47,6 +52,7 @@ fn main() {
         ("kills", daemon::kills),
         ("scrape", scrape::scrape),
         ("outputs", outputs::outputs),
+        ("pairs", pairs::pairs),
         ("verdict", loops::time_to_verdict),
         ("sample", loops::sample_cost),
         ("throughput", loops::throughput),
@@ -59,7 +65,7 @@ fn main() {
     println!("bare fork + exec: {floor}");
     // All others take minutes each, so they run only by name or by `loops`.
     let quick = ["restart", "start", "memory"];
-    let named = ["probes", "thousand", "kills", "scrape", "outputs"];
+    let named = ["probes", "thousand", "kills", "scrape", "outputs", "pairs"];
     for (name, measure) in all {
         let asked = match wanted.as_str() {
             "" => quick.contains(&name),

@@ -12,7 +12,6 @@
     reason = "a run that can't go on should say where"
 )]
 
-mod isolation;
 mod process;
 
 use enforcer_tests::agent::ENFORCER;

@@ -1,6 +1,6 @@
 //! Runs one test as a process: starts it in its place, watches it and cleans up.
 
-use crate::isolation;
+use enforcer_tests::isolation;
 use enforcer_tests::slot;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;

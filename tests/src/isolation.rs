@@ -14,7 +14,10 @@ const EMPTY: [(&str, &str, &str); 4] = [
 ];
 
 /// Copies the files of `/etc` into a folder that the test in this slot may change.
-pub(crate) fn copy_accounts(slot: usize) -> io::Result<PathBuf> {
+///
+/// # Errors
+/// If a file cannot be copied.
+pub fn copy_accounts(slot: usize) -> io::Result<PathBuf> {
     let folder = PathBuf::from(format!("/etc-of-slot-{slot}"));
     fs::create_dir_all(folder.join("enforcer"))?;
     for entry in fs::read_dir("/etc")?.flatten() {
@@ -25,9 +28,12 @@ pub(crate) fn copy_accounts(slot: usize) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Moves the calling process into namespaces of its own, with this folder as `/etc`. Runs
+/// Moves the calling process into namespaces of its own, with this folder as `/etc`. May run
 /// between fork and exec.
-pub(crate) fn enter(accounts: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// If the kernel refuses a namespace or a mount.
+pub fn enter(accounts: &Path) -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)?;
     for (kind, target, options) in EMPTY {
         let flags = MsFlags::empty();
@@ -35,5 +41,5 @@ pub(crate) fn enter(accounts: &Path) -> io::Result<()> {
     }
     let bind = MsFlags::MS_BIND;
     mount(Some(accounts), "/etc", None::<&str>, bind, None::<&str>)?;
-    enforcer_tests::bring_up_loopback()
+    crate::bring_up_loopback()
 }
