@@ -1,7 +1,7 @@
 //! Builds: the eBPF object, the agent around it, and the programs of the VM,
 //! all in one target folder and each once.
 
-use crate::process::{cargo, run, run_quietly, target};
+use crate::process::{cargo, root, run, run_quietly, target};
 use crate::progress::say;
 use crate::tidy;
 use crate::tools;
@@ -89,6 +89,8 @@ pub(crate) struct Programs {
     /// The tests of a host with systemd.
     pub(crate) system: PathBuf,
     pub(crate) bench: PathBuf,
+    /// The static C program that benchmarks take as their floor.
+    pub(crate) floor: PathBuf,
     /// Another build of the agent, to measure beside this one.
     pub(crate) agent_before: Option<PathBuf>,
     /// Runs on the host.
@@ -123,6 +125,16 @@ pub(crate) fn test_programs() -> Result<Programs> {
         agent_with_failpoints: Some(agent),
         ..vm_programs()?
     })
+}
+
+/// Compiles the floor of the benchmarks with the C compiler that Rust links with.
+fn floor() -> Result<PathBuf> {
+    let file = target().join("floor");
+    run(Command::new("cc")
+        .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
+        .arg(&file)
+        .arg(root().join("tests/floor/floor.c")))?;
+    Ok(file)
 }
 
 /// Compiles what runs inside the VM.
@@ -160,6 +172,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
         suite: test("vm")?,
         system: test("system")?,
         bench: release.join("bench"),
+        floor: floor()?,
         calibrate: release.join("calibrate"),
     })
 }

@@ -230,13 +230,22 @@ pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Res
     archive.symlink("init", "usr/lib/systemd/systemd")?;
     archive.program("usr/bin/fixture", &programs.fixture)?;
     archive.program("usr/bin/system-suite", &programs.system)?;
+    archive.program("usr/bin/bench", &programs.bench)?;
+    archive.program("usr/bin/floor", &programs.floor)?;
     let server = crate::prometheus::programs()?.join("prometheus");
     archive.program("usr/bin/prometheus", &server)?;
     for (number, package) in (1..).zip(packages) {
         archive.file(&format!("root/enforcer_{number}.deb"), package)?;
     }
     let ours = root().join("tests/system");
-    for unit in ["suite.service", "suite.target", "verdict.service"] {
+    let units = [
+        "bench.service",
+        "bench.target",
+        "suite.service",
+        "suite.target",
+        "verdict.service",
+    ];
+    for unit in units {
         archive.file(&format!("etc/systemd/system/{unit}"), &ours.join(unit))?;
     }
     for script in ["last-act", "verdict"] {

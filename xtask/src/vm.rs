@@ -9,13 +9,15 @@ use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN};
 use crate::progress::{Phase, say};
-use crate::setup;
+use crate::{debian, setup};
 use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
 
 /// The measurement that runs beside a whole Debian.
 const SCRAPE: &str = "scrape";
 const OUTPUTS: &str = "outputs";
+/// The measurements beside systemd: `side` for all, `side/PART` for one.
+const SIDE: &str = "side";
 /// The measurement that needs no VM: a VM's disk is none.
 const HISTORY: &str = "history";
 
@@ -98,6 +100,9 @@ pub(crate) fn bench(
     if name == Some(HISTORY) {
         return crate::compile::history_bench();
     }
+    if let Some(part) = name.and_then(|name| name.strip_prefix(SIDE)) {
+        return bench_side(part.trim_start_matches('/'), kernel);
+    }
     let (mut programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
     programs.agent_before = before;
     for kernel in &kernels {
@@ -113,6 +118,24 @@ pub(crate) fn bench(
             _ => MEMORY_MIB,
         };
         let boot = boot(kernel, &initramfs, &job, memory_mib);
+        machine.boot(&boot, |_| false)?.verdict()?;
+    }
+    Ok(())
+}
+
+/// Measures beside systemd, in a Debian that has it, on every kernel.
+fn bench_side(part: &str, kernel: Option<&str>) -> Result<()> {
+    let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
+    let packages = [crate::package::debian(1)?];
+    let initramfs = debian::pack(debian::HOSTS[0], &programs, &packages)?;
+    for kernel in &kernels {
+        println!("kernel {kernel}");
+        let job = format!("side/{part}");
+        let options = "systemd.unit=bench.target systemd.show_status=no systemd.getty_auto=no";
+        let boot = Boot {
+            options,
+            ..boot(kernel, &initramfs, &job, LARGE_MEMORY_MIB)
+        };
         machine.boot(&boot, |_| false)?.verdict()?;
     }
     Ok(())

@@ -14,6 +14,7 @@ mod pairs;
 mod power;
 mod probes;
 mod scrape;
+mod side;
 use enforcer_model::WorkloadState;
 use enforcer_model::views::Workloads;
 use enforcer_tests::agent::{self, Agent};
@@ -37,6 +38,10 @@ fn main() {
     }
     if wanted == "--demo" {
         demo();
+        return;
+    }
+    if wanted == "side" {
+        side::run(&std::env::args().nth(2).unwrap_or_default());
         return;
     }
     if wanted == pairs::SIDE {

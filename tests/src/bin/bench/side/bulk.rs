@@ -1,0 +1,201 @@
+//! Hundreds of workloads: up, at rest, asked, scraped, and stopped.
+
+use super::{
+    FEW, LONG, MANIFEST, MANY, Samples, fresh_file, monotonic, print, shell, stamps, timed,
+};
+use super::{unit, workloads};
+use enforcer_model::WorkloadState;
+use enforcer_tests::wait_within;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+const COUNTS: [usize; 2] = [300, 1000];
+/// The time at rest.
+const QUIET: Duration = Duration::from_secs(120);
+
+pub(super) fn bulk(floor: &Samples) {
+    for count in COUNTS {
+        println!("  {count} workloads");
+        let ours = enforcer(count);
+        let theirs = systemd(count);
+        let peer = |samples| ("systemd", samples);
+        print("up from nothing", &ours.up, peer(&theirs.up), floor);
+        print("stopped", &ours.stopped, peer(&theirs.stopped), floor);
+        print("listed", &ours.listed, peer(&theirs.listed), floor);
+        print("all read", &ours.read, peer(&theirs.read), floor);
+        println!(
+            "  at rest for {} s: enforcer {:.3} % of a CPU, systemd {:.3} %",
+            QUIET.as_secs(),
+            ours.idle,
+            theirs.idle
+        );
+        println!(
+            "  resident: enforcer {:.1} MiB before and {:.1} MiB with all, systemd {:.1} and {:.1}",
+            ours.resident.0, ours.resident.1, theirs.resident.0, theirs.resident.1
+        );
+    }
+}
+
+struct Figures {
+    up: Samples,
+    stopped: Samples,
+    listed: Samples,
+    read: Samples,
+    idle: f64,
+    resident: (f64, f64),
+}
+
+fn enforcer(count: usize) -> Figures {
+    let pid: u32 = shell("systemctl show -P MainPID enforcer")
+        .trim()
+        .parse()
+        .unwrap();
+    let (mut up, mut stopped) = (Vec::new(), Vec::new());
+    let before = resident(pid);
+    let mut figures = None;
+    for round in 0..FEW {
+        let file = fresh_file("enforcer-bulk");
+        let one = |number| {
+            format!(
+                "  w-{number}:\n    command: [/usr/bin/floor, stamp, {file}]\n    user: web\n    cgroup: {{ memory.max: 16M }}\n"
+            )
+        };
+        let text: String = (0..count).map(one).collect();
+        fs::write(MANIFEST, format!("version: 1\nworkloads:\n{text}")).unwrap();
+        let begun = monotonic();
+        timed(&["enforcer", "apply"]);
+        up.push(all_up(&file, count) - begun);
+        wait_within(LONG, "all to run", || {
+            let running = workloads()?.workloads.into_iter();
+            let running = running.filter(|one| one.state == WorkloadState::Running);
+            (running.count() == count).then_some(())
+        });
+        if round == 0 {
+            let idle = at_rest(&[pid]);
+            let listed = (0..MANY).map(|_| timed(&["enforcer", "ps", "--json"]));
+            let listed = Samples::of(listed.collect());
+            let read = (0..MANY).map(|_| scrape_once());
+            let read = Samples::of(read.collect());
+            figures = Some((idle, listed, read, resident(pid)));
+        }
+        fs::write(MANIFEST, "version: 1\nworkloads: {}\n").unwrap();
+        let begun = monotonic();
+        timed(&["enforcer", "apply", "--prune"]);
+        wait_within(LONG, "all to stop", || {
+            workloads()?.workloads.is_empty().then_some(())
+        });
+        stopped.push(monotonic() - begun);
+    }
+    let (idle, listed, read, with_all) = figures.unwrap();
+    Figures {
+        up: Samples::of(up),
+        stopped: Samples::of(stopped),
+        listed,
+        read,
+        idle,
+        resident: (before, with_all),
+    }
+}
+
+fn systemd(count: usize) -> Figures {
+    let file = fresh_file("systemd-bulk");
+    unit(
+        "w@.service",
+        &format!("ExecStart=/usr/bin/floor stamp {file}\nUser=web\nMemoryMax=16M\n"),
+    );
+    let names: Vec<String> = (0..count)
+        .map(|number| format!("w@{number}.service"))
+        .collect();
+    let with = |verb: &'static str| {
+        let mut command = vec!["systemctl", verb];
+        command.extend(names.iter().map(String::as_str));
+        timed(&command)
+    };
+    let (mut up, mut stopped) = (Vec::new(), Vec::new());
+    let before = resident(1);
+    let mut figures = None;
+    for round in 0..FEW {
+        fs::write(&file, "").unwrap();
+        let begun = monotonic();
+        with("start");
+        up.push(all_up(&file, count) - begun);
+        if round == 0 {
+            let idle = at_rest(&[1]);
+            let listed = (0..MANY).map(|_| timed(&["systemctl", "list-units", "--no-pager"]));
+            let listed = Samples::of(listed.collect());
+            let read = (0..FEW).map(|_| timed(&["systemd-cgtop", "-n", "1", "-b"]));
+            let read = Samples::of(read.collect());
+            figures = Some((idle, listed, read, resident(1)));
+        }
+        stopped.push(with("stop"));
+    }
+    let (idle, listed, read, with_all) = figures.unwrap();
+    Figures {
+        up: Samples::of(up),
+        stopped: Samples::of(stopped),
+        listed,
+        read,
+        idle,
+        resident: (before, with_all),
+    }
+}
+
+/// Returns when the last of them executed its first instruction.
+fn all_up(file: &str, count: usize) -> Duration {
+    wait_within(LONG, "all to start", || {
+        let found = stamps(file, "first");
+        (found.len() >= count).then(|| found.into_iter().max())
+    })
+    .unwrap()
+}
+
+/// Returns the CPU time of all threads of these processes while nothing happens, in percent of a CPU.
+fn at_rest(pids: &[u32]) -> f64 {
+    std::thread::sleep(QUIET / 8);
+    let used = || -> u64 { pids.iter().map(|pid| cpu_nanos(*pid)).sum() };
+    let (begun, before) = (monotonic(), used());
+    std::thread::sleep(QUIET);
+    #[expect(clippy::cast_precision_loss)]
+    let spent = (used() - before) as f64 / 1e9;
+    spent / (monotonic() - begun).as_secs_f64() * 100.0
+}
+
+/// Sums the first field of `schedstat` of all threads: nanoseconds on a CPU.
+fn cpu_nanos(pid: u32) -> u64 {
+    let threads = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")).unwrap();
+    let of_thread = |entry: std::io::Result<fs::DirEntry>| -> Option<u64> {
+        let text = fs::read_to_string(entry.ok()?.path().join("schedstat")).ok()?;
+        text.split_whitespace().next()?.parse().ok()
+    };
+    threads.filter_map(of_thread).sum()
+}
+
+/// Returns the resident memory in MiB.
+fn resident(pid: u32) -> f64 {
+    let kilobytes = enforcer_tests::kernel::status(pid, "VmRSS").unwrap();
+    let number: f64 = kilobytes
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    number / 1024.0
+}
+
+/// Reads the metrics of all workloads once.
+fn scrape_once() -> Duration {
+    use std::io::{Read as _, Write as _};
+    let begun = monotonic();
+    let mut stream =
+        std::os::unix::net::UnixStream::connect("/run/enforcer/enforcer.sock").unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nhost: enforcer\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    monotonic() - begun
+}
