@@ -3,12 +3,12 @@
 
 use crate::executor::Executor;
 use enforcer_common::Suspect as Record;
-use enforcer_core::cpu_loop::{GATE, LoopSource, Streaks, Suspect, Thread, WORTH_SAMPLING};
+use enforcer_core::cpu_loop::{LoopSource, Streaks, Suspect, Thread, gate, is_worth_sampling};
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use enforcer_kernel::bpf::suspects::SuspectRing;
 use enforcer_kernel::cpus::{self, Announcements};
 use enforcer_kernel::perf::cpu_clock::CpuClock;
-use enforcer_kernel::{process, ready, threads};
+use enforcer_kernel::{clock, process, ready, threads};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
     let mut tick = tokio::time::interval(FOLLOW);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
+        executor.followed.any().await;
         tick.tick().await;
         for (workload, thread) in executor.followed.ended() {
             executor.send(Event::Workload(
@@ -37,7 +38,7 @@ pub(crate) async fn follow(executor: Arc<Executor>) {
 }
 
 /// Passes on what the sampler finds, and keeps it on every CPU.
-pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor: Arc<Executor>) {
+pub(crate) async fn sample(ring: Arc<SuspectRing>, mut sampler: CpuClock, executor: Arc<Executor>) {
     let degraded = |why: String| {
         Event::Agent(AgentEvent::Degraded {
             what: "cpu_loop".to_owned(),
@@ -60,19 +61,23 @@ pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor
             tracing::warn!("CPUs that come back will not be sampled: {error}");
         })
         .ok();
-    let mut tick = tokio::time::interval(GATE);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut used = executor.cpu_time_of_all();
+    let mut checked = (clock::now(), executor.cpu_time_of_all());
     loop {
+        // Without a workload that is watched for loops, there is nothing to check.
+        let next = executor.instances.least_loop_budget().map(gate);
+        let next = next.map(|pause| checked.0.after(pause).since(clock::now()));
         tokio::select! {
-            _ = tick.tick() => {
-                let now = executor.cpu_time_of_all();
-                let busy = now.saturating_sub(used) >= WORTH_SAMPLING;
-                used = now;
-                if let Err(error) = clock.run(busy) {
+            () = tokio::time::sleep(next.unwrap_or_default()), if next.is_some() => {
+                let now = (clock::now(), executor.cpu_time_of_all());
+                let used = now.1.saturating_sub(checked.1);
+                let is_busy = is_worth_sampling(used, now.0.since(checked.0));
+                checked = now;
+                if let Err(error) = sampler.run(is_busy) {
                     executor.send(degraded(format!("the CPU clock can't be switched: {error}")));
                 }
             }
+            // Another workload may ask for an earlier check.
+            () = executor.loops_watched.notified() => {}
             readable = polled.readable() => {
                 let Ok(mut readable) = readable else { return };
                 ring.drain(|record| deliver(&record, &executor));
@@ -84,7 +89,7 @@ pub(crate) async fn sample(ring: Arc<SuspectRing>, mut clock: CpuClock, executor
             }
             mut readable = next_announcement(announced.as_ref().map(|(polled, _)| polled)) => {
                 let Some((_, socket)) = &announced else { continue };
-                if let Err(error) = follow_cpus(&mut clock, socket) {
+                if let Err(error) = follow_cpus(&mut sampler, socket) {
                     executor.send(degraded(format!("a CPU can't be sampled: {error}")));
                 }
                 readable.clear_ready();

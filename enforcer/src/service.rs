@@ -1,12 +1,13 @@
 //! Reports to a service manager, if there is one (sd_notify(3)): that the agent is ready, its
 //! status, and, from the runtime's own loop, that it is alive.
 
+use enforcer_core::units::MonoTime;
 use sd_notify::NotifyState;
 use std::time::Duration;
 use tokio::process::Command;
 
-/// The ticks of the runtime between two reports of the status.
-const STATUS_EVERY: u32 = 5;
+/// The shortest time between two reports of the status.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// The time that the agent asks for when its end begins, and again with each report of the status.
 /// The graces of the workloads decide how long the end takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -14,9 +15,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The service manager that has started this agent.
 #[derive(Debug)]
 pub(crate) struct Manager {
-    /// The ticks between two signs of life; 0 if the manager wants none.
-    alive_every: u32,
-    ticks: u32,
+    /// The time between two signs of life, and the next one; `None` if the manager wants none.
+    alive: Option<(Duration, MonoTime)>,
+    /// The earliest time of the next report of the status.
+    status_at: MonoTime,
     status: String,
     /// The workloads are stopping, and the agent with the last of them.
     ending: bool,
@@ -24,36 +26,48 @@ pub(crate) struct Manager {
 
 impl Manager {
     /// Returns the manager that has started this agent; `None` for a shell.
-    pub(crate) fn found(tick: Duration) -> Option<Self> {
+    pub(crate) fn found(now: MonoTime) -> Option<Self> {
         std::env::var_os("NOTIFY_SOCKET")?;
         // Twice as often as it must be.
-        let alive_every = sd_notify::watchdog_enabled().map_or(0, |patience| {
-            // A patience shorter than a tick can't be met better than at every one.
-            ((patience / 2).as_millis() / tick.as_millis()).max(1)
-        });
+        let every = sd_notify::watchdog_enabled().map(|patience| patience / 2);
         Some(Self {
-            alive_every: u32::try_from(alive_every).unwrap_or(u32::MAX),
-            ticks: 0,
+            alive: every.map(|every| (every, now.after(every))),
+            status_at: now,
             status: String::new(),
             ending: false,
         })
     }
 
-    /// Counts a tick of the runtime, and reports to the manager.
-    pub(crate) fn tick(&mut self, status: impl FnOnce() -> String) {
-        self.ticks = self.ticks.wrapping_add(1);
-        if self.alive_every > 0 && self.ticks.is_multiple_of(self.alive_every) {
+    /// Returns the time of the next report. `is_changed` says that the status may be another one.
+    pub(crate) fn due(&self, is_changed: bool) -> Option<MonoTime> {
+        let alive = self.alive.map(|(_, at)| at);
+        let status = (is_changed || self.ending).then_some(self.status_at);
+        [alive, status].into_iter().flatten().min()
+    }
+
+    /// Reports a sign of life if it is due.
+    pub(crate) fn keep_alive(&mut self, now: MonoTime) {
+        if let Some((every, at)) = &mut self.alive
+            && *at <= now
+        {
+            *at = now.after(*every);
             report(&[NotifyState::Watchdog]);
         }
-        if self.ticks % STATUS_EVERY == 1 {
-            if self.ending {
-                report(&[extension()]);
-            }
-            let status = status();
-            if status != self.status {
-                report(&[NotifyState::Status(&status)]);
-                self.status = status;
-            }
+    }
+
+    /// Returns whether a report of the status is not too early.
+    pub(crate) fn takes_status(&self, now: MonoTime) -> bool {
+        self.status_at <= now
+    }
+
+    pub(crate) fn report_status(&mut self, now: MonoTime, status: String) {
+        self.status_at = now.after(STATUS_EVERY);
+        if self.ending {
+            report(&[extension()]);
+        }
+        if status != self.status {
+            report(&[NotifyState::Status(&status)]);
+            self.status = status;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Edges that only wake: an exit, a change of `memory.events`. Each passes on
 //! what it saw and goes back to waiting; the core judges.
 
+use crate::executor::Executor;
 use crate::inbox::Events;
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
@@ -41,23 +42,29 @@ pub(crate) async fn exit(
     ));
 }
 
-/// Reports each time when every task waited for memory.
-pub(crate) async fn stalls(trigger: Trigger, events: Events) {
+/// Reports each time when every task waited for memory, after the use of each workload.
+pub(crate) async fn stalls(trigger: Trigger, executor: Arc<Executor>) {
     let Ok(polled) = ready::watch(&trigger, Interest::PRIORITY) else {
         return;
     };
     while let Ok(mut stalled) = polled.ready(Interest::PRIORITY).await {
         stalled.clear_ready();
-        events.send(Event::Host(HostEvent::Stalled));
+        let this = Arc::clone(&executor);
+        let read = tokio::task::spawn_blocking(move || this.measure_all());
+        if let Ok(Some(measured)) = read.await {
+            executor.send(measured);
+        }
+        executor.send(Event::Host(HostEvent::Stalled));
     }
 }
 
 /// Reads the counters whenever the kernel says that one of them changed: kernfs
-/// raises POLLPRI, at most every 10 ms (`cgroup_file_notify`).
+/// raises POLLPRI, at most every 10 ms (`cgroup_file_notify`). If it is not a kill, the workload has
+/// met a limit, and its use is read.
 pub(crate) async fn memory_events(
     cgroup: Arc<Cgroup>,
     counters: Arc<Mutex<CounterReader>>,
-    events: Events,
+    executor: Arc<Executor>,
     workload: WorkloadName,
 ) {
     let opened = EventsFile::open(&cgroup)
@@ -86,12 +93,12 @@ pub(crate) async fn memory_events(
         match read {
             Ok(counters) if counters.oom_kill != known => {
                 known = counters.oom_kill;
-                events.send(Event::Workload(
+                executor.send(Event::Workload(
                     workload.clone(),
                     WorkloadEvent::CountersRead { counters },
                 ));
             }
-            Ok(_) => {}
+            Ok(_) => executor.read_level_of(&workload),
             Err(error) => {
                 tracing::debug!("{workload}: {}", error_chain(&error));
                 return;

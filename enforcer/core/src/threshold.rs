@@ -4,6 +4,7 @@
 use crate::spec::Threshold;
 use crate::units::{MonoTime, Percent, STANDSTILL};
 pub use enforcer_model::level::Level;
+use std::time::Duration;
 
 fn level_of(threshold: &Threshold, used: Percent) -> Level {
     let reached = |level: Option<Percent>| level.is_some_and(|level| used >= level);
@@ -97,6 +98,57 @@ impl Gauge {
     }
 }
 
+/// The readings of a use for which the kernel sends no event, and the time of the next one.
+///
+/// A level must hold for a time before it counts. A use that is far below its threshold is read twice
+/// in that time; every other use is read as often as the caller can.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    next: MonoTime,
+    /// Since when the use has been far below the threshold.
+    far_since: Option<MonoTime>,
+}
+
+impl Readings {
+    /// The longest time between two readings. It is shorter than the gap that ends a level's time.
+    const LONGEST: Duration = Duration::from_secs(STANDSTILL.as_secs() / 2);
+
+    #[must_use]
+    pub fn is_due(&self, now: MonoTime) -> bool {
+        self.next <= now
+    }
+
+    /// Makes the next reading due at once.
+    pub fn hasten(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes note of a reading of this share. `from` is the lowest share that matters, and `hold` the
+    /// time for which it has to hold.
+    pub fn note(
+        &mut self,
+        now: MonoTime,
+        used: Option<Percent>,
+        from: Option<Percent>,
+        hold: Duration,
+    ) {
+        let near = used
+            .zip(from)
+            .is_some_and(|(used, from)| used.0.saturating_mul(2) >= from.0);
+        if near {
+            *self = Self::default();
+            return;
+        }
+        let far_since = *self.far_since.get_or_insert(now);
+        // A level that was left must be seen to be left for as long.
+        let is_calm = now.since(far_since) >= hold;
+        self.next = match is_calm {
+            true => now.after((hold / 2).min(Self::LONGEST)),
+            false => now,
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +169,41 @@ mod tests {
             }
         }
         reported
+    }
+
+    /// Returns the seconds of the readings of a tick of five seconds, for a use in percent that changes
+    /// at these seconds.
+    fn readings(changes: &[(u64, u32)], until: u64) -> Vec<u64> {
+        let mut readings = Readings::default();
+        let mut seconds = Vec::new();
+        for second in (0..until).step_by(5) {
+            let now = MonoTime(second * 1_000_000_000);
+            if readings.is_due(now) {
+                let used = changes.iter().rfind(|(from, _)| *from <= second);
+                let used = used.map(|(_, used)| Percent(*used));
+                readings.note(now, used, Some(Percent(90)), Duration::from_secs(60));
+                seconds.push(second);
+            }
+        }
+        seconds
+    }
+
+    #[test]
+    fn a_use_far_below_its_threshold_is_read_twice_in_its_time() {
+        let calm = readings(&[(0, 10)], 180);
+        assert_eq!(calm[..13], (0..=60).step_by(5).collect::<Vec<_>>());
+        assert_eq!(calm[13..], [90, 120, 150]);
+        // Near it, at every tick.
+        assert_eq!(readings(&[(0, 45)], 60).len(), 12);
+        let near = readings(&[(0, 10), (100, 60)], 140);
+        assert_eq!(near[13..], [90, 120, 125, 130, 135]);
+    }
+
+    #[test]
+    fn a_level_that_was_left_is_read_until_it_has_ended() {
+        let left = readings(&[(0, 95), (100, 10)], 240);
+        assert_eq!(left[..33], (0..=160).step_by(5).collect::<Vec<_>>());
+        assert_eq!(left[33..], [190, 220]);
     }
 
     /// A peak before an hour of sleep and one after it are two peaks.

@@ -22,12 +22,23 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// covers.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// The CPU time of all workloads together in [`LONGEST`] below which theirs are not read: a thousandth
+/// of a CPU.
+const WORTH_READING: Duration = Duration::from_millis(60);
+
 impl UsageSamples {
     fn learn(&self, name: &WorkloadName, now: MonoTime, usage: Usage) {
         let mut samples = self.0.lock();
         let known = samples.entry(name.clone()).or_insert([(now, usage); 2]);
         if now.since(known[1].0) >= SHORTEST {
             *known = [known[1], (now, usage)];
+        }
+    }
+
+    /// Takes the last readings as those of now, because hardly any CPU time was used since.
+    fn renew(&self, now: MonoTime) {
+        for [_, last] in self.0.lock().values_mut() {
+            last.0 = now;
         }
     }
 
@@ -76,12 +87,20 @@ impl UsageSamples {
 }
 
 /// Reads the CPU time of all workloads once a minute, for as long as the agent lives. So a
-/// percentage covers about a minute at most, and not the time since the last request.
+/// percentage covers about a minute at most, and not the time since the last request. While all
+/// workloads together use next to nothing, one reading is enough for all.
 pub(crate) async fn stay_recent(api: Api) {
     let mut turns = tokio::time::interval(LONGEST);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut used = Duration::ZERO;
     loop {
         turns.tick().await;
+        let now = api.executor.cpu_time_of_all();
+        let spent = now.saturating_sub(std::mem::replace(&mut used, now));
+        if spent < WORTH_READING {
+            api.usage.renew(clock::now());
+            continue;
+        }
         let Some(views) = api.events.ask(Question::Views).await else {
             return;
         };

@@ -7,6 +7,7 @@ use enforcer_core::WorkloadName;
 use enforcer_core::event::{CgroupId, ProcessId};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::threshold::Readings;
 use enforcer_core::units::MonoTime;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::counters::CounterReader;
@@ -16,6 +17,7 @@ use enforcer_kernel::usage::{LevelFiles, Usage};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::AbortHandle;
 
 /// A workload's cgroup with its id and the reader of its counters. If the cgroup is made again, all
@@ -48,6 +50,8 @@ pub(crate) struct Instance {
     pub(super) output: Option<KeptPipe>,
     /// The launch that the last start prepared, and its spec.
     pub(super) launch: Option<(Arc<WorkloadSpec>, Arc<Launch>)>,
+    /// The time of the next reading of its use.
+    readings: Readings,
     /// The task that watches `memory.events`.
     watch: Option<AbortHandle>,
 }
@@ -67,6 +71,15 @@ pub(super) struct Begun {
     pub(super) spec: Arc<WorkloadSpec>,
     pub(super) launch: Option<Arc<Launch>>,
     pub(super) begun: (MonoTime, Usage),
+}
+
+/// A workload whose use is read.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) name: WorkloadName,
+    pub(super) cgroup: Arc<Cgroup>,
+    pub(super) spec: Arc<WorkloadSpec>,
+    pub(super) files: Arc<LevelFiles>,
 }
 
 #[derive(Debug, Default)]
@@ -118,6 +131,16 @@ impl Instances {
             .collect()
     }
 
+    /// Returns the shortest CPU time after which a thread of a workload is a suspect; `None` if no
+    /// workload is watched for loops.
+    pub(crate) fn least_loop_budget(&self) -> Option<Duration> {
+        let table = self.0.lock();
+        let budgets = table.of.values();
+        budgets
+            .filter_map(|found| found.spec.watch.loop_budget())
+            .min()
+    }
+
     /// Returns the workload whose cgroup this is.
     pub(crate) fn owner_of(&self, id: CgroupId) -> Option<(WorkloadName, OpenCgroup)> {
         let table = self.0.lock();
@@ -162,6 +185,7 @@ impl Instances {
             begun,
             output,
             launch,
+            readings: Readings::default(),
             watch: watching,
         };
         table.by_cgroup.insert(instance.open.id, workload.clone());
@@ -213,14 +237,38 @@ impl Instances {
         Some(found.launch.get_or_insert(launch).clone())
     }
 
-    /// Returns the files that the levels of a workload are read from; `None` if they can't be opened.
-    pub(super) fn level_files(&self, workload: &WorkloadName) -> Option<Arc<LevelFiles>> {
+    /// Returns the workloads whose use is to be read now, with the files to read it from. One whose
+    /// files can't be opened is left out. `is_due` knows what is watched.
+    pub(super) fn due_for_reading(
+        &self,
+        is_due: impl Fn(&WorkloadName, &WorkloadSpec, Readings) -> bool,
+    ) -> Vec<Watched> {
         let mut table = self.0.lock();
-        let found = table.of.get_mut(workload)?;
-        if found.levels.is_none() {
-            found.levels = LevelFiles::open(&found.open.cgroup).ok().map(Arc::new);
-        }
-        found.levels.clone()
+        let due = table.of.iter_mut().filter_map(|(name, found)| {
+            if !is_due(name, &found.spec, found.readings) {
+                return None;
+            }
+            if found.levels.is_none() {
+                found.levels = LevelFiles::open(&found.open.cgroup).ok().map(Arc::new);
+            }
+            Some(Watched {
+                name: name.clone(),
+                cgroup: Arc::clone(&found.open.cgroup),
+                spec: Arc::clone(&found.spec),
+                files: found.levels.clone()?,
+            })
+        });
+        due.collect()
+    }
+
+    /// Changes the time of a workload's next reading.
+    pub(super) fn set_readings<T>(
+        &self,
+        workload: &WorkloadName,
+        change: impl FnOnce(&mut Readings) -> T,
+    ) -> Option<T> {
+        let mut table = self.0.lock();
+        Some(change(&mut table.of.get_mut(workload)?.readings))
     }
 
     /// Exchanges the cgroup of a workload, and the task that watches it. Returns the instance as it

@@ -1,21 +1,25 @@
 //! The use of workloads and of the host, read at each tick and when a probe needs it.
 
 use super::Executor;
+use super::instances::Watched;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostEvent, HostMeasured, Measured};
 use enforcer_core::probe::{Load, Work};
 use enforcer_core::spec::{Alerts, HostWatch, Resource, WorkloadSpec};
+use enforcer_core::threshold::Readings;
 use enforcer_core::units::{Bytes, Limit, Percent};
-use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::memory_info;
-use enforcer_kernel::usage::{self, LevelFiles};
+use enforcer_kernel::usage;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 /// The time between two readings of values for which the kernel sends no event.
 const TICK: Duration = Duration::from_secs(5);
+/// The host's use of memory is near its threshold from so many percent points below it.
+const NEAR: u32 = 10;
 /// Ticks between two times that free memory goes back to the kernel.
 const TRIMMED: u64 = 12;
 
@@ -35,17 +39,24 @@ pub(crate) struct HostLevels {
 pub(crate) async fn tick(executor: Arc<Executor>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    for round in 0.. {
-        tick.tick().await;
+    let mut round = 0;
+    loop {
+        let is_tick = tokio::select! {
+            _ = tick.tick() => true,
+            () = executor.read_levels.notified() => false,
+        };
         executor.end_without_tree();
-        if round % TRIMMED == 0 {
+        if is_tick && round % TRIMMED == 0 {
             memory_info::give_back();
         }
         let this = Arc::clone(&executor);
         let read = tokio::task::spawn_blocking(move || {
-            this.look_around(round);
-            this.measure()
+            if is_tick {
+                this.look_around(round);
+            }
+            this.measure(false)
         });
+        round += u64::from(is_tick);
         match read.await {
             Ok(read) => executor.send(read),
             Err(error) => tracing::error!("the levels were not read: {error}"),
@@ -82,16 +93,48 @@ async fn ask_disk(executor: &Arc<Executor>) {
 }
 
 impl Executor {
-    fn measure(&self) -> Event {
+    /// Reads the host and all workloads, if the host's memory is watched: who steps back for it depends
+    /// on who uses most.
+    pub(crate) fn measure_all(&self) -> Option<Event> {
+        let watched = self.host_levels.lock().watch.memory.is_some();
+        watched.then(|| self.measure(true))
+    }
+
+    /// Reads the host, and the workloads whose turn it is, or all.
+    fn measure(&self, all: bool) -> Event {
         let host = self.measure_host();
-        let (all, alerts) = {
+        let (is_near, alerts) = {
             let levels = self.host_levels.lock();
-            (levels.watch.memory.is_some(), Arc::clone(&levels.alerts))
+            let alerts = Arc::clone(&levels.alerts);
+            let threshold = levels
+                .watch
+                .memory
+                .and_then(|watch| watch.warn.or(watch.critical));
+            let is_near = host
+                .memory
+                .zip(threshold)
+                .is_some_and(|(used, from)| used.0 + NEAR >= from.0);
+            (is_near, alerts)
         };
-        let entries: Vec<Entry> = self.entries_to_measure(all, &alerts);
-        let measured = entries.into_iter().filter_map(|entry| {
-            let measured = measure(&entry)?;
-            Some((entry.name, measured))
+        let all = all || is_near;
+        let now = clock::now();
+        let is_due = |name: &WorkloadName, spec: &WorkloadSpec, readings: Readings| {
+            let watched = spec.watch.memory.is_some() || alerts.least_memory(name).is_some();
+            let bounded = spec.limits.memory_max.is_some() && watched;
+            all || spec.watch.cpu.is_some() || (bounded && readings.is_due(now))
+        };
+        let due = self.instances.due_for_reading(is_due).into_iter();
+        let measured = due.filter_map(|watched| {
+            let watch = watched.spec.watch.memory;
+            let warn = watch.and_then(|watch| watch.warn.or(watch.critical));
+            let alert_from = alerts.least_memory(&watched.name);
+            let from = [warn, alert_from].into_iter().flatten().min();
+            let measured = measure(&watched, warn, from)?;
+            let hold = watch.map_or(Duration::ZERO, |watch| watch.hold);
+            self.instances.set_readings(&watched.name, |readings| {
+                readings.note(now, measured.memory, from, hold);
+            });
+            Some((watched.name, measured))
         });
         Event::Host(HostEvent::Measured {
             workloads: measured.collect(),
@@ -99,26 +142,17 @@ impl Executor {
         })
     }
 
-    fn entries_to_measure(&self, all: bool, alerts: &Alerts) -> Vec<Entry> {
-        let instances = self.instances.all().into_iter();
-        let wanted = instances.filter_map(|(name, instance)| {
-            let watch = &instance.spec.watch;
-            let alert_from = alerts.least_memory(&name);
-            let watched = watch.memory.is_some() || alert_from.is_some();
-            let bounded = instance.spec.limits.memory_max.is_some() && watched;
-            if !(all || bounded || watch.cpu.is_some()) {
-                return None;
-            }
-            let files = self.instances.level_files(&name)?;
-            Some(Entry {
-                name,
-                cgroup: Arc::clone(instance.cgroup()),
-                spec: instance.spec,
-                alert_from,
-                files,
-            })
-        });
-        wanted.collect()
+    /// Has the use of this workload read soon: it was at its limit just now.
+    pub(crate) fn read_level_of(&self, workload: &WorkloadName) {
+        let is_far = |readings: &mut Readings| {
+            let is_far = !readings.is_due(clock::now());
+            readings.hasten();
+            is_far
+        };
+        // One whose turn comes with the next tick is not read more often than that.
+        if self.instances.set_readings(workload, is_far) == Some(true) {
+            self.read_levels.notify_one();
+        }
     }
 
     fn measure_host(&self) -> HostMeasured {
@@ -165,47 +199,36 @@ impl Executor {
     }
 }
 
-/// The data of one workload for a round.
-struct Entry {
-    name: WorkloadName,
-    cgroup: Arc<Cgroup>,
-    spec: Arc<WorkloadSpec>,
-    /// The least share of its `memory.max` that an alert's rule is about.
-    alert_from: Option<Percent>,
-    files: Arc<LevelFiles>,
-}
-
-/// Two small files at most; `memory.stat` and the pressure only where the rest of
-/// the memory may be full, since both are work for the kernel.
-fn measure(entry: &Entry) -> Option<Measured> {
-    let current = entry.files.memory()?;
-    let max = entry.spec.limits.memory_max.and_then(Limit::at);
-    let watch = entry.spec.watch.memory;
+/// Reads two small files at most; `memory.stat` and the pressure only if the rest of the memory may be
+/// full, since both are work for the kernel. `from` is the lowest share that matters, and `warn` the
+/// one of the workload's own watch.
+fn measure(watched: &Watched, warn: Option<Percent>, from: Option<Percent>) -> Option<Measured> {
+    let current = watched.files.memory()?;
+    let max = watched.spec.limits.memory_max.and_then(Limit::at);
     let percent = |used: u64, max: Bytes| {
         let percent = u128::from(used) * 100 / u128::from(max.0.max(1));
         Percent(u32::try_from(percent).unwrap_or(u32::MAX))
     };
     let charged = max.map(|max| percent(current, max));
-    let warn = watch.and_then(|watch| watch.warn.or(watch.critical));
-    let suspicious = charged.zip([warn, entry.alert_from].into_iter().flatten().min());
+    let reaches = |share: Option<Percent>| {
+        let both = charged.zip(share);
+        both.is_some_and(|(charged, share)| charged >= share)
+    };
     let mut measured = Measured {
         memory: charged,
         memory_bytes: Bytes(current),
         ..Measured::default()
     };
-    if suspicious.is_some_and(|(charged, warn)| charged >= warn) {
-        let used = usage::working_set(&entry.cgroup, current);
+    if reaches(from) {
+        let used = usage::working_set(&watched.cgroup, current);
         measured.memory = max.map(|max| percent(used, max));
         // Thrashing at its own limit is what its own watch is about.
-        if charged
-            .zip(warn)
-            .is_some_and(|(charged, warn)| charged >= warn)
-        {
-            measured.memory_stalled = usage::read_load(&entry.cgroup).memory;
+        if reaches(warn) {
+            measured.memory_stalled = usage::read_load(&watched.cgroup).memory;
         }
     }
-    if entry.spec.watch.cpu.is_some() {
-        measured.cpu = entry.files.cpu();
+    if watched.spec.watch.cpu.is_some() {
+        measured.cpu = watched.files.cpu();
     }
     Some(measured)
 }

@@ -48,7 +48,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 /// The time after which killed processes that stay are reported.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
@@ -63,6 +63,10 @@ pub(crate) struct Executor {
     ring: Option<Arc<EventRing>>,
     suspects: Option<Arc<SuspectRing>>,
     pub(crate) followed: Followed,
+    /// A workload is watched for loops from now on.
+    pub(crate) loops_watched: Notify,
+    /// A use is to be read before the next tick.
+    read_levels: Notify,
     events: Events,
     pub(crate) instances: Instances,
     /// The work that waits behind the work under way, by workload; `None` for the host.
@@ -109,6 +113,8 @@ impl Executor {
             ring,
             suspects,
             followed: Followed::default(),
+            loops_watched: Notify::new(),
+            read_levels: Notify::new(),
             events,
             instances: Instances::default(),
             queues: Mutex::default(),

@@ -311,14 +311,14 @@ impl Executor {
 
     /// Begins to watch the counters of OOM kills.
     pub(super) fn watch_memory_events(
-        &self,
+        self: &Arc<Self>,
         workload: &WorkloadName,
         open: &OpenCgroup,
     ) -> AbortHandle {
         let watch = watch::memory_events(
             Arc::clone(&open.cgroup),
             Arc::clone(&open.counters),
-            self.events.clone(),
+            Arc::clone(self),
             workload.clone(),
         );
         self.runtime.spawn(watch).abort_handle()

@@ -25,10 +25,6 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use waiting::{PartitionMap as _, Waiter, outcome};
 
-/// The time between two reports to the service manager, and between two checks for trouble of the
-/// history.
-const TICK: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// The way in which an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -51,6 +47,9 @@ pub(crate) struct Runtime {
     noise: RandomState,
     wake: Option<MonoTime>,
     last_seq: Seq,
+    manager: Option<Manager>,
+    /// The status that the service manager has may be an old one.
+    status_changed: bool,
 }
 
 impl Runtime {
@@ -73,35 +72,34 @@ impl Runtime {
             noise: RandomState::new(),
             wake: None,
             last_seq: Seq(0),
+            manager: Manager::found(clock::now()),
+            status_changed: true,
         }
     }
 
     /// Runs until it is to go, or a shutdown is complete.
     pub(crate) async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) -> Ended {
-        let mut manager = Manager::found(TICK);
+        let history = Arc::clone(&self.history);
         let mut ready = false;
-        let mut ticked = clock::now();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
+            let now = clock::now();
             // Due work comes after one message at the latest, however many wait.
-            if self.wake.is_some_and(|wake| wake <= clock::now())
+            if self.wake.is_some_and(|wake| wake <= now)
                 && self.handle(Event::Agent(AgentEvent::Wake))
             {
                 return Ended::WithWorkloads;
             }
-            let due = self.wake.map(|wake| wake.since(clock::now()));
+            self.report_to_manager(now);
+            let wake = self.wake.map(|wake| wake.since(clock::now()));
+            let report = self.manager.as_ref();
+            let report = report.and_then(|manager| manager.due(self.status_changed));
+            let report = report.map(|due| due.since(clock::now()));
             let message = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => message,
-                () = sleep(due), if due.is_some() => Message::Event(Box::new(Event::Agent(AgentEvent::Wake))),
-                _ = tick.tick() => {
-                    ticked = clock::now();
-                    match self.tick(manager.as_mut()) {
-                        Some(trouble) => trouble,
-                        None => continue,
-                    }
-                }
+                () = sleep(wake), if wake.is_some() => Message::Event(Box::new(Event::Agent(AgentEvent::Wake))),
+                () = sleep(report), if report.is_some() => continue,
+                trouble = history.trouble() => Message::Event(Box::new(reported_trouble(trouble))),
             };
             let finished = match message {
                 Message::Event(event) => {
@@ -110,7 +108,7 @@ impl Runtime {
                     if leaves || ends {
                         service::stopping();
                     }
-                    if let Some(manager) = manager.as_mut().filter(|_| ends) {
+                    if let Some(manager) = self.manager.as_mut().filter(|_| ends) {
                         manager.ending();
                     }
                     let configured = matches!(
@@ -131,13 +129,6 @@ impl Runtime {
             };
             if finished {
                 return Ended::WithWorkloads;
-            }
-            // However much there is to do.
-            if clock::now().since(ticked) >= TICK * 2 {
-                ticked = clock::now();
-                if let Some(Message::Event(trouble)) = self.tick(manager.as_mut()) {
-                    let _ = self.handle(*trouble);
-                }
             }
         }
     }
@@ -174,6 +165,7 @@ impl Runtime {
         if let Some(answered) = &answered {
             self.telemetry.counts.probed(answered);
         }
+        self.status_changed |= !transitions.is_empty();
         let last = transitions.last().map(|transition| transition.seq);
         self.last_seq = last.unwrap_or(self.last_seq);
         let reported = self
@@ -200,13 +192,20 @@ impl Runtime {
         (plan, finished)
     }
 
-    /// Does the work of every second.
-    fn tick(&self, manager: Option<&mut Manager>) -> Option<Message> {
-        if let Some(manager) = manager {
-            manager.tick(|| self.status());
+    /// Reports to the service manager what is due.
+    fn report_to_manager(&mut self, now: MonoTime) {
+        let Some(mut manager) = self.manager.take() else {
+            return;
+        };
+        manager.keep_alive(now);
+        let is_due = manager
+            .due(self.status_changed)
+            .is_some_and(|due| due <= now);
+        if is_due && manager.takes_status(now) {
+            self.status_changed = false;
+            manager.report_status(now, self.status());
         }
-        let trouble = self.history.trouble()?;
-        Some(Message::Event(Box::new(reported_trouble(trouble))))
+        self.manager = Some(manager);
     }
 
     /// Returns the state of the workloads, for `systemctl status`.

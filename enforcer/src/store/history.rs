@@ -66,10 +66,9 @@ impl History {
         }
     }
 
-    /// Takes the oldest change of the database's state that was not taken yet; `None` if there is
-    /// none.
-    pub(crate) fn trouble(&self) -> Option<super::database::Trouble> {
-        self.writer.trouble()
+    /// Waits for the next change of the database's state, and takes it.
+    pub(crate) async fn trouble(&self) -> super::database::Trouble {
+        self.writer.next_trouble().await
     }
 
     /// Returns the records of a decision.

@@ -20,11 +20,23 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use waits::{Wait, wait_of};
 
-/// The time between two checks whether the workloads are busy enough to be sampled.
-pub const GATE: Duration = Duration::from_millis(250);
-/// The CPU time of all workloads together since the last check from which on they are sampled: less
-/// than half a percent of one CPU hides no loop for long.
-pub const WORTH_SAMPLING: Duration = Duration::from_millis(1);
+/// The bounds of the time between two checks whether the workloads are busy enough to be sampled.
+const GATES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(15)];
+
+/// Returns the time until the next check whether the workloads are busy enough to be sampled.
+/// `least_after` is the shortest CPU time after which a workload's thread is a suspect: a loop is found
+/// at most a quarter of it later than if all were always sampled.
+#[must_use]
+pub fn gate(least_after: Duration) -> Duration {
+    (least_after / 4).clamp(GATES[0], GATES[1])
+}
+
+/// Returns whether the workloads, which used this CPU time together, are busy enough to be sampled.
+/// Less than half a percent of one CPU hides no loop for long.
+#[must_use]
+pub fn is_worth_sampling(used: Duration, elapsed: Duration) -> bool {
+    used * 250 >= elapsed
+}
 
 /// The time for which a suspect's registers are sampled before it is stopped at all.
 pub const SAMPLE_TIME: Duration = Duration::from_millis(500);

@@ -5,6 +5,7 @@ use enforcer_core::cpu_loop::Thread;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use tokio::sync::Notify;
 
 /// The most threads of one check: with a hundred spinning threads, each is checked every few
 /// seconds.
@@ -12,7 +13,11 @@ const A_ROUND: usize = 16;
 
 /// The examined threads, with the number of their sleeps at that time.
 #[derive(Debug, Default)]
-pub(crate) struct Followed(Mutex<Threads>);
+pub(crate) struct Followed {
+    threads: Mutex<Threads>,
+    /// A thread was added.
+    added: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Threads {
@@ -24,17 +29,25 @@ struct Threads {
 impl Followed {
     /// Follows a thread.
     pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
-        self.0.lock().known.insert(thread, (workload, sleeps));
+        self.threads.lock().known.insert(thread, (workload, sleeps));
+        self.added.notify_one();
     }
 
     /// Stops following a thread: the agent's own stops would look like sleeps.
     pub(crate) fn pause(&self, thread: Thread) {
-        self.0.lock().known.remove(&thread);
+        self.threads.lock().known.remove(&thread);
+    }
+
+    /// Waits until there is a thread to check.
+    pub(crate) async fn any(&self) {
+        while self.threads.lock().known.is_empty() {
+            self.added.notified().await;
+        }
     }
 
     /// Checks the next few threads, and removes those that have slept or are gone.
     pub(crate) fn ended(&self) -> Vec<(WorkloadName, Thread)> {
-        let mut threads = self.0.lock();
+        let mut threads = self.threads.lock();
         let after = threads.checked.map_or(Bound::Unbounded, Bound::Excluded);
         let rest = threads.known.range((after, Bound::Unbounded));
         let round: Vec<Thread> = rest

@@ -37,6 +37,7 @@ impl Executor {
     pub(in crate::executor) fn watch_loops(&self, cgroup: CgroupId, spec: &WorkloadSpec) {
         if let Some(ring) = &self.suspects {
             ring.set_budget(cgroup, spec.watch.loop_budget());
+            self.loops_watched.notify_one();
         }
     }
 

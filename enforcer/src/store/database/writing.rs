@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
@@ -40,6 +41,20 @@ pub(crate) enum Trouble {
     Resumed { lost: u64 },
 }
 
+/// The changes that were not taken yet.
+#[derive(Debug, Default)]
+struct Troubles {
+    waiting: Mutex<VecDeque<Trouble>>,
+    added: Notify,
+}
+
+impl Troubles {
+    fn add(&self, trouble: Trouble) {
+        self.waiting.lock().push_back(trouble);
+        self.added.notify_one();
+    }
+}
+
 enum Work {
     Append(Batch),
     /// Write everything before this, and then answer.
@@ -49,7 +64,7 @@ enum Work {
 #[derive(Debug)]
 pub(crate) struct Writer {
     work: Sender<Work>,
-    troubles: Arc<Mutex<VecDeque<Trouble>>>,
+    troubles: Arc<Troubles>,
 }
 
 impl std::fmt::Debug for Work {
@@ -66,8 +81,19 @@ impl Writer {
         let _ = self.work.send(Work::Append(batch));
     }
 
+    /// Takes the oldest change that was not taken yet.
     pub(crate) fn trouble(&self) -> Option<Trouble> {
-        self.troubles.lock().pop_front()
+        self.troubles.waiting.lock().pop_front()
+    }
+
+    /// Waits for the next change, and takes it.
+    pub(crate) async fn next_trouble(&self) -> Trouble {
+        loop {
+            if let Some(trouble) = self.trouble() {
+                return trouble;
+            }
+            self.troubles.added.notified().await;
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -87,7 +113,7 @@ impl Database {
         committed: impl Fn(Seq) + Send + 'static,
     ) -> Writer {
         let (work, waiting) = channel();
-        let troubles = Arc::<Mutex<VecDeque<Trouble>>>::default();
+        let troubles = Arc::<Troubles>::default();
         let mut thread = Thread {
             database: self.clone(),
             connection: None,
@@ -102,9 +128,7 @@ impl Database {
             .name("history".to_owned())
             .spawn(move || thread.run(&waiting));
         if let Err(error) = spawned {
-            troubles
-                .lock()
-                .push_back(Trouble::Failing(format!("no thread for it: {error}")));
+            troubles.add(Trouble::Failing(format!("no thread for it: {error}")));
         }
         Writer { work, troubles }
     }
@@ -120,7 +144,7 @@ struct Thread {
     aside: Option<String>,
     /// The time of the next try after a failure.
     retry: Option<MonoTime>,
-    troubles: Arc<Mutex<VecDeque<Trouble>>>,
+    troubles: Arc<Troubles>,
     committed: Box<dyn Fn(Seq) + Send>,
 }
 
@@ -188,7 +212,7 @@ impl Thread {
                     (self.committed)(last);
                     if self.retry.take().is_some() {
                         let lost = self.given_up.take().map_or(0, |(_, _, lost)| lost);
-                        self.troubles.lock().push_back(Trouble::Resumed { lost });
+                        self.troubles.add(Trouble::Resumed { lost });
                     }
                 }
                 Err(error) => {
@@ -244,7 +268,7 @@ impl Thread {
         }
         // The error may differ at each try. The failure is reported once.
         if self.retry.is_none() {
-            self.troubles.lock().push_back(Trouble::Failing(why));
+            self.troubles.add(Trouble::Failing(why));
         }
         self.retry = Some(clock::now().after(RETRY));
     }
