@@ -2,6 +2,7 @@
 //! what it saw and goes back to waiting; the core judges.
 
 use crate::executor::Executor;
+use crate::failpoint::failpoint;
 use crate::inbox::Events;
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
@@ -35,6 +36,7 @@ pub(crate) async fn exit(
             let _ = waited.await;
         }
     }
+    failpoint!("exit-seen");
     events.send(Event::Instance(
         workload,
         instance,

@@ -77,6 +77,9 @@ enum Command {
         /// For `pairs`: another build of the agent, which is measured in turn with this one
         #[arg(long, value_name = "BINARY", required_if_eq("name", "pairs"))]
         before: Option<std::path::PathBuf>,
+        /// For `restart`: the time of each step
+        #[arg(long)]
+        trace: bool,
     },
     /// Run every fuzz target, without another toolchain
     Fuzz {
@@ -141,7 +144,13 @@ fn run(command: Command) -> Result<()> {
             name,
             kernel,
             before,
+            trace: false,
         } => vm::bench(name.as_deref(), kernel.wanted.as_deref(), before),
+        Command::Bench {
+            kernel,
+            trace: true,
+            ..
+        } => vm::trace(kernel.wanted.as_deref()),
         Command::Fuzz { seconds } => fuzz::run_all(seconds),
         Command::Calibrate { name } => vm::calibrate(name.as_deref()),
         Command::Vm {

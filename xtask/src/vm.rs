@@ -123,6 +123,22 @@ pub(crate) fn bench(
     Ok(())
 }
 
+/// Prints the steps of a restart with their times, on every kernel.
+///
+/// # Errors
+/// If a guest fails.
+pub(crate) fn trace(kernel: Option<&str>) -> Result<()> {
+    let (mut programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
+    programs.agent_with_failpoints = crate::compile::test_programs()?.agent_with_failpoints;
+    for kernel in &kernels {
+        println!("kernel {kernel}");
+        let initramfs = image::pack(kernel, &programs, Contents::Tests)?;
+        let boot = boot(kernel, &initramfs, "bench:trace", MEMORY_MIB);
+        machine.boot(&boot, |_| false)?.verdict()?;
+    }
+    Ok(())
+}
+
 /// Measures beside systemd, in a Debian that has it, on every kernel.
 fn bench_side(part: &str, kernel: Option<&str>) -> Result<()> {
     let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;

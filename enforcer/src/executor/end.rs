@@ -71,6 +71,7 @@ impl Executor {
     /// Waits for the main process, kills what it left behind, and reads the counters before the
     /// exit is reported.
     pub(super) fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
+        failpoint!("reap-begun");
         let Some(ended) = self.instances.get(&workload) else {
             // The take-over found no process of it.
             self.events.send(Event::Instance(
@@ -113,6 +114,7 @@ impl Executor {
             tries += 1;
             clock::pause(KILL_PATIENCE / 100);
         }
+        failpoint!("reap-gone");
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }

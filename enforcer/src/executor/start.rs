@@ -62,6 +62,7 @@ impl Executor {
         (spec, effective): (&Arc<WorkloadSpec>, &Limits),
         cause: Cause,
     ) -> Result<(), StartError> {
+        failpoint!("start-begun");
         let until = clock::now().after(spec.start_timeout);
         let Gated {
             child,
@@ -137,6 +138,7 @@ impl Executor {
         cause: Cause,
     ) -> Result<Gated, StartError> {
         let open = self.open_fit_cgroup(workload)?;
+        failpoint!("start-fit");
         limits::apply(&open.cgroup, effective).map_err(|error| StartError {
             stage: "apply the limits".to_owned(),
             errno: error.errno(),
@@ -147,7 +149,9 @@ impl Executor {
         let identity = &launch.identity;
         let owner = launch.switch_user.then_some((identity.uid, identity.gid));
         let output = self.open_output(workload, spec, owner)?;
+        failpoint!("start-output");
         let counters = self.read_counters(&open.counters)?;
+        failpoint!("start-counted");
         let child =
             spawn::spawn(&launch, &open.cgroup, &output.file).map_err(|error| StartError {
                 stage: "create the process".to_owned(),

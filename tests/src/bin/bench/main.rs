@@ -15,6 +15,7 @@ mod power;
 mod probes;
 mod scrape;
 mod side;
+mod trace;
 use enforcer_model::WorkloadState;
 use enforcer_model::views::Workloads;
 use enforcer_tests::agent::{self, Agent};
@@ -48,7 +49,7 @@ fn main() {
         pairs::serve(&std::env::args().nth(2).unwrap_or_default());
         return;
     }
-    let all: [Measurement; 15] = [
+    let all: [Measurement; 16] = [
         ("restart", restart),
         ("start", start),
         ("memory", memory),
@@ -58,6 +59,7 @@ fn main() {
         ("scrape", scrape::scrape),
         ("outputs", outputs::outputs),
         ("pairs", pairs::pairs),
+        ("trace", trace::trace),
         ("verdict", loops::time_to_verdict),
         ("sample", loops::sample_cost),
         ("throughput", loops::throughput),
@@ -70,7 +72,9 @@ fn main() {
     println!("bare fork + exec: {floor}");
     // All others take minutes each, so they run only by name or by `loops`.
     let quick = ["restart", "start", "memory"];
-    let named = ["probes", "thousand", "kills", "scrape", "outputs", "pairs"];
+    let named = [
+        "probes", "thousand", "kills", "scrape", "outputs", "pairs", "trace",
+    ];
     for (name, measure) in all {
         let asked = match wanted.as_str() {
             "" => quick.contains(&name),

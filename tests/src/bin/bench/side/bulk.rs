@@ -66,6 +66,7 @@ fn enforcer(count: usize) -> Figures {
         let begun = monotonic();
         timed(&["enforcer", "apply"]);
         up.push(all_up(&file, count) - begun);
+        println!("    enforcer, round {round}: up");
         wait_within(LONG, "all to run", || {
             let running = workloads()?.workloads.into_iter();
             let running = running.filter(|one| one.state == WorkloadState::Running);
@@ -120,6 +121,7 @@ fn systemd(count: usize) -> Figures {
         let begun = monotonic();
         with("start");
         up.push(all_up(&file, count) - begun);
+        println!("    systemd, round {round}: up");
         if round == 0 {
             let idle = at_rest(&[1]);
             let listed = (0..MANY).map(|_| timed(&["systemctl", "list-units", "--no-pager"]));
