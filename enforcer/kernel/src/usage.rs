@@ -1,15 +1,16 @@
 //! The current use of a workload, read on request.
 
-use super::cgroupfs::{Cgroup, CgroupError};
+use super::cgroupfs::Cgroup;
 use super::counters::field;
 use super::pressure;
 use enforcer_model::limits::Limits;
 use enforcer_model::probe::{Load, Work};
-use enforcer_model::units::Bytes;
+use enforcer_model::units::{Bytes, Limit};
 use enforcer_model::views::{Details, LimitState, Waiting};
 use nix::fcntl::OFlag;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Numbers of the kernel's files; `None` where the file says `max` or is missing.
@@ -24,32 +25,6 @@ pub struct Usage {
     pub cpu_usec: u64,
     pub periods: u64,
     pub throttled_periods: u64,
-}
-
-pub fn read(cgroup: &Cgroup) -> Result<Usage, CgroupError> {
-    let number = |file: &str| -> Result<Option<u64>, CgroupError> {
-        Ok(cgroup
-            .read_if_present(file)?
-            .and_then(|text| text.trim().parse().ok()))
-    };
-    let stat = cgroup.read_if_present("memory.stat")?.unwrap_or_default();
-    let cpu = cgroup.read_if_present("cpu.stat")?.unwrap_or_default();
-    let current = number("memory.current")?.unwrap_or(0);
-    Ok(Usage {
-        working_set: current.saturating_sub(field(&stat, "inactive_file")),
-        memory_max: number("memory.max")?,
-        swap: number("memory.swap.current")?.unwrap_or(0),
-        swap_max: number("memory.swap.max")?,
-        cpu_usec: field(&cpu, "usage_usec"),
-        periods: field(&cpu, "nr_periods"),
-        throttled_periods: field(&cpu, "nr_throttled"),
-    })
-}
-
-/// Returns the charged memory without the page cache that could be dropped at once.
-pub fn working_set(cgroup: &Cgroup, current: u64) -> u64 {
-    let stat = cgroup.read("memory.stat").unwrap_or_default();
-    current.saturating_sub(field(&stat, "inactive_file"))
 }
 
 /// Shares of the last ten seconds; empty where the kernel keeps none.
@@ -84,38 +59,101 @@ pub fn read_work(cgroup: &Cgroup) -> Option<Work> {
     })
 }
 
-/// The files of the tick, kept open.
+/// The files that are read again and again. Each stays open from its first reading on, so that its
+/// path is not looked up each time.
 #[derive(Debug)]
-pub struct LevelFiles {
-    memory: File,
-    cpu: File,
+pub struct UsageFiles {
+    cgroup: Arc<Cgroup>,
+    /// `None` inside if the kernel has no such file.
+    open: [OnceLock<Option<File>>; 4],
 }
 
-impl LevelFiles {
-    pub fn open(cgroup: &Cgroup) -> std::io::Result<Self> {
-        Ok(Self {
-            memory: cgroup.open_file("memory.current", OFlag::O_RDONLY)?,
-            cpu: cgroup.open_file("cpu.stat", OFlag::O_RDONLY)?,
-        })
+const CURRENT: usize = 0;
+const STAT: usize = 1;
+const CPU: usize = 2;
+const SWAP: usize = 3;
+const NAMES: [&str; 4] = [
+    "memory.current",
+    "memory.stat",
+    "cpu.stat",
+    "memory.swap.current",
+];
+
+impl UsageFiles {
+    #[must_use]
+    pub fn new(cgroup: Arc<Cgroup>) -> Self {
+        Self {
+            cgroup,
+            open: Default::default(),
+        }
     }
 
-    /// Bytes that are charged.
+    fn file(&self, which: usize) -> Option<&File> {
+        let open = || self.cgroup.open_file(NAMES[which], OFlag::O_RDONLY).ok();
+        self.open[which].get_or_init(open).as_ref()
+    }
+
+    /// Returns the bytes that are charged.
     pub fn memory(&self) -> Option<u64> {
-        let mut buffer = [0; 32];
-        let length = self.memory.read_at(&mut buffer, 0).ok()?;
-        std::str::from_utf8(&buffer[..length])
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        number(self.file(CURRENT)?)
+    }
+
+    /// Returns the charged bytes without the page cache that could be dropped at once.
+    pub fn working_set(&self) -> Option<u64> {
+        let stat = text(self.file(STAT)?)?;
+        Some(self.memory()?.saturating_sub(field(&stat, "inactive_file")))
     }
 
     pub fn cpu(&self) -> Option<Duration> {
-        let mut buffer = [0; 512];
-        let length = self.cpu.read_at(&mut buffer, 0).ok()?;
-        let text = std::str::from_utf8(&buffer[..length]).ok()?;
-        Some(Duration::from_micros(field(text, "usage_usec")))
+        let stat = text(self.file(CPU)?)?;
+        Some(Duration::from_micros(field(&stat, "usage_usec")))
     }
+
+    /// Reads the whole use. `limits` are those that the kernel is known to have; without them they
+    /// are read too.
+    pub fn read(&self, limits: Option<&Limits>) -> Usage {
+        let (memory_max, swap_max) = match limits {
+            Some(limits) => {
+                let bytes = |limit: Option<Limit<Bytes>>| limit.and_then(Limit::at);
+                let whole_pages = |bytes: Bytes| bytes.0 - bytes.0 % procfs::page_size();
+                (
+                    bytes(limits.memory_max).map(whole_pages),
+                    bytes(limits.memory_swap_max).map(whole_pages),
+                )
+            }
+            None => {
+                let read = |file| self.cgroup.read(file).ok()?.trim().parse().ok();
+                (read("memory.max"), read("memory.swap.max"))
+            }
+        };
+        let cpu = self.file(CPU).and_then(text).unwrap_or_default();
+        // A workload that may not swap has nothing there.
+        let swap = (swap_max != Some(0)).then(|| self.file(SWAP)).flatten();
+        Usage {
+            working_set: self.working_set().unwrap_or(0),
+            memory_max,
+            swap: swap.and_then(number).unwrap_or(0),
+            swap_max,
+            cpu_usec: field(&cpu, "usage_usec"),
+            periods: field(&cpu, "nr_periods"),
+            throttled_periods: field(&cpu, "nr_throttled"),
+        }
+    }
+}
+
+fn number(file: &File) -> Option<u64> {
+    let mut buffer = [0; 32];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    let text = std::str::from_utf8(&buffer[..length]).ok()?;
+    text.trim().parse().ok()
+}
+
+fn text(file: &File) -> Option<String> {
+    // The kernel gives such a file in one piece, if there is room for it (seq_file).
+    let mut buffer = vec![0; 8 << 10];
+    let length = file.read_at(&mut buffer, 0).ok()?;
+    buffer.truncate(length);
+    String::from_utf8(buffer).ok()
 }
 
 /// Reads the values that only a screen shows.

@@ -96,8 +96,8 @@ pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
     let now = clock::now();
     let mut usage = Usage::default();
     let mut rates = (0.0, 0.0);
-    if let Some(instance) = api.executor.instances.get(&view.name) {
-        usage = usage::read(instance.cgroup()).unwrap_or_default();
+    if let Some((instance, read)) = api.executor.usage_of(&view.name) {
+        usage = read;
         rates = api.usage.rates(&view.name, instance.begun, now, &usage);
     }
     let path = api

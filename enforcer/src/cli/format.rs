@@ -39,7 +39,11 @@ impl Output {
     ) -> Result<bool, Fault> {
         match self.format() {
             Format::Table | Format::Wide => return Ok(false),
-            Format::Json => println!("{:#}", as_json(answer)?),
+            // In one write: standard output would write each line by itself.
+            Format::Json => {
+                let text = serde_json::to_string_pretty(&as_json(answer)?).map_err(unwritten)?;
+                println!("{text}");
+            }
             Format::Yaml => print!("{}", yaml(answer)?),
             Format::Name => match names {
                 Some(names) => names.iter().for_each(|name| println!("{name}")),

@@ -97,6 +97,7 @@ impl Executor {
         // After a refusal the kernel's values are not known. The place of the process still is.
         let wanted = instance.limits.as_deref();
         let mut found = wanted.map_or_else(Vec::new, |wanted| limits::drifted(cgroup, wanted));
+        self.instances.set_drifted(workload, !found.is_empty());
         let expected = relative(cgroup.path());
         if !is_home(&place, &expected) {
             found = vec![Drifted {

@@ -13,7 +13,7 @@ use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::counters::CounterReader;
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::spawn::Launch;
-use enforcer_kernel::usage::{LevelFiles, Usage};
+use enforcer_kernel::usage::{Usage, UsageFiles};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -42,8 +42,10 @@ pub(crate) struct Instance {
     pub(crate) spec: Arc<WorkloadSpec>,
     /// The limits that were last written, with all claims; `None` if they are not known.
     pub(super) limits: Option<Arc<Limits>>,
-    /// Opened when they are first read.
-    levels: Option<Arc<LevelFiles>>,
+    /// Made when its use is first read.
+    files: Option<Arc<UsageFiles>>,
+    /// Another process has changed a limit, and it was not written again.
+    drifted: bool,
     /// The start of this instance, and the use of its cgroup at that time.
     pub(crate) begun: (MonoTime, Usage),
     /// The pipe that its output is; `None` if it writes elsewhere.
@@ -59,6 +61,12 @@ pub(crate) struct Instance {
 impl Instance {
     pub(crate) fn cgroup(&self) -> &Arc<Cgroup> {
         &self.open.cgroup
+    }
+
+    /// Returns the files that its use is read from.
+    fn files(&mut self) -> Arc<UsageFiles> {
+        let new = || Arc::new(UsageFiles::new(Arc::clone(&self.open.cgroup)));
+        Arc::clone(self.files.get_or_insert_with(new))
     }
 }
 
@@ -79,7 +87,7 @@ pub(super) struct Watched {
     pub(super) name: WorkloadName,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) spec: Arc<WorkloadSpec>,
-    pub(super) files: Arc<LevelFiles>,
+    pub(super) files: Arc<UsageFiles>,
 }
 
 #[derive(Debug, Default)]
@@ -170,8 +178,8 @@ impl Instances {
         let before = table.of.remove(workload);
         let main_before = before.as_ref().map(|before| before.main);
         // What belongs to the cgroup stays, and what belongs to the instance is new.
-        let (limits, levels, watching) = match before {
-            Some(before) => (before.limits, before.levels, before.watch),
+        let (limits, files, watching) = match before {
+            Some(before) => (before.limits, before.files, before.watch),
             None => (None, None, Some(watch(&open))),
         };
         let instance = Instance {
@@ -181,7 +189,8 @@ impl Instances {
             is_adopted: false,
             spec,
             limits,
-            levels,
+            files,
+            drifted: false,
             begun,
             output,
             launch,
@@ -207,6 +216,7 @@ impl Instances {
         if let Some(found) = self.0.lock().of.get_mut(workload) {
             if are_written {
                 found.limits = Some(Arc::new(wanted.clone()));
+                found.drifted = false;
             } else {
                 found.limits.take_if(|given| **given != *wanted);
             }
@@ -237,8 +247,8 @@ impl Instances {
         Some(found.launch.get_or_insert(launch).clone())
     }
 
-    /// Returns the workloads whose use is to be read now, with the files to read it from. One whose
-    /// files can't be opened is left out. `is_due` knows what is watched.
+    /// Returns the workloads whose use is to be read now, with the files to read it from. `is_due`
+    /// knows what is watched.
     pub(super) fn due_for_reading(
         &self,
         is_due: impl Fn(&WorkloadName, &WorkloadSpec, Readings) -> bool,
@@ -248,17 +258,34 @@ impl Instances {
             if !is_due(name, &found.spec, found.readings) {
                 return None;
             }
-            if found.levels.is_none() {
-                found.levels = LevelFiles::open(&found.open.cgroup).ok().map(Arc::new);
-            }
             Some(Watched {
                 name: name.clone(),
                 cgroup: Arc::clone(&found.open.cgroup),
                 spec: Arc::clone(&found.spec),
-                files: found.levels.clone()?,
+                files: found.files(),
             })
         });
         due.collect()
+    }
+
+    /// Returns an instance with the files that its use is read from, and the limits that the kernel is
+    /// known to have.
+    pub(crate) fn usage_of(
+        &self,
+        workload: &WorkloadName,
+    ) -> Option<(Instance, Arc<UsageFiles>, Option<Arc<Limits>>)> {
+        let mut table = self.0.lock();
+        let found = table.of.get_mut(workload)?;
+        let files = found.files();
+        let limits = found.limits.clone().filter(|_| !found.drifted);
+        Some((found.clone(), files, limits))
+    }
+
+    /// Notes whether another process has changed a limit.
+    pub(super) fn set_drifted(&self, workload: &WorkloadName, is_drifted: bool) {
+        if let Some(found) = self.0.lock().of.get_mut(workload) {
+            found.drifted = is_drifted;
+        }
     }
 
     /// Changes the time of a workload's next reading.
@@ -284,7 +311,7 @@ impl Instances {
         let before = found.clone();
         let id = open.id;
         found.open = open;
-        found.levels = None;
+        found.files = None;
         if let Some(old) = found.watch.replace(watch) {
             old.abort();
         }

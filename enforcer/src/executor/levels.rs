@@ -1,7 +1,7 @@
 //! The use of workloads and of the host, read at each tick and when a probe needs it.
 
 use super::Executor;
-use super::instances::Watched;
+use super::instances::{Instance, Watched};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostEvent, HostMeasured, Measured};
 use enforcer_core::probe::{Load, Work};
@@ -11,7 +11,7 @@ use enforcer_core::units::{Bytes, Limit, Percent};
 use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::memory_info;
-use enforcer_kernel::usage;
+use enforcer_kernel::usage::{self, Usage};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::MissedTickBehavior;
@@ -187,6 +187,15 @@ impl Executor {
         }
     }
 
+    /// Returns a workload's instance and its use now.
+    pub(crate) fn usage_of(&self, workload: &WorkloadName) -> Option<(Instance, Usage)> {
+        let (instance, files, limits) = self.instances.usage_of(workload)?;
+        // Without a watch of the tree, another process may have changed a limit a minute ago.
+        let limits = limits.filter(|_| self.tree_watch.is_some());
+        let usage = files.read(limits.as_deref());
+        Some((instance, usage))
+    }
+
     /// Returns the pressure on a workload.
     pub(crate) fn load_of(&self, workload: &WorkloadName) -> Load {
         self.with_cgroup(workload, usage::read_load)
@@ -220,8 +229,8 @@ fn measure(watched: &Watched, warn: Option<Percent>, from: Option<Percent>) -> O
         ..Measured::default()
     };
     if reaches(from) {
-        let used = usage::working_set(&watched.cgroup, current);
-        measured.memory = max.map(|max| percent(used, max));
+        let used = watched.files.working_set();
+        measured.memory = max.zip(used).map(|(max, used)| percent(used, max));
         // Thrashing at its own limit is what its own watch is about.
         if reaches(warn) {
             measured.memory_stalled = usage::read_load(&watched.cgroup).memory;
