@@ -45,8 +45,15 @@ pub fn knows_swap(cgroup: &Cgroup) -> bool {
 /// Brings every file to what the limits say, defaults included, and reads each
 /// back. Returns what was changed; files that are right already are not written.
 pub fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>, LimitError> {
+    bring(cgroup, limits.files().into_iter())
+}
+
+fn bring(
+    cgroup: &Cgroup,
+    files: impl Iterator<Item = FileValue>,
+) -> Result<Vec<LimitChange>, LimitError> {
     let mut changes = Vec::new();
-    for wanted in limits.files() {
+    for wanted in files {
         let Some(present) = cgroup.read_if_present(wanted.file)? else {
             if wanted.asked {
                 return Err(LimitError::NoController {
@@ -64,6 +71,13 @@ pub fn apply(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>, Limit
         changes.push(change(cgroup, &wanted, present)?);
     }
     Ok(changes)
+}
+
+/// Writes the limits of a cgroup that was made just now: every file that the limits do not ask for has
+/// its default already.
+pub fn apply_to_new(cgroup: &Cgroup, limits: &Limits) -> Result<Vec<LimitChange>, LimitError> {
+    let asked = limits.files().into_iter().filter(|wanted| wanted.asked);
+    bring(cgroup, asked)
 }
 
 /// Returns the values that differ from the limits. A missing file does not count.

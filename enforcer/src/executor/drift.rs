@@ -129,7 +129,7 @@ impl Executor {
         if is_home(&place, &home) {
             return None;
         }
-        let moved = self.open_workload(workload).and_then(|open| {
+        let moved = self.open_workload(workload).and_then(|(open, _)| {
             if open.id != known.open.id {
                 let counters = open.counters.lock().read()?;
                 self.replace_cgroup(workload, open.clone());

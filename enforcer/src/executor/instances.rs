@@ -223,6 +223,21 @@ impl Instances {
         }
     }
 
+    /// Returns whether these are the limits that the kernel was given for this cgroup, and that no
+    /// other process has changed.
+    pub(super) fn have_limits(
+        &self,
+        workload: &WorkloadName,
+        cgroup: CgroupId,
+        limits: &Limits,
+    ) -> bool {
+        let table = self.0.lock();
+        table.of.get(workload).is_some_and(|found| {
+            let given = found.limits.as_deref();
+            found.open.id == cgroup && !found.drifted && given == Some(limits)
+        })
+    }
+
     /// Notes the spec that was applied. Returns the cgroup that it was applied to.
     pub(super) fn set_spec(
         &self,
@@ -312,6 +327,7 @@ impl Instances {
         let id = open.id;
         found.open = open;
         found.files = None;
+        found.limits = None;
         if let Some(old) = found.watch.replace(watch) {
             old.abort();
         }

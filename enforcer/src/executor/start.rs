@@ -9,7 +9,9 @@ use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
 use crate::watch;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, ProcessId, StartError};
+use enforcer_core::event::{
+    Cause, CgroupId, Event, InstanceEvent, InstanceId, ProcessId, StartError,
+};
 use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
@@ -137,13 +139,9 @@ impl Executor {
         effective: &Limits,
         cause: Cause,
     ) -> Result<Gated, StartError> {
-        let open = self.open_fit_cgroup(workload)?;
+        let (open, is_new) = self.open_fit_cgroup(workload)?;
         failpoint!("start-fit");
-        limits::apply(&open.cgroup, effective).map_err(|error| StartError {
-            stage: "apply the limits".to_owned(),
-            errno: error.errno(),
-            error: error_chain(&error),
-        })?;
+        self.limit(workload, &open, is_new, effective)?;
         failpoint!("start-limited");
         let launch = self.launch(workload, spec, cause)?;
         let identity = &launch.identity;
@@ -167,6 +165,36 @@ impl Executor {
             output,
             counters,
         })
+    }
+
+    /// Writes what the cgroup lacks of its limits.
+    fn limit(
+        &self,
+        workload: &WorkloadName,
+        open: &OpenCgroup,
+        is_new: bool,
+        effective: &Limits,
+    ) -> Result<(), StartError> {
+        let written = if is_new {
+            limits::apply_to_new(&open.cgroup, effective)
+        } else if self.has_limits(workload, open.id, effective) {
+            return Ok(());
+        } else {
+            limits::apply(&open.cgroup, effective)
+        };
+        written.map(drop).map_err(|error| StartError {
+            stage: "apply the limits".to_owned(),
+            errno: error.errno(),
+            error: error_chain(&error),
+        })
+    }
+
+    /// Returns whether the kernel is known to have these limits: they were written to this cgroup, and
+    /// the watch of the tree has seen no other process write there since.
+    fn has_limits(&self, workload: &WorkloadName, cgroup: CgroupId, limits: &Limits) -> bool {
+        self.tree_watch.is_some()
+            && !self.unchecked.lock().contains(workload)
+            && self.instances.have_limits(workload, cgroup, limits)
     }
 
     /// Opens the gate, and waits until the child executes its program.
@@ -238,16 +266,19 @@ impl Executor {
 
     /// Opens the workload's cgroup and makes it fit to take a process: workloads may build cgroups
     /// of their own below it, and people freeze it. If that cannot be undone, the cgroup is made
-    /// anew.
+    /// anew. Returns whether it is new.
     fn open_fit_cgroup(
         self: &Arc<Self>,
         workload: &WorkloadName,
-    ) -> Result<OpenCgroup, StartError> {
-        let open = self.open_cgroup(workload)?;
+    ) -> Result<(OpenCgroup, bool), StartError> {
+        let (open, is_new) = self.open_cgroup(workload)?;
+        if is_new {
+            return Ok((open, true));
+        }
         let fit = open.cgroup.make_fit();
         let fit = fit.and_then(|()| open.cgroup.takes_processes());
         if matches!(fit, Ok(true)) {
-            return Ok(open);
+            return Ok((open, false));
         }
         let workloads = self.tree.workloads();
         let failed = |error: CgroupError| StartError {
@@ -261,11 +292,15 @@ impl Executor {
         self.open_cgroup(workload)
     }
 
-    /// Returns the workload's cgroup and its readers: the ones it has, or new ones.
-    fn open_cgroup(self: &Arc<Self>, workload: &WorkloadName) -> Result<OpenCgroup, StartError> {
+    /// Returns the workload's cgroup and its readers: the ones it has, or new ones. Returns whether the
+    /// cgroup was made just now.
+    fn open_cgroup(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+    ) -> Result<(OpenCgroup, bool), StartError> {
         let known = self.instances.get(workload).map(|known| known.open);
         let removed = match known {
-            Some(known) if known.cgroup.is_there() => return Ok(known),
+            Some(known) if known.cgroup.is_there() => return Ok((known, false)),
             Some(_) => true,
             None => false,
         };
@@ -274,23 +309,28 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         };
-        let open = self.open_workload(workload).map_err(failed)?;
+        let (open, is_new) = self.open_workload(workload).map_err(failed)?;
         if removed {
             self.replace_cgroup(workload, open.clone());
         }
-        Ok(open)
+        Ok((open, is_new))
     }
 
-    pub(super) fn open_workload(&self, workload: &WorkloadName) -> Result<OpenCgroup, CgroupError> {
-        let cgroup = self.tree.workloads().ensure_child(workload.as_str())?;
+    /// Opens the cgroup of a workload, and makes it if it is missing. Returns whether it was made.
+    pub(super) fn open_workload(
+        &self,
+        workload: &WorkloadName,
+    ) -> Result<(OpenCgroup, bool), CgroupError> {
+        let (cgroup, is_new) = self.tree.workloads().make_child(workload.as_str())?;
         let cgroup = Arc::new(cgroup);
         let id = cgroup.id()?;
         let counters = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
-        Ok(OpenCgroup {
+        let open = OpenCgroup {
             cgroup,
             id,
             counters: Arc::new(Mutex::new(counters)),
-        })
+        };
+        Ok((open, is_new))
     }
 
     fn read_counters(&self, reader: &Mutex<CounterReader>) -> Result<Counters, StartError> {

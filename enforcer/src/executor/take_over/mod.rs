@@ -58,7 +58,7 @@ impl Executor {
         if !expected && !there {
             return Ok(Found::Nothing);
         }
-        let open = self.open_workload(workload)?;
+        let (open, _) = self.open_workload(workload)?;
         let (cgroup, id) = (&open.cgroup, open.id);
         let recorded = instance
             .as_ref()
