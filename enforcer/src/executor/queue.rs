@@ -6,7 +6,9 @@ use enforcer_core::WorkloadName;
 use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, StartError, Step};
 use enforcer_core::spec::Host;
 use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Work that waits for its turn.
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl Executor {
             }
             queues.insert(of.clone(), VecDeque::new());
         }
-        self.runtime.spawn(Arc::clone(self).work(of, work));
+        self.begin(of, work);
     }
 
     /// Takes the work that has waited longest; an empty queue is removed.
@@ -122,34 +124,57 @@ impl Executor {
         self.queues.lock().is_empty()
     }
 
+    /// Begins to work in another thread. Slow work waits for a permit first.
+    fn begin(self: &Arc<Self>, of: Option<WorkloadName>, first: Work) {
+        let this = Arc::clone(self);
+        if !first.is_slow() {
+            self.runtime
+                .spawn_blocking(move || this.work(of, first, None));
+            return;
+        }
+        self.runtime.spawn(async move {
+            let Ok(permit) = Arc::clone(&this.slow).acquire_owned().await else {
+                tracing::error!("an action was lost: there are no permits for slow work");
+                return;
+            };
+            let runtime = this.runtime.clone();
+            runtime.spawn_blocking(move || this.work(of, first, Some(permit)));
+        });
+    }
+
     /// Works until the queue is empty: a thousand workloads that rest have no worker.
-    async fn work(self: Arc<Self>, of: Option<WorkloadName>, first: Work) {
+    fn work(
+        self: Arc<Self>,
+        of: Option<WorkloadName>,
+        first: Work,
+        mut permit: Option<OwnedSemaphorePermit>,
+    ) {
         let mut next = Some(first);
         while let Some(work) = next {
-            self.do_one(work).await;
+            if work.is_slow() && permit.is_none() {
+                self.begin(of, work);
+                return;
+            }
+            self.do_one(work);
+            permit = None;
             next = self.next_for(&of);
         }
     }
 
-    async fn do_one(self: &Arc<Self>, work: Work) {
-        let permit = if work.is_slow() {
-            Arc::clone(&self.slow).acquire_owned().await.ok()
-        } else {
-            None
-        };
+    /// Does one piece of work. If it panics, what waits for its answer gets one all the same.
+    fn do_one(self: &Arc<Self>, work: Work) {
         let waiting = work.waiting();
-        let this = Arc::clone(self);
-        let done = tokio::task::spawn_blocking(move || {
-            match work {
-                Work::Step(queued) => this.carry_out(queued),
-                Work::Check(workload) => this.check(&workload),
-                Work::HostLimits(host) => this.write_limits_of_host(&host),
-            }
-            drop(permit);
-        });
-        if let Err(error) = done.await {
+        let done = std::panic::catch_unwind(AssertUnwindSafe(|| match work {
+            Work::Step(queued) => self.carry_out(queued),
+            Work::Check(workload) => self.check(&workload),
+            Work::HostLimits(host) => self.write_limits_of_host(&host),
+        }));
+        if let Err(panic) = done {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            let error = format!("the agent panicked: {}", text.unwrap_or("no message"));
             tracing::error!("an action was lost: {error}");
-            if let Some(lost) = waiting.lost(error.to_string()) {
+            if let Some(lost) = waiting.lost(error) {
                 self.send(lost);
             }
         }
