@@ -1,7 +1,6 @@
 //! Edges that only wake: an exit, a change of `memory.events`. Each passes on
 //! what it saw and goes back to waiting; the core judges.
 
-use crate::executor::Executor;
 use crate::failpoint::failpoint;
 use crate::inbox::Events;
 use crate::report::error_chain;
@@ -44,30 +43,34 @@ pub(crate) async fn exit(
     ));
 }
 
-/// Reports each time when every task waited for memory, after the use of each workload.
-pub(crate) async fn stalls(trigger: Trigger, executor: Arc<Executor>) {
+/// Reports each time when every task waited for memory, after what `read` returns then.
+pub(crate) async fn stalls(
+    trigger: Trigger,
+    events: Events,
+    read: Arc<impl Fn() -> Option<Event> + Send + Sync + 'static>,
+) {
     let Ok(polled) = ready::watch(&trigger, Interest::PRIORITY) else {
         return;
     };
     while let Ok(mut stalled) = polled.ready(Interest::PRIORITY).await {
         stalled.clear_ready();
-        let this = Arc::clone(&executor);
-        let read = tokio::task::spawn_blocking(move || this.measure_all());
-        if let Ok(Some(measured)) = read.await {
-            executor.send(measured);
+        let read = Arc::clone(&read);
+        if let Ok(Some(measured)) = tokio::task::spawn_blocking(move || read()).await {
+            events.send(measured);
         }
-        executor.send(Event::Host(HostEvent::Stalled));
+        events.send(Event::Host(HostEvent::Stalled));
     }
 }
 
 /// Reads the counters whenever the kernel says that one of them changed: kernfs
-/// raises POLLPRI, at most every 10 ms (`cgroup_file_notify`). If it is not a kill, the workload has
-/// met a limit, and its use is read.
+/// raises POLLPRI, at most every 10 ms (`cgroup_file_notify`). `met_limit` is called
+/// if it is not a kill: the workload has met a limit.
 pub(crate) async fn memory_events(
     cgroup: Arc<Cgroup>,
     counters: Arc<Mutex<CounterReader>>,
-    executor: Arc<Executor>,
+    events: Events,
     workload: WorkloadName,
+    met_limit: impl Fn() + Send + 'static,
 ) {
     let opened = EventsFile::open(&cgroup)
         .and_then(|file| Ok((ready::watch(&file, Interest::PRIORITY)?, file)));
@@ -95,12 +98,12 @@ pub(crate) async fn memory_events(
         match read {
             Ok(counters) if counters.oom_kill != known => {
                 known = counters.oom_kill;
-                executor.send(Event::Workload(
+                events.send(Event::Workload(
                     workload.clone(),
                     WorkloadEvent::CountersRead { counters },
                 ));
             }
-            Ok(_) => executor.read_level_of(&workload),
+            Ok(_) => met_limit(),
             Err(error) => {
                 tracing::debug!("{workload}: {}", error_chain(&error));
                 return;

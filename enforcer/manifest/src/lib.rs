@@ -1,35 +1,26 @@
 //! Reads the text of a manifest into a [`Manifest`], or into all of its faults at once.
 //!
-//! This crate reads no file: the text and the host's accounts come in as arguments. This file
-//! reads the top level; each section and each part of a workload has a module of its own.
+//! This crate reads no file: the text and the host's accounts come in as arguments. `read/` walks
+//! over the tree of the text, a file for each section and each part of a workload.
 #![forbid(unsafe_code)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
-mod alerts;
 pub mod environment_file;
 pub mod fault;
-mod host;
-mod limits;
-mod needs;
-mod probes;
 mod quantity;
 mod read;
-mod recovery;
-mod watch;
-mod workload;
 mod yaml;
 
 pub use fault::{Fault, Severity};
-pub use workload::{capability_number, rlimit_number};
+pub use read::workload::{capability_number, rlimit_number};
 
-use enforcer_model::name::{RULE, WorkloadName};
-use enforcer_model::spec::{Alerts, Host, Manifest, Mode, WorkloadSpec};
-use read::{Reader, one_of};
+use enforcer_model::name::WorkloadName;
+use enforcer_model::spec::{Alerts, Host, Manifest, WorkloadSpec};
+use read::{Reader, alerts, needs};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
-use yaml::{Node, Value};
 
 /// The manifest version that this program reads.
 pub const VERSION: u64 = 1;
@@ -78,8 +69,6 @@ impl Parsed {
     }
 }
 
-const KEYS: &[&str] = &["version", "mode", "host", "alerts", "workloads"];
-
 /// Reads one file.
 #[must_use]
 pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
@@ -97,79 +86,6 @@ pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
         }
     }
     parsed
-}
-
-const MODES: [(&str, Mode); 2] = [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
-
-impl Reader<'_> {
-    fn document(&mut self, root: &Node, parsed: &mut Parsed) {
-        let fields = self.fields(root, KEYS);
-        match fields.get("version") {
-            None => self.fault(
-                Fault::error(0..0, "the manifest has no `version`")
-                    .help("begin the file with `version: 1`"),
-            ),
-            Some(node) => {
-                self.parsed(node, |text| match quantity::integer(text, 0..=u64::MAX) {
-                    Ok(VERSION) => Ok(()),
-                    Ok(_) | Err(_) => Err("1, the only version there is".to_owned()),
-                });
-            }
-        }
-        let mut mode = Mode::default();
-        self.set(&fields, "mode", &mut mode, one_of(&MODES));
-        if let Some(node) = fields.get("host") {
-            parsed.has_host = true;
-            parsed.manifest.host = self.host(node);
-        }
-        if let Some(node) = fields.get("alerts") {
-            parsed.has_alerts = true;
-            parsed.rules = alerts::places(node);
-            parsed.manifest.host.alerts = Arc::new(self.alerts(node));
-        }
-        parsed.manifest.host.mode = mode;
-        let Some(workloads) = fields.get("workloads") else {
-            return;
-        };
-        for (name, node) in self.workload_names(workloads) {
-            parsed.places.insert(name.clone(), node.0);
-            let spec = self.workload(node.1, mode);
-            parsed.manifest.workloads.insert(name, Arc::new(spec));
-        }
-        parsed.needs = needs::places(workloads)
-            .into_iter()
-            .filter_map(|(name, place)| Some((WorkloadName::parse(&name)?, place)))
-            .collect();
-    }
-
-    /// Returns the workloads whose names are names, with the place of the name.
-    fn workload_names<'n>(
-        &mut self,
-        node: &'n Node,
-    ) -> Vec<(WorkloadName, (Range<usize>, &'n Node))> {
-        self.entries(node);
-        let Value::Mapping(entries) = &node.value else {
-            return Vec::new();
-        };
-        let mut found: Vec<(WorkloadName, (Range<usize>, &Node))> = Vec::new();
-        for (key, value) in entries {
-            let Value::Scalar { text, .. } = &key.value else {
-                continue;
-            };
-            match WorkloadName::parse(text) {
-                Some(name) if found.iter().any(|(other, _)| *other == name) => {}
-                Some(name) => found.push((name, (key.span.clone(), value))),
-                None => self.fault(
-                    Fault::error(
-                        key.span.clone(),
-                        format!("`{}` is not a workload's name", text.escape_debug()),
-                    )
-                    .label(format!("expected {RULE}")),
-                ),
-            }
-        }
-        found
-    }
 }
 
 /// Joins the files of a folder, in the given order. If two files say the same, that is a fault of

@@ -186,7 +186,7 @@ impl Agent<'_> {
         let alerts = self.settings.state_dir().join("alerts");
         let deliver = alerting::deliver(Arc::clone(&executor), Arc::clone(&history), alerts);
         tokio::spawn(deliver);
-        let stalls = watch_pressure(&executor);
+        let stalls = watch_pressure(&events, &executor);
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
         let (dormant, found) = self.dormant;
@@ -423,7 +423,9 @@ fn watch_kernel(
 
 /// Has the kernel wake us when everything waits for memory: on the host, and among
 /// the workloads. Where it can't, the readings of the tick are all there is.
-fn watch_pressure(executor: &Arc<Executor>) -> Vec<JoinHandle<()>> {
+fn watch_pressure(events: &Events, executor: &Arc<Executor>) -> Vec<JoinHandle<()>> {
+    let reader = Arc::clone(executor);
+    let read = Arc::new(move || reader.measure_all());
     let workloads = executor.tree.workloads();
     let armed = [Trigger::of_host(), Trigger::of_cgroup(workloads)];
     let armed = armed.into_iter().filter_map(|trigger| {
@@ -433,7 +435,13 @@ fn watch_pressure(executor: &Arc<Executor>) -> Vec<JoinHandle<()>> {
         trigger.inspect_err(reported).ok()
     });
     armed
-        .map(|trigger| tokio::spawn(crate::watch::stalls(trigger, Arc::clone(executor))))
+        .map(|trigger| {
+            tokio::spawn(crate::watch::stalls(
+                trigger,
+                events.clone(),
+                Arc::clone(&read),
+            ))
+        })
         .collect()
 }
 

@@ -359,11 +359,14 @@ impl Executor {
         workload: &WorkloadName,
         open: &OpenCgroup,
     ) -> AbortHandle {
+        let (this, name) = (Arc::clone(self), workload.clone());
+        let met_limit = move || this.read_level_of(&name);
         let watch = watch::memory_events(
             Arc::clone(&open.cgroup),
             Arc::clone(&open.counters),
-            Arc::clone(self),
+            self.events.clone(),
             workload.clone(),
+            met_limit,
         );
         self.runtime.spawn(watch).abort_handle()
     }

@@ -31,6 +31,18 @@ pub enum Found {
     Running(CgroupId, Counters, u32),
 }
 
+impl Found {
+    /// Returns the cgroup that was found, with its counters.
+    pub(crate) fn cgroup(&self) -> Option<(CgroupId, &Counters)> {
+        match self {
+            Self::Nothing => None,
+            Self::Cgroup(id, counters)
+            | Self::Ended(id, counters, _)
+            | Self::Running(id, counters, _) => Some((*id, counters)),
+        }
+    }
+}
+
 /// The use of one workload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Measured {

@@ -3,19 +3,8 @@
 
 use super::loops::Loops;
 use super::{After, Checkpoint, Context, Lifecycle, Workload};
-use crate::event::{Adopted, Cause, CgroupId, Detail, Found, Reason, Seq, Step};
-use crate::oom::{Counters, Ledger};
-
-impl Found {
-    fn cgroup(&self) -> Option<(CgroupId, &Counters)> {
-        match self {
-            Self::Nothing => None,
-            Self::Cgroup(id, counters)
-            | Self::Ended(id, counters, _)
-            | Self::Running(id, counters, _) => Some((*id, counters)),
-        }
-    }
-}
+use crate::event::{Adopted, Cause, Detail, Found, Reason, Seq, Step};
+use crate::oom::Ledger;
 
 impl Workload {
     /// Goes on from where it was left. `seq` is the record of the take-over.

@@ -132,7 +132,7 @@ impl Workload {
             let (after, reason) = (ending.after, ending.reason);
             let ran = context.moment.now.since(ending.instance.since);
             let oom = ending.instance.fatal_oom;
-            let oom = oom.filter(|oom| oom.explains(status, context.moment.now));
+            let oom = oom.filter(|oom| explains(*oom, status, context.moment.now));
             let oom = oom.map(|oom| oom.seq);
             self.ended(context, status, oom, ran, after, reason);
         }
@@ -335,16 +335,14 @@ impl Workload {
     }
 }
 
-impl FatalOom {
-    /// Returns whether the incident explains this exit, if it is reported now.
-    fn explains(&self, status: ExitStatus, now: MonoTime) -> bool {
-        let killed = match status {
-            ExitStatus::Code(_) => false,
-            ExitStatus::Signal(signal) => signal == SIGKILL,
-            ExitStatus::Unknown => true,
-        };
-        killed && (self.certain || now.since(self.at) <= NAMELESS_WAIT)
-    }
+/// Returns whether the incident explains this exit, if it is reported now.
+fn explains(oom: FatalOom, status: ExitStatus, now: MonoTime) -> bool {
+    let killed = match status {
+        ExitStatus::Code(_) => false,
+        ExitStatus::Signal(signal) => signal == SIGKILL,
+        ExitStatus::Unknown => true,
+    };
+    killed && (oom.certain || now.since(oom.at) <= NAMELESS_WAIT)
 }
 
 fn describe_exit(exit: LastExit) -> String {

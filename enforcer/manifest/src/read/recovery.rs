@@ -1,8 +1,8 @@
 //! The `recovery`, `stop` and `logs` sections.
 
+use super::{Reader, is_off, one_of};
 use crate::fault::Fault;
 use crate::quantity;
-use crate::read::{Reader, is_off, one_of};
 use crate::yaml::{Node, Value};
 use enforcer_model::ids::Cause;
 use enforcer_model::spec::{

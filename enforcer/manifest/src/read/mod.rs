@@ -1,31 +1,41 @@
 //! The walk over the tree: fields that are known, values of the wanted kind,
 //! and every fault collected instead of the first one thrown.
 
+pub(crate) mod alerts;
+mod document;
+mod host;
+mod limits;
+pub(crate) mod needs;
+mod probes;
+mod recovery;
+mod watch;
+pub(crate) mod workload;
+
 use crate::Accounts;
 use crate::fault::Fault;
 use crate::yaml::{Node, Value};
 use std::fmt;
 use std::ops::Range;
 
-pub(super) struct Reader<'a> {
-    pub(super) accounts: &'a dyn Accounts,
-    pub(super) faults: Vec<Fault>,
+pub(crate) struct Reader<'a> {
+    pub(crate) accounts: &'a dyn Accounts,
+    pub(crate) faults: Vec<Fault>,
 }
 
 /// The entries of a mapping whose keys were checked.
-pub(super) struct Fields<'n> {
+pub(crate) struct Fields<'n> {
     entries: Vec<(&'n str, &'n Node)>,
 }
 
 impl<'n> Fields<'n> {
-    pub(super) fn get(&self, key: &str) -> Option<&'n Node> {
+    pub(crate) fn get(&self, key: &str) -> Option<&'n Node> {
         self.entries
             .iter()
             .find(|(name, _)| *name == key)
             .map(|(_, value)| *value)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&'n str, &'n Node)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'n str, &'n Node)> + '_ {
         self.entries.iter().copied()
     }
 }
@@ -73,12 +83,12 @@ const FOREIGN: &[(&str, &str)] = &[
 ];
 
 impl Reader<'_> {
-    pub(super) fn fault(&mut self, fault: Fault) {
+    pub(crate) fn fault(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
 
     /// Returns the entries of a mapping. Unknown and duplicate keys are faults, and left out.
-    pub(super) fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Fields<'n> {
+    pub(crate) fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Fields<'n> {
         let mut fields = self.entries(node);
         fields.entries.retain(|(key, _)| known.contains(key));
         if let Value::Mapping(entries) = &node.value {
@@ -94,7 +104,7 @@ impl Reader<'_> {
     }
 
     /// Returns the entries of a mapping with free keys. Duplicate keys are faults.
-    pub(super) fn entries<'n>(&mut self, node: &'n Node) -> Fields<'n> {
+    pub(crate) fn entries<'n>(&mut self, node: &'n Node) -> Fields<'n> {
         let mut fields = Fields {
             entries: Vec::new(),
         };
@@ -138,7 +148,7 @@ impl Reader<'_> {
     }
 
     /// Reads a value of one word or line.
-    pub(super) fn text<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n str> {
+    pub(crate) fn text<'n>(&mut self, node: &'n Node, expected: &str) -> Option<&'n str> {
         if let Value::Scalar { text, .. } = &node.value {
             return Some(text);
         }
@@ -147,7 +157,7 @@ impl Reader<'_> {
     }
 
     /// Reads a value by the given function, whose error says what was expected.
-    pub(super) fn parsed<T>(
+    pub(crate) fn parsed<T>(
         &mut self,
         node: &Node,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -166,7 +176,7 @@ impl Reader<'_> {
     }
 
     /// Sets `target` if the key is there and its value is good.
-    pub(super) fn set<T>(
+    pub(crate) fn set<T>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
@@ -179,7 +189,7 @@ impl Reader<'_> {
     }
 
     /// Sets an optional target if the key is there. A bad value makes it `None`.
-    pub(super) fn set_some<T>(
+    pub(crate) fn set_some<T>(
         &mut self,
         fields: &Fields<'_>,
         key: &str,
@@ -192,7 +202,7 @@ impl Reader<'_> {
     }
 
     /// Reads a list of words. A single word is a fault that shows the list.
-    pub(super) fn words(&mut self, node: &Node, expected: &str) -> Option<Vec<String>> {
+    pub(crate) fn words(&mut self, node: &Node, expected: &str) -> Option<Vec<String>> {
         let Value::Sequence(items) = &node.value else {
             self.expected(node, expected, &node.value);
             return None;
@@ -205,7 +215,7 @@ impl Reader<'_> {
     }
 
     /// Reads a program and its arguments.
-    pub(super) fn command(&mut self, node: &Node) -> Option<Vec<String>> {
+    pub(crate) fn command(&mut self, node: &Node) -> Option<Vec<String>> {
         let words = self.words(node, "a list: the program's path and its arguments")?;
         let Some(program) = words.first() else {
             self.fault(
@@ -235,7 +245,7 @@ impl Reader<'_> {
         Some(words)
     }
 
-    pub(super) fn absolute_path(&mut self, node: &Node) -> Option<String> {
+    pub(crate) fn absolute_path(&mut self, node: &Node) -> Option<String> {
         self.parsed(node, |text| {
             let good = text.starts_with('/') && !text.contains('\0');
             if good {
@@ -248,7 +258,7 @@ impl Reader<'_> {
 }
 
 /// Reads `true` or `false`, and nothing that merely looks like it.
-pub(super) fn boolean(text: &str) -> Result<bool, String> {
+pub(crate) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" => Ok(true),
         "false" => Ok(false),
@@ -257,12 +267,12 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 }
 
 /// Returns whether a section is disabled: by `off` or by `false`.
-pub(super) fn is_off(node: &Node) -> bool {
+pub(crate) fn is_off(node: &Node) -> bool {
     matches!(&node.value, Value::Scalar { text, plain: true } if text == "off" || text == "false")
 }
 
 /// Reads one of these words as its value.
-pub(super) fn one_of<T: Copy>(options: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
+pub(crate) fn one_of<T: Copy>(options: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
     move |text| {
         options
             .iter()
@@ -276,7 +286,7 @@ pub(super) fn one_of<T: Copy>(options: &[(&str, T)]) -> impl Fn(&str) -> Result<
 }
 
 /// Reads one of these words.
-pub(super) fn word_of<T: Copy + fmt::Display>(
+pub(crate) fn word_of<T: Copy + fmt::Display>(
     words: &[T],
 ) -> impl Fn(&str) -> Result<T, String> + '_ {
     move |text| {
@@ -288,7 +298,7 @@ pub(super) fn word_of<T: Copy + fmt::Display>(
     }
 }
 
-pub(super) fn unknown_key(key: &str, span: Range<usize>, known: &[&str]) -> Fault {
+pub(crate) fn unknown_key(key: &str, span: Range<usize>, known: &[&str]) -> Fault {
     let fault = Fault::error(span, format!("unknown key `{key}`"));
     if let Some((_, reported)) = FOREIGN.iter().find(|(foreign, _)| *foreign == key) {
         return fault.label("not a key of enforcer's").help(*reported);

@@ -1,8 +1,8 @@
 //! The `probes` section, and the commands that go with readiness.
 
+use super::{Fields, Reader};
 use crate::fault::Fault;
 use crate::quantity;
-use crate::read::{Fields, Reader};
 use crate::yaml::Node;
 use enforcer_model::spec::{Check, Probe, ProbeName, Probes};
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! The `cgroup` section: keys that are cgroup v2 file names.
 
+use super::{Fields, Reader, boolean};
 use crate::fault::Fault;
 use crate::quantity;
-use crate::read::{Fields, Reader, boolean};
 use crate::yaml::Node;
 use enforcer_model::limits::{Limits, parse_cpu_list};
 use enforcer_model::spec::Commands;

@@ -1,7 +1,7 @@
 //! `needs`: the order of starts, and the check that no workload waits for itself.
 
+use super::{Reader, one_of};
 use crate::fault::Fault;
-use crate::read::{Reader, one_of};
 use crate::yaml::Node;
 use crate::{Manifest, WorkloadName};
 use enforcer_model::spec::Need;
@@ -29,7 +29,7 @@ impl Reader<'_> {
 
 /// Returns the faults in the needs of a whole manifest, by workload: names that no workload has,
 /// and circles, each once.
-pub(super) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
+pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
     let mut faults = Vec::new();
     let mut graph: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, spec) in &manifest.workloads {

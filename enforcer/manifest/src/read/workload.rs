@@ -1,8 +1,8 @@
 //! A workload's section: the program, its user and its place.
 
+use super::{Reader, one_of};
 use crate::fault::Fault;
 use crate::quantity;
-use crate::read::{Reader, one_of};
 use crate::yaml::{Node, Value};
 use enforcer_model::spec::{Listed, Mode, WorkloadSpec};
 use enforcer_model::units::Limit;
@@ -126,7 +126,12 @@ impl Reader<'_> {
             mode,
             ..WorkloadSpec::default()
         };
-        self.set(&fields, "mode", &mut spec.mode, one_of(&super::MODES));
+        self.set(
+            &fields,
+            "mode",
+            &mut spec.mode,
+            one_of(&super::document::MODES),
+        );
         match fields.get("command") {
             Some(node) => spec.command = self.command(node).unwrap_or_default(),
             None => self.fault(
@@ -194,7 +199,7 @@ impl Reader<'_> {
         spec
     }
 
-    fn account(&mut self, node: &Node, fields: &super::read::Fields<'_>, spec: &mut WorkloadSpec) {
+    fn account(&mut self, node: &Node, fields: &super::Fields<'_>, spec: &mut WorkloadSpec) {
         let accounts = self.accounts;
         match fields.get("user") {
             None if accounts.agent_is_root() => self.fault(
@@ -270,7 +275,7 @@ impl Reader<'_> {
         };
         for (name, item) in names.iter().zip(items) {
             if capability_number(name).is_none() {
-                let mut fault = super::read::unknown_key(name, item.span.clone(), &CAPABILITIES);
+                let mut fault = super::unknown_key(name, item.span.clone(), &CAPABILITIES);
                 fault.message = format!("unknown capability `{name}`");
                 fault.help = Some("see capabilities(7)".to_owned());
                 self.fault(fault);

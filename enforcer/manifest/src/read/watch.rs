@@ -1,8 +1,8 @@
 //! The `watch` sections: of a workload, and of the host.
 
+use super::{Fields, Reader, boolean, is_off, one_of};
 use crate::fault::Fault;
 use crate::quantity;
-use crate::read::{Fields, Reader, boolean, is_off, one_of};
 use crate::yaml::{Node, Value};
 use enforcer_model::spec::Rung;
 use enforcer_model::spec::{CpuLoopWatch, DiskWatch, HostWatch, Threshold, Watch};

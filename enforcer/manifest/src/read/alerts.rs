@@ -1,8 +1,8 @@
 //! The `alerts` section.
 
+use super::{Reader, is_off, word_of};
 use crate::fault::Fault;
 use crate::quantity;
-use crate::read::{Reader, is_off, word_of};
 use crate::yaml::{Node, Value};
 use enforcer_model::detail::Kind;
 use enforcer_model::health::Health;
@@ -275,7 +275,7 @@ fn key_place(mapping: &Node, name: &str) -> Range<usize> {
 }
 
 /// The places of values, by rule and key.
-pub(super) type Places = BTreeMap<(String, String), Range<usize>>;
+pub(crate) type Places = BTreeMap<(String, String), Range<usize>>;
 
 /// Returns the place of each key's value.
 pub(super) fn places(alerts: &Node) -> Places {
@@ -291,7 +291,7 @@ pub(super) fn places(alerts: &Node) -> Places {
 /// Returns a warning for each rule that can never hold for a workload of the whole manifest: most
 /// likely something else was meant. A workload that is named and not there may still run,
 /// unmanaged.
-pub(super) fn faults(
+pub(crate) fn faults(
     alerts: &Alerts,
     places: &Places,
     workloads: &BTreeMap<WorkloadName, Arc<WorkloadSpec>>,

@@ -1,7 +1,7 @@
 //! The `host` section.
 
+use super::Reader;
 use crate::quantity;
-use crate::read::Reader;
 use crate::yaml::Node;
 use enforcer_model::limits::Limits;
 use enforcer_model::spec::{Host, Portion, Reserve};

@@ -1,0 +1,85 @@
+//! The top level of a manifest, and the names of its workloads.
+
+use super::{Reader, alerts, needs, one_of};
+use crate::yaml::{Node, Value};
+use crate::{Fault, Parsed, VERSION, quantity};
+use enforcer_model::name::{RULE, WorkloadName};
+use enforcer_model::spec::Mode;
+use std::ops::Range;
+use std::sync::Arc;
+
+const KEYS: &[&str] = &["version", "mode", "host", "alerts", "workloads"];
+
+pub(super) const MODES: [(&str, Mode); 2] =
+    [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
+
+impl Reader<'_> {
+    pub(crate) fn document(&mut self, root: &Node, parsed: &mut Parsed) {
+        let fields = self.fields(root, KEYS);
+        match fields.get("version") {
+            None => self.fault(
+                Fault::error(0..0, "the manifest has no `version`")
+                    .help("begin the file with `version: 1`"),
+            ),
+            Some(node) => {
+                self.parsed(node, |text| match quantity::integer(text, 0..=u64::MAX) {
+                    Ok(VERSION) => Ok(()),
+                    Ok(_) | Err(_) => Err("1, the only version there is".to_owned()),
+                });
+            }
+        }
+        let mut mode = Mode::default();
+        self.set(&fields, "mode", &mut mode, one_of(&MODES));
+        if let Some(node) = fields.get("host") {
+            parsed.has_host = true;
+            parsed.manifest.host = self.host(node);
+        }
+        if let Some(node) = fields.get("alerts") {
+            parsed.has_alerts = true;
+            parsed.rules = alerts::places(node);
+            parsed.manifest.host.alerts = Arc::new(self.alerts(node));
+        }
+        parsed.manifest.host.mode = mode;
+        let Some(workloads) = fields.get("workloads") else {
+            return;
+        };
+        for (name, node) in self.workload_names(workloads) {
+            parsed.places.insert(name.clone(), node.0);
+            let spec = self.workload(node.1, mode);
+            parsed.manifest.workloads.insert(name, Arc::new(spec));
+        }
+        parsed.needs = needs::places(workloads)
+            .into_iter()
+            .filter_map(|(name, place)| Some((WorkloadName::parse(&name)?, place)))
+            .collect();
+    }
+
+    /// Returns the workloads whose names are names, with the place of the name.
+    fn workload_names<'n>(
+        &mut self,
+        node: &'n Node,
+    ) -> Vec<(WorkloadName, (Range<usize>, &'n Node))> {
+        self.entries(node);
+        let Value::Mapping(entries) = &node.value else {
+            return Vec::new();
+        };
+        let mut found: Vec<(WorkloadName, (Range<usize>, &Node))> = Vec::new();
+        for (key, value) in entries {
+            let Value::Scalar { text, .. } = &key.value else {
+                continue;
+            };
+            match WorkloadName::parse(text) {
+                Some(name) if found.iter().any(|(other, _)| *other == name) => {}
+                Some(name) => found.push((name, (key.span.clone(), value))),
+                None => self.fault(
+                    Fault::error(
+                        key.span.clone(),
+                        format!("`{}` is not a workload's name", text.escape_debug()),
+                    )
+                    .label(format!("expected {RULE}")),
+                ),
+            }
+        }
+        found
+    }
+}
