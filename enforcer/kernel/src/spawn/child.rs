@@ -71,6 +71,8 @@ pub(super) struct Plan<'a> {
     pub gate: c_int,
     pub null: c_int,
     pub output: c_int,
+    /// The signals that the agent ignores, a bit each: bit 0 is signal 1.
+    pub ignored: u64,
 }
 
 /// The gate's descriptor after [`descriptors`].
@@ -112,7 +114,7 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     check(unsafe { libc::setsid() }, Stage::Session)?;
     leave_keyring(launch)?;
     descriptors(plan, gate)?;
-    signals()?;
+    signals(plan.ignored)?;
     // SAFETY: no preconditions, and it always succeeds.
     unsafe { libc::umask(0o022) };
     oom_score(launch)?;
@@ -177,8 +179,8 @@ fn close_from(first: u32) -> c_int {
 const SIGNALS: c_int = 64;
 
 /// Resets all signals: none blocked, none ignored. An ignored signal stays ignored across exec, and
-/// Rust ignores SIGPIPE.
-fn signals() -> Step {
+/// Rust ignores SIGPIPE. A handler does not: exec resets it.
+fn signals(ignored: u64) -> Step {
     // SAFETY: `set` is initialised before it is read, `action` is at least as large
     // as the kernel's structure, and no handler is used again before exec.
     unsafe {
@@ -192,7 +194,7 @@ fn signals() -> Step {
         // thing. SIG_DFL, no flags and an empty mask are all zeros.
         let action = [0u64; 8];
         for signal in 1..=SIGNALS {
-            if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            if ignored & (1 << (signal - 1)) != 0 {
                 let null = std::ptr::null_mut::<libc::c_void>();
                 libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), null, 8);
             }

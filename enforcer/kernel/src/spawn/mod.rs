@@ -33,6 +33,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 pub(crate) use child::Stage;
@@ -109,6 +110,7 @@ pub fn spawn(launch: &Launch, cgroup: &Cgroup, output: &File) -> Result<Waiting,
         gate: inner.as_raw_fd(),
         null: null.as_raw_fd(),
         output: output.as_raw_fd(),
+        ignored: ignored_signals(),
     };
     let named = ThreadName::borrow(&launch.command[0]);
     let cloned = clone_into(cgroup, &plan);
@@ -324,6 +326,16 @@ impl Waiting {
             error,
         }
     }
+}
+
+/// Returns the signals that this process ignores, a bit each. It is read once: the agent changes none of
+/// them after its first start of a workload. If it can't be read, every signal is reset.
+fn ignored_signals() -> u64 {
+    static IGNORED: OnceLock<u64> = OnceLock::new();
+    *IGNORED.get_or_init(|| {
+        let status = procfs::process::Process::myself().and_then(|this| this.status());
+        status.map_or(u64::MAX, |status| status.sigign)
+    })
 }
 
 /// Waits for a child that goes by itself; one that does not is killed.

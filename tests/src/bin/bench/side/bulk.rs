@@ -1,9 +1,9 @@
 //! Hundreds of workloads: up, at rest, asked, scraped, and stopped.
 
+use super::{EMPTY, unit, workloads};
 use super::{
     FEW, LONG, MANIFEST, MANY, Samples, fresh_file, monotonic, print, shell, stamps, timed,
 };
-use super::{unit, workloads};
 use enforcer_model::WorkloadState;
 use enforcer_tests::wait_within;
 use std::fs;
@@ -80,7 +80,7 @@ fn enforcer(count: usize) -> Figures {
             let read = Samples::of(read.collect());
             figures = Some((idle, listed, read, resident(pid)));
         }
-        fs::write(MANIFEST, "version: 1\nworkloads: {}\n").unwrap();
+        fs::write(MANIFEST, EMPTY).unwrap();
         let begun = monotonic();
         timed(&["enforcer", "apply", "--prune"]);
         wait_within(LONG, "all to stop", || {

@@ -24,6 +24,8 @@ const LONG: Duration = Duration::from_secs(900);
 const FOLDER: &str = "/run/side";
 const MANIFEST: &str = "/etc/enforcer/workloads.d/side.yaml";
 
+const EMPTY: &str = "version: 1\nworkloads: {}\n";
+
 type Part = (&'static str, fn(&Samples));
 
 /// Measures the named part, or all of them.
@@ -51,6 +53,8 @@ fn prepare() {
     fs::create_dir_all(FOLDER).unwrap();
     shell(&format!("chown web:web {FOLDER}"));
     shell("DEBIAN_FRONTEND=noninteractive apt-get install -qq -y /root/enforcer_1.deb >/dev/null");
+    fs::write(MANIFEST, EMPTY).unwrap();
+    shell("systemctl enable -q --now enforcer");
     wait_within(LONG, "the agent to answer", || workloads().map(drop));
 }
 
@@ -90,11 +94,10 @@ fn workloads() -> Option<Workloads> {
 
 /// Replaces the manifest's workloads by these, and removes all others.
 fn apply(workloads: &str) {
-    let text = match workloads {
-        "" => "version: 1\nworkloads: {}\n".to_owned(),
-        workloads => format!("version: 1\nworkloads:\n{workloads}"),
-    };
-    fs::write(MANIFEST, text).unwrap();
+    match workloads {
+        "" => fs::write(MANIFEST, EMPTY).unwrap(),
+        workloads => fs::write(MANIFEST, format!("version: 1\nworkloads:\n{workloads}")).unwrap(),
+    }
     shell("enforcer apply --prune");
 }
 
