@@ -11,6 +11,7 @@ mod console;
 mod corpus;
 mod debian;
 mod fuzz;
+mod guard;
 mod guest;
 mod image;
 mod initramfs;
@@ -70,7 +71,8 @@ enum Command {
     },
     /// Measure, each figure beside its floor, in the VM
     Bench {
-        /// One measurement; `history` runs on this machine's own disk
+        /// One measurement; `history` runs on this machine's own disk, and `guard` compares
+        /// `side` with docs/benchmarks.toml
         name: Option<String>,
         #[command(flatten)]
         kernel: Kernel,

@@ -9,7 +9,7 @@ use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN};
 use crate::progress::{Phase, say};
-use crate::{debian, setup};
+use crate::{debian, guard, setup};
 use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,8 @@ const SCRAPE: &str = "scrape";
 const OUTPUTS: &str = "outputs";
 /// The measurements beside systemd: `side` for all, `side/PART` for one.
 const SIDE: &str = "side";
+/// The same, compared with the recorded ratios.
+const GUARD: &str = "guard";
 /// The measurement that needs no VM: a VM's disk is none.
 const HISTORY: &str = "history";
 
@@ -101,7 +103,10 @@ pub(crate) fn bench(
         return crate::compile::history_bench();
     }
     if let Some(part) = name.and_then(|name| name.strip_prefix(SIDE)) {
-        return bench_side(part.trim_start_matches('/'), kernel);
+        return bench_side(part.trim_start_matches('/'), kernel, false);
+    }
+    if name == Some(GUARD) {
+        return bench_side("", kernel, true);
     }
     let (mut programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
     programs.agent_before = before;
@@ -139,8 +144,9 @@ pub(crate) fn trace(kernel: Option<&str>) -> Result<()> {
     Ok(())
 }
 
-/// Measures beside systemd, in a Debian that has it, on every kernel.
-fn bench_side(part: &str, kernel: Option<&str>) -> Result<()> {
+/// Measures beside systemd, in a Debian that has it, on every kernel. If `guards`, fails if a ratio is
+/// worse than the recorded one.
+fn bench_side(part: &str, kernel: Option<&str>, guards: bool) -> Result<()> {
     let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
     let packages = [crate::package::debian(1)?];
     let initramfs = debian::pack(debian::HOSTS[0], &programs, &packages)?;
@@ -152,7 +158,15 @@ fn bench_side(part: &str, kernel: Option<&str>) -> Result<()> {
             options,
             ..boot(kernel, &initramfs, &job, LARGE_MEMORY_MIB)
         };
-        machine.boot(&boot, |_| false)?.verdict()?;
+        let mut ratios = guard::Ratios::new();
+        let outcome = machine.boot(&boot, |line| {
+            guard::collect(line, &mut ratios);
+            false
+        })?;
+        outcome.verdict()?;
+        if guards {
+            guard::check(kernel, &ratios)?;
+        }
     }
     Ok(())
 }

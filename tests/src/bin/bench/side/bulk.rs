@@ -20,15 +20,40 @@ pub(super) fn bulk(floor: &Samples) {
         let ours = enforcer(count);
         let theirs = systemd(count);
         let peer = |samples| ("systemd", samples);
-        print("up from nothing", &ours.up, peer(&theirs.up), floor);
-        print("stopped", &ours.stopped, peer(&theirs.stopped), floor);
-        print("listed", &ours.listed, peer(&theirs.listed), floor);
-        print("all read", &ours.read, peer(&theirs.read), floor);
+        print(
+            (&format!("up-{count}"), "up from nothing"),
+            &ours.up,
+            peer(&theirs.up),
+            floor,
+        );
+        print(
+            (&format!("stopped-{count}"), "stopped"),
+            &ours.stopped,
+            peer(&theirs.stopped),
+            floor,
+        );
+        print(
+            (&format!("listed-{count}"), "listed"),
+            &ours.listed,
+            peer(&theirs.listed),
+            floor,
+        );
+        print(
+            (&format!("read-{count}"), "all read"),
+            &ours.read,
+            peer(&theirs.read),
+            floor,
+        );
         println!(
             "  at rest for {} s: enforcer {:.3} % of a CPU, systemd {:.3} %",
             QUIET.as_secs(),
             ours.idle,
             theirs.idle
+        );
+        // Both are next to nothing; below a thousandth of a CPU no difference counts.
+        println!(
+            "ratio idle-{count}/systemd {:.3}",
+            ours.idle / theirs.idle.max(0.1)
         );
         println!(
             "  resident: enforcer {:.1} MiB before and {:.1} MiB with all, systemd {:.1} and {:.1}",

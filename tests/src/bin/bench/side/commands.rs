@@ -41,10 +41,10 @@ pub(super) fn start(floor: &Samples) {
     apply("");
     let [ours, theirs] = first.map(Samples::of);
     let peer = ("systemctl", &theirs);
-    print("start → first instruction", &ours, peer, floor);
+    print(("start", "start → first instruction"), &ours, peer, floor);
     let [ours, theirs] = returned.map(Samples::of);
     print(
-        "start → the command returns",
+        ("start-returns", "start → the command returns"),
         &ours,
         ("systemctl", &theirs),
         floor,
@@ -68,6 +68,11 @@ pub(super) fn answers(floor: &Samples) {
     let [floor_program, bare, ours, theirs] = times.map(Samples::of);
     println!("  a static C program: {floor_program}");
     println!("  /bin/true: {bare}");
-    print("--version", &ours, ("systemctl", &theirs), floor);
+    print(
+        ("version", "--version"),
+        &ours,
+        ("systemctl", &theirs),
+        floor,
+    );
     println!("    enforcer / /bin/true: {:.2}", ours.ratio_to(&bare));
 }

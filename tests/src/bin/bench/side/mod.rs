@@ -141,8 +141,9 @@ fn fresh_file(name: &str) -> String {
     file
 }
 
-/// Prints a figure beside its peer and the floor.
-fn print(what: &str, ours: &Samples, peer: (&str, &Samples), floor: &Samples) {
+/// Prints a figure beside its peer and the floor, and its ratios in the form that `bench guard` reads.
+/// `name` has no blanks.
+fn print((name, what): (&str, &str), ours: &Samples, peer: (&str, &Samples), floor: &Samples) {
     println!("  {what}");
     println!("    enforcer: {ours}");
     println!("    {}: {}", peer.0, peer.1);
@@ -153,4 +154,6 @@ fn print(what: &str, ours: &Samples, peer: (&str, &Samples), floor: &Samples) {
         ours.ratio_to(floor),
         peer.1.ratio_to(floor)
     );
+    println!("ratio {name}/systemd {:.3}", ours.ratio_to(peer.1));
+    println!("ratio {name}/floor {:.3}", ours.ratio_to(floor));
 }

@@ -36,7 +36,10 @@ pub(super) fn restart(floor: &Samples) {
     shell("systemctl stop hog");
     fs::remove_file("/etc/systemd/system/hog.service").unwrap();
     print(
-        "last sign of life → the replacement's first instruction",
+        (
+            "restart",
+            "last sign of life → the replacement's first instruction",
+        ),
         &ours,
         ("systemd", &theirs),
         floor,
