@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 /// The shortest time between two reports of the status.
-const STATUS_EVERY: Duration = Duration::from_secs(5);
+const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// The time that the agent asks for when its end begins, and again with each report of the status.
 /// The graces of the workloads decide how long the end takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -55,9 +55,9 @@ impl Manager {
         }
     }
 
-    /// Returns whether a report of the status is not too early.
-    pub(crate) fn takes_status(&self, now: MonoTime) -> bool {
-        self.status_at <= now
+    /// Returns whether a report of the status is due. `is_changed` says that it may be another one.
+    pub(crate) fn takes_status(&self, now: MonoTime, is_changed: bool) -> bool {
+        (is_changed || self.ending) && self.status_at <= now
     }
 
     pub(crate) fn report_status(&mut self, now: MonoTime, status: String) {

@@ -48,6 +48,8 @@ pub(crate) struct Runtime {
     wake: Option<MonoTime>,
     last_seq: Seq,
     manager: Option<Manager>,
+    /// The manifest is in force.
+    ready: bool,
     /// The status that the service manager has may be an old one.
     status_changed: bool,
 }
@@ -73,6 +75,7 @@ impl Runtime {
             wake: None,
             last_seq: Seq(0),
             manager: Manager::found(clock::now()),
+            ready: false,
             status_changed: true,
         }
     }
@@ -80,7 +83,6 @@ impl Runtime {
     /// Runs until it is to go, or a shutdown is complete.
     pub(crate) async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) -> Ended {
         let history = Arc::clone(&self.history);
-        let mut ready = false;
         loop {
             let now = clock::now();
             // Due work comes after one message at the latest, however many wait.
@@ -89,16 +91,22 @@ impl Runtime {
             {
                 return Ended::WithWorkloads;
             }
-            self.report_to_manager(now);
+            if let Some(manager) = &mut self.manager {
+                manager.keep_alive(now);
+            }
             let wake = self.wake.map(|wake| wake.since(clock::now()));
             let report = self.manager.as_ref();
-            let report = report.and_then(|manager| manager.due(self.status_changed));
+            let report = report.and_then(|manager| manager.due(self.is_status_due()));
             let report = report.map(|due| due.since(clock::now()));
             let message = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => message,
                 () = sleep(wake), if wake.is_some() => Message::Event(Box::new(Event::Agent(AgentEvent::Wake))),
-                () = sleep(report), if report.is_some() => continue,
+                // All that waits is done, so the status is not one of a moment ago.
+                () = sleep(report), if report.is_some() => {
+                    self.report_status();
+                    continue;
+                }
                 trouble = history.trouble() => Message::Event(Box::new(reported_trouble(trouble))),
             };
             let finished = match message {
@@ -120,7 +128,7 @@ impl Runtime {
                     if leaves {
                         return Ended::Alone;
                     }
-                    if configured && !std::mem::replace(&mut ready, true) {
+                    if configured && !std::mem::replace(&mut self.ready, true) {
                         service::ready();
                     }
                     finished
@@ -192,20 +200,23 @@ impl Runtime {
         (plan, finished)
     }
 
-    /// Reports to the service manager what is due.
-    fn report_to_manager(&mut self, now: MonoTime) {
-        let Some(mut manager) = self.manager.take() else {
-            return;
-        };
-        manager.keep_alive(now);
-        let is_due = manager
-            .due(self.status_changed)
-            .is_some_and(|due| due <= now);
-        if is_due && manager.takes_status(now) {
-            self.status_changed = false;
-            manager.report_status(now, self.status());
+    /// Returns whether the service manager may have an old status. Before the manifest is in force there
+    /// is none.
+    fn is_status_due(&self) -> bool {
+        self.ready && self.status_changed
+    }
+
+    /// Reports the status to the service manager, if it is due.
+    fn report_status(&mut self) {
+        let now = clock::now();
+        let is_due = self.is_status_due();
+        if let Some(mut manager) = self.manager.take() {
+            if manager.takes_status(now, is_due) {
+                self.status_changed = false;
+                manager.report_status(now, self.status());
+            }
+            self.manager = Some(manager);
         }
-        self.manager = Some(manager);
     }
 
     /// Returns the state of the workloads, for `systemctl status`.
