@@ -90,8 +90,11 @@ fn timed(command: &[&str]) -> Duration {
 fn workloads() -> Option<Workloads> {
     let mut command = Command::new("enforcer");
     command.args(["ps", "--json"]).stdin(Stdio::null());
-    let output = command.output().ok()?;
-    serde_json::from_slice(&output.stdout).ok()
+    let output = command.output().unwrap();
+    if !output.status.success() {
+        return None;
+    }
+    Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
 /// Replaces the manifest's workloads by these, and removes all others.
