@@ -70,7 +70,10 @@ static off_t size_of(int file)
 	return lseek(file, 0, SEEK_END);
 }
 
-static void starts(int count, const char *path, char *self)
+/* A shell gives the name of this program without its folder. */
+static char self[] = "/proc/self/exe";
+
+static void starts(int count, const char *path)
 {
 	int file = open_file(path);
 	while (count-- > 0) {
@@ -88,7 +91,7 @@ static void starts(int count, const char *path, char *self)
 	}
 }
 
-static void restarts(int count, const char *path, const char *cgroup, char *self)
+static void restarts(int count, const char *path, const char *cgroup)
 {
 	int file = open_file(path);
 	char procs[256];
@@ -113,8 +116,8 @@ int main(int count, char **argument)
 	if (count > 2 && !strcmp(argument[1], "stamp"))
 		stamp(argument[2], count > 3);
 	if (count > 3 && !strcmp(argument[1], "starts"))
-		starts(atoi(argument[2]), argument[3], argument[0]);
+		starts(atoi(argument[2]), argument[3]);
 	if (count > 4 && !strcmp(argument[1], "restarts"))
-		restarts(atoi(argument[2]), argument[3], argument[4], argument[0]);
+		restarts(atoi(argument[2]), argument[3], argument[4]);
 	return 0;
 }
