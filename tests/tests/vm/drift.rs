@@ -129,6 +129,10 @@ fn a_cgroup_that_was_taken_away_is_made_again_with_its_limits() {
         let now = ["memory.max", "cpu.max", "pids.max"].map(|file| kernel::read("web", file));
         (now == before).then_some(())
     });
+    // A change between a write and the agent's check of it would look like a refusal of the kernel, so
+    // the answer of `apply` is waited for, which comes when no limit is on its way.
+    let applied = agent.cli(&["apply"]);
+    assert!(applied.status.success(), "{applied:?}");
     // It is watched on as if nothing had been.
     fs::write(kernel::cgroup("web").join("pids.max"), "max").unwrap();
     agent.wait_for_events::<DriftFound>("web", 2);
