@@ -1,5 +1,5 @@
-//! Checks whether a workload still has its limits and its cgroup. The check runs when another process has
-//! touched the cgroup, after the agent's own actions on it.
+//! Checks whether a workload still has its limits and its cgroup. The check runs when
+//! another process has touched the cgroup, after the agent's own actions on it.
 
 use super::instances::OpenCgroup;
 use super::{Executor, Work};

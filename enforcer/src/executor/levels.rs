@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 
 /// The time between two readings of values for which the kernel sends no event.
 const TICK: Duration = Duration::from_secs(5);
-/// The host's use of memory is near its threshold from so many percent points below it.
+/// The host's use of memory counts as near its threshold within this many percentage points below it.
 const NEAR: u32 = 10;
 /// Ticks between two times that free memory goes back to the kernel.
 const TRIMMED: u64 = 12;

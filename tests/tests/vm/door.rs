@@ -33,7 +33,7 @@ fn code(body: &str) -> String {
     answer.error.code.to_string()
 }
 
-/// What is no name of a workload leads to no other path, for any client.
+/// A text that is no workload's name leads to no other path, for any client.
 #[test]
 fn names_that_are_invalid_belong_to_no_workload() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));
