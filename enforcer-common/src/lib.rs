@@ -5,7 +5,7 @@
 
 /// Raised with every change of a record's shape or of a map's type; it becomes
 /// part of the place where maps are pinned.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// The length of a command name in the kernel, `TASK_COMM_LEN`.
 pub const COMM_LEN: usize = 16;
@@ -16,11 +16,14 @@ pub const ABSENT: u64 = u64::MAX;
 /// [`Record::kind`] of a process that the OOM killer marked as its victim.
 pub const MARK: u32 = 1;
 
+/// [`Record::kind`] of a watched process that was moved into another cgroup.
+pub const MOVED: u32 = 2;
+
 /// A record of the ring `EVENTS`. Fields that its kind does not have are 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Record {
-    /// [`MARK`].
+    /// [`MARK`] or [`MOVED`].
     pub kind: u32,
     /// The process, as the initial pid namespace numbers it.
     pub tgid: u32,

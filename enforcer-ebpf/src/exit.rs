@@ -8,20 +8,20 @@
 
 use crate::WATCHED;
 use crate::task::Task;
-use aya_ebpf::macros::btf_tracepoint;
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::macros::raw_tracepoint;
+use aya_ebpf::programs::RawTracePointContext;
 use enforcer_common::{EXITED, LIVES, NEVER_RAN, TICKS_PER_SECOND};
 
 const NANOS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_SECOND;
 
-#[btf_tracepoint(function = "sched_process_exit")]
-pub(crate) fn process_exit(context: BtfTracePointContext) -> i32 {
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub(crate) fn process_exit(context: RawTracePointContext) -> i32 {
     keep_status(Task(context.arg::<*const u8>(0) as u64));
     0
 }
 
-#[btf_tracepoint(function = "sched_process_free")]
-pub(crate) fn process_free(context: BtfTracePointContext) -> i32 {
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+pub(crate) fn process_free(context: RawTracePointContext) -> i32 {
     let task = Task(context.arg::<*const u8>(0) as u64);
     // The leader is the last to be freed; of the others it may be gone.
     if task.tid() == task.tgid() {

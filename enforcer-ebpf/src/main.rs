@@ -8,6 +8,7 @@
 mod cpu_sample;
 mod exit;
 mod mark_victim;
+mod moved;
 mod task;
 
 use aya_ebpf::Global;
@@ -15,7 +16,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
 use enforcer_common::{Record, Watch};
 
-/// OOM marks, and nothing else: no flood of another kind can starve them.
+/// OOM marks, and at most one move of each watched process: no flood of another kind can starve them.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
@@ -28,6 +29,10 @@ static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
 /// until it is read. A shell that forks a thousand times a second costs one look-up each.
 #[map]
 static WATCHED: HashMap<u32, Watch> = HashMap::with_max_entries(16_384, 0);
+
+/// The watched processes that were moved since the agent has last looked.
+#[map]
+static MOVED: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 
 /// The cgroup id of the parent of all workloads.
 #[unsafe(no_mangle)]

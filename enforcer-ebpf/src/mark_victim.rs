@@ -8,15 +8,15 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_pid_tgid,
 };
-use aya_ebpf::macros::{btf_tracepoint, tracepoint};
-use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
+use aya_ebpf::macros::{raw_tracepoint, tracepoint};
+use aya_ebpf::programs::{RawTracePointContext, TracePointContext};
 use aya_log_ebpf::debug;
 use enforcer_common::{MARK, Record};
 
 /// The program for kernels whose tracepoint has the victim's task as its parameter (6.1.130,
 /// 6.6.80, 6.8 and later).
-#[btf_tracepoint(function = "mark_victim")]
-pub(crate) fn mark_victim_task(context: BtfTracePointContext) -> i32 {
+#[raw_tracepoint(tracepoint = "mark_victim")]
+pub(crate) fn mark_victim_task(context: RawTracePointContext) -> i32 {
     let victim = Task(context.arg::<*const u8>(0) as u64);
     let workload = victim.workload();
     if workload == 0 {

@@ -7,6 +7,7 @@ use crate::executor::proof::symbolize;
 use crate::probe::http::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
+use enforcer_core::notice::Notice;
 use enforcer_kernel::counters;
 use enforcer_kernel::process::FileMapping;
 use enforcer_manifest::Accounts;
@@ -18,6 +19,10 @@ struct Everybody;
 
 impl Accounts for Everybody {
     fn agent_is_root(&self) -> bool {
+        true
+    }
+
+    fn has_user_of_number(&self, _: u32) -> bool {
         true
     }
 
@@ -78,7 +83,7 @@ pub fn environment_file(bytes: &[u8]) {
 pub fn redirect(bytes: &[u8]) {
     let location = String::from_utf8_lossy(bytes);
     for host in ["localhost", "::1"] {
-        if let Some((_, path)) = resolve_redirect(&location, (host, 80), "/a/b?c") {
+        if let Some((_, path)) = resolve_redirect(&location, ("http", host, Some(80)), "/a/b?c") {
             assert!(path.starts_with('/'), "{location:?}: {path:?}");
             assert!(!path.contains([' ', '\r', '\n']), "{location:?}: {path:?}");
         }
@@ -109,6 +114,16 @@ pub fn terminal(bytes: &[u8]) {
     let shown = String::from_utf8(shown).expect("what is shown is text");
     let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
     assert!(!shown.contains(steers), "{shown:?}");
+}
+
+/// A message by which a program says how it is.
+pub fn notice(bytes: &[u8]) {
+    let notice = Notice::parse(bytes);
+    let status = notice.status.clone().unwrap_or_default();
+    assert!(!status.contains(char::is_control), "{status:?}");
+    let mut all = notice.clone();
+    all.add(notice.clone());
+    assert_eq!(all, notice, "what is said twice is the same");
 }
 
 /// The files of the agent before: checkpoints, instances and the journal.
@@ -207,6 +222,11 @@ mod tests {
             b"7f00 10 LazyCompile:*spin app.js:3\n0 8 stub\n",
             4000,
             perf_map,
+        );
+        damaged(
+            b"READY=1\nSTATUS=\x1b[31mup\nEXTEND_TIMEOUT_USEC=1500000\nWATCHDOG=trigger\n",
+            4000,
+            notice,
         );
         damaged(
             "\x1b[2J gr\u{fc}n \u{9b}2J\r\n\u{20ac}".as_bytes(),

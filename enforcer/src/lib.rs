@@ -25,11 +25,28 @@ mod service;
 mod settings;
 mod store;
 mod telemetry;
+mod tls;
 mod watch;
+
+use enforcer_kernel::spawn;
+use std::process::ExitCode;
 
 /// Runs the command line to its end.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
+pub fn main() -> ExitCode {
+    // First of all: what is in memory here is copied by each fork.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|named| named == spawn::COMMAND)
+    {
+        return match spawn::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("failed to serve an agent, whose own command this is: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     enforcer_kernel::own_process::use_one_heap();
     telemetry::init();
     cli::main()

@@ -15,14 +15,9 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::io::Interest;
 
-/// Reports the exit of the main process once. A pidfd becomes readable then.
-pub(crate) async fn exit(
-    pidfd: Arc<PidFd>,
-    events: Events,
-    workload: WorkloadName,
-    instance: InstanceId,
-) {
-    match ready::watch(&*pidfd, Interest::READABLE) {
+/// Waits for the exit of a process of this workload. A pidfd becomes readable then.
+pub(crate) async fn ended(pidfd: &Arc<PidFd>, workload: &WorkloadName) {
+    match ready::watch(&**pidfd, Interest::READABLE) {
         Ok(readable) => {
             // An error would mean that the runtime is going down.
             let _ = readable.readable().await;
@@ -31,10 +26,21 @@ pub(crate) async fn exit(
             tracing::warn!(
                 "{workload}: no descriptor left to wait for its exit ({error}); a thread waits instead"
             );
+            let pidfd = Arc::clone(pidfd);
             let waited = tokio::task::spawn_blocking(move || pidfd.wait_for_exit());
             let _ = waited.await;
         }
     }
+}
+
+/// Reports the exit of the main process once.
+pub(crate) async fn exit(
+    pidfd: Arc<PidFd>,
+    events: Events,
+    workload: WorkloadName,
+    instance: InstanceId,
+) {
+    ended(&pidfd, &workload).await;
     failpoint!("exit-seen");
     events.send(Event::Instance(
         workload,

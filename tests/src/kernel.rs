@@ -16,6 +16,12 @@ pub fn release() -> String {
     text.unwrap_or_default().trim().to_owned()
 }
 
+/// Returns the cgroup of the commands of all workloads.
+#[must_use]
+pub fn probes() -> PathBuf {
+    workloads().with_file_name("probes")
+}
+
 /// Returns the path of a workload's cgroup below the hierarchy's root, as `/proc/PID/cgroup` has
 /// it.
 #[must_use]

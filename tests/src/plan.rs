@@ -1,7 +1,7 @@
-//! The tests that must have a guest to themselves, and those that run on one kernel only.
+//! The tests that must have a guest to themselves, and the kernels on which each test runs.
 //!
-//! A rule names tests by the beginning of their names. `docs/decisions/0012` lists the tests
-//! that run on one kernel and says why none of them loses anything.
+//! A rule names tests by the beginning of their names. `docs/decisions/0012` says why a test of
+//! decisions, HTTP or files loses nothing if it runs on one kernel.
 
 /// Names tests, and says why they are special.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,7 @@ pub const ALONE: &[Rule] = &[
     rule("loops::a_dead_loop_is_proved", PROOF),
     rule("loops::a_looping_thread", PROOF),
     rule("loops::a_map_without_bounds", PROOF),
+    rule("loops::each_rung", PROOF),
     rule("loops::s1_a_server", PROOF),
     rule(
         "loops::a_stop_in_the_middle",
@@ -75,54 +76,117 @@ pub const ALONE: &[Rule] = &[
         "limits::protected_memory",
         "it turns swap on for the whole kernel",
     ),
+    rule(
+        "limits::a_disk",
+        "its loop device holds on to the `io` controller, as swap's does",
+    ),
     rule("limits::swap_has", "it turns swap on for the whole kernel"),
 ];
 
-/// Tests of decisions, of HTTP and of files: the same code runs on every kernel, and what
-/// they need of a kernel (processes, sockets, files) is tested on each by others.
-pub const ONE_KERNEL: &[Rule] = &[
-    rule("alerts::", "rules, webhooks and the order of deliveries"),
-    rule("clock::", "the core takes time as an argument"),
-    rule("corpus::the_groups", "it compares two lists"),
+/// Tests of what a kernel does, which one version of it may do otherwise than another: they run
+/// on every kernel. The others run on one kernel each.
+pub const EVERY_KERNEL: &[Rule] = &[
+    rule("adopt::an_oom_kill", "pinned eBPF programs and maps"),
+    rule("adopt::another_process_with", "the identity of a process"),
+    rule("adopt::how_a_process", "pinned eBPF programs and maps"),
+    rule("adopt::what_runs", "pinned eBPF programs and maps"),
     rule(
-        "door::",
-        "HTTP, permissions of a socket, and bounds on connections",
+        "adopt::without_ebpf",
+        "process descriptors of other parents",
     ),
-    rule("history::a_damaged", "SQLite on tmpfs"),
-    rule("history::a_full_disk", "SQLite on tmpfs"),
-    rule("history::events_are_found", "queries of the history"),
-    rule("interface::an_answer", "formats of answers"),
-    rule("interface::events_are_one_line", "formats of answers"),
-    rule("interface::exit_codes", "exit codes of the command line"),
-    rule("interface::others_may_not", "the permissions of a socket"),
-    rule("interface::ps_has", "formats of answers"),
-    rule("probes::a_full_memory", "a threshold of the core"),
-    rule("probes::a_heartbeat", "a file's age"),
-    rule("probes::every_kind_of_answer", "HTTP"),
-    rule("probes::progress", "a threshold of the core"),
-    rule("probes::readiness_flaps", "the order of hooks"),
-    rule("probes::startup_gates", "the order of probes"),
+    rule("apply::limits_", "limits of a cgroup in use"),
+    rule("apply::shrinking", "limits of a cgroup in use"),
+    rule("corpus::each_kind", "samples of the CPU clock, and ptrace"),
+    rule("cpu::", "the scheduler's shares and quotas"),
+    rule("degraded::", "features that a kernel lacks"),
+    rule("drift::", "notification of changed cgroups"),
+    rule("interface::the_doctor", "what a kernel offers"),
+    rule("interface::the_ebpf", "eBPF"),
+    rule("limits::", "the files of each controller"),
+    rule("loops::a_cpu_that", "samples of the CPU clock"),
+    rule("loops::a_dead_loop", "samples of the CPU clock, and ptrace"),
     rule(
-        "probes::what_does_not_come_up",
-        "budget and breaker of the core",
+        "loops::a_looping_thread",
+        "samples of the CPU clock, and ptrace",
     ),
-    rule("probes::what_is_throttled", "grace as the core decides it"),
+    rule("loops::a_traced_thread", "ptrace"),
+    rule("loops::an_agent_that", "ptrace"),
+    rule("loops::s1_", "samples of the CPU clock, and ptrace"),
+    rule("loops::without_ebpf", "counters of a thread"),
+    rule("metrics::counters", "the files of each controller"),
+    rule("oom::", "the kernel's OOM killer and its tracepoint"),
+    rule("output::a_disk", "the `io` controller"),
+    rule("output::a_program_opens", "opening a pipe through /proc"),
+    rule("overflow::", "the ring of eBPF"),
+    rule("probes::exec_probes_end", "`cgroup.kill`"),
+    rule("programs::a_frozen", "`cgroup.freeze`"),
+    rule("programs::a_limit_too_small", "memory that execve needs"),
     rule(
-        "recovery::",
-        "backoff, budget, breaker and policy of the core",
+        "programs::a_process_that_cannot",
+        "a process in the D state",
     ),
-    rule("refuse::users_and_names", "faults of the manifest"),
     rule(
-        "reload::",
-        "a manifest's file, and datagrams to a service manager",
+        "programs::a_workload_that_builds",
+        "cgroups below a workload",
     ),
-    rule("remedies::starts_take_turns", "the order of starts"),
-    rule("remedies::the_users_own_command", "what a command gets"),
-    rule(
-        "storm::",
-        "many workloads: how many a machine holds is not a matter of its kernel",
-    ),
+    rule("programs::an_oom_kill_at", "the kernel's OOM killer"),
+    rule("programs::as_the_first", "a PID namespace"),
+    rule("refuse::a_", "the kinds of cgroup hierarchies"),
+    rule("start::a_process_is_born", "`clone3` into a cgroup"),
+    rule("start::children_are", "`clone3` with a parent's parent"),
+    rule("start::limits_hold", "`clone3` into a cgroup"),
+    rule("start::nothing_of", "what a process inherits"),
+    rule("start::without_capabilities", "capabilities"),
+    rule("stop::a_fork_bomb", "`cgroup.kill`"),
+    rule("stop::ctrl_c", "cgroups that are removed"),
+    rule("stop::daemons", "`cgroup.kill`"),
 ];
+
+/// Tests that run on one certain kernel of the matrix, given by its place in it: the oldest, the
+/// main one, or the newest. The other tests that run on one kernel are dealt out in turn.
+pub const CHOSEN: &[(&str, usize)] = &[
+    // A thousand workloads, and 144 deaths of an agent, and two hundred OOM kills over ten agents, each
+    // on another one: these are the longest.
+    ("storm::", 1),
+    ("death::", 0),
+    ("history::hundreds_of", 2),
+];
+
+/// A guest's place among those that share the tests of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    pub place: usize,
+    pub count: usize,
+}
+
+impl Share {
+    /// The guest that has no others beside it.
+    pub const WHOLE: Self = Self { place: 0, count: 1 };
+
+    /// Reads `PLACE/COUNT`.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let (place, count) = text.split_once('/')?;
+        let share = Self {
+            place: place.parse().ok()?,
+            count: count.parse().ok()?,
+        };
+        (share.place < share.count).then_some(share)
+    }
+
+    /// Returns whether this guest runs a test, which is at this place of the list of all.
+    #[must_use]
+    pub fn has(self, test: &str, at: usize) -> bool {
+        if rule_of(EVERY_KERNEL, test).is_some() {
+            return true;
+        }
+        let chosen = CHOSEN.iter().find(|(begin, _)| test.starts_with(begin));
+        match chosen {
+            Some((_, place)) => self.place == (*place).min(self.count - 1),
+            None => self.place == at % self.count,
+        }
+    }
+}
 
 /// Tests that take long because something in the agent happens once a minute: they begin
 /// first, so that others run meanwhile.
@@ -131,7 +195,7 @@ pub const LONG: &[&str] = &[
     "degraded::without_inotify",
     "alerts::",
     "death::",
-    "oom::two_hundred",
+    "oom::each_of_many",
     "oom::without_ebpf_the_counters",
     "history::",
 ];
@@ -144,8 +208,33 @@ pub fn rule_of(rules: &[Rule], test: &str) -> Option<usize> {
 
 /// Returns the rules that name none of these tests: their tests were renamed or removed.
 pub fn stale<'a>(tests: &'a [String]) -> impl Iterator<Item = &'static str> + 'a {
-    let rules = ALONE.iter().chain(ONE_KERNEL).map(|rule| rule.tests);
+    let rules = ALONE.iter().chain(EVERY_KERNEL).map(|rule| rule.tests);
     rules
+        .chain(CHOSEN.iter().map(|(tests, _)| *tests))
         .chain(LONG.iter().copied())
         .filter(|prefix| !tests.iter().any(|test| test.starts_with(prefix)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_test_has_one_guest_or_all() {
+        let names = ["oom::only", "storm::many", "recovery::a", "recovery::b"];
+        for count in 1..=3 {
+            for (at, name) in names.iter().enumerate() {
+                let guests = (0..count).filter(|&place| Share { place, count }.has(name, at));
+                let wanted = if at == 0 { count } else { 1 };
+                assert_eq!(guests.count(), wanted, "{name} of {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_place_below_a_count() {
+        assert_eq!(Share::read("2/3"), Some(Share { place: 2, count: 3 }));
+        assert_eq!(Share::read("3/3"), None);
+        assert_eq!(Share::read("1"), None);
+    }
 }

@@ -27,7 +27,9 @@ pub fn append(file: &str, line: &str) {
         return;
     }
     let opened = File::options().append(true).create(true).open(file);
-    writeln!(opened.unwrap(), "{line}").unwrap();
+    // In one piece: a process that is killed here leaves no part of a line.
+    let line = format!("{line}\n");
+    opened.unwrap().write_all(line.as_bytes()).unwrap();
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -99,13 +99,7 @@ pub(crate) struct Programs {
 
 /// The packages of a guest's programs. They are the same in each build, so that their dependencies
 /// have the same features.
-const GUEST: [&str; 5] = [
-    "--package",
-    "enforcer",
-    "--package",
-    "enforcer-tests",
-    "--bins",
-];
+const GUEST: [&str; 4] = ["--package", "enforcer", "--package", "enforcer-tests"];
 
 /// Compiles what runs inside the VM for the tests.
 ///
@@ -114,9 +108,12 @@ const GUEST: [&str; 5] = [
 pub(crate) fn test_programs() -> Result<Programs> {
     ebpf()?;
     say("build", "the agent with failpoints");
-    run(static_release("build")
-        .args(GUEST)
-        .args(["--features", "enforcer/failpoints"]))?;
+    run(static_release("build").args(GUEST).args([
+        "--bin",
+        "enforcer",
+        "--features",
+        "enforcer/failpoints",
+    ]))?;
     let release = target().join(HOST).join("release");
     let agent = release.join("enforcer-with-failpoints");
     std::fs::copy(release.join("enforcer"), &agent)
@@ -146,7 +143,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
     say("build", "the agent and the VM's programs");
     let release = target().join(HOST).join("release");
     let agent = release.join("enforcer");
-    run(static_release("build").args(GUEST))?;
+    run(static_release("build").args(GUEST).arg("--bins"))?;
     tidy::check_agent(&agent)?;
     let tests = test_binaries(&[
         "--package",

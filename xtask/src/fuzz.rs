@@ -6,7 +6,7 @@ use crate::process::{cargo, find_program, root, run, target};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 10] = [
     "manifest",
     "api_body",
     "memory_events",
@@ -16,6 +16,7 @@ const TARGETS: [&str; 9] = [
     "mapping",
     "perf_map",
     "terminal",
+    "notice",
 ];
 
 /// The flags for libFuzzer's coverage. They are those of cargo-fuzz, without the sanitizer.

@@ -77,7 +77,7 @@ const MATRIX: &[Series] = &[
 
 /// The oldest series of the matrix.
 pub(crate) const OLDEST: &str = "6.1";
-/// The series on which every test runs; see `docs/decisions/0012`.
+/// The series with the longest tests; see `tests/src/plan.rs`.
 pub(crate) const MAIN: &str = "6.12";
 /// The series that Debian's next release will have.
 pub(crate) const NEWEST: &str = "newest";

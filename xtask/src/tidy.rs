@@ -152,6 +152,7 @@ const DEPENDENCIES: [(&str, &[&str]); 4] = [
         &[
             "aya",
             "aya-log",
+            "aya-obj",
             "cgroups-rs",
             "enforcer-common",
             "enforcer-model",

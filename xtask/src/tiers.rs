@@ -22,7 +22,7 @@ use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN, Matrix, OLDEST};
 use crate::progress::Phase;
 use crate::report::{Report, conclude};
-use crate::{corpus, debian, power, prometheus, setup, tidy};
+use crate::{corpus, debian, power, prometheus, setup, tidy, tools};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -104,8 +104,8 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     let prepared = prepare(request, &selection)?;
     let mut tasks = Vec::new();
     let mut missing = prepared.matrix.missing.clone();
-    // The longest tasks begin first: of the kernels, the one that runs every test and the one
-    // that has an agent die two hundred times. Those of systemd wait for a third of their time.
+    // The longest tasks begin first: of the kernels, those with a thousand workloads and with two
+    // hundred deaths of an agent. Those of systemd wait for a third of their time.
     let is_long = |kernel: &Kernel| [MAIN, OLDEST].contains(&kernel.series.as_str());
     add_vm(&prepared, &selection, is_long, &mut tasks);
     add_systemd(
@@ -133,7 +133,7 @@ struct Prepared {
     machine: Machine,
 }
 
-/// Compiles everything, and downloads meanwhile.
+/// Compiles everything, and meanwhile downloads files and builds the tool that makes packages.
 fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
     let downloads = || -> Result<_> {
         let _phase = Phase::begin("downloads");
@@ -146,6 +146,7 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
                 // A kernel that is not available is reported with the results.
                 let _ = host.tree();
             }
+            tools::cargo_deb()?;
         }
         Ok((qemu, matrix))
     };
@@ -194,14 +195,13 @@ fn add_vm<'a>(
         return;
     };
     let kernels = prepared.matrix.kernels.iter();
-    let alone = kernels.len() == 1;
-    for kernel in kernels.filter(|kernel| which(kernel)) {
-        let everything = alone || kernel.series == MAIN;
+    let count = kernels.len();
+    for (place, kernel) in kernels.enumerate().filter(|(_, kernel)| which(kernel)) {
         let names = names.join(",");
         tasks.push(Box::new(move || {
             let label = format!("vm {}", kernel.series);
             let _phase = Phase::begin(&label);
-            let outcome = vm_tests(prepared, kernel, &names, everything);
+            let outcome = vm_tests(prepared, kernel, &names, (place, count));
             Report::of(label, outcome)
         }));
     }
@@ -211,19 +211,18 @@ fn vm_tests(
     prepared: &Prepared,
     kernel: &Kernel,
     names: &str,
-    everything: bool,
+    (place, count): (usize, usize),
 ) -> Result<Outcome> {
     let initramfs = image::pack(kernel, &prepared.programs, Contents::Tests)?;
-    let options = format!(
-        "enforcer.slots={TESTS_AT_ONCE} enforcer.only_kernel_facing={}",
-        u8::from(!everything)
-    );
+    // The tests that run on one kernel are shared out; see `tests/src/plan.rs`.
+    let options = format!("enforcer.slots={TESTS_AT_ONCE} enforcer.share={place}/{count}");
     let boot = Boot {
         kernel,
         initramfs: &initramfs,
         job: &format!("test:{names}"),
         options: &options,
-        memory_mib: if everything {
+        // The main kernel has a thousand workloads to hold.
+        memory_mib: if count == 1 || kernel.series == MAIN {
             LARGE_MEMORY_MIB
         } else {
             MEMORY_MIB

@@ -6,6 +6,7 @@ use crate::progress::say;
 use anyhow::{Context as _, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DEB: &str = "3.8.0";
@@ -64,7 +65,7 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
     }
     say(
         "setup",
-        &format!("building bpf-linker {BPF_LINKER}, about a minute"),
+        &format!("building bpf-linker {BPF_LINKER}, about half a minute"),
     );
     let sysroot = sysroot()?;
     let prefix = home.join("llvm");
@@ -77,7 +78,7 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
             .with_context(|| format!("failed to link {}", link.display()))?;
     }
     run_quietly(
-        cargo("install")
+        install()
             .args([
                 "bpf-linker",
                 "--version",
@@ -101,12 +102,25 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
     Ok(program)
 }
 
+/// Makes a command that builds a tool. The tools work for seconds, so their optimisation would take
+/// longer than it saves.
+fn install() -> Command {
+    let mut command = cargo("install");
+    command
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
+    command
+}
+
 fn version_is(program: &Path, version: &str) -> bool {
     run_quietly(Command::new(program).arg("--version")).is_ok_and(|text| text.contains(version))
 }
 
 /// Returns the tool that makes the Debian package.
 pub(crate) fn cargo_deb() -> Result<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
     let home = target().join(format!("tools/cargo-deb-{CARGO_DEB}"));
     let program = home.join("bin/cargo-deb");
     if version_is(&program, CARGO_DEB) {
@@ -114,10 +128,10 @@ pub(crate) fn cargo_deb() -> Result<PathBuf> {
     }
     say(
         "setup",
-        &format!("building cargo-deb {CARGO_DEB}, about a minute"),
+        &format!("building cargo-deb {CARGO_DEB}, about half a minute"),
     );
     run_quietly(
-        cargo("install")
+        install()
             .args(["cargo-deb", "--version", CARGO_DEB, "--locked"])
             .args(["--no-default-features", "--features", "gzip", "--root"])
             .arg(&home)

@@ -12,6 +12,7 @@ pub mod drift;
 pub mod event;
 pub mod host;
 mod moment;
+pub mod notice;
 pub mod oom;
 pub mod plan;
 pub mod probe;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 #[must_use]
 pub fn between(old: &Manifest, new: &Manifest) -> Plan {
     let mut plan = Plan {
-        host: differences(&old.host, &new.host),
+        host: differences(&*old.host, &*new.host),
         workloads: BTreeMap::new(),
     };
     for (name, spec) in &new.workloads {

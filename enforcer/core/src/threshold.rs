@@ -105,8 +105,9 @@ impl Gauge {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Readings {
     next: MonoTime,
-    /// Since when the use has been far below the threshold.
-    far_since: Option<MonoTime>,
+    /// The time of the last reading near the threshold, until the use has been far below it for long
+    /// enough.
+    near: Option<MonoTime>,
 }
 
 impl Readings {
@@ -120,7 +121,7 @@ impl Readings {
 
     /// Makes the next reading due at once.
     pub fn hasten(&mut self) {
-        *self = Self::default();
+        self.next = MonoTime::default();
     }
 
     /// Takes note of a reading of this share. `from` is the lowest share that matters, and `hold` the
@@ -136,15 +137,13 @@ impl Readings {
             .zip(from)
             .is_some_and(|(used, from)| used.0.saturating_mul(2) >= from.0);
         if near {
-            *self = Self::default();
-            return;
+            self.near = Some(now);
         }
-        let far_since = *self.far_since.get_or_insert(now);
         // A level that was left must be seen to be left for as long.
-        let is_calm = now.since(far_since) >= hold;
-        self.next = match is_calm {
-            true => now.after((hold / 2).min(Self::LONGEST)),
-            false => now,
+        self.near = self.near.filter(|near| now.since(*near) <= hold);
+        self.next = match self.near {
+            Some(_) => now,
+            None => now.after((hold / 2).min(Self::LONGEST)),
         };
     }
 }
@@ -190,13 +189,14 @@ mod tests {
 
     #[test]
     fn a_use_far_below_its_threshold_is_read_twice_in_its_time() {
-        let calm = readings(&[(0, 10)], 180);
-        assert_eq!(calm[..13], (0..=60).step_by(5).collect::<Vec<_>>());
-        assert_eq!(calm[13..], [90, 120, 150]);
+        assert_eq!(readings(&[(0, 10)], 180), [0, 30, 60, 90, 120, 150]);
         // Near it, at every tick.
         assert_eq!(readings(&[(0, 45)], 60).len(), 12);
-        let near = readings(&[(0, 10), (100, 60)], 140);
-        assert_eq!(near[13..], [90, 120, 125, 130, 135]);
+        let near = readings(&[(0, 10), (100, 60), (130, 10)], 260);
+        let until_left_for_long: Vec<_> = (120..=190).step_by(5).collect();
+        assert_eq!(near[..4], [0, 30, 60, 90]);
+        assert_eq!(near[4..19], until_left_for_long);
+        assert_eq!(near[19..], [220, 250]);
     }
 
     #[test]

@@ -3,12 +3,18 @@
 //! in a static binary it loads the host's NSS modules into the agent, which may
 //! crash it, and a privileged agent has no business running them.
 
+use enforcer_model::ids::account_id;
 use nix::unistd::{Gid, Uid, geteuid};
 use std::process::{Command, Stdio};
 
 /// Returns whether the host has a user of this name.
 pub fn has_user(name: &str) -> bool {
     is_name(name) && user(name).is_some()
+}
+
+/// Returns whether the host has a user of this number.
+pub fn has_user_of_number(number: u32) -> bool {
+    user_of_number(number).is_some()
 }
 
 /// Returns whether the host has a group of this name.
@@ -32,12 +38,31 @@ pub enum AccountError {
     NoUser(String),
     #[error("there is no group `{0}`")]
     NoGroup(String),
+    #[error("no account has the number {0}, so its group is not known; the manifest must name one")]
+    NoGroupOf(u32),
 }
 
-/// Looks an account up; without a user's name, it is the agent's own.
-pub fn identity(name: Option<&str>, group_name: Option<&str>) -> Result<Identity, AccountError> {
-    let found = match name {
-        Some(name) => user(name).ok_or_else(|| AccountError::NoUser(name.to_owned()))?,
+/// Looks an account up; without a user, it is the agent's own. Users and groups are names or numbers. A
+/// number needs no account; then its home is `/`, and it has no groups but those that are named.
+pub fn identity(
+    named: Option<&str>,
+    group_named: Option<&str>,
+    more_groups: &[String],
+) -> Result<Identity, AccountError> {
+    let group_of = |text: &str| match account_id(text) {
+        Some(number) => Ok(Gid::from_raw(number)),
+        None => group(text).ok_or_else(|| AccountError::NoGroup(text.to_owned())),
+    };
+    let group_named = group_named.map(group_of).transpose()?;
+    let found = match named {
+        Some(text) => match (account_id(text), group_named) {
+            (None, _) => user(text).ok_or_else(|| AccountError::NoUser(text.to_owned()))?,
+            (Some(number), gid) => match (user_of_number(number), gid) {
+                (Some(found), _) => found,
+                (None, Some(gid)) => User::without_account(number, gid),
+                (None, None) => return Err(AccountError::NoGroupOf(number)),
+            },
+        },
         None => {
             let own = geteuid().to_string();
             look_up("passwd", &own, |line| field(line, 2) == Some(own.as_str()))
@@ -45,12 +70,12 @@ pub fn identity(name: Option<&str>, group_name: Option<&str>) -> Result<Identity
                 .ok_or(AccountError::NoUser(own))?
         }
     };
-    let gid = match group_name {
-        None => found.gid,
-        Some(name) => group(name).ok_or_else(|| AccountError::NoGroup(name.to_owned()))?,
-    };
+    let gid = group_named.unwrap_or(found.gid);
     let mut groups = memberships(&found.name);
     groups.push(gid);
+    for text in more_groups {
+        groups.push(group_of(text)?);
+    }
     groups.sort_by_key(|gid| gid.as_raw());
     groups.dedup();
     Ok(Identity {
@@ -82,6 +107,17 @@ impl User {
     }
 }
 
+impl User {
+    fn without_account(number: u32, gid: Gid) -> Self {
+        Self {
+            name: number.to_string(),
+            uid: Uid::from_raw(number),
+            gid,
+            home: "/".to_owned(),
+        }
+    }
+}
+
 fn field(line: &str, index: usize) -> Option<&str> {
     line.split(':').nth(index)
 }
@@ -102,6 +138,12 @@ fn is_name(name: &str) -> bool {
 
 fn user(name: &str) -> Option<User> {
     look_up("passwd", name, |line| field(line, 0) == Some(name)).and_then(|line| User::parse(&line))
+}
+
+fn user_of_number(number: u32) -> Option<User> {
+    let number = number.to_string();
+    look_up("passwd", &number, |line| field(line, 2) == Some(&number))
+        .and_then(|line| User::parse(&line))
 }
 
 pub fn group(name: &str) -> Option<Gid> {
@@ -187,6 +229,26 @@ mod tests {
             assert!(!has_user(name), "{name:?}");
             assert!(!has_group(name), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_number_is_a_user_with_an_account_or_without() {
+        let root = identity(Some("0"), None, &[]).expect("root");
+        assert_eq!((root.name.as_str(), root.uid.as_raw()), ("root", 0));
+        // This number is far above those that hosts give to accounts.
+        let lonely = "4000000001";
+        let refused = identity(Some(lonely), None, &[]);
+        assert!(matches!(
+            refused,
+            Err(AccountError::NoGroupOf(4_000_000_001))
+        ));
+        let more = ["0".to_owned(), "7".to_owned()];
+        let alone = identity(Some(lonely), Some("4000000002"), &more).expect("a number");
+        assert_eq!((alone.name.as_str(), alone.home.as_str()), (lonely, "/"));
+        let groups: Vec<u32> = alone.groups.iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(groups, [0, 7, 4_000_000_002]);
+        let unknown = identity(Some("root"), None, &["no-such-group".to_owned()]);
+        assert!(matches!(unknown, Err(AccountError::NoGroup(_))));
     }
 
     #[test]

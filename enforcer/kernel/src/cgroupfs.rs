@@ -1,6 +1,7 @@
 //! Cgroup directories by descriptor: a path may be recycled, a descriptor stays
 //! with the cgroup that was opened. What the files mean is not known here.
 
+use super::text_file;
 use enforcer_model::ids::CgroupId;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
@@ -8,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -50,28 +51,24 @@ impl CgroupError {
 }
 
 /// The files that the kernel gives in pieces, as many processes as fit. Every other file comes in one
-/// piece if there is room for it (`seq_read_iter` in fs/seq_file.c), so a short read is its end.
+/// piece if there is room for it, so a short read is its end.
 const LISTS: [&str; 2] = ["cgroup.procs", "cgroup.threads"];
-/// More than `memory.stat` has.
-const ROOM: usize = 8 << 10;
 
 /// Reads a file in as few system calls as can be. `File::read_to_string` makes four more: it asks for
 /// the size, which is 0 for every such file, and for the position, and then reads until there is nothing.
-fn read_text(file: &mut File, is_list: bool) -> io::Result<String> {
-    let mut bytes = vec![0; ROOM];
-    let mut length = 0;
+fn read_text(file: &File, is_list: bool) -> io::Result<String> {
+    let mut bytes = Vec::with_capacity(text_file::ROOM);
+    let mut at = 0;
     loop {
-        if length == bytes.len() {
-            bytes.resize(length * 2, 0);
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(bytes.len());
         }
-        let read = file.read(&mut bytes[length..])?;
-        length += read;
-        if read == 0 || (!is_list && length < bytes.len()) {
-            break;
+        let read = text_file::append(file, &mut bytes, at)?;
+        at += read as u64;
+        if read == 0 || (!is_list && bytes.len() < bytes.capacity()) {
+            return text_file::as_text(bytes);
         }
     }
-    bytes.truncate(length);
-    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// An open cgroup.
@@ -156,7 +153,7 @@ impl Cgroup {
     pub fn read(&self, file: &str) -> Result<String, CgroupError> {
         let text = self
             .open_file(file, OFlag::O_RDONLY)
-            .and_then(|mut open| read_text(&mut open, LISTS.contains(&file)));
+            .and_then(|open| read_text(&open, LISTS.contains(&file)));
         text.map_err(|source| CgroupError::Read {
             path: self.path.join(file),
             source,

@@ -3,7 +3,8 @@
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recvmsg, sendmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recv, recvmsg,
+    sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -45,16 +46,20 @@ pub fn send(
     Ok(())
 }
 
-/// Receives one message and the descriptor that came with it. The length is 0 if the other side
-/// is gone.
+/// Receives one message of at most `largest` bytes, and the descriptor that came with it. The message is
+/// empty if the other side is gone.
 ///
 /// # Errors
 /// Those of recvmsg(2).
-pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+pub fn receive(socket: &impl AsFd, largest: usize) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
+    let number = socket.as_fd().as_raw_fd();
+    // With MSG_TRUNC the answer is the whole length, whatever the buffer holds (recv(2)).
+    let length = recv(number, &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+    let mut buffer = vec![0; length.min(largest)];
     let mut space = cmsg_space!([RawFd; 1]);
-    let mut parts = [IoSliceMut::new(buffer)];
+    let mut parts = [IoSliceMut::new(&mut buffer)];
     let received = recvmsg::<UnixAddr>(
-        socket.as_fd().as_raw_fd(),
+        number,
         &mut parts,
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC,
@@ -69,7 +74,9 @@ pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Opti
             descriptors.extend(owned);
         }
     }
-    Ok((received.bytes, descriptors.pop()))
+    let length = received.bytes;
+    buffer.truncate(length);
+    Ok((buffer, descriptors.pop()))
 }
 
 /// Takes over a descriptor that the program before this one left open in this process. The

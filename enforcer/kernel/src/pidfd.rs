@@ -62,12 +62,17 @@ impl PidFd {
 
     /// Sends a signal; a process that is gone already is no error.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.signal_number(signal as libc::c_int)
+    }
+
+    /// Sends the signal of this number, which may be a real-time one.
+    pub fn signal_number(&self, number: i32) -> io::Result<()> {
         // SAFETY: a valid descriptor, no siginfo, no flags: see pidfd_send_signal(2).
         let result = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.0.as_raw_fd(),
-                signal as libc::c_int,
+                number,
                 std::ptr::null::<libc::siginfo_t>(),
                 0,
             )
@@ -83,6 +88,11 @@ impl PidFd {
     pub fn wait_for_exit(&self) {
         let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         while matches!(poll(&mut polled, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
+    }
+
+    /// Returns whether the process has exited, also if no one has collected it yet.
+    pub fn has_exited(&self) -> bool {
+        self.exits_within(Duration::ZERO)
     }
 
     /// Blocks until the process has exited, or for this long; returns whether it has.
@@ -105,6 +115,15 @@ impl PidFd {
     /// Collects the exit status of a process that has exited; blocks until then. The number
     /// of a signal may be any of the kernel's 64, also a real-time one that has no name.
     pub fn wait(&self) -> io::Result<ExitStatus> {
+        self.status(libc::WEXITED)
+    }
+
+    /// Returns the exit status of a process that has exited, and leaves it to be collected.
+    pub fn peek(&self) -> io::Result<ExitStatus> {
+        self.status(libc::WEXITED | libc::WNOWAIT)
+    }
+
+    fn status(&self, options: libc::c_int) -> io::Result<ExitStatus> {
         loop {
             // SAFETY: all fields are integers, for which zero is valid.
             let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
@@ -114,7 +133,7 @@ impl PidFd {
                     libc::P_PIDFD,
                     self.0.as_raw_fd().unsigned_abs(),
                     &raw mut info,
-                    libc::WEXITED,
+                    options,
                 )
             };
             if waited < 0 {

@@ -91,6 +91,14 @@ pub fn cgroup_of(pid: u32) -> Option<String> {
         .map(|group| group.pathname)
 }
 
+/// Returns whether a process at `place` is in the cgroup `home`, or in one below it. Both are paths
+/// as [`cgroup_of`] returns them.
+#[must_use]
+pub fn is_home(place: &str, home: &str) -> bool {
+    let below = place.strip_prefix(home);
+    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+}
+
 /// Returns a process and all that it has started, as far as they are in that cgroup.
 pub fn tree_in(main: u32, cgroup: &str) -> Vec<u32> {
     let all = procfs::process::all_processes().into_iter().flatten();

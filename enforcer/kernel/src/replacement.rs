@@ -21,12 +21,20 @@ pub enum Survives {
 /// If a step fails. Then the old file is as it was, unless only the sync of the folder failed.
 pub fn replace(path: &Path, contents: &[u8], mode: u32, survives: Survives) -> io::Result<()> {
     let draft = path.with_extension("new");
-    // The draft of a process that died. A link in its place is removed, and not followed.
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let written = write(&draft, contents, mode, survives).and_then(|()| fs::rename(&draft, path));
+    let create = || {
+        let mut options = File::options();
+        options.write(true).create_new(true).mode(mode).open(&draft)
+    };
+    let created = match create() {
+        // The draft of a process that died. A link in its place is removed, and not followed.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(&draft).and_then(|()| create())
+        }
+        created => created,
+    };
+    let written = created
+        .and_then(|file| write(file, contents, survives))
+        .and_then(|()| fs::rename(&draft, path));
     if written.is_err() {
         // The first error says more than a second one.
         let _ = fs::remove_file(&draft);
@@ -40,13 +48,7 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32, survives: Survives) -> i
     Ok(())
 }
 
-fn write(draft: &Path, contents: &[u8], mode: u32, survives: Survives) -> io::Result<()> {
-    let mut options = File::options();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(draft)?;
+fn write(mut file: File, contents: &[u8], survives: Survives) -> io::Result<()> {
     file.write_all(contents)?;
     match survives {
         Survives::Process => Ok(()),

@@ -2,13 +2,6 @@
 //! can be waited for.
 
 use nix::sys::signal::{SigSet, Signal};
-use std::str::FromStr as _;
-
-/// Returns the signal of this name, such as `SIGTERM`. The manifest has checked the name; an
-/// unknown one gives SIGTERM.
-pub fn parse_signal(name: &str) -> Signal {
-    Signal::from_str(name).unwrap_or(Signal::SIGTERM)
-}
 
 /// Ignores SIGHUP until a handler is installed.
 pub fn ignore_hangups() {

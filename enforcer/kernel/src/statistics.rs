@@ -2,9 +2,10 @@
 //! when it is read (for `memory.stat` and `cpu.stat` it first adds up every CPU's part), so this
 //! pass is made only for a scrape.
 
-use super::cgroupfs::Cgroup;
 use super::counters::field;
 use super::pressure::total;
+use super::usage::UsageFiles;
+use enforcer_model::limits::Limits;
 
 /// `memory.events`, as the kernel calls its counters.
 pub const MEMORY_EVENTS: [&str; 6] = ["low", "high", "max", "oom", "oom_kill", "oom_group_kill"];
@@ -34,21 +35,24 @@ pub struct Statistics {
     pub waited_usec: [Option<(u64, u64)>; RESOURCES.len()],
 }
 
+/// Reads a cgroup. `limits` are those that the kernel is known to have; without them they are read too.
 /// `None` if the cgroup is gone.
-pub fn read(cgroup: &Cgroup) -> Option<Statistics> {
+pub fn read(files: &UsageFiles, limits: Option<&Limits>) -> Option<Statistics> {
+    let cgroup = files.cgroup();
     let text = |file: &str| cgroup.read_if_present(file).ok().flatten();
     let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
-    let memory = number("memory.current")?;
-    let stat = text("memory.stat")?;
+    let memory = files.memory()?;
+    let inactive = files.inactive()?;
     let events = text("memory.events")?;
-    let cpu = text("cpu.stat")?;
+    let cpu = files.cpu_text()?;
+    let (memory_max, swap_max) = files.limits(limits);
     Some(Statistics {
         memory,
-        working_set: memory.saturating_sub(field(&stat, "inactive_file")),
-        memory_max: number("memory.max"),
+        working_set: memory.saturating_sub(inactive),
+        memory_max,
         memory_peak: number("memory.peak"),
-        swap: number("memory.swap.current"),
-        swap_max: number("memory.swap.max"),
+        swap: files.swap(),
+        swap_max,
         memory_events: MEMORY_EVENTS.map(|event| field(&events, event)),
         cpu_usec: field(&cpu, "usage_usec"),
         throttled_usec: field(&cpu, "throttled_usec"),

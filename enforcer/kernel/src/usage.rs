@@ -2,7 +2,7 @@
 
 use super::cgroupfs::Cgroup;
 use super::counters::field;
-use super::pressure;
+use super::{pressure, text_file};
 use enforcer_model::limits::Limits;
 use enforcer_model::probe::{Load, Work};
 use enforcer_model::units::{Bytes, Limit};
@@ -98,41 +98,62 @@ impl UsageFiles {
         number(self.file(CURRENT)?)
     }
 
+    pub(crate) fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Returns the bytes of the page cache that could be dropped at once.
+    pub(crate) fn inactive(&self) -> Option<u64> {
+        Some(field(&text(self.file(STAT)?)?, "inactive_file"))
+    }
+
     /// Returns the charged bytes without the page cache that could be dropped at once.
     pub fn working_set(&self) -> Option<u64> {
-        let stat = text(self.file(STAT)?)?;
-        Some(self.memory()?.saturating_sub(field(&stat, "inactive_file")))
+        Some(self.memory()?.saturating_sub(self.inactive()?))
+    }
+
+    pub(crate) fn cpu_text(&self) -> Option<String> {
+        text(self.file(CPU)?)
     }
 
     pub fn cpu(&self) -> Option<Duration> {
-        let stat = text(self.file(CPU)?)?;
-        Some(Duration::from_micros(field(&stat, "usage_usec")))
+        Some(Duration::from_micros(field(
+            &self.cpu_text()?,
+            "usage_usec",
+        )))
+    }
+
+    pub(crate) fn swap(&self) -> Option<u64> {
+        number(self.file(SWAP)?)
+    }
+
+    /// Returns `memory.max` and `memory.swap.max`: those of `known`, or what the files say without it.
+    pub(crate) fn limits(&self, known: Option<&Limits>) -> (Option<u64>, Option<u64>) {
+        let Some(limits) = known else {
+            let read = |file| self.cgroup.read(file).ok()?.trim().parse().ok();
+            return (read("memory.max"), read("memory.swap.max"));
+        };
+        let whole_pages = |limit: Option<Limit<Bytes>>| {
+            let bytes = limit.and_then(Limit::at)?;
+            Some(bytes.0 - bytes.0 % procfs::page_size())
+        };
+        (
+            whole_pages(limits.memory_max),
+            whole_pages(limits.memory_swap_max),
+        )
     }
 
     /// Reads the whole use. `limits` are those that the kernel is known to have; without them they
     /// are read too.
     pub fn read(&self, limits: Option<&Limits>) -> Usage {
-        let (memory_max, swap_max) = match limits {
-            Some(limits) => {
-                let bytes = |limit: Option<Limit<Bytes>>| limit.and_then(Limit::at);
-                let whole_pages = |bytes: Bytes| bytes.0 - bytes.0 % procfs::page_size();
-                (
-                    bytes(limits.memory_max).map(whole_pages),
-                    bytes(limits.memory_swap_max).map(whole_pages),
-                )
-            }
-            None => {
-                let read = |file| self.cgroup.read(file).ok()?.trim().parse().ok();
-                (read("memory.max"), read("memory.swap.max"))
-            }
-        };
-        let cpu = self.file(CPU).and_then(text).unwrap_or_default();
+        let (memory_max, swap_max) = self.limits(limits);
+        let cpu = self.cpu_text().unwrap_or_default();
         // A workload that may not swap has nothing there.
-        let swap = (swap_max != Some(0)).then(|| self.file(SWAP)).flatten();
+        let swap = (swap_max != Some(0)).then(|| self.swap()).flatten();
         Usage {
             working_set: self.working_set().unwrap_or(0),
             memory_max,
-            swap: swap.and_then(number).unwrap_or(0),
+            swap: swap.unwrap_or(0),
             swap_max,
             cpu_usec: field(&cpu, "usage_usec"),
             periods: field(&cpu, "nr_periods"),
@@ -149,11 +170,7 @@ fn number(file: &File) -> Option<u64> {
 }
 
 fn text(file: &File) -> Option<String> {
-    // The kernel gives such a file in one piece, if there is room for it (seq_file).
-    let mut buffer = vec![0; 8 << 10];
-    let length = file.read_at(&mut buffer, 0).ok()?;
-    buffer.truncate(length);
-    String::from_utf8(buffer).ok()
+    text_file::read(file).ok()
 }
 
 /// Reads the values that only a screen shows.
@@ -193,24 +210,33 @@ pub fn memory_current(cgroup: &Cgroup) -> Option<Bytes> {
     current.trim().parse().ok().map(Bytes)
 }
 
-/// Returns the file with the effective value. A cgroup that asks for no CPUs, or for some that its
-/// parent lacks, runs on other CPUs (cgroup-v2.rst, "Cpuset").
+/// Returns the file with the effective value. A cgroup that asks for no CPUs or memory nodes, or for some
+/// that its parent lacks, uses others (cgroup-v2.rst, "Cpuset").
 fn in_effect(file: &'static str) -> &'static str {
     match file {
         "cpuset.cpus" => "cpuset.cpus.effective",
+        "cpuset.mems" => "cpuset.mems.effective",
         other => other,
     }
 }
 
+/// `io.max` has a line for each disk.
+fn in_one_line(text: &str) -> String {
+    text.trim().replace('\n', "; ")
+}
+
+/// Returns each limit that was asked for or that this kernel has.
 pub fn limit_states(cgroup: Option<&Cgroup>, limits: &Limits) -> Vec<LimitState> {
     let files = limits.files().into_iter();
     files
         .map(|entry| LimitState {
             file: entry.file.to_owned(),
-            requested: entry.asked.then_some(entry.value),
+            requested: entry.asked.then(|| in_one_line(&entry.value)),
             effective: cgroup
                 .and_then(|cgroup| cgroup.read(in_effect(entry.file)).ok())
-                .map(|text| text.trim().to_owned()),
+                .map(|text| in_one_line(&text))
+                .filter(|text| entry.file != "io.max" || !text.is_empty()),
         })
+        .filter(|limit| limit.requested.is_some() || limit.effective.is_some())
         .collect()
 }

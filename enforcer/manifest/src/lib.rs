@@ -7,6 +7,8 @@
 
 pub mod environment_file;
 pub mod fault;
+mod foreign;
+mod merge;
 mod quantity;
 mod read;
 mod yaml;
@@ -15,10 +17,10 @@ pub use fault::{Fault, Severity};
 pub use read::workload::{capability_number, rlimit_number};
 
 use enforcer_model::name::WorkloadName;
-use enforcer_model::spec::{Alerts, Host, Manifest, WorkloadSpec};
+use enforcer_model::spec::{Alerts, Manifest, WorkloadSpec};
 use read::{Reader, alerts, needs};
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -40,6 +42,7 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
 pub trait Accounts {
     fn agent_is_root(&self) -> bool;
     fn has_user(&self, name: &str) -> bool;
+    fn has_user_of_number(&self, number: u32) -> bool;
     fn has_group(&self, name: &str) -> bool;
 }
 
@@ -74,14 +77,27 @@ impl Parsed {
 pub fn parse(source: &str, accounts: &dyn Accounts) -> Parsed {
     let mut parsed = Parsed::default();
     match yaml::parse(source) {
-        Err(fault) => parsed.faults.push(fault),
-        Ok(root) => {
+        Err(fault) => {
+            let fault = foreign::file(source, None).unwrap_or(fault);
+            parsed.faults.push(fault);
+        }
+        Ok((root, rest)) => {
+            if let Some(fault) = foreign::file(source, Some(&root)).or(rest.err()) {
+                parsed.faults.push(fault);
+                return parsed;
+            }
             let mut reader = Reader {
                 accounts,
                 faults: Vec::new(),
             };
             reader.document(&root, &mut parsed);
             reader.faults.sort_by_key(|fault| fault.span.start);
+            // What the defaults say wrong is found in each workload under which they lie.
+            let mut found = BTreeSet::new();
+            reader.faults.retain(|fault| {
+                let place = (fault.span.start, fault.span.end);
+                found.insert((place, fault.message.clone()))
+            });
             parsed.faults = reader.faults;
         }
     }
@@ -156,7 +172,7 @@ impl Default for Parsed {
             has_host: false,
             has_alerts: false,
             manifest: Manifest {
-                host: Host::default(),
+                host: Box::default(),
                 workloads: BTreeMap::<_, Arc<WorkloadSpec>>::new(),
             },
             faults: Vec::new(),

@@ -185,6 +185,14 @@ pub(super) fn integer(text: &str, range: std::ops::RangeInclusive<u64>) -> Parse
     }
 }
 
+/// Reads permissions as an octal number of one to four digits.
+pub(crate) fn permissions(text: &str) -> Result<u32, String> {
+    let digits = (1..=4).contains(&text.len());
+    let number = u32::from_str_radix(text, 8).ok();
+    let number = number.filter(|number| digits && *number <= 0o777);
+    number.ok_or_else(|| "an octal number from 0000 to 0777".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

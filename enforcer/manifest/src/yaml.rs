@@ -2,6 +2,7 @@
 //! that knows the YAML library; its budgets bound what a hostile file can cost.
 
 use crate::fault::Fault;
+use crate::merge;
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,7 +10,7 @@ use std::ops::Range;
 /// The largest manifest, in bytes.
 pub(super) const MAX_SOURCE: usize = 1 << 20;
 /// Nodes after aliases are expanded: a bomb stops here.
-const MAX_NODES: usize = 100_000;
+pub(super) const MAX_NODES: usize = 100_000;
 const MAX_DEPTH: usize = 32;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +55,8 @@ impl Value {
     }
 }
 
-/// Parses one document.
-pub(super) fn parse(source: &str) -> Result<Node, Fault> {
+/// Parses the first document. The second part is the fault of what follows it.
+pub(super) fn parse(source: &str) -> Result<(Node, Result<(), Fault>), Fault> {
     if source.len() > MAX_SOURCE {
         return Err(
             Fault::error(0..0, "the file is larger than 1 MiB").label("no manifest is this long")
@@ -89,16 +90,17 @@ impl<'s> Tree<'s> {
         }
     }
 
-    fn document(&mut self) -> Result<Node, Fault> {
+    fn document(&mut self) -> Result<(Node, Result<(), Fault>), Fault> {
         loop {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
                 Event::StreamEnd => {
-                    return Ok(Node {
+                    let nothing = Node {
                         span: 0..0,
                         value: Value::Null,
-                    });
+                    };
+                    return Ok((nothing, Ok(())));
                 }
                 other @ (Event::DocumentEnd
                 | Event::Alias(_)
@@ -108,8 +110,7 @@ impl<'s> Tree<'s> {
                 | Event::MappingStart(..)
                 | Event::MappingEnd) => {
                     let node = self.node(other, span, 0)?;
-                    self.refuse_more()?;
-                    return Ok(node);
+                    return Ok((node, self.refuse_more()));
                 }
             }
         }
@@ -202,7 +203,7 @@ impl<'s> Tree<'s> {
                 let span = start.start..end.max(start.start);
                 return Ok(Node {
                     span,
-                    value: Value::Mapping(entries),
+                    value: Value::Mapping(merge::expand(entries)?),
                 });
             }
             let key = self.node(event, span, depth + 1)?;

@@ -86,6 +86,8 @@ kinds! {
     "start": Start(Start),
     /// An earlier agent started the instance, and this one supervises it.
     "adopt": Adopt(Adopted),
+    /// Another process of the workload is its main one now.
+    "main": Main(MainChange),
     "stop": Stop(Stop),
     "exit": Exit(Exit),
     "oom_kill": OomKill(Incident),
@@ -96,6 +98,9 @@ kinds! {
     "health": Health(HealthChange),
     "ready": Ready(ReadyChange),
     "restart": Restart(RestartPlan),
+    "reload": Reload(Reloaded),
+    /// A file of `reload_on` has changed.
+    "file": FileChange(FileChange),
     "host_pressure": HostPressure(HostPressure),
     "breaker": Breaker(BreakerChange),
     "alert": Alert(AlertChange),
@@ -187,6 +192,11 @@ pub struct StartError {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adopted {
+    pub pid: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MainChange {
     pub pid: u32,
 }
 
@@ -319,6 +329,20 @@ pub struct RestartPlan {
     pub budget_used: u32,
     /// `None` without a budget.
     pub budget: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    pub path: String,
+}
+
+/// A reload, or the attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// The signal; `None` for a command.
+    pub signal: Option<String>,
+    /// The error of the command.
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

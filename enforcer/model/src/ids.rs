@@ -17,6 +17,16 @@ pub struct Seq(pub u64);
 #[serde(transparent)]
 pub struct InstanceId(pub u64);
 
+/// Reads the number of a user or a group: decimal, without leading zeros. The highest number is none: the
+/// kernel reads it as "leave it as it is".
+#[must_use]
+pub fn account_id(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = digits && (text == "0" || !text.starts_with('0'));
+    let number = plain.then(|| text.parse().ok()).flatten();
+    number.filter(|number| *number != u32::MAX)
+}
+
 /// A process of this boot: its pid, and the time of its start in clock ticks since boot. The pid
 /// alone may belong to another process by now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 
 use crate::settings::Setting;
 use crate::shapes;
-use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, asked_limit};
+use crate::units::{Bytes, CpuQuota, CpuWeight, Limit, Percent, asked_limit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The limits of a cgroup, by the names of its files. A key that is left out has the kernel's
 /// default.
@@ -28,6 +29,18 @@ pub struct Limits {
     /// The CPUs that the processes may use, such as `0-3,5`.
     #[schemars(rename = "cpuset.cpus", with = "shapes::CpuList")]
     pub cpuset_cpus: Option<String>,
+    /// The memory nodes that the processes may use, such as `0-1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(rename = "cpuset.mems", with = "shapes::CpuList")]
+    pub cpuset_mems: Option<String>,
+    /// The least CPU performance that the scheduler assumes the processes to need, as a percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(rename = "cpu.uclamp.min", with = "shapes::Share")]
+    pub cpu_uclamp_min: Option<Percent>,
+    /// The most CPU performance that the scheduler gives the processes, as a percentage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(rename = "cpu.uclamp.max", with = "shapes::Share")]
+    pub cpu_uclamp_max: Option<Percent>,
     /// The memory that is never reclaimed.
     #[serde(with = "asked_limit")]
     #[schemars(rename = "memory.min", with = "shapes::SizeOrMax")]
@@ -49,6 +62,10 @@ pub struct Limits {
     #[serde(with = "asked_limit")]
     #[schemars(rename = "memory.swap.max", with = "shapes::SizeOrMax")]
     pub memory_swap_max: Option<Limit<Bytes>>,
+    /// The compressed memory that zswap may hold of it; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "asked_limit")]
+    #[schemars(rename = "memory.zswap.max", with = "shapes::SizeOrMax")]
+    pub memory_zswap_max: Option<Limit<Bytes>>,
     /// With `true`, an OOM kill ends all processes together. That is a workload's default.
     #[schemars(rename = "memory.oom.group", with = "shapes::Truth")]
     pub memory_oom_group: Option<bool>,
@@ -59,6 +76,62 @@ pub struct Limits {
     /// The share of disk time under contention, 1 to 10000. The default is 100.
     #[schemars(rename = "io.weight", with = "shapes::Whole<1, 10_000>")]
     pub io_weight: Option<u16>,
+    /// The most that the processes may read and write, by disk: a block device, or a path on it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(rename = "io.max", with = "shapes::DiskRates")]
+    pub io_max: BTreeMap<String, DiskRates>,
+    /// The memory in huge pages of 64 KB, where the CPU has this size.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "asked_limit")]
+    #[schemars(rename = "hugetlb.64KB.max", with = "shapes::SizeOrMax")]
+    pub hugetlb_64kb_max: Option<Limit<Bytes>>,
+    /// The memory in huge pages of 2 MB, where the CPU has this size.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "asked_limit")]
+    #[schemars(rename = "hugetlb.2MB.max", with = "shapes::SizeOrMax")]
+    pub hugetlb_2mb_max: Option<Limit<Bytes>>,
+    /// The memory in huge pages of 32 MB, where the CPU has this size.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "asked_limit")]
+    #[schemars(rename = "hugetlb.32MB.max", with = "shapes::SizeOrMax")]
+    pub hugetlb_32mb_max: Option<Limit<Bytes>>,
+    /// The memory in huge pages of 1 GB, where the CPU has this size.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "asked_limit")]
+    #[schemars(rename = "hugetlb.1GB.max", with = "shapes::SizeOrMax")]
+    pub hugetlb_1gb_max: Option<Limit<Bytes>>,
+}
+
+/// The most that a cgroup may do on one disk in a second.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting)]
+#[setting(inherit)]
+pub struct DiskRates {
+    pub rbps: Limit<Bytes>,
+    pub wbps: Limit<Bytes>,
+    pub riops: Limit<u64>,
+    pub wiops: Limit<u64>,
+}
+
+impl Default for DiskRates {
+    fn default() -> Self {
+        Self {
+            rbps: Limit::Max,
+            wbps: Limit::Max,
+            riops: Limit::Max,
+            wiops: Limit::Max,
+        }
+    }
+}
+
+impl DiskRates {
+    /// Returns a line of `io.max` for a disk.
+    #[must_use]
+    pub fn line(&self, disk: &str) -> String {
+        let bytes = |limit: Limit<Bytes>| raw(limit.at().map(|bytes| bytes.0));
+        format!(
+            "{disk} rbps={} wbps={} riops={} wiops={}",
+            bytes(self.rbps),
+            bytes(self.wbps),
+            raw(self.riops.at()),
+            raw(self.wiops.at())
+        )
+    }
 }
 
 /// One kernel file and the text it should hold.
@@ -77,16 +150,39 @@ pub const CONTROLLERS: &[(&str, &str)] = &[
     ("cpu.weight", "cpu"),
     ("cpu.max", "cpu"),
     ("cpu.max.burst", "cpu"),
+    ("cpu.uclamp.min", "cpu"),
+    ("cpu.uclamp.max", "cpu"),
     ("cpuset.cpus", "cpuset"),
+    ("cpuset.mems", "cpuset"),
     ("memory.min", "memory"),
     ("memory.low", "memory"),
     ("memory.high", "memory"),
     ("memory.swap.max", "memory"),
+    ("memory.zswap.max", "memory"),
     ("memory.max", "memory"),
     ("memory.oom.group", "memory"),
     ("pids.max", "pids"),
     ("io.weight", "io"),
+    ("io.max", "io"),
+    ("hugetlb.64KB.max", "hugetlb"),
+    ("hugetlb.2MB.max", "hugetlb"),
+    ("hugetlb.32MB.max", "hugetlb"),
+    ("hugetlb.1GB.max", "hugetlb"),
 ];
+
+/// Returns what a kernel lacks that has a file's controller and not the file.
+#[must_use]
+pub fn missing_with(file: &str) -> &'static str {
+    match file {
+        "memory.zswap.max" => "a kernel with CONFIG_ZSWAP (the file exists since Linux 5.19)",
+        "cpu.uclamp.min" | "cpu.uclamp.max" => "a kernel with CONFIG_UCLAMP_TASK_GROUP",
+        "memory.swap.max" => "a kernel with CONFIG_SWAP",
+        "io.max" => "a kernel with CONFIG_BLK_DEV_THROTTLING",
+        "cpu.max" | "cpu.max.burst" => "a kernel with CONFIG_CFS_BANDWIDTH",
+        file if file.starts_with("hugetlb.") => "a CPU with huge pages of this size",
+        _ => "a newer kernel",
+    }
+}
 
 /// Returns the controller that a file belongs to.
 #[must_use]
@@ -124,10 +220,14 @@ impl Limits {
                 self.cpu_max_burst.map(|burst| burst.to_string()),
                 "0",
             ),
+            file("cpu.uclamp.min", self.cpu_uclamp_min.map(clamp), "0.00"),
+            file("cpu.uclamp.max", self.cpu_uclamp_max.map(clamp), "max"),
             file("cpuset.cpus", self.cpuset_cpus.clone(), ""),
+            file("cpuset.mems", self.cpuset_mems.clone(), ""),
             file("memory.min", limit(self.memory_min), "0"),
             file("memory.low", limit(self.memory_low), "0"),
             file("memory.swap.max", limit(self.memory_swap_max), "max"),
+            file("memory.zswap.max", limit(self.memory_zswap_max), "max"),
             file("memory.high", limit(self.memory_high), "max"),
             file("memory.max", limit(self.memory_max), "max"),
             file(
@@ -146,11 +246,22 @@ impl Limits {
                 self.io_weight.map(|weight| format!("default {weight}")),
                 "default 100",
             ),
+            file("io.max", self.io_max_lines(), ""),
+            file("hugetlb.64KB.max", limit(self.hugetlb_64kb_max), "max"),
+            file("hugetlb.2MB.max", limit(self.hugetlb_2mb_max), "max"),
+            file("hugetlb.32MB.max", limit(self.hugetlb_32mb_max), "max"),
+            file("hugetlb.1GB.max", limit(self.hugetlb_1gb_max), "max"),
         ];
         if !idle {
             files.insert(1, file("cpu.weight", weight, "100"));
         }
         files
+    }
+
+    /// Returns the lines of `io.max`, with the disks as the manifest names them.
+    fn io_max_lines(&self) -> Option<String> {
+        let lines = self.io_max.iter().map(|(disk, rates)| rates.line(disk));
+        (!self.io_max.is_empty()).then(|| lines.collect::<Vec<_>>().join("\n"))
     }
 
     /// Returns the controllers that the wanted limits need.
@@ -182,6 +293,14 @@ fn raw(value: Option<u64>) -> String {
     value.map_or_else(|| "max".to_owned(), |value| value.to_string())
 }
 
+/// Returns a clamp as the kernel prints it (`kernel/sched/core.c`, `cpu_uclamp_print`).
+fn clamp(percent: Percent) -> String {
+    match percent.0 {
+        100 => "max".to_owned(),
+        percent => format!("{percent}.00"),
+    }
+}
+
 fn file(file: &'static str, value: Option<String>, default: &str) -> FileValue {
     let asked = value.is_some();
     FileValue {
@@ -199,7 +318,10 @@ pub fn is_in_effect(file: &str, requested: &str, answer: &str) -> bool {
     if requested == answer {
         return true;
     }
-    if file == "cpuset.cpus" {
+    if file == "io.max" {
+        return parse_io_max(requested) == parse_io_max(answer);
+    }
+    if file.starts_with("cpuset.") {
         return parse_cpu_list(requested) == parse_cpu_list(answer);
     }
     let is_size = file.starts_with("memory.") && file != "memory.oom.group";
@@ -207,6 +329,20 @@ pub fn is_in_effect(file: &str, requested: &str, answer: &str) -> bool {
         (true, Ok(requested), Ok(answer)) => Bytes(requested).page_rounded() == Bytes(answer),
         (true | false, _, _) => false,
     }
+}
+
+/// Parses the lines of `io.max` into the limits of each disk. A disk without a limit is left out, as the
+/// kernel does.
+#[must_use]
+pub fn parse_io_max(text: &str) -> BTreeMap<&str, Vec<&str>> {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    let limited = lines.map(|(disk, limits)| {
+        let limits = limits.split_whitespace();
+        let mut set: Vec<&str> = limits.filter(|limit| !limit.ends_with("=max")).collect();
+        set.sort_unstable();
+        (disk, set)
+    });
+    limited.filter(|(_, limits)| !limits.is_empty()).collect()
 }
 
 /// Parses a list of CPUs as the kernel writes it: `0-3,8`. `None` if it is no such list.

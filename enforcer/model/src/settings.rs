@@ -187,6 +187,7 @@ displayed!(
     u16,
     u32,
     u64,
+    i32,
     f64,
     Bytes,
     CpuQuota,
@@ -329,7 +330,8 @@ mod tests {
     fn http(path: &str, secret: &str) -> Probe {
         Probe::of(Check::Http {
             host: "127.0.0.1".to_owned(),
-            port: 80,
+            port: Some(80),
+            unix: None,
             path: path.to_owned(),
             headers: [("authorization".to_owned(), secret.to_owned())].into(),
         })
@@ -431,8 +433,12 @@ mod tests {
     #[test]
     fn the_settings_of_the_host_show_no_secret_of_a_target() {
         let hook = |path: &str| Target::Webhook {
+            tls: false,
             host: "hooks".to_owned(),
             port: 80,
+            preset: None,
+            routing_key: None,
+            ca_file: None,
             path: path.to_owned(),
             headers: BTreeMap::new(),
         };
@@ -466,7 +472,7 @@ mod tests {
             &host("/?key=hunter2", 80),
             &expect![[r#"
                 alerts.rules.full default → memory 80%, for 1m, severity warning (live)
-                alerts.targets.pager default → webhook: host hooks, port 80, path (not shown) (live)
+                alerts.targets.pager default → webhook: tls false, host hooks, port 80, path (not shown) (live)
             "#]],
         );
     }

@@ -57,11 +57,21 @@ fn command() -> Value {
     json!({ "type": "array", "minItems": 1, "items": { "type": "string" } })
 }
 
+fn account() -> Value {
+    json!({ "anyOf": [{ "type": "string" }, { "type": "integer", "minimum": 0, "maximum": 4_294_967_294_u32 }] })
+}
+
 /// A variable or a header: a scalar of YAML.
 fn variables() -> Value {
     json!({
         "type": "object",
         "additionalProperties": { "type": ["string", "number", "boolean"] },
+    })
+}
+
+fn octal() -> Value {
+    json!({
+        "anyOf": [{ "type": "string", "pattern": "^[0-7]{1,4}$" }, { "type": "integer", "minimum": 0, "maximum": 7777 }],
     })
 }
 
@@ -91,7 +101,6 @@ pub(crate) fn section(keys: &[(&str, Value)]) -> Value {
 }
 
 shapes! {
-    Text(_generator) = json!({ "type": "string" });
     Texts(_generator) = list(&json!({ "type": "string" }));
     Truth(_generator) = json!({ "type": "boolean" });
     AbsolutePath(_generator) = json!({ "type": "string", "pattern": "^/" });
@@ -114,15 +123,46 @@ shapes! {
         json!({ "enum": ["max"] }),
         json!({ "type": "string", "pattern": "^(max|[0-9]+) [0-9]+$" }),
     ]);
+    /// A name, several, or both with their permissions.
+    Directories(_generator) = {
+        let name = json!({ "type": "string", "pattern": "^[A-Za-z0-9_.@-]+(/[A-Za-z0-9_.@-]+)*$" });
+        let names = either(&[name.clone(), list(&name)]);
+        let mode = octal();
+        either(&[name.clone(), list(&name), section(&[("names", names), ("mode", mode)])])
+    };
+    /// The rates of each disk, which is named by a device or by a path on it.
+    DiskRates(_generator) = {
+        let rates = section(&[
+            ("rbps", size_or_max()),
+            ("wbps", size_or_max()),
+            ("riops", count_or_max()),
+            ("wiops", count_or_max()),
+        ]);
+        json!({ "type": "object", "propertyNames": { "pattern": "^/" }, "additionalProperties": rates })
+    };
+    Niceness(_generator) = json!({ "type": "integer", "minimum": -20, "maximum": 19 });
     CpuList(_generator) = json!({ "type": ["string", "integer"] });
     Command(_generator) = command();
+    Commands(_generator) = list(&command());
     Variables(_generator) = variables();
     Capabilities(_generator) = list(&json!({ "type": "string", "pattern": "^CAP_[A-Z_]+$" }));
     ResourceLimits(_generator) =
         json!({ "type": "object", "additionalProperties": size_or_max() });
     Needs(_generator) =
-        json!({ "type": "object", "additionalProperties": { "enum": ["started", "ready"] } });
+        json!({ "type": "object", "additionalProperties": { "enum": ["started", "ready", "completed"] } });
     Mode(_generator) = json!({ "enum": ["enforce", "observe"] });
+    StopScope(_generator) = json!({ "enum": ["main", "group"] });
+    /// A name or a number of a user or a group.
+    Account(_generator) = account();
+    Accounts(_generator) = list(&account());
+    /// An octal number, in quotes or without.
+    Octal(_generator) = octal();
+    Signal(_generator) = json!({
+        "anyOf": [
+            { "type": "string", "pattern": "^(([Ss][Ii][Gg])?[A-Za-z0-9]+([+-][0-9]+)?)$" },
+            { "type": "integer", "minimum": 1, "maximum": 64 },
+        ],
+    });
     LogTarget(_generator) = json!({ "enum": ["file", "journal"] });
     Restart(_generator) = json!({ "enum": ["always", "on-failure", "never"] });
     Severity(_generator) = json!({ "enum": ["warning", "critical"] });
@@ -136,8 +176,14 @@ shapes! {
         either(&[strategies(), section(&causes.map(|cause| (cause, strategies())))])
     };
     Target(_generator) = {
-        let url = json!({ "type": "string", "pattern": "^http://[!-~]+$" });
-        let webhook = section(&[("url", url.clone()), ("headers", variables())]);
+        let url = json!({ "type": "string", "pattern": "^https?://[!-~]+$" });
+        let webhook = section(&[
+            ("url", url.clone()),
+            ("headers", variables()),
+            ("preset", json!({ "enum": crate::spec::Preset::ALL.map(crate::spec::Preset::as_str) })),
+            ("routing_key", json!({ "type": "string" })),
+            ("ca_file", json!({ "type": "string", "pattern": "^/" })),
+        ]);
         section(&[("webhook", either(&[url, webhook])), ("command", command())])
     };
     /// One of these is the condition of a rule.
@@ -146,7 +192,7 @@ shapes! {
         ("state", json!({ "enum": ["breaker_open", "backing_off", "failed", "stopped", "pending"] })),
         ("health", json!({ "enum": ["unhealthy", "degraded"] })),
         ("event", json!({ "enum": [
-            "oom_kill", "cpu_loop", "restart", "breaker", "drift", "conflict", "pressure",
+            "oom_kill", "cpu_loop", "restart", "reload", "breaker", "drift", "conflict", "pressure",
             "host_pressure", "lost", "degraded",
         ] })),
         ("host", section(&["memory", "cpu", "disk"].map(|resource| (resource, share())))),

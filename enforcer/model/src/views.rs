@@ -53,6 +53,9 @@ pub struct WorkloadView {
     pub since: Timestamp,
     /// Why it is in this state, in one line.
     pub reason: String,
+    /// The text by which the program describes its state, with `STATUS=` of sd_notify(3).
+    #[serde(default)]
+    pub status_text: Option<String>,
     /// `None` unless the request has `all=true`.
     #[serde(flatten)]
     pub more: Option<Details>,
@@ -231,7 +234,7 @@ mod tests {
 
     #[test]
     fn an_inspection_is_read_back_as_it_was_written() {
-        let text = r#"{"name":"web","state":"backing_off","health":"unhealthy","ready":false,"throttle":"none","throttle_cpu_percent":null,"pid":null,"restarts":3,"cgroup":"/sys/fs/cgroup/web","memory_bytes":1,"memory_max_bytes":2,"swap_bytes":0,"swap_max_bytes":null,"cpu_percent":0.5,"cpu_throttled_percent":0.0,"oom_kills":1,"last_exit":{"code":null,"signal":9,"oom_killed":true},"since":"2026-01-31T10:00:00Z","reason":"it waits","instance":4,"managed":true,"command":["/bin/true"],"user":null,"directory":null,"environment":[],"oom_score_adj":0,"probes":[{"probe":"liveness","kind":"http","state":"unknown","consecutive_failures":0,"failure_threshold":3,"at_rest":true,"last":{"result":"passed","time":"2026-01-31T10:00:00Z","took_seconds":0.25,"text":"passed in 250ms"}}],"limits":[{"file":"memory.max","requested":"2","effective":null}],"log":"journal","budget_used":1,"budget":{"restarts":5,"within_seconds":300.0},"breaker":true,"mode":"observe","restart":"on-failure","comes_back":false,"next_start_in_seconds":1.5}"#;
+        let text = r#"{"name":"web","state":"backing_off","health":"unhealthy","ready":false,"throttle":"none","throttle_cpu_percent":null,"pid":null,"restarts":3,"cgroup":"/sys/fs/cgroup/web","memory_bytes":1,"memory_max_bytes":2,"swap_bytes":0,"swap_max_bytes":null,"cpu_percent":0.5,"cpu_throttled_percent":0.0,"oom_kills":1,"last_exit":{"code":null,"signal":9,"oom_killed":true},"since":"2026-01-31T10:00:00Z","reason":"it waits","status_text":null,"instance":4,"managed":true,"command":["/bin/true"],"user":null,"directory":null,"environment":[],"oom_score_adj":0,"probes":[{"probe":"liveness","kind":"http","state":"unknown","consecutive_failures":0,"failure_threshold":3,"at_rest":true,"last":{"result":"passed","time":"2026-01-31T10:00:00Z","took_seconds":0.25,"text":"passed in 250ms"}}],"limits":[{"file":"memory.max","requested":"2","effective":null}],"log":"journal","budget_used":1,"budget":{"restarts":5,"within_seconds":300.0},"breaker":true,"mode":"observe","restart":"on-failure","comes_back":false,"next_start_in_seconds":1.5}"#;
         let found: Inspection = serde_json::from_str(text).expect("an inspection");
         assert!(found.workload.more.is_none());
         assert_eq!(serde_json::to_string(&found).expect("JSON"), text);
@@ -239,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_details_are_found_among_the_other_keys() {
-        let text = r#"{"name":"web","state":"running","health":"healthy","ready":true,"throttle":"demoted","throttle_cpu_percent":null,"pid":7,"restarts":0,"cgroup":"/","memory_bytes":1,"memory_max_bytes":null,"swap_bytes":0,"swap_max_bytes":null,"cpu_percent":0.5,"cpu_throttled_percent":0.0,"oom_kills":0,"last_exit":null,"since":"2026-01-31T10:00:00Z","reason":"running","pids":4,"cpu_max_percent":null,"waiting_percent":{"cpu":0.5,"memory":null,"io":null}}"#;
+        let text = r#"{"name":"web","state":"running","health":"healthy","ready":true,"throttle":"demoted","throttle_cpu_percent":null,"pid":7,"restarts":0,"cgroup":"/","memory_bytes":1,"memory_max_bytes":null,"swap_bytes":0,"swap_max_bytes":null,"cpu_percent":0.5,"cpu_throttled_percent":0.0,"oom_kills":0,"last_exit":null,"since":"2026-01-31T10:00:00Z","reason":"running","status_text":null,"pids":4,"cpu_max_percent":null,"waiting_percent":{"cpu":0.5,"memory":null,"io":null}}"#;
         let found: WorkloadView = serde_json::from_str(text).expect("a workload");
         assert_eq!(found.more.and_then(|more| more.pids), Some(4));
         assert_eq!(serde_json::to_string(&found).expect("JSON"), text);

@@ -1,6 +1,6 @@
 //! Events of earlier versions are read by their types, and written back byte for byte. The file
 //! holds what the tests of commit 73a37a5, and those of the version before events got types,
-//! wrote.
+//! wrote, and events of the kinds that are newer.
 
 use enforcer_model::Record;
 use enforcer_model::detail::{Detail, Kind};

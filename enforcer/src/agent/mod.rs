@@ -217,6 +217,7 @@ impl Agent<'_> {
             },
         }));
         tokio::spawn(levels::tick(Arc::clone(&executor)));
+        tokio::spawn(Arc::clone(&executor).watch_files());
         if self.manner == Manner::Daemon {
             tokio::spawn(follow::follow(configuration));
         }
@@ -349,6 +350,9 @@ async fn take_over(
     let running = running.collect();
     events.send(Event::Agent(AgentEvent::TakeOver { workloads, last }));
     executor.watch_adopted(running);
+    // The core knows the workloads from here on.
+    let hearer = Arc::clone(executor);
+    let _ = tokio::task::spawn_blocking(move || hearer.recall_notices()).await;
     watch_kernel(attached, events, executor);
     Ok(())
 }

@@ -3,11 +3,13 @@
 //! target's cursor on. The core decides which alerts there are.
 
 mod cursor;
+mod presets;
 
 use crate::executor::{Executor, ShortCommand};
 use crate::probe;
 use crate::store::history::History;
 use crate::store::query::Query;
+use crate::tls::Trust;
 use cursor::Cursor;
 pub(crate) use cursor::last_delivered;
 use enforcer_core::alert::Standing;
@@ -20,7 +22,6 @@ use enforcer_kernel::clock::moment_of;
 use enforcer_kernel::own_process;
 use enforcer_model::requests::AlertMessage;
 use enforcer_model::{Record, WorkloadName};
-use hyper::body::Bytes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -192,13 +193,32 @@ impl Courier {
     async fn try_once(&self, message: &AlertMessage) -> Result<(), String> {
         match &self.target {
             Target::Webhook {
+                tls,
                 host,
                 port,
+                preset,
+                routing_key,
+                ca_file,
                 path,
                 headers,
             } => {
-                let body = Bytes::from(as_json(message));
-                probe::post((host, *port), (path, headers), body, PATIENCE).await
+                let target = match tls {
+                    true => probe::Target::Tls {
+                        host,
+                        port: *port,
+                        name: host,
+                        trust: ca_file.clone().map_or(Trust::Host, Trust::File),
+                    },
+                    false => probe::Target::Tcp { host, port: *port },
+                };
+                let letter = presets::letter(*preset, message, routing_key.as_deref());
+                let mut all = headers.clone();
+                for (name, value) in letter.headers {
+                    if !all.keys().any(|given| given.eq_ignore_ascii_case(&name)) {
+                        all.insert(name, value);
+                    }
+                }
+                probe::post(&target, (path, &all), letter.body, PATIENCE).await
             }
             Target::Command(command) => {
                 let command = ShortCommand {

@@ -31,6 +31,7 @@ pub(super) async fn request(
         "throttle" => Request::Throttle(throttle(&body)?),
         "release" => Request::Release,
         "probe" => Request::Probe,
+        "reload" => Request::Reload,
         _ => return Err(Failure::not_found("there is no such route")),
     };
     let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;

@@ -123,6 +123,7 @@ pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
         cpu_percent: rates.0,
         cpu_throttled_percent: rates.1,
         oom_kills: view.oom_kills,
+        status_text: view.status_text.clone(),
         last_exit: view.last_exit,
         since: clock::wall_time_of(view.since),
         reason: view.reason.clone(),

@@ -9,17 +9,20 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use std::io;
 use tokio::net::UnixStream;
 
 /// An answer of the agent, as it came: JSON for another program may have keys that this version
 /// does not know.
-pub(super) struct Answer(pub(super) Box<RawValue>);
+pub(super) struct Answer(Bytes);
 
 impl Answer {
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Fault> {
-        read(self.0.get().as_bytes())
+        read(&self.0)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -164,7 +167,7 @@ async fn exchange(
         ended = connection => return Err(Fault::Failed(format!("the agent hung up: {ended:?}"))),
     };
     if status.is_success() {
-        return read(&bytes).map(Answer);
+        return Ok(Answer(bytes));
     }
     Err(refusal(&bytes))
 }

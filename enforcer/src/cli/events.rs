@@ -163,7 +163,7 @@ pub(super) fn why(
             Fault::Failed(format!("nothing is known of {name} yet: it has no history"))
         }));
     }
-    if output.print(&answer.0, None)? {
+    if output.print_answer(&answer, None)? {
         return Ok(());
     }
     for (depth, event) in chain.iter().rev().enumerate() {

@@ -1,7 +1,9 @@
 //! The forms in which an answer is printed, for a person or for a program.
 
+use super::client::Answer;
 use crate::fault::Fault;
 use serde::Serialize;
+use std::io::{IsTerminal as _, Write as _};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
@@ -20,7 +22,7 @@ pub(super) struct Output {
     /// The format of the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
-    /// Print JSON: `-o json` for short
+    /// Print JSON, indented on a terminal and in one line elsewhere: `-o json` for short
     #[arg(long, conflicts_with = "output")]
     json: bool,
 }
@@ -41,8 +43,11 @@ impl Output {
             Format::Table | Format::Wide => return Ok(false),
             // In one write: standard output would write each line by itself.
             Format::Json => {
-                let text = serde_json::to_string_pretty(&as_json(answer)?).map_err(unwritten)?;
-                println!("{text}");
+                let text = match std::io::stdout().is_terminal() {
+                    true => serde_json::to_string_pretty(&as_json(answer)?),
+                    false => serde_json::to_string(answer),
+                };
+                println!("{}", text.map_err(unwritten)?);
             }
             Format::Yaml => print!("{}", yaml(answer)?),
             Format::Name => match names {
@@ -54,6 +59,27 @@ impl Output {
             },
         }
         Ok(true)
+    }
+
+    /// Prints an answer of the agent, as `print` does. A program gets JSON as it came.
+    pub(super) fn print_answer(
+        self,
+        answer: &Answer,
+        names: Option<&[&str]>,
+    ) -> Result<bool, Fault> {
+        match self.format() {
+            Format::Table | Format::Wide => Ok(false),
+            Format::Json if !std::io::stdout().is_terminal() => {
+                let line = [answer.bytes(), b"\n"].concat();
+                // `print!` fails as this does if the output is closed.
+                let written = std::io::stdout().write_all(&line);
+                written.map_err(|error| Fault::Failed(format!("failed to print: {error}")))?;
+                Ok(true)
+            }
+            Format::Json | Format::Yaml | Format::Name => {
+                self.print(&answer.read::<serde_json::Value>()?, names)
+            }
+        }
     }
 
     /// Prints one of many answers, as they come.

@@ -138,6 +138,8 @@ enum Command {
     Stop { workload: String },
     /// Stop and start a workload
     Restart { workload: String },
+    /// Make a workload take its new configuration without a restart, as its `reload` says
+    Reload { workload: String },
     /// Kill a workload's whole tree at once
     Kill { workload: String },
     /// Limit a workload to a share of one CPU, until `release`
@@ -216,16 +218,9 @@ pub(crate) fn main() -> ExitCode {
 /// Every option of [`Settings`] is copied into every command that clap knows. So if the first
 /// argument names a command, clap gets that one alone, which halves the time of a short command.
 fn parse() -> Arguments {
-    let mut all = Arguments::command();
-    let named = std::env::args_os().nth(1);
-    let named = named.as_deref().and_then(std::ffi::OsStr::to_str);
-    if let Some(named) = named.and_then(|name| all.find_subcommand(name)) {
-        let alone = clap::Command::new("enforcer")
-            .version(env!("CARGO_PKG_VERSION"))
-            .subcommand_required(true)
-            .subcommand(named.clone());
-        all = Settings::augment_args(alone);
-    }
+    let first = std::env::args_os().nth(1);
+    let first = first.as_deref().and_then(std::ffi::OsStr::to_str);
+    let mut all = first.and_then(narrow).unwrap_or_else(Arguments::command);
     let matches = all.try_get_matches_from_mut(std::env::args_os());
     let matches = matches.unwrap_or_else(|error| error.exit());
     let arguments = Arguments::from_arg_matches(&matches);
@@ -233,6 +228,20 @@ fn parse() -> Arguments {
     // To free it part by part takes time, and no one needs the memory.
     std::mem::forget((all, matches));
     arguments
+}
+
+/// Returns a parser that knows no more than this first argument needs; `None` if that may be everything.
+fn narrow(first: &str) -> Option<clap::Command> {
+    let program = clap::Command::new("enforcer").version(env!("CARGO_PKG_VERSION"));
+    if ["-V", "--version"].contains(&first) {
+        return Some(program);
+    }
+    let commands = Command::augment_subcommands(clap::Command::new("enforcer"));
+    let named = commands.find_subcommand(first)?.clone();
+    // To free it part by part takes time.
+    std::mem::forget(commands);
+    let alone = program.subcommand_required(true).subcommand(named);
+    Some(Settings::augment_args(alone))
 }
 
 fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
@@ -270,6 +279,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Start { workload } => workload::request(&settings, &workload, "start"),
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
+        Command::Reload { workload } => workload::request(&settings, &workload, "reload"),
         Command::Kill { workload } => workload::request(&settings, &workload, "kill"),
         Command::Throttle { workload, cpu } => workload::throttle(&settings, &workload, &cpu),
         Command::Release { workload } => workload::request(&settings, &workload, "release"),

@@ -11,7 +11,7 @@ use enforcer_model::views::{Inspection, ProbeStatus};
 pub(super) fn probe(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}/probe", escaped(name));
     let answer = client::order(settings, &route)?;
-    let printed = output.print(&answer.0, Some(&[name]))?;
+    let printed = output.print_answer(&answer, Some(&[name]))?;
     let Inspection { probes, .. } = answer.read()?;
     if !printed {
         print(name, &probes);

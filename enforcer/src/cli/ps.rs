@@ -14,11 +14,11 @@ use std::time::Duration;
 pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
     let answer = client::get(settings, "/v1/workloads")?;
     if output.format() == Format::Json {
-        return output.print(&answer.0, None).map(drop);
+        return output.print_answer(&answer, None).map(drop);
     }
     let Workloads { workloads, .. } = answer.read()?;
     let names = workloads.iter().map(|workload| workload.name.as_str());
-    if output.print(&answer.0, Some(&names.collect::<Vec<_>>()))? {
+    if output.print_answer(&answer, Some(&names.collect::<Vec<_>>()))? {
         return Ok(());
     }
     if output.format() == Format::Wide {

@@ -14,7 +14,7 @@ use enforcer_model::views::Inspection;
 pub(super) fn status(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}", escaped(name));
     let answer = client::get(settings, &route)?;
-    let printed = output.print(&answer.0, Some(&[name]))?;
+    let printed = output.print_answer(&answer, Some(&[name]))?;
     let found: Inspection = answer.read()?;
     if !printed {
         print(name, &found);

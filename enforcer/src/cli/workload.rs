@@ -192,13 +192,13 @@ fn print_limits(name: &WorkloadName, manifest: Option<&Manifest>) {
     let spec = manifest.and_then(|manifest| manifest.workloads.get(name));
     let files = spec.into_iter().flat_map(|spec| spec.limits.files());
     for entry in files.filter(|entry| entry.asked) {
-        println!("    {} = {}", entry.file, entry.value);
+        println!("    {} = {}", entry.file, entry.value.replace('\n', "; "));
     }
 }
 
 pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let answer = client::get(settings, &format!("/v1/workloads/{}", escaped(name)))?;
-    if output.print(&answer.0, Some(&[name]))? {
+    if output.print_answer(&answer, Some(&[name]))? {
         return Ok(());
     }
     let inspection: Inspection = answer.read()?;
@@ -231,6 +231,7 @@ pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<
     let answer = client::order(settings, &route)?;
     print_outcome(name, &answer, |workload| match (request, workload.pid) {
         ("release", _) => throttle_in_words(workload),
+        ("reload", Some(pid)) => format!("reloaded (pid {pid})"),
         (_, Some(pid)) => format!("{} (pid {pid})", workload.state),
         (_, None) => workload.state.to_string(),
     });

@@ -20,6 +20,10 @@ impl Accounts for HostAccounts {
         nix::unistd::geteuid().is_root()
     }
 
+    fn has_user_of_number(&self, number: u32) -> bool {
+        account::has_user_of_number(number)
+    }
+
     fn has_user(&self, name: &str) -> bool {
         account::has_user(name)
     }

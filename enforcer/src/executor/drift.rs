@@ -46,7 +46,7 @@ pub(super) fn watch_tree(workloads: &Cgroup) -> Option<Arc<TreeWatch>> {
 }
 
 impl Executor {
-    fn touched(self: &Arc<Self>, touched: Touched) {
+    pub(super) fn touched(self: &Arc<Self>, touched: Touched) {
         let names = match touched {
             Touched::Workload(name) => vec![name],
             Touched::Everything => {
@@ -62,15 +62,29 @@ impl Executor {
         }
     }
 
-    /// Checks each workload once in [`ROUNDS`] rounds. The kernel sends no event when a main
-    /// process is moved out while others stay.
+    /// Has the place of a main process checked, which was moved.
+    pub(super) fn moved(self: &Arc<Self>, pid: u32) {
+        if let Some(ring) = &self.ring {
+            ring.take_move(pid);
+        }
+        if let Some(workload) = self.instances.workload_of(pid) {
+            self.touched(Touched::Workload(workload));
+        }
+    }
+
+    /// Checks each workload once in [`ROUNDS`] rounds, unless the kernel reports every change: eBPF that of
+    /// a main process's cgroup, and inotify that of a limit.
     pub(super) fn look_around(self: &Arc<Self>, round: u64) {
+        if self.ring.is_some() && self.tree_watch.is_some() {
+            return;
+        }
         let turns = (0..ROUNDS).cycle().zip(self.instances.all());
         let due = turns.filter(|(turn, _)| *turn == round % ROUNDS);
         for (_, (name, instance)) in due {
             let cgroup = instance.cgroup();
             let place = process::cgroup_of(instance.main.pid);
-            let away = place.is_some_and(|place| !is_home(&place, &relative(cgroup.path())));
+            let away =
+                place.is_some_and(|place| !process::is_home(&place, &relative(cgroup.path())));
             let limits = instance.limits.as_deref();
             let limits = limits.filter(|_| self.tree_watch.is_none());
             let changed = limits.is_some_and(|limits| !limits::drifted(cgroup, limits).is_empty());
@@ -99,7 +113,7 @@ impl Executor {
         let mut found = wanted.map_or_else(Vec::new, |wanted| limits::drifted(cgroup, wanted));
         self.instances.set_drifted(workload, !found.is_empty());
         let expected = relative(cgroup.path());
-        if !is_home(&place, &expected) {
+        if !process::is_home(&place, &expected) {
             found = vec![Drifted {
                 what: PLACE.to_owned(),
                 expected,
@@ -126,7 +140,7 @@ impl Executor {
         let (cgroup, pid) = (known.cgroup(), known.main.pid);
         let place = process::cgroup_of(pid)?;
         let home = relative(cgroup.path());
-        if is_home(&place, &home) {
+        if process::is_home(&place, &home) {
             return None;
         }
         let moved = self.open_workload(workload).and_then(|(open, _)| {
@@ -202,12 +216,6 @@ pub(super) fn take_in_all(cgroup: &Cgroup, main: u32, place: &str) -> Result<(),
         }
     }
     Ok(())
-}
-
-/// Returns whether a process is in its own cgroup, or in one below that.
-pub(super) fn is_home(place: &str, home: &str) -> bool {
-    let below = place.strip_prefix(home);
-    below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// Returns the path as `/proc/PID/cgroup` has it.

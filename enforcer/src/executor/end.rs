@@ -1,5 +1,7 @@
 //! The end of an instance, of a workload's cgroup, and of the agent's own.
 
+use super::drift::relative;
+use super::instances::Instance;
 use super::marks;
 use super::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
@@ -7,26 +9,50 @@ use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::oom::Counters;
+use enforcer_core::spec::StopScope;
 use enforcer_kernel::cgroupfs::Cgroup;
-use enforcer_kernel::signal::parse_signal;
+use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::{clock, process};
+use enforcer_model::signals::signal_number;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Sends a signal to all processes of a workload but the main one. One that begins meanwhile gets none, and
+/// is killed after the grace.
+fn signal_others(instance: &Instance, number: i32) {
+    let home = relative(instance.cgroup().path());
+    let others = instance.cgroup().all_processes().into_iter();
+    for pid in others.filter(|pid| *pid != instance.main.pid) {
+        let opened = process::identify(pid).map(PidFd::of);
+        let Some(Ok(Some(other))) = opened else {
+            continue;
+        };
+        // Another process may have had the number when it was opened.
+        if process::cgroup_of(pid).is_some_and(|place| process::is_home(&place, &home)) {
+            // One that has ended needs no signal.
+            let _ = other.signal_number(number);
+        }
+    }
+}
 
 /// The most processes that one report names.
 const STUCK_SHOWN: usize = 3;
 
 impl Executor {
-    pub(super) fn signal(&self, workload: &WorkloadName, signal: &str) {
-        let instance = self.instances.get(workload);
-        let pidfd = instance.and_then(|instance| instance.pidfd);
+    pub(super) fn signal(&self, workload: &WorkloadName, signal: &str, scope: StopScope) {
+        let Some(instance) = self.instances.get(workload) else {
+            return;
+        };
+        // The manifest has checked the name.
+        let number = signal_number(signal).unwrap_or(libc::SIGTERM);
         failpoint!("stop-unsignalled");
-        if let Some(pidfd) = pidfd
-            && let Err(error) = pidfd.signal(parse_signal(signal))
+        if scope == StopScope::Group {
+            signal_others(&instance, number);
+        }
+        if let Some(pidfd) = &instance.pidfd
+            && let Err(error) = pidfd.signal_number(number)
         {
-            tracing::error!(
-                "{workload}: failed to send {signal}: {error}; it will be killed after its grace"
-            );
+            tracing::error!("{workload}: failed to send {signal}: {error}");
         }
         failpoint!("stop-signalled");
     }
@@ -97,6 +123,8 @@ impl Executor {
                 ExitStatus::Unknown
             }),
             Some(pidfd) => {
+                // Its instance has ended, so a process that was named since then ends as well.
+                self.kill_tree(&workload);
                 pidfd.wait_for_exit();
                 self.past_status(ended.main)
             }
@@ -141,6 +169,12 @@ impl Executor {
     }
 
     pub(super) fn remove(&self, workload: &WorkloadName) {
+        self.remove_directories(workload);
+        self.remove_cgroup(workload);
+    }
+
+    /// Removes the cgroup of a workload, which may begin anew in another one.
+    pub(super) fn remove_cgroup(&self, workload: &WorkloadName) {
         self.instances.stop_watching(workload);
         failpoint!("remove-begun");
         self.handover.forget(workload);
@@ -156,7 +190,9 @@ impl Executor {
         }
         failpoint!("remove-done");
         // This comes last. A workload without an entry has no cgroup.
+        self.name_files(workload, &[], false);
         if let Some(removed) = self.instances.remove(workload) {
+            self.close_notices(workload, &removed.spec);
             self.unwatch_loops(removed.open.id);
             self.forget_exit(removed.main);
         }
@@ -170,6 +206,7 @@ impl Executor {
         while !is_done() && clock::now().since(begun) < KILL_PATIENCE {
             std::thread::park_timeout(Duration::from_millis(5));
         }
+        self.fork_server.end();
         // Under a service manager its cgroup is another unit's.
         let holder_has_ended = self.end_holder() && !crate::service::is_managed();
         self.tree.dissolve(holder_has_ended);

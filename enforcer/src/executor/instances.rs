@@ -4,7 +4,7 @@
 
 use super::output::KeptPipe;
 use enforcer_core::WorkloadName;
-use enforcer_core::event::{CgroupId, ProcessId};
+use enforcer_core::event::{CgroupId, InstanceId, ProcessId};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::threshold::Readings;
@@ -32,6 +32,7 @@ pub(crate) struct OpenCgroup {
 /// An instance of a workload, and what is known about its cgroup.
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
+    pub(super) id: InstanceId,
     pub(crate) open: OpenCgroup,
     /// The main process.
     pub(crate) main: ProcessId,
@@ -73,6 +74,7 @@ impl Instance {
 /// A new instance, as a start or a take-over makes it.
 #[derive(Debug)]
 pub(super) struct Begun {
+    pub(super) id: InstanceId,
     pub(super) open: OpenCgroup,
     pub(super) main: ProcessId,
     pub(super) output: Option<KeptPipe>,
@@ -112,17 +114,6 @@ impl Instances {
             .map(|found| Arc::clone(found.cgroup()))
     }
 
-    /// Returns the cgroups of these workloads, in the same order.
-    pub(crate) fn cgroups<'a>(
-        &self,
-        workloads: impl Iterator<Item = &'a WorkloadName>,
-    ) -> Vec<Option<Arc<Cgroup>>> {
-        let table = self.0.lock();
-        workloads
-            .map(|name| Some(Arc::clone(table.of.get(name)?.cgroup())))
-            .collect()
-    }
-
     pub(super) fn has(&self, workload: &WorkloadName) -> bool {
         self.0.lock().of.contains_key(workload)
     }
@@ -149,6 +140,14 @@ impl Instances {
             .min()
     }
 
+    /// Returns the workload whose main process this is.
+    pub(super) fn workload_of(&self, pid: u32) -> Option<WorkloadName> {
+        let table = self.0.lock();
+        let mut all = table.of.iter();
+        let found = all.find(|(_, instance)| instance.main.pid == pid);
+        found.map(|(name, _)| name.clone())
+    }
+
     /// Returns the workload whose cgroup this is.
     pub(crate) fn owner_of(&self, id: CgroupId) -> Option<(WorkloadName, OpenCgroup)> {
         let table = self.0.lock();
@@ -166,6 +165,7 @@ impl Instances {
         watch: impl FnOnce(&OpenCgroup) -> AbortHandle,
     ) -> Option<ProcessId> {
         let Begun {
+            id,
             open,
             main,
             output,
@@ -183,6 +183,7 @@ impl Instances {
             None => (None, None, Some(watch(&open))),
         };
         let instance = Instance {
+            id,
             open,
             main,
             pidfd: None,
@@ -203,10 +204,27 @@ impl Instances {
     }
 
     /// Notes the descriptor of the main process.
-    pub(super) fn set_main(&self, workload: &WorkloadName, pidfd: &Arc<PidFd>, is_adopted: bool) {
-        if let Some(found) = self.0.lock().of.get_mut(workload) {
+    pub(super) fn set_main(
+        &self,
+        workload: &WorkloadName,
+        (main, pidfd): (ProcessId, &Arc<PidFd>),
+        is_adopted: bool,
+    ) {
+        let mut table = self.0.lock();
+        let found = table.of.get_mut(workload);
+        // The program may have named another one by now.
+        if let Some(found) = found.filter(|found| found.main == main) {
             found.pidfd = Some(Arc::clone(pidfd));
             found.is_adopted = is_adopted;
+        }
+    }
+
+    /// Notes another main process, which is no child of this agent.
+    pub(super) fn change_main(&self, workload: &WorkloadName, main: ProcessId, pidfd: &Arc<PidFd>) {
+        if let Some(found) = self.0.lock().of.get_mut(workload) {
+            found.main = main;
+            found.pidfd = Some(Arc::clone(pidfd));
+            found.is_adopted = true;
         }
     }
 

@@ -2,6 +2,7 @@
 //! strings made. Everything that can fail by the manifest's doing fails here,
 //! before there is a process.
 
+use super::directories;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::WorkloadSpec;
@@ -11,7 +12,7 @@ use enforcer_kernel::spawn::Launch;
 use enforcer_kernel::system_limits;
 use enforcer_manifest::environment_file;
 use enforcer_manifest::{capability_number, rlimit_number};
-use nix::unistd::geteuid;
+use nix::unistd::{Gid, Uid, geteuid};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 
@@ -21,8 +22,13 @@ const DEFAULT_NOFILE: u64 = 524_288;
 /// A check is worth less than whatever it checks.
 const FIRST_TO_GO: i32 = 500;
 
-pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<Launch, StartError> {
-    let identity = account::identity(spec.user.as_deref(), spec.group.as_deref())
+/// Prepares what a process of a workload needs. `own` are variables that the agent sets for it.
+pub(super) fn prepare(
+    workload: &WorkloadName,
+    spec: &WorkloadSpec,
+    own: Vec<(String, Vec<u8>)>,
+) -> Result<Launch, StartError> {
+    let identity = account::identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups)
         .map_err(|error| failure("look up the account", crate::report::error_chain(&error)))?;
     let switch_user = geteuid().is_root();
     if !switch_user && identity.uid != geteuid() {
@@ -31,7 +37,8 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
             format!("the agent is not root and can't become `{}`", identity.name),
         ));
     }
-    if !switch_user && (spec.group.is_some() || !spec.capabilities.is_empty()) {
+    let has_groups = spec.group.is_some() || !spec.groups.is_empty();
+    if !switch_user && (has_groups || !spec.capabilities.is_empty()) {
         let why = "the agent is not root and can give neither a group nor capabilities";
         return Err(failure("take on the identity", why.to_owned()));
     }
@@ -62,6 +69,7 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         environment: strings(
             environment(workload, spec, &identity)?
                 .into_iter()
+                .chain(own)
                 .map(assignment),
         )?,
         directory: string(spec.directory.clone().unwrap_or_else(|| "/".to_owned()))?,
@@ -74,6 +82,8 @@ pub(super) fn prepare(workload: &WorkloadName, spec: &WorkloadSpec) -> Result<La
         bounds_root: spec.capabilities_listed.0,
         rlimits,
         default_nofile,
+        umask: spec.umask.0,
+        nice: spec.nice,
         no_new_privs: !identity.uid.is_root(),
         oom_score_adj: string(spec.oom_score_adj().to_string())?,
         identity,
@@ -99,7 +109,7 @@ pub(super) fn short_command(
     let Some(name) = name else {
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
-    let mut launch = prepare(name, &spec)?;
+    let mut launch = prepare(name, &spec, Vec::new())?;
     if let Some(instance) = instance {
         launch.identity = instance.identity.clone();
         launch.environment.clone_from(&instance.environment);
@@ -137,6 +147,7 @@ fn environment(
         let read = environment_file::parse(&text);
         variables.extend(read.map_err(|fault| failure(&stage, fault.to_string()))?);
     }
+    variables.extend(directories::environment(spec));
     let declared = spec.environment.iter();
     variables.extend(declared.map(|(name, value)| (name.clone(), value.clone().into())));
     variables.insert("ENFORCER_WORKLOAD".to_owned(), workload.to_string().into());
@@ -165,6 +176,16 @@ fn string(text: impl Into<Vec<u8>>) -> Result<CString, StartError> {
             ),
         )
     })
+}
+
+/// Returns who owns what is made for the workload; `None` if that is the agent's own user.
+pub(super) fn owner(spec: &WorkloadSpec) -> Result<Option<(Uid, Gid)>, StartError> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let identity = account::identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups)
+        .map_err(|error| failure("look up the account", crate::report::error_chain(&error)))?;
+    Ok(Some((identity.uid, identity.gid)))
 }
 
 fn failure(stage: &str, error: String) -> StartError {

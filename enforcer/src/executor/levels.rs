@@ -4,6 +4,7 @@ use super::Executor;
 use super::instances::{Instance, Watched};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, HostEvent, HostMeasured, Measured};
+use enforcer_core::limits::Limits;
 use enforcer_core::probe::{Load, Work};
 use enforcer_core::spec::{Alerts, HostWatch, Resource, WorkloadSpec};
 use enforcer_core::threshold::Readings;
@@ -11,6 +12,7 @@ use enforcer_core::units::{Bytes, Limit, Percent};
 use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::memory_info;
+use enforcer_kernel::statistics::{self, Statistics};
 use enforcer_kernel::usage::{self, Usage};
 use std::sync::Arc;
 use std::time::Duration;
@@ -190,10 +192,20 @@ impl Executor {
     /// Returns a workload's instance and its use now.
     pub(crate) fn usage_of(&self, workload: &WorkloadName) -> Option<(Instance, Usage)> {
         let (instance, files, limits) = self.instances.usage_of(workload)?;
-        // Without a watch of the tree, another process may have changed a limit a minute ago.
-        let limits = limits.filter(|_| self.tree_watch.is_some());
-        let usage = files.read(limits.as_deref());
+        let usage = files.read(self.trusted(&limits));
         Some((instance, usage))
+    }
+
+    /// Returns the statistics of a workload's cgroup now.
+    pub(crate) fn statistics_of(&self, workload: &WorkloadName) -> Option<Statistics> {
+        let (_, files, limits) = self.instances.usage_of(workload)?;
+        statistics::read(&files, self.trusted(&limits))
+    }
+
+    /// Returns the limits that the kernel is known to have. Without a watch of the tree, another process
+    /// may have changed one a minute ago.
+    fn trusted<'l>(&self, limits: &'l Option<Arc<Limits>>) -> Option<&'l Limits> {
+        limits.as_deref().filter(|_| self.tree_watch.is_some())
     }
 
     /// Returns the pressure on a workload.

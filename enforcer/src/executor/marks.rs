@@ -4,12 +4,13 @@
 use crate::executor::Executor;
 use crate::executor::instances::OpenCgroup;
 use crate::report::error_chain;
-use enforcer_common::{MARK, Record};
+use enforcer_common::{MARK, MOVED, Record};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use enforcer_core::oom::{Asker, Victim};
 use enforcer_core::units::Bytes;
 use enforcer_kernel::bpf::EventRing;
+use enforcer_kernel::inotify::Touched;
 use enforcer_kernel::{process, ready};
 use std::sync::Arc;
 use tokio::io::Interest;
@@ -37,17 +38,20 @@ pub(crate) async fn follow(ring: Arc<EventRing>, executor: Arc<Executor>) {
 }
 
 /// Passes on every record that waits.
-pub(crate) fn drain(ring: &EventRing, executor: &Executor) {
+pub(crate) fn drain(ring: &EventRing, executor: &Arc<Executor>) {
     ring.drain(|record| deliver(&record, executor));
     let lost = ring.newly_lost();
     if lost > 0 {
         executor.send(Event::Agent(AgentEvent::EventsLost(lost)));
+        // A move may be among them.
+        executor.touched(Touched::Everything);
     }
 }
 
-fn deliver(record: &Record, executor: &Executor) {
+fn deliver(record: &Record, executor: &Arc<Executor>) {
     match record.kind {
         MARK => mark(record, executor),
+        MOVED => executor.moved(record.tgid),
         other => tracing::warn!("an eBPF record of the unknown kind {other}"),
     }
 }

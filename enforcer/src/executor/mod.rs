@@ -4,12 +4,16 @@
 
 mod ceiling;
 mod commands;
+mod directories;
 pub(crate) mod drift;
 mod end;
+mod files;
 pub(crate) mod instances;
 mod launch;
 pub(crate) mod levels;
+mod main_process;
 pub(crate) mod marks;
+mod notices;
 mod output;
 pub(crate) mod proof;
 mod queue;
@@ -36,9 +40,12 @@ use enforcer_core::spec::{Alerts, Host, WorkloadSpec};
 use enforcer_kernel::bpf::EventRing;
 use enforcer_kernel::bpf::suspects::SuspectRing;
 use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::file_watch::FileWatch;
 use enforcer_kernel::hierarchy::Tree;
 use enforcer_kernel::inotify::TreeWatch;
 use enforcer_kernel::limits;
+use enforcer_kernel::spawn::ForkServer;
+use enforcer_kernel::usage::UsageFiles;
 use instances::Instances;
 use levels::HostLevels;
 use parking_lot::Mutex;
@@ -58,8 +65,11 @@ const SLOW_WRITES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Executor {
     pub(crate) tree: Tree,
+    /// The use of all workloads together.
+    use_of_all: UsageFiles,
     handover: Arc<Handover>,
     logs: PathBuf,
+    runtime_dir: PathBuf,
     ring: Option<Arc<EventRing>>,
     suspects: Option<Arc<SuspectRing>>,
     pub(crate) followed: Followed,
@@ -72,9 +82,14 @@ pub(crate) struct Executor {
     /// The work that waits behind the work under way, by workload; `None` for the host.
     queues: Mutex<HashMap<Option<WorkloadName>, VecDeque<Work>>>,
     tree_watch: Option<Arc<TreeWatch>>,
+    /// The files of `reload_on`; `None` if they cannot be watched.
+    files: Option<Arc<FileWatch>>,
+    /// Another file is to be watched.
+    files_named: Notify,
     /// The workloads whose cgroup was touched, and not checked since.
     unchecked: Mutex<BTreeSet<WorkloadName>>,
     slow: Arc<Semaphore>,
+    fork_server: ForkServer,
     holder: Holder,
     /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
@@ -104,12 +119,24 @@ impl Executor {
         // once nothing is left in its cgroup, so no other holder may take its place there.
         let place = (!service::is_managed()).then(|| tree.holder());
         let holder = Holder::new(&logs, &runtime_dir, place);
+        let fork_server = ForkServer::default();
+        if let Err(error) = fork_server.start() {
+            // Each start tries again, and reports it.
+            tracing::error!("the fork server can't be started: {error}");
+        }
+        let files = FileWatch::new().inspect_err(|error| {
+            tracing::warn!("changes of the files of `reload_on` are not seen: no inotify: {error}");
+        });
         Arc::new(Self {
+            files: files.ok().map(Arc::new),
+            files_named: Notify::new(),
+            use_of_all: UsageFiles::new(Arc::clone(tree.workloads())),
             tree,
             tree_watch,
             unchecked: Mutex::default(),
             handover,
             logs,
+            runtime_dir: std::path::absolute(&runtime_dir).unwrap_or(runtime_dir),
             ring,
             suspects,
             followed: Followed::default(),
@@ -119,6 +146,7 @@ impl Executor {
             instances: Instances::default(),
             queues: Mutex::default(),
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
+            fork_server,
             holder,
             holder_connections: Mutex::default(),
             places: Mutex::default(),
@@ -132,12 +160,13 @@ impl Executor {
     }
 
     /// Returns the eBPF programs, and whether each is attached.
-    pub(crate) fn attached_programs(&self) -> [(&'static str, bool); 4] {
+    pub(crate) fn attached_programs(&self) -> [(&'static str, bool); 5] {
         let traced = self.ring.is_some();
         [
             ("mark_victim", traced),
             ("sched_process_exit", traced),
             ("sched_process_free", traced),
+            ("cgroup_attach_task", traced),
             ("cpu_sample", self.suspects.is_some()),
         ]
     }
@@ -178,7 +207,8 @@ impl Executor {
         let this = Arc::clone(self);
         match aside {
             Aside::RunHook { spec, hook } => {
-                self.runtime.spawn(this.run_hook(workload, spec, hook));
+                let of = (workload, instance);
+                self.runtime.spawn(this.run_hook(of, spec, hook));
             }
             Aside::Remedy { spec, remedy } => {
                 let of = (workload, instance);
@@ -207,7 +237,7 @@ impl Executor {
             Step::Start { spec, limits } => {
                 self.start(&workload, instance, (&spec, &limits), cause)
             }
-            Step::Signal { signal } => self.signal(&workload, &signal),
+            Step::Signal { signal, scope } => self.signal(&workload, &signal, scope),
             Step::KillTree => self.kill_tree(&workload),
             Step::Reap => self.reap(workload, instance),
             Step::RemoveCgroup => self.remove(&workload),
@@ -227,12 +257,14 @@ impl Executor {
         failpoint!("limits-unwritten");
         self.bound_log(&workload, spec);
         let home = self.bring_home(&workload, instance);
+        self.tree.enable(&wanted.controllers().collect());
         let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, wanted));
         failpoint!("limits-written");
         let are_written = matches!(written, Some(Ok(_)));
         self.instances.set_limits(&workload, wanted, are_written);
         if let Some(cgroup) = self.instances.set_spec(&workload, spec) {
             self.watch_loops(cgroup, spec);
+            self.name_files(&workload, &spec.reload_on, false);
         }
         let written = written.unwrap_or(Ok(Vec::new()));
         let (mut changed, error) = outcome(written.map_err(|error| error_chain(&error)));

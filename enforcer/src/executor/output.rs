@@ -3,7 +3,7 @@
 
 use super::Executor;
 use super::start::io_failure;
-use crate::holder::{Holder, Losses};
+use crate::holder::{Holder, Report, Reports, Sent};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{AgentEvent, Event, StartError};
 use enforcer_core::spec::{LogTarget, WorkloadSpec};
@@ -28,6 +28,8 @@ pub(super) struct Output {
     pub(super) file: File,
     /// `None` where the holder does not take what is written.
     pub(super) pipe: Option<KeptPipe>,
+    /// The holder was asked to take it, and has not replied yet.
+    asked: Option<Sent>,
 }
 
 /// The pipe of an instance, as the agent knows it.
@@ -60,8 +62,41 @@ impl Executor {
                 let connected = journal::connect(workload.as_str(), self.unit().as_deref());
                 let file = connected
                     .map_err(|error| io_failure("connect its output to journald", &error))?;
-                Ok(Output { file, pipe: None })
+                Ok(Output {
+                    file,
+                    pipe: None,
+                    asked: None,
+                })
             }
+        }
+    }
+
+    /// Waits until the holder has taken the output. Without a holder the output is lost, and the agent
+    /// reports that: the workload runs all the same, with the other destination that this returns.
+    pub(super) fn settle_output(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &WorkloadSpec,
+        output: &mut Output,
+    ) -> Result<Option<Output>, StartError> {
+        let Some(asked) = output.asked.take() else {
+            return Ok(None);
+        };
+        let Some(pipe) = &output.pipe else {
+            return Ok(None);
+        };
+        let Some(reader) = &pipe.reader else {
+            return Ok(None);
+        };
+        let taken = self.holder.reply(&asked).or_else(|error| {
+            tracing::debug!("asking the holder once more: {error}");
+            self.connect_holder()?;
+            let pipe = (pipe.inode, &**reader);
+            self.holder.keep(workload, bounds_of(spec), pipe)
+        });
+        match taken {
+            Ok(()) => Ok(None),
+            Err(error) => self.lose_output(workload, &error).map(Some),
         }
     }
 
@@ -74,8 +109,7 @@ impl Executor {
         names.find(is_unit).map(str::to_owned)
     }
 
-    /// Makes the pipe of a new instance and gives it to the holder. If there is no holder, the
-    /// output is lost and the agent reports that: the workload runs all the same.
+    /// Makes the pipe of a new instance and sends it to the holder.
     fn open_pipe(
         self: &Arc<Self>,
         workload: &WorkloadName,
@@ -89,27 +123,46 @@ impl Executor {
             inode,
         } = made.map_err(|error| io_failure("make the pipe of its output", &error))?;
         let bounds = bounds_of(spec);
-        let kept = self.ask_holder(|holder| holder.keep(workload, bounds, (inode, &reader)));
-        let Err(error) = kept else {
-            let reader = Some(Arc::new(reader));
-            return Ok(Output {
+        let asked = self.ask_holder(|holder| holder.begin_keep(workload, bounds, (inode, &reader)));
+        match asked {
+            Ok(asked) => Ok(Output {
                 file: writer,
-                pipe: Some(KeptPipe { inode, reader }),
-            });
-        };
+                pipe: Some(KeptPipe {
+                    inode,
+                    reader: Some(Arc::new(reader)),
+                }),
+                asked: Some(asked),
+            }),
+            Err(error) => self.lose_output(workload, &error),
+        }
+    }
+
+    /// Returns an output for a workload that no holder serves, and reports that.
+    fn lose_output(
+        &self,
+        workload: &WorkloadName,
+        error: &io::Error,
+    ) -> Result<Output, StartError> {
         self.events.send(Event::Agent(AgentEvent::Degraded {
             what: "logs".to_owned(),
             why: format!(
                 "{workload}: no holder takes its output ({}); what it writes is lost until its next start",
-                describe(&error)
+                describe(error)
             ),
         }));
         let file = pipe::nowhere().map_err(|error| io_failure("open /dev/null", &error))?;
-        Ok(Output { file, pipe: None })
+        Ok(Output {
+            file,
+            pipe: None,
+            asked: None,
+        })
     }
 
     /// Asks once more over a new connection, perhaps of a new holder, where the first try fails.
-    fn ask_holder(self: &Arc<Self>, ask: impl Fn(&Holder) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn ask_holder<T>(
+        self: &Arc<Self>,
+        ask: impl Fn(&Holder) -> io::Result<T>,
+    ) -> io::Result<T> {
         ask(&self.holder).or_else(|error| {
             tracing::debug!("asking the holder once more: {error}");
             self.connect_holder()?;
@@ -127,6 +180,10 @@ impl Executor {
         *connections += 1;
         let number = *connections;
         for (workload, instance) in self.instances.all() {
+            let heard = (workload.clone(), instance.id);
+            if !connected.speakers.contains(&heard) {
+                self.reopen_notices(&workload, &instance);
+            }
             let Some(KeptPipe { inode, reader }) = instance.output.clone() else {
                 continue;
             };
@@ -143,7 +200,7 @@ impl Executor {
                 self.holder.keep(&workload, bounds, (inode, &reader))
             };
             if let Err(error) = given {
-                // If the holder has died, `follow_losses` notices it.
+                // If the holder has died, `follow_reports` notices it.
                 tracing::warn!("{workload}: its output was not taken: {error}");
             }
         }
@@ -157,19 +214,27 @@ impl Executor {
                 ),
             }));
         }
+        self.recall_notices();
         let this = Arc::clone(self);
         self.runtime
-            .spawn(this.follow_losses(connected.losses, number));
+            .spawn(this.follow_reports(connected.reports, number));
         Ok(())
     }
 
-    /// Reports lost output, and replaces a holder that has died.
-    async fn follow_losses(self: Arc<Self>, losses: Losses, number: u64) {
-        while let Some(loss) = losses.next().await {
+    /// Passes on what the holder reports, and replaces a holder that has died.
+    async fn follow_reports(self: Arc<Self>, reports: Reports, number: u64) {
+        while let Some(report) = reports.next().await {
             // A newer connection reports it as well.
             if *self.holder_connections.lock() != number {
                 return;
             }
+            let loss = match report {
+                Report::Lost(loss) => loss,
+                Report::Said(said) => {
+                    self.report_said(said);
+                    continue;
+                }
+            };
             let what = match loss.bytes {
                 0 => "its log cannot be written".to_owned(),
                 bytes => format!("{} of its output were lost", Bytes(bytes)),

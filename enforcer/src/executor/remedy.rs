@@ -1,7 +1,8 @@
-//! The part of a recovery strategy that runs between two instances.
+//! What comes before a start: the part of a recovery strategy that runs between two instances, and
+//! the commands of `before_start`.
 
-use super::Executor;
-use super::commands::{ShortCommand, outcome_of};
+use super::commands::{BEFORE_START, RECOVERY, ShortCommand, outcome_of};
+use super::{Executor, launch};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
@@ -22,12 +23,45 @@ impl Executor {
         spec: Arc<WorkloadSpec>,
         remedy: Remedy,
     ) {
-        let done = self.remedy(&workload, &spec, remedy).await;
+        let done = self
+            .before_start((&workload, instance), &spec, remedy)
+            .await;
         self.send(Event::Instance(
             workload,
             instance,
             InstanceEvent::Remedied { error: done.err() },
         ));
+    }
+
+    /// Carries out the remedy, and then the commands of `before_start`.
+    async fn before_start(
+        self: &Arc<Self>,
+        (workload, instance): (&WorkloadName, InstanceId),
+        spec: &Arc<WorkloadSpec>,
+        remedy: Remedy,
+    ) -> Result<(), StartError> {
+        self.remedy(workload, spec, remedy).await?;
+        let commands = spec.before_start.clone();
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let (this, name, of) = (Arc::clone(self), workload.clone(), Arc::clone(spec));
+        let make = move || this.make_directories(&name, &of, launch::owner(&of)?);
+        let made = tokio::task::spawn_blocking(make).await;
+        made.map_err(|error| StartError {
+            stage: "make its directories".to_owned(),
+            errno: None,
+            error: error.to_string(),
+        })??;
+        let of = (workload.clone(), instance);
+        let is_aborted = || self.aborted.lock().contains(&of);
+        let commands = (commands, COMMAND_LIMIT);
+        let ran = self.run_in_order((workload, spec), BEFORE_START, commands, is_aborted);
+        ran.await.map_err(|error| StartError {
+            stage: "run the commands of before_start".to_owned(),
+            errno: None,
+            error,
+        })
     }
 
     async fn remedy(
@@ -72,7 +106,7 @@ impl Executor {
     ) -> ShortCommand {
         ShortCommand {
             workload: Some(workload.clone()),
-            what: "recovery".into(),
+            what: RECOVERY.into(),
             spec: Arc::clone(spec),
             command,
             environment,
@@ -91,7 +125,7 @@ impl Executor {
             errno: None,
             error,
         };
-        let identity = account::identity(spec.user.as_deref(), spec.group.as_deref())
+        let identity = account::identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups)
             .map_err(|error| failed(error_chain(&error)))?;
         let program = OWN_PROGRAM.to_owned();
         let mut command = vec![program, CLEAR.to_owned(), identity.home];
@@ -113,7 +147,7 @@ impl Executor {
     /// Removes the cgroup, so that the next start makes a new one, and begins a new log. The old
     /// log is kept as an older one.
     fn recreate(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
-        self.remove(workload);
+        self.remove_cgroup(workload);
         // The last words of the old instance belong to the old log.
         self.settle_outputs();
         self.set_log_aside(workload, spec);

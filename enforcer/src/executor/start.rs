@@ -3,7 +3,7 @@
 
 use super::instances::{Begun, OpenCgroup};
 use super::output::Output;
-use super::{Executor, launch};
+use super::{Executor, launch, main_process, notices};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
@@ -20,7 +20,8 @@ use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
 use enforcer_kernel::counters::CounterReader;
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::spawn::{Launch, Patience};
-use enforcer_kernel::{clock, limits, process, spawn, usage};
+use enforcer_kernel::usage::{self, Usage};
+use enforcer_kernel::{clock, limits, process, spawn};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
@@ -33,6 +34,8 @@ struct Gated {
     output: Output,
     /// The counters before the child existed.
     counters: Counters,
+    /// The CPU time before it ran.
+    used: Usage,
 }
 
 impl Executor {
@@ -72,7 +75,8 @@ impl Executor {
             launch,
             output,
             counters,
-        } = self.spawn_gated(workload, spec, effective, cause)?;
+            used,
+        } = self.spawn_gated((workload, instance), spec, effective, cause)?;
         failpoint!("start-forked");
         let pid = child.pid;
         let start_ticks = process::start_ticks(pid).unwrap_or(0);
@@ -87,6 +91,7 @@ impl Executor {
             start_ticks,
             cgroup: open.id,
             output: output.pipe.as_ref().map(|pipe| pipe.inode),
+            has_run: false,
         });
         if let Err(error) = recorded {
             // A process that is not recorded must not run.
@@ -100,7 +105,8 @@ impl Executor {
         self.register(
             workload,
             Begun {
-                begun: (clock::now(), usage::read_cpu(&open.cgroup)),
+                id: instance,
+                begun: (clock::now(), used),
                 open: open.clone(),
                 main,
                 output: output.pipe,
@@ -124,17 +130,34 @@ impl Executor {
             self.explain_memory(error, &open.counters, kills_before)
         })?);
         failpoint!("start-released");
-        self.instances.set_main(workload, &pidfd, false);
+        self.instances.set_main(workload, (main, &pidfd), false);
         send(InstanceEvent::Started { pid });
-        let exit = watch::exit(pidfd, self.events.clone(), workload.clone(), instance);
-        self.runtime.spawn(exit);
+        self.watch_exit(workload.clone(), instance, pidfd, spec);
         Ok(())
+    }
+
+    /// Begins to wait for the end of the main process.
+    pub(super) fn watch_exit(
+        self: &Arc<Self>,
+        workload: WorkloadName,
+        instance: InstanceId,
+        main: Arc<PidFd>,
+        spec: &WorkloadSpec,
+    ) {
+        if main_process::may_change(spec) {
+            let this = Arc::clone(self);
+            self.runtime
+                .spawn(this.follow_main(workload, instance, main));
+        } else {
+            let exit = watch::exit(main, self.events.clone(), workload, instance);
+            self.runtime.spawn(exit);
+        }
     }
 
     /// Makes the cgroup, writes its limits, and creates the child in it, behind its gate.
     fn spawn_gated(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        (workload, instance): (&WorkloadName, InstanceId),
         spec: &Arc<WorkloadSpec>,
         effective: &Limits,
         cause: Cause,
@@ -146,24 +169,53 @@ impl Executor {
         let launch = self.launch(workload, spec, cause)?;
         let identity = &launch.identity;
         let owner = launch.switch_user.then_some((identity.uid, identity.gid));
-        let output = self.open_output(workload, spec, owner)?;
-        failpoint!("start-output");
         let counters = self.read_counters(&open.counters)?;
         failpoint!("start-counted");
-        let child =
-            spawn::spawn(&launch, &open.cgroup, &output.file).map_err(|error| StartError {
-                stage: "create the process".to_owned(),
-                errno: std::error::Error::source(&error)
-                    .and_then(|source| source.downcast_ref::<std::io::Error>())
-                    .and_then(std::io::Error::raw_os_error),
-                error: error_chain(&error),
-            })?;
+        self.make_directories(workload, spec, owner)?;
+        let mut output = self.open_output(workload, spec, owner)?;
+        failpoint!("start-output");
+        self.open_notices((workload, instance), spec, owner, &open.cgroup)?;
+        let mut used = Usage::default();
+        let read_cpu = || used = usage::read_cpu(&open.cgroup);
+        let child = self.fork(&launch, &open, &output, read_cpu);
+        // The holder works meanwhile.
+        let other = self.settle_output(workload, spec, &mut output);
+        let child = match (child, other) {
+            (child, Ok(None)) => child?,
+            (child, other) => {
+                if let Ok(child) = child {
+                    child.abandon();
+                }
+                output = other?.unwrap_or(output);
+                self.fork(&launch, &open, &output, || ())?
+            }
+        };
         Ok(Gated {
             child,
             open,
             launch,
             output,
             counters,
+            used,
+        })
+    }
+
+    /// Creates the child, behind its gate.
+    fn fork(
+        &self,
+        launch: &Launch,
+        open: &OpenCgroup,
+        output: &Output,
+        meanwhile: impl FnOnce(),
+    ) -> Result<spawn::Waiting, StartError> {
+        let server = &self.fork_server;
+        let spawned = server.spawn(launch, &open.cgroup, &output.file, meanwhile);
+        spawned.map_err(|error| StartError {
+            stage: "create the process".to_owned(),
+            errno: std::error::Error::source(&error)
+                .and_then(|source| source.downcast_ref::<std::io::Error>())
+                .and_then(std::io::Error::raw_os_error),
+            error: error_chain(&error),
         })
     }
 
@@ -175,12 +227,13 @@ impl Executor {
         is_new: bool,
         effective: &Limits,
     ) -> Result<(), StartError> {
-        let written = if is_new {
-            limits::apply_to_new(&open.cgroup, effective)
-        } else if self.has_limits(workload, open.id, effective) {
+        if !is_new && self.has_limits(workload, open.id, effective) {
             return Ok(());
-        } else {
-            limits::apply(&open.cgroup, effective)
+        }
+        self.tree.enable(&effective.controllers().collect());
+        let written = match is_new {
+            true => limits::apply_to_new(&open.cgroup, effective),
+            false => limits::apply(&open.cgroup, effective),
         };
         written.map(drop).map_err(|error| StartError {
             stage: "apply the limits".to_owned(),
@@ -234,12 +287,23 @@ impl Executor {
         {
             return Ok(launch);
         }
-        launch::prepare(workload, spec).map(Arc::new)
+        self.prepare_launch(workload, spec).map(Arc::new)
+    }
+
+    /// Prepares what the program of a workload is started with.
+    pub(super) fn prepare_launch(
+        &self,
+        workload: &WorkloadName,
+        spec: &WorkloadSpec,
+    ) -> Result<Launch, StartError> {
+        let own = notices::environment(&self.runtime_dir, workload, spec);
+        launch::prepare(workload, spec, own)
     }
 
     /// Aborts a start that is no longer wanted, and kills what it has made.
     pub(super) fn abort_start(&self, workload: WorkloadName, instance: InstanceId) {
         self.aborted.lock().insert((workload.clone(), instance));
+        self.end_commands_before_start(&workload);
         if let Some(Err(error)) = self.with_cgroup(&workload, Cgroup::kill) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
         }
@@ -351,6 +415,7 @@ impl Executor {
             self.forget_exit(before);
         }
         self.watch_loops(id, &spec);
+        self.name_files(workload, &spec.reload_on, true);
     }
 
     /// Begins to watch the counters of OOM kills.

@@ -1,11 +1,14 @@
 //! The agent's side: it finds its holder, starts one if there is none, and asks it.
 
+use super::notices::{Said, Speaker};
 use super::protocol::{self, Program, Reply, Request};
 use enforcer_core::WorkloadName;
+use enforcer_core::event::InstanceId;
 use enforcer_kernel::log_file::Bounds;
 use enforcer_kernel::process::OWN_PROGRAM;
 use enforcer_kernel::{clock, ready};
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -32,8 +35,23 @@ pub(crate) struct Holder {
 #[derive(Debug, Default)]
 struct Link {
     connection: Option<OwnedFd>,
+    /// Counts the connections.
+    generation: u64,
+    /// The numbers of the last request that was sent, and of the last reply that has come.
+    sent: u64,
+    replied: u64,
+    /// The replies to requests whose callers have not asked for them yet.
+    replies: BTreeMap<u64, Reply>,
     /// The holder process, if this agent has started it.
     child: Option<Child>,
+}
+
+/// A request that was sent. Its caller must ask for the reply.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Sent {
+    generation: u64,
+    number: u64,
 }
 
 /// The result of a new connection.
@@ -41,7 +59,9 @@ struct Link {
 pub(crate) struct Connected {
     /// The pipes that it keeps; those of a holder that has died are missing.
     pub(crate) pipes: Vec<u64>,
-    pub(crate) losses: Losses,
+    /// The instances that it listens to.
+    pub(crate) speakers: Vec<(WorkloadName, InstanceId)>,
+    pub(crate) reports: Reports,
     /// The folder that it writes the logs to, if that is not the one that this agent reads.
     pub(crate) other_logs: Option<PathBuf>,
 }
@@ -52,12 +72,19 @@ struct Greeted {
     version: u32,
     program: Program,
     pipes: Vec<u64>,
+    speakers: Vec<(WorkloadName, InstanceId)>,
     logs: PathBuf,
 }
 
-/// The connection on which the holder reports losses.
+/// The connection on which the holder reports.
 #[derive(Debug)]
-pub(crate) struct Losses(AsyncFd<OwnedFd>);
+pub(crate) struct Reports(AsyncFd<OwnedFd>);
+
+#[derive(Debug)]
+pub(crate) enum Report {
+    Lost(Loss),
+    Said(Said),
+}
 
 /// A loss of a workload's output.
 #[derive(Debug)]
@@ -67,26 +94,27 @@ pub(crate) struct Loss {
     pub(crate) why: String,
 }
 
-impl Losses {
-    /// Returns the next loss; `None` once the holder is gone.
-    pub(crate) async fn next(&self) -> Option<Loss> {
+impl Reports {
+    /// Returns the next report; `None` once the holder is gone.
+    pub(crate) async fn next(&self) -> Option<Report> {
         loop {
             let mut readable = self.0.readable().await.ok()?;
             match readable.try_io(|socket| protocol::receive::<Reply>(socket.get_ref())) {
-                Ok(Ok(Some((reply, _)))) => {
-                    if let Reply::Lost {
+                Ok(Ok(Some((reply, _)))) => match reply {
+                    Reply::Lost {
                         workload,
                         bytes,
                         why,
-                    } = reply
-                    {
-                        return Some(Loss {
+                    } => {
+                        return Some(Report::Lost(Loss {
                             workload,
                             bytes,
                             why,
-                        });
+                        }));
                     }
-                }
+                    Reply::Notified(said) => return Some(Report::Said(said)),
+                    _ => {}
+                },
                 Ok(Ok(None) | Err(_)) => return None,
                 Err(_not_yet) => {}
             }
@@ -112,7 +140,7 @@ impl Holder {
     /// If no holder can be started.
     pub(crate) fn connect(&self) -> io::Result<Connected> {
         let mut link = self.link.lock();
-        link.connection = None;
+        link.disconnect();
         if let Some(child) = &mut link.child
             && child.try_wait().is_ok_and(|ended| ended.is_some())
         {
@@ -143,11 +171,12 @@ impl Holder {
                 protocol::VERSION
             )));
         }
-        let losses = self.follow()?;
+        let reports = self.follow()?;
         link.connection = Some(holder.connection);
         Ok(Connected {
             pipes: holder.pipes,
-            losses,
+            speakers: holder.speakers,
+            reports,
             other_logs: (holder.logs != self.logs).then_some(holder.logs),
         })
     }
@@ -161,6 +190,7 @@ impl Holder {
                 version,
                 program,
                 pipes,
+                speakers,
                 logs,
                 ..
             } => Ok(Greeted {
@@ -168,6 +198,7 @@ impl Holder {
                 version,
                 program,
                 pipes,
+                speakers,
                 logs,
             }),
             other => Err(unexpected(&other)),
@@ -232,7 +263,7 @@ impl Holder {
         self.greet_within(PATIENCE, || false)
     }
 
-    fn follow(&self) -> io::Result<Losses> {
+    fn follow(&self) -> io::Result<Reports> {
         let connection = self.greet()?.connection;
         match ask(&connection, &Request::Follow, None)? {
             Reply::Done => {}
@@ -242,26 +273,29 @@ impl Holder {
             &connection,
             nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
         )?;
-        Ok(Losses(ready::watch(&connection, Interest::READABLE)?))
+        Ok(Reports(ready::watch(&connection, Interest::READABLE)?))
+    }
+
+    fn send(&self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
+        self.link.lock().send(request, descriptor)
+    }
+
+    /// Waits for the reply to a request.
+    ///
+    /// # Errors
+    /// If the holder does not answer, or cannot do what was asked.
+    pub(crate) fn reply(&self, sent: &Sent) -> io::Result<()> {
+        match self.link.lock().reply(sent)? {
+            Reply::Done => Ok(()),
+            Reply::Failed { errno, error } => {
+                Err(errno.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error))
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     fn request(&self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let mut link = self.link.lock();
-        let Some(connection) = &link.connection else {
-            return Err(io::ErrorKind::NotConnected.into());
-        };
-        match ask(connection, request, descriptor) {
-            Ok(Reply::Done) => Ok(()),
-            Ok(Reply::Failed { errno, error }) => {
-                Err(errno.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error))
-            }
-            Ok(other) => Err(unexpected(&other)),
-            Err(error) => {
-                // Whatever comes later would be taken for the answer to something else.
-                link.connection = None;
-                Err(error)
-            }
-        }
+        self.reply(&self.send(request, descriptor)?)
     }
 
     /// Has what comes out of this pipe written into the workload's log.
@@ -272,15 +306,66 @@ impl Holder {
         &self,
         workload: &WorkloadName,
         bounds: Bounds,
-        (inode, reader): (u64, &OwnedFd),
+        pipe: (u64, &OwnedFd),
     ) -> io::Result<()> {
+        self.reply(&self.begin_keep(workload, bounds, pipe)?)
+    }
+
+    /// Does what `keep` does, without waiting for the reply.
+    ///
+    /// # Errors
+    /// If the request cannot be sent.
+    pub(crate) fn begin_keep(
+        &self,
+        workload: &WorkloadName,
+        bounds: Bounds,
+        (inode, reader): (u64, &OwnedFd),
+    ) -> io::Result<Sent> {
         let workload = workload.clone();
         let request = Request::Keep {
             workload,
             inode,
             bounds,
         };
-        self.request(&request, Some(reader.as_fd()))
+        self.send(&request, Some(reader.as_fd()))
+    }
+
+    /// Has it listen to an instance at this socket.
+    ///
+    /// # Errors
+    /// If the holder does not answer, or cannot.
+    pub(crate) fn listen(&self, speaker: &Speaker, socket: &OwnedFd) -> io::Result<()> {
+        self.request(&Request::Listen(speaker.clone()), Some(socket.as_fd()))
+    }
+
+    /// Has it close the socket of a workload.
+    ///
+    /// # Errors
+    /// If the holder does not answer.
+    pub(crate) fn ignore(&self, workload: &WorkloadName) -> io::Result<()> {
+        let workload = workload.clone();
+        self.request(&Request::Ignore { workload }, None)
+    }
+
+    /// Returns all that instances have said so far.
+    ///
+    /// # Errors
+    /// If the holder does not answer.
+    pub(crate) fn recall(&self) -> io::Result<Vec<Said>> {
+        let (mut all, mut behind) = (Vec::new(), 0);
+        loop {
+            let sent = self.send(&Request::Recall { behind }, None)?;
+            match self.link.lock().reply(&sent)? {
+                Reply::Recalled { said, last } => {
+                    all.extend(said);
+                    match last {
+                        Some(last) => behind = last,
+                        None => return Ok(all),
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
     }
 
     /// # Errors
@@ -327,13 +412,59 @@ impl Holder {
             }
         }
         let mut link = self.link.lock();
-        link.connection = None;
+        link.disconnect();
         if let Some(mut child) = link.child.take() {
             while matches!(child.try_wait(), Ok(None)) && clock::now().since(begun) < PATIENCE {
                 clock::pause(PATIENCE / 500);
             }
         }
         true
+    }
+}
+
+impl Link {
+    /// Closes the connection. Requests without a reply get none.
+    fn disconnect(&mut self) {
+        self.connection = None;
+        self.generation += 1;
+        self.replied = self.sent;
+        self.replies.clear();
+    }
+
+    fn send(&mut self, request: &Request, descriptor: Option<BorrowedFd<'_>>) -> io::Result<Sent> {
+        let connection = self.connection.as_ref();
+        let connection = connection.ok_or(io::ErrorKind::NotConnected)?;
+        if let Err(error) = protocol::send(connection, request, descriptor) {
+            self.disconnect();
+            return Err(error);
+        }
+        self.sent += 1;
+        Ok(Sent {
+            generation: self.generation,
+            number: self.sent,
+        })
+    }
+
+    /// The holder replies in the order of the requests.
+    fn reply(&mut self, sent: &Sent) -> io::Result<Reply> {
+        loop {
+            if let Some(reply) = self.replies.remove(&sent.number) {
+                return Ok(reply);
+            }
+            let connection = self.connection.as_ref();
+            let connection = connection.filter(|_| sent.generation == self.generation);
+            match receive(connection.ok_or(io::ErrorKind::NotConnected)?) {
+                Ok(reply) => {
+                    self.replied += 1;
+                    self.replies.insert(self.replied, reply);
+                }
+                Err(error) => {
+                    // Whatever comes later would be taken for the reply to something else.
+                    self.disconnect();
+                    return Err(error);
+                }
+            }
+        }
     }
 }
 
@@ -353,6 +484,10 @@ fn ask(
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<Reply> {
     protocol::send(connection, request, descriptor)?;
+    receive(connection)
+}
+
+fn receive(connection: &OwnedFd) -> io::Result<Reply> {
     match protocol::receive(connection) {
         Ok(Some((reply, _))) => Ok(reply),
         Ok(None) => Err(io::ErrorKind::ConnectionAborted.into()),

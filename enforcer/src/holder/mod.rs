@@ -1,5 +1,6 @@
 //! The holder: a small process that outlives every agent. It keeps the reading end of each
-//! workload's output pipe, and writes the output into the workload's log.
+//! workload's output pipe, and writes the output into the workload's log. It also keeps the sockets
+//! by which programs say how they are (sd_notify(3)).
 //!
 //! ```text
 //! agent ── pipe's reading end, bounds ──→ holder ──→ NAME.log, NAME.log.1, …
@@ -14,6 +15,7 @@
 mod client;
 mod connections;
 mod losses;
+mod notices;
 mod pace;
 mod protocol;
 mod server;
@@ -21,7 +23,8 @@ mod stopper;
 mod succession;
 mod writer;
 
-pub(crate) use client::{Holder, Losses};
+pub(crate) use client::{Holder, Report, Reports, Sent};
+pub(crate) use notices::{Said, Speaker};
 pub(crate) use server::{Options, Server};
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,9 @@
 //! with at most one descriptor each. The first message of a connection is `Hello`, by which both
 //! sides learn each other's version of this protocol.
 
+use super::notices::{Said, Speaker};
 use enforcer_core::WorkloadName;
+use enforcer_core::event::InstanceId;
 use enforcer_kernel::descriptors;
 use enforcer_kernel::log_file::Bounds;
 use enforcer_kernel::spawn::describe;
@@ -44,9 +46,20 @@ pub(crate) enum Request {
         workload: WorkloadName,
         bounds: Bounds,
     },
+    /// Listens to an instance at the socket that comes with this message, in place of the one before
+    /// it.
+    Listen(Speaker),
+    /// Closes the socket of a workload.
+    Ignore {
+        workload: WorkloadName,
+    },
+    /// Asks for what instances have said so far, behind the place that the reply before has named.
+    Recall {
+        behind: u64,
+    },
     /// The reply comes once the pipes are empty, or after a moment.
     Settle,
-    /// Asks the holder to report losses on this connection.
+    /// Asks the holder to report losses and notices on this connection.
     Follow,
     /// Executes the program that comes with this message, in the same process and with all pipes.
     Succeed,
@@ -67,12 +80,22 @@ pub(crate) enum Reply {
         logs: PathBuf,
         /// The pipes that it keeps.
         pipes: Vec<u64>,
+        /// The instances that it listens to.
+        #[serde(default)]
+        speakers: Vec<(WorkloadName, InstanceId)>,
     },
     Done,
     Failed {
         errno: Option<i32>,
         error: String,
     },
+    /// A part of what instances have said, and the place of the last one; `None` behind it.
+    Recalled {
+        said: Vec<Said>,
+        last: Option<u64>,
+    },
+    /// A report on a connection that has asked to `Follow`: an instance has said this of itself.
+    Notified(Said),
     /// A report on a connection that has asked to `Follow`.
     Lost {
         workload: WorkloadName,
@@ -156,11 +179,10 @@ pub(super) fn send(
 pub(super) fn receive<T: DeserializeOwned>(
     socket: &impl AsFd,
 ) -> io::Result<Option<(T, Option<OwnedFd>)>> {
-    let mut buffer = vec![0; LARGEST];
-    let (length, descriptor) = descriptors::receive(socket, &mut buffer)?;
-    if length == 0 {
+    let (bytes, descriptor) = descriptors::receive(socket, LARGEST)?;
+    if bytes.is_empty() {
         return Ok(None);
     }
-    let message = serde_json::from_slice(&buffer[..length])?;
+    let message = serde_json::from_slice(&bytes)?;
     Ok(Some((message, descriptor)))
 }

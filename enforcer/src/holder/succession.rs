@@ -1,6 +1,7 @@
 //! Turns a holder into a newer version of itself: the same process executes the new program, and
 //! its pipes stay open. A service manager that watches the process sees no change.
 
+use super::notices::Inherited;
 use enforcer_core::WorkloadName;
 use enforcer_kernel::descriptors::set_close_on_exec;
 use enforcer_kernel::log_file::Bounds;
@@ -19,6 +20,9 @@ pub(super) struct Succession {
     /// Workload, inode and descriptor.
     pub(super) pipes: Vec<(WorkloadName, u64, RawFd)>,
     pub(super) bounds: BTreeMap<WorkloadName, Bounds>,
+    /// An older holder has none.
+    #[serde(default)]
+    pub(super) notices: Vec<Inherited>,
 }
 
 impl Succession {
@@ -38,7 +42,8 @@ impl Succession {
     pub(super) fn execute(&self, runtime_dir: &Path, program: &OwnedFd) -> io::Error {
         let descriptors = || {
             let pipes = self.pipes.iter().map(|(.., descriptor)| *descriptor);
-            pipes.chain([self.listener])
+            let notices = self.notices.iter().map(|one| one.descriptor);
+            pipes.chain(notices).chain([self.listener])
         };
         let begun = (|| {
             let path = Self::path(runtime_dir);

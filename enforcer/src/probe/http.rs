@@ -2,6 +2,7 @@
 //! Connecting, a header that drips and a body without an end all count against the
 //! same deadline. No proxy is asked, whatever the environment says.
 
+use super::way::{Target, Way};
 use super::{dial, failed, too_late};
 use enforcer_core::probe::Outcome;
 use enforcer_core::units::human_duration;
@@ -14,7 +15,6 @@ use hyper_util::rt::TokioIo;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -30,9 +30,10 @@ const LONGEST_HEAD: usize = 64 << 10;
 #[derive(Default)]
 struct Missing(AtomicUsize);
 
-const MISSING: [&str; 4] = [
+const MISSING: [&str; 5] = [
     "no address",
     "no connection",
+    "no TLS",
     "no answer",
     "an answer, but no end of its body",
 ];
@@ -54,46 +55,45 @@ impl Missing {
     }
 }
 
-pub(super) async fn ask(
-    (host, port): (&str, u16),
+pub(crate) async fn ask(
+    target: &Target<'_>,
     path: &str,
     headers: &BTreeMap<String, String>,
     timeout: Duration,
 ) -> Outcome {
     let missing = Missing::default();
-    let asked = follow((host, port), path, headers, &missing);
+    let asked = follow(target, path, headers, &missing);
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(())) => Outcome::Passed,
         Ok(Err(outcome)) => outcome,
-        Err(_) if missing.is_a_name() => dial::unresolved(host, timeout),
+        Err(_) if missing.is_a_name() => dial::unresolved(target.host(), timeout),
         Err(_) => too_late(missing.word(), timeout),
     }
 }
 
 async fn follow(
-    (host, port): (&str, u16),
+    target: &Target<'_>,
     path: &str,
     headers: &BTreeMap<String, String>,
     missing: &Missing,
 ) -> Result<(), Outcome> {
-    let mut addresses = dial::resolve((host, port)).await?;
-    let (mut port, mut path) = (port, path.to_owned());
+    let mut way = target.way().await?;
+    let (mut port, mut path) = (target.port(), path.to_owned());
     for _ in 0..=REDIRECTS {
         missing.set(1);
-        let request = request(Method::GET, (host, port), (&path, headers), Empty::new())?;
-        let (status, location) = exchange(&addresses, request, missing).await?;
+        let authority = authority(target.host(), port);
+        let request = request(Method::GET, &authority, (&path, headers), Empty::new())?;
+        let (status, location) = exchange(&way, request, missing).await?;
         if !(200..400).contains(&status) {
             return Err(failed(format!("answered {status}"), false));
         }
         // A redirect to another host passes: the health there is not that of this workload.
-        let Some((next, to)) = location.and_then(|to| resolve_redirect(&to, (host, port), &path))
-        else {
+        let from = (target.scheme(), target.host(), port);
+        let Some((next, to)) = location.and_then(|to| resolve_redirect(&to, from, &path)) else {
             return Ok(());
         };
-        (port, path) = (next, to);
-        addresses
-            .iter_mut()
-            .for_each(|address| address.set_port(next));
+        (port, path) = (port.and(Some(next)), to);
+        way.set_port(next);
     }
     Err(failed(
         format!("was redirected more than {REDIRECTS} times"),
@@ -102,25 +102,22 @@ async fn follow(
 }
 
 /// Returns the port and the path of a redirect, resolved as RFC 3986 says; `None` if it leads to
-/// another host or needs TLS. A location that is no URI reference leads nowhere.
+/// another host or another scheme. A location that is no URI reference leads nowhere.
 pub(crate) fn resolve_redirect(
     location: &str,
-    (host, port): (&str, u16),
+    (scheme, host, port): (&str, &str, Option<u16>),
     from: &str,
 ) -> Option<(u16, String)> {
-    let authority = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
-    let base = Uri::parse(format!("http://{authority}{from}")).ok()?;
+    let authority = authority(host, port);
+    let base = Uri::parse(format!("{scheme}://{authority}{from}")).ok()?;
     // A fragment is none of the server's business, and a base must have none.
     let base = base.strip_fragment();
     let to = UriRef::parse(location).ok()?.resolve_against(&base).ok()?;
     let authority = to.authority()?;
     let named = authority.host().trim_matches(['[', ']']);
-    let same = named.eq_ignore_ascii_case(host) && to.scheme().as_str() == "http";
-    let port = authority.port_to_u16().ok()?.unwrap_or(80);
+    let same = named.eq_ignore_ascii_case(host) && to.scheme().as_str() == scheme;
+    let usual = if scheme == "https" { 443 } else { 80 };
+    let port = authority.port_to_u16().ok()?.unwrap_or(usual);
     let path = match to.path().as_str() {
         "" => "/",
         path => path,
@@ -133,7 +130,7 @@ pub(crate) fn resolve_redirect(
 
 /// Sends a request to a target of alerts. The error says what happened instead.
 pub(crate) async fn post(
-    (host, port): (&str, u16),
+    target: &Target<'_>,
     (path, headers): (&str, &BTreeMap<String, String>),
     body: Bytes,
     timeout: Duration,
@@ -149,11 +146,12 @@ pub(crate) async fn post(
         }
     }
     let reported = async {
-        let addresses = dial::resolve((host, port)).await?;
+        let way = target.way().await?;
         missing.set(1);
         let body = Full::new(body);
-        let request = request(Method::POST, (host, port), (path, &headers), body)?;
-        exchange(&addresses, request, &missing).await
+        let authority = authority(target.host(), target.port());
+        let request = request(Method::POST, &authority, (path, &headers), body)?;
+        exchange(&way, request, &missing).await
     };
     match tokio::time::timeout(timeout, reported).await {
         Ok(Ok((200..300, _))) => Ok(()),
@@ -169,21 +167,29 @@ pub(crate) async fn post(
     }
 }
 
+/// Returns a host and a port as a request names them.
+pub(super) fn authority(host: &str, port: Option<u16>) -> String {
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    match port {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    }
+}
+
 fn request<B>(
     method: Method,
-    (host, port): (&str, u16),
+    authority: &str,
     (path, headers): (&str, &BTreeMap<String, String>),
     body: B,
 ) -> Result<Request<B>, Outcome> {
-    let shown = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
     let request = Request::builder().method(method).uri(path);
     let mut request = request.header(header::CONNECTION, "close");
     let given = |name: &str| headers.keys().any(|known| known.eq_ignore_ascii_case(name));
-    for (name, value) in [("host", shown.as_str()), ("user-agent", "enforcer-probe")] {
+    for (name, value) in [("host", authority), ("user-agent", "enforcer-probe")] {
         if !given(name) {
             request = request.header(name, value);
         }
@@ -197,7 +203,7 @@ fn request<B>(
 
 /// Returns the status, and where a redirect leads.
 async fn exchange<B>(
-    addresses: &[SocketAddr],
+    way: &Way,
     request: Request<B>,
     missing: &Missing,
 ) -> Result<(u16, Option<String>), Outcome>
@@ -208,8 +214,8 @@ where
         let error = crate::report::error_chain(&error);
         failed(format!("broke off: {error}"), false)
     };
-    let stream = dial::connect(addresses).await?;
-    missing.set(2);
+    let stream = way.connect(|| missing.set(2)).await?;
+    missing.set(3);
     let handshake = http1::Builder::new()
         .max_buf_size(LONGEST_HEAD)
         .handshake(TokioIo::new(stream));
@@ -220,7 +226,7 @@ where
         let location = response.headers().get(header::LOCATION);
         let location = location.filter(|_| (300..400).contains(&status));
         let location = location.and_then(|value| Some(value.to_str().ok()?.to_owned()));
-        missing.set(3);
+        missing.set(4);
         read(response).await.map_err(broken)?;
         Ok((status, location))
     };
@@ -263,7 +269,8 @@ mod tests {
 
     #[test]
     fn redirects_stay_on_their_host() {
-        let check = |location| resolve_redirect(location, ("127.0.0.1", 8080), "/a/b?c");
+        let check =
+            |location| resolve_redirect(location, ("http", "127.0.0.1", Some(8080)), "/a/b?c");
         assert_eq!(check("/next?a=1"), Some((8080, "/next?a=1".to_owned())));
         assert_eq!(check("next"), Some((8080, "/a/next".to_owned())));
         assert_eq!(check("http://127.0.0.1:81/x"), Some((81, "/x".to_owned())));
@@ -283,7 +290,8 @@ mod tests {
     #[test]
     fn redirects_are_resolved_as_the_standard_says() {
         let path = |location: &str| {
-            resolve_redirect(location, ("localhost", 80), "/b/c/d?q").map(|to| to.1)
+            let from = ("http", "localhost", Some(80));
+            resolve_redirect(location, from, "/b/c/d?q").map(|to| to.1)
         };
         for (location, expected) in [
             ("g", "/b/c/g"),
@@ -300,7 +308,13 @@ mod tests {
         ] {
             assert_eq!(path(location).as_deref(), Some(expected), "{location}");
         }
-        let six = resolve_redirect("//[::1]:81/x", ("::1", 80), "/");
+        let six = resolve_redirect("//[::1]:81/x", ("http", "::1", Some(80)), "/");
         assert_eq!(six, Some((81, "/x".to_owned())));
+        let tls = |location| resolve_redirect(location, ("https", "localhost", Some(8443)), "/");
+        assert_eq!(tls("/x"), Some((8443, "/x".to_owned())));
+        assert_eq!(tls("https://localhost/x"), Some((443, "/x".to_owned())));
+        assert_eq!(tls("http://localhost/x"), None);
+        let unix = resolve_redirect("/x", ("http", "localhost", None), "/");
+        assert_eq!(unix.map(|to| to.1).as_deref(), Some("/x"));
     }
 }

@@ -4,13 +4,17 @@
 
 mod dial;
 mod file;
+mod grpc;
 pub(crate) mod http;
 mod lateness;
+mod way;
 
 pub(crate) use http::post;
 pub(crate) use lateness::Lateness;
+pub(crate) use way::Target;
 
 use crate::executor::{Executor, ShortCommand};
+use crate::tls::Trust;
 use enforcer_core::event::{Event, InstanceEvent, ProbeRun};
 use enforcer_core::probe::{Failure, Outcome};
 use enforcer_core::spec::{Check, Probe};
@@ -69,9 +73,48 @@ impl Prober {
             Check::Http {
                 host,
                 port,
+                unix,
                 path,
                 headers,
-            } => http::ask((host, *port), path, headers, timeout).await,
+            } => {
+                let target = match (unix, port) {
+                    (Some(path), _) => Target::Unix { path },
+                    (None, port) => Target::Tcp {
+                        host,
+                        port: port.unwrap_or(80),
+                    },
+                };
+                http::ask(&target, path, headers, timeout).await
+            }
+            Check::Https {
+                host,
+                port,
+                path,
+                headers,
+                server_name,
+                ca_file,
+                insecure,
+            } => {
+                let target = Target::Tls {
+                    host,
+                    port: *port,
+                    name: server_name.as_deref().unwrap_or(host),
+                    trust: match ca_file {
+                        _ if *insecure => Trust::Anything,
+                        Some(path) => Trust::File(path.clone()),
+                        None => Trust::Host,
+                    },
+                };
+                http::ask(&target, path, headers, timeout).await
+            }
+            Check::Grpc {
+                host,
+                port,
+                service,
+            } => {
+                let target = Target::Tcp { host, port: *port };
+                grpc::ask(&target, service.as_deref(), timeout).await
+            }
             Check::Tcp { host, port } => dial::ask((host, *port), timeout).await,
             Check::Exec { command } => self.execute(run, command, timeout).await,
             Check::File { path, fresh_within } => {
@@ -79,6 +122,8 @@ impl Prober {
                 file::ask(&self.looks, look, timeout).await
             }
             Check::Cgroup { .. } => self.work(run).await,
+            // The core answers it.
+            Check::Notify { .. } => Outcome::Unknown("nothing to ask".to_owned()),
         };
         if let Outcome::Failed(failure) = &mut outcome
             && failure.slow
@@ -130,3 +175,6 @@ fn failed(why: String, slow: bool) -> Outcome {
 fn too_late(what: &str, timeout: Duration) -> Outcome {
     failed(format!("{what} within {}", human_duration(timeout)), true)
 }
+
+#[cfg(test)]
+mod tests;

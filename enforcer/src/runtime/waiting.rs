@@ -65,6 +65,16 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
             state => failed(&format!("it is {state}: there is nothing to ask")),
         };
     }
+    if waiter.request == Request::Reload {
+        return match (view.state, &view.reloaded) {
+            (WorkloadState::Running, Some((at, error))) if *at >= waiter.asked => match error {
+                Some(why) => failed(why),
+                None => Some(Ok(view)),
+            },
+            (WorkloadState::Running, _) => None,
+            (state, _) => failed(&format!("it is {state}: there is nothing to reload")),
+        };
+    }
     if view.stuck {
         return failed(&view.reason);
     }

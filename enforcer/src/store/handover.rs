@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Raised with every change that an older agent would misread.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandoverError {
@@ -78,6 +78,17 @@ pub(crate) struct RunningInstance {
     /// The inode of the pipe that its output is; `None` if it writes elsewhere.
     #[serde(default)]
     pub(crate) output: Option<u64>,
+    /// It has run, though it may never execute a program: it was forked by one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) has_run: bool,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl RunningInstance {
@@ -291,11 +302,11 @@ mod tests {
     fn what_is_newer_is_refused_and_left_as_it_is() {
         let folder = std::env::temp_dir().join(format!("handover-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
-        let text = r#"{"schema": 2, "boots": ["another shape"]}"#;
+        let text = r#"{"schema": 3, "boots": ["another shape"]}"#;
         fs::write(folder.join("state.json"), text).expect("a file");
         let error = Handover::open(&folder, "b").expect_err("it is newer");
         assert!(
-            matches!(error, HandoverError::Newer { found: 2, .. }),
+            matches!(error, HandoverError::Newer { found: 3, .. }),
             "{error}"
         );
         let kept = fs::read_to_string(folder.join("state.json")).expect("the file");

@@ -10,7 +10,7 @@ use enforcer_core::supervisor::View;
 use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::own_process::{self, OwnProcess};
-use enforcer_kernel::statistics::{self, Statistics};
+use enforcer_kernel::statistics::Statistics;
 use enforcer_model::metrics::{Bucket, Distribution, Metric, MetricKind, Metrics, Sample};
 use parking_lot::Mutex;
 use prometheus::TextEncoder;
@@ -78,7 +78,7 @@ pub(super) struct Scrape {
     pub(super) counts: All,
     pub(super) host: Host,
     pub(super) own: Option<OwnProcess>,
-    pub(super) programs: [(&'static str, bool); 4],
+    pub(super) programs: [(&'static str, bool); 5],
 }
 
 impl Default for Telemetry {
@@ -98,11 +98,8 @@ impl Telemetry {
     pub(crate) fn scrape(&self, executor: &Executor, views: Vec<View>, format: Format) -> String {
         let present: BTreeSet<_> = views.iter().map(|view| &view.name).collect();
         let mut counts = self.counts.of(&present);
-        let cgroups = executor
-            .instances
-            .cgroups(views.iter().map(|view| &view.name));
-        let workloads = views.into_iter().zip(cgroups).map(|(view, cgroup)| One {
-            read: cgroup.and_then(|cgroup| statistics::read(&cgroup)),
+        let workloads = views.into_iter().map(|view| One {
+            read: executor.statistics_of(&view.name),
             counts: counts.workloads.remove(&view.name),
             answered: answered(&view),
             view,
@@ -263,6 +260,8 @@ mod tests {
             oom_kills: 1,
             last_exit: None,
             since: MonoTime(0),
+            status_text: None,
+            reloaded: None,
             next_start: None,
             reason: String::new(),
             spent: Vec::new(),
@@ -346,6 +345,7 @@ mod tests {
                 ("mark_victim", true),
                 ("sched_process_exit", true),
                 ("sched_process_free", true),
+                ("cgroup_attach_task", true),
                 ("cpu_sample", false),
             ],
         };

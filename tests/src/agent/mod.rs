@@ -222,7 +222,17 @@ impl Agent {
     /// If there is none.
     #[must_use]
     pub fn raw(&self, request: &str, body: &str) -> (u16, String) {
-        let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).unwrap();
+        self.request(request, body).unwrap()
+    }
+
+    /// Sends a request; `None` if the agent ends before it has answered.
+    #[must_use]
+    pub fn post(&self, path: &str, body: &str) -> Option<(u16, String)> {
+        self.request(&format!("POST {path}"), body)
+    }
+
+    fn request(&self, request: &str, body: &str) -> Option<(u16, String)> {
+        let mut stream = UnixStream::connect(self.folder.join("run/enforcer.sock")).ok()?;
         // An answer may come before everything was said.
         let _ = write!(
             stream,
@@ -233,11 +243,9 @@ impl Agent {
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (
-            head.split(' ').nth(1).unwrap().parse().unwrap(),
-            body.to_owned(),
-        )
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
     }
 
     /// Returns the first lines of an answer that has no end.
@@ -312,6 +320,13 @@ impl Agent {
         wait_for(&format!("{name} to be {state}"), || {
             self.find(name).filter(|view| view.state == state)
         })
+    }
+
+    /// Waits until a workload has printed this.
+    pub fn wait_for_output(&self, workload: &str, text: &str) {
+        wait_for(&format!("{workload} to print {text}"), || {
+            self.output(workload).contains(text).then_some(())
+        });
     }
 
     /// Waits for at least this many events of a kind.

@@ -34,6 +34,14 @@ extern "C" fn early() {
     }
 }
 
+/// Sends a message to the socket of sd_notify(3).
+fn notify(message: &str) {
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let path = std::env::var("NOTIFY_SOCKET").unwrap();
+    // While no one listens there, a program goes on.
+    let _ = socket.send_to(message.as_bytes(), path);
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let argument = |index: usize| arguments.get(index).map_or("", String::as_str);
@@ -130,13 +138,11 @@ fn main() {
             spin()
         }
         "http" => http(number(1, 8080)),
-        // Answers in every way, after a number of milliseconds; see `answer`.
-        "serve" => {
-            std::thread::sleep(milliseconds(if argument(2).is_empty() {
-                "0"
-            } else {
-                argument(2)
-            }));
+        // Answers in every way; see `answer`.
+        "serve" => enforcer_tests::serve::serve(u16::try_from(number(1, 8080)).unwrap()),
+        // Serves as soon as a file exists.
+        "serve-when-told" => {
+            wait_for_file(argument(2));
             enforcer_tests::serve::serve(u16::try_from(number(1, 8080)).unwrap())
         }
         // Crashes at its first starts, counted in a file, and then serves.
@@ -174,6 +180,62 @@ fn main() {
             asked.wait().unwrap();
             append(argument(1), "term");
         }
+        // Says so whenever it is asked to reload, and runs on.
+        "append-on-hangup" => {
+            let mut asked = nix::sys::signal::SigSet::empty();
+            asked.add(Signal::SIGHUP);
+            asked.thread_block().unwrap();
+            println!("ready");
+            loop {
+                asked.wait().unwrap();
+                append(argument(1), "reloaded");
+            }
+        }
+        // Notifies its supervisor whenever it gets one of three signals.
+        "notify-on-signals" => {
+            let said = [
+                (Signal::SIGUSR1, "READY=1\nSTATUS=serving"),
+                (Signal::SIGUSR2, "WATCHDOG=1"),
+                (Signal::SIGHUP, "RELOADING=1"),
+            ];
+            let mut asked = nix::sys::signal::SigSet::empty();
+            said.iter().for_each(|(signal, _)| asked.add(*signal));
+            asked.thread_block().unwrap();
+            println!("ready, {:?}", std::env::var("WATCHDOG_USEC"));
+            loop {
+                let signal = asked.wait().unwrap();
+                let message = said.iter().find(|(known, _)| *known == signal);
+                notify(message.unwrap().1);
+            }
+        }
+        // Notifies its supervisor from a child that has ended by then.
+        "notify-from-child" => {
+            in_child(|| notify(argument(1)));
+            nix::sys::wait::wait().unwrap();
+            rest()
+        }
+        "notify-to" => {
+            let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+            let sent = socket.send_to(argument(2).as_bytes(), argument(1));
+            println!("{:?}", sent.map_err(|error| error.kind()));
+            if arguments.len() > 3 {
+                rest();
+            }
+        }
+        // A process and its child: each says so when it is asked to end. The first ends after the other.
+        "tree-on-term" => {
+            let mut asked = nix::sys::signal::SigSet::empty();
+            asked.add(Signal::SIGTERM);
+            asked.thread_block().unwrap();
+            in_child(|| {
+                println!("ready");
+                asked.wait().unwrap();
+                append(argument(1), "child");
+            });
+            asked.wait().unwrap();
+            append(argument(1), "main");
+            nix::sys::wait::wait().unwrap();
+        }
         // Prints its user, place and arguments, and then fails.
         "complain" => {
             report(SIGPIPE_DEFAULT.load(Ordering::Relaxed));
@@ -191,6 +253,32 @@ fn main() {
             unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
             println!("ready");
             rest()
+        }
+        // A daemon forks, names its main process in a file, and its first process ends.
+        "fork-away" => {
+            in_child(|| {
+                nix::unistd::setsid().unwrap();
+                fs::write(argument(1), format!("{}\n", std::process::id())).unwrap();
+                rest()
+            });
+        }
+        // The same, when a file is there.
+        "fork-when-told" => {
+            while !std::path::Path::new(argument(2)).exists() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            in_child(|| {
+                fs::write(argument(1), format!("{}\n", std::process::id())).unwrap();
+                rest()
+            });
+        }
+        // Names its child as the main process, and ends.
+        "name-child" => {
+            in_child(|| {
+                notify(&format!("MAINPID={}\nREADY=1", std::process::id()));
+                rest()
+            });
+            std::thread::sleep(Duration::from_millis(u64::try_from(number(1, 0)).unwrap()));
         }
         // Leaves a daemon behind that has left its session.
         "double-fork" => {
@@ -227,9 +315,7 @@ fn main() {
         "flood" => flood(number(1, 1)),
         // Lives for a number of milliseconds, as soon as a file exists.
         "flood-when-told" => {
-            while !std::path::Path::new(argument(2)).exists() {
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            wait_for_file(argument(2));
             flood(number(1, 1))
         }
         // Lives for a number of milliseconds, and writes its first and its last moment to a file.
@@ -307,6 +393,12 @@ fn main() {
 fn rest() -> ! {
     loop {
         pause();
+    }
+}
+
+fn wait_for_file(file: &str) {
+    while !std::path::Path::new(file).exists() {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

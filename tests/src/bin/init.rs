@@ -46,8 +46,8 @@ fn main() {
             let mut runner = Command::new("/bin/runner");
             let slots = option("enforcer.slots").unwrap_or_else(|| "1".to_owned());
             runner.arg(format!("--slots={slots}"));
-            if option("enforcer.only_kernel_facing").is_some_and(|value| value == "1") {
-                runner.arg("--only-kernel-facing");
+            if let Some(share) = option("enforcer.share") {
+                runner.arg(format!("--share={share}"));
             }
             runner.args(argument.split(',').filter(|name| !name.is_empty()));
             runner

@@ -12,31 +12,44 @@ use std::fs;
 /// More settings of HAProxy: it answers by itself, so that its health is its own.
 const FRONT: &str = "/root/front.cfg";
 
-/// A daemon, the settings of its workload in YAML, and its check. HAProxy stays in the foreground
-/// by `-db`. Nothing else differs from the package's own unit.
-const DAEMONS: [(&str, &str, &str); 6] = [
+/// A further server of nginx: over TLS, and on a Unix socket.
+const NGINX: &str = "/etc/nginx/conf.d/front.conf";
+/// nginx leaves its socket behind when it is killed, and cannot begin while it is there.
+const NGINX_SOCKET: &str = "/run/nginx-front.sock";
+/// A certificate of `localhost` that signs itself, with its key.
+const CERTIFICATE: &str = include_str!("../../../enforcer/src/tls/testdata/own.pem");
+const KEY: &str = include_str!("../../../enforcer/src/tls/testdata/own.key");
+
+/// A daemon, the settings of its workload in YAML, and its startup and its liveness check. nginx
+/// forks, and HAProxy and redis say by sd_notify(3) that they are ready, as in their own units.
+const DAEMONS: [(&str, &str, &str, &str); 6] = [
     (
         "etcd",
         "command: [/usr/bin/etcd], user: etcd, environment_files: [/etc/default/etcd], \
          environment: { ETCD_DATA_DIR: /var/lib/etcd/default }, cgroup: { memory.max: 384M, pids.max: 64 }",
         "http: { port: 2379, path: /health }",
+        "grpc: { port: 2379 }",
     ),
     (
         "haproxy",
-        "command: [/usr/sbin/haproxy, -W, -db, -f, /etc/haproxy/haproxy.cfg, -f, /root/front.cfg], \
-         user: root, cgroup: { memory.max: 128M, pids.max: 64 }",
+        "command: [/usr/sbin/haproxy, -Ws, -f, /etc/haproxy/haproxy.cfg, -f, /root/front.cfg], \
+         user: root, reload: { signal: SIGUSR2 }, cgroup: { memory.max: 128M, pids.max: 64 }",
+        "notify: {}",
         "http: { port: 8080 }",
     ),
     (
         "nginx",
-        "command: [/usr/sbin/nginx, -g, \"daemon off;\"], user: root, \
-         cgroup: { memory.max: 64M, pids.max: 32 }",
-        "http: { port: 80 }",
+        "command: [/usr/sbin/nginx], user: root, main_pid_file: /run/nginx.pid, \
+         before_start: [[/bin/rm, -f, /run/nginx-front.sock]], reload: { signal: SIGHUP }, \
+         reload_on: [/etc/nginx/conf.d/front.conf], cgroup: { memory.max: 64M, pids.max: 32 }",
+        "http: { unix: /run/nginx-front.sock }",
+        "https: { port: 443, server_name: localhost, ca_file: /root/front.pem }",
     ),
     (
         "node",
         "command: [/usr/bin/node, /tmp/server.js], user: web, \
          cgroup: { memory.max: 256M, pids.max: 64 }",
+        "http: { port: 8081 }",
         "http: { port: 8081 }",
     ),
     (
@@ -44,13 +57,15 @@ const DAEMONS: [(&str, &str, &str); 6] = [
         "command: [/usr/lib/postgresql/17/bin/postgres, \
          --data-directory=/var/lib/postgresql/17/main, \
          --config-file=/etc/postgresql/17/main/postgresql.conf], user: postgres, \
-         stop: { signal: SIGINT, grace: 20s }, cgroup: { memory.max: 384M, pids.max: 64 }",
+         stop: { signal: SIGINT, grace: 60s }, cgroup: { memory.max: 384M, pids.max: 64 }",
+        "exec: { command: [/usr/lib/postgresql/17/bin/pg_isready, -q] }",
         "exec: { command: [/usr/lib/postgresql/17/bin/pg_isready, -q] }",
     ),
     (
         "redis",
-        "command: [/usr/bin/redis-server, /etc/redis/redis.conf, --supervised, \"no\", --daemonize, \"no\"], \
+        "command: [/usr/bin/redis-server, /etc/redis/redis.conf, --supervised, systemd, --daemonize, \"no\"], \
          user: redis, cgroup: { memory.max: 64M, pids.max: 32 }",
+        "notify: {}",
         "exec: { command: [/usr/bin/redis-cli, -e, ping] }",
     ),
 ];
@@ -59,14 +74,24 @@ const DAEMONS: [(&str, &str, &str); 6] = [
 /// the default budget has.
 fn manifest() -> String {
     let mut text = "version: 1\nworkloads:\n".to_owned();
-    for (name, settings, check) in DAEMONS {
-        let check = format!("{check}, period: 2s, timeout: 10s");
+    for (name, settings, startup, liveness) in DAEMONS {
+        let timing = "period: 2s, timeout: 10s";
         text.push_str(&format!(
             "  {name}: {{ {settings}, recovery: {{ budget: off }}, probes: {{ \
-             startup: {{ {check}, failure_threshold: 120 }}, liveness: {{ {check} }} }} }}\n"
+             startup: {{ {startup}, {timing}, failure_threshold: 120 }}, \
+             liveness: {{ {liveness}, {timing} }} }} }}\n"
         ));
     }
     text
+}
+
+/// Returns the settings of nginx's further server, which answers with this version.
+fn front(version: &str) -> String {
+    format!(
+        "server {{\n  listen 127.0.0.1:443 ssl;\n  listen unix:{NGINX_SOCKET};\n  \
+         ssl_certificate /root/front.pem;\n  ssl_certificate_key /root/front.key;\n  \
+         location / {{ return 200 \"version {version}\\n\"; }}\n}}\n"
+    )
 }
 
 /// What the packages' own scripts would have made.
@@ -100,6 +125,7 @@ pg_createcluster 17 main
 const UNMAKE: &str = r#"
 for user in redis postgres haproxy etcd; do userdel $user; done
 chgrp root /etc/redis/redis.conf
+rm -rf /etc/nginx/conf.d/front.conf /root/front.pem /root/front.key /run/nginx-front.sock
 rm -rf /var/lib/redis /etc/postgresql /var/lib/postgresql /var/lib/etcd /var/lib/haproxy \
     /var/lib/nginx/* /var/www /etc/nginx/sites-enabled/default \
     /etc/apt/apt.conf.d/02autoremove-postgresql /root/front.cfg /tmp/server.js
@@ -159,6 +185,9 @@ fn daemons() -> Pids {
     if !Path::new(FRONT).exists() {
         install_anew();
         sh(MAKE);
+        fs::write("/root/front.pem", CERTIFICATE).unwrap();
+        fs::write("/root/front.key", KEY).unwrap();
+        fs::write(NGINX, front("1")).unwrap();
         fs::write(MANIFEST, manifest()).unwrap();
         sh("systemctl reload enforcer");
         let pids = healed("their start", &Pids::new());
@@ -246,4 +275,56 @@ fn the_database_is_stopped_cleanly() {
     let clean = "database system was shut down at";
     let said = sh("enforcer logs postgres --tail 40");
     assert!(said.contains(clean), "{said}");
+}
+
+/// nginx reloads when its settings change, and HAProxy when it is asked to. Both keep their process.
+#[test]
+fn a_reload_keeps_the_process() {
+    let pids = daemons();
+    fs::write("/etc/nginx/conf.d/front.new", front("2")).unwrap();
+    fs::rename("/etc/nginx/conf.d/front.new", NGINX).unwrap();
+    wait_for("nginx to be reloaded", || {
+        reported("reload").contains("nginx").then_some(())
+    });
+    wait_for("the new settings", || {
+        let asked = "node -e \"require('http').get({ socketPath: '/run/nginx-front.sock' }, \
+             answer => answer.pipe(process.stdout))\"";
+        sh(asked).contains("version 2").then_some(())
+    });
+    sh("enforcer reload haproxy");
+    assert!(reported("reload").contains("haproxy"));
+    assert_eq!(healed("two reloads", &Pids::new()), pids);
+    let events = sh("enforcer events --workload nginx");
+    for said in ["reloaded by SIGHUP", "front.conf has changed"] {
+        assert!(events.contains(said), "{events}");
+    }
+}
+
+/// systemd-notify waits until its message was read (`BARRIER=1`), and is a process that ends.
+#[test]
+fn systemd_notify_is_heard() {
+    const SPEAKER: &str = "/etc/enforcer/workloads.d/speaker.yaml";
+    let pids = daemons();
+    let script = "systemd-notify --ready --status=up && echo heard; exec sleep 100000";
+    fs::write(
+        SPEAKER,
+        format!(
+            "version: 1\nworkloads:\n  speaker:\n    command: [/bin/sh, -c, {script:?}]\n    \
+             user: web\n    probes: {{ startup: {{ notify: {{}}, failure_threshold: 1000 }} }}\n"
+        ),
+    )
+    .unwrap();
+    sh("systemctl reload enforcer");
+    wait_for("it to be ready", || {
+        let found = shell("enforcer status speaker --json").stdout;
+        let found: enforcer_model::views::Inspection = serde_json::from_slice(&found).ok()?;
+        let said = found.workload.status_text.as_deref() == Some("up");
+        (found.workload.ready && said).then_some(())
+    });
+    wait_for("the barrier", || {
+        sh("enforcer logs speaker").contains("heard").then_some(())
+    });
+    fs::remove_file(SPEAKER).unwrap();
+    sh("enforcer apply --prune");
+    assert_eq!(healed("a workload beside them", &Pids::new()), pids);
 }

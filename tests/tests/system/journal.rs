@@ -66,7 +66,7 @@ fn last_words_and_lines_across_restarts_are_in_the_journal() {
         let last = String::from_utf8(last).ok()?;
         last.trim().parse::<u32>().ok()
     });
-    let follows = "timeout 20 enforcer logs web --follow --tail 1 | head -n 20";
+    let follows = "timeout 120 enforcer logs web --follow --tail 1 | head -n 20";
     let before = sh(follows);
     let pid = running();
     // An agent that takes it over has nothing to say about its log.

@@ -18,10 +18,17 @@ use enforcer_model::WorkloadState;
 use enforcer_model::views::{WorkloadView, Workloads};
 use enforcer_tests::wait_within;
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
+
+/// A wait this long costs nothing where all is well, and a slow host needs its time.
+const PATIENCE: Duration = Duration::from_secs(240);
+/// The number of looks, a fifth of a second apart, after which a test says that it waits: a guest that
+/// prints nothing for five minutes is taken for one that stands still.
+const SIGN_OF_LIFE: u32 = 300;
 
 const MANIFEST: &str = "/etc/enforcer/workloads.d/web.yaml";
 
@@ -51,9 +58,18 @@ fn journal() -> String {
     String::from_utf8_lossy(&shell(units).stdout).into_owned()
 }
 
-fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let mut looks = 0u32;
+    let patient = || {
+        looks += 1;
+        if looks.is_multiple_of(SIGN_OF_LIFE) {
+            // The test's own output is shown only if it fails.
+            let _ = writeln!(std::io::stderr().lock(), "still waiting for {what}");
+        }
+        look()
+    };
     let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        wait_within(Duration::from_secs(120), what, look)
+        wait_within(PATIENCE, what, patient)
     }));
     looked.unwrap_or_else(|_| panic!("waited in vain for {what}\n{}", journal()))
 }

@@ -265,10 +265,13 @@ fn a_newer_agents_state_is_refused_untouched() {
     agent.start_doomed(None);
     agent.wait_for_end();
     let log = agent.log();
-    assert!(log.contains("has schema 99, and this one knows 1"), "{log}");
+    assert!(log.contains("has schema 99, and this one knows 2"), "{log}");
     assert_eq!(fs::read_to_string(&state).unwrap(), r#"{"schema": 99}"#);
     assert!(fs::exists(format!("/proc/{}", pid_of(&view))).unwrap());
-    fs::write(&state, ours).unwrap();
+    // An older one is read.
+    let older = ours.replacen("\"schema\":2", "\"schema\":1", 1);
+    assert_ne!(older, ours);
+    fs::write(&state, older).unwrap();
     agent.start_again();
     assert_eq!(
         agent.wait_for_state("web", WorkloadState::Running).pid,

@@ -97,17 +97,27 @@ fn a_process_that_was_moved_out_is_brought_home() {
     assert_eq!(agent.events::<Exit>("web").len(), 0);
 }
 
-/// Nothing reports it: it is found when its turn has come.
+/// eBPF reports it.
 #[test]
 fn a_main_process_that_leaves_others_behind_is_brought_home() {
-    let agent = Agent::start(&manifest(&workload("web", "herd 1", "")));
+    leaves_others_behind(&[], Duration::from_secs(20));
+}
+
+/// Nothing reports it: it is found when its turn has come.
+#[test]
+fn without_ebpf_a_main_process_that_leaves_others_behind_is_brought_home_later() {
+    leaves_others_behind(&["--ebpf", "off"], Duration::from_secs(180));
+}
+
+fn leaves_others_behind(arguments: &[&str], limit: Duration) {
+    let agent = Agent::start_with(&manifest(&workload("web", "herd 1", "")), arguments);
     let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running)).to_string();
     let members = || kernel::read("web", "cgroup.procs").unwrap_or_default();
     wait_for("its child", || {
         (members().lines().count() > 1).then_some(())
     });
     fs::write(ROOT, &pid).unwrap();
-    wait_within(Duration::from_secs(180), "it to be back", || {
+    wait_within(limit, "it to be back", || {
         (place(&pid).trim() == format!("0::{}", kernel::path("web"))).then_some(())
     });
     assert_eq!(agent.events::<DriftFound>("web").len(), 1);

@@ -62,10 +62,13 @@ fn an_answer_comes_as_it_was_asked_for() {
         yaml.contains("name: web") && yaml.contains("schema: 1"),
         "{yaml}"
     );
-    assert_eq!(
-        said(&["ps", "-o", "json"]).lines().next(),
-        said(&["ps", "--json"]).lines().next()
-    );
+    // A program gets one line.
+    for arguments in [["ps", "-o", "json"].as_slice(), &["ps", "--json"]] {
+        let json = said(arguments);
+        assert_eq!(json.lines().count(), 1, "{json}");
+        let shown: Keys = serde_json::from_str(&json).unwrap();
+        assert_eq!(shown.workloads.len(), 2, "{json}");
+    }
     let events = said(&["events", "-o", "yaml", "--last", "2"]);
     assert_eq!(events.matches("---\n").count(), 2, "{events}");
     let nameless = agent.cli(&["events", "-o", "name"]);
@@ -107,6 +110,7 @@ fn ps_has_the_documented_shape() {
         "restarts",
         "since",
         "state",
+        "status_text",
         "swap_bytes",
         "swap_max_bytes",
         "throttle",

@@ -2,12 +2,16 @@
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
+use enforcer_model::detail::Start;
 use enforcer_tests::agent::Agent;
+use enforcer_tests::disk::Disk;
 use enforcer_tests::{kernel, wait_for};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 const ALL: &str = "cgroup: { cpu.weight: 59, cpu.max: 150%, cpu.max.burst: 20ms, cpuset.cpus: 0-1, \
-     memory.min: 1M, memory.low: 2M, memory.high: 75%, memory.max: 64M, memory.swap.max: 8M, \
+     cpuset.mems: 0, hugetlb.2MB.max: 4M, memory.min: 1M, memory.low: 2M, memory.high: 75%, memory.max: 64M, memory.swap.max: 8M, \
      memory.oom.group: false, pids.max: 512, io.weight: 200 }";
 
 #[test]
@@ -19,6 +23,8 @@ fn every_limit_is_in_the_kernel() {
         ("cpu.max", "150000 100000"),
         ("cpu.max.burst", "20000"),
         ("cpuset.cpus", "0-1"),
+        ("cpuset.mems", "0"),
+        ("hugetlb.2MB.max", "4194304"),
         ("memory.min", "1048576"),
         ("memory.low", "2097152"),
         ("memory.high", "50331648"),
@@ -37,6 +43,67 @@ fn every_limit_is_in_the_kernel() {
         let shown = limits.iter().find(|limit| limit.file == file).unwrap();
         assert_eq!(shown.effective.as_deref(), Some(value), "{file}");
         assert_eq!(shown.requested.as_deref(), Some(value), "{file}");
+    }
+}
+
+#[test]
+fn a_controller_that_is_asked_for_later_is_enabled_then() {
+    let agent = Agent::start(&manifest(&workload("late", "rest", "")));
+    let before = agent.wait_for_state("late", WorkloadState::Running);
+    assert_eq!(kernel::read("late", "hugetlb.2MB.max"), None);
+    let asks = workload("late", "rest", "cgroup: { hugetlb.2MB.max: 4M }");
+    agent.write_manifest(&manifest(&asks));
+    let applied = agent.cli(&["apply"]);
+    assert!(applied.status.success(), "{applied:?}");
+    let limit = kernel::read("late", "hugetlb.2MB.max");
+    assert_eq!(limit.as_deref(), Some("4194304"));
+    assert_eq!(agent.workload("late").pid, before.pid);
+}
+
+/// Debian's kernels for clouds have neither of them, and others may have both.
+#[test]
+fn a_limit_that_the_kernel_lacks_is_refused_by_its_option() {
+    let more = "recovery: { restart: never }";
+    let asks = [
+        (
+            "squeezed",
+            "memory.zswap.max",
+            "8M",
+            "8388608",
+            "CONFIG_ZSWAP",
+        ),
+        (
+            "clamped",
+            "cpu.uclamp.max",
+            "40%",
+            "40.00",
+            "CONFIG_UCLAMP_TASK_GROUP",
+        ),
+    ];
+    let text: String = asks
+        .iter()
+        .map(|(name, file, asked, ..)| {
+            workload(
+                name,
+                "rest",
+                &format!("cgroup: {{ {file}: {asked} }}\n{more}"),
+            )
+        })
+        .collect();
+    let agent = Agent::start(&manifest(&text));
+    for (name, file, _, value, option) in asks {
+        let start = agent.wait_for_event::<Start>(name);
+        match start.details.error() {
+            Some(error) => {
+                assert!(!kernel::cgroup(name).join(file).exists(), "{error:?}");
+                assert!(
+                    error.error.contains(file) && error.error.contains(option),
+                    "{error:?}"
+                );
+                agent.wait_for_state(name, WorkloadState::Failed);
+            }
+            None => assert_eq!(kernel::read(name, file).as_deref(), Some(value)),
+        }
     }
 }
 
@@ -65,6 +132,10 @@ fn what_the_manifest_leaves_out_keeps_the_kernels_default() {
     let cpus = shown.find(|limit| limit.file == "cpuset.cpus").unwrap();
     assert_eq!(cpus.requested, None);
     assert_eq!(cpus.effective.as_deref(), Some("0-1"));
+    let nodes = shown.find(|limit| limit.file == "cpuset.mems").unwrap();
+    assert_eq!(nodes.effective.as_deref(), Some("0"));
+    // A file that nobody asks for and that the kernel lacks is not shown.
+    assert!(limits.iter().all(|limit| limit.effective.is_some()));
 }
 
 #[test]
@@ -180,4 +251,60 @@ fn swap_has_its_own_boundary() {
     let shown = agent.workload("both");
     assert_eq!(shown.swap_max_bytes, Some(8 << 20));
     assert!(shown.swap_bytes > 3 << 20);
+}
+
+/// A disk is limited by its device or by a path on it, and no other limit of a disk stays.
+#[test]
+fn a_disk_has_its_rates() {
+    let place = Path::new("/tmp/limited");
+    let _disk = Disk::mounted_at(place);
+    let device = fs::metadata("/dev/loop1").unwrap().rdev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let line = |rates: &str| Some(format!("{major}:{minor} {rates}"));
+    let limited = |disk: &str| {
+        workload(
+            "web",
+            "rest",
+            &format!("cgroup: {{ io.max: {{ {disk} }} }}"),
+        )
+    };
+    let agent = Agent::start(&manifest(&limited(
+        "/tmp/limited: { wbps: 1M, riops: 100 }",
+    )));
+    agent.wait_for_state("web", WorkloadState::Running);
+    let first = line("rbps=max wbps=1048576 riops=100 wiops=max");
+    assert_eq!(kernel::read("web", "io.max"), first);
+    let shown = agent.inspect("web").limits;
+    let shown = shown.iter().find(|limit| limit.file == "io.max").unwrap();
+    assert_eq!(shown.effective, first);
+    assert_eq!(
+        shown.requested.as_deref(),
+        Some("/tmp/limited rbps=max wbps=1048576 riops=100 wiops=max")
+    );
+    agent.write_manifest(&manifest(&limited("/dev/loop1: { rbps: 2M }")));
+    assert!(agent.cli(&["apply"]).status.success());
+    let second = line("rbps=2097152 wbps=max riops=max wiops=max");
+    assert_eq!(kernel::read("web", "io.max"), second);
+    // Another process lifts it, and it is written again.
+    let file = kernel::cgroup("web").join("io.max");
+    fs::write(file, line("rbps=max").unwrap()).unwrap();
+    wait_for("the rate to come back", || {
+        (kernel::read("web", "io.max") == second).then_some(())
+    });
+    agent.write_manifest(&manifest(&workload("web", "rest", "")));
+    assert!(agent.cli(&["apply"]).status.success());
+    assert_eq!(kernel::read("web", "io.max").as_deref(), Some(""));
+    // What is on no disk is refused, with its reason.
+    let more = limited("/proc: { wbps: 1M }").replace("  web:", "  none:");
+    agent.write_manifest(&manifest(&more));
+    assert!(agent.cli(&["apply"]).status.success());
+    let start = agent.wait_for_event::<Start>("none").details;
+    let error = start.error().unwrap();
+    assert!(
+        error
+            .error
+            .contains("find the disk of /proc: its file system is on no block device"),
+        "{}",
+        error.error
+    );
 }

@@ -1,12 +1,14 @@
 //! Threads that don't sleep: what is done about them, and what is never done.
 
 use crate::{manifest, workload};
-use enforcer_model::WorkloadState;
 use enforcer_model::claims::Throttling;
 use enforcer_model::cpu_loop::{LoopSource, Outside, Verdict};
-use enforcer_model::detail::{CpuLoopFound, Degraded, Exit, Release, RestartPlan, ThrottleChange};
+use enforcer_model::detail::{
+    CpuLoopFound, Degraded, Detail, Exit, Release, RestartPlan, ThrottleChange,
+};
 use enforcer_model::ids::Cause;
-use enforcer_tests::agent::{Agent, pid_of};
+use enforcer_model::{Record, WorkloadState};
+use enforcer_tests::agent::{Agent, Event, pid_of};
 use enforcer_tests::{catch, kernel, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -31,6 +33,19 @@ fn wait_for_file(workload: &str, file: &str, value: &str) {
     });
 }
 
+/// The dead loops that were proved. A proof that ran out of time, as it may in a pause of the
+/// emulator, is reported as another verdict and tried again.
+fn proofs(agent: &Agent) -> Vec<Event<Box<CpuLoopFound>>> {
+    let mut found = agent.events::<Box<CpuLoopFound>>("web");
+    found.retain(|event| event.details.verdict == Verdict::DeadLoop);
+    found
+}
+
+/// Waits for the first of them.
+fn proved(agent: &Agent) -> Event<Box<CpuLoopFound>> {
+    wait_for("a proof", || proofs(agent).into_iter().next())
+}
+
 fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
@@ -43,35 +58,42 @@ fn get(port: u16, path: &str) -> Option<String> {
 #[test]
 fn a_dead_loop_is_proved_and_demoted_by_default() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare", QUICKLY)));
-    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
-    let details = &found[0].details;
-    assert_eq!(details.verdict, Verdict::DeadLoop);
+    let found = proved(&agent);
+    let details = &found.details;
     assert_eq!(details.thread.pid, pid_of(&agent.workload("web")));
     assert!(details.cpu >= Duration::from_secs(2));
-    let hottest = &details.evidence.stack[0];
-    assert!(
-        hottest.contains("burn") && hottest.contains("in fixture"),
-        "{hottest}"
-    );
     wait_for_file("web", "cpu.weight", "1");
     let shown = agent.workload("web");
     assert_eq!(shown.throttle, Throttling::Demoted);
     assert!(shown.reason.starts_with("dead_loop in"));
     let reported = agent.wait_for_events::<ThrottleChange>("web", 1);
-    assert_eq!(reported[0].caused_by, Some(found[0].seq));
+    assert_eq!(reported[0].caused_by, Some(found.seq));
     assert_eq!(reported[0].reason, Some(Cause::CpuLoop));
-    let lines = agent.lines();
-    assert!(
-        lines.contains("dead loop: fixture") && lines.contains("demoted to cpu.weight 1"),
-        "{lines}"
-    );
+    wait_for("the lines of the loop and of the answer", || {
+        let lines = agent.lines();
+        let found = lines.contains("dead loop: fixture");
+        (found && lines.contains("demoted to cpu.weight 1")).then_some(())
+    });
+    // The agent gives the search for names two seconds, and keeps the addresses if that was too
+    // short. The next instance is then looked at.
+    let mut wanted = 1;
+    wait_for("the place of the loop by its name", || {
+        let found = proofs(&agent);
+        let hottest = &found.get(wanted - 1)?.details.evidence.stack[0];
+        let is_named = hottest.contains("burn") && hottest.contains("in fixture");
+        if !is_named {
+            assert!(hottest.starts_with("fixture+0x"), "{hottest}");
+            assert!(agent.cli(&["restart", "web"]).status.success());
+            wanted += 1;
+        }
+        is_named.then_some(())
+    });
 }
 
 #[test]
 fn a_looping_thread_is_found_though_its_name_is_no_utf8() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare-renamed", QUICKLY)));
-    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
-    assert_eq!(found[0].details.verdict, Verdict::DeadLoop, "{found:#?}");
+    proved(&agent);
 }
 
 /// A thread that will end the loop is seen, whatever its name.
@@ -130,9 +152,11 @@ fn s1_a_server_that_loops_is_healthy_again_without_a_person() {
     stream.write_all(b"GET /break HTTP/1.1\r\n\r\n").unwrap();
     let restart = agent.wait_for_events::<RestartPlan>("node", 1);
     assert_eq!(restart[0].reason, Some(Cause::CpuLoop));
-    assert_eq!(
-        agent.events::<Box<CpuLoopFound>>("node")[0].details.verdict,
-        Verdict::DeadLoop
+    let mut found = agent.events::<Box<CpuLoopFound>>("node").into_iter();
+    assert!(
+        found.any(|event| {
+            event.details.verdict == Verdict::DeadLoop && event.seq < restart[0].seq
+        })
     );
     wait_for("the second answer", || {
         get(9025, "/health").filter(|answer| answer.ends_with("ok"))
@@ -148,7 +172,14 @@ fn each_rung_holds_for_a_step_and_the_last_one_restarts() {
     let agent = Agent::start(&manifest(&workload("web", "burn bare", &more)));
     let restart = agent.wait_for_events::<RestartPlan>("web", 1);
     let history = agent.history_of("web");
-    let until = history.iter().filter(|event| event.seq <= restart[0].seq);
+    // A proof that ran out of time is tried again.
+    let is_no_proof = |event: &Record| match &event.detail {
+        Detail::CpuLoop(found) => found.verdict != Verdict::DeadLoop,
+        _ => false,
+    };
+    let until = history
+        .iter()
+        .filter(|event| event.seq <= restart[0].seq && !is_no_proof(event));
     let kinds: Vec<&str> = until.map(|event| event.detail.kind()).collect();
     let kinds: Vec<&str> = kinds.into_iter().filter(|kind| *kind != "config").collect();
     let expected = [
@@ -365,7 +396,6 @@ fn a_cpu_that_went_and_came_is_sampled_again() {
         workload("calm", "rest", "")
     )));
     assert!(agent.cli(&["apply"]).status.success());
-    let found = agent.wait_for_events::<Box<CpuLoopFound>>("web", 1);
-    assert_eq!(found[0].details.evidence.source, LoopSource::Ebpf);
-    assert_eq!(found[0].details.verdict, Verdict::DeadLoop);
+    let found = proved(&agent);
+    assert_eq!(found.details.evidence.source, LoopSource::Ebpf);
 }

@@ -14,13 +14,17 @@ mod corpus;
 mod cpu;
 mod death;
 mod degraded;
+mod directories;
 mod door;
 mod drift;
+mod forking;
 mod history;
+mod hooks;
 mod interface;
 mod limits;
 mod loops;
 mod metrics;
+mod notices;
 mod oom;
 mod output;
 mod overflow;
@@ -38,6 +42,13 @@ mod storm;
 /// A manifest with these workloads, each line indented as under `workloads:`.
 fn manifest(workloads: &str) -> String {
     format!("version: 1\nworkloads:\n{workloads}")
+}
+
+/// A startup probe that waits for a server, however long it takes until it listens.
+fn until_it_listens(port: u16) -> String {
+    format!(
+        "startup: {{ tcp: {{ port: {port} }}, period: 500ms, timeout: 60s, failure_threshold: 1000 }}"
+    )
 }
 
 /// One workload that runs the fixture as the user `web`.

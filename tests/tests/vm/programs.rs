@@ -6,11 +6,12 @@ use enforcer_model::WorkloadState;
 use enforcer_model::detail::{Degraded, Exit, RestartPlan, Start, StartError};
 use enforcer_model::ids::Cause;
 use enforcer_model::oom::{Incident, Scope};
-use enforcer_model::units::Bytes;
+use enforcer_model::units::{Bytes, human_duration};
 use enforcer_tests::agent::{Agent, command, folder, pid_of, prepare};
-use enforcer_tests::{kernel, wait_for};
+use enforcer_tests::{kernel, slowness, wait_for};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::time::Duration;
 
 const DASH: &str = "/usr/bin/dash";
 const PYTHON: &str = "/usr/bin/python3";
@@ -60,15 +61,16 @@ fn a_start_that_stands_still_fails_in_its_time_and_gives_its_place_back() {
     };
     freeze("1");
     let never = "recovery: { restart: never }";
-    let late = workload("late", "rest", &format!("start_timeout: 2s\n{never}"));
+    // A start that nothing holds up is over by then.
+    let limit = Duration::from_secs_f64((5.0 * slowness()).ceil());
+    let late = format!("start_timeout: {}s\n{never}", limit.as_secs());
+    let late = workload("late", "rest", &late);
     let endless = workload("endless", "rest", "start_timeout: 1h\npriority: 10");
     agent.write_manifest(&format!("{host}{calm}{late}{endless}"));
     assert!(agent.cli(&["apply"]).status.success());
     let details = failed_start(&agent, "late");
-    assert_eq!(
-        details.stage, "execute /bin/fixture within 2s",
-        "{details:?}"
-    );
+    let stage = format!("execute /bin/fixture within {}", human_duration(limit));
+    assert_eq!(details.stage, stage, "{details:?}");
     agent.wait_for_state("late", WorkloadState::Failed);
     // Its place was taken by the next one, and no one waits an hour for it.
     agent.wait_for_state("endless", WorkloadState::Starting);
@@ -423,7 +425,7 @@ fn commands_beside_a_workload_have_the_variables_of_its_instance() {
     std::os::unix::fs::chown(noted, Some(1000), Some(1000)).unwrap();
     let more = format!(
         "environment_files: [{file}]\n\
-         probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, note, {noted}, KEY] }}, period: 200ms }} }}"
+         probes: {{ readiness: {{ exec: {{ command: [/bin/fixture, note, {noted}, KEY] }}, period: 200ms, timeout: 20s }} }}"
     );
     let agent = Agent::start(&manifest(&workload("web", "rest", &more)));
     let lines = || fs::read_to_string(noted).unwrap().lines().count();

@@ -10,9 +10,10 @@ use enforcer_model::detail::{
 use enforcer_model::ids::Cause;
 use enforcer_model::level::Level;
 use enforcer_model::spec::StrategyName;
-use enforcer_tests::agent::Agent;
+use enforcer_tests::agent::{Agent, send};
 use enforcer_tests::{kernel, wait_for};
 use nix::mount::{MsFlags, mount, umount};
+use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -66,24 +67,26 @@ fn recreating_makes_a_new_cgroup_and_a_new_log() {
         more,
     )));
     let inode = || fs::metadata(kernel::cgroup("web")).unwrap().ino();
-    let die = |restarts: u64| {
+    let wait_for_words = |count: usize| {
+        wait_for("it to wait", || {
+            let said = agent.output("web");
+            (said.matches("waiting").count() == count).then_some(())
+        });
+    };
+    let die = |restarts: u64, words: usize| {
         fs::write("/tmp/doomed/die", "").unwrap();
         wait_for("the restart", || {
             let view = agent.workload("web");
             (view.restarts == restarts && view.state == WorkloadState::Running).then_some(())
         });
-        wait_for("it to wait again", || {
-            agent.output("web").contains("waiting").then_some(())
-        });
+        wait_for_words(words);
     };
     agent.wait_for_state("web", WorkloadState::Running);
-    wait_for("it to wait", || {
-        agent.output("web").contains("waiting").then_some(())
-    });
+    wait_for_words(1);
     let first = inode();
-    die(1);
+    die(1, 2);
     assert_eq!(inode(), first, "the first attempt only restarts");
-    die(2);
+    die(2, 1);
     assert_ne!(inode(), first, "the second one has a new cgroup");
     let older = fs::read_to_string(agent.folder().join("state/logs/web.log.1")).unwrap();
     assert_eq!(
@@ -222,19 +225,26 @@ fn the_least_important_steps_back_when_the_host_is_short_of_memory() {
         } else {
             watch
         };
-        let batch = workload("batch", "rest", "priority: 10");
+        let batch = "priority: 10\nstop: { grace: 1h }";
+        let batch = workload("batch", "ignore-term", batch);
         let shop = workload("shop", "rest", "priority: 90");
         format!("version: 1\nhost:\n  watch: {{ {watch} }}\nworkloads:\n{batch}{shop}")
     };
-    let agent = Agent::start(&host(2));
-    let view = wait_for("batch to be demoted", || {
-        let view = agent.workload("batch");
-        (view.throttle == Throttling::Demoted).then_some(view)
+    let agent = Agent::start(&host(100));
+    agent.wait_for_output("batch", "ready");
+    let running = agent.wait_for_state("batch", WorkloadState::Running);
+    agent.write_manifest(&host(2));
+    assert!(agent.cli(&["apply"]).status.success());
+    // It is demoted, and asked to stop ten seconds later. It lives on until this test kills it, so
+    // that nobody has to look in time.
+    wait_for("batch to be demoted", || {
+        (agent.workload("batch").throttle == Throttling::Demoted).then_some(())
     });
-    assert_eq!(view.state, WorkloadState::Running);
     wait_for("the kernel to have it", || {
         (kernel::read("batch", "cpu.weight").as_deref() == Some("1")).then_some(())
     });
+    agent.wait_for_state("batch", WorkloadState::Stopping);
+    send(&running, Signal::SIGKILL);
     agent.wait_for_state("batch", WorkloadState::Stopped);
     // The last one that runs is left alone, whatever the host's memory says.
     assert_eq!(agent.workload("shop").state, WorkloadState::Running);
@@ -252,4 +262,5 @@ fn the_least_important_steps_back_when_the_host_is_short_of_memory() {
     assert_eq!(answers, expected);
     let stop = agent.wait_for_event::<Stop>("batch");
     assert_eq!(stop.reason, Some(Cause::HostPressure));
+    assert!(agent.cli(&["kill", "batch"]).status.success());
 }

@@ -253,3 +253,90 @@ fn what_runs_is_recorded_before_it_runs() {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     assert_eq!(state.boot_id, boot_id.trim());
 }
+
+#[test]
+fn a_user_by_number_needs_no_account() {
+    let text = "  self:\n    command: [/bin/fixture, report]\n    user: 4000:4001\n    groups: [44]\n    \
+                umask: 0027\n";
+    let agent = Agent::start(&manifest(text));
+    let found = report(&agent, "self");
+    let expected = [
+        ("Uid", "4000 4000 4000 4000"),
+        ("Gid", "4001 4001 4001 4001"),
+        ("Groups", "44 4001"),
+        ("Umask", "0027"),
+        ("NoNewPrivs", "1"),
+        ("CapEff", "0000000000000000"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(found.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let variables = environment(&agent, "self");
+    assert!(variables.contains(&"HOME=/".to_owned()), "{variables:?}");
+    assert!(variables.contains(&"USER=4000".to_owned()), "{variables:?}");
+}
+
+#[test]
+fn a_nice_value_below_zero_is_the_programs_and_not_the_agents() {
+    let agent = Agent::start(&manifest(&workload("eager", "rest", "nice: -5")));
+    let pid = pid_of(&agent.wait_for_state("eager", WorkloadState::Running));
+    let nice = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // Field 19, counted behind the command in parentheses (proc(5)).
+        let after = stat.rsplit_once(')').unwrap().1;
+        after.split_whitespace().nth(16).unwrap().to_owned()
+    };
+    assert_eq!(nice(pid), "-5");
+    assert_eq!(nice(agent.pid()), "0");
+}
+
+/// Returns the processes whose parent is this one, and that have this name.
+fn children_of(parent: u32, name: &str) -> Vec<u32> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_wanted = |pid: &u32| {
+        kernel::status(*pid, "PPid").is_some_and(|found| found == parent.to_string())
+            && kernel::status(*pid, "Name").is_some_and(|found| found == name)
+    };
+    pids.filter(is_wanted).collect()
+}
+
+#[test]
+fn children_are_the_agents_and_a_fork_server_that_was_killed_is_replaced() {
+    let agent = Agent::start(&manifest(&workload("web", "rest", "")));
+    let first = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
+    let server = children_of(agent.pid(), "fork-server");
+    assert_eq!(server.len(), 1, "{server:?}");
+    assert_eq!(
+        kernel::status(first, "PPid"),
+        Some(agent.pid().to_string()),
+        "the agent must be able to wait for it"
+    );
+    let signal = |pid: u32, signal| {
+        let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+    // A service manager and a terminal may signal every process of the agent.
+    signal(server[0], nix::sys::signal::Signal::SIGTERM);
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    assert_eq!(children_of(agent.pid(), "fork-server"), server);
+    signal(server[0], nix::sys::signal::Signal::SIGKILL);
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    let other = children_of(agent.pid(), "fork-server");
+    assert_eq!(other.len(), 1, "{other:?}");
+    assert_ne!(other, server);
+    let now = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
+    assert_eq!(kernel::status(now, "PPid"), Some(agent.pid().to_string()));
+}
+
+#[test]
+fn an_environment_larger_than_a_sockets_buffer_reaches_the_program() {
+    let long = "x".repeat(100 << 10);
+    let variables: String = (0..6).map(|n| format!("V{n}: \"{long}\", ")).collect();
+    let more = format!("environment: {{ {variables} }}");
+    let agent = Agent::start(&manifest(&workload("self", "report", &more)));
+    report(&agent, "self");
+    let sizes = environment(&agent, "self");
+    let large = sizes.iter().filter(|one| one.len() > long.len());
+    assert_eq!(large.count(), 6);
+}

@@ -5,7 +5,7 @@ use enforcer_model::WorkloadState;
 use enforcer_model::detail::{Exit, RestartPlan};
 use enforcer_model::oom::Incident;
 use enforcer_tests::agent::Agent;
-use enforcer_tests::{kernel, wait_for};
+use enforcer_tests::{kernel, slowness, wait_for};
 
 const SHORT: &str = "stop: { grace: 200ms }";
 
@@ -134,4 +134,46 @@ fn what_is_left_beside_an_exited_main_process_is_killed_first() {
     wait_for("the cgroup to go", || {
         (!kernel::cgroup("brief").exists()).then_some(())
     });
+}
+
+#[test]
+fn a_real_time_signal_by_its_name_ends_a_program() {
+    let more = "stop: { signal: SIGRTMIN+3 }";
+    let agent = Agent::start(&manifest(&workload("calm", "rest", more)));
+    agent.wait_for_state("calm", WorkloadState::Running);
+    stop(&agent, "calm");
+    let exit = agent.wait_for_event::<Exit>("calm");
+    assert_eq!(exit.details.signal, Some(37));
+    let reported = agent.cli(&["why", "calm"]);
+    let reported = String::from_utf8_lossy(&reported.stdout).into_owned();
+    assert!(reported.contains("SIGRTMIN+3"), "{reported}");
+}
+
+#[test]
+fn the_signal_goes_to_the_main_process_or_to_all() {
+    let file = |name: &str| format!("/tmp/stopped-{name}");
+    // The one has to be killed when its grace is over, and the other ends by itself.
+    let short = (5.0 * slowness()).ceil();
+    let of = |name: &str, scope: &str, grace: f64| {
+        let mode = format!("tree-on-term {}", file(name));
+        workload(
+            name,
+            &mode,
+            &format!("stop: {{ scope: {scope}, grace: {grace}s }}"),
+        )
+    };
+    let agent = Agent::start(&manifest(
+        &(of("one", "main", short) + &of("all", "group", 60.0 * short)),
+    ));
+    for (name, expected) in [("one", vec!["main"]), ("all", vec!["child", "main"])] {
+        wait_for("its child", || {
+            agent.output(name).contains("ready").then_some(())
+        });
+        let before = stop(&agent, name);
+        assert_nothing_left(name, &before);
+        let said = std::fs::read_to_string(file(name)).unwrap();
+        let mut said: Vec<&str> = said.lines().collect();
+        said.sort_unstable();
+        assert_eq!(said, expected, "{name}");
+    }
 }

@@ -10,6 +10,7 @@ pub(crate) use lifecycle::{After, KeptLifecycle, Then};
 use crate::claims::Claims;
 use crate::cpu_loop::{Suspect, Verdict};
 use crate::health::Health;
+use crate::notice::Phase;
 use crate::oom::Balance;
 use crate::probe::Tally;
 use crate::recovery::{RecoveryState, Remedy};
@@ -81,6 +82,12 @@ impl Checkpoint {
         }
     }
 
+    /// Returns whether the instance has ended, and was being collected.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, KeptLifecycle::Ending { .. })
+    }
+
     /// Returns whether a start was under way, so that the process may never have run.
     #[must_use]
     pub fn is_starting(&self) -> bool {
@@ -124,6 +131,12 @@ pub(crate) struct KeptLoop {
 pub(crate) struct KeptProbing {
     pub(crate) answers: BTreeMap<ProbeName, Tally>,
     pub(crate) startup_passed: bool,
+    /// The phase in the program's last notification.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) phase: Option<Phase>,
+    /// The instance was started without a notification socket.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_mute: bool,
 }
 
 /// The part of the readiness that the next agent needs.

@@ -4,7 +4,7 @@ use super::{Hook, InstanceId, Reason, Remedy};
 use crate::cpu_loop::Suspect;
 use crate::limits::Limits;
 use crate::name::WorkloadName;
-use crate::spec::{Host, WorkloadSpec};
+use crate::spec::{Host, StopScope, WorkloadSpec};
 use std::sync::Arc;
 
 /// A change to the host.
@@ -41,8 +41,8 @@ pub enum Step {
         spec: Arc<WorkloadSpec>,
         limits: Box<Limits>,
     },
-    /// Sends the stop signal to the main process. Not answered.
-    Signal { signal: String },
+    /// Sends a signal to the main process, or to all processes. Not answered.
+    Signal { signal: String, scope: StopScope },
     /// Kills the whole cgroup. Not answered: the main process's exit will be.
     KillTree,
     /// Waits for the main process, after killing what is left beside it.
@@ -67,7 +67,8 @@ pub enum Aside {
     /// Gives up the start that is under way and kills what it has made.
     /// The start itself is answered, by `StartFailed` as a rule.
     AbortStart,
-    /// Carries out what comes before a start. Answered by `Remedied`.
+    /// Carries out what comes before a start: the remedy, and then the commands of `before_start`.
+    /// Answered by `Remedied`.
     Remedy {
         spec: Arc<WorkloadSpec>,
         remedy: Box<Remedy>,

@@ -7,6 +7,7 @@ use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::drift::Drifted;
 use crate::host::HostStood;
 use crate::name::WorkloadName;
+use crate::notice::Notice;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
 use crate::spec::{Alerts, HostWatch, Manifest, ProbeName};
@@ -138,7 +139,13 @@ pub enum WorkloadEvent {
     /// The answer to [`super::Aside::RunHook`].
     HookDone {
         hook: Hook,
+        /// The instance that it was decided for.
+        instance: InstanceId,
         error: Option<String>,
+    },
+    /// A file of `reload_on` has changed.
+    FileChanged {
+        path: String,
     },
     /// The command between two instances failed. The next instance is started all the same.
     RemedyFailed {
@@ -160,6 +167,10 @@ pub enum InstanceEvent {
     StartFailed {
         error: StartError,
     },
+    /// Another process of the workload is its main one now.
+    MainChanged {
+        pid: u32,
+    },
     /// The main process is a zombie, and nothing was collected yet.
     MainExited,
     /// The main process was waited for, and its cgroup is empty.
@@ -177,6 +188,10 @@ pub enum InstanceEvent {
     /// The answer to [`super::Aside::Remedy`]. With an error, the start has failed.
     Remedied {
         error: Option<StartError>,
+    },
+    /// The program has said something of itself, by sd_notify(3).
+    Notified {
+        notice: Notice,
     },
     /// Processes of the instance are still there long after SIGKILL.
     Stays {

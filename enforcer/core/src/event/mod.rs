@@ -12,9 +12,10 @@ pub use transition::Transition;
 
 pub use enforcer_model::detail::{
     Adopted, AgentChange, AgentState, AlertChange, AlertState, BreakerChange, BreakerState,
-    ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, DriftFound, Exit, HealthChange,
-    HostPressure, Kind, LimitChange, Lost, LostFrom, Pressure, PressureAnswer, ReadyChange,
-    Release, ReleaseReason, RestartPlan, Start, StartError, Stop, ThrottleChange,
+    ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, DriftFound, Exit, FileChange,
+    HealthChange, HostPressure, Kind, LimitChange, Lost, LostFrom, MainChange, Pressure,
+    PressureAnswer, ReadyChange, Release, ReleaseReason, Reloaded, RestartPlan, Start, StartError,
+    Stop, ThrottleChange,
 };
 pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId, Reason, Seq};
 
@@ -47,6 +48,8 @@ pub enum Request {
     Release,
     /// Ask every probe now.
     Probe,
+    /// Make the program take its new configuration, without a restart.
+    Reload,
 }
 
 /// A check to carry out. It changes nothing, so it needs no reason.

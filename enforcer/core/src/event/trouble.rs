@@ -18,6 +18,7 @@ impl Transition {
             Detail::Pressure(pressure) => pressure.level > Level::Normal,
             Detail::HostPressure(pressure) => is_shortage(pressure),
             Detail::Restart(plan) => plan.carried_out && self.reason.is_some_and(is_automatic),
+            Detail::Reload(reloaded) => reloaded.error.is_some(),
             Detail::Breaker(change) => change.state == BreakerState::Open,
             Detail::Start(_)
             | Detail::Adopt(_)
@@ -27,6 +28,8 @@ impl Transition {
             | Detail::Release(_)
             | Detail::Health(_)
             | Detail::Ready(_)
+            | Detail::FileChange(_)
+            | Detail::Main(_)
             | Detail::Alert(_)
             | Detail::Config(_)
             | Detail::Agent(_)

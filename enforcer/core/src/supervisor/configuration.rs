@@ -36,7 +36,7 @@ impl Supervisor {
         if self.host.watch != manifest.host.watch {
             self.host_state.rewatched();
         }
-        self.host = manifest.host;
+        self.host = *manifest.host;
         self.host_limits.are_inherited = !writes_ceiling;
         // Other needs, and another number of places.
         self.turns_changed = true;
@@ -108,9 +108,10 @@ impl Supervisor {
             self.host_limits.under_way > 0,
             self.host_limits.refused.as_deref(),
         );
-        let of_workloads = self.workloads.iter().map(|(name, workload)| {
-            let (under_way, refused) = workload.written_limits();
-            (Some(name.clone()), under_way, refused)
+        let unwritten = self.unwritten.iter();
+        let of_workloads = unwritten.filter_map(|name| {
+            let (under_way, refused) = self.workloads.get(name)?.written_limits();
+            Some((Some(name.clone()), under_way, refused))
         });
         std::iter::once(of_host)
             .chain(of_workloads)

@@ -52,6 +52,12 @@ pub struct Supervisor {
     due_of: BTreeMap<WorkloadName, MonoTime>,
     /// The workloads whose start waits for its turn.
     queued: BTreeSet<WorkloadName>,
+    /// Those of them that need other workloads.
+    dependent: BTreeSet<WorkloadName>,
+    /// The workloads whose start is under way.
+    coming_up: BTreeSet<WorkloadName>,
+    /// The workloads whose limits are on their way to the kernel, or were refused.
+    unwritten: BTreeSet<WorkloadName>,
     /// The progress of each workload, for those that wait for a turn or for it.
     progress: BTreeMap<WorkloadName, Progress>,
     /// Something has changed that a queued start may have waited for.
@@ -85,6 +91,9 @@ impl Supervisor {
             due: BTreeSet::new(),
             due_of: BTreeMap::new(),
             queued: BTreeSet::new(),
+            dependent: BTreeSet::new(),
+            coming_up: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
             progress: BTreeMap::new(),
             turns_changed: false,
             suspected: BTreeSet::new(),
@@ -129,10 +138,13 @@ impl Supervisor {
             self.unkept.insert(name.clone());
             let was_queued = self.queued.remove(&name);
             self.suspected.remove(&name);
+            self.dependent.remove(&name);
+            self.coming_up.remove(&name);
+            self.unwritten.remove(&name);
             let Some(workload) = self.workloads.get(&name) else {
                 continue;
             };
-            if workload.is_gone() && workload.is_done() {
+            if workload.may_be_forgotten() {
                 self.workloads.remove(&name);
                 self.progress.remove(&name);
                 self.turns_changed = true;
@@ -145,6 +157,15 @@ impl Supervisor {
             if workload.queued().is_some() {
                 self.turns_changed |= !was_queued;
                 self.queued.insert(name.clone());
+                if !workload.spec.needs.is_empty() {
+                    self.dependent.insert(name.clone());
+                }
+            }
+            if progress.coming_up {
+                self.coming_up.insert(name.clone());
+            }
+            if workload.written_limits() != (false, None) {
+                self.unwritten.insert(name.clone());
             }
             if workload.has_suspects() {
                 self.suspected.insert(name.clone());

@@ -46,16 +46,16 @@ impl Supervisor {
         if self.queued.is_empty() || !std::mem::take(&mut self.turns_changed) {
             return;
         }
-        let mut under_way = self
-            .workloads
-            .values()
-            .filter(|workload| workload.is_coming_up())
-            .count();
+        let mut under_way = self.coming_up.len();
         let most = self
             .host
             .starts_at_once
             .unwrap_or(self.cpus.saturating_mul(2));
         let most = usize::try_from(most).unwrap_or(usize::MAX);
+        // Those that need others show what they wait for, even while no turn is free.
+        if under_way >= most && self.dependent.is_empty() {
+            return;
+        }
         let mut waiting = self.startable();
         let mut noise = moment.noise;
         while under_way < most {

@@ -33,7 +33,7 @@ impl Supervisor {
             .iter()
             .filter(|(_, workload)| workload.managed);
         Manifest {
-            host: self.host.clone(),
+            host: Box::new(self.host.clone()),
             workloads: managed
                 .map(|(name, workload)| (name.clone(), Arc::clone(&workload.spec)))
                 .collect(),

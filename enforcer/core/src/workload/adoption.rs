@@ -67,7 +67,11 @@ impl Workload {
                     }
                 }
             },
-            Lifecycle::Running(ref running) => {
+            Lifecycle::Running(ref mut running) => {
+                // A daemon may have forked while no agent ran.
+                if let Found::Running(_, _, pid) = found {
+                    running.instance.pid = *pid;
+                }
                 let detail = Detail::Adopt(Adopted {
                     pid: running.instance.pid,
                 });
@@ -82,10 +86,13 @@ impl Workload {
             }
             Lifecycle::Stopping(ref stopping) => match found {
                 // The signal may not have arrived, so it is sent once more.
-                Found::Running(..) if stopping.withdrawing.is_some() => self.withdrawn(context),
+                Found::Running(..) if stopping.withdrawing.is_some() => {
+                    self.withdrawn(context, false);
+                }
                 Found::Running(..) if stopping.kill_at.is_some() => {
-                    let signal = self.spec.stop.signal.clone();
-                    self.step(context, stopping.reason, Step::Signal { signal });
+                    let reason = stopping.reason;
+                    let signal = self.stop_signal();
+                    self.step(context, reason, signal);
                 }
                 Found::Running(..) => {
                     let reason = stopping.reason;

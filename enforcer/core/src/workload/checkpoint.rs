@@ -2,6 +2,7 @@
 
 use super::health::Levels;
 use super::lifecycle::{Ending, Instance, Running, Stopping};
+use super::notice::Words;
 use super::probes::Probing;
 use super::readiness::Ready;
 use super::{Lifecycle, Workload};
@@ -55,7 +56,9 @@ impl Workload {
                 manual: self.standing_claims.throttled,
                 host_demoted: self.standing_claims.demoted,
             },
-            probing: running.map_or_else(KeptProbing::default, |running| running.probing.kept()),
+            probing: running.map_or_else(KeptProbing::default, |running| {
+                running.probing.kept(&running.words)
+            }),
             ready: self.ready.kept(),
             levels: running.map_or_else(KeptLevels::default, |running| running.levels.kept()),
             health: self.health,
@@ -174,6 +177,7 @@ impl Lifecycle {
             KeptLifecycle::Running { pid, since } => Self::Running(Box::new(Running {
                 instance: instance(pid, since),
                 probing: Probing::default(),
+                words: Words::default(),
                 levels: Levels::resume(kept.levels),
                 memory: Bytes(0),
             })),
@@ -189,6 +193,9 @@ impl Lifecycle {
                 after,
                 reason,
                 withdrawing,
+                // They may not have ended, so they run again.
+                finishing: withdrawing.is_none(),
+                asked_at: kept.since,
                 kill_at,
                 report_stuck_at: None,
                 stuck: false,

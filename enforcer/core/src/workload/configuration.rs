@@ -3,7 +3,7 @@
 use super::health::Levels;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::drift::{Drifted, PLACE};
-use crate::event::{Cause, ConfigChange, Detail, DriftFound, Seq};
+use crate::event::{Cause, ConfigChange, Detail, DriftFound, Reason, Seq};
 use crate::plan::{Effect, SettingChange};
 use crate::spec::WorkloadSpec;
 use std::sync::Arc;
@@ -77,6 +77,11 @@ impl Workload {
             | Lifecycle::Stopping(_)
             | Lifecycle::Ending(_) => {
                 self.write_limits(context, Cause::Config, seq);
+            }
+            // A job that has ended runs again if it is another one now.
+            Lifecycle::Stopped | Lifecycle::Failed if restart && self.ended_by_itself() => {
+                let cause = Cause::Config;
+                self.start(context, Reason { cause, seq });
             }
             // The next start takes them with it.
             Lifecycle::Pending

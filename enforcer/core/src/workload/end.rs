@@ -253,6 +253,8 @@ impl Workload {
                 Lifecycle::Stopped
             };
             let reason = std::mem::take(&mut self.reason);
+            // The next agent has to know that it ended by itself.
+            self.stopped_for = cause;
             self.enter(context, state, reason);
             return;
         }

@@ -18,7 +18,12 @@ impl Workload {
                 self.cpu_evidence(context, thread, evidence);
             }
             WorkloadEvent::CpuStreakEnded { thread } => self.cpu_streak_ended(context, thread),
-            WorkloadEvent::HookDone { hook, error } => self.hook_done(context, hook, error),
+            WorkloadEvent::HookDone {
+                hook,
+                instance,
+                error,
+            } => self.hook_done(context, (hook, instance), error),
+            WorkloadEvent::FileChanged { path } => self.file_changed(context, path),
             WorkloadEvent::RemedyFailed { error } => self.remedy_failed(context, error),
         }
     }
@@ -39,6 +44,7 @@ impl Workload {
             }
             InstanceEvent::Started { pid } => self.started(context, pid),
             InstanceEvent::StartFailed { error } => self.start_failed(context, error),
+            InstanceEvent::MainChanged { pid } => self.main_changed(context, pid),
             InstanceEvent::MainExited => self.main_exited(context),
             InstanceEvent::Reaped { status, counters } => self.reaped(context, status, counters),
             InstanceEvent::Probed {
@@ -48,6 +54,7 @@ impl Workload {
                 took,
             } => self.probed(context, (probe, run), &outcome, took),
             InstanceEvent::Remedied { error } => self.remedied(context, error),
+            InstanceEvent::Notified { notice } => self.notified(context, notice),
             InstanceEvent::Stays { processes } => self.stays(context, &processes),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::health::Levels;
 use super::loops::Loops;
+use super::notice::Words;
 use super::probes::Probing;
 use crate::checkpoint::{After, FatalOom, Then};
 use crate::event::{Cause, ExitStatus, Reason, Seq};
@@ -25,6 +26,7 @@ pub(super) struct Instance {
 pub(super) struct Running {
     pub(super) instance: Instance,
     pub(super) probing: Probing,
+    pub(super) words: Words,
     pub(super) levels: Levels,
     /// The memory in use at the last tick.
     pub(super) memory: Bytes,
@@ -36,8 +38,12 @@ pub(super) struct Stopping {
     pub(super) instance: Instance,
     pub(super) after: After,
     pub(super) reason: Reason,
-    /// The stop signal waits for the hook, at most until this time.
+    /// The stop signal waits for a hook, at most until this time.
     pub(super) withdrawing: Option<MonoTime>,
+    /// The commands of `before_stop` have begun, or are not wanted.
+    pub(super) finishing: bool,
+    /// The time of the stop.
+    pub(super) asked_at: MonoTime,
     /// The time at which the tree is killed.
     pub(super) kill_at: Option<MonoTime>,
     /// The time of the next report of processes that SIGKILL has not ended.

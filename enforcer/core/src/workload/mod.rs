@@ -23,8 +23,10 @@ mod host_pressure;
 mod ladder;
 mod lifecycle;
 mod loops;
+mod notice;
 mod probes;
 mod readiness;
+mod reload;
 mod start;
 mod stop;
 mod view;
@@ -43,6 +45,7 @@ use crate::event::{
 };
 use crate::health::Health;
 use crate::name::WorkloadName;
+use crate::notice::Notice;
 use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
@@ -50,6 +53,7 @@ use crate::units::MonoTime;
 use lifecycle::Lifecycle;
 use loops::Loops;
 use readiness::Ready;
+use reload::Reloads;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,6 +108,9 @@ pub(crate) struct Workload {
     restarts: u64,
     oom_kills: u64,
     last_exit: Option<LastExit>,
+    reloads: Reloads,
+    /// Notifications that arrived before the start was known to have succeeded.
+    early: Notice,
     /// The last checkpoint.
     checkpoint: Option<Checkpoint>,
 }
@@ -141,6 +148,8 @@ impl Workload {
             restarts: 0,
             oom_kills: 0,
             last_exit: None,
+            reloads: Reloads::default(),
+            early: Notice::default(),
             checkpoint: None,
         }
     }
@@ -150,10 +159,16 @@ impl Workload {
         matches!(self.state, Lifecycle::Gone)
     }
 
-    /// Takes the place of a removed workload of the same name whose last hook still runs: it
-    /// inherits the hook's state, so that hooks stay in order.
+    /// Returns whether the workload is removed, and no command of its manifest runs any more.
+    pub(crate) fn may_be_forgotten(&self) -> bool {
+        self.is_gone() && self.is_done() && !self.reloads.is_busy()
+    }
+
+    /// Takes the place of a removed workload of the same name whose last hook or reload still runs.
+    /// It inherits their state, so that hooks stay in order and reloads do not overlap.
     pub(crate) fn succeed(&mut self, gone: &Self) {
         self.ready = gone.ready.clone();
+        self.reloads = gone.reloads.inherited();
         self.probe_runs = gone.probe_runs;
     }
 
@@ -169,6 +184,18 @@ impl Workload {
             | Lifecycle::BackingOff { .. }
             | Lifecycle::BreakerOpen { .. } => false,
         }
+    }
+
+    /// Returns whether the last instance ended by itself, and no other one is to follow.
+    fn ended_by_itself(&self) -> bool {
+        let is_over = matches!(self.state, Lifecycle::Stopped | Lifecycle::Failed);
+        is_over && matches!(self.stopped_for, Cause::Exit | Cause::OomKill)
+    }
+
+    /// Returns whether the workload is a job that has done its work.
+    fn has_completed(&self) -> bool {
+        let succeeded = self.last_exit.is_some_and(|exit| exit.code == Some(0));
+        succeeded && matches!(self.state, Lifecycle::Stopped) && self.ended_by_itself()
     }
 
     /// Returns whether a shutdown need not wait for this workload. It does not wait for a process
@@ -305,7 +332,7 @@ impl Workload {
         let is_due = |at: Option<MonoTime>| at.is_some_and(|at| at <= now);
         match self.state {
             Lifecycle::Stopping(ref stopping) if is_due(stopping.withdrawing) => {
-                self.withdrawn(context);
+                self.withdrawn(context, false);
             }
             Lifecycle::Stopping(ref mut stopping) if is_due(stopping.kill_at) => {
                 stopping.kill_at = None;

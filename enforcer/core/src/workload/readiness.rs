@@ -3,7 +3,9 @@
 
 use super::{Context, Workload};
 use crate::checkpoint::KeptReady;
-use crate::event::{Aside, Cause, Degraded, Detail, HOOK_LIMIT, Hook, ReadyChange, Reason, Seq};
+use crate::event::{
+    Aside, Cause, Degraded, Detail, HOOK_LIMIT, Hook, InstanceId, ReadyChange, Reason, Seq,
+};
 use crate::spec::ProbeName;
 use crate::units::MonoTime;
 use std::sync::Arc;
@@ -130,25 +132,37 @@ impl Workload {
     pub(crate) fn hook_done(
         &mut self,
         context: &mut Context<'_>,
-        hook: Hook,
+        (hook, instance): (Hook, InstanceId),
         error: Option<String>,
     ) {
+        match hook {
+            Hook::OnReady | Hook::OnUnready => {}
+            Hook::AfterStart => return self.report_hook(context, hook, error),
+            Hook::Reload => return self.reload_done(context, error),
+            Hook::BeforeStop => {
+                self.report_hook(context, hook, error);
+                if instance == self.instance {
+                    self.withdrawn(context, true);
+                }
+                return;
+            }
+        }
         if self.ready.running != Some(hook) {
             return;
         }
         self.ready.running = None;
-        if let Some(why) = error {
-            let what = hook.as_str().to_owned();
-            self.report(
-                context,
-                None,
-                None,
-                Detail::Degraded(Degraded { what, why }),
-            );
-        }
+        self.report_hook(context, hook, error);
         self.run_hook(context);
         if self.ready.running.is_none() {
-            self.withdrawn(context);
+            self.withdrawn(context, false);
+        }
+    }
+
+    fn report_hook(&self, context: &mut Context<'_>, hook: Hook, error: Option<String>) {
+        if let Some(why) = error {
+            let what = hook.as_str().to_owned();
+            let detail = Detail::Degraded(Degraded { what, why });
+            self.report(context, None, None, detail);
         }
     }
 }

@@ -2,14 +2,16 @@
 
 use super::health::Levels;
 use super::lifecycle::{Instance, Running};
+use super::notice::Words;
 use super::probes::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::admission::Queued;
 use crate::event::{
-    Aside, Cause, CgroupId, Detail, InstanceId, Reason, Remedy, Request, Seq, Start, StartError,
-    Step, Stop,
+    Aside, Cause, CgroupId, Detail, Hook, InstanceId, MainChange, Reason, Remedy, Request, Seq,
+    Start, StartError, Step, Stop,
 };
 use crate::name::WorkloadName;
+use crate::notice::Notice;
 use crate::oom::Counters;
 use crate::spec::{Mode, Need, Strategy};
 use crate::units::Bytes;
@@ -85,6 +87,7 @@ impl Workload {
         match need {
             Need::Started => self.runs(),
             Need::Ready => self.ready.now,
+            Need::Completed => self.has_completed(),
         }
     }
 
@@ -102,8 +105,9 @@ impl Workload {
         };
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
+        self.early = Notice::default();
         let why = format!("starting ({})", reason.cause);
-        if self.remedy.strategy == Strategy::Restart {
+        if self.remedy.strategy == Strategy::Restart && self.spec.before_start.is_empty() {
             self.carry_out_start(context, reason);
         } else {
             self.carry_out_remedy(context, reason);
@@ -244,6 +248,7 @@ impl Workload {
             Request::Throttle(percent) => self.throttle_by_hand(context, percent),
             Request::Release => self.release_by_hand(context),
             Request::Probe => self.probe_by_hand(context),
+            Request::Reload => self.reload(context, Cause::Manual, None),
         }
     }
 
@@ -281,14 +286,41 @@ impl Workload {
         let running = Running {
             instance: Instance::new(pid, context.moment.now, start_seq),
             probing: Probing::begin(&self.spec, context, context.moment.now),
+            words: Words::begin(&self.spec, context.moment.now),
             levels: Levels::default(),
             memory: Bytes(0),
         };
         self.enter(context, Lifecycle::Running(Box::new(running)), "running");
+        if !self.spec.after_start.is_empty() {
+            let reason = Reason {
+                cause: Cause::Agent,
+                seq: start_seq,
+            };
+            let (spec, hook) = (Arc::clone(&self.spec), Hook::AfterStart);
+            self.aside(context, reason, Aside::RunHook { spec, hook });
+        }
         self.ask_probes(context);
+        self.hear_early(context);
         if let Some(Then { after, cause, kill }) = then {
             self.stop(context, after, cause, kill);
         }
+    }
+
+    /// Takes another process for the main one: the program has forked.
+    pub(super) fn main_changed(&mut self, context: &mut Context<'_>, pid: u32) {
+        if let Lifecycle::Starting { .. } = self.state {
+            self.early.main_pid = Some(pid);
+            return;
+        }
+        let Some(instance) = self.state.instance_mut() else {
+            return;
+        };
+        if std::mem::replace(&mut instance.pid, pid) == pid {
+            return;
+        }
+        let because = instance.start_seq;
+        let detail = Detail::Main(MainChange { pid });
+        self.report(context, None, Some(because), detail);
     }
 
     pub(super) fn start_failed(&mut self, context: &mut Context<'_>, error: StartError) {

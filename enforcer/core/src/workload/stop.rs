@@ -3,8 +3,9 @@
 use super::lifecycle::Stopping;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
-    BreakerChange, BreakerState, Cause, ConfigChange, Detail, Reason, Seq, Step, Stop,
+    Aside, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Hook, Reason, Seq, Step, Stop,
 };
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The time that a start may go on after a request to stop, so that a program which begins in this
@@ -49,12 +50,14 @@ impl Workload {
                 abort_at,
             } => {
                 *then = Some(Then { after, cause, kill });
-                // A program that has just begun is stopped with its grace; a start that hangs
-                // has none. A remedy has a deadline of its own.
-                if remedying.is_none() {
-                    let wait = if kill { Duration::ZERO } else { START_WAIT };
-                    *abort_at = Some(context.moment.now.after(wait));
-                }
+                // A program that has just begun is stopped with its grace, and so are the commands
+                // before a start. A start that hangs has none.
+                let wait = match remedying {
+                    _ if kill => Duration::ZERO,
+                    Some(_) => self.spec.stop.grace,
+                    None => START_WAIT,
+                };
+                *abort_at = Some(context.moment.now.after(wait));
                 if kill {
                     self.abort_start_if_due(context);
                 }
@@ -150,14 +153,43 @@ impl Workload {
             after,
             reason: Reason { cause, seq },
             withdrawing,
+            finishing: !waits,
+            asked_at: context.moment.now,
             kill_at: None,
             report_stuck_at: None,
             stuck: false,
         };
         let why = format!("stopping ({cause})");
         self.enter(context, Lifecycle::Stopping(Box::new(stopping)), why);
-        if withdrawing.is_none() {
+        if withdrawing.is_none() && !self.finish(context) {
             self.ask_to_end(context, kill);
+        }
+    }
+
+    /// Begins the commands of `before_stop`, once. Returns whether the stop signal waits for them.
+    fn finish(&mut self, context: &mut Context<'_>) -> bool {
+        let Lifecycle::Stopping(stopping) = &mut self.state else {
+            return false;
+        };
+        if std::mem::replace(&mut stopping.finishing, true) || self.spec.before_stop.is_empty() {
+            return false;
+        }
+        let count = u32::try_from(self.spec.before_stop.len()).unwrap_or(u32::MAX);
+        let limit = Hook::BeforeStop.limit().saturating_mul(count);
+        // Each command may take a while to begin and to be ended.
+        let until = context.moment.now.after(limit.saturating_mul(2));
+        stopping.withdrawing = Some(until);
+        let (reason, spec) = (stopping.reason, Arc::clone(&self.spec));
+        let hook = Hook::BeforeStop;
+        self.aside(context, reason, Aside::RunHook { spec, hook });
+        true
+    }
+
+    /// Returns the step that asks the program to end.
+    pub(super) fn stop_signal(&self) -> Step {
+        Step::Signal {
+            signal: self.spec.stop.signal.clone(),
+            scope: self.spec.stop.scope,
         }
     }
 
@@ -173,17 +205,26 @@ impl Workload {
             return;
         }
         stopping.kill_at = Some(context.moment.now.after(stop.grace));
-        let signal = stop.signal.clone();
-        self.step(context, reason, Step::Signal { signal });
+        let signal = self.stop_signal();
+        self.step(context, reason, signal);
     }
 
-    /// Sends the stop signal: no one sends the workload work any more, or the time for the hook is
-    /// over.
-    pub(super) fn withdrawn(&mut self, context: &mut Context<'_>) {
+    /// Goes on with a stop that waited for a hook, which has ended or whose time is over: with the
+    /// commands of `before_stop`, or with the stop signal. `finished` says that those have ended.
+    pub(super) fn withdrawn(&mut self, context: &mut Context<'_>, finished: bool) {
         let Lifecycle::Stopping(stopping) = &mut self.state else {
             return;
         };
-        if stopping.withdrawing.take().is_some() {
+        // A hook of readiness may end beside them.
+        let waits_for_others = stopping.finishing && !finished;
+        if waits_for_others
+            && stopping
+                .withdrawing
+                .is_some_and(|at| at > context.moment.now)
+        {
+            return;
+        }
+        if stopping.withdrawing.take().is_some() && !self.finish(context) {
             self.ask_to_end(context, false);
         }
     }

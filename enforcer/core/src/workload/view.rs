@@ -44,6 +44,10 @@ pub struct View {
     pub limits_refused: Option<String>,
     /// Processes of it are still there long after SIGKILL.
     pub stuck: bool,
+    /// The text by which the program describes its state.
+    pub status_text: Option<String>,
+    /// The last reload, with its error.
+    pub reloaded: Option<(MonoTime, Option<String>)>,
 }
 
 /// The progress of a workload, on which the starts of others depend.
@@ -51,7 +55,8 @@ pub struct View {
 pub(crate) struct Progress {
     runs: bool,
     ready: bool,
-    coming_up: bool,
+    completed: bool,
+    pub(crate) coming_up: bool,
 }
 
 impl View {
@@ -74,6 +79,7 @@ impl Workload {
         Progress {
             runs: self.runs(),
             ready: self.ready.now,
+            completed: self.has_completed(),
             coming_up: self.is_coming_up(),
         }
     }
@@ -137,6 +143,8 @@ impl Workload {
             writing: !self.writes_under_way.is_empty(),
             limits_refused: self.limits_refused.clone(),
             stuck: self.state.is_stuck(),
+            status_text: self.status_text().map(str::to_owned),
+            reloaded: self.reloads.last.clone(),
         }
     }
 
@@ -146,7 +154,10 @@ impl Workload {
         match self.loops().and_then(Loops::describe) {
             Some(looping) => looping,
             None if off && self.runs() => self.health_why.clone(),
-            None => self.reason.clone(),
+            None => match self.status_text() {
+                Some(status) => format!("{}: {status}", self.reason),
+                None => self.reason.clone(),
+            },
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct KernelTypes {
     bytes: Vec<u8>,
     /// The offset of each type, at the index of its id less one.
     types: Vec<usize>,
+    /// The offset of each type that can be looked for by its name: a structure or a typedef.
+    named: Vec<usize>,
     strings: usize,
 }
 
@@ -77,6 +79,7 @@ impl KernelTypes {
         let mut this = Self {
             bytes,
             types: Vec::new(),
+            named: Vec::new(),
             strings,
         };
         let mut at = start;
@@ -85,6 +88,9 @@ impl KernelTypes {
             let found = this
                 .at(at)
                 .ok_or(BtfError::Malformed("a type is cut off"))?;
+            if matches!(found.kind, STRUCT | TYPEDEF) {
+                this.named.push(at);
+            }
             at += 12
                 + found
                     .tail()
@@ -116,10 +122,10 @@ impl KernelTypes {
         self.bytes.get(at..end) == Some(name.as_bytes()) && self.bytes.get(end) == Some(&0)
     }
 
-    /// Returns the one type of this kind and name.
+    /// Returns the one structure or typedef of this name.
     fn find(&self, kind: u32, name: &str) -> Result<Type, BtfError> {
         let mut found = None;
-        for at in &self.types {
+        for at in &self.named {
             let Some(candidate) = self.at(*at) else {
                 continue;
             };

@@ -15,12 +15,13 @@ pub struct PastExit {
     pub status: ExitStatus,
 }
 
-/// The ring of marks, and the two maps beside it.
+/// The ring of marks, and the maps beside it.
 pub struct EventRing {
     ring: Mutex<RingBuf<MapData>>,
     descriptor: OwnedFd,
     lost: Lost,
     watched: Mutex<HashMap<MapData, u32, [u8; 16]>>,
+    moved: Mutex<HashMap<MapData, u32, u32>>,
 }
 
 /// The counts by CPU: in the first slot the records that found the ring full, in the second those
@@ -99,6 +100,8 @@ impl EventRing {
     /// Watches a process that an earlier agent may already watch. Its exit may already be in the
     /// map.
     pub fn watch_on(&self, process: ProcessId) {
+        // An earlier agent may have died between the record of a move and its look.
+        self.take_move(process.pid);
         let known = self.watched.lock().get(&process.pid, 0);
         let known = known.map(Watch::from_bytes);
         if known.is_ok_and(|watch| watch.start_ticks == process.start_ticks) {
@@ -127,6 +130,11 @@ impl EventRing {
         })
     }
 
+    /// Has the next move of a process reported again. Called before the agent looks where it is.
+    pub fn take_move(&self, pid: u32) {
+        let _ = self.moved.lock().remove(&pid);
+    }
+
     /// Removes the exit of a process that was read or is no longer needed.
     pub fn forget(&self, process: ProcessId) {
         let ProcessId { pid, start_ticks } = process;
@@ -135,6 +143,7 @@ impl EventRing {
         // The number may be another one's by now.
         if known.is_ok_and(|watch| watch.start_ticks == start_ticks) {
             let _ = watched.remove(&pid);
+            self.take_move(pid);
         }
     }
 }
@@ -147,6 +156,7 @@ pub(super) fn open_ring(
     let lost: PerCpuArray<MapData, u64> = take("LOST")?.try_into().map_err(failed("LOST"))?;
     let watched: HashMap<MapData, u32, [u8; 16]> =
         take("WATCHED")?.try_into().map_err(failed("WATCHED"))?;
+    let moved: HashMap<MapData, u32, u32> = take("MOVED")?.try_into().map_err(failed("MOVED"))?;
     Ok(EventRing {
         descriptor: ring
             .as_fd()
@@ -155,5 +165,6 @@ pub(super) fn open_ring(
         ring: Mutex::new(ring),
         lost: Lost(Mutex::new(lost)),
         watched: Mutex::new(watched),
+        moved: Mutex::new(moved),
     })
 }

@@ -4,6 +4,7 @@
 //! goes on without.
 
 mod btf;
+mod calls;
 mod events;
 mod loading;
 mod pins;
@@ -17,16 +18,15 @@ use crate::init::is_in_pid_namespace;
 use crate::memory_info;
 use crate::perf::cpu_clock::{CpuClock, SampleScope};
 use crate::ready;
-use aya::maps::{Map, MapError};
-use aya::pin::PinError;
-use aya::programs::{PerfEvent, ProgramError, ProgramInfo};
-use aya::{Ebpf, include_bytes_aligned};
+use aya::include_bytes_aligned;
+use aya::maps::{Map, MapData, MapError};
 use aya_log::EbpfLogger;
 use btf::BtfError;
 use enforcer_model::ids::CgroupId;
 use events::open_ring;
-use loading::{keep_sampler, load, sampler};
-use std::os::fd::AsFd as _;
+use loading::{Loaded, SAMPLER, load};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use suspects::SuspectRing;
 use tokio::io::Interest;
@@ -63,14 +63,19 @@ pub enum BpfError {
     PidNamespace,
     #[error(transparent)]
     Types(#[from] BtfError),
-    #[error("read the kernel's BTF for loading")]
-    Btf(#[from] aya::BtfError),
-    #[error("load the eBPF object")]
-    Load(#[from] aya::EbpfError),
-    #[error("load or attach `{program}`")]
+    #[error("read the eBPF object: {0}")]
+    Object(String),
+    #[error("open or create the map `{map}`")]
+    CreateMap { map: String, source: io::Error },
+    #[error("load `{program}`")]
     Program {
         program: &'static str,
-        source: ProgramError,
+        source: calls::Refused,
+    },
+    #[error("attach `{program}`")]
+    Attach {
+        program: &'static str,
+        source: io::Error,
     },
     #[error("open the map `{map}`")]
     Map { map: &'static str, source: MapError },
@@ -82,16 +87,23 @@ pub enum BpfError {
     Missing(&'static str),
     #[error("find a place for pins")]
     NoPlace(#[source] std::io::Error),
-    #[error("pin `{program}`")]
+    #[error("pin `{object}`")]
     Pin {
-        program: &'static str,
-        source: PinError,
+        object: &'static str,
+        source: io::Error,
     },
-    #[error("take the link of `{program}`, which this kernel doesn't let be pinned")]
-    Link {
+    #[error("open the program `{program}`")]
+    Open {
         program: &'static str,
-        source: aya::programs::links::LinkError,
+        source: io::Error,
     },
+}
+
+impl BpfError {
+    /// Returns the error for an object that cannot be read or put together.
+    fn object(error: impl std::fmt::Display) -> Self {
+        Self::Object(error.to_string())
+    }
 }
 
 /// The messages that the eBPF programs log.
@@ -115,7 +127,8 @@ impl Messages {
 
 /// Attached programs; they detach when this goes, unless they are pinned.
 pub struct Attached {
-    ebpf: Option<Ebpf>,
+    /// The objects that this agent has loaded; `None` if an earlier agent has pinned them.
+    loaded: Option<Loaded>,
     /// The pins that outlive this agent, or the reason why there are none.
     pub pins: Result<Pins, BpfError>,
     pub ring: Arc<EventRing>,
@@ -132,7 +145,7 @@ pub fn attach(
     sampling: (SampleScope, u32),
 ) -> Result<Attached, BpfError> {
     let attached = load_and_attach(wanted, parent, sampling);
-    // Parsing the kernel's types took tens of megabytes that are free again.
+    // The kernel's types took several megabytes, which are free again.
     memory_info::give_back();
     attached
 }
@@ -152,7 +165,7 @@ fn load_and_attach(
         return Err(BpfError::PidNamespace);
     }
     let pins = Pins::of(parent, &wanted).map_err(BpfError::NoPlace);
-    let ebpf = match &pins {
+    let loaded = match &pins {
         // The pinned programs are of this build, so nothing is loaded.
         Ok(pins) if pins.are_complete() => {
             pins.replace_older();
@@ -160,18 +173,14 @@ fn load_and_attach(
         }
         Ok(pins) => {
             pins.begin().map_err(BpfError::NoPlace)?;
-            let loaded = load(wanted, parent, Some(pins)).and_then(|mut ebpf| {
-                keep_sampler(&mut ebpf, pins)?;
-                Ok(ebpf)
-            });
             // Half of them would be neither attached nor gone.
-            let loaded = loaded.inspect_err(|_| pins.give_up());
+            let loaded = load(wanted, parent, Some(pins)).inspect_err(|_| pins.give_up());
             pins.replace_older();
             Some(loaded?)
         }
         Err(_) => Some(load(wanted, parent, None)?),
     };
-    let mut attached = open(ebpf, pins)?;
+    let mut attached = open(loaded, pins)?;
     attached.suspects = attached
         .open_sampler(parent_cgroup, sampling)
         .and_then(|clock| Ok((Arc::new(SuspectRing::take(&mut attached)?), clock)));
@@ -179,25 +188,20 @@ fn load_and_attach(
 }
 
 /// Opens the maps of the attached programs.
-fn open(mut ebpf: Option<Ebpf>, pins: Result<Pins, BpfError>) -> Result<Attached, BpfError> {
-    let ring = open_ring(&mut |map| take_map(ebpf.as_mut(), &pins, map))?;
-    let logger = match (&pins, ebpf.as_mut()) {
-        (Ok(pins), _) => {
-            // Either of the two that have something to say.
-            let mut marking = ["mark_victim_task", "mark_victim_pid"].into_iter();
-            marking.find_map(|program| {
-                let info = ProgramInfo::from_pin(pins.program(program)).ok()?;
-                EbpfLogger::init_from_id(info.id()).ok()
-            })
-        }
-        (Err(_), Some(ebpf)) => EbpfLogger::init(ebpf).ok(),
-        (Err(_), None) => None,
-    };
+fn open(mut loaded: Option<Loaded>, pins: Result<Pins, BpfError>) -> Result<Attached, BpfError> {
+    let ring = open_ring(&mut |map| take_map(loaded.as_mut(), &pins, map))?;
+    // Either of the two that have something to say.
+    let mut marking = ["mark_victim_task", "mark_victim_pid"].into_iter();
+    let logger = marking.find_map(|name| {
+        let program = open_program(loaded.as_ref(), &pins, name).ok()?;
+        let id = calls::program_id(program.as_fd()).ok()?;
+        EbpfLogger::init_from_id(id).ok()
+    });
     if logger.is_none() {
         tracing::warn!("the eBPF programs' own messages will not be seen");
     }
     Ok(Attached {
-        ebpf,
+        loaded,
         pins,
         ring: Arc::new(ring),
         suspects: Err(BpfError::Off),
@@ -207,41 +211,45 @@ fn open(mut ebpf: Option<Ebpf>, pins: Result<Pins, BpfError>) -> Result<Attached
 
 /// Takes a map, by its pin if it has one.
 fn take_map(
-    ebpf: Option<&mut Ebpf>,
+    loaded: Option<&mut Loaded>,
     pins: &Result<Pins, BpfError>,
     name: &'static str,
 ) -> Result<Map, BpfError> {
-    match (pins, ebpf) {
-        (Ok(pins), _) => pins.open(name),
-        (Err(_), Some(ebpf)) => ebpf.take_map(name).ok_or(BpfError::Missing(name)),
-        (Err(_), None) => Err(BpfError::Missing(name)),
+    if let Ok(pins) = pins {
+        return pins.open(name);
     }
+    let map = loaded.and_then(|loaded| loaded.take_map(name));
+    let map = map.ok_or(BpfError::Missing(name))?;
+    let failed = |source| BpfError::Map { map: name, source };
+    Map::from_map_data(MapData::from_fd(map).map_err(failed)?).map_err(failed)
+}
+
+/// Opens a program, by its pin if it has one.
+fn open_program(
+    loaded: Option<&Loaded>,
+    pins: &Result<Pins, BpfError>,
+    program: &'static str,
+) -> Result<OwnedFd, BpfError> {
+    let opened = match (pins, loaded.and_then(|loaded| loaded.program(program))) {
+        (Ok(pins), _) => calls::pinned(&pins.program(program)),
+        (Err(_), Some(loaded)) => loaded.try_clone_to_owned(),
+        (Err(_), None) => return Err(BpfError::Missing(program)),
+    };
+    opened.map_err(|source| BpfError::Open { program, source })
 }
 
 impl Attached {
-    /// Opens the sampler. aya has no cgroup as a scope of perf events, so the events are opened by
-    /// hand.
+    /// Opens the clock with the sampler behind it.
     fn open_sampler(
-        &mut self,
+        &self,
         parent: &Cgroup,
         sampling: (SampleScope, u32),
     ) -> Result<CpuClock, BpfError> {
-        let program = "cpu_sample";
-        let failed = |source| BpfError::Program { program, source };
-        let pinned = match &self.pins {
-            Ok(pins) => Some(PerfEvent::from_pin(pins.program(program)).map_err(failed)?),
-            Err(_) => None,
-        };
-        let sampler = match (&pinned, self.ebpf.as_mut()) {
-            (Some(sampler), _) => sampler,
-            (None, Some(ebpf)) => sampler(ebpf)?,
-            (None, None) => return Err(BpfError::Missing(program)),
-        };
-        let descriptor = sampler.fd().map_err(failed)?.as_fd();
-        CpuClock::open(descriptor, parent, sampling).map_err(BpfError::CpuClock)
+        let program = open_program(self.loaded.as_ref(), &self.pins, SAMPLER)?;
+        CpuClock::open(program.as_fd(), parent, sampling).map_err(BpfError::CpuClock)
     }
 
     pub(super) fn take_map(&mut self, name: &'static str) -> Result<Map, BpfError> {
-        take_map(self.ebpf.as_mut(), &self.pins, name)
+        take_map(self.loaded.as_mut(), &self.pins, name)
     }
 }

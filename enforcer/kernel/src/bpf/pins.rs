@@ -2,11 +2,11 @@
 //! finds an OOM kill or an exit between the two.
 //!
 //! ```text
-//! enforcer/v3-CGROUP/        the ABI of the maps, and the cgroup of all workloads
+//! enforcer/v4-CGROUP/        the ABI of the maps, and the cgroup of all workloads
 //!   EVENTS, LOST, …          maps: they outlive the programs that fill them
 //!   programs-BUILD/          of one build, complete once `cpu_sample` is there
-//!     process_exit, process_free, mark_victim_task or mark_victim_pid, cpu_sample
-//!     sched_process_exit, sched_process_free, mark_victim      their links
+//!     process_exit, process_free, process_moved, mark_victim_task or mark_victim_pid, cpu_sample
+//!     sched_process_exit, sched_process_free, cgroup_attach_task, mark_victim      their links
 //! ```
 //!
 //! An agent of another build loads its own programs over the same maps, and removes the older ones
@@ -26,10 +26,11 @@ use std::{fs, io};
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// Every map that is shared. What is in them is said by the ABI's version.
-pub(super) const MAPS: [&str; 7] = [
+pub(super) const MAPS: [&str; 8] = [
     "EVENTS",
     "LOST",
     "WATCHED",
+    "MOVED",
     "SUSPECTS",
     "SUSPECTS_LOST",
     "BUDGETS",

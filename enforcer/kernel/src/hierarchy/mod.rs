@@ -27,9 +27,14 @@ use delegation::{has_delegation, in_scope, is_delegated, own_cgroup};
 pub use refusal::HierarchyError;
 use refusal::{chain, cure, refine};
 
-/// Enabled wherever the kernel has them; the first three are needed by every host.
+/// Enabled wherever the kernel has them; the first three are needed by every host. Another one, such as
+/// `hugetlb`, is enabled if a limit asks for it: its files make every cgroup more expensive.
 const CONTROLLERS: [&str; 5] = ["cpu", "memory", "pids", "io", "cpuset"];
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Controllers, each with a file that asks for it.
+pub type Asked = BTreeMap<&'static str, &'static str>;
+
 const HOLDER: &str = "holder";
 /// The holder's limits. A workload that writes much must not take CPU time from the others.
 const OF_HOLDER: [(&str, &str); 2] = [("memory.max", "64M"), ("cpu.weight", "100")];
@@ -58,6 +63,8 @@ pub struct Tree {
     origin: Option<PathBuf>,
     /// This agent or an earlier one made the root. It is removed when the agent goes.
     made_root: bool,
+    /// A service manager has delegated the root, and what is above it is not ours.
+    delegated: bool,
     /// The notes for the host's administrator.
     notes: Vec<String>,
 }
@@ -104,7 +111,7 @@ impl Tree {
     /// file that asks for it.
     pub fn prepare(
         requested: Option<&Path>,
-        asked: &BTreeMap<&'static str, &'static str>,
+        asked: &Asked,
         inherited: &Inherited,
     ) -> Result<Self, HierarchyError> {
         let requested = inherited.root.as_deref().or(requested);
@@ -124,7 +131,7 @@ impl Tree {
         let moves = path.starts_with(&origin) || in_scope();
         let prepared = (|| {
             if !delegated {
-                make_way(&path, &mut notes)?;
+                make_way(&path, asked, &mut notes)?;
             }
             populate(&path, moves, asked, &inherited.workloads)
         })();
@@ -141,8 +148,34 @@ impl Tree {
             workloads: Arc::new(workloads),
             origin: moves.then_some(origin),
             made_root,
+            delegated,
             notes,
         })
+    }
+
+    /// Enables the controllers that limits ask for after [`Self::prepare`]. If one cannot be enabled, the
+    /// write of the limit fails and says so.
+    pub fn enable(&self, asked: &Asked) {
+        if asked
+            .keys()
+            .all(|controller| CONTROLLERS.contains(controller))
+        {
+            return;
+        }
+        let mut notes = Vec::new();
+        let enabled = (|| {
+            if !self.delegated {
+                make_way(self.root.path(), asked, &mut notes)?;
+            }
+            enable(&self.root, asked)?;
+            enable(&self.workloads, asked)
+        })();
+        for note in notes {
+            tracing::info!("{note}");
+        }
+        if let Err(error) = enabled {
+            tracing::debug!("failed to enable controllers: {error}");
+        }
     }
 
     /// Leaves the host as it was found, as far as the host lets us. A holder that a service
@@ -168,7 +201,8 @@ impl Tree {
                 return Ok(());
             };
             // A delegated root takes its process back only without controllers.
-            for controller in CONTROLLERS {
+            let handed_down = self.root.read("cgroup.subtree_control")?;
+            for controller in handed_down.split_whitespace() {
                 let _ = self
                     .root
                     .write("cgroup.subtree_control", &format!("-{controller}"));
@@ -196,7 +230,7 @@ impl Tree {
 fn populate(
     path: &Path,
     moves: bool,
-    asked: &BTreeMap<&'static str, &'static str>,
+    asked: &Asked,
     inherited: &BTreeSet<String>,
 ) -> Result<(Cgroup, Cgroup, Cgroup), HierarchyError> {
     let root = Cgroup::open(path)?;
@@ -204,10 +238,10 @@ fn populate(
     if moves {
         retreat(&root, "supervisor")?;
     }
-    enable(&root)?;
+    enable(&root, asked)?;
     let workloads = root.ensure_child("workloads").map_err(refine)?;
     refuse_occupied(&workloads, inherited)?;
-    enable(&workloads)?;
+    enable(&workloads, asked)?;
     // The commands of a dead agent are ended: no agent waits for their answers.
     if let Ok(left) = Cgroup::open(&path.join("probes")) {
         let removed = left.kill_and_wait(LEFT_BEHIND);
@@ -217,7 +251,7 @@ fn populate(
         }
     }
     let probes = root.ensure_child("probes").map_err(refine)?;
-    enable(&probes)?;
+    enable(&probes, &Asked::new())?;
     let holder = root.ensure_child(HOLDER).map_err(refine)?;
     for (file, value) in OF_HOLDER {
         if let Err(error) = holder.write(file, value) {
@@ -255,7 +289,7 @@ fn check_mount() -> Result<(), HierarchyError> {
 }
 
 /// Makes the root below the mount point, with every controller on the way.
-fn make_way(path: &Path, notes: &mut Vec<String>) -> Result<(), HierarchyError> {
+fn make_way(path: &Path, asked: &Asked, notes: &mut Vec<String>) -> Result<(), HierarchyError> {
     let Ok(relative) = path.strip_prefix(MOUNT_POINT) else {
         return Err(HierarchyError::NotV2 {
             path: path.display().to_string(),
@@ -264,7 +298,7 @@ fn make_way(path: &Path, notes: &mut Vec<String>) -> Result<(), HierarchyError> 
     };
     let mut cgroup = Cgroup::open(Path::new(MOUNT_POINT))?;
     for part in relative.components() {
-        let enabled = enable(&cgroup)?;
+        let enabled = enable(&cgroup, asked)?;
         if !enabled.is_empty() && cgroup.path() == Path::new(MOUNT_POINT) {
             notes.push(format!(
                 "enabled {} in {MOUNT_POINT}/cgroup.subtree_control",
@@ -278,13 +312,15 @@ fn make_way(path: &Path, notes: &mut Vec<String>) -> Result<(), HierarchyError> 
     Ok(())
 }
 
-/// Hands every controller that is there down to the children.
-fn enable(cgroup: &Cgroup) -> Result<Vec<&'static str>, HierarchyError> {
+/// Hands the usual controllers, and those that are asked for, down to the children.
+fn enable(cgroup: &Cgroup, asked: &Asked) -> Result<Vec<&'static str>, HierarchyError> {
     let available = cgroup.read("cgroup.controllers")?;
     let present = cgroup.read("cgroup.subtree_control")?;
     let has = |list: &str, name: &str| list.split_whitespace().any(|word| word == name);
     let mut enabled = Vec::new();
-    for controller in CONTROLLERS {
+    let more = asked.keys().copied();
+    let more = more.filter(|controller| !CONTROLLERS.contains(controller));
+    for controller in CONTROLLERS.into_iter().chain(more) {
         if has(&available, controller) && !has(&present, controller) {
             match cgroup.write("cgroup.subtree_control", &format!("+{controller}")) {
                 Ok(()) => enabled.push(controller),
@@ -296,10 +332,7 @@ fn enable(cgroup: &Cgroup) -> Result<Vec<&'static str>, HierarchyError> {
     Ok(enabled)
 }
 
-fn check_controllers(
-    root: &Cgroup,
-    asked: &BTreeMap<&'static str, &'static str>,
-) -> Result<(), HierarchyError> {
+fn check_controllers(root: &Cgroup, asked: &Asked) -> Result<(), HierarchyError> {
     let available = root.read("cgroup.controllers")?;
     let needed = NEEDED
         .iter()

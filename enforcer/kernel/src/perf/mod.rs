@@ -1,5 +1,5 @@
-//! perf_event_open(2): the clock that samples. Three uses of it, each in a file of
-//! its own: the workloads' CPU time, all the time, and one thread for a moment; and
+//! perf_event_open(2): the event of a tracepoint, and the clock that samples. The clock has three uses, each
+//! in a file of its own: the workloads' CPU time, all the time, and one thread for a moment; and
 //! breakpoints on a thread's clocks. No PMU is needed, so it works in any VM.
 
 pub mod clock_reads;
@@ -37,6 +37,7 @@ struct Attributes {
 const _: () = assert!(size_of::<Attributes>() == 112);
 
 const TYPE_SOFTWARE: u32 = 1;
+const TYPE_TRACEPOINT: u32 = 2;
 const COUNT_SW_CPU_CLOCK: u64 = 0;
 const FLAG_DISABLED: u64 = 1;
 const FLAG_FD_CLOEXEC: libc::c_ulong = 8;
@@ -94,6 +95,31 @@ impl Attributes {
             _ => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Opens the event of a tracepoint. A program that is attached to it runs on every CPU. The number of the
+/// tracepoint is read from tracefs.
+pub(crate) fn tracepoint(category: &str, name: &str) -> io::Result<OwnedFd> {
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    for tracing in ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"] {
+        let path = format!("{tracing}/events/{category}/{name}/id");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                failure = error;
+                continue;
+            }
+        };
+        let config = text.trim().parse().map_err(io::Error::other)?;
+        let attributes = Attributes {
+            kind: TYPE_TRACEPOINT,
+            size: 112,
+            config,
+            ..Attributes::default()
+        };
+        return attributes.open(Scope::Cpu(0));
+    }
+    Err(failure)
 }
 
 /// Checks whether this host allows the sampling of a CPU.

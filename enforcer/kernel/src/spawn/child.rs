@@ -2,7 +2,7 @@
 //! locks or panics; every call is async-signal-safe (signal-safety(7)) or a bare
 //! system call.
 
-use super::Launch;
+use super::orders::Orders;
 use libc::{c_char, c_int};
 
 /// The step of a child that failed. The agent gets it as a byte.
@@ -20,6 +20,7 @@ pub(crate) enum Stage {
     Directory,
     Exec,
     Keyring,
+    Nice,
 }
 
 impl Stage {
@@ -36,6 +37,7 @@ impl Stage {
             8 => "become the user".to_owned(),
             9 => "enter the directory".to_owned(),
             11 => "leave the agent's session keyring".to_owned(),
+            12 => "set the nice value".to_owned(),
             _ => format!("execute {program}"),
         }
     }
@@ -49,29 +51,26 @@ pub(super) struct Pointers {
 }
 
 impl Pointers {
-    pub(super) fn of(launch: &Launch) -> Self {
+    pub(super) fn of(orders: &Orders) -> Self {
         let array = |strings: &[std::ffi::CString]| {
-            strings
-                .iter()
-                .map(|string| string.as_ptr())
-                .chain([std::ptr::null()])
-                .collect()
+            let pointers = strings.iter().map(|string| string.as_ptr());
+            pointers.chain([std::ptr::null()]).collect()
         };
         Self {
-            command: array(&launch.command),
-            environment: array(&launch.environment),
+            command: array(&orders.command),
+            environment: array(&orders.environment),
         }
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
-    pub launch: &'a Launch,
+    pub orders: &'a Orders,
     pub pointers: &'a Pointers,
     pub gate: c_int,
     pub null: c_int,
     pub output: c_int,
-    /// The signals that the agent ignores, a bit each: bit 0 is signal 1.
+    /// The signals that the fork server ignores, a bit each: bit 0 is signal 1.
     pub ignored: u64,
 }
 
@@ -109,27 +108,28 @@ fn check(result: c_int, stage: Stage) -> Step {
 }
 
 fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
-    let launch = plan.launch;
+    let orders = plan.orders;
     // SAFETY: no preconditions; a forked child leads no group yet.
     check(unsafe { libc::setsid() }, Stage::Session)?;
-    leave_keyring(launch)?;
+    leave_keyring(orders)?;
     descriptors(plan, gate)?;
     signals(plan.ignored)?;
     // SAFETY: no preconditions, and it always succeeds.
-    unsafe { libc::umask(0o022) };
-    oom_score(launch)?;
-    rlimits(launch)?;
-    identity(launch)?;
+    unsafe { libc::umask(orders.umask) };
+    oom_score(orders)?;
+    nice(orders)?;
+    rlimits(orders)?;
+    identity(orders)?;
     // SAFETY: the path ends with NUL.
     check(
-        unsafe { libc::chdir(launch.directory.as_ptr()) },
+        unsafe { libc::chdir(orders.directory.as_ptr()) },
         Stage::Directory,
     )
 }
 
 /// Joins a session keyring of its own (keyctl(2), session-keyring(7)). Processes that share one
 /// have all rights to its keys, whatever their user.
-fn leave_keyring(launch: &Launch) -> Step {
+fn leave_keyring(orders: &Orders) -> Step {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
     // SAFETY: without a name, a new anonymous keyring is made.
     let joined = unsafe {
@@ -142,7 +142,7 @@ fn leave_keyring(launch: &Launch) -> Step {
     // A kernel without keyrings has none to share; an agent that is not root shares its own
     // user's, whose quota may be used up.
     let errno = nix::Error::last_raw();
-    if joined >= 0 || errno == libc::ENOSYS || !launch.switch_user {
+    if joined >= 0 || errno == libc::ENOSYS || !orders.switch_user {
         Ok(())
     } else {
         Err(Failed(Stage::Keyring))
@@ -205,8 +205,8 @@ fn signals(ignored: u64) -> Step {
 
 /// Sets the OOM score. This comes before the change of the user, because a lower score needs
 /// CAP_SYS_RESOURCE.
-fn oom_score(launch: &Launch) -> Step {
-    let value = launch.oom_score_adj.as_bytes();
+fn oom_score(orders: &Orders) -> Step {
+    let value = orders.oom_score_adj.as_bytes();
     // SAFETY: the path ends with NUL, the buffer outlives the call, and the
     // descriptor was opened right here.
     unsafe {
@@ -218,7 +218,7 @@ fn oom_score(launch: &Launch) -> Step {
         let written = libc::write(file, value.as_ptr().cast(), value.len());
         libc::close(file);
         // A user other than root may only raise it, and otherwise keeps it.
-        if written < 0 && launch.switch_user {
+        if written < 0 && orders.switch_user {
             Err(Failed(Stage::OomScore))
         } else {
             Ok(())
@@ -226,12 +226,23 @@ fn oom_score(launch: &Launch) -> Step {
     }
 }
 
-fn rlimits(launch: &Launch) -> Step {
-    for (resource, limit) in &launch.rlimits {
+/// Sets the nice value. This comes before the change of the user, because a lower value needs
+/// CAP_SYS_NICE.
+fn nice(orders: &Orders) -> Step {
+    let Some(nice) = orders.nice else {
+        return Ok(());
+    };
+    // SAFETY: no preconditions; process 0 is the calling one.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    check(result, Stage::Nice)
+}
+
+fn rlimits(orders: &Orders) -> Step {
+    for (resource, limit) in &orders.rlimits {
         // The usual soft limit of descriptors keeps programs that use select(2) alive. A program
         // may raise it up to the hard limit.
         let soft = if u32::from(*resource) == libc::RLIMIT_NOFILE {
-            (*limit).min(soft_nofile(launch, *limit))
+            (*limit).min(soft_nofile(orders, *limit))
         } else {
             *limit
         };
@@ -248,15 +259,14 @@ fn rlimits(launch: &Launch) -> Step {
 
 /// Returns the soft limit of open files. A limit that the agent's own unit has raised goes back to
 /// the system's default (1024, hard 524288), unless the manifest sets it.
-fn soft_nofile(launch: &Launch, limit: u64) -> u64 {
-    if launch.default_nofile { 1024 } else { limit }
+fn soft_nofile(orders: &Orders, limit: u64) -> u64 {
+    if orders.default_nofile { 1024 } else { limit }
 }
 
 /// Changes the user by system calls. The C library's functions would change every thread of the
 /// process: they take a lock, which another thread of the agent may have held at the fork, and wait
 /// for threads that do not exist here.
-fn identity(launch: &Launch) -> Step {
-    let identity = &launch.identity;
+fn identity(orders: &Orders) -> Step {
     // Whatever the agent itself was given by ambience is not the workload's.
     // SAFETY: no pointers are passed.
     unsafe {
@@ -268,17 +278,15 @@ fn identity(launch: &Launch) -> Step {
             0,
         )
     };
-    if launch.switch_user {
-        let groups: *const libc::gid_t = identity.groups.as_ptr().cast();
-        let gid = identity.gid.as_raw();
-        // SAFETY: the array has the length that is passed; `Gid` is a
-        // transparent `gid_t`.
+    if orders.switch_user {
+        let gid = orders.gid;
+        // SAFETY: the array has the length that is passed.
         unsafe {
             check(
                 system_call(libc::syscall(
                     libc::SYS_setgroups,
-                    identity.groups.len(),
-                    groups,
+                    orders.groups.len(),
+                    orders.groups.as_ptr(),
                 )),
                 Stage::Groups,
             )?;
@@ -287,17 +295,16 @@ fn identity(launch: &Launch) -> Step {
                 Stage::Groups,
             )?;
         }
-        if !identity.uid.is_root() {
-            bound_capabilities(launch);
-            drop_privileges(launch)?;
-        } else if launch.bounds_root {
+        if orders.uid != 0 {
+            bound_capabilities(orders);
+            drop_privileges(orders)?;
+        } else if orders.bounds_root {
             // Root gets back on exec what the bounding set leaves, and what is inheritable.
-            bound_capabilities(launch);
-            let mask = capability_mask(launch);
-            check(set_capabilities(mask), Stage::Capabilities)?;
+            bound_capabilities(orders);
+            check(set_capabilities(orders.capabilities), Stage::Capabilities)?;
         }
     }
-    if launch.no_new_privs {
+    if orders.no_new_privs {
         // SAFETY: no pointers are passed.
         let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
         check(result, Stage::Capabilities)?;
@@ -305,10 +312,14 @@ fn identity(launch: &Launch) -> Step {
     Ok(())
 }
 
+fn declares(orders: &Orders, capability: u8) -> bool {
+    orders.capabilities & (1 << capability) != 0
+}
+
 /// Takes everything but the declared capabilities out of the bounding set.
-fn bound_capabilities(launch: &Launch) {
+fn bound_capabilities(orders: &Orders) {
     for capability in 0..64u8 {
-        let declared = launch.capabilities.contains(&capability);
+        let declared = declares(orders, capability);
         // SAFETY: no pointers are passed.
         let dropped = |number: u64| unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
         if !declared && dropped(u64::from(capability)) < 0 {
@@ -318,16 +329,11 @@ fn bound_capabilities(launch: &Launch) {
     }
 }
 
-fn capability_mask(launch: &Launch) -> u64 {
-    let declared = launch.capabilities.iter();
-    declared.fold(0, |mask, number| mask | 1 << number)
-}
-
 /// Becomes the user, with the declared capabilities and no others.
-fn drop_privileges(launch: &Launch) -> Step {
+fn drop_privileges(orders: &Orders) -> Step {
     let stage = Stage::Capabilities;
-    let uid = launch.identity.uid.as_raw();
-    let mask = capability_mask(launch);
+    let uid = orders.uid;
+    let mask = orders.capabilities;
     // SAFETY: no pointers are passed to any of these calls.
     unsafe {
         if mask != 0 {
@@ -339,10 +345,10 @@ fn drop_privileges(launch: &Launch) -> Step {
         )?;
         if mask != 0 {
             check(set_capabilities(mask), stage)?;
-            for capability in &launch.capabilities {
+            for capability in (0..64).filter(|capability| declares(orders, *capability)) {
                 let raise = libc::PR_CAP_AMBIENT_RAISE;
                 check(
-                    libc::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(*capability), 0, 0),
+                    libc::prctl(libc::PR_CAP_AMBIENT, raise, u64::from(capability), 0, 0),
                     stage,
                 )?;
             }
@@ -385,7 +391,7 @@ fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
     // SAFETY: both arrays end with a null pointer, and their strings with NUL.
     unsafe {
         libc::execve(
-            pointers.command[0],
+            *pointers.command.as_ptr(),
             pointers.command.as_ptr(),
             pointers.environment.as_ptr(),
         )

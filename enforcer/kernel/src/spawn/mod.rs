@@ -7,19 +7,19 @@
 //!
 //! ```text
 //! agent                                child
-//! clone3 ────────────────────────────→ session, descriptors, limits, user …
+//! clone3, by the fork server ────────→ session, descriptors, limits, user …
 //! records the instance                 waits for one byte
 //! opens the gate ── one byte ────────→ execve
 //! reads to the end of file ←───────────┘ closed by exec, or five bytes: what failed
 //! ```
 //!
 //! If the agent dies before the byte, the child reads the end of file and goes.
-//! Between `clone3` and `execve` only async-signal-safe calls are made: another
-//! thread of the agent may have held any lock at that moment.
+//! Between `clone3` and `execve` only async-signal-safe calls are made.
 
 mod child;
+mod fork_server;
+mod orders;
 use super::account::Identity;
-use super::cgroupfs::Cgroup;
 use super::pidfd::PidFd;
 use super::{clock, process};
 use enforcer_model::detail::StartError;
@@ -29,14 +29,13 @@ use enforcer_model::units::{MonoTime, human_duration};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::Signal;
 use std::ffi::{CStr, CString};
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 pub(crate) use child::Stage;
+pub use fork_server::{COMMAND, ForkServer, serve};
 
 /// Everything that a child needs. It is made before the fork, because nothing may be allocated
 /// after it.
@@ -57,6 +56,9 @@ pub struct Launch {
     /// The limit of open descriptors is the default, and not the manifest's.
     pub default_nofile: bool,
     pub no_new_privs: bool,
+    pub umask: u32,
+    /// The nice value; `None` for the agent's own.
+    pub nice: Option<i32>,
     pub oom_score_adj: CString,
 }
 
@@ -87,43 +89,10 @@ pub struct Waiting {
 /// The failures before the child exists.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
-    #[error("make the gate")]
-    Gate(#[source] io::Error),
-    #[error("open /dev/null")]
-    Null(#[source] io::Error),
+    #[error("ask the fork server, the process that creates the agent's children")]
+    Server(#[source] io::Error),
     #[error("clone3 into the cgroup {cgroup}")]
     Clone { cgroup: String, source: io::Error },
-}
-
-/// Makes the child, prepared and waiting. Its standard output and error go to
-/// `output`.
-pub fn spawn(launch: &Launch, cgroup: &Cgroup, output: &File) -> Result<Waiting, SpawnError> {
-    let (gate, inner) = UnixStream::pair().map_err(SpawnError::Gate)?;
-    let null = File::options()
-        .read(true)
-        .open("/dev/null")
-        .map_err(SpawnError::Null)?;
-    let pointers = child::Pointers::of(launch);
-    let plan = child::Plan {
-        launch,
-        pointers: &pointers,
-        gate: inner.as_raw_fd(),
-        null: null.as_raw_fd(),
-        output: output.as_raw_fd(),
-        ignored: ignored_signals(),
-    };
-    let named = ThreadName::borrow(&launch.command[0]);
-    let cloned = clone_into(cgroup, &plan);
-    drop(named);
-    let (pid, pidfd) = cloned.map_err(|source| SpawnError::Clone {
-        cgroup: cgroup.path().display().to_string(),
-        source,
-    })?;
-    Ok(Waiting {
-        pid,
-        pidfd: PidFd::new(pidfd),
-        gate,
-    })
 }
 
 /// The old name of this thread, which has the program's name until this is dropped.
@@ -152,37 +121,6 @@ impl Drop for ThreadName {
     fn drop(&mut self) {
         // SAFETY: the kernel has written a name that ends with NUL.
         unsafe { libc::prctl(libc::PR_SET_NAME, self.0.as_ptr()) };
-    }
-}
-
-fn clone_into(cgroup: &Cgroup, plan: &child::Plan<'_>) -> io::Result<(u32, OwnedFd)> {
-    // include/uapi/linux/sched.h; wider than the crate's type for flags.
-    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let mut pidfd: libc::c_int = -1;
-    // SAFETY: all of its fields are integers, for which zero is valid and means "not used".
-    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags =
-        u64::from(libc::CLONE_PIDFD.unsigned_abs()) | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
-    arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-    arguments.cgroup = u64::from(cgroup.as_fd().as_raw_fd().unsigned_abs());
-    // SAFETY: without CLONE_VM the child has its own copy of this thread's stack,
-    // and `child::run` makes only async-signal-safe calls and never returns.
-    let pid = unsafe {
-        libc::syscall(
-            libc::SYS_clone3,
-            &raw mut arguments,
-            size_of::<libc::clone_args>(),
-        )
-    };
-    match pid {
-        0 => child::run(plan),
-        // SAFETY: the kernel has just made this descriptor for us alone.
-        1.. => Ok((u32::try_from(pid).map_err(io::Error::other)?, unsafe {
-            OwnedFd::from_raw_fd(pidfd)
-        })),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -328,14 +266,10 @@ impl Waiting {
     }
 }
 
-/// Returns the signals that this process ignores, a bit each. It is read once: the agent changes none of
-/// them after its first start of a workload. If it can't be read, every signal is reset.
+/// Returns the signals that this process ignores, a bit each. If that can't be read, it is every signal.
 fn ignored_signals() -> u64 {
-    static IGNORED: OnceLock<u64> = OnceLock::new();
-    *IGNORED.get_or_init(|| {
-        let status = procfs::process::Process::myself().and_then(|this| this.status());
-        status.map_or(u64::MAX, |status| status.sigign)
-    })
+    let status = procfs::process::Process::myself().and_then(|this| this.status());
+    status.map_or(u64::MAX, |status| status.sigign)
 }
 
 /// Waits for a child that goes by itself; one that does not is killed.

@@ -7,7 +7,6 @@ use crate::yaml::{Node, Value};
 use enforcer_model::detail::Kind;
 use enforcer_model::health::Health;
 use enforcer_model::name::{RULE, WorkloadName};
-use enforcer_model::probe::is_forbidden;
 use enforcer_model::spec::{Alerts, Resource, Rule, Severity, Target, When, WorkloadSpec};
 use enforcer_model::state::WorkloadState;
 use enforcer_model::units::Limit;
@@ -16,6 +15,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) const KEYS: &[&str] = &["repeat", "targets", "rules"];
 const RULE_KEYS: &[&str] = &[
     "memory",
     "state",
@@ -38,10 +38,11 @@ const STATES: [WorkloadState; 5] = [
 ];
 const HEALTHS: [Health; 2] = [Health::Unhealthy, Health::Degraded];
 /// The kinds of events that are trouble.
-const EVENTS: [Kind; 10] = [
+const EVENTS: [Kind; 11] = [
     Kind::OomKill,
     Kind::CpuLoop,
     Kind::Restart,
+    Kind::Reload,
     Kind::Breaker,
     Kind::Drift,
     Kind::Conflict,
@@ -56,7 +57,7 @@ const SHORTEST_REPEAT: Duration = Duration::from_secs(10);
 impl Reader<'_> {
     pub(super) fn alerts(&mut self, node: &Node) -> Alerts {
         let mut alerts = Alerts::default();
-        let fields = self.fields(node, &["repeat", "targets", "rules"]);
+        let fields = self.fields(node, KEYS);
         match fields.get("repeat") {
             Some(value) if is_off(value) => alerts.repeat = None,
             Some(value) => {
@@ -129,30 +130,6 @@ impl Reader<'_> {
                 None
             }
         }
-    }
-
-    fn webhook(&mut self, node: &Node) -> Option<Target> {
-        let (place, headers) = if let Value::Mapping(_) = node.value {
-            let fields = self.fields(node, &["url", "headers"]);
-            let headers = fields.get("headers").map(|headers| self.headers(headers));
-            let Some(place) = fields.get("url") else {
-                self.fault(
-                    Fault::error(node.span.clone(), "this webhook has no `url`")
-                        .label("expected a `url`"),
-                );
-                return None;
-            };
-            (place, headers.unwrap_or_default())
-        } else {
-            (node, BTreeMap::new())
-        };
-        let (host, port, path) = self.parsed(place, url)?;
-        Some(Target::Webhook {
-            host,
-            port,
-            path,
-            headers,
-        })
     }
 
     fn rule(&mut self, node: &Node, targets: &BTreeMap<String, Target>) -> Option<Rule> {
@@ -334,84 +311,4 @@ pub(crate) fn faults(
     }
     faults.sort_by_key(|fault| fault.span.start);
     faults
-}
-
-/// Parses `http://HOST[:PORT][/PATH]` into host, port, and path with its query.
-fn url(text: &str) -> Result<(String, u16, String), String> {
-    const EXPECTED: &str = "http://HOST[:PORT][/PATH]";
-    if text.starts_with("https://") {
-        return Err(format!(
-            "{EXPECTED}; for TLS, use `command` with a program that speaks it, as curl does"
-        ));
-    }
-    let expected = || EXPECTED.to_owned();
-    let rest = text.strip_prefix("http://").ok_or_else(expected)?;
-    let printable = |c: char| c.is_ascii_graphic() && c != '#' && c != '@';
-    if !rest.chars().all(printable) {
-        return Err(format!(
-            "{EXPECTED}, in visible ASCII, without a password or fragment"
-        ));
-    }
-    let at = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(at);
-    let path = match path {
-        "" => "/".to_owned(),
-        query if query.starts_with('?') => format!("/{query}"),
-        path => path.to_owned(),
-    };
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => {
-            let port = port.parse::<u16>().ok().filter(|port| *port > 0);
-            (host, port.ok_or_else(expected)?)
-        }
-        _ => (authority, 80),
-    };
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    if bracketed.is_none() && host.contains([':', '[', ']']) {
-        return Err(format!("{EXPECTED}, an IPv6 address in brackets"));
-    }
-    let host = bracketed.unwrap_or(host);
-    if host.is_empty() {
-        return Err(expected());
-    }
-    if host.parse().is_ok_and(is_forbidden) {
-        return Err(format!("{EXPECTED}, and none that gives out credentials"));
-    }
-    Ok((host.to_owned(), port, path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::url;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let good = |text: &str| url(text).expect("good");
-        let of = |host: &str, port, path: &str| (host.to_owned(), port, path.to_owned());
-        assert_eq!(good("http://a"), of("a", 80, "/"));
-        assert_eq!(good("http://a:9093/x?y=1"), of("a", 9093, "/x?y=1"));
-        assert_eq!(good("http://[::1]:80/"), of("::1", 80, "/"));
-        assert_eq!(good("http://[::1]"), of("::1", 80, "/"));
-        assert_eq!(good("http://a?x"), of("a", 80, "/?x"));
-        for bad in [
-            "http://fe80::1/",
-            "http://[::1",
-            "",
-            "a",
-            "http://",
-            "http://:80",
-            "http://a:0",
-            "http://a:x",
-            "https://a",
-            "http://a b",
-            "http://u:p@a",
-            "http://a/#x",
-            "http://a\r\nx: y",
-            "http://169.254.169.254/",
-        ] {
-            assert!(url(bad).is_err(), "{bad:?}");
-        }
-    }
 }

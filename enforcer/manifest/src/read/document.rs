@@ -1,6 +1,7 @@
 //! The top level of a manifest, and the names of its workloads.
 
 use super::{Reader, alerts, needs, one_of};
+use crate::merge;
 use crate::yaml::{Node, Value};
 use crate::{Fault, Parsed, VERSION, quantity};
 use enforcer_model::name::{RULE, WorkloadName};
@@ -8,7 +9,7 @@ use enforcer_model::spec::Mode;
 use std::ops::Range;
 use std::sync::Arc;
 
-const KEYS: &[&str] = &["version", "mode", "host", "alerts", "workloads"];
+pub(crate) const KEYS: &[&str] = &["version", "mode", "host", "alerts", "defaults", "workloads"];
 
 pub(super) const MODES: [(&str, Mode); 2] =
     [("enforce", Mode::Enforce), ("observe", Mode::Observe)];
@@ -32,7 +33,7 @@ impl Reader<'_> {
         self.set(&fields, "mode", &mut mode, one_of(&MODES));
         if let Some(node) = fields.get("host") {
             parsed.has_host = true;
-            parsed.manifest.host = self.host(node);
+            *parsed.manifest.host = self.host(node);
         }
         if let Some(node) = fields.get("alerts") {
             parsed.has_alerts = true;
@@ -40,7 +41,22 @@ impl Reader<'_> {
             parsed.manifest.host.alerts = Arc::new(self.alerts(node));
         }
         parsed.manifest.host.mode = mode;
-        let Some(workloads) = fields.get("workloads") else {
+        let merged = match (fields.get("defaults"), fields.get("workloads")) {
+            (Some(defaults), None) => {
+                self.fault(
+                    Fault::warning(
+                        defaults.span.clone(),
+                        "`defaults` hold for the workloads of their own file, and this one has none",
+                    )
+                    .label("without effect"),
+                );
+                None
+            }
+            (None, None) => None,
+            (None, Some(workloads)) => Some(workloads.clone()),
+            (Some(defaults), Some(workloads)) => self.merged(root, defaults, workloads),
+        };
+        let Some(workloads) = &merged else {
             return;
         };
         for (name, node) in self.workload_names(workloads) {
@@ -52,6 +68,21 @@ impl Reader<'_> {
             .into_iter()
             .filter_map(|(name, place)| Some((WorkloadName::parse(&name)?, place)))
             .collect();
+    }
+
+    /// Returns the workloads with the file's defaults under each of them.
+    fn merged(&mut self, root: &Node, defaults: &Node, workloads: &Node) -> Option<Node> {
+        let mut keys = root.value.pairs();
+        let place = keys.find(|(key, ..)| *key == "defaults");
+        let place = place.map_or(defaults.span.clone(), |(_, place, _)| place.clone());
+        self.entries(defaults);
+        match merge::with_defaults(defaults, &place, workloads) {
+            Ok(merged) => Some(merged),
+            Err(fault) => {
+                self.fault(fault);
+                None
+            }
+        }
     }
 
     /// Returns the workloads whose names are names, with the place of the name.

@@ -6,7 +6,7 @@ use crate::yaml::Node;
 use enforcer_model::limits::Limits;
 use enforcer_model::spec::{Host, Portion, Reserve};
 
-const KEYS: &[&str] = &["reserve", "cgroup", "starts_at_once", "watch"];
+pub(crate) const KEYS: &[&str] = &["reserve", "cgroup", "starts_at_once", "watch"];
 
 impl Reader<'_> {
     pub(super) fn host(&mut self, node: &Node) -> Host {

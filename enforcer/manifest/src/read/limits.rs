@@ -4,23 +4,33 @@ use super::{Fields, Reader, boolean};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::Node;
-use enforcer_model::limits::{Limits, parse_cpu_list};
+use enforcer_model::limits::{DiskRates, Limits, parse_cpu_list};
 use enforcer_model::spec::Commands;
 use enforcer_model::units::{Bytes, CpuWeight, Limit};
+use std::collections::BTreeMap;
 
-pub(super) const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "cpu.weight",
     "cpu.max",
     "cpu.max.burst",
+    "cpu.uclamp.min",
+    "cpu.uclamp.max",
     "cpuset.cpus",
+    "cpuset.mems",
     "memory.min",
     "memory.low",
     "memory.high",
     "memory.max",
     "memory.swap.max",
+    "memory.zswap.max",
     "memory.oom.group",
     "pids.max",
     "io.weight",
+    "io.max",
+    "hugetlb.64KB.max",
+    "hugetlb.2MB.max",
+    "hugetlb.32MB.max",
+    "hugetlb.1GB.max",
 ];
 
 fn pids_max(text: &str) -> Result<Limit<u64>, String> {
@@ -57,6 +67,18 @@ impl Reader<'_> {
             },
         );
         self.set_some(&fields, "cpuset.cpus", &mut limits.cpuset_cpus, cpu_list);
+        self.set_some(&fields, "cpuset.mems", &mut limits.cpuset_mems, node_list);
+        let least = &mut limits.cpu_uclamp_min;
+        self.set_some(&fields, "cpu.uclamp.min", least, quantity::share);
+        let most = &mut limits.cpu_uclamp_max;
+        self.set_some(&fields, "cpu.uclamp.max", most, quantity::share);
+        self.set_some(
+            &fields,
+            "memory.zswap.max",
+            &mut limits.memory_zswap_max,
+            quantity::bytes_or_max,
+        );
+        self.huge_pages(&fields, &mut limits);
         self.set_some(
             &fields,
             "memory.max",
@@ -89,10 +111,70 @@ impl Reader<'_> {
         );
         self.set_some(&fields, "pids.max", &mut limits.pids_max, pids_max);
         self.set_some(&fields, "io.weight", &mut limits.io_weight, weight);
+        if let Some(node) = fields.get("io.max") {
+            limits.io_max = self.disks(node);
+        }
         self.memory_high(&fields, &mut limits);
         self.memory_order(&fields, &limits);
         self.burst_fits(&fields, &limits);
         limits
+    }
+
+    /// Reads the limits of huge pages, of which the kernel counts whole ones.
+    fn huge_pages(&mut self, fields: &Fields<'_>, limits: &mut Limits) {
+        for (key, page, limit) in [
+            ("hugetlb.64KB.max", 64 << 10, &mut limits.hugetlb_64kb_max),
+            ("hugetlb.2MB.max", 2 << 20, &mut limits.hugetlb_2mb_max),
+            ("hugetlb.32MB.max", 32 << 20, &mut limits.hugetlb_32mb_max),
+            ("hugetlb.1GB.max", 1 << 30, &mut limits.hugetlb_1gb_max),
+        ] {
+            self.set_some(fields, key, limit, |text| {
+                let limit = quantity::bytes_or_max(text)?;
+                match limit.at() {
+                    Some(Bytes(bytes)) if bytes % page != 0 => {
+                        Err(format!("a multiple of {}, or max", Bytes(page)))
+                    }
+                    Some(_) | None => Ok(limit),
+                }
+            });
+        }
+    }
+
+    /// Reads the rates of each disk. The kernel takes no rate of 0 (`tg_set_limit`).
+    fn disks(&mut self, node: &Node) -> BTreeMap<String, DiskRates> {
+        let positive = |text: &str| match text {
+            "max" => Ok(Limit::Max),
+            number => quantity::integer(number, 1..=u64::MAX).map(Limit::At),
+        };
+        let above_zero = |text: &str| match quantity::bytes_or_max(text)? {
+            Limit::At(Bytes(0)) => Err("a size above 0, or max".to_owned()),
+            limit @ (Limit::At(_) | Limit::Max) => Ok(limit),
+        };
+        let mut disks = BTreeMap::new();
+        for (disk, node) in self.entries(node).iter() {
+            if !disk.starts_with('/') || disk.contains(['\0', '\n']) {
+                let shown = disk.escape_debug();
+                self.fault(
+                    Fault::error(node.span.clone(), format!("`{shown}` is no disk"))
+                        .label("expected a device such as /dev/sda, or a path on it"),
+                );
+                continue;
+            }
+            let fields = self.fields(node, &["rbps", "wbps", "riops", "wiops"]);
+            let mut rates = DiskRates::default();
+            self.set(&fields, "rbps", &mut rates.rbps, above_zero);
+            self.set(&fields, "wbps", &mut rates.wbps, above_zero);
+            self.set(&fields, "riops", &mut rates.riops, positive);
+            self.set(&fields, "wiops", &mut rates.wiops, positive);
+            if fields.iter().next().is_none() {
+                self.fault(
+                    Fault::error(node.span.clone(), format!("`{disk}` has no rate"))
+                        .label("expected rbps, wbps, riops or wiops"),
+                );
+            }
+            disks.insert(disk.to_owned(), rates);
+        }
+        disks
     }
 
     /// A size, or a part of `memory.max`.
@@ -208,6 +290,10 @@ fn cpu_weight(text: &str) -> Result<CpuWeight, String> {
 fn weight(text: &str) -> Result<u16, String> {
     let weight = quantity::integer(text, 1..=10_000)?;
     u16::try_from(weight).map_err(|_| "a weight from 1 to 10000".to_owned())
+}
+
+fn node_list(text: &str) -> Result<String, String> {
+    cpu_list(text).map_err(|_| "a list of memory nodes like 0-1".to_owned())
 }
 
 fn cpu_list(text: &str) -> Result<String, String> {

@@ -2,20 +2,27 @@
 //! and every fault collected instead of the first one thrown.
 
 pub(crate) mod alerts;
-mod document;
-mod host;
-mod limits;
+mod directories;
+pub(crate) mod document;
+mod hooks;
+pub(crate) mod host;
+pub(crate) mod limits;
 pub(crate) mod needs;
-mod probes;
-mod recovery;
-mod watch;
+pub(crate) mod probes;
+pub(crate) mod recovery;
+pub(crate) mod watch;
+mod webhook;
 pub(crate) mod workload;
 
 use crate::Accounts;
 use crate::fault::Fault;
+use crate::foreign;
 use crate::yaml::{Node, Value};
 use std::fmt;
 use std::ops::Range;
+
+/// The beginning of keys that mean nothing here, as in a Compose file.
+const EXTENSION: &str = "x-";
 
 pub(crate) struct Reader<'a> {
     pub(crate) accounts: &'a dyn Accounts,
@@ -40,54 +47,13 @@ impl<'n> Fields<'n> {
     }
 }
 
-/// Keys of other tools, and what they are here.
-const FOREIGN: &[(&str, &str)] = &[
-    (
-        "image",
-        "enforcer starts programs of this host and no containers; give it a `command`",
-    ),
-    ("mem_limit", "it is `memory.max` under `cgroup`"),
-    ("mem_reservation", "it is `memory.low` under `cgroup`"),
-    (
-        "memswap_limit",
-        "it is `memory.swap.max` under `cgroup`, without the memory's part",
-    ),
-    (
-        "cpus",
-        "it is `cpu.max` under `cgroup`: 1.5 CPUs are `150%`",
-    ),
-    (
-        "cpu_shares",
-        "it is `cpu.weight` under `cgroup`: 512 shares are 59, 1024 are 100",
-    ),
-    ("pids_limit", "it is `pids.max` under `cgroup`"),
-    ("deploy", "limits stand under `cgroup`"),
-    ("resources", "limits stand under `cgroup`"),
-    ("healthcheck", "it is `liveness` under `probes`"),
-    ("livenessProbe", "it is `liveness` under `probes`"),
-    ("readinessProbe", "it is `readiness` under `probes`"),
-    ("depends_on", "it is `needs`"),
-    ("env_file", "it is `environment_files`"),
-    ("env", "it is `environment`"),
-    ("working_dir", "it is `directory`"),
-    ("workingDir", "it is `directory`"),
-    ("ExecStart", "it is `command`, as a list"),
-    ("MemoryMax", "it is `memory.max` under `cgroup`"),
-    ("CPUQuota", "it is `cpu.max` under `cgroup`"),
-    ("CPUWeight", "it is `cpu.weight` under `cgroup`"),
-    ("stop_grace_period", "it is `grace` under `stop`"),
-    (
-        "<<",
-        "merge keys are not YAML 1.2; use an alias for the whole mapping",
-    ),
-];
-
 impl Reader<'_> {
     pub(crate) fn fault(&mut self, fault: Fault) {
         self.faults.push(fault);
     }
 
-    /// Returns the entries of a mapping. Unknown and duplicate keys are faults, and left out.
+    /// Returns the entries of a mapping. Unknown and duplicate keys are faults, and left out. A key
+    /// that begins with `x-` is the user's own, such as a place for anchors.
     pub(crate) fn fields<'n>(&mut self, node: &'n Node, known: &[&str]) -> Fields<'n> {
         let mut fields = self.entries(node);
         fields.entries.retain(|(key, _)| known.contains(key));
@@ -95,6 +61,7 @@ impl Reader<'_> {
             for (key, _) in entries {
                 if let Value::Scalar { text, .. } = &key.value
                     && !known.contains(&text.as_str())
+                    && !text.starts_with(EXTENSION)
                 {
                     self.faults.push(unknown_key(text, key.span.clone(), known));
                 }
@@ -245,6 +212,15 @@ impl Reader<'_> {
         Some(words)
     }
 
+    pub(crate) fn absolute_paths(&mut self, node: &Node) -> Vec<String> {
+        let Value::Sequence(items) = &node.value else {
+            self.expected(node, "a list of absolute paths", &node.value);
+            return Vec::new();
+        };
+        let paths = items.iter().filter_map(|item| self.absolute_path(item));
+        paths.collect()
+    }
+
     pub(crate) fn absolute_path(&mut self, node: &Node) -> Option<String> {
         self.parsed(node, |text| {
             let good = text.starts_with('/') && !text.contains('\0');
@@ -300,8 +276,13 @@ pub(crate) fn word_of<T: Copy + fmt::Display>(
 
 pub(crate) fn unknown_key(key: &str, span: Range<usize>, known: &[&str]) -> Fault {
     let fault = Fault::error(span, format!("unknown key `{key}`"));
-    if let Some((_, reported)) = FOREIGN.iter().find(|(foreign, _)| *foreign == key) {
-        return fault.label("not a key of enforcer's").help(*reported);
+    if let Some(here) = foreign::key(key) {
+        return fault.label("not a key of enforcer's").help(here);
+    }
+    if let Some(place) = foreign::place_of(key) {
+        return fault
+            .label("not a key of this section")
+            .help(format!("`{key}` stands {place}"));
     }
     match nearest(key, known) {
         Some(near) => fault.label(format!("did you mean `{near}`?")),

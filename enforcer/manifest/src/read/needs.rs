@@ -4,11 +4,15 @@ use super::{Reader, one_of};
 use crate::fault::Fault;
 use crate::yaml::Node;
 use crate::{Manifest, WorkloadName};
-use enforcer_model::spec::Need;
+use enforcer_model::spec::{Need, RestartPolicy};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-const LEVELS: [(&str, Need); 2] = [("started", Need::Started), ("ready", Need::Ready)];
+const LEVELS: [(&str, Need); 3] = [
+    ("started", Need::Started),
+    ("ready", Need::Ready),
+    ("completed", Need::Completed),
+];
 
 impl Reader<'_> {
     pub(super) fn needs(&mut self, node: &Node) -> BTreeMap<WorkloadName, Need> {
@@ -41,6 +45,21 @@ pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
             let message = format!("`{name}` needs `{other}`, which no manifest names");
             let fault = Fault::error(0..0, message).label("it could never start");
             faults.push((name.clone(), fault));
+        }
+        for (other, need) in &spec.needs {
+            let never_completes = manifest
+                .workloads
+                .get(other)
+                .is_some_and(|other| other.recovery.restart == RestartPolicy::Always);
+            if *need == Need::Completed && never_completes {
+                let message = format!(
+                    "`{name}` needs `{other}` to be completed, and `{other}` is started again whenever it ends"
+                );
+                let fault = Fault::error(0..0, message)
+                    .label("it could never start")
+                    .help(format!("`{other}` is a job: give it `recovery: {{ restart: on-failure }}`, or `never`"));
+                faults.push((name.clone(), fault));
+            }
         }
         let needed = spec.needs.keys().map(ToString::to_string).collect();
         graph.insert(name.to_string(), needed);

@@ -1,16 +1,20 @@
 //! The `recovery`, `stop` and `logs` sections.
 
+use super::hooks::signal;
 use super::{Reader, is_off, one_of};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
 use enforcer_model::ids::Cause;
 use enforcer_model::spec::{
-    Backoff, Breaker, Budget, LogTarget, Logs, Recovery, RestartPolicy, Stop, Strategies, Strategy,
+    Backoff, Breaker, Budget, LogTarget, Logs, Recovery, RestartPolicy, Stop, StopScope,
+    Strategies, Strategy,
 };
 use std::time::Duration;
 
-const KEYS: &[&str] = &[
+pub(crate) const STOP_KEYS: &[&str] = &["signal", "scope", "grace"];
+pub(crate) const LOGS_KEYS: &[&str] = &["to", "max_size", "keep"];
+pub(crate) const KEYS: &[&str] = &[
     "restart",
     "strategy",
     "reset_paths",
@@ -24,17 +28,9 @@ const POLICIES: [(&str, RestartPolicy); 3] = [
     ("never", RestartPolicy::Never),
 ];
 
-/// Signals by which a program may be asked to stop. signal(7)
-const SIGNALS: [(&str, &str); 9] = [
-    ("SIGTERM", "SIGTERM"),
-    ("SIGINT", "SIGINT"),
-    ("SIGQUIT", "SIGQUIT"),
-    ("SIGHUP", "SIGHUP"),
-    ("SIGUSR1", "SIGUSR1"),
-    ("SIGUSR2", "SIGUSR2"),
-    ("SIGWINCH", "SIGWINCH"),
-    ("SIGABRT", "SIGABRT"),
-    ("SIGKILL", "SIGKILL"),
+const SCOPES: [(&str, StopScope); 2] = [
+    (StopScope::Main.as_str(), StopScope::Main),
+    (StopScope::Group.as_str(), StopScope::Group),
 ];
 
 const CAUSES: [(&str, Cause); 6] = [
@@ -235,12 +231,11 @@ impl Reader<'_> {
     }
 
     pub(super) fn stop(&mut self, node: &Node) -> Stop {
-        let fields = self.fields(node, &["signal", "grace"]);
+        let fields = self.fields(node, STOP_KEYS);
         let mut stop = Stop::default();
         self.set(&fields, "grace", &mut stop.grace, quantity::duration);
-        self.set(&fields, "signal", &mut stop.signal, |text| {
-            one_of(&SIGNALS)(text).map(str::to_owned)
-        });
+        self.set(&fields, "signal", &mut stop.signal, signal);
+        self.set(&fields, "scope", &mut stop.scope, one_of(&SCOPES));
         stop
     }
 
@@ -249,7 +244,7 @@ impl Reader<'_> {
             (LogTarget::File.as_str(), LogTarget::File),
             (LogTarget::Journal.as_str(), LogTarget::Journal),
         ];
-        let fields = self.fields(node, &["to", "max_size", "keep"]);
+        let fields = self.fields(node, LOGS_KEYS);
         let mut logs = Logs::default();
         self.set(&fields, "to", &mut logs.to, one_of(&TARGETS));
         if logs.to == LogTarget::Journal {

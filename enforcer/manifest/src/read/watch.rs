@@ -8,13 +8,14 @@ use enforcer_model::spec::Rung;
 use enforcer_model::spec::{CpuLoopWatch, DiskWatch, HostWatch, Threshold, Watch};
 use std::time::Duration;
 
+pub(crate) const KEYS: &[&str] = &["cpu_loop", "memory", "cpu"];
 /// Less would suspect whatever starts up.
 const SHORTEST_AFTER: Duration = Duration::from_secs(1);
 
 impl Reader<'_> {
     pub(super) fn watch(&mut self, node: &Node) -> Watch {
         let mut watch = Watch::default();
-        for (key, value) in self.fields(node, &["cpu_loop", "memory", "cpu"]).iter() {
+        for (key, value) in self.fields(node, KEYS).iter() {
             match key {
                 "cpu_loop" if is_off(value) => watch.cpu_loop = None,
                 "cpu_loop" => watch.cpu_loop = Some(self.cpu_loop(value)),

@@ -4,17 +4,25 @@ use super::{Reader, one_of};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
-use enforcer_model::spec::{Listed, Mode, WorkloadSpec};
+use enforcer_model::ids::account_id as id;
+use enforcer_model::spec::{DirectoryKind, Listed, Mode, Umask, WorkloadSpec};
 use enforcer_model::units::Limit;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "mode",
     "command",
     "user",
     "group",
+    "groups",
+    "umask",
+    "nice",
+    "main_pid_file",
     "directory",
+    "runtime_directory",
+    "state_directory",
+    "cache_directory",
     "environment",
     "environment_files",
     "capabilities",
@@ -25,6 +33,11 @@ const KEYS: &[&str] = &[
     "probes",
     "on_ready",
     "on_unready",
+    "reload",
+    "reload_on",
+    "before_start",
+    "after_start",
+    "before_stop",
     "watch",
     "recovery",
     "start_timeout",
@@ -141,8 +154,20 @@ impl Reader<'_> {
             ),
         }
         self.account(node, &fields, &mut spec);
+        if let Some(node) = fields.get("main_pid_file") {
+            spec.main_pid_file = self.absolute_path(node);
+        }
         if let Some(node) = fields.get("directory") {
             spec.directory = self.absolute_path(node);
+        }
+        for (kind, target) in [
+            (DirectoryKind::Runtime, &mut spec.runtime_directory),
+            (DirectoryKind::State, &mut spec.state_directory),
+            (DirectoryKind::Cache, &mut spec.cache_directory),
+        ] {
+            *target = fields
+                .get(kind.key())
+                .and_then(|node| self.directories(node));
         }
         if let Some(node) = fields.get("environment") {
             spec.environment = self.environment(node);
@@ -172,6 +197,7 @@ impl Reader<'_> {
         }
         spec.on_ready = fields.get("on_ready").and_then(|node| self.command(node));
         spec.on_unready = fields.get("on_unready").and_then(|node| self.command(node));
+        self.hooks(&fields, &mut spec);
         if let Some(node) = fields.get("watch") {
             spec.watch = self.watch(node);
         }
@@ -201,40 +227,90 @@ impl Reader<'_> {
 
     fn account(&mut self, node: &Node, fields: &super::Fields<'_>, spec: &mut WorkloadSpec) {
         let accounts = self.accounts;
-        match fields.get("user") {
+        let text = fields
+            .get("user")
+            .map(|node| (node, self.text(node, "a name or a number")));
+        match text {
             None if accounts.agent_is_root() => self.fault(
                 Fault::error(node.span.clone(), "this workload has no `user`")
                     .label("it would run as root")
                     .help("name the account it runs as; write `user: root` to mean it"),
             ),
-            None => {}
-            Some(node) => {
-                spec.user = self.account_name(node, "user", |name| accounts.has_user(name));
+            None | Some((_, None)) => {}
+            Some((node, Some(text))) => {
+                let (user, group) = match text.split_once(':') {
+                    Some((user, group)) => (user, Some(group)),
+                    None => (text, None),
+                };
+                spec.user = self.account_name(node, "user", user);
+                spec.group = group.and_then(|group| self.account_name(node, "group", group));
             }
         }
         if let Some(node) = fields.get("group") {
-            spec.group = self.account_name(node, "group", |name| accounts.has_group(name));
+            if spec.group.is_some() {
+                let fault = Fault::error(node.span.clone(), "the group is named twice");
+                self.fault(fault.label("`user` has one behind its colon"));
+            }
+            let group = self.text(node, "a name or a number");
+            spec.group = group.and_then(|group| self.account_name(node, "group", group));
         }
+        let number = spec.user.as_deref().and_then(id);
+        if let (Some(number), None, Some((node, _))) = (number, &spec.group, text)
+            && !accounts.has_user_of_number(number)
+        {
+            self.fault(
+                Fault::error(
+                    node.span.clone(),
+                    format!("no account has the number {number}"),
+                )
+                .label("so its group is not known")
+                .help(format!(
+                    "name the group as well: `user: \"{number}:{number}\"`"
+                )),
+            );
+        }
+        if let Some(node) = fields.get("groups") {
+            let names = self.words(node, "a list of groups").unwrap_or_default();
+            let named = names
+                .iter()
+                .filter_map(|name| self.account_name(node, "group", name));
+            spec.groups = named.collect();
+        }
+        self.set_some(fields, "nice", &mut spec.nice, |text| {
+            let nice = text.parse().ok().filter(|nice| (-20..=19).contains(nice));
+            nice.ok_or_else(|| "a whole number from -20 to 19".to_owned())
+        });
+        self.set(fields, "umask", &mut spec.umask, |text| {
+            quantity::permissions(text).map(Umask)
+        });
     }
 
-    fn account_name(
-        &mut self,
-        node: &Node,
-        kind: &str,
-        exists: impl Fn(&str) -> bool,
-    ) -> Option<String> {
-        let name = self.text(node, "a name")?;
-        if exists(name) {
+    /// Reads the name or the number of a user or a group. The kernel reads the number -1, which is
+    /// 4294967295, as "leave it as it is", so it names no one.
+    fn account_name(&mut self, node: &Node, kind: &str, name: &str) -> Option<String> {
+        let accounts = self.accounts;
+        let exists = match kind {
+            "user" => accounts.has_user(name),
+            _ => accounts.has_group(name),
+        };
+        if exists || id(name).is_some() {
             return Some(name.to_owned());
         }
         let shown = name.escape_debug();
-        self.fault(
+        let is_numeric = name.strip_prefix(['-', '+']).unwrap_or(name);
+        let is_numeric = is_numeric.starts_with(|first: char| first.is_ascii_digit());
+        let fault = if is_numeric {
             Fault::error(
                 node.span.clone(),
-                format!("there is no {kind} `{shown}` on this host"),
+                format!("`{shown}` is no number of a {kind}"),
             )
-            .label(format!("expected the name of a {kind}, not a number")),
-        );
+            .label("expected a number from 0 to 4294967294, without leading zeros")
+        } else {
+            let message = format!("there is no {kind} `{shown}` on this host");
+            Fault::error(node.span.clone(), message)
+                .label(format!("expected the name or the number of a {kind}"))
+        };
+        self.fault(fault);
         None
     }
 

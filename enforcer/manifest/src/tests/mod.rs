@@ -2,7 +2,9 @@ use super::*;
 use enforcer_model::units::{Bytes, Limit};
 use expect_test::{Expect, expect};
 
+mod reached;
 mod schema;
+mod shared;
 
 struct Known;
 
@@ -13,6 +15,10 @@ impl Accounts for Known {
 
     fn has_user(&self, name: &str) -> bool {
         ["root", "web"].contains(&name)
+    }
+
+    fn has_user_of_number(&self, number: u32) -> bool {
+        [0, 1000].contains(&number)
     }
 
     fn has_group(&self, name: &str) -> bool {
@@ -135,7 +141,7 @@ fn all_faults_are_reported_at_once() {
             3:3 error: `Web` is not a workload's name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
             6:5 error: unknown key `comand` (did you mean `command`?)
             6:5 error: this workload has no `command` (expected a `command`) [command: [/path/to/program, argument]]
-            7:11 error: there is no user `nobody-here` on this host (expected the name of a user, not a number)
+            7:11 error: there is no user `nobody-here` on this host (expected the name or the number of a user)
             9:7 error: unknown key `memroy.max` (did you mean `memory.max`?)
             10:16 error: `1.5` is not valid here (expected a percentage of one CPU like 150%, the kernel's `150000 100000`, or max; a bare number has no unit)
             11:7 error: `cpu.max` stands here twice (the second one) [keep one of them]
@@ -200,6 +206,40 @@ fn limits_that_contradict_each_other() {
 }
 
 #[test]
+fn limits_of_nodes_clamps_and_huge_pages() {
+    let source = "version: 1\nworkloads:\n  web:\n    command: [/bin/true]\n    user: web\n    nice: -5\n    \
+                  cgroup: { cpuset.mems: 0-1, cpu.uclamp.min: 20%, cpu.uclamp.max: 100%, \
+                  memory.zswap.max: max, hugetlb.2MB.max: 4M }\n";
+    let manifest = parse(source, &Known).manifest;
+    let web = &manifest.workloads[&WorkloadName::parse("web").expect("a name")];
+    assert_eq!(web.nice, Some(-5));
+    let files: Vec<String> = web
+        .limits
+        .files()
+        .into_iter()
+        .filter(|entry| entry.asked && entry.file != "memory.oom.group")
+        .map(|entry| format!("{} {}", entry.file, entry.value))
+        .collect();
+    let expected = [
+        "cpu.uclamp.min 20.00",
+        "cpu.uclamp.max max",
+        "cpuset.mems 0-1",
+        "memory.zswap.max max",
+        "hugetlb.2MB.max 4194304",
+    ];
+    assert_eq!(files, expected);
+    check_workload(
+        "nice: 20\ncgroup: { cpuset.mems: a, cpu.uclamp.min: 101%, hugetlb.2MB.max: 3M, hugetlb.1GB.max: 0 }",
+        &expect![[r#"
+            6:11 error: `20` is not valid here (expected a whole number from -20 to 19)
+            7:28 error: `a` is not valid here (expected a list of memory nodes like 0-1)
+            7:47 error: `101%` is not valid here (expected a percentage from 0% to 100%)
+            7:70 error: `3M` is not valid here (expected a multiple of 2M, or max)
+        "#]],
+    );
+}
+
+#[test]
 fn wrong_kinds_of_values() {
     check_workload(
         "priority: high\nenvironment: [A]\ncapabilities: [CAP_NET_BIND]\nrlimits: { nofiles: 1 }\nstop: { signal: TERM, grace: 10 }\ncgroup: { memory.oom.group: yes }",
@@ -208,7 +248,6 @@ fn wrong_kinds_of_values() {
             7:18 error: expected a mapping of keys to values, found a list (expected a mapping of keys to values)
             8:20 error: unknown capability `CAP_NET_BIND` (not a key of this section) [see capabilities(7)]
             9:16 error: unknown key `nofiles` (did you mean `nofile`?)
-            10:21 error: `TERM` is not valid here (expected one of SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH, SIGABRT, SIGKILL)
             10:34 error: `10` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
             11:33 error: `yes` is not valid here (expected true or false)
         "#]],
@@ -220,7 +259,7 @@ fn faults_of_many_sections_are_reported_together() {
     check_workload(
         "probes:\n  liveness: { http: { prot: 9025 }, timeout: 400 }\nwatch:\n  cpu_loop: { after: 10s, respond: [demote, burn] }\n  memory: off\nneeds: { db: ready }",
         &expect![[r#"
-            7:25 error: this `http` probe has no `port` ()
+            7:25 error: this `http` probe has no `port` (expected a `port`, or the path of a `unix` socket)
             7:27 error: unknown key `prot` (did you mean `port`?)
             7:50 error: `400` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
             9:49 error: `burn` is not valid here (expected one of tell, demote, restart)
@@ -288,7 +327,7 @@ fn probes_as_they_should_not_be() {
     check_workload(
         lines,
         &expect![[r#"
-            7:16 error: `startup` needs exactly one kind of probe (one of http, tcp, exec, file, cgroup)
+            7:16 error: `startup` needs exactly one kind of probe (one of http, https, grpc, notify, tcp, exec, file, cgroup)
             8:33 error: `169.254.169.254` is not valid here (expected an address that is not link-local)
             9:33 error: `fe80::1` is not valid here (expected an address that is not link-local)
             9:50 error: `70000` is not valid here (expected a whole number from 1 to 65535)
@@ -374,7 +413,10 @@ workloads:
                 Startup: Probe {
                     check: Http {
                         host: "127.0.0.1",
-                        port: 9025,
+                        port: Some(
+                            9025,
+                        ),
+                        unix: None,
                         path: "/health",
                         headers: {},
                     },
@@ -387,7 +429,10 @@ workloads:
                 Liveness: Probe {
                     check: Http {
                         host: "127.0.0.1",
-                        port: 9025,
+                        port: Some(
+                            9025,
+                        ),
+                        unix: None,
                         path: "/",
                         headers: {},
                     },
@@ -534,18 +579,16 @@ alerts:
     check(
         source,
         &expect![[r#"
-        3:11 error: `1s` is not valid here (expected at least 10s, or off)
-        5:23 error: `https://example.org/hook` is not valid here (expected http://HOST[:PORT][/PATH]; for TLS, use `command` with a program that speaks it, as curl does)
-        6:11 error: this target needs exactly one way to be reached (expected either `webhook` or `command`)
-        7:5 error: `no name` is not a name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
-        9:5 warning: these alerts reach no one: there are no `targets` () [the events of the kind `alert` still report them]
-        9:10 error: a rule has one condition (expected one of memory, state, health, event, host)
-        10:11 error: a rule has one condition (expected one of memory, state, health, event, host)
-        11:21 error: `sick` is not valid here (expected one of unhealthy, degraded)
-        12:36 error: an event has no duration (remove `for`) [it is over when no other came for 5m]
-        13:19 error: one resource of the host's a rule (expected one of memory, cpu, disk)
-        14:32 error: there is no target `nobody` ()
-    "#]],
+            3:11 error: `1s` is not valid here (expected at least 10s, or off)
+            6:11 error: this target needs exactly one way to be reached (expected either `webhook` or `command`)
+            7:5 error: `no name` is not a name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
+            9:10 error: a rule has one condition (expected one of memory, state, health, event, host)
+            10:11 error: a rule has one condition (expected one of memory, state, health, event, host)
+            11:21 error: `sick` is not valid here (expected one of unhealthy, degraded)
+            12:36 error: an event has no duration (remove `for`) [it is over when no other came for 5m]
+            13:19 error: one resource of the host's a rule (expected one of memory, cpu, disk)
+            14:32 error: there is no target `nobody` ()
+        "#]],
     );
     check(
         "version: 1\nalerts:\n  rules: { oom: { event: oom_kill } }\n",
@@ -680,9 +723,71 @@ fn a_missing_user_never_becomes_root() {
         4:5 error: this workload has no `user` (it would run as root) [name the account it runs as; write `user: root` to mean it]
     "#]],
     );
-    for bad in ["0day", "\"-1\"", "4294967295", "4294967296", "\"\"", "1000"] {
+    for bad in [
+        "0day",
+        "\"-1\"",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "\"\"",
+        "01000",
+        "1.5",
+        "\":\"",
+    ] {
         let source =
             format!("version: 1\nworkloads:\n  web: {{ command: [/bin/true], user: {bad} }}\n");
         assert!(parse(&source, &Known).has_errors(), "{bad}");
     }
+}
+
+#[test]
+fn users_and_groups_are_names_or_numbers() {
+    let spec = |lines: &str| {
+        let head = "version: 1\nworkloads:\n  web:\n    command: [/bin/true]\n";
+        let parsed = parse(&format!("{head}    {lines}\n"), &Known);
+        assert!(!parsed.has_errors(), "{lines}: {:?}", parsed.faults);
+        let spec = parsed.manifest.workloads.values().next().cloned();
+        spec.expect("a workload")
+    };
+    let account = |lines: &str| {
+        let spec = spec(lines);
+        (spec.user.clone().unwrap_or_default(), spec.group.clone())
+    };
+    let group = |text: &str| Some(text.to_owned());
+    assert_eq!(account("user: 1000"), ("1000".into(), None));
+    assert_eq!(account("user: 4000:4001"), ("4000".into(), group("4001")));
+    assert_eq!(account("user: web:root"), ("web".into(), group("root")));
+    assert_eq!(account("user: 4000\n    group: web").0, "4000");
+    let more =
+        spec("user: web\n    groups: [root, 44]\n    umask: 0027\n    stop: { scope: group }");
+    assert_eq!(more.groups, ["root", "44"]);
+    assert_eq!(more.umask.0, 0o027);
+    assert_eq!(more.stop.scope, enforcer_model::spec::StopScope::Group);
+    for (text, name) in [
+        ("TERM", "SIGTERM"),
+        ("2", "SIGINT"),
+        ("sigrtmin+3", "SIGRTMIN+3"),
+    ] {
+        let spec = spec(&format!("user: web\n    stop: {{ signal: {text} }}"));
+        assert_eq!(spec.stop.signal, name);
+    }
+}
+
+#[test]
+fn what_names_no_account_says_why() {
+    check(
+        "version: 1\nworkloads:\n  a: { command: [/bin/true], user: 4000 }\n  b: { command: [/bin/true], user: -1 }\n  \
+         c: { command: [/bin/true], user: web:nobody-here }\n  d: { command: [/bin/true], user: web:web, group: root }\n  \
+         e: { command: [/bin/true], user: web, groups: [4294967295], umask: 0888, stop: { signal: SIGNONE, scope: all } }\n",
+        &expect![[r#"
+            3:36 error: no account has the number 4000 (so its group is not known) [name the group as well: `user: "4000:4000"`]
+            4:36 error: `-1` is no number of a user (expected a number from 0 to 4294967294, without leading zeros)
+            5:36 error: there is no group `nobody-here` on this host (expected the name or the number of a group)
+            6:52 error: the group is named twice (`user` has one behind its colon)
+            7:49 error: `4294967295` is no number of a group (expected a number from 0 to 4294967294, without leading zeros)
+            7:70 error: `0888` is not valid here (expected an octal number from 0000 to 0777)
+            7:92 error: `SIGNONE` is not valid here (expected a signal of signal(7): SIGTERM, TERM, 15, SIGRTMIN+3, …)
+            7:108 error: `all` is not valid here (expected one of main, group)
+        "#]],
+    );
 }

@@ -21,7 +21,11 @@ fn sections(schema: &Value, lead: &[String], found: &mut Vec<(Vec<String>, Vec<S
             sections(inner, &[lead, std::slice::from_ref(key)].concat(), found);
         }
     } else if schema["additionalProperties"].is_object() {
-        let lead = [lead, &["a".to_owned()]].concat();
+        let name = match schema["propertyNames"]["pattern"].as_str() {
+            Some("^/") => "/a",
+            _ => "a",
+        };
+        let lead = [lead, &[name.to_owned()]].concat();
         sections(&schema["additionalProperties"], &lead, found);
     }
     for inner in schema["anyOf"].as_array().into_iter().flatten() {

@@ -6,7 +6,7 @@ mod host;
 mod oom;
 
 use crate::detail::{
-    AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Exit, Lost, LostFrom,
+    AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Exit, Lost, LostFrom, Reloaded,
     RestartPlan, Start, Stop,
 };
 use crate::ids::Cause;
@@ -29,6 +29,7 @@ pub fn of(detail: &Detail, reason: Option<Cause>) -> String {
     match detail {
         Detail::Start(start) => of_start(start),
         Detail::Adopt(adopted) => format!("taken over, pid {}", adopted.pid),
+        Detail::Main(change) => format!("its main process is pid {} now", change.pid),
         Detail::Stop(stop) => of_stop(stop, reason),
         Detail::Exit(exit) => of_exit(exit),
         Detail::OomKill(incident) => oom::of_incident(incident),
@@ -44,6 +45,8 @@ pub fn of(detail: &Detail, reason: Option<Cause>) -> String {
         Detail::Ready(change) => format!("not ready: {}", printable(&change.why)),
         Detail::HostPressure(pressure) => host::of_pressure(pressure),
         Detail::Restart(plan) => of_restart(plan, reason),
+        Detail::Reload(reloaded) => of_reload(reloaded),
+        Detail::FileChange(change) => format!("{} has changed", printable(&change.path)),
         Detail::Breaker(change) => of_breaker(change),
         Detail::Alert(alert) => host::of_alert(alert),
         Detail::Drift(found) => host::of_drift(found),
@@ -132,6 +135,14 @@ fn of_restart(plan: &RestartPlan, reason: Option<Cause>) -> String {
         in_brackets(reason),
         plan.attempt
     )
+}
+
+fn of_reload(reloaded: &Reloaded) -> String {
+    match (&reloaded.error, &reloaded.signal) {
+        (Some(error), _) => format!("failed to reload: {}", printable(error)),
+        (None, Some(signal)) => format!("reloaded by {}", printable(signal)),
+        (None, None) => "reloaded by its command".to_owned(),
+    }
 }
 
 fn of_breaker(change: &BreakerChange) -> String {

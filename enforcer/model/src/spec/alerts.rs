@@ -5,10 +5,11 @@ pub use crate::level::{Resource, Severity};
 use crate::detail::Kind;
 use crate::health::Health;
 use crate::name::WorkloadName;
-use crate::settings::{Setting, displayed};
+use crate::settings::{Setting, displayed, words_are_settings};
 use crate::shapes;
 use crate::state::WorkloadState;
 use crate::units::Percent;
+use crate::words::words;
 use schemars::JsonSchema;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -74,6 +75,7 @@ pub enum When {
 }
 
 displayed!(When);
+words_are_settings!(Preset);
 
 /// The key and the value of the manifest.
 impl fmt::Display for When {
@@ -88,13 +90,30 @@ impl fmt::Display for When {
     }
 }
 
+words! {
+    /// The form of a message that a receiver expects.
+    pub enum Preset {
+        Slack = "slack",
+        Discord = "discord",
+        Ntfy = "ntfy",
+        PagerDuty = "pagerduty",
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Setting)]
 #[setting(inherit)]
 pub enum Target {
-    /// A POST of JSON, without TLS.
+    /// A POST, of JSON unless the preset says otherwise.
     Webhook {
+        tls: bool,
         host: String,
         port: u16,
+        preset: Option<Preset>,
+        /// The key of an integration of PagerDuty.
+        #[setting(secret)]
+        routing_key: Option<String>,
+        /// A PEM file with the certificates that are accepted. The default is what the host trusts.
+        ca_file: Option<String>,
         /// The path, with its query.
         #[setting(secret)]
         path: String,

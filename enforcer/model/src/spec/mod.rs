@@ -2,20 +2,28 @@
 //! its unit, nothing left to interpret.
 
 mod alerts;
+mod directories;
+mod logs;
 mod probes;
 mod recovery;
+mod reload;
 mod rung;
 mod schema;
+mod stop;
 
-pub use alerts::{Alerts, Resource, Rule, Severity, Target, When};
+pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
+pub use directories::{Directories, DirectoryKind, FileMode};
+pub use logs::{LogTarget, Logs};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
 };
 pub use recovery::{
     Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy, StrategyName,
 };
+pub use reload::Reload;
 pub use rung::Rung;
 pub use schema::schema;
+pub use stop::{Stop, StopScope};
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
@@ -29,12 +37,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-words_are_settings!(LogTarget, Mode, Need, RestartPolicy, Severity);
+words_are_settings!(LogTarget, Mode, Need, RestartPolicy, Severity, StopScope);
 
 /// Everything the agent was asked to do.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Manifest {
-    pub host: Host,
+    pub host: Box<Host>,
     pub workloads: BTreeMap<WorkloadName, Arc<WorkloadSpec>>,
 }
 
@@ -43,7 +51,7 @@ impl Manifest {
     /// a child's `memory.low` counts only as far as its ancestors' reach.
     #[must_use]
     pub fn parent_host(&self) -> Host {
-        let mut host = self.host.clone();
+        let mut host = (*self.host).clone();
         let sum = |of: fn(&Limits) -> Option<Limit<Bytes>>| {
             let mut total = Bytes(0);
             for spec in self.workloads.values() {
@@ -192,18 +200,55 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Command")]
     pub command: Vec<String>,
-    /// The name of the account. It is required if the agent is root, and there is no choice otherwise.
+    /// The account, by name or number, or `USER:GROUP`. It is required if the agent is root, and there is no
+    /// choice otherwise.
     #[setting(restart)]
-    #[schemars(with = "shapes::Text")]
+    #[schemars(with = "shapes::Account")]
     pub user: Option<String>,
-    /// The name of the group. The default is the account's own.
+    /// The group, by name or number. The default is the account's own.
     #[setting(restart)]
-    #[schemars(with = "shapes::Text")]
+    #[schemars(with = "shapes::Account")]
     pub group: Option<String>,
+    /// Further groups, by name or number, beside those of the account.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Accounts")]
+    pub groups: Vec<String>,
+    /// The permissions that new files do not get, as an octal number.
+    #[serde(default, skip_serializing_if = "Umask::is_usual")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Octal")]
+    pub umask: Umask,
+    /// The scheduling priority among processes of one cgroup, from -20 for the most favourable to 19. The
+    /// default is the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Niceness")]
+    pub nice: Option<i32>,
+    /// The file in which a program that forks names its main process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::AbsolutePath")]
+    pub main_pid_file: Option<String>,
     /// The working directory.
     #[setting(restart)]
     #[schemars(with = "shapes::AbsolutePath")]
     pub directory: Option<String>,
+    /// Directories below `/run` that exist while the workload runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Directories")]
+    pub runtime_directory: Option<Directories>,
+    /// Directories below `/var/lib`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Directories")]
+    pub state_directory: Option<Directories>,
+    /// Directories below `/var/cache`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Directories")]
+    pub cache_directory: Option<Directories>,
     /// The variables of the program.
     #[setting(restart, secret)]
     #[schemars(with = "shapes::Variables")]
@@ -247,6 +292,30 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(with = "shapes::Command")]
     pub on_unready: Option<Vec<String>>,
+    /// The way in which the program takes a new configuration without a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(live)]
+    pub reload: Option<Reload>,
+    /// Files whose change reloads the workload, or restarts it if it has no `reload`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(live)]
+    #[schemars(with = "shapes::AbsolutePaths")]
+    pub reload_on: Vec<String>,
+    /// Commands that run one after another before each start. If one fails, the start has failed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(live)]
+    #[schemars(with = "shapes::Commands")]
+    pub before_start: Vec<Vec<String>>,
+    /// Commands that run one after another when the program has started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(live)]
+    #[schemars(with = "shapes::Commands")]
+    pub after_start: Vec<Vec<String>>,
+    /// Commands that run one after another before the stop signal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(live)]
+    #[schemars(with = "shapes::Commands")]
+    pub before_stop: Vec<Vec<String>>,
     #[setting(live)]
     pub watch: Watch,
     /// The answer to a failure.
@@ -268,6 +337,33 @@ pub struct WorkloadSpec {
     pub commands: Commands,
 }
 
+/// A file-creation mask, as umask(2) takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Umask(pub u32);
+
+impl Umask {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for Umask {
+    fn default() -> Self {
+        Self(0o022)
+    }
+}
+
+impl Setting for Umask {
+    fn text(&self) -> Option<String> {
+        Some(format!("{:04o}", self.0))
+    }
+}
+
 /// Is true if a list was given, even an empty one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -285,6 +381,16 @@ fn default_start_timeout() -> Duration {
 }
 
 impl WorkloadSpec {
+    /// Returns the directories of one kind that the workload needs.
+    #[must_use]
+    pub fn directories(&self, kind: DirectoryKind) -> Option<&Directories> {
+        match kind {
+            DirectoryKind::Runtime => self.runtime_directory.as_ref(),
+            DirectoryKind::State => self.state_directory.as_ref(),
+            DirectoryKind::Cache => self.cache_directory.as_ref(),
+        }
+    }
+
     /// Returns a value from -500 for the most important workload to 500. The kernel kills the
     /// highest first when the host itself runs out of memory.
     #[must_use]
@@ -361,74 +467,6 @@ impl Default for CpuLoopWatch {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
-#[setting(inherit)]
-#[schemars(deny_unknown_fields)]
-pub struct Stop {
-    /// The signal that asks the program to end, by its name in signal(7).
-    pub signal: String,
-    /// The time between the signal and SIGKILL.
-    #[schemars(with = "shapes::Time")]
-    pub grace: Duration,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
-#[schemars(deny_unknown_fields, transform = shapes::refuse_bounds_of_the_journal)]
-pub struct Logs {
-    /// `file` for a file of the agent, `journal` for systemd-journald.
-    #[serde(default, skip_serializing_if = "LogTarget::is_file")]
-    #[setting(restart)]
-    #[schemars(with = "shapes::LogTarget")]
-    pub to: LogTarget,
-    /// The size at which a new file is begun.
-    #[setting(live)]
-    #[schemars(with = "shapes::Size")]
-    pub max_size: Bytes,
-    /// The number of older files beside the one that is written.
-    #[setting(live)]
-    #[schemars(with = "shapes::Whole<0, 100>")]
-    pub keep: u32,
-}
-
-/// The destination of a workload's standard output and error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogTarget {
-    /// A file of ours, with a bound.
-    #[default]
-    File,
-    /// systemd-journald, which has its own bounds.
-    Journal,
-}
-
-impl LogTarget {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Journal => "journal",
-        }
-    }
-
-    /// Returns whether the value is the default. serde passes a reference.
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde passes a reference"
-    )]
-    fn is_file(&self) -> bool {
-        *self == Self::File
-    }
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self {
-            signal: "SIGTERM".to_owned(),
-            grace: Duration::from_secs(10),
-        }
-    }
-}
-
 /// The limits of a workload's commands together: its exec probes, hooks and remedies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
 #[setting(inherit)]
@@ -451,16 +489,6 @@ impl Default for Commands {
     }
 }
 
-impl Default for Logs {
-    fn default() -> Self {
-        Self {
-            to: LogTarget::File,
-            max_size: Bytes(10 << 20),
-            keep: 3,
-        }
-    }
-}
-
 impl Default for WorkloadSpec {
     fn default() -> Self {
         Self {
@@ -468,7 +496,14 @@ impl Default for WorkloadSpec {
             command: Vec::new(),
             user: None,
             group: None,
+            groups: Vec::new(),
+            umask: Umask::default(),
+            nice: None,
+            main_pid_file: None,
             directory: None,
+            runtime_directory: None,
+            state_directory: None,
+            cache_directory: None,
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),
@@ -483,6 +518,11 @@ impl Default for WorkloadSpec {
             probes: Probes::new(),
             on_ready: None,
             on_unready: None,
+            reload: None,
+            reload_on: Vec::new(),
+            before_start: Vec::new(),
+            after_start: Vec::new(),
+            before_stop: Vec::new(),
             watch: Watch::default(),
             recovery: Recovery::default(),
             stop: Stop::default(),

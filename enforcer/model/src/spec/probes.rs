@@ -68,6 +68,9 @@ words! {
     /// The kind of a check, as the manifest names it.
     pub enum CheckKind {
         Http = "http",
+        Https = "https",
+        Grpc = "grpc",
+        Notify = "notify",
         Tcp = "tcp",
         Exec = "exec",
         File = "file",
@@ -83,6 +86,23 @@ pub enum Check {
     /// 200 to 399 passes; redirects are followed on the same host.
     Http {
         host: String,
+        /// It is needed unless there is a `unix`.
+        #[schemars(with = "shapes::Port")]
+        port: Option<u16>,
+        /// The Unix socket that is asked in place of a host and a port.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "shapes::AbsolutePath")]
+        unix: Option<String>,
+        #[schemars(with = "shapes::AbsolutePath")]
+        path: String,
+        #[setting(secret)]
+        #[schemars(with = "shapes::Variables")]
+        headers: BTreeMap<String, String>,
+    },
+    /// As `http`, over TLS 1.2 or 1.3.
+    Https {
+        host: String,
+        /// The default is 443.
         #[schemars(with = "shapes::Port")]
         port: u16,
         #[schemars(with = "shapes::AbsolutePath")]
@@ -90,6 +110,29 @@ pub enum Check {
         #[setting(secret)]
         #[schemars(with = "shapes::Variables")]
         headers: BTreeMap<String, String>,
+        /// The name that the certificate must have. The default is `host`.
+        server_name: Option<String>,
+        /// A PEM file. The certificate must be one of its certificates, or be signed by one. The default is what
+        /// the host trusts.
+        #[schemars(with = "shapes::AbsolutePath")]
+        ca_file: Option<String>,
+        /// With `true`, any certificate is accepted.
+        insecure: bool,
+    },
+    /// The standard health protocol of gRPC answers SERVING, without TLS.
+    Grpc {
+        host: String,
+        #[schemars(with = "shapes::Port")]
+        port: u16,
+        /// The service that is asked about. The default is the whole server.
+        service: Option<String>,
+    },
+    /// The program has said so by sd_notify(3): that it is ready, or, for `liveness`, that it was alive `within`
+    /// this time.
+    Notify {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "shapes::Time")]
+        within: Option<Duration>,
     },
     /// A connection is accepted.
     Tcp {
@@ -125,6 +168,9 @@ impl Check {
     pub fn kind(&self) -> CheckKind {
         match self {
             Self::Http { .. } => CheckKind::Http,
+            Self::Https { .. } => CheckKind::Https,
+            Self::Grpc { .. } => CheckKind::Grpc,
+            Self::Notify { .. } => CheckKind::Notify,
             Self::Tcp { .. } => CheckKind::Tcp,
             Self::Exec { .. } => CheckKind::Exec,
             Self::File { .. } => CheckKind::File,
@@ -182,6 +228,8 @@ impl Threshold {
 pub enum Need {
     Started,
     Ready,
+    /// It has ended with exit code 0 since the host booted, with the spec that it has now.
+    Completed,
 }
 
 impl Need {
@@ -190,6 +238,7 @@ impl Need {
         match self {
             Self::Started => "started",
             Self::Ready => "ready",
+            Self::Completed => "completed",
         }
     }
 }

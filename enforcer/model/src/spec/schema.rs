@@ -43,17 +43,34 @@ pub fn schema() -> Value {
         tidy(&mut schema);
         schema
     };
-    let mut workloads = of(generator.subschema_for::<Named<WorkloadSpec>>());
-    workloads["additionalProperties"]["required"] = json!(["command"]);
+    // A `command` is required, but `defaults` may have it, which a schema cannot say.
+    let workloads = of(generator.subschema_for::<Named<WorkloadSpec>>());
+    let defaults = json!({ "$ref": "#/properties/workloads/additionalProperties" });
     let mut schema = section(&[
         ("version", json!({ "const": 1 })),
         ("mode", of(generator.subschema_for::<Mode>())),
         ("host", of(generator.subschema_for::<Host>())),
         ("alerts", of(generator.subschema_for::<Alerts>())),
+        ("defaults", defaults),
         ("workloads", workloads),
     ]);
+    allow_extensions(&mut schema);
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
     schema["title"] = "enforcer manifest".into();
     schema["required"] = json!(["version"]);
     schema
+}
+
+/// Lets each section have keys that begin with `x-`.
+fn allow_extensions(schema: &mut Value) {
+    match schema {
+        Value::Object(keys) => {
+            keys.values_mut().for_each(allow_extensions);
+            if keys.get("additionalProperties") == Some(&json!(false)) {
+                keys.insert("patternProperties".to_owned(), json!({ "^x-": {} }));
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(allow_extensions),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }

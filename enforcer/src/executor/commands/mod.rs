@@ -4,20 +4,20 @@
 
 mod place;
 
-pub(super) use place::Places;
+pub(super) use place::{BEFORE_START, Places, RECOVERY};
 
 use super::{Executor, launch};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
-    AgentEvent, COMMAND_LIMIT, Event, ExitStatus, HOOK_LIMIT, Hook, HostEvent, StartError,
+    AgentEvent, COMMAND_LIMIT, Event, ExitStatus, Hook, HostEvent, InstanceId, StartError,
     WorkloadEvent,
 };
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::human_duration;
 use enforcer_kernel::pidfd::PidFd;
-use enforcer_kernel::spawn::{Launch, Patience};
-use enforcer_kernel::{clock, ready, spawn};
+use enforcer_kernel::spawn::{ForkServer, Launch, Patience};
+use enforcer_kernel::{clock, ready};
 use place::{Kills, PATIENCE, Place};
 use std::borrow::Cow;
 use std::fs::File;
@@ -144,7 +144,7 @@ impl Executor {
         let this = Arc::clone(&self);
         let begin = move || {
             let instance = this.launch_of(&command);
-            begin(&command, instance.as_deref(), place)
+            begin(&this.fork_server, &command, instance.as_deref(), place)
         };
         let begun = tokio::task::spawn_blocking(begin);
         let begun = begun.await.map_err(|error| error.to_string())??;
@@ -197,11 +197,15 @@ impl Executor {
     /// command reads the files of variables once more.
     fn launch_of(&self, command: &ShortCommand) -> Option<Arc<Launch>> {
         let workload = command.workload.as_ref()?;
+        if command.what == BEFORE_START {
+            // They belong to the instance that comes.
+            return None;
+        }
         let instance = self.instances.get(workload)?;
         let (spec, launch) = match instance.launch {
             Some(known) => known,
             None => {
-                let launch = Arc::new(launch::prepare(workload, &instance.spec).ok()?);
+                let launch = Arc::new(self.prepare_launch(workload, &instance.spec).ok()?);
                 self.instances
                     .set_launch(workload, (instance.spec, launch))?
             }
@@ -214,34 +218,62 @@ impl Executor {
         (of(&spec) == of(&command.spec)).then_some(launch)
     }
 
-    /// A hook, beside everything else.
+    /// Runs the commands of a hook, beside everything else.
     pub(super) async fn run_hook(
         self: Arc<Self>,
-        workload: WorkloadName,
+        (workload, instance): (WorkloadName, InstanceId),
         spec: Arc<WorkloadSpec>,
         hook: Hook,
     ) {
-        let command = match hook {
-            Hook::OnReady => &spec.on_ready,
-            Hook::OnUnready => &spec.on_unready,
-        };
-        let command = ShortCommand {
-            workload: Some(workload.clone()),
-            what: hook.as_str().into(),
-            command: command.clone().unwrap_or_default(),
-            environment: Vec::new(),
-            limit: HOOK_LIMIT,
-            spec,
-        };
-        let error = outcome_of(self.run_command(command).await);
+        let commands = hook.commands(&spec);
+        let of = (&workload, &spec);
+        let commands = (commands, hook.limit());
+        let ran = self.run_in_order(of, hook.as_str(), commands, || false);
+        let error = ran.await.err();
         // Nothing else would remove it: the workload may be gone by now.
         let (this, name) = (Arc::clone(&self), workload.clone());
         let removed = tokio::task::spawn_blocking(move || this.forget_place(&name, hook.as_str()));
         let _ = removed.await;
         self.send(Event::Workload(
             workload,
-            WorkloadEvent::HookDone { hook, error },
+            WorkloadEvent::HookDone {
+                hook,
+                instance,
+                error,
+            },
         ));
+    }
+
+    /// Runs commands one after another, until one fails. With several, its error names it.
+    pub(super) async fn run_in_order(
+        self: &Arc<Self>,
+        (workload, spec): (&WorkloadName, &Arc<WorkloadSpec>),
+        what: &'static str,
+        (commands, limit): (Vec<Vec<String>>, Duration),
+        is_aborted: impl Fn() -> bool,
+    ) -> Result<(), String> {
+        let are_several = commands.len() > 1;
+        for command in commands {
+            if is_aborted() {
+                return Err("it was asked to stop".to_owned());
+            }
+            let name = command.first().cloned().unwrap_or_default();
+            let command = ShortCommand {
+                workload: Some(workload.clone()),
+                what: what.into(),
+                command,
+                environment: Vec::new(),
+                limit,
+                spec: Arc::clone(spec),
+            };
+            if let Some(error) = outcome_of(self.run_command(command).await) {
+                return Err(match are_several {
+                    true => format!("{name}: {error}"),
+                    false => error,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// A command of the host's.
@@ -276,6 +308,7 @@ fn output_file() -> nix::Result<File> {
 }
 
 fn begin(
+    fork_server: &ForkServer,
     command: &ShortCommand,
     instance: Option<&Launch>,
     place: Arc<Place>,
@@ -288,7 +321,8 @@ fn begin(
         .make_fit()
         .map_err(|error| format!("failed to {}", error_chain(&error)))?;
     let kills_before = place.kills();
-    let waiting = spawn::spawn(&launch, &place.cgroup, &output)
+    let waiting = fork_server
+        .spawn(&launch, &place.cgroup, &output, || ())
         .map_err(|error| format!("failed to {}", error_chain(&error)))?;
     let patience = Patience {
         until: clock::now().after(command.limit),

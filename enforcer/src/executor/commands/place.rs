@@ -21,6 +21,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The branch of the host's own commands: no workload is called so.
 const OF_HOST: &str = "_host";
 
+/// The places of the commands that run before a start.
+pub(in crate::executor) const RECOVERY: &str = "recovery";
+pub(in crate::executor) const BEFORE_START: &str = "before_start";
+
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     branches: BTreeMap<String, Branch>,
@@ -160,12 +164,18 @@ impl Executor {
     /// Ends what asks an instance that is gone: its answer would count for nothing, and
     /// the next instance's would have to wait.
     pub(in crate::executor) fn end_probes_of(&self, workload: &WorkloadName) {
+        self.end_places(workload, &ProbeName::ALL.map(ProbeName::as_str));
+    }
+
+    fn end_places(&self, workload: &WorkloadName, words: &[&str]) {
         let places: Vec<Arc<Place>> = {
             let places = self.places.lock();
             let branch = places.branches.get(workload.as_str());
             let known = branch.map(|branch| &branch.places);
-            let words = ProbeName::ALL.iter().map(|name| name.as_str());
-            words.filter_map(|word| known?.get(word).cloned()).collect()
+            let words = words.iter();
+            words
+                .filter_map(|word| known?.get(*word).cloned())
+                .collect()
         };
         for place in places {
             if place.cgroup.is_populated().unwrap_or(false)
@@ -176,24 +186,34 @@ impl Executor {
         }
     }
 
+    /// Ends the commands of a start that is no longer wanted.
+    pub(in crate::executor) fn end_commands_before_start(&self, workload: &WorkloadName) {
+        self.end_places(workload, &[RECOVERY, BEFORE_START]);
+    }
+
     /// Ends the commands of a workload that is removed. A hook ends by itself: it may be announcing
     /// the removal.
     pub(in crate::executor) fn forget_commands(&self, workload: &WorkloadName) {
         for name in ProbeName::ALL {
             self.forget_place(workload, name.as_str());
         }
-        self.forget_place(workload, "recovery");
+        self.forget_place(workload, RECOVERY);
+        self.forget_place(workload, BEFORE_START);
     }
 
     /// Removes the cgroup of one command, and with the last one the workload's branch.
     pub(super) fn forget_place(&self, workload: &WorkloadName, what: &str) {
-        let taken = self
-            .places
-            .lock()
-            .branches
-            .get_mut(workload.as_str())
-            .and_then(|branch| branch.places.remove(what));
-        let Some(place) = taken else {
+        let taken = {
+            let mut places = self.places.lock();
+            let branch = places.branches.get_mut(workload.as_str());
+            branch.and_then(|branch| {
+                // The next command of this name may have begun.
+                let turn = Arc::clone(&branch.places.get(what)?.turn);
+                let turn = turn.try_lock_owned().ok()?;
+                Some((branch.places.remove(what)?, turn))
+            })
+        };
+        let Some((place, _turn)) = taken else {
             return;
         };
         let emptied = place.cgroup.kill_and_wait(PATIENCE);

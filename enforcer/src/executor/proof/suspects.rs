@@ -8,7 +8,6 @@ use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_kernel::cgroupfs::Cgroup;
-use enforcer_kernel::usage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +29,7 @@ impl Executor {
 
     /// Returns the CPU time of all workloads together so far.
     pub(crate) fn cpu_time_of_all(&self) -> Duration {
-        Duration::from_micros(usage::read_cpu(self.tree.workloads()).cpu_usec)
+        self.use_of_all.cpu().unwrap_or_default()
     }
 
     /// Has the sampler watch the threads of a cgroup as the spec says.

@@ -42,7 +42,7 @@ impl Executor {
                     false => Fate::NeverRan,
                 });
             };
-            if process::has_executed(recorded.pid) {
+            if recorded.has_run || process::has_executed(recorded.pid) {
                 return Ok(Fate::Runs(pidfd));
             }
             if clock::now().since(begun) > GATE_PATIENCE {

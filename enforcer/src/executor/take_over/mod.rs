@@ -3,13 +3,12 @@
 
 mod fate;
 
-use crate::executor::drift::{is_home, relative, take_in_all};
+use crate::executor::drift::{relative, take_in_all};
 use crate::executor::instances::{Begun, OpenCgroup};
 use crate::executor::output::KeptPipe;
 use crate::executor::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
 use crate::store::handover::{Left, RunningInstance};
-use crate::watch;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, Found, InstanceId, ProcessId, TakenOver, WorkloadEvent};
 use enforcer_kernel::cgroupfs::CgroupError;
@@ -64,10 +63,29 @@ impl Executor {
             .as_ref()
             .filter(|recorded| expected && recorded.instance == checkpoint.instance());
         let starting = checkpoint.is_starting();
-        let fate = match recorded {
+        let mut fate = match recorded {
             Some(recorded) => self.fate_of(recorded, starting)?,
             None => Fate::NeverRan,
         };
+        let mut main = recorded.map_or_else(ProcessId::default, RunningInstance::process);
+        // A daemon may have forked while no agent ran.
+        if let (Fate::Ended, Some(recorded)) = (&fate, recorded)
+            && !checkpoint.is_ending()
+            && let Some((named, pidfd)) = Self::named_main(checkpoint.spec(), cgroup)
+        {
+            let forked = RunningInstance {
+                pid: named.pid,
+                start_ticks: named.start_ticks,
+                has_run: true,
+                ..recorded.clone()
+            };
+            let kept = self.handover.record(&forked);
+            kept.map_err(|source| AdoptError::Process {
+                pid: named.pid,
+                source,
+            })?;
+            (fate, main) = (Fate::Runs(pidfd), named);
+        }
         if !matches!(fate, Fate::Runs(_)) {
             // Whatever the last instance has left goes before anything else begins; what
             // takes longer is waited for where its end is collected.
@@ -77,18 +95,16 @@ impl Executor {
             }
         }
         if let Fate::Runs(_) = &fate
-            && let Some(recorded) = recorded
-            && let Some(place) = process::cgroup_of(recorded.pid)
-            && !is_home(&place, &relative(cgroup.path()))
+            && let Some(place) = process::cgroup_of(main.pid)
+            && !process::is_home(&place, &relative(cgroup.path()))
         {
             // The cgroup was removed, or the process was moved out of it.
-            take_in_all(cgroup, recorded.pid, &place)?;
+            take_in_all(cgroup, main.pid, &place)?;
         }
         let counters = open.counters.lock().read()?;
         if !expected || matches!(fate, Fate::NeverRan) && starting {
             return Ok(Found::Cgroup(id, counters));
         }
-        let main = recorded.map_or_else(ProcessId::default, RunningInstance::process);
         self.enlist(left, main, open);
         Ok(match fate {
             Fate::Runs(pidfd) => {
@@ -110,6 +126,7 @@ impl Executor {
         self.register(
             &left.workload,
             Begun {
+                id: left.checkpoint.instance(),
                 begun: (clock::now(), usage::read_cpu(&open.cgroup)),
                 open,
                 main,
@@ -125,7 +142,7 @@ impl Executor {
             ring.watch_on(main);
         }
         self.instances
-            .set_main(&left.workload, &Arc::new(pidfd), true);
+            .set_main(&left.workload, (main, &Arc::new(pidfd)), true);
         self.report_unbounded_log(&left.workload);
     }
 
@@ -144,8 +161,7 @@ impl Executor {
                 ));
             }
             if let Some(pidfd) = found.pidfd {
-                let exit = watch::exit(pidfd, self.events.clone(), workload, instance);
-                self.runtime.spawn(exit);
+                self.watch_exit(workload, instance, pidfd, &found.spec);
             }
         }
     }

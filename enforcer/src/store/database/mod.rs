@@ -22,6 +22,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+/// The most memory for pages of the database, in KiB, of each connection. The default is 2 MiB, and the
+/// system keeps the file's pages anyway.
+const CACHE_KIB: i32 = 256;
 /// `PRAGMA user_version`: raised with every change that an older agent would misread.
 const SCHEMA: i64 = 1;
 /// The longest wait of a connection for another one's short lock.
@@ -148,6 +151,7 @@ impl Database {
         }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         connection.execute_batch(
             "CREATE TABLE IF NOT EXISTS events (
                  seq       INTEGER PRIMARY KEY,
@@ -180,6 +184,8 @@ impl Database {
             | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags(&self.path, flags).map_err(self.failed())?;
         connection.busy_timeout(BUSY).map_err(self.failed())?;
+        let cached = connection.pragma_update(None, "cache_size", -CACHE_KIB);
+        cached.map_err(self.failed())?;
         Ok(connection)
     }
 

@@ -15,7 +15,7 @@
 mod process;
 
 use enforcer_tests::agent::ENFORCER;
-use enforcer_tests::plan;
+use enforcer_tests::plan::{self, Share};
 use process::{Finished, Place, run};
 use std::collections::VecDeque;
 use std::process::{Command, ExitCode};
@@ -28,8 +28,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(20);
 /// The options of the runner.
 struct Request {
     slots: usize,
-    /// Leave out the tests that run on one kernel, which is another one.
-    only_kernel_facing: bool,
+    /// The place of this guest among those that share the tests.
+    share: Share,
     /// Parts of names of tests; empty for all.
     names: Vec<String>,
 }
@@ -38,14 +38,14 @@ impl Request {
     fn from_arguments() -> Self {
         let mut request = Self {
             slots: 1,
-            only_kernel_facing: false,
+            share: Share::WHOLE,
             names: Vec::new(),
         };
         for argument in std::env::args().skip(1) {
             if let Some(slots) = argument.strip_prefix("--slots=") {
                 request.slots = slots.parse().unwrap();
-            } else if argument == "--only-kernel-facing" {
-                request.only_kernel_facing = true;
+            } else if let Some(share) = argument.strip_prefix("--share=") {
+                request.share = Share::read(share).unwrap();
             } else {
                 request.names.push(argument);
             }
@@ -64,12 +64,16 @@ fn main() -> ExitCode {
     let all = process::list();
     let stale: Vec<&str> = plan::stale(&all).collect();
     assert!(stale.is_empty(), "rules of plan.rs name no test: {stale:?}");
-    let wanted: Vec<String> = all.into_iter().filter(|test| request.wants(test)).collect();
-    let (here, elsewhere): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|test| {
-        !request.only_kernel_facing || plan::rule_of(plan::ONE_KERNEL, test).is_none()
-    });
-    for test in &elsewhere {
-        println!("@@test elsewhere 0 {test}");
+    let mut here = Vec::new();
+    for (at, test) in all.into_iter().enumerate() {
+        if !request.wants(&test) {
+            continue;
+        }
+        if request.share.has(&test, at) {
+            here.push(test);
+        } else {
+            println!("@@test elsewhere 0 {test}");
+        }
     }
     let (mut alone, mut together): (Vec<_>, Vec<_>) = here
         .into_iter()

@@ -34,7 +34,9 @@ fn name(text: &str) -> WorkloadName {
 
 mod alerts;
 mod configuration;
+mod hooks;
 mod loops;
+mod notices;
 mod probes;
 mod sequences;
 

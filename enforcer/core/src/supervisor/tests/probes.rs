@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Hook, HostMeasured, Measured};
 use crate::probe::{Failure, Load, Outcome};
-use crate::spec::{Check, Mode, Need, Probe, ProbeName, Strategy, Threshold};
+use crate::spec::{Check, Mode, Need, Probe, ProbeName, Reload, Strategy, Threshold};
 
 fn probe(period: u64, failures: u32) -> Probe {
     Probe {
@@ -59,6 +59,14 @@ pub(super) fn everything() -> WorkloadSpec {
     let mut spec = WorkloadSpec {
         on_ready: Some(vec!["/join".to_owned()]),
         on_unready: Some(vec!["/leave".to_owned()]),
+        before_start: vec![vec!["/prepare".to_owned()]],
+        after_start: vec![vec!["/announce".to_owned()]],
+        before_stop: vec![vec!["/drain".to_owned()]],
+        reload: Some(Reload {
+            signal: None,
+            run: Some(vec!["/reload".to_owned()]),
+        }),
+        reload_on: vec!["/etc/web.conf".to_owned()],
         ..with_probes(&[
             (ProbeName::Startup, probe(1, 3)),
             (ProbeName::Liveness, probe(5, 3)),
@@ -333,7 +341,16 @@ fn hooked() -> WorkloadSpec {
 }
 
 pub(super) fn hook_done(hook: Hook) -> Event {
-    Event::Workload(name(WEB), WorkloadEvent::HookDone { hook, error: None })
+    hook_ended(hook, 1, None)
+}
+
+pub(super) fn hook_ended(hook: Hook, instance: u64, error: Option<&str>) -> Event {
+    let done = WorkloadEvent::HookDone {
+        hook,
+        instance: InstanceId(instance),
+        error: error.map(str::to_owned),
+    };
+    Event::Workload(name(WEB), done)
 }
 
 #[test]

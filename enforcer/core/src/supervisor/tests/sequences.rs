@@ -1,6 +1,7 @@
 //! Properties that hold over any sequence of events.
 
 use super::*;
+use crate::event::Hook;
 
 /// An event from outside the core. Actions are answered in any order and at any time.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ enum Stimulus {
     Probe(u8),
     /// A hook has ended.
     Hook,
+    /// A file of `reload_on` has changed.
+    File,
     /// Another manifest does not name the workload, and prunes it or does not.
     Unname(bool),
     /// The host's memory, in percent.
@@ -31,7 +34,7 @@ fn step() -> impl Strategy<Value = Stimulus> {
     prop_oneof![
         4 => Just(Stimulus::Answer),
         3 => any::<bool>().prop_map(Stimulus::Exit),
-        1 => (0..6u8).prop_map(Stimulus::Request),
+        1 => (0..7u8).prop_map(Stimulus::Request),
         1 => any::<bool>().prop_map(Stimulus::Change),
         1 => (0..4u8).prop_map(Stimulus::Stale),
         2 => (1..100_000u32).prop_map(Stimulus::Wait),
@@ -43,7 +46,8 @@ fn step() -> impl Strategy<Value = Stimulus> {
         ].prop_map(Stimulus::Evidence),
         1 => (0..4u32).prop_map(Stimulus::Slept),
         4 => (0..5u8).prop_map(Stimulus::Probe),
-        2 => Just(Stimulus::Hook),
+        3 => Just(Stimulus::Hook),
+        1 => Just(Stimulus::File),
         1 => any::<bool>().prop_map(Stimulus::Unname),
         1 => (0..101u32).prop_map(Stimulus::Memory),
         2 => any::<(bool, bool)>().prop_map(|(begun, ended)| Stimulus::Crash(begun, ended)),
@@ -58,7 +62,7 @@ struct World {
     starts: Vec<MonoTime>,
     proofs: Vec<(Thread, MonoTime)>,
     probes: Vec<crate::event::ProbeRun>,
-    hooks: Vec<crate::event::Hook>,
+    hooks: Vec<(Hook, InstanceId)>,
     /// The stop signal was sent, or the tree killed, since the instance began.
     asked_to_end: bool,
     /// The limits that the kernel was given last.
@@ -153,8 +157,18 @@ impl World {
                     );
                 }
                 WorkloadChange::Aside(Aside::RunHook { hook, .. }) => {
-                    self.hooks.push(*hook);
-                    assert_eq!(self.hooks.len(), 1, "two hooks at once");
+                    let instance = action.instance;
+                    let announces = |hook: Hook| matches!(hook, Hook::OnReady | Hook::OnUnready);
+                    let overlaps = |&(other, of): &(Hook, InstanceId)| match hook {
+                        Hook::OnReady | Hook::OnUnready => announces(other),
+                        Hook::Reload => other == Hook::Reload,
+                        Hook::AfterStart | Hook::BeforeStop => (other, of) == (*hook, instance),
+                    };
+                    assert!(
+                        !self.hooks.iter().any(overlaps),
+                        "{hook:?} overlaps with itself"
+                    );
+                    self.hooks.push((*hook, instance));
                 }
                 WorkloadChange::Aside(Aside::Remedy { .. }) => {
                     assert!(
@@ -170,7 +184,8 @@ impl World {
                 WorkloadChange::Step(Step::KillTree) => self.asked_to_end = true,
                 // The start that is under way is answered all the same.
                 WorkloadChange::Aside(Aside::AbortStart) => {
-                    let starting = self.owed.last().is_some_and(|(_, owed)| *owed == "start");
+                    let starting = |owed: &str| owed == "start" || owed == "remedy";
+                    let starting = self.owed.last().is_some_and(|(_, owed)| starting(owed));
                     assert!(starting, "nothing to abort");
                 }
                 WorkloadChange::Aside(Aside::ReportStuck) => {}
@@ -242,6 +257,7 @@ proptest! {
                         Request::Kill,
                         Request::Throttle(Percent(20)),
                         Request::Release,
+                        Request::Reload,
                     ][usize::from(which)],
                 ),
                 Stimulus::Change(command) => {
@@ -273,9 +289,13 @@ proptest! {
                     None => Event::Agent(AgentEvent::Wake),
                 },
                 Stimulus::Hook => match world.hooks.pop() {
-                    Some(hook) => probes::hook_done(hook),
+                    Some((hook, instance)) => probes::hook_ended(hook, instance.0, None),
                     None => Event::Agent(AgentEvent::Wake),
                 },
+                Stimulus::File => {
+                    let path = "/etc/web.conf".to_owned();
+                    Event::Workload(name(WEB), WorkloadEvent::FileChanged { path })
+                }
                 Stimulus::Unname(prune) => Event::Agent(AgentEvent::Configure { manifest: Manifest::default(), prune }),
                 Stimulus::Memory(used) => probes::memory(used),
                 Stimulus::Crash(begun, ended) => {
@@ -341,8 +361,8 @@ proptest! {
                         reaped(instance.0, ExitStatus::Signal(15), 0)
                     }
                 }
-            } else if let Some(hook) = world.hooks.pop() {
-                probes::hook_done(hook)
+            } else if let Some((hook, instance)) = world.hooks.pop() {
+                probes::hook_ended(hook, instance.0, None)
             } else if let Some(instance) = world.alive.first().filter(|_| world.asked_to_end) {
                 exited(instance.0)
             } else {

@@ -2,16 +2,19 @@
 
 use super::Probing;
 use crate::checkpoint::KeptProbing;
+use crate::workload::notice::Words;
 use crate::workload::{Context, Workload};
 
 impl Probing {
-    pub(in crate::workload) fn kept(&self) -> KeptProbing {
+    pub(in crate::workload) fn kept(&self, words: &Words) -> KeptProbing {
         let answers = self.watched.iter();
         KeptProbing {
             answers: answers
                 .map(|(name, watched)| (*name, watched.tally()))
                 .collect(),
             startup_passed: self.startup_passed,
+            phase: words.phase,
+            is_mute: words.is_mute,
         }
     }
 }
@@ -37,6 +40,8 @@ impl Workload {
             }
         }
         running.probing = probing;
+        // Its last WATCHDOG=1 may have come while no agent ran.
+        running.words = Words::resume(kept, context.moment.now);
         self.ask_probes(context);
     }
 }

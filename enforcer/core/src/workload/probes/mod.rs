@@ -7,7 +7,7 @@ use super::{After, Context, Workload};
 use crate::cpu_loop::Verdict;
 use crate::event::{Answered, BreakerChange, BreakerState, Cause, Detail, ProbeRun};
 use crate::probe::{Answer, Failure, Last, Load, Outcome, Watched};
-use crate::spec::{CheckKind, Mode, Probe, ProbeName, WorkloadSpec};
+use crate::spec::{Check, CheckKind, Mode, Probe, ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent, human_duration};
 use enforcer_model::probe::ProbeState;
 use std::collections::BTreeMap;
@@ -217,6 +217,7 @@ impl Workload {
             probing.turn = None;
         }
         let open: Vec<ProbeName> = probing.open().map(|(name, _)| *name).collect();
+        let mut known = Vec::new();
         for name in open {
             let Some(watched) = probing.watched.get_mut(&name) else {
                 continue;
@@ -225,7 +226,19 @@ impl Workload {
                 let outcome = Outcome::Unknown("no answer of ours came back".to_owned());
                 watched.answer(now, run, &outcome, Duration::ZERO);
             }
-            if let Some((run, due)) = watched.begin(now, &mut self.probe_runs) {
+            let Some((run, due)) = watched.begin(now, &mut self.probe_runs) else {
+                continue;
+            };
+            if let Check::Notify { within } = watched.spec.check {
+                let outcome = if within.is_some() && now.since(due) > watched.spec.period {
+                    // The host slept, or the agent did not get to it.
+                    running.words.alive_at = now;
+                    Outcome::Unknown("nobody listened for a while".to_owned())
+                } else {
+                    running.words.judge(name, within, now)
+                };
+                known.push(((name, run), outcome));
+            } else {
                 context.decision.probes.push(ProbeRun {
                     workload: self.name.clone(),
                     instance: self.instance,
@@ -235,6 +248,9 @@ impl Workload {
                     due,
                 });
             }
+        }
+        for (probe, outcome) in known {
+            self.probed(context, probe, &outcome, Duration::ZERO);
         }
     }
 
@@ -340,6 +356,8 @@ impl Workload {
         let now = context.moment.now;
         if let Some(running) = self.state.running_mut() {
             running.probing.startup_passed = true;
+            // As for systemd, the watchdog begins when the program is up.
+            running.words.alive_at = now;
             running.probing.turn = None;
             for watched in running.probing.watched.values_mut() {
                 watched.put_off(now);

@@ -5,10 +5,13 @@
 //! than a second, the disk hangs: until the write returns, the server reads output, drops it and
 //! counts it. Otherwise the workloads would stand still.
 
+mod requests;
+
 use super::connections::Connections;
 use super::losses::Losses;
+use super::notices::Notices;
 use super::pace::{MOST_READY, Round};
-use super::protocol::{self, Program, Reply, Request};
+use super::protocol::{self, Reply};
 use super::stopper::Stopper;
 use super::succession::Succession;
 use super::writer::{Done, Job, Writer};
@@ -39,6 +42,10 @@ const LONELY_FOR: Duration = Duration::from_secs(10);
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
 /// The time that is left for the rest of the output when the holder is to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
+/// The shortest time between two reports of what programs say of themselves: one that never stops talking
+/// waits at its own socket.
+const NOTICES_EVERY: Duration = Duration::from_millis(50);
+
 /// The folders of a holder, and how it was started.
 #[derive(Debug)]
 pub(crate) struct Options {
@@ -69,12 +76,33 @@ enum Turn {
     },
 }
 
+impl Turn {
+    /// Returns whether the disk hangs.
+    fn is_hung(&self, now: Instant) -> bool {
+        matches!(self, Self::Writing { since } if now.duration_since(*since) >= HUNG_AFTER)
+    }
+
+    /// Leaves out a time in which this process did not run. Its writer did not run either, so the
+    /// disk had nothing to do.
+    fn forgive(&mut self, stall: Duration) {
+        if let Self::Writing { since } = self {
+            *since += stall;
+        }
+    }
+}
+
+/// Returns by how much a wait was longer than the time that was asked for.
+fn stall(asked: Option<Duration>, took: Duration) -> Duration {
+    asked.map_or(Duration::ZERO, |asked| took.saturating_sub(asked))
+}
+
 /// The descriptors that are ready.
 #[derive(Debug, Default)]
 struct Woken {
     listener: bool,
     done: bool,
     pipes: bool,
+    notices: bool,
     connections: Vec<u64>,
 }
 
@@ -95,6 +123,9 @@ pub(crate) struct Server {
     round: Round,
     next_round: Option<Instant>,
     losses: Losses,
+    notices: Notices,
+    /// The time from which programs are heard again: what they say until then comes together.
+    next_notices: Option<Instant>,
     lonely_since: Option<Instant>,
     /// The connections that wait for a `Settle`, and until when.
     settling: Vec<(u64, Instant)>,
@@ -146,6 +177,8 @@ impl Server {
             round: Round::default(),
             next_round: None,
             losses: Losses::default(),
+            notices: Notices::new()?,
+            next_notices: None,
             lonely_since: None,
             settling: Vec::new(),
             successor: None,
@@ -161,6 +194,7 @@ impl Server {
         for (workload, inode, descriptor) in inherited.pipes {
             this.keep(workload, inode, inherit(descriptor)?)?;
         }
+        this.notices.inherit(inherited.notices)?;
         Ok(this)
     }
 
@@ -184,6 +218,9 @@ impl Server {
             }
             if woken.done {
                 self.take_done();
+            }
+            if woken.notices {
+                self.report_notices();
             }
             if woken.pipes {
                 self.begin_round()?;
@@ -213,7 +250,7 @@ impl Server {
     }
 
     fn is_hung(&self) -> bool {
-        matches!(self.turn, Turn::Writing { since } if awake_now().duration_since(since) >= HUNG_AFTER)
+        self.turn.is_hung(awake_now())
     }
 
     /// Returns whether pipes may be read now.
@@ -239,7 +276,8 @@ impl Server {
         let settling = self.settling.iter().map(|(_, until)| *until).min();
         let end = self.ending_since.map(|since| since + END_WITHIN);
         let turn = turn.filter(|_| !self.may_read());
-        let next = [turn, report, lonely, settling, end];
+        let notices = self.next_notices;
+        let next = [turn, report, notices, lonely, settling, end];
         let next = next.into_iter().flatten().min()?;
         // The time is rounded up to whole milliseconds: a wait that ends too early would become a
         // busy loop.
@@ -249,18 +287,27 @@ impl Server {
     }
 
     fn wait(&mut self) -> io::Result<Woken> {
-        let is_alone = self.pipes.is_empty() && self.connections.is_empty();
+        let is_alone =
+            self.pipes.is_empty() && self.notices.is_empty() && self.connections.is_empty();
         let lonely = is_alone && !self.options.is_unit;
         self.lonely_since = lonely.then(|| self.lonely_since.unwrap_or_else(awake_now));
-        let timeout = self.idle_for().map_or(PollTimeout::NONE, |time| {
+        let idle_for = self.idle_for();
+        let timeout = idle_for.map_or(PollTimeout::NONE, |time| {
             PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
         });
         let reads = self.may_read();
+        self.next_notices = self.next_notices.filter(|next| *next > awake_now());
+        let heard = match self.next_notices {
+            None => PollFlags::POLLIN,
+            Some(_) => PollFlags::empty(),
+        };
         let ids = self.connections.ids();
         let mut polled = vec![
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.writer.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.notices.as_fd(), heard),
         ];
+        let first_connection = polled.len();
         let sockets = self.connections.sockets();
         polled.extend(sockets.map(|socket| PollFd::new(socket, PollFlags::POLLIN)));
         let first_of_rest = polled.len();
@@ -270,23 +317,28 @@ impl Server {
         if reads {
             polled.push(PollFd::new(self.ready.0.as_fd(), PollFlags::POLLIN));
         }
+        let began = awake_now();
         match poll(&mut polled, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
+        let stall = stall(idle_for, awake_now().duration_since(began));
         let is_ready = |one: &PollFd<'_>| one.any().unwrap_or(false);
         let rest: Vec<bool> = polled[first_of_rest..].iter().map(is_ready).collect();
         let woken = Woken {
             listener: is_ready(&polled[0]),
             done: is_ready(&polled[1]),
             pipes: reads && rest.last().copied().unwrap_or(false),
+            notices: is_ready(&polled[2]),
             connections: ids
                 .into_iter()
-                .zip(&polled[2..first_of_rest])
+                .zip(&polled[first_connection..first_of_rest])
                 .filter(|(_, one)| is_ready(one))
                 .map(|(id, _)| id)
                 .collect(),
         };
+        self.turn.forgive(stall);
+        self.ending_since = self.ending_since.map(|since| since + stall);
         let is_stopped = self.ending_since.is_none() && rest.first().copied().unwrap_or(false);
         if is_stopped {
             self.end();
@@ -300,77 +352,6 @@ impl Server {
         {
             self.connections.reply(id, &reply);
         }
-    }
-
-    /// Carries a request out; returns `None` if the reply comes later.
-    fn carry_out(
-        &mut self,
-        id: u64,
-        request: Request,
-        descriptor: Option<OwnedFd>,
-    ) -> Option<Reply> {
-        let done = match request {
-            Request::Hello { .. } => {
-                return Some(match Program::own() {
-                    Ok(program) => Reply::Hello {
-                        version: protocol::VERSION,
-                        program,
-                        is_unit: self.options.is_unit,
-                        logs: self.options.logs.clone(),
-                        pipes: self.pipes.values().map(|kept| kept.inode).collect(),
-                    },
-                    Err(error) => Reply::failed(&error),
-                });
-            }
-            Request::Keep {
-                workload,
-                inode,
-                bounds,
-            } => match descriptor {
-                Some(reader) => {
-                    self.set_bounds(workload.clone(), bounds);
-                    self.keep(workload, inode, reader)
-                }
-                None => Err(io::Error::other("no pipe came with it")),
-            },
-            Request::SetBounds { workload, bounds } => {
-                self.set_bounds(workload, bounds);
-                Ok(())
-            }
-            Request::SetAside { workload, bounds } => {
-                self.bounds.insert(workload.clone(), bounds);
-                self.ask(Job::SetAside(workload, bounds, id));
-                return None;
-            }
-            Request::Settle => {
-                self.settling.push((id, awake_now() + SETTLE_WITHIN));
-                self.next_round = None;
-                return None;
-            }
-            Request::Follow => {
-                self.connections.follow(id);
-                Ok(())
-            }
-            // A successor would know nothing of the end that is under way.
-            Request::Succeed if self.ending_since.is_some() || self.stop.has_begun() => {
-                Err(io::Error::other("it is about to end"))
-            }
-            Request::Succeed => match descriptor {
-                Some(program) => {
-                    self.successor = Some((id, program));
-                    return None;
-                }
-                None => Err(io::Error::other("no program came with it")),
-            },
-            Request::End => {
-                self.end();
-                Ok(())
-            }
-        };
-        Some(match done {
-            Ok(()) => Reply::Done,
-            Err(error) => Reply::failed(&error),
-        })
     }
 
     fn end(&mut self) {
@@ -569,6 +550,21 @@ impl Server {
         }
     }
 
+    /// Reports what programs have said of themselves. Without an agent it is kept.
+    fn report_notices(&mut self) {
+        let notices = self.notices.read();
+        self.next_notices = Some(awake_now() + NOTICES_EVERY);
+        let followers = self.connections.followers();
+        for id in &followers {
+            for notice in &notices {
+                self.connections.reply(*id, notice);
+            }
+        }
+        if !followers.is_empty() {
+            self.notices.forget_once();
+        }
+    }
+
     /// Executes the successor, if one is wanted and nothing is under way.
     fn hand_over(&mut self) {
         if !matches!(self.turn, Turn::Free(_)) {
@@ -584,8 +580,30 @@ impl Server {
                 .map(|kept| (kept.workload.clone(), kept.inode, kept.reader.as_raw_fd()))
                 .collect(),
             bounds: self.bounds.clone(),
+            notices: self.notices.inheritance(),
         };
         let error = succession.execute(&self.options.runtime_dir, &program);
         self.connections.reply(id, &Reply::failed(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_that_did_not_run_does_not_blame_the_disk() {
+        let since = awake_now();
+        let woken = since + Duration::from_secs(30);
+        let mut turn = Turn::Writing { since };
+        assert!(turn.is_hung(woken));
+        // It asked for a second, and did not run for the other 29.
+        turn.forgive(stall(Some(HUNG_AFTER), Duration::from_secs(30)));
+        assert!(!turn.is_hung(woken - Duration::from_millis(1)));
+        // The disk has had its second now.
+        assert!(turn.is_hung(woken));
+        // A wait for events only may take any time.
+        assert_eq!(stall(None, Duration::from_secs(30)), Duration::ZERO);
+        assert_eq!(stall(Some(HUNG_AFTER), Duration::ZERO), Duration::ZERO);
     }
 }

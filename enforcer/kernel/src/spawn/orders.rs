@@ -1,0 +1,209 @@
+//! Defines what the fork server has to know about a child, and how the agent sends it: as numbers of 32 and
+//! 64 bits in this host's byte order, and as byte strings, each behind its length.
+
+use super::Launch;
+use std::ffi::CString;
+
+/// A launch, as the child sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Orders {
+    pub command: Vec<CString>,
+    pub environment: Vec<CString>,
+    pub directory: CString,
+    pub oom_score_adj: CString,
+    pub uid: libc::uid_t,
+    pub gid: libc::gid_t,
+    pub groups: Vec<libc::gid_t>,
+    /// Bit n is capability n.
+    pub capabilities: u64,
+    pub rlimits: Vec<(u8, u64)>,
+    pub umask: libc::mode_t,
+    pub nice: Option<libc::c_int>,
+    pub switch_user: bool,
+    pub bounds_root: bool,
+    pub default_nofile: bool,
+    pub no_new_privs: bool,
+}
+
+impl Orders {
+    pub(super) fn of(launch: &Launch) -> Self {
+        let identity = &launch.identity;
+        let declared = launch.capabilities.iter();
+        Self {
+            command: launch.command.clone(),
+            environment: launch.environment.clone(),
+            directory: launch.directory.clone(),
+            oom_score_adj: launch.oom_score_adj.clone(),
+            uid: identity.uid.as_raw(),
+            gid: identity.gid.as_raw(),
+            groups: identity.groups.iter().map(|gid| gid.as_raw()).collect(),
+            capabilities: declared.fold(0, |mask, number| mask | 1 << number),
+            rlimits: launch.rlimits.clone(),
+            umask: launch.umask,
+            nice: launch.nice,
+            switch_user: launch.switch_user,
+            bounds_root: launch.bounds_root,
+            default_nofile: launch.default_nofile,
+            no_new_privs: launch.no_new_privs,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder(Vec::new());
+        for list in [&self.command, &self.environment] {
+            out.count(list.len());
+            list.iter().for_each(|string| out.string(string));
+        }
+        out.string(&self.directory);
+        out.string(&self.oom_score_adj);
+        out.word(self.uid);
+        out.word(self.gid);
+        out.count(self.groups.len());
+        self.groups.iter().for_each(|gid| out.word(*gid));
+        out.long(self.capabilities);
+        out.count(self.rlimits.len());
+        for (resource, limit) in &self.rlimits {
+            out.word((*resource).into());
+            out.long(*limit);
+        }
+        out.word(self.umask);
+        out.word(self.nice.is_some().into());
+        out.word(self.nice.unwrap_or_default().cast_unsigned());
+        for flag in [
+            self.switch_user,
+            self.bounds_root,
+            self.default_nofile,
+            self.no_new_privs,
+        ] {
+            out.word(flag.into());
+        }
+        out.0
+    }
+
+    /// `None` if the bytes are not what `encode` makes.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut from = Decoder(bytes);
+        let orders = Self {
+            command: from.list(Decoder::string)?,
+            environment: from.list(Decoder::string)?,
+            directory: from.string()?,
+            oom_score_adj: from.string()?,
+            uid: from.word()?,
+            gid: from.word()?,
+            groups: from.list(Decoder::word)?,
+            capabilities: from.long()?,
+            rlimits: from.list(|from| Some((from.word()?.try_into().ok()?, from.long()?)))?,
+            umask: from.word()?,
+            nice: {
+                let is_set = from.flag()?;
+                let nice = from.word()?.cast_signed();
+                is_set.then_some(nice)
+            },
+            switch_user: from.flag()?,
+            bounds_root: from.flag()?,
+            default_nofile: from.flag()?,
+            no_new_privs: from.flag()?,
+        };
+        (from.0.is_empty() && !orders.command.is_empty()).then_some(orders)
+    }
+}
+
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn word(&mut self, number: u32) {
+        self.0.extend(number.to_ne_bytes());
+    }
+
+    fn long(&mut self, number: u64) {
+        self.0.extend(number.to_ne_bytes());
+    }
+
+    fn count(&mut self, count: usize) {
+        self.long(count as u64);
+    }
+
+    fn string(&mut self, string: &CString) {
+        self.count(string.as_bytes().len());
+        self.0.extend(string.as_bytes());
+    }
+}
+
+struct Decoder<'b>(&'b [u8]);
+
+impl Decoder<'_> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (array, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*array)
+    }
+
+    fn word(&mut self) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.array()?))
+    }
+
+    fn long(&mut self) -> Option<u64> {
+        Some(u64::from_ne_bytes(self.array()?))
+    }
+
+    fn count(&mut self) -> Option<usize> {
+        self.long()?.try_into().ok()
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        Some(self.word()? != 0)
+    }
+
+    fn string(&mut self) -> Option<CString> {
+        let length = self.count()?;
+        let (string, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        CString::new(string).ok()
+    }
+
+    fn list<T>(&mut self, one: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.count()?;
+        (0..count).map(|_| one(self)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn orders() -> Orders {
+        Orders {
+            command: vec![c"/bin/sh".to_owned(), c"-c".to_owned(), c"".to_owned()],
+            environment: vec![c"LATIN=\xe4".to_owned()],
+            directory: c"/".to_owned(),
+            oom_score_adj: c"-5".to_owned(),
+            uid: 1,
+            gid: u32::MAX,
+            groups: vec![3, 4],
+            capabilities: 1 << 40,
+            rlimits: vec![(7, u64::MAX)],
+            umask: 0o027,
+            nice: Some(-5),
+            switch_user: true,
+            bounds_root: false,
+            default_nofile: true,
+            no_new_privs: false,
+        }
+    }
+
+    #[test]
+    fn orders_arrive_as_they_were_sent() {
+        let sent = orders();
+        assert_eq!(Orders::decode(&sent.encode()), Some(sent));
+    }
+
+    #[test]
+    fn other_bytes_are_no_orders() {
+        let bytes = orders().encode();
+        for end in 0..bytes.len() {
+            assert_eq!(Orders::decode(&bytes[..end]), None, "{end}");
+        }
+        assert_eq!(Orders::decode(&[bytes.as_slice(), &[0]].concat()), None);
+        assert_eq!(Orders::decode(&[0xff; 64]), None);
+    }
+}

@@ -1,0 +1,215 @@
+//! Probes and webhooks that reach a server over TLS, a Unix socket or gRPC; commands around a start.
+
+use super::{check, check_workload};
+use expect_test::expect;
+
+#[test]
+fn probes_of_every_kind_are_understood() {
+    check_workload(
+        "probes:
+  startup: { http: { unix: /run/web.sock, path: /health } }
+  liveness: { https: { port: 8443, server_name: shop.example.org, ca_file: /etc/ssl/shop.pem } }
+  readiness: { grpc: { port: 2379, service: shop.v1.Orders } }",
+        &expect![""],
+    );
+    check_workload(
+        "probes: { liveness: { https: { insecure: true } } }",
+        &expect![""],
+    );
+}
+
+#[test]
+fn the_faults_of_a_probe_say_what_is_wrong() {
+    check_workload(
+        "probes:
+  startup: { http: { path: /health } }
+  liveness: { http: { unix: /run/web.sock, port: 80, host: a } }
+  readiness: { https: { insecure: true, ca_file: /a.pem, server_name: a } }
+  progress: { grpc: { service: '' } }",
+        &expect![[r#"
+            7:24 error: this `http` probe has no `port` (expected a `port`, or the path of a `unix` socket)
+            8:54 error: a Unix socket has no `port` (expected either `port` or `unix`)
+            8:64 error: a Unix socket has no `host` (expected either `port` or `unix`)
+            9:54 error: `ca_file` has no effect with `insecure: true` (any certificate is accepted)
+            9:75 error: `server_name` has no effect with `insecure: true` (any certificate is accepted)
+            10:25 error: this `grpc` probe has no `port` ()
+        "#]],
+    );
+    let long = format!(
+        "probes: {{ startup: {{ http: {{ unix: /{} }} }} }}",
+        "x".repeat(107)
+    );
+    check_workload(
+        &long,
+        &expect![[r#"
+        6:40 error: the path of a Unix socket has at most 107 bytes, and this has 108 (too long)
+    "#]],
+    );
+    check_workload(
+        "probes: { startup: { https: { host: 'a b', ca_file: a.pem } } }",
+        &expect![[r#"
+            6:41 error: `a b` is not valid here (expected a host's name or address)
+            6:57 error: `a.pem` is not valid here (expected an absolute path)
+        "#]],
+    );
+}
+
+#[test]
+fn webhooks_are_understood() {
+    check(
+        "version: 1
+alerts:
+  targets:
+    a: { webhook: 'https://hooks.example.org/x' }
+    b: { webhook: { url: 'https://hooks.slack.com/services/T/B/X', preset: slack } }
+    c: { webhook: { preset: pagerduty, routing_key: KEY } }
+    d: { webhook: { url: 'https://ntfy.local/ops', preset: ntfy, ca_file: /etc/ssl/local.pem } }
+",
+        &expect![""],
+    );
+    check(
+        "version: 1
+alerts:
+  targets:
+    a: { webhook: { preset: slack } }
+    b: { webhook: { preset: pagerduty } }
+    c: { webhook: { url: 'http://a', routing_key: KEY, ca_file: /a.pem } }
+    d: { webhook: { url: 'https://a', preset: teams } }
+",
+        &expect![[r#"
+            4:19 error: this webhook has no `url` (expected a `url`)
+            5:19 error: `preset: pagerduty` needs a `routing_key` (expected the key of an Events API v2 integration)
+            6:51 error: only `preset: pagerduty` has a `routing_key` (remove it)
+            6:65 error: `ca_file` has no effect without https (the `url` begins with http://)
+            7:47 error: `teams` is not valid here (expected one of slack, discord, ntfy, pagerduty)
+        "#]],
+    );
+}
+
+#[test]
+fn commands_and_reloads_are_understood() {
+    check_workload(
+        "before_start: [[/bin/a, b], [/bin/c]]
+after_start: [[/bin/a]]
+before_stop: []
+reload: { signal: 1 }
+reload_on: [/etc/web.conf]",
+        &expect![""],
+    );
+    check_workload(
+        "before_start: [/bin/a, b]
+after_start: /bin/a
+before_stop: [[a]]
+reload: { signal: HUP, run: [/bin/a] }
+reload_on: [web.conf]",
+        &expect![[r#"
+            6:19 error: this is one command, and not a list of commands (expected a list of lists) [before_start: [[/path/to/program, argument]]]
+            7:18 error: expected a list of commands, found `/bin/a` (expected a list of commands)
+            8:19 error: `a` is not an absolute path (the program's path starts with /) [`command -v a` in a shell prints the path]
+            9:13 error: a reload is a signal or a command (expected one of signal, run) [reload: { signal: SIGHUP }, or reload: { run: [/path/to/program, argument] }]
+            10:17 error: `web.conf` is not valid here (expected an absolute path)
+        "#]],
+    );
+    check_workload(
+        "reload: SIGHUP",
+        &expect![[r#"
+        6:13 error: expected a mapping of keys to values, found `SIGHUP` (expected a mapping of keys to values)
+        6:13 error: a reload is a signal or a command (expected one of signal, run) [reload: { signal: SIGHUP }, or reload: { run: [/path/to/program, argument] }]
+    "#]],
+    );
+    check_workload(
+        "reload: { signal: NOSUCH }",
+        &expect![[r#"
+        6:23 error: `NOSUCH` is not valid here (expected a signal of signal(7): SIGTERM, TERM, 15, SIGRTMIN+3, …)
+    "#]],
+    );
+}
+
+#[test]
+fn a_job_that_always_restarts_is_never_completed() {
+    let source = "version: 1
+workloads:
+  job: { command: [/bin/a], user: web }
+  web: { command: [/bin/b], user: web, needs: { job: completed } }
+";
+    let parsed = super::parse(source, &super::Known);
+    let (_, faults) = crate::join(vec![parsed]);
+    let shown: String = faults
+        .iter()
+        .map(|(_, fault)| super::shown(source, fault))
+        .collect();
+    expect![[r#"
+        4:40 error: `web` needs `job` to be completed, and `job` is started again whenever it ends (it could never start) [`job` is a job: give it `recovery: { restart: on-failure }`, or `never`]
+    "#]].assert_eq(&shown);
+}
+
+#[test]
+fn what_a_program_says_of_itself_is_a_probe() {
+    check_workload(
+        "probes: { startup: { notify: {} }, readiness: { notify: }, liveness: { notify: { within: 30s } } }",
+        &expect![""],
+    );
+    check_workload(
+        "probes:
+  startup: { notify: { within: 30s } }
+  liveness: { notify: {} }
+  progress: { notify: { within: 0s } }
+  readiness: { notify: { socket: /x } }",
+        &expect![[r#"
+            7:26 error: `within` is for `liveness` only (the program says by READY=1 that it is ready)
+            8:27 error: this `notify` probe has no `within` (expected the longest time between two WATCHDOG=1)
+            9:27 error: a `notify` probe says nothing about progress (expected startup, liveness or readiness)
+            9:37 error: `0s` is not valid here (expected a duration above 0)
+            10:30 error: unknown key `socket` (not a key of this section) [known keys: within]
+        "#]],
+    );
+}
+
+#[test]
+fn directories_are_named_in_three_ways() {
+    check_workload(
+        "runtime_directory: web
+state_directory: [web, web/db@1]
+cache_directory: { names: web, mode: '0700' }",
+        &expect![""],
+    );
+    check_workload(
+        "runtime_directory: /run/web
+state_directory: [web, ../etc]
+cache_directory: { names: web, mode: '1777' }",
+        &expect![[r#"
+            6:24 error: `/run/web` is not valid here (expected a relative path of letters, digits and _ . @ -, such as web or web/cache)
+            7:28 error: `../etc` is not valid here (expected a relative path of letters, digits and _ . @ -, such as web or web/cache)
+            8:42 error: `1777` is not valid here (expected an octal number from 0000 to 0777)
+        "#]],
+    );
+    check_workload(
+        "runtime_directory: { mode: '0700' }\nstate_directory: ''",
+        &expect![[r#"
+            6:24 error: these directories have no `names` (expected `names`)
+            7:22 error: `` is not valid here (expected a relative path of letters, digits and _ . @ -, such as web or web/cache)
+        "#]],
+    );
+}
+
+#[test]
+fn disks_are_named_by_device_or_path() {
+    check_workload(
+        "cgroup: { io.max: { /dev/sda: { wbps: 10M, riops: 100 }, /srv/my data: { rbps: max, wiops: 5 } } }",
+        &expect![""],
+    );
+    check_workload(
+        "cgroup:
+  io.max:
+    sda: { wbps: 10M }
+    /dev/sdb: {}
+    /dev/sdc: { wbps: 0, riops: 0, bps: 1 }",
+        &expect![[r#"
+            8:14 error: `sda` is no disk (expected a device such as /dev/sda, or a path on it)
+            9:19 error: `/dev/sdb` has no rate (expected rbps, wbps, riops or wiops)
+            10:27 error: `0` is not valid here (expected a size above 0, or max)
+            10:37 error: `0` is not valid here (expected a whole number, 1 or more)
+            10:40 error: unknown key `bps` (did you mean `rbps`?)
+        "#]],
+    );
+}
