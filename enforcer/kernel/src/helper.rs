@@ -5,6 +5,7 @@ use super::clock;
 use super::process::OWN_PROGRAM;
 use nix::poll::{PollFd, PollFlags, poll};
 use parking_lot::Mutex;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -20,12 +21,14 @@ const END_WAIT: Duration = Duration::from_secs(1);
 /// Children that did not end when they were killed: something that they use hangs.
 static HANGING: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
-/// Asks a hidden command of this program, which runs as this process does.
+/// Asks a hidden command of this program, which runs as this process does. It has `into` as its
+/// standard error.
 pub(super) fn ask(
     command: &str,
     question: &[u8],
     environment: &[(&str, String)],
     (patience, longest): (Duration, u64),
+    into: Option<&File>,
 ) -> io::Result<Vec<u8>> {
     if question.len() > LONGEST_QUESTION {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -38,6 +41,10 @@ pub(super) fn ask(
         ));
     }
     drop(hanging);
+    let into = match into {
+        Some(file) => Stdio::from(file.try_clone()?),
+        None => Stdio::null(),
+    };
     let mut child = Command::new(OWN_PROGRAM)
         .arg(command)
         .env_clear()
@@ -45,7 +52,7 @@ pub(super) fn ask(
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(into)
         .spawn()?;
     let asked = child
         .stdin

@@ -1,5 +1,5 @@
-//! Reads files of variables, with bounds, and with the rights of a user who could have replaced
-//! the file.
+//! Reads files of variables and copies credentials, with bounds, and with the rights of a user who
+//! could have replaced the file.
 //!
 //! A child reads them: it walks along the path, as root for as long as root alone can change
 //! what it meets, and as the workload's user from there on. A link would lead elsewhere, so
@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
 
 /// The hidden command of the child.
@@ -31,12 +31,16 @@ struct Question {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
+    /// The child writes the file to its standard error, up to this many bytes, and not into the
+    /// answer.
+    copies: Option<u64>,
 }
 
 /// The first line of its answer; the file's text comes after it.
 #[derive(Debug, Serialize, Deserialize)]
 enum Head {
     Text,
+    Copied { bytes: u64 },
     Error { errno: Option<i32>, error: String },
 }
 
@@ -46,15 +50,37 @@ enum Head {
 /// # Errors
 /// If the file cannot be read in time, or is none of that kind.
 pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
+    match ask(path, user, None)? {
+        (Head::Text, text) => Ok(text),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Copies a regular file of at most this many bytes for a workload of this user, without a copy in
+/// this process's memory. Returns the number of bytes.
+///
+/// # Errors
+/// If the file cannot be read in time, or is none of that kind.
+pub fn copy(path: &str, user: &Identity, into: &File, most: u64) -> io::Result<u64> {
+    match ask(path, user, Some((into, most)))? {
+        (Head::Copied { bytes }, _) => Ok(bytes),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Returns an answer that is no error, and the text behind it.
+fn ask(path: &str, user: &Identity, into: Option<(&File, u64)>) -> io::Result<(Head, Vec<u8>)> {
     let question = Question {
         path: path.to_owned(),
         uid: user.uid.as_raw(),
         gid: user.gid.as_raw(),
         groups: user.groups.iter().map(|group| group.as_raw()).collect(),
+        copies: into.map(|(_, most)| most),
     };
     let question = serde_json::to_vec(&question)?;
     let longest = MAX_BYTES + (64 << 10);
-    let answer = helper::ask(COMMAND, &question, &[], (PATIENCE, longest));
+    let into = into.map(|(file, _)| file);
+    let answer = helper::ask(COMMAND, &question, &[], (PATIENCE, longest), into);
     let answer = answer.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => io::Error::other(format!(
             "it was not read within {} s; its file system may hang",
@@ -65,11 +91,11 @@ pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
     let end = answer.iter().position(|byte| *byte == b'\n');
     let end = end.ok_or_else(|| io::Error::other("the process that reads it has died"))?;
     match serde_json::from_slice(&answer[..end])? {
-        Head::Text => Ok(answer[end + 1..].to_vec()),
         Head::Error {
             errno: Some(errno), ..
         } => Err(io::Error::from_raw_os_error(errno)),
         Head::Error { errno: None, error } => Err(io::Error::other(error)),
+        head => Ok((head, answer[end + 1..].to_vec())),
     }
 }
 
@@ -81,8 +107,12 @@ pub fn answer() -> io::Result<()> {
     let mut question = Vec::new();
     io::stdin().lock().read_to_end(&mut question)?;
     let question: Question = serde_json::from_slice(&question)?;
-    let (head, text) = match read_as(&question) {
-        Ok(text) => (Head::Text, text),
+    let answer = match question.copies {
+        None => read_as(&question).map(|text| (Head::Text, text)),
+        Some(most) => copy_as(&question, most).map(|bytes| (Head::Copied { bytes }, Vec::new())),
+    };
+    let (head, text) = match answer {
+        Ok(answer) => answer,
         Err(error) => {
             let errno = error.raw_os_error();
             let error = error.to_string();
@@ -96,11 +126,28 @@ pub fn answer() -> io::Result<()> {
     stdout.flush()
 }
 
-fn read_as(question: &Question) -> io::Result<Vec<u8>> {
+fn open_as(question: &Question) -> io::Result<File> {
     let file = File::from(open_along(question)?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
     }
+}
+
+fn copy_as(question: &Question, most: u64) -> io::Result<u64> {
+    let mut into = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    // The standard library has the kernel copy it.
+    let bytes = io::copy(&mut open_as(question)?.take(most + 1), &mut into)?;
+    match bytes > most {
+        true => Err(io::Error::other(
+            "all credentials of the workload together are longer than 1 MiB",
+        )),
+        false => Ok(bytes),
+    }
+}
+
+fn read_as(question: &Question) -> io::Result<Vec<u8>> {
+    let file = open_as(question)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -171,6 +218,7 @@ mod tests {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            copies: None,
         })
     }
 

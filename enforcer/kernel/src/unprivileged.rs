@@ -23,7 +23,7 @@ pub fn run(command: &str, question: &[u8], (uid, gid): (u32, u32)) -> io::Result
     let unprivileged = |id: u32| if id == 0 { NOBODY } else { id };
     let ids = [(UID, unprivileged(uid)), (GID, unprivileged(gid))];
     let ids = ids.map(|(name, id)| (name, id.to_string()));
-    helper::ask(command, question, &ids, (PATIENCE, LONGEST_ANSWER))
+    helper::ask(command, question, &ids, (PATIENCE, LONGEST_ANSWER), None)
 }
 
 /// The child's first act: no group, user or limit of ours is left afterwards.

@@ -130,6 +130,12 @@ shapes! {
         let mode = octal();
         either(&[name.clone(), list(&name), section(&[("names", names), ("mode", mode)])])
     };
+    Credentials(_generator) = json!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[A-Za-z0-9_.@-]+$" },
+        "additionalProperties": { "type": "string", "minLength": 1 },
+        "maxProperties": 100,
+    });
     /// The rates of each disk, which is named by a device or by a path on it.
     DiskRates(_generator) = {
         let rates = section(&[

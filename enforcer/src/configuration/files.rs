@@ -240,12 +240,14 @@ pub(crate) fn read_or_nothing(
 /// The most faults that are drawn. The others are counted.
 const MAX_DRAWN: usize = 100;
 
-/// Files of variables are named from where the manifest is.
+/// Files of variables and of credentials are named from where the manifest is.
 fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
     let folder = source.path.parent().unwrap_or(Path::new("/"));
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     for spec in parsed.manifest.workloads.values_mut() {
-        for file in &mut Arc::make_mut(spec).environment_files {
+        let spec = Arc::make_mut(spec);
+        let credentials = spec.credentials.values_mut();
+        for file in spec.environment_files.iter_mut().chain(credentials) {
             *file = folder.join(&*file).display().to_string();
         }
     }

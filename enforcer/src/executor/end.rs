@@ -170,6 +170,7 @@ impl Executor {
 
     pub(super) fn remove(&self, workload: &WorkloadName) {
         self.remove_directories(workload);
+        self.remove_credentials_folder(workload);
         self.remove_cgroup(workload);
     }
 
@@ -178,7 +179,6 @@ impl Executor {
         self.instances.stop_watching(workload);
         failpoint!("remove-begun");
         self.handover.forget(workload);
-        self.forget_commands(workload);
         if let Some(watch) = &self.tree_watch {
             watch.remove(workload);
         }
@@ -189,13 +189,15 @@ impl Executor {
             );
         }
         failpoint!("remove-done");
-        // This comes last. A workload without an entry has no cgroup.
+        // A workload without an entry has no cgroup.
         self.name_files(workload, &[], false);
         if let Some(removed) = self.instances.remove(workload) {
             self.close_notices(workload, &removed.spec);
             self.unwatch_loops(removed.open.id);
             self.forget_exit(removed.main);
         }
+        // Without the entry, no probe begins.
+        self.forget_commands(workload);
     }
 
     /// Carries out what is still queued, then leaves the host as it was found.

@@ -86,15 +86,18 @@ pub(super) fn prepare(
         nice: spec.nice,
         no_new_privs: !identity.uid.is_root(),
         oom_score_adj: string(spec.oom_score_adj().to_string())?,
+        hides_memory: !spec.credentials.is_empty(),
         identity,
     })
 }
 
 /// Prepares a short command beside a workload: with the user and the environment of its instance,
-/// and without its capabilities.
+/// and without its capabilities. Without an instance it has the variables of the next one, and
+/// `own`, which the agent sets.
 pub(super) fn short_command(
     command: &super::ShortCommand,
     instance: Option<&Launch>,
+    own: Vec<(String, Vec<u8>)>,
 ) -> Result<Launch, StartError> {
     let mut spec = WorkloadSpec {
         command: command.command.clone(),
@@ -109,7 +112,7 @@ pub(super) fn short_command(
     let Some(name) = name else {
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
-    let mut launch = prepare(name, &spec, Vec::new())?;
+    let mut launch = prepare(name, &spec, own)?;
     if let Some(instance) = instance {
         launch.identity = instance.identity.clone();
         launch.environment.clone_from(&instance.environment);

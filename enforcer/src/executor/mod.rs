@@ -4,6 +4,7 @@
 
 mod ceiling;
 mod commands;
+mod credentials;
 mod directories;
 pub(crate) mod drift;
 mod end;

@@ -85,7 +85,9 @@ impl Executor {
         cgroup: &Cgroup,
     ) -> io::Result<(Speaker, OwnedFd)> {
         let path = path_of(&self.runtime_dir, workload);
-        self.make_notices_folder(&path)?;
+        if let Some(folder) = path.parent() {
+            self.make_passable(folder)?;
+        }
         let socket = notify::bind_for(&path, owner)?;
         let speaker = Speaker {
             workload: workload.clone(),
@@ -96,12 +98,8 @@ impl Executor {
         Ok((speaker, socket))
     }
 
-    /// Makes the folder of the sockets. Everyone may go through it and the one above, and no one may
-    /// look into it.
-    fn make_notices_folder(&self, socket: &Path) -> io::Result<()> {
-        let Some(folder) = socket.parent() else {
-            return Ok(());
-        };
+    /// Makes a folder in the agent's own. Everyone may go through both, and no one may look into it.
+    pub(super) fn make_passable(&self, folder: &Path) -> io::Result<()> {
         match std::fs::DirBuilder::new().mode(0o711).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}

@@ -3,7 +3,7 @@
 
 use super::instances::{Begun, OpenCgroup};
 use super::output::Output;
-use super::{Executor, launch, main_process, notices};
+use super::{Executor, credentials, launch, main_process, notices};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
@@ -177,7 +177,8 @@ impl Executor {
         self.open_notices((workload, instance), spec, owner, &open.cgroup)?;
         let mut used = Usage::default();
         let read_cpu = || used = usage::read_cpu(&open.cgroup);
-        let child = self.fork(&launch, &open, &output, read_cpu);
+        let of = (workload, spec.as_ref());
+        let child = self.fork(of, &launch, (&open, &output), read_cpu);
         // The holder works meanwhile.
         let other = self.settle_output(workload, spec, &mut output);
         let child = match (child, other) {
@@ -187,7 +188,7 @@ impl Executor {
                     child.abandon();
                 }
                 output = other?.unwrap_or(output);
-                self.fork(&launch, &open, &output, || ())?
+                self.fork(of, &launch, (&open, &output), || ())?
             }
         };
         Ok(Gated {
@@ -203,13 +204,14 @@ impl Executor {
     /// Creates the child, behind its gate.
     fn fork(
         &self,
+        (workload, spec): (&WorkloadName, &WorkloadSpec),
         launch: &Launch,
-        open: &OpenCgroup,
-        output: &Output,
+        (open, output): (&OpenCgroup, &Output),
         meanwhile: impl FnOnce(),
     ) -> Result<spawn::Waiting, StartError> {
-        let server = &self.fork_server;
-        let spawned = server.spawn(launch, &open.cgroup, &output.file, meanwhile);
+        let view = self.view_of_its_own(workload, spec, &launch.identity)?;
+        let place = (&*open.cgroup, &output.file, &view);
+        let spawned = self.fork_server.spawn(launch, place, meanwhile);
         spawned.map_err(|error| StartError {
             stage: "create the process".to_owned(),
             errno: std::error::Error::source(&error)
@@ -296,7 +298,8 @@ impl Executor {
         workload: &WorkloadName,
         spec: &WorkloadSpec,
     ) -> Result<Launch, StartError> {
-        let own = notices::environment(&self.runtime_dir, workload, spec);
+        let mut own = notices::environment(&self.runtime_dir, workload, spec);
+        own.extend(credentials::environment(&self.runtime_dir, workload, spec));
         launch::prepare(workload, spec, own)
     }
 

@@ -247,6 +247,13 @@ fn main() {
             println!("complaint by uid {}", nix::unistd::getuid());
             std::process::exit(3);
         }
+        // Appends a credential, or the error, to a file.
+        "credential" => {
+            let folder = std::env::var("CREDENTIALS_DIRECTORY").unwrap_or_default();
+            let read = fs::read_to_string(std::path::Path::new(&folder).join(argument(1)));
+            let text = read.unwrap_or_else(|error| error.to_string());
+            append(argument(2), text.trim_end());
+        }
         "remove" => fs::remove_file(argument(1)).unwrap(),
         "ignore-term" => {
             // SAFETY: ignoring a signal installs no handler.

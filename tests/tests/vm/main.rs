@@ -12,6 +12,7 @@ mod apply;
 mod clock;
 mod corpus;
 mod cpu;
+mod credentials;
 mod death;
 mod degraded;
 mod directories;

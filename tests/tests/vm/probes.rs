@@ -257,6 +257,22 @@ fn exec_probes_end_in_time_and_leave_nothing() {
 }
 
 #[test]
+fn a_probe_that_runs_while_its_workload_stops_leaves_no_cgroup() {
+    let more = "
+        probes: { liveness: { exec: { command: [/bin/fixture, rest, probe-under-way] }, period: 1s, timeout: 120s } }";
+    let agent = Agent::start(&manifest(&workload("web", "rest", more)));
+    let branch = enforcer_tests::slot::root().join("probes/web");
+    for _ in 0..5 {
+        wait_for("a probe under way", || {
+            (!processes_with("probe-under-way").is_empty()).then_some(())
+        });
+        assert!(agent.cli(&["stop", "web"]).status.success());
+        wait_for("its cgroups to go", || (!branch.exists()).then_some(()));
+        assert!(agent.cli(&["start", "web"]).status.success());
+    }
+}
+
+#[test]
 fn exec_probes_run_as_the_workloads_user_in_a_cgroup_of_their_own() {
     let file = "/tmp/complaints";
     fs::write(file, "").unwrap();

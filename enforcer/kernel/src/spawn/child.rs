@@ -3,7 +3,9 @@
 //! system call.
 
 use super::orders::Orders;
+use super::view::ViewOrders;
 use libc::{c_char, c_int};
+use std::ffi::CStr;
 
 /// The step of a child that failed. The agent gets it as a byte.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +23,10 @@ pub(crate) enum Stage {
     Exec,
     Keyring,
     Nice,
+    CoreDump,
+    Namespace,
+    Attach,
+    Join,
 }
 
 impl Stage {
@@ -38,6 +44,10 @@ impl Stage {
             9 => "enter the directory".to_owned(),
             11 => "leave the agent's session keyring".to_owned(),
             12 => "set the nice value".to_owned(),
+            13 => "keep its memory out of core dumps".to_owned(),
+            14 => "make a mount namespace".to_owned(),
+            15 => "mount its credentials".to_owned(),
+            16 => "enter the mount namespace of the running instance".to_owned(),
             _ => format!("execute {program}"),
         }
     }
@@ -70,6 +80,8 @@ pub(super) struct Plan<'a> {
     pub gate: c_int,
     pub null: c_int,
     pub output: c_int,
+    /// The descriptors of the view.
+    pub view: &'a [c_int],
     /// The signals that the fork server ignores, a bit each: bit 0 is signal 1.
     pub ignored: u64,
 }
@@ -112,11 +124,14 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     // SAFETY: no preconditions; a forked child leads no group yet.
     check(unsafe { libc::setsid() }, Stage::Session)?;
     leave_keyring(orders)?;
+    // These write to `/proc`, which the view may not have.
+    oom_score(orders)?;
+    hide_memory(orders)?;
+    view(plan)?;
     descriptors(plan, gate)?;
     signals(plan.ignored)?;
     // SAFETY: no preconditions, and it always succeeds.
     unsafe { libc::umask(orders.umask) };
-    oom_score(orders)?;
     nice(orders)?;
     rlimits(orders)?;
     identity(orders)?;
@@ -206,24 +221,90 @@ fn signals(ignored: u64) -> Step {
 /// Sets the OOM score. This comes before the change of the user, because a lower score needs
 /// CAP_SYS_RESOURCE.
 fn oom_score(orders: &Orders) -> Step {
-    let value = orders.oom_score_adj.as_bytes();
+    let written = write_file(c"/proc/self/oom_score_adj", orders.oom_score_adj.as_bytes());
+    // A user other than root may only raise it, and otherwise keeps it.
+    if written < 0 && orders.switch_user {
+        Err(Failed(Stage::OomScore))
+    } else {
+        Ok(())
+    }
+}
+
+/// Takes all kinds of memory out of core dumps. That stays over fork(2) and execve(2) (core(5)).
+fn hide_memory(orders: &Orders) -> Step {
+    if !orders.hides_memory {
+        return Ok(());
+    }
+    let written = write_file(c"/proc/self/coredump_filter", b"0");
+    // A kernel that writes no core dumps has no such file (CONFIG_ELF_CORE).
+    if written < 0 && nix::Error::last_raw() != libc::ENOENT {
+        Err(Failed(Stage::CoreDump))
+    } else {
+        Ok(())
+    }
+}
+
+fn write_file(path: &CStr, value: &[u8]) -> libc::ssize_t {
     // SAFETY: the path ends with NUL, the buffer outlives the call, and the
     // descriptor was opened right here.
     unsafe {
-        let file = libc::open(
-            c"/proc/self/oom_score_adj".as_ptr(),
-            libc::O_WRONLY | libc::O_CLOEXEC,
-        );
-        check(file, Stage::OomScore)?;
+        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return -1;
+        }
         let written = libc::write(file, value.as_ptr().cast(), value.len());
+        let errno = nix::Error::last();
         libc::close(file);
-        // A user other than root may only raise it, and otherwise keeps it.
-        if written < 0 && orders.switch_user {
-            Err(Failed(Stage::OomScore))
-        } else {
+        errno.set();
+        written
+    }
+}
+
+/// Enters a mount namespace: that of the running instance, or a new one, in which it attaches what
+/// the workload alone may see.
+fn view(plan: &Plan<'_>) -> Step {
+    match &plan.orders.view {
+        ViewOrders::Hosts => Ok(()),
+        ViewOrders::Another => {
+            // By a pidfd since Linux 5.8.
+            // SAFETY: a descriptor and a flag.
+            let joined = unsafe { libc::setns(plan.view[0], libc::CLONE_NEWNS) };
+            check(joined, Stage::Join)
+        }
+        ViewOrders::Own(places) => {
+            let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
+            // What is mounted on the host appears here, and nothing of here appears there.
+            let flags = libc::MS_REC | libc::MS_SLAVE;
+            // SAFETY: all paths end with NUL.
+            unsafe {
+                check(libc::unshare(libc::CLONE_NEWNS), Stage::Namespace)?;
+                let slave = libc::mount(nothing, root, nothing, flags, nothing.cast());
+                check(slave, Stage::Namespace)?;
+            }
+            for (place, file_system) in places.iter().zip(plan.view) {
+                attach(*file_system, place)?;
+            }
             Ok(())
         }
     }
+}
+
+/// Attaches a file system to a folder: move_mount(2), since Linux 5.2.
+fn attach(file_system: c_int, place: &CStr) -> Step {
+    // include/uapi/linux/mount.h
+    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+    // SAFETY: both paths end with NUL.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            file_system,
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            place.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    check(system_call(moved), Stage::Attach)
 }
 
 /// Sets the nice value. This comes before the change of the user, because a lower value needs

@@ -6,7 +6,7 @@
 //! `CLONE_PARENT` makes its children children of the agent.
 //!
 //! ```text
-//! agent ── orders; cgroup, output, gate ──→ fork server
+//! agent ── orders; cgroup, output, gate, mounts ──→ fork server
 //!   ↑                                           │ clone3
 //!   ├────────── pid, pidfd ─────────────────────┤
 //!   └────────── gate ──────────────────────── child
@@ -16,7 +16,7 @@
 
 use super::child::{self, Plan, Pointers};
 use super::orders::Orders;
-use super::{SpawnError, ThreadName, Waiting};
+use super::{SpawnError, ThreadName, View, Waiting};
 use crate::capabilities;
 use crate::cgroupfs::Cgroup;
 use crate::clock;
@@ -46,6 +46,8 @@ const END_WAIT: Duration = Duration::from_secs(1);
 const LARGEST: usize = 16 << 20;
 /// The length of a request and, in the answer, the pid and the errno.
 const HEADER: usize = size_of::<u64>();
+/// The most descriptors of a request.
+const MOST_DESCRIPTORS: usize = 4;
 
 /// The agent's side.
 #[derive(Debug, Default)]
@@ -77,26 +79,26 @@ impl ForkServer {
         }
     }
 
-    /// Creates a child in this cgroup, prepared and waiting. Its standard output and error go to `output`.
-    /// `meanwhile` runs while the fork server works, and holds up other children.
+    /// Creates a child in this cgroup, prepared and waiting. Its standard output and error go to `output`,
+    /// and it sees the mounts of `view`, which serves one child. `meanwhile` runs while the fork server works, and holds up other children.
     ///
     /// # Errors
     /// If the fork server cannot be reached, or cannot create the child.
     pub fn spawn(
         &self,
         launch: &super::Launch,
-        cgroup: &Cgroup,
-        output: &File,
+        (cgroup, output, view): (&Cgroup, &File, &View),
         meanwhile: impl FnOnce(),
     ) -> Result<Waiting, SpawnError> {
-        let orders = Orders::of(launch).encode();
+        let orders = Orders::of(launch, view).encode();
         let mut meanwhile = Some(meanwhile);
         let mut once = || meanwhile.take().into_iter().for_each(|run| run());
         let mut attempt = || {
             // Each attempt has a gate of its own: a child of the first may still wait at its gate.
             let (gate, inner) = UnixStream::pair()?;
-            let descriptors = [cgroup.as_fd(), output.as_fd(), inner.as_fd()];
-            let answer = self.ask(&orders, descriptors, &mut once)?;
+            let always = [cgroup.as_fd(), output.as_fd(), inner.as_fd()];
+            let descriptors = [&always[..], &view.descriptors()].concat();
+            let answer = self.ask(&orders, &descriptors, &mut once)?;
             Ok((gate, answer))
         };
         let asked = attempt().or_else(|error: io::Error| {
@@ -120,7 +122,7 @@ impl ForkServer {
     fn ask(
         &self,
         orders: &[u8],
-        descriptors: [BorrowedFd<'_>; 3],
+        descriptors: &[BorrowedFd<'_>],
         meanwhile: &mut dyn FnMut(),
     ) -> io::Result<io::Result<(u32, OwnedFd)>> {
         let mut place = self.0.lock();
@@ -162,11 +164,11 @@ impl Server {
     fn ask(
         &self,
         orders: &[u8],
-        descriptors: [BorrowedFd<'_>; 3],
+        descriptors: &[BorrowedFd<'_>],
         meanwhile: &mut dyn FnMut(),
     ) -> io::Result<io::Result<(u32, OwnedFd)>> {
         let header = (orders.len() as u64).to_ne_bytes();
-        let numbers = descriptors.map(|one| one.as_raw_fd());
+        let numbers: Vec<RawFd> = descriptors.iter().map(|one| one.as_raw_fd()).collect();
         let parts = [IoSlice::new(&header), IoSlice::new(orders)];
         let sent = send(self.socket.as_fd(), &parts, &numbers)?;
         // The rest of a message that is larger than the socket's buffer.
@@ -213,7 +215,8 @@ pub fn serve() -> io::Result<()> {
     let ignored = super::ignored_signals();
     let null = File::options().read(true).open("/dev/null")?;
     let socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    while let Some((orders, [cgroup, output, gate])) = next_request(&socket)? {
+    while let Some((orders, [cgroup, output, gate], view)) = next_request(&socket)? {
+        let numbers: Vec<RawFd> = view.iter().map(|one| one.as_raw_fd()).collect();
         let pointers = Pointers::of(&orders);
         let plan = Plan {
             orders: &orders,
@@ -221,13 +224,14 @@ pub fn serve() -> io::Result<()> {
             gate: gate.as_raw_fd(),
             null: null.as_raw_fd(),
             output: output.as_raw_fd(),
+            view: &numbers,
             ignored,
         };
         let named = ThreadName::borrow(&orders.command[0]);
         let cloned = clone_into(cgroup.as_fd(), &plan);
         drop(named);
         // The agent sees the end of the gate only when no one else has it.
-        drop((cgroup, output, gate));
+        drop((cgroup, output, gate, view));
         let (pid, errno, pidfd) = match &cloned {
             Ok((pid, pidfd)) => (*pid, 0, Some(pidfd.as_raw_fd())),
             Err(error) => (0, error.raw_os_error().unwrap_or(libc::EIO), None),
@@ -243,12 +247,13 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-type Request = (Orders, [OwnedFd; 3]);
+/// What is asked for; the cgroup, the output and the gate; and the descriptors of the view.
+type Request = (Orders, [OwnedFd; 3], Vec<OwnedFd>);
 
 /// `None` if the agent is gone.
 fn next_request(mut socket: &File) -> io::Result<Option<Request>> {
     let mut header = [0; HEADER];
-    let (length, descriptors) = receive(socket.as_fd(), &mut header)?;
+    let (length, mut descriptors) = receive(socket.as_fd(), &mut header)?;
     if length == 0 {
         return Ok(None);
     }
@@ -260,8 +265,12 @@ fn next_request(mut socket: &File) -> io::Result<Option<Request>> {
     let mut bytes = vec![0; length];
     socket.read_exact(&mut bytes)?;
     let orders = Orders::decode(&bytes).ok_or_else(invalid)?;
+    let view = descriptors.split_off(descriptors.len().min(3));
     let descriptors = descriptors.try_into().map_err(|_| invalid())?;
-    Ok(Some((orders, descriptors)))
+    match view.len() == orders.view.count() {
+        true => Ok(Some((orders, descriptors, view))),
+        false => Err(invalid()),
+    }
 }
 
 fn halves(answer: [u8; HEADER]) -> [i32; 2] {
@@ -293,7 +302,7 @@ fn send(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], descriptors: &[RawFd]) ->
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_WAITALL;
     loop {
-        let mut space = cmsg_space!([RawFd; 3]);
+        let mut space = cmsg_space!([RawFd; MOST_DESCRIPTORS]);
         let mut parts = [IoSliceMut::new(buffer)];
         let received = recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags);
         let received = match received {

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! agent                                child
-//! clone3, by the fork server ────────→ session, descriptors, limits, user …
+//! clone3, by the fork server ────────→ session, mounts, descriptors, user …
 //! records the instance                 waits for one byte
 //! opens the gate ── one byte ────────→ execve
 //! reads to the end of file ←───────────┘ closed by exec, or five bytes: what failed
@@ -19,6 +19,7 @@
 mod child;
 mod fork_server;
 mod orders;
+mod view;
 use super::account::Identity;
 use super::pidfd::PidFd;
 use super::{clock, process};
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 pub(crate) use child::Stage;
 pub use fork_server::{COMMAND, ForkServer, serve};
+pub use view::{Attached, View};
 
 /// Everything that a child needs. It is made before the fork, because nothing may be allocated
 /// after it.
@@ -60,6 +62,8 @@ pub struct Launch {
     /// The nice value; `None` for the agent's own.
     pub nice: Option<i32>,
     pub oom_score_adj: CString,
+    /// A core dump has no memory in it (core(5)).
+    pub hides_memory: bool,
 }
 
 /// The longest wait for a killed process.

@@ -2,6 +2,7 @@
 //! 64 bits in this host's byte order, and as byte strings, each behind its length.
 
 use super::Launch;
+use super::view::{View, ViewOrders};
 use std::ffi::CString;
 
 /// A launch, as the child sees it.
@@ -23,10 +24,12 @@ pub(super) struct Orders {
     pub bounds_root: bool,
     pub default_nofile: bool,
     pub no_new_privs: bool,
+    pub hides_memory: bool,
+    pub view: ViewOrders,
 }
 
 impl Orders {
-    pub(super) fn of(launch: &Launch) -> Self {
+    pub(super) fn of(launch: &Launch, view: &View) -> Self {
         let identity = &launch.identity;
         let declared = launch.capabilities.iter();
         Self {
@@ -45,14 +48,15 @@ impl Orders {
             bounds_root: launch.bounds_root,
             default_nofile: launch.default_nofile,
             no_new_privs: launch.no_new_privs,
+            hides_memory: launch.hides_memory,
+            view: view.orders(),
         }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder(Vec::new());
         for list in [&self.command, &self.environment] {
-            out.count(list.len());
-            list.iter().for_each(|string| out.string(string));
+            out.strings(list);
         }
         out.string(&self.directory);
         out.string(&self.oom_score_adj);
@@ -74,8 +78,17 @@ impl Orders {
             self.bounds_root,
             self.default_nofile,
             self.no_new_privs,
+            self.hides_memory,
         ] {
             out.word(flag.into());
+        }
+        match &self.view {
+            ViewOrders::Hosts => out.word(0),
+            ViewOrders::Another => out.word(1),
+            ViewOrders::Own(all) => {
+                out.word(2);
+                out.strings(all);
+            }
         }
         out.0
     }
@@ -103,6 +116,13 @@ impl Orders {
             bounds_root: from.flag()?,
             default_nofile: from.flag()?,
             no_new_privs: from.flag()?,
+            hides_memory: from.flag()?,
+            view: match from.word()? {
+                0 => ViewOrders::Hosts,
+                1 => ViewOrders::Another,
+                2 => ViewOrders::Own(from.list(Decoder::string)?),
+                _ => return None,
+            },
         };
         (from.0.is_empty() && !orders.command.is_empty()).then_some(orders)
     }
@@ -121,6 +141,11 @@ impl Encoder {
 
     fn count(&mut self, count: usize) {
         self.long(count as u64);
+    }
+
+    fn strings(&mut self, strings: &[CString]) {
+        self.count(strings.len());
+        strings.iter().for_each(|string| self.string(string));
     }
 
     fn string(&mut self, string: &CString) {
@@ -188,13 +213,19 @@ mod tests {
             bounds_root: false,
             default_nofile: true,
             no_new_privs: false,
+            hides_memory: true,
+            view: ViewOrders::Own(vec![c"/run/web".to_owned()]),
         }
     }
 
     #[test]
     fn orders_arrive_as_they_were_sent() {
-        let sent = orders();
-        assert_eq!(Orders::decode(&sent.encode()), Some(sent));
+        let mut sent = orders();
+        assert_eq!(Orders::decode(&sent.encode()), Some(sent.clone()));
+        for view in [ViewOrders::Hosts, ViewOrders::Another] {
+            sent.view = view;
+            assert_eq!(Orders::decode(&sent.encode()), Some(sent.clone()));
+        }
     }
 
     #[test]

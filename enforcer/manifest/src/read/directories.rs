@@ -1,10 +1,14 @@
-//! `runtime_directory`, `state_directory` and `cache_directory`.
+//! `runtime_directory`, `state_directory` and `cache_directory`, and `credentials`.
 
 use super::Reader;
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
 use enforcer_model::spec::{Directories, FileMode};
+use std::collections::BTreeMap;
+
+/// A process reads each of them at every start.
+const MOST_CREDENTIALS: usize = 100;
 
 impl Reader<'_> {
     /// Reads a name, a list of names, or a mapping with the permissions.
@@ -40,15 +44,47 @@ impl Reader<'_> {
             .filter_map(|item| self.parsed(item, directory_name));
         names.collect()
     }
+
+    /// Reads names and files.
+    pub(super) fn credentials(&mut self, node: &Node) -> BTreeMap<String, String> {
+        let mut credentials = BTreeMap::new();
+        for (name, value) in self.entries(node).iter() {
+            if !is_file_name(name) {
+                let shown = name.escape_debug();
+                self.fault(
+                    Fault::error(
+                        value.span.clone(),
+                        format!("`{shown}` is no name of a credential"),
+                    )
+                    .label("expected letters, digits and _ . @ - before the colon"),
+                );
+                continue;
+            }
+            let file = self.parsed(value, |text| match text.is_empty() || text.contains('\0') {
+                true => Err("the path of a file".to_owned()),
+                false => Ok(text.to_owned()),
+            });
+            credentials.extend(file.map(|file| (name.to_owned(), file)));
+        }
+        if credentials.len() > MOST_CREDENTIALS {
+            let count = credentials.len();
+            self.fault(
+                Fault::error(node.span.clone(), format!("these are {count} credentials"))
+                    .label(format!("expected at most {MOST_CREDENTIALS}")),
+            );
+        }
+        credentials
+    }
+}
+
+fn is_file_name(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@-".contains(&byte);
+    !matches!(text, "" | "." | "..") && text.len() <= 255 && text.bytes().all(plain)
 }
 
 /// Reads a path below a folder of the host's. It leads nowhere else.
 fn directory_name(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.@-".contains(&byte);
-    let is_name = |part: &str| {
-        !matches!(part, "" | "." | "..") && part.len() <= 255 && part.bytes().all(plain)
-    };
-    match text.split('/').all(is_name) && text.len() <= 1024 {
+    match text.split('/').all(is_file_name) && text.len() <= 1024 {
         true => Ok(text.to_owned()),
         false => Err(
             "a relative path of letters, digits and _ . @ -, such as web or web/cache".to_owned(),

@@ -23,6 +23,7 @@ pub(crate) const KEYS: &[&str] = &[
     "runtime_directory",
     "state_directory",
     "cache_directory",
+    "credentials",
     "environment",
     "environment_files",
     "capabilities",
@@ -168,6 +169,9 @@ impl Reader<'_> {
             *target = fields
                 .get(kind.key())
                 .and_then(|node| self.directories(node));
+        }
+        if let Some(node) = fields.get("credentials") {
+            spec.credentials = self.credentials(node);
         }
         if let Some(node) = fields.get("environment") {
             spec.environment = self.environment(node);

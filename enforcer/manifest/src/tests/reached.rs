@@ -193,6 +193,40 @@ cache_directory: { names: web, mode: '1777' }",
 }
 
 #[test]
+fn credentials_are_names_and_files() {
+    check_workload(
+        "credentials: { db-password: /etc/shop/db, tls.key: keys/tls.key }",
+        &expect![""],
+    );
+    check_workload(
+        "credentials:
+  ../x: /etc/shadow
+  empty: ''
+  list: [/a]
+  .: /a",
+        &expect![[r#"
+            7:13 error: `../x` is no name of a credential (expected letters, digits and _ . @ - before the colon)
+            8:14 error: `` is not valid here (expected the path of a file)
+            9:13 error: expected one value, found a list (expected one value)
+            10:10 error: `.` is no name of a credential (expected letters, digits and _ . @ - before the colon)
+        "#]],
+    );
+    check_workload(
+        "credentials: [/etc/shop/db]",
+        &expect![[r#"
+        6:18 error: expected a mapping of keys to values, found a list (expected a mapping of keys to values)
+    "#]],
+    );
+    let many: Vec<String> = (0..101).map(|number| format!("c{number}: /a")).collect();
+    check_workload(
+        &format!("credentials: {{ {} }}", many.join(", ")),
+        &expect![[r#"
+            6:18 error: these are 101 credentials (expected at most 100)
+        "#]],
+    );
+}
+
+#[test]
 fn disks_are_named_by_device_or_path() {
     check_workload(
         "cgroup: { io.max: { /dev/sda: { wbps: 10M, riops: 100 }, /srv/my data: { rbps: max, wiops: 5 } } }",

@@ -249,6 +249,12 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Directories")]
     pub cache_directory: Option<Directories>,
+    /// Files that only this workload sees, by the names that it finds them under. A relative path begins at
+    /// the manifest's folder.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Credentials")]
+    pub credentials: BTreeMap<String, String>,
     /// The variables of the program.
     #[setting(restart, secret)]
     #[schemars(with = "shapes::Variables")]
@@ -504,6 +510,7 @@ impl Default for WorkloadSpec {
             runtime_directory: None,
             state_directory: None,
             cache_directory: None,
+            credentials: BTreeMap::new(),
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),

@@ -6,7 +6,7 @@ mod place;
 
 pub(super) use place::{BEFORE_START, Places, RECOVERY};
 
-use super::{Executor, launch};
+use super::{Executor, credentials, launch};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
@@ -14,9 +14,9 @@ use enforcer_core::event::{
     WorkloadEvent,
 };
 use enforcer_core::spec::WorkloadSpec;
-use enforcer_core::units::human_duration;
+use enforcer_core::units::{MonoTime, human_duration};
 use enforcer_kernel::pidfd::PidFd;
-use enforcer_kernel::spawn::{ForkServer, Launch, Patience};
+use enforcer_kernel::spawn::{Launch, Patience};
 use enforcer_kernel::{clock, ready};
 use place::{Kills, PATIENCE, Place};
 use std::borrow::Cow;
@@ -137,14 +137,35 @@ impl Executor {
         let place = tokio::task::spawn_blocking(found).await;
         let place = place.map_err(|error| error.to_string())??;
         let turn = tokio::time::timeout(left(), Arc::clone(&place.turn).lock_owned());
-        let _turn = turn
+        let turn = turn
             .await
             .map_err(|_| "the one before it has not ended".to_owned())?;
+        let owner = command.workload.clone();
+        let what = command.what.clone();
+        let ran = self.run_in_turn(command, Arc::clone(&place), until).await;
+        drop(turn);
+        if let Some(workload) = owner.filter(|workload| self.is_unwanted(workload, &what)) {
+            let this = Arc::clone(&self);
+            let removed = tokio::task::spawn_blocking(move || this.forget_place(&workload, &what));
+            let _ = removed.await;
+        }
+        ran
+    }
+
+    /// Runs a command in its cgroup, which is empty again at the end.
+    async fn run_in_turn(
+        self: &Arc<Self>,
+        command: ShortCommand,
+        place: Arc<Place>,
+        until: MonoTime,
+    ) -> Result<Ran, String> {
+        let limit = command.limit;
+        let left = || until.since(clock::now());
         let (workload, what) = (command.workload.clone(), command.what.clone());
-        let this = Arc::clone(&self);
+        let this = Arc::clone(self);
         let begin = move || {
             let instance = this.launch_of(&command);
-            begin(&this.fork_server, &command, instance.as_deref(), place)
+            this.begin_command(&command, instance.as_deref(), place)
         };
         let begun = tokio::task::spawn_blocking(begin);
         let begun = begun.await.map_err(|error| error.to_string())??;
@@ -216,6 +237,49 @@ impl Executor {
             (account, spec.environment.clone(), files)
         };
         (of(&spec) == of(&command.spec)).then_some(launch)
+    }
+
+    /// Creates the process of a command, and waits until it executes its program.
+    fn begin_command(
+        &self,
+        command: &ShortCommand,
+        instance: Option<&Launch>,
+        place: Arc<Place>,
+    ) -> Result<Begun, String> {
+        let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
+        let own = command.workload.as_ref().and_then(|workload| {
+            credentials::environment(&self.runtime_dir, workload, &command.spec)
+        });
+        let own = own.into_iter().collect();
+        let launch = launch::short_command(command, instance, own).map_err(started)?;
+        let output =
+            output_file().map_err(|error| format!("failed to take its output: {error}"))?;
+        let is_of_instance = command.what != BEFORE_START;
+        let view = self.view_of_command(command, is_of_instance, &launch.identity);
+        let view = view.map_err(started)?;
+        place
+            .cgroup
+            .make_fit()
+            .map_err(|error| format!("failed to {}", error_chain(&error)))?;
+        let kills_before = place.kills();
+        let waiting = self
+            .fork_server
+            .spawn(&launch, (&place.cgroup, &output, &view), || ())
+            .map_err(|error| format!("failed to {}", error_chain(&error)))?;
+        let patience = Patience {
+            until: clock::now().after(command.limit),
+            limit: command.limit,
+            is_aborted: &|| false,
+            explain: &|| None,
+        };
+        let released = waiting.release(&command.command[0], &patience);
+        let pidfd = released.map_err(started)?;
+        Ok(Begun {
+            kills_before,
+            place,
+            pidfd: Arc::new(pidfd),
+            output,
+        })
     }
 
     /// Runs the commands of a hook, beside everything else.
@@ -305,39 +369,6 @@ pub(super) fn outcome_of(ran: Result<Ran, String>) -> Option<String> {
 fn output_file() -> nix::Result<File> {
     use nix::sys::memfd::{MFdFlags, memfd_create};
     memfd_create(c"output", MFdFlags::MFD_CLOEXEC).map(File::from)
-}
-
-fn begin(
-    fork_server: &ForkServer,
-    command: &ShortCommand,
-    instance: Option<&Launch>,
-    place: Arc<Place>,
-) -> Result<Begun, String> {
-    let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
-    let launch = launch::short_command(command, instance).map_err(started)?;
-    let output = output_file().map_err(|error| format!("failed to take its output: {error}"))?;
-    place
-        .cgroup
-        .make_fit()
-        .map_err(|error| format!("failed to {}", error_chain(&error)))?;
-    let kills_before = place.kills();
-    let waiting = fork_server
-        .spawn(&launch, &place.cgroup, &output, || ())
-        .map_err(|error| format!("failed to {}", error_chain(&error)))?;
-    let patience = Patience {
-        until: clock::now().after(command.limit),
-        limit: command.limit,
-        is_aborted: &|| false,
-        explain: &|| None,
-    };
-    let released = waiting.release(&command.command[0], &patience);
-    let pidfd = released.map_err(started)?;
-    Ok(Begun {
-        kills_before,
-        place,
-        pidfd: Arc::new(pidfd),
-        output,
-    })
 }
 
 fn last_line(output: &File) -> String {

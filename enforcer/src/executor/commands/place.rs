@@ -10,7 +10,7 @@ use enforcer_core::spec::{Commands, ProbeName};
 use enforcer_core::units::{Bytes, CpuWeight, Limit};
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::{counters, limits};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ struct Branch {
     /// The ceiling that was written; `None` if it is not in effect.
     ceiling: Option<Commands>,
     places: BTreeMap<String, Arc<Place>>,
+    /// The places that a command removes at its end: it still ran when they were to go.
+    unwanted: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -125,6 +127,7 @@ impl Executor {
                 cgroup: Arc::new(probes.ensure_child(owner)?),
                 ceiling: None,
                 places: BTreeMap::new(),
+                unwanted: BTreeSet::new(),
             };
             branch.cgroup.hand_down(&["memory", "pids"])?;
             places.branches.insert(owner.to_owned(), branch);
@@ -144,6 +147,7 @@ impl Executor {
             branch.ceiling = Some(ceiling);
         }
         if let Some(known) = branch.places.get(what) {
+            branch.unwanted.remove(what);
             return Ok(Arc::clone(known));
         }
         let cgroup = branch.cgroup.ensure_child(what)?;
@@ -194,22 +198,35 @@ impl Executor {
     /// Ends the commands of a workload that is removed. A hook ends by itself: it may be announcing
     /// the removal.
     pub(in crate::executor) fn forget_commands(&self, workload: &WorkloadName) {
-        for name in ProbeName::ALL {
-            self.forget_place(workload, name.as_str());
+        let probes = ProbeName::ALL.map(ProbeName::as_str);
+        let all = [&probes[..], &[RECOVERY, BEFORE_START]].concat();
+        for what in &all {
+            self.forget_place(workload, what);
         }
-        self.forget_place(workload, RECOVERY);
-        self.forget_place(workload, BEFORE_START);
+        // What has begun since the instance ended.
+        self.end_places(workload, &all);
     }
 
-    /// Removes the cgroup of one command, and with the last one the workload's branch.
+    /// Returns whether a command that has ended is to remove its cgroup.
+    pub(super) fn is_unwanted(&self, workload: &WorkloadName, what: &str) -> bool {
+        let places = self.places.lock();
+        let branch = places.branches.get(workload.as_str());
+        branch.is_some_and(|branch| branch.unwanted.contains(what))
+    }
+
+    /// Removes the cgroup of one command, and with the last one the workload's branch. A command that
+    /// still runs there does so at its end.
     pub(super) fn forget_place(&self, workload: &WorkloadName, what: &str) {
         let taken = {
             let mut places = self.places.lock();
             let branch = places.branches.get_mut(workload.as_str());
             branch.and_then(|branch| {
-                // The next command of this name may have begun.
-                let turn = Arc::clone(&branch.places.get(what)?.turn);
-                let turn = turn.try_lock_owned().ok()?;
+                let place = branch.places.get(what)?;
+                let Ok(turn) = Arc::clone(&place.turn).try_lock_owned() else {
+                    branch.unwanted.insert(what.to_owned());
+                    return None;
+                };
+                branch.unwanted.remove(what);
                 Some((branch.places.remove(what)?, turn))
             })
         };
