@@ -58,8 +58,9 @@ fn in_memory(files: usize) -> io::Result<OwnedFd> {
         (c"size", Some(size.as_c_str())),
         (c"nr_inodes", Some(inodes.as_c_str())),
     ];
-    mounts::make(c"tmpfs", &options).or_else(|error| match error.raw_os_error() {
-        Some(libc::EINVAL) => mounts::make(c"ramfs", &[]),
+    let attributes = mounts::NO_SUID | mounts::NO_DEVICES | mounts::NO_EXEC;
+    mounts::make(c"tmpfs", &options, attributes).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => mounts::make(c"ramfs", &[], attributes),
         _ => Err(error),
     })
 }

@@ -5,9 +5,8 @@ use super::clock;
 use super::process::OWN_PROGRAM;
 use nix::poll::{PollFd, PollFlags, poll};
 use parking_lot::Mutex;
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -28,7 +27,7 @@ pub(super) fn ask(
     question: &[u8],
     environment: &[(&str, String)],
     (patience, longest): (Duration, u64),
-    into: Option<&File>,
+    into: Option<BorrowedFd<'_>>,
 ) -> io::Result<Vec<u8>> {
     if question.len() > LONGEST_QUESTION {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -42,7 +41,7 @@ pub(super) fn ask(
     }
     drop(hanging);
     let into = match into {
-        Some(file) => Stdio::from(file.try_clone()?),
+        Some(descriptor) => Stdio::from(descriptor.try_clone_to_owned()?),
         None => Stdio::null(),
     };
     let mut child = Command::new(OWN_PROGRAM)

@@ -33,6 +33,7 @@ pub mod own_process;
 pub mod perf;
 pub mod pidfd;
 pub mod pipe;
+pub mod place;
 pub mod pressure;
 pub(crate) mod proc_text;
 pub mod process;

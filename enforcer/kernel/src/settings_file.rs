@@ -7,7 +7,7 @@
 
 use super::account::Identity;
 use super::helper;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
@@ -31,9 +31,24 @@ struct Question {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
+    /// The tree that the path is in; no link leads out of it.
+    root: Option<String>,
     /// The child writes the file to its standard error, up to this many bytes, and not into the
     /// answer.
     copies: Option<u64>,
+}
+
+impl Question {
+    fn of(path: &str, user: &Identity) -> Self {
+        Self {
+            path: path.to_owned(),
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            groups: user.groups.iter().map(|group| group.as_raw()).collect(),
+            root: None,
+            copies: None,
+        }
+    }
 }
 
 /// The first line of its answer; the file's text comes after it.
@@ -50,7 +65,26 @@ enum Head {
 /// # Errors
 /// If the file cannot be read in time, or is none of that kind.
 pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
-    match ask(path, user, None)? {
+    text(&Question::of(path, user))
+}
+
+/// Reads a regular file of at most 1 MiB in a tree, with the agent's own rights.
+///
+/// # Errors
+/// As those of [`read`].
+pub fn read_in_tree(root: &str, path: &str) -> io::Result<Vec<u8>> {
+    text(&Question {
+        path: path.to_owned(),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        root: Some(root.to_owned()),
+        copies: None,
+    })
+}
+
+fn text(question: &Question) -> io::Result<Vec<u8>> {
+    match ask(question, None)? {
         (Head::Text, text) => Ok(text),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
@@ -62,25 +96,27 @@ pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
 /// # Errors
 /// If the file cannot be read in time, or is none of that kind.
 pub fn copy(path: &str, user: &Identity, into: &File, most: u64) -> io::Result<u64> {
-    match ask(path, user, Some((into, most)))? {
+    let question = Question {
+        copies: Some(most),
+        ..Question::of(path, user)
+    };
+    match ask(&question, Some(into))? {
         (Head::Copied { bytes }, _) => Ok(bytes),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
 /// Returns an answer that is no error, and the text behind it.
-fn ask(path: &str, user: &Identity, into: Option<(&File, u64)>) -> io::Result<(Head, Vec<u8>)> {
-    let question = Question {
-        path: path.to_owned(),
-        uid: user.uid.as_raw(),
-        gid: user.gid.as_raw(),
-        groups: user.groups.iter().map(|group| group.as_raw()).collect(),
-        copies: into.map(|(_, most)| most),
-    };
-    let question = serde_json::to_vec(&question)?;
+fn ask(question: &Question, into: Option<&File>) -> io::Result<(Head, Vec<u8>)> {
+    let question = serde_json::to_vec(question)?;
     let longest = MAX_BYTES + (64 << 10);
-    let into = into.map(|(file, _)| file);
-    let answer = helper::ask(COMMAND, &question, &[], (PATIENCE, longest), into);
+    let answer = helper::ask(
+        COMMAND,
+        &question,
+        &[],
+        (PATIENCE, longest),
+        into.map(File::as_fd),
+    );
     let answer = answer.map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => io::Error::other(format!(
             "it was not read within {} s; its file system may hang",
@@ -156,6 +192,12 @@ fn read_as(question: &Question) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// A way that stays in a folder, whatever the links on it say.
+fn below(flags: OFlag) -> OpenHow {
+    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    OpenHow::new().flags(flags).resolve(resolve)
+}
+
 const TO_READ: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
@@ -166,6 +208,12 @@ const TO_READ: OFlag = OFlag::O_RDONLY
 fn open_along(question: &Question) -> io::Result<OwnedFd> {
     let named = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let path = question.path.as_str();
+    if let Some(root) = &question.root {
+        let folder = open(root.as_str(), named & !OFlag::O_NOFOLLOW, Mode::empty());
+        let folder =
+            folder.map_err(|error| io::Error::other(format!("{root}: {}", error.desc())))?;
+        return Ok(openat2(&folder, path, below(TO_READ))?);
+    }
     if !geteuid().is_root() || question.uid == 0 || !path.starts_with('/') {
         return Ok(open(path, TO_READ, Mode::empty())?);
     }
@@ -218,6 +266,7 @@ mod tests {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            root: None,
             copies: None,
         })
     }

@@ -7,6 +7,7 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::Duration;
@@ -18,12 +19,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LONGEST_ANSWER: u64 = 64 << 10;
 const MEMORY: u64 = 256 << 20;
 
-/// Runs a hidden command of this program as this user. Root becomes the user `nobody`.
-pub fn run(command: &str, question: &[u8], (uid, gid): (u32, u32)) -> io::Result<Vec<u8>> {
+/// Runs a hidden command of this program as this user. Root becomes the user `nobody`. The descriptor
+/// is its standard error.
+pub fn run(
+    command: &str,
+    question: &[u8],
+    (uid, gid): (u32, u32),
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<Vec<u8>> {
     let unprivileged = |id: u32| if id == 0 { NOBODY } else { id };
     let ids = [(UID, unprivileged(uid)), (GID, unprivileged(gid))];
     let ids = ids.map(|(name, id)| (name, id.to_string()));
-    helper::ask(command, question, &ids, (PATIENCE, LONGEST_ANSWER), None)
+    helper::ask(
+        command,
+        question,
+        &ids,
+        (PATIENCE, LONGEST_ANSWER),
+        descriptor,
+    )
 }
 
 /// The child's first act: no group, user or limit of ours is left afterwards.

@@ -130,6 +130,10 @@ shapes! {
         let mode = octal();
         either(&[name.clone(), list(&name), section(&[("names", names), ("mode", mode)])])
     };
+    Tmpfs(_generator) = {
+        let path = json!({ "type": "string", "pattern": "^/" });
+        list(&either(&[path.clone(), section(&[("path", path), ("size", size())])]))
+    };
     Credentials(_generator) = json!({
         "type": "object",
         "propertyNames": { "pattern": "^[A-Za-z0-9_.@-]+$" },

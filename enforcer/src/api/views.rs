@@ -215,6 +215,8 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         user: spec.user.clone(),
         directory: spec.directory.clone(),
         environment: spec.environment.keys().cloned().collect(),
+        credentials: spec.credentials.keys().cloned().collect(),
+        root: spec.root.clone(),
         oom_score_adj: spec.oom_score_adj(),
         probes: view.probes.iter().map(probe_status).collect(),
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),

@@ -34,6 +34,11 @@ fn base(kind: DirectoryKind) -> PathBuf {
     }
 }
 
+/// Returns the path of a directory.
+pub(super) fn path_of(kind: DirectoryKind, name: &str) -> PathBuf {
+    base(kind).join(name)
+}
+
 /// Returns the variables that name the directories, as systemd.exec(5) has them.
 pub(super) fn environment(spec: &WorkloadSpec) -> Vec<(String, Vec<u8>)> {
     let kinds = DirectoryKind::ALL.into_iter();

@@ -6,7 +6,7 @@ use super::directories;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::WorkloadSpec;
-use enforcer_kernel::account::{self, Identity};
+use enforcer_kernel::account::{Accounts, Identity};
 use enforcer_kernel::settings_file;
 use enforcer_kernel::spawn::Launch;
 use enforcer_kernel::system_limits;
@@ -28,8 +28,7 @@ pub(super) fn prepare(
     spec: &WorkloadSpec,
     own: Vec<(String, Vec<u8>)>,
 ) -> Result<Launch, StartError> {
-    let identity = account::identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups)
-        .map_err(|error| failure("look up the account", crate::report::error_chain(&error)))?;
+    let identity = identity(spec)?;
     let switch_user = geteuid().is_root();
     if !switch_user && identity.uid != geteuid() {
         return Err(failure(
@@ -186,9 +185,39 @@ pub(super) fn owner(spec: &WorkloadSpec) -> Result<Option<(Uid, Gid)>, StartErro
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let identity = account::identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups)
-        .map_err(|error| failure("look up the account", crate::report::error_chain(&error)))?;
+    let identity = identity(spec)?;
     Ok(Some((identity.uid, identity.gid)))
+}
+
+/// Looks the account of a workload up: on the host, or in the files of its own root.
+pub(super) fn identity(spec: &WorkloadSpec) -> Result<Identity, StartError> {
+    let accounts = match &spec.root {
+        None => Accounts::Host,
+        Some(root) => Accounts::Tree {
+            passwd: file_of_tree(root, "etc/passwd")?,
+            group: file_of_tree(root, "etc/group")?,
+        },
+    };
+    let found = accounts.identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups);
+    found.map_err(|error| {
+        let stage = match &spec.root {
+            None => "look up the account".to_owned(),
+            Some(root) => format!("look up the account in {root}/etc"),
+        };
+        failure(&stage, crate::report::error_chain(&error))
+    })
+}
+
+/// Returns a file of a tree, which is empty if the tree has none.
+fn file_of_tree(root: &str, path: &str) -> Result<String, StartError> {
+    match settings_file::read_in_tree(root, path) {
+        Ok(text) => Ok(String::from_utf8_lossy(&text).into_owned()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(String::new()),
+        Err(error) => {
+            let stage = format!("read {path} in its root {root}");
+            Err(super::start::io_failure(&stage, &error))
+        }
+    }
 }
 
 fn failure(stage: &str, error: String) -> StartError {

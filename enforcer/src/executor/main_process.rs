@@ -5,6 +5,7 @@
 use super::Executor;
 use super::drift::relative;
 use super::instances::Instance;
+use super::view::find_in;
 use crate::store::handover::RunningInstance;
 use crate::watch;
 use enforcer_core::WorkloadName;
@@ -14,7 +15,6 @@ use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::{clock, process, regular_file};
 use std::io::Read as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,9 +28,10 @@ pub(super) fn may_change(spec: &WorkloadSpec) -> bool {
     spec.main_pid_file.is_some() || super::notices::is_asked_for(spec)
 }
 
-/// Returns the process that a file names, if it is one of this cgroup.
-fn named_in(path: &str, cgroup: &Cgroup) -> Option<(ProcessId, PidFd)> {
-    let file = regular_file::open(Path::new(path)).ok()?;
+/// Returns the process that a file of the workload's names, if it is one of this cgroup.
+fn named_in(spec: &WorkloadSpec, cgroup: &Cgroup) -> Option<(ProcessId, PidFd)> {
+    let place = find_in(spec, cgroup, spec.main_pid_file.as_deref()?).ok()?;
+    let file = regular_file::open(place.path()).ok()?;
     let mut text = String::new();
     file.take(LONGEST_FILE).read_to_string(&mut text).ok()?;
     held(text.trim().parse().ok()?, cgroup)
@@ -110,9 +111,9 @@ impl Executor {
             let _ = ended.wait();
             return After::Superseded;
         }
-        let Some(path) = known.spec.main_pid_file.as_deref() else {
+        if known.spec.main_pid_file.is_none() {
             return After::Ended;
-        };
+        }
         // A daemon that fails says so by its exit code, and leaves nothing behind. One that was named
         // is no child of this agent, and has named its successor by then.
         let forks = !known.is_adopted;
@@ -121,7 +122,7 @@ impl Executor {
         }
         let until = clock::now().after(known.spec.start_timeout);
         loop {
-            if let Some((main, pidfd)) = named_in(path, known.cgroup()) {
+            if let Some((main, pidfd)) = named_in(&known.spec, known.cgroup()) {
                 let _ = ended.wait();
                 return After::Next(self.take_main(workload, &known, main, pidfd));
             }
@@ -199,6 +200,6 @@ impl Executor {
 
     /// Returns the main process that an instance has named while no agent ran.
     pub(super) fn named_main(spec: &WorkloadSpec, cgroup: &Cgroup) -> Option<(ProcessId, PidFd)> {
-        named_in(spec.main_pid_file.as_deref()?, cgroup)
+        named_in(spec, cgroup)
     }
 }

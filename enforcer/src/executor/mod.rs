@@ -4,7 +4,6 @@
 
 mod ceiling;
 mod commands;
-mod credentials;
 mod directories;
 pub(crate) mod drift;
 mod end;
@@ -21,6 +20,7 @@ mod queue;
 mod remedy;
 mod start;
 mod take_over;
+mod view;
 
 pub(crate) use commands::ShortCommand;
 
@@ -265,7 +265,7 @@ impl Executor {
         self.instances.set_limits(&workload, wanted, are_written);
         if let Some(cgroup) = self.instances.set_spec(&workload, spec) {
             self.watch_loops(cgroup, spec);
-            self.name_files(&workload, &spec.reload_on, false);
+            self.name_files(&workload, &view::on_host(spec, &spec.reload_on), false);
         }
         let written = written.unwrap_or(Ok(Vec::new()));
         let (mut changed, error) = outcome(written.map_err(|error| error_chain(&error)));

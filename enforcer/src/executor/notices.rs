@@ -45,6 +45,7 @@ pub(super) fn environment(
     if !is_asked_for(spec) {
         return Vec::new();
     }
+    let folder = super::view::folder_of(folder, spec);
     let path = path_of(folder, name).into_os_string().into_encoded_bytes();
     let socket = ("NOTIFY_SOCKET".to_owned(), path);
     let watchdog = watchdog(spec).map(|within| {

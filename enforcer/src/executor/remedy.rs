@@ -3,13 +3,11 @@
 
 use super::commands::{BEFORE_START, RECOVERY, ShortCommand, outcome_of};
 use super::{Executor, launch};
-use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
     COMMAND_LIMIT, Event, InstanceEvent, InstanceId, Remedy, StartError, WorkloadEvent,
 };
 use enforcer_core::spec::{Strategy, WorkloadSpec};
-use enforcer_kernel::account;
 use enforcer_kernel::process::OWN_PROGRAM;
 use std::sync::Arc;
 
@@ -40,19 +38,15 @@ impl Executor {
         spec: &Arc<WorkloadSpec>,
         remedy: Remedy,
     ) -> Result<(), StartError> {
-        self.remedy(workload, spec, remedy).await?;
         let commands = spec.before_start.clone();
+        // A command sees the directories in the root of its workload.
+        if !commands.is_empty() || spec.root.is_some() {
+            self.make_directories_meanwhile(workload, spec).await?;
+        }
+        self.remedy(workload, spec, remedy).await?;
         if commands.is_empty() {
             return Ok(());
         }
-        let (this, name, of) = (Arc::clone(self), workload.clone(), Arc::clone(spec));
-        let make = move || this.make_directories(&name, &of, launch::owner(&of)?);
-        let made = tokio::task::spawn_blocking(make).await;
-        made.map_err(|error| StartError {
-            stage: "make its directories".to_owned(),
-            errno: None,
-            error: error.to_string(),
-        })??;
         let of = (workload.clone(), instance);
         let is_aborted = || self.aborted.lock().contains(&of);
         let commands = (commands, COMMAND_LIMIT);
@@ -62,6 +56,21 @@ impl Executor {
             errno: None,
             error,
         })
+    }
+
+    async fn make_directories_meanwhile(
+        self: &Arc<Self>,
+        workload: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+    ) -> Result<(), StartError> {
+        let (this, name, of) = (Arc::clone(self), workload.clone(), Arc::clone(spec));
+        let make = move || this.make_directories(&name, &of, launch::owner(&of)?);
+        let made = tokio::task::spawn_blocking(make).await;
+        made.map_err(|error| StartError {
+            stage: "make its directories".to_owned(),
+            errno: None,
+            error: error.to_string(),
+        })?
     }
 
     async fn remedy(
@@ -125,8 +134,9 @@ impl Executor {
             errno: None,
             error,
         };
-        let identity = account::identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups)
-            .map_err(|error| failed(error_chain(&error)))?;
+        let of = Arc::clone(spec);
+        let identity = tokio::task::spawn_blocking(move || launch::identity(&of)).await;
+        let identity = identity.map_err(|error| failed(error.to_string()))??;
         let program = OWN_PROGRAM.to_owned();
         let mut command = vec![program, CLEAR.to_owned(), identity.home];
         command.extend(spec.recovery.reset_paths.iter().cloned());
@@ -134,7 +144,10 @@ impl Executor {
         let spec = Arc::new(WorkloadSpec {
             user: spec.user.clone(),
             group: spec.group.clone(),
+            groups: spec.groups.clone(),
             commands: spec.commands,
+            root: spec.root.clone(),
+            mounts: spec.mounts.clone(),
             ..WorkloadSpec::default()
         });
         let command = self.remedy_command(workload, &spec, command, Vec::new());

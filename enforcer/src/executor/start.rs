@@ -3,7 +3,7 @@
 
 use super::instances::{Begun, OpenCgroup};
 use super::output::Output;
-use super::{Executor, credentials, launch, main_process, notices};
+use super::{Executor, launch, main_process, notices, view};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
@@ -299,7 +299,7 @@ impl Executor {
         spec: &WorkloadSpec,
     ) -> Result<Launch, StartError> {
         let mut own = notices::environment(&self.runtime_dir, workload, spec);
-        own.extend(credentials::environment(&self.runtime_dir, workload, spec));
+        own.extend(view::environment(&self.runtime_dir, workload, spec));
         launch::prepare(workload, spec, own)
     }
 
@@ -418,7 +418,7 @@ impl Executor {
             self.forget_exit(before);
         }
         self.watch_loops(id, &spec);
-        self.name_files(workload, &spec.reload_on, true);
+        self.name_files(workload, &view::on_host(&spec, &spec.reload_on), true);
     }
 
     /// Begins to watch the counters of OOM kills.

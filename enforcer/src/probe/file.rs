@@ -4,15 +4,17 @@ use super::failed;
 use enforcer_core::probe::Outcome;
 use enforcer_core::units::human_duration;
 use enforcer_kernel::clock;
+use enforcer_kernel::place::Place;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Looks at the file's modification time and opens nothing: it may be anything. A file
+/// Finds the file and looks at its modification time and opens nothing: it may be anything. A file
 /// system that hangs is not the workload's doing.
 pub(super) async fn ask(
     looks: &Arc<Semaphore>,
+    find: impl FnOnce(&str) -> io::Result<Place> + Send + 'static,
     (path, fresh_within): (String, Duration),
     timeout: Duration,
 ) -> Outcome {
@@ -22,7 +24,7 @@ pub(super) async fn ask(
         let look = tokio::task::spawn_blocking(move || {
             // Given back when the file system has answered, and not before.
             let _one = one;
-            clock::age_of_file(path.as_ref())
+            clock::age_of_file(find(&path)?.path())
         });
         look.await
     };

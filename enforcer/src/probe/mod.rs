@@ -67,6 +67,25 @@ impl Prober {
         });
     }
 
+    /// Finds a Unix socket in the workload's files.
+    async fn socket<'p>(&self, run: &ProbeRun, path: &'p str) -> Result<Target<'p>, Outcome> {
+        let (executor, workload) = (Arc::clone(&self.executor), run.workload.clone());
+        let asked = path.to_owned();
+        let found =
+            tokio::task::spawn_blocking(move || executor.find_place(&workload, &asked)).await;
+        let found = found.map_err(|error| Outcome::Unknown(error.to_string()))?;
+        match found {
+            Ok(place) => Ok(Target::Unix {
+                path,
+                place: Arc::new(place),
+            }),
+            Err(error) => {
+                let error = enforcer_kernel::spawn::describe(&error);
+                Err(failed(format!("{path}: {error}"), false))
+            }
+        }
+    }
+
     async fn carry_out(self: &Arc<Self>, run: &ProbeRun, probe: &Probe) -> Outcome {
         let timeout = probe.timeout;
         let mut outcome = match &probe.check {
@@ -78,13 +97,16 @@ impl Prober {
                 headers,
             } => {
                 let target = match (unix, port) {
-                    (Some(path), _) => Target::Unix { path },
-                    (None, port) => Target::Tcp {
+                    (Some(path), _) => self.socket(run, path).await,
+                    (None, port) => Ok(Target::Tcp {
                         host,
                         port: port.unwrap_or(80),
-                    },
+                    }),
                 };
-                http::ask(&target, path, headers, timeout).await
+                match target {
+                    Ok(target) => http::ask(&target, path, headers, timeout).await,
+                    Err(outcome) => outcome,
+                }
             }
             Check::Https {
                 host,
@@ -119,7 +141,9 @@ impl Prober {
             Check::Exec { command } => self.execute(run, command, timeout).await,
             Check::File { path, fresh_within } => {
                 let look = (path.clone(), *fresh_within);
-                file::ask(&self.looks, look, timeout).await
+                let (executor, workload) = (Arc::clone(&self.executor), run.workload.clone());
+                let find = move |path: &str| executor.find_place(&workload, path);
+                file::ask(&self.looks, find, look, timeout).await
             }
             Check::Cgroup { .. } => self.work(run).await,
             // The core answers it.

@@ -1,6 +1,7 @@
 //! Probes of servers on a Unix socket, and of gRPC's health protocol.
 
 use super::*;
+use enforcer_kernel::place::Place;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::service::service_fn;
@@ -28,7 +29,10 @@ async fn a_server_on_a_unix_socket_is_asked() {
     let path = std::env::temp_dir().join(format!("probe-{}.sock", std::process::id()));
     let text = path.to_str().expect("a path");
     let ask = async |path: &str| {
-        let target = Target::Unix { path: text };
+        let target = Target::Unix {
+            path: text,
+            place: Arc::new(Place::of_host(text)),
+        };
         shown(http::ask(&target, path, &BTreeMap::new(), LONG).await)
     };
     let absent = ask("/").await;

@@ -3,6 +3,7 @@
 use super::{dial, failed};
 use crate::tls::{self, Trust};
 use enforcer_core::probe::Outcome;
+use enforcer_kernel::place::Place;
 use rustls::ClientConfig;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub(crate) enum Target<'t> {
     },
     Unix {
         path: &'t str,
+        place: Arc<Place>,
     },
 }
 
@@ -31,7 +33,8 @@ pub(crate) enum Target<'t> {
 pub(super) enum Way {
     Tcp(Vec<SocketAddr>),
     Tls(Vec<SocketAddr>, String, Arc<ClientConfig>),
-    Unix(String),
+    /// As it is named, and where it is.
+    Unix(String, Arc<Place>),
 }
 
 /// A connection of any kind.
@@ -66,7 +69,7 @@ impl Target<'_> {
     pub(super) async fn way(&self) -> Result<Way, Outcome> {
         match self {
             Self::Tcp { host, port } => Ok(Way::Tcp(dial::resolve((host, *port)).await?)),
-            Self::Unix { path } => Ok(Way::Unix((*path).to_owned())),
+            Self::Unix { path, place } => Ok(Way::Unix((*path).to_owned(), Arc::clone(place))),
             Self::Tls {
                 host,
                 port,
@@ -94,7 +97,7 @@ impl Way {
                     .iter_mut()
                     .for_each(|address| address.set_port(port));
             }
-            Self::Unix(_) => {}
+            Self::Unix(..) => {}
         }
     }
 
@@ -105,7 +108,7 @@ impl Way {
     ) -> Result<Box<dyn Stream>, Outcome> {
         match self {
             Self::Tcp(addresses) => Ok(Box::new(dial::connect(addresses).await?)),
-            Self::Unix(path) => match UnixStream::connect(path).await {
+            Self::Unix(path, place) => match UnixStream::connect(place.path()).await {
                 Ok(stream) => Ok(Box::new(stream)),
                 Err(error) => {
                     let error = enforcer_kernel::spawn::describe(&error);

@@ -247,6 +247,12 @@ fn main() {
             println!("complaint by uid {}", nix::unistd::getuid());
             std::process::exit(3);
         }
+        // Appends a file's text, or the error, to a file.
+        "copy" => {
+            let read = fs::read_to_string(argument(1));
+            let text = read.unwrap_or_else(|error| error.to_string());
+            append(argument(2), text.trim_end());
+        }
         // Appends a credential, or the error, to a file.
         "credential" => {
             let folder = std::env::var("CREDENTIALS_DIRECTORY").unwrap_or_default();

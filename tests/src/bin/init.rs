@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 fn main() {
+    leave_initramfs();
     mount_all();
     // The kernel makes it writable for everybody, which no host's root is.
     fs::set_permissions("/", PermissionsExt::from_mode(0o755)).unwrap();
@@ -90,6 +91,19 @@ fn shell() -> Command {
     shell.args(["setsid", "-c", "/bin/busybox", "sh"]);
     shell.stdin(Stdio::inherit());
     shell
+}
+
+/// Makes a mount of the same files the root. The initial one cannot be left by pivot_root(2), which a
+/// workload with a root of its own needs.
+fn leave_initramfs() {
+    let none = None::<&str>;
+    let bind = MsFlags::MS_BIND;
+    let moved = mount(Some("/"), "/tmp", none, bind, none)
+        .and_then(|()| nix::unistd::chdir("/tmp"))
+        .and_then(|()| mount(Some("."), "/", none, MsFlags::MS_MOVE, none))
+        .and_then(|()| nix::unistd::chroot("."))
+        .and_then(|()| nix::unistd::chdir("/"));
+    moved.unwrap_or_else(|error| eprintln!("init: failed to leave the initramfs: {error}"));
 }
 
 fn mount_all() {

@@ -36,6 +36,7 @@ mod recovery;
 mod refuse;
 mod reload;
 mod remedies;
+mod roots;
 mod start;
 mod stop;
 mod storm;

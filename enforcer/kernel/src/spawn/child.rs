@@ -2,8 +2,8 @@
 //! locks or panics; every call is async-signal-safe (signal-safety(7)) or a bare
 //! system call.
 
+use super::namespace;
 use super::orders::Orders;
-use super::view::ViewOrders;
 use libc::{c_char, c_int};
 use std::ffi::CStr;
 
@@ -25,31 +25,49 @@ pub(crate) enum Stage {
     Nice,
     CoreDump,
     Namespace,
-    Attach,
     Join,
+    Source,
+    Root,
+    Mount,
+    Pivot,
+    Hostname,
+}
+
+/// The names of what a child works with.
+#[derive(Debug)]
+pub(super) struct Names<'a> {
+    pub program: &'a str,
+    pub root: &'a str,
+    /// The mount that the step was about.
+    pub mount: &'a str,
 }
 
 impl Stage {
     /// Returns a phrase for "failed to …".
-    pub(crate) fn describe(stage: u8, program: &str) -> String {
-        match stage {
-            1 => "begin a session".to_owned(),
-            2 => "arrange the descriptors".to_owned(),
-            3 => "reset the signals".to_owned(),
-            4 => "set oom_score_adj".to_owned(),
-            5 => "set the resource limits".to_owned(),
-            6 => "take on the groups".to_owned(),
-            7 => "set the capabilities".to_owned(),
-            8 => "become the user".to_owned(),
-            9 => "enter the directory".to_owned(),
-            11 => "leave the agent's session keyring".to_owned(),
-            12 => "set the nice value".to_owned(),
-            13 => "keep its memory out of core dumps".to_owned(),
-            14 => "make a mount namespace".to_owned(),
-            15 => "mount its credentials".to_owned(),
-            16 => "enter the mount namespace of the running instance".to_owned(),
-            _ => format!("execute {program}"),
-        }
+    pub(super) fn describe(stage: u8, names: &Names<'_>) -> String {
+        let plain = match stage {
+            1 => "begin a session",
+            2 => "arrange the descriptors",
+            3 => "reset the signals",
+            4 => "set oom_score_adj",
+            5 => "set the resource limits",
+            6 => "take on the groups",
+            7 => "set the capabilities",
+            8 => "become the user",
+            9 => "enter the directory",
+            11 => "leave the agent's session keyring",
+            12 => "set the nice value",
+            13 => "keep its memory out of core dumps",
+            14 => "make its own namespaces",
+            15 => "enter the namespaces of the running instance",
+            16 => return format!("find what to mount: {}", names.mount),
+            17 => return format!("open its root {}", names.root),
+            18 => return format!("mount {}", names.mount),
+            19 => return format!("make {} its root", names.root),
+            20 => "set its host name",
+            _ => return format!("execute {}", names.program),
+        };
+        plain.to_owned()
     }
 }
 
@@ -89,17 +107,22 @@ pub(super) struct Plan<'a> {
 /// The gate's descriptor after [`descriptors`].
 const GATE: c_int = 3;
 
-/// A step's outcome: it failed with `errno`.
-struct Failed(Stage);
+/// A step failed with `errno`.
+pub(super) struct Failed {
+    pub stage: Stage,
+    /// The mount that it was about.
+    pub index: u8,
+}
 
-type Step = Result<(), Failed>;
+pub(super) type Step = Result<(), Failed>;
 
 pub(super) fn run(plan: &Plan<'_>) -> ! {
     // Until it is moved, the gate has the agent's number.
     let mut gate = plan.gate;
-    if let Err(Failed(stage)) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan)) {
+    if let Err(failed) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan)) {
         let errno = nix::Error::last_raw().to_ne_bytes();
-        let report = [stage as u8, errno[0], errno[1], errno[2], errno[3]];
+        let stage = failed.stage as u8;
+        let report = [stage, failed.index, errno[0], errno[1], errno[2], errno[3]];
         // SAFETY: the buffer outlives the call. A failure cannot be reported to anyone.
         unsafe { libc::write(gate, report.as_ptr().cast(), report.len()) };
     }
@@ -107,16 +130,16 @@ pub(super) fn run(plan: &Plan<'_>) -> ! {
     unsafe { libc::_exit(127) }
 }
 
-fn system_call(result: libc::c_long) -> c_int {
+fn fail(stage: Stage) -> Step {
+    Err(Failed { stage, index: 0 })
+}
+
+pub(super) fn system_call(result: libc::c_long) -> c_int {
     if result < 0 { -1 } else { 0 }
 }
 
-fn check(result: c_int, stage: Stage) -> Step {
-    if result < 0 {
-        Err(Failed(stage))
-    } else {
-        Ok(())
-    }
+pub(super) fn check(result: c_int, stage: Stage) -> Step {
+    if result < 0 { fail(stage) } else { Ok(()) }
 }
 
 fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
@@ -127,7 +150,7 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     // These write to `/proc`, which the view may not have.
     oom_score(orders)?;
     hide_memory(orders)?;
-    view(plan)?;
+    namespace::enter(&orders.view, plan.view)?;
     descriptors(plan, gate)?;
     signals(plan.ignored)?;
     // SAFETY: no preconditions, and it always succeeds.
@@ -160,7 +183,7 @@ fn leave_keyring(orders: &Orders) -> Step {
     if joined >= 0 || errno == libc::ENOSYS || !orders.switch_user {
         Ok(())
     } else {
-        Err(Failed(Stage::Keyring))
+        fail(Stage::Keyring)
     }
 }
 
@@ -224,7 +247,7 @@ fn oom_score(orders: &Orders) -> Step {
     let written = write_file(c"/proc/self/oom_score_adj", orders.oom_score_adj.as_bytes());
     // A user other than root may only raise it, and otherwise keeps it.
     if written < 0 && orders.switch_user {
-        Err(Failed(Stage::OomScore))
+        fail(Stage::OomScore)
     } else {
         Ok(())
     }
@@ -238,7 +261,7 @@ fn hide_memory(orders: &Orders) -> Step {
     let written = write_file(c"/proc/self/coredump_filter", b"0");
     // A kernel that writes no core dumps has no such file (CONFIG_ELF_CORE).
     if written < 0 && nix::Error::last_raw() != libc::ENOENT {
-        Err(Failed(Stage::CoreDump))
+        fail(Stage::CoreDump)
     } else {
         Ok(())
     }
@@ -258,53 +281,6 @@ fn write_file(path: &CStr, value: &[u8]) -> libc::ssize_t {
         errno.set();
         written
     }
-}
-
-/// Enters a mount namespace: that of the running instance, or a new one, in which it attaches what
-/// the workload alone may see.
-fn view(plan: &Plan<'_>) -> Step {
-    match &plan.orders.view {
-        ViewOrders::Hosts => Ok(()),
-        ViewOrders::Another => {
-            // By a pidfd since Linux 5.8.
-            // SAFETY: a descriptor and a flag.
-            let joined = unsafe { libc::setns(plan.view[0], libc::CLONE_NEWNS) };
-            check(joined, Stage::Join)
-        }
-        ViewOrders::Own(places) => {
-            let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
-            // What is mounted on the host appears here, and nothing of here appears there.
-            let flags = libc::MS_REC | libc::MS_SLAVE;
-            // SAFETY: all paths end with NUL.
-            unsafe {
-                check(libc::unshare(libc::CLONE_NEWNS), Stage::Namespace)?;
-                let slave = libc::mount(nothing, root, nothing, flags, nothing.cast());
-                check(slave, Stage::Namespace)?;
-            }
-            for (place, file_system) in places.iter().zip(plan.view) {
-                attach(*file_system, place)?;
-            }
-            Ok(())
-        }
-    }
-}
-
-/// Attaches a file system to a folder: move_mount(2), since Linux 5.2.
-fn attach(file_system: c_int, place: &CStr) -> Step {
-    // include/uapi/linux/mount.h
-    const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
-    // SAFETY: both paths end with NUL.
-    let moved = unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            file_system,
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            place.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    };
-    check(system_call(moved), Stage::Attach)
 }
 
 /// Sets the nice value. This comes before the change of the user, because a lower value needs
@@ -477,5 +453,5 @@ fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
             pointers.environment.as_ptr(),
         )
     };
-    Err(Failed(Stage::Exec))
+    fail(Stage::Exec)
 }

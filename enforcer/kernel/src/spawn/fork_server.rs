@@ -115,6 +115,8 @@ impl ForkServer {
             pid,
             pidfd: PidFd::new(pidfd),
             gate,
+            mounts: view.places(),
+            root: view.root(),
         })
     }
 

@@ -10,7 +10,7 @@
 //! clone3, by the fork server ────────→ session, mounts, descriptors, user …
 //! records the instance                 waits for one byte
 //! opens the gate ── one byte ────────→ execve
-//! reads to the end of file ←───────────┘ closed by exec, or five bytes: what failed
+//! reads to the end of file ←───────────┘ closed by exec, or six bytes: what failed
 //! ```
 //!
 //! If the agent dies before the byte, the child reads the end of file and goes.
@@ -18,11 +18,13 @@
 
 mod child;
 mod fork_server;
+mod namespace;
 mod orders;
 mod view;
 use super::account::Identity;
 use super::pidfd::PidFd;
 use super::{clock, process};
+use child::{Names, Stage};
 use enforcer_model::detail::StartError;
 use enforcer_model::ids::ExitStatus;
 use enforcer_model::signals::signal_name;
@@ -35,9 +37,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-pub(crate) use child::Stage;
 pub use fork_server::{COMMAND, ForkServer, serve};
-pub use view::{Attached, View};
+pub use view::{MOST_MOUNTS, Mount, OwnView, Root, Source, View};
 
 /// Everything that a child needs. It is made before the fork, because nothing may be allocated
 /// after it.
@@ -88,6 +89,9 @@ pub struct Waiting {
     pub pid: u32,
     pub pidfd: PidFd,
     gate: UnixStream,
+    /// What it mounts, and its root, in words.
+    mounts: Vec<String>,
+    root: Option<String>,
 }
 
 /// The failures before the child exists.
@@ -161,11 +165,17 @@ impl Waiting {
         };
         // A report counts even if an error came after it: a child that fails when the byte is
         // already there exits without reading it, and the socket then reports a reset.
-        if let [stage, errno @ ..] = report.as_slice() {
+        if let [stage, index, errno @ ..] = report.as_slice() {
             let number = errno.try_into().map_or(0, i32::from_ne_bytes);
             collect(&self.pidfd);
+            let mount = self.mounts.get(usize::from(*index));
+            let names = Names {
+                program,
+                root: self.root.as_deref().unwrap_or("/"),
+                mount: mount.map_or("", String::as_str),
+            };
             return Err(failed(
-                Stage::describe(*stage, program),
+                Stage::describe(*stage, &names),
                 io::Error::from_raw_os_error(number),
             ));
         }

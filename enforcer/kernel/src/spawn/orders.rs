@@ -2,7 +2,7 @@
 //! 64 bits in this host's byte order, and as byte strings, each behind its length.
 
 use super::Launch;
-use super::view::{View, ViewOrders};
+use super::view::{MOST_MOUNTS, MountOrder, OwnOrders, Root, SourceOrder, View, ViewOrders};
 use std::ffi::CString;
 
 /// A launch, as the child sees it.
@@ -85,9 +85,9 @@ impl Orders {
         match &self.view {
             ViewOrders::Hosts => out.word(0),
             ViewOrders::Another => out.word(1),
-            ViewOrders::Own(all) => {
+            ViewOrders::Own(own) => {
                 out.word(2);
-                out.strings(all);
+                out.view(own);
             }
         }
         out.0
@@ -120,7 +120,7 @@ impl Orders {
             view: match from.word()? {
                 0 => ViewOrders::Hosts,
                 1 => ViewOrders::Another,
-                2 => ViewOrders::Own(from.list(Decoder::string)?),
+                2 => ViewOrders::Own(Box::new(from.view()?)),
                 _ => return None,
             },
         };
@@ -141,6 +141,48 @@ impl Encoder {
 
     fn count(&mut self, count: usize) {
         self.long(count as u64);
+    }
+
+    fn option<T>(&mut self, value: Option<&T>, one: impl FnOnce(&mut Self, &T)) {
+        self.word(value.is_some().into());
+        if let Some(value) = value {
+            one(self, value);
+        }
+    }
+
+    fn view(&mut self, own: &OwnOrders) {
+        self.option(own.root.as_ref(), |out, root| {
+            out.string(&root.folder);
+            out.string(&root.stage);
+            out.word(root.read_only.into());
+        });
+        self.option(own.hostname.as_ref(), Self::string);
+        self.count(own.mounts.len());
+        for mount in &own.mounts {
+            self.string(&mount.at);
+            self.word(mount.is_optional.into());
+            self.option(mount.below.as_ref(), |out, (memory, parts)| {
+                out.string(memory);
+                out.strings(parts);
+            });
+            match &mount.source {
+                SourceOrder::Given => self.word(0),
+                SourceOrder::Hosts { path, read_only } => {
+                    self.word(1);
+                    self.string(path);
+                    self.word((*read_only).into());
+                }
+                SourceOrder::Memory(options) => {
+                    self.word(2);
+                    self.count(options.len());
+                    for (key, value) in options {
+                        self.string(key);
+                        self.string(value);
+                    }
+                }
+                SourceOrder::Devices => self.word(3),
+            }
+        }
     }
 
     fn strings(&mut self, strings: &[CString]) {
@@ -186,6 +228,47 @@ impl Decoder<'_> {
         CString::new(string).ok()
     }
 
+    fn option<T>(&mut self, one: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
+        match self.flag()? {
+            true => one(self).map(Some),
+            false => Some(None),
+        }
+    }
+
+    fn view(&mut self) -> Option<OwnOrders> {
+        let root = self.option(|from| {
+            Some(Root {
+                folder: from.string()?,
+                stage: from.string()?,
+                read_only: from.flag()?,
+            })
+        });
+        let own = OwnOrders {
+            root: root?,
+            hostname: self.option(Self::string)?,
+            mounts: self.list(Self::mount)?,
+        };
+        (own.mounts.len() <= MOST_MOUNTS).then_some(own)
+    }
+
+    fn mount(&mut self) -> Option<MountOrder> {
+        Some(MountOrder {
+            at: self.string()?,
+            is_optional: self.flag()?,
+            below: self.option(|from| Some((from.string()?, from.list(Self::string)?)))?,
+            source: match self.word()? {
+                0 => SourceOrder::Given,
+                1 => SourceOrder::Hosts {
+                    path: self.string()?,
+                    read_only: self.flag()?,
+                },
+                2 => SourceOrder::Memory(self.list(|from| Some((from.string()?, from.string()?)))?),
+                3 => SourceOrder::Devices,
+                _ => return None,
+            },
+        })
+    }
+
     fn list<T>(&mut self, one: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         let count = self.count()?;
         (0..count).map(|_| one(self)).collect()
@@ -195,6 +278,39 @@ impl Decoder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn own() -> OwnOrders {
+        let mount = |source| MountOrder {
+            source,
+            at: c"/run/web".to_owned(),
+            below: Some((c"/run".to_owned(), vec![c"web".to_owned()])),
+            is_optional: false,
+        };
+        let hosts = SourceOrder::Hosts {
+            path: c"/srv".to_owned(),
+            read_only: true,
+        };
+        let options = vec![(c"size".to_owned(), c"1m".to_owned())];
+        let devices = MountOrder {
+            below: None,
+            is_optional: true,
+            ..mount(SourceOrder::Devices)
+        };
+        OwnOrders {
+            root: Some(Root {
+                folder: c"/srv/tree".to_owned(),
+                read_only: true,
+                stage: c"/run/enforcer/root".to_owned(),
+            }),
+            mounts: vec![
+                mount(SourceOrder::Given),
+                mount(hosts),
+                mount(SourceOrder::Memory(options)),
+                devices,
+            ],
+            hostname: Some(c"web".to_owned()),
+        }
+    }
 
     fn orders() -> Orders {
         Orders {
@@ -214,7 +330,7 @@ mod tests {
             default_nofile: true,
             no_new_privs: false,
             hides_memory: true,
-            view: ViewOrders::Own(vec![c"/run/web".to_owned()]),
+            view: ViewOrders::Own(Box::new(own())),
         }
     }
 

@@ -1,30 +1,63 @@
-//! The mounts that a child sees.
+//! What a child sees: its mounts, and the host's name.
 
 use crate::pidfd::PidFd;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// The mount namespace of a child.
+/// The most mounts of a child.
+pub const MOST_MOUNTS: usize = 128;
+
+/// The namespaces of a child.
 #[derive(Debug, Default)]
 pub enum View {
     /// The agent's own.
     #[default]
     Hosts,
-    /// That of this process.
+    /// Those of this process.
     Of(Arc<PidFd>),
-    /// A copy of the agent's with these file systems in it. What is mounted on the host later
-    /// appears in it as well.
-    Own(Vec<Attached>),
+    Own(OwnView),
 }
 
-/// A file system that a child attaches.
+/// A mount namespace of its own. What is mounted on the host later appears in it as well.
+#[derive(Debug, Default)]
+pub struct OwnView {
+    pub root: Option<Root>,
+    /// They are attached in this order. All that they show is found before the first one is attached.
+    pub mounts: Vec<Mount>,
+    pub hostname: Option<CString>,
+}
+
+/// A folder that is the root of what a child sees.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    pub folder: CString,
+    pub read_only: bool,
+    /// A folder of the agent's, which it is attached to until it is the root.
+    pub stage: CString,
+}
+
 #[derive(Debug)]
-pub struct Attached {
-    /// It is attached nowhere yet.
-    pub file_system: OwnedFd,
-    /// A folder that root alone can replace.
+pub struct Mount {
+    pub source: Source,
+    /// It must be there, unless it is below a file system in memory.
     pub at: CString,
+    /// The file system in memory that it is below, and the parts of the rest of its path.
+    pub below: Option<(CString, Vec<CString>)>,
+    /// It is left out where the tree has no such place.
+    pub is_optional: bool,
+}
+
+#[derive(Debug)]
+pub enum Source {
+    /// A file system that is attached nowhere yet.
+    Given(OwnedFd),
+    /// A file or a folder of the host's, with what is mounted below it.
+    Hosts { path: CString, read_only: bool },
+    /// A file system in memory, with the options of tmpfs(5).
+    Memory(Vec<(CString, CString)>),
+    /// A folder with harmless devices.
+    Devices,
 }
 
 impl View {
@@ -33,7 +66,13 @@ impl View {
         match self {
             Self::Hosts => Vec::new(),
             Self::Of(process) => vec![process.as_fd()],
-            Self::Own(all) => all.iter().map(|one| one.file_system.as_fd()).collect(),
+            Self::Own(own) => {
+                let given = own.mounts.iter().filter_map(|mount| match &mount.source {
+                    Source::Given(file_system) => Some(file_system.as_fd()),
+                    _ => None,
+                });
+                given.collect()
+            }
         }
     }
 
@@ -41,7 +80,80 @@ impl View {
         match self {
             Self::Hosts => ViewOrders::Hosts,
             Self::Of(_) => ViewOrders::Another,
-            Self::Own(all) => ViewOrders::Own(all.iter().map(|one| one.at.clone()).collect()),
+            Self::Own(own) => ViewOrders::Own(Box::new(OwnOrders {
+                root: own.root.clone(),
+                mounts: own.mounts.iter().map(Mount::order).collect(),
+                hostname: own.hostname.clone(),
+            })),
+        }
+    }
+
+    /// Returns the places of its mounts.
+    pub(super) fn places(&self) -> Vec<String> {
+        match self {
+            Self::Own(own) => own.mounts.iter().map(Mount::describe).collect(),
+            Self::Hosts | Self::Of(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the folder that is the root.
+    pub(super) fn root(&self) -> Option<String> {
+        match self {
+            Self::Own(own) => {
+                let root = own.root.as_ref()?;
+                Some(root.folder.to_string_lossy().into_owned())
+            }
+            Self::Hosts | Self::Of(_) => None,
+        }
+    }
+}
+
+impl Mount {
+    /// Returns the kernel's interfaces, as a root has them: `/proc`, a `/sys` that cannot be
+    /// changed, and the devices that harm nobody.
+    pub fn of_the_kernel() -> [Self; 3] {
+        let hosts = |path: &CStr, read_only| Source::Hosts {
+            path: path.to_owned(),
+            read_only,
+        };
+        let at = |at: &CStr, source| Self {
+            source,
+            at: at.to_owned(),
+            below: None,
+            is_optional: true,
+        };
+        [
+            at(c"/proc", hosts(c"/proc", false)),
+            at(c"/sys", hosts(c"/sys", true)),
+            at(c"/dev", Source::Devices),
+        ]
+    }
+
+    fn order(&self) -> MountOrder {
+        MountOrder {
+            source: match &self.source {
+                Source::Given(_) => SourceOrder::Given,
+                Source::Hosts { path, read_only } => SourceOrder::Hosts {
+                    path: path.clone(),
+                    read_only: *read_only,
+                },
+                Source::Memory(options) => SourceOrder::Memory(options.clone()),
+                Source::Devices => SourceOrder::Devices,
+            },
+            at: self.at.clone(),
+            below: self.below.clone(),
+            is_optional: self.is_optional,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let at = self.at.to_string_lossy();
+        match &self.source {
+            Source::Given(_) => format!("its credentials at {at}"),
+            Source::Hosts { path, .. } if *path == self.at => at.into_owned(),
+            Source::Hosts { path, .. } => format!("{} at {at}", path.to_string_lossy()),
+            Source::Memory(_) => format!("tmpfs at {at}"),
+            Source::Devices => format!("devices at {at}"),
         }
     }
 }
@@ -52,15 +164,44 @@ pub(super) enum ViewOrders {
     #[default]
     Hosts,
     Another,
-    Own(Vec<CString>),
+    Own(Box<OwnOrders>),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct OwnOrders {
+    pub root: Option<Root>,
+    pub mounts: Vec<MountOrder>,
+    pub hostname: Option<CString>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MountOrder {
+    pub source: SourceOrder,
+    pub at: CString,
+    pub below: Option<(CString, Vec<CString>)>,
+    pub is_optional: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SourceOrder {
+    Given,
+    Hosts { path: CString, read_only: bool },
+    Memory(Vec<(CString, CString)>),
+    Devices,
 }
 
 impl ViewOrders {
+    /// Returns the number of descriptors.
     pub(super) fn count(&self) -> usize {
         match self {
             Self::Hosts => 0,
             Self::Another => 1,
-            Self::Own(all) => all.len(),
+            Self::Own(own) => {
+                let given = own.mounts.iter();
+                given
+                    .filter(|mount| mount.source == SourceOrder::Given)
+                    .count()
+            }
         }
     }
 }

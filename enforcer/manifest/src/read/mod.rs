@@ -4,6 +4,7 @@
 pub(crate) mod alerts;
 mod directories;
 pub(crate) mod document;
+mod files;
 mod hooks;
 pub(crate) mod host;
 pub(crate) mod limits;

@@ -24,6 +24,11 @@ pub(crate) const KEYS: &[&str] = &[
     "state_directory",
     "cache_directory",
     "credentials",
+    "root",
+    "mounts",
+    "tmpfs",
+    "read_only",
+    "hostname",
     "environment",
     "environment_files",
     "capabilities",
@@ -173,6 +178,7 @@ impl Reader<'_> {
         if let Some(node) = fields.get("credentials") {
             spec.credentials = self.credentials(node);
         }
+        self.files(&fields, &mut spec);
         if let Some(node) = fields.get("environment") {
             spec.environment = self.environment(node);
         }
@@ -231,6 +237,8 @@ impl Reader<'_> {
 
     fn account(&mut self, node: &Node, fields: &super::Fields<'_>, spec: &mut WorkloadSpec) {
         let accounts = self.accounts;
+        // Those of a tree are looked up at the start.
+        let of_host = fields.get("root").is_none();
         let text = fields
             .get("user")
             .map(|node| (node, self.text(node, "a name or a number")));
@@ -246,8 +254,9 @@ impl Reader<'_> {
                     Some((user, group)) => (user, Some(group)),
                     None => (text, None),
                 };
-                spec.user = self.account_name(node, "user", user);
-                spec.group = group.and_then(|group| self.account_name(node, "group", group));
+                spec.user = self.account_name(node, "user", user, of_host);
+                spec.group =
+                    group.and_then(|group| self.account_name(node, "group", group, of_host));
             }
         }
         if let Some(node) = fields.get("group") {
@@ -256,10 +265,11 @@ impl Reader<'_> {
                 self.fault(fault.label("`user` has one behind its colon"));
             }
             let group = self.text(node, "a name or a number");
-            spec.group = group.and_then(|group| self.account_name(node, "group", group));
+            spec.group = group.and_then(|group| self.account_name(node, "group", group, of_host));
         }
         let number = spec.user.as_deref().and_then(id);
         if let (Some(number), None, Some((node, _))) = (number, &spec.group, text)
+            && of_host
             && !accounts.has_user_of_number(number)
         {
             self.fault(
@@ -277,7 +287,7 @@ impl Reader<'_> {
             let names = self.words(node, "a list of groups").unwrap_or_default();
             let named = names
                 .iter()
-                .filter_map(|name| self.account_name(node, "group", name));
+                .filter_map(|name| self.account_name(node, "group", name, of_host));
             spec.groups = named.collect();
         }
         self.set_some(fields, "nice", &mut spec.nice, |text| {
@@ -291,9 +301,18 @@ impl Reader<'_> {
 
     /// Reads the name or the number of a user or a group. The kernel reads the number -1, which is
     /// 4294967295, as "leave it as it is", so it names no one.
-    fn account_name(&mut self, node: &Node, kind: &str, name: &str) -> Option<String> {
+    fn account_name(
+        &mut self,
+        node: &Node,
+        kind: &str,
+        name: &str,
+        of_host: bool,
+    ) -> Option<String> {
         let accounts = self.accounts;
+        let is_numeric = name.strip_prefix(['-', '+']).unwrap_or(name);
+        let is_numeric = is_numeric.starts_with(|first: char| first.is_ascii_digit());
         let exists = match kind {
+            _ if !of_host => !is_numeric && !name.is_empty() && !name.contains([':', '\0']),
             "user" => accounts.has_user(name),
             _ => accounts.has_group(name),
         };
@@ -301,9 +320,7 @@ impl Reader<'_> {
             return Some(name.to_owned());
         }
         let shown = name.escape_debug();
-        let is_numeric = name.strip_prefix(['-', '+']).unwrap_or(name);
-        let is_numeric = is_numeric.starts_with(|first: char| first.is_ascii_digit());
-        let fault = if is_numeric {
+        let fault = if is_numeric || !of_host {
             Fault::error(
                 node.span.clone(),
                 format!("`{shown}` is no number of a {kind}"),

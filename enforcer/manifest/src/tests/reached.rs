@@ -227,6 +227,57 @@ fn credentials_are_names_and_files() {
 }
 
 #[test]
+fn a_root_of_its_own_has_mounts() {
+    check_workload(
+        "root: /srv//trees/shop/
+mounts: [{ from: /srv/data, to: /data }, { from: /etc/ssl, to: /etc/ssl, read_only: true }]
+tmpfs: [/tmp, { path: /run/shop, size: 16M }]
+read_only: true
+hostname: shop-1",
+        &expect![""],
+    );
+    check_workload(
+        "root: /
+mounts: [{ from: srv, to: /a/../b }, { from: /srv }, /srv, { from: /x, to: /proc/sys }]
+tmpfs: [/tmp, /tmp/, { size: 1M }]
+hostname: -x",
+        &expect![[r#"
+            6:11 error: `/` is not valid here (expected a folder other than /)
+            7:13 error: two mounts have the place /tmp (expected one)
+            7:22 error: `srv` is not valid here (expected an absolute path)
+            7:31 error: `/a/../b` is not valid here (expected an absolute path other than / and outside /proc)
+            7:42 error: this mount has no `from` and `to` (expected both) [mounts: [{ from: /srv/data, to: /data }]]
+            7:58 error: expected a mapping of keys to values, found `/srv` (expected a mapping of keys to values)
+            7:80 error: `/proc/sys` is not valid here (expected an absolute path other than / and outside /proc)
+            8:26 error: this tmpfs has no `path` (expected a `path`) [tmpfs: [{ path: /tmp, size: 64M }]]
+            9:15 error: `-x` is not valid here (expected a host name: letters, digits, - and ., at most 64)
+        "#]],
+    );
+    check_workload(
+        "read_only: true\nmounts: /data",
+        &expect![[r#"
+        6:16 error: `read_only` is for a workload with a `root` of its own (the host's files are not made read-only)
+        7:13 error: expected a list of mounts, found `/data` (expected a list of mounts)
+    "#]],
+    );
+}
+
+/// The accounts of a tree are looked up in it, when the workload starts.
+#[test]
+fn accounts_of_a_tree_are_not_looked_up_on_the_host() {
+    check_workload(
+        "root: /srv/tree\ngroup: nobody-here\ngroups: [12, none-here]",
+        &expect![""],
+    );
+    check_workload(
+        "root: /srv/tree\ngroup: -1",
+        &expect![[r#"
+        7:12 error: `-1` is no number of a group (expected a number from 0 to 4294967294, without leading zeros)
+    "#]],
+    );
+}
+
+#[test]
 fn disks_are_named_by_device_or_path() {
     check_workload(
         "cgroup: { io.max: { /dev/sda: { wbps: 10M, riops: 100 }, /srv/my data: { rbps: max, wiops: 5 } } }",

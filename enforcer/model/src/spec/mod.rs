@@ -3,6 +3,7 @@
 
 mod alerts;
 mod directories;
+mod files;
 mod logs;
 mod probes;
 mod recovery;
@@ -13,6 +14,7 @@ mod stop;
 
 pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
 pub use directories::{Directories, DirectoryKind, FileMode};
+pub use files::{Mount, Tmpfs};
 pub use logs::{LogTarget, Logs};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
@@ -255,6 +257,28 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Credentials")]
     pub credentials: BTreeMap<String, String>,
+    /// The folder whose files are all that the workload sees. Its own `/etc/passwd` names the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::AbsolutePath")]
+    pub root: Option<String>,
+    /// Files and folders of the host's that the workload sees.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    pub mounts: Vec<Mount>,
+    /// File systems in memory, by their paths.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Tmpfs")]
+    pub tmpfs: Vec<Tmpfs>,
+    /// The workload cannot change the files of its `root`, except those of `mounts` and `tmpfs`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[setting(restart)]
+    pub read_only: bool,
+    /// The host's name, as the workload sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    pub hostname: Option<String>,
     /// The variables of the program.
     #[setting(restart, secret)]
     #[schemars(with = "shapes::Variables")]
@@ -511,6 +535,11 @@ impl Default for WorkloadSpec {
             state_directory: None,
             cache_directory: None,
             credentials: BTreeMap::new(),
+            root: None,
+            mounts: Vec::new(),
+            tmpfs: Vec::new(),
+            read_only: false,
+            hostname: None,
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),

@@ -6,7 +6,7 @@ mod place;
 
 pub(super) use place::{BEFORE_START, Places, RECOVERY};
 
-use super::{Executor, credentials, launch};
+use super::{Executor, launch, view};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
@@ -247,9 +247,10 @@ impl Executor {
         place: Arc<Place>,
     ) -> Result<Begun, String> {
         let started = |error: StartError| format!("failed to {}: {}", error.stage, error.error);
-        let own = command.workload.as_ref().and_then(|workload| {
-            credentials::environment(&self.runtime_dir, workload, &command.spec)
-        });
+        let own = command
+            .workload
+            .as_ref()
+            .and_then(|workload| view::environment(&self.runtime_dir, workload, &command.spec));
         let own = own.into_iter().collect();
         let launch = launch::short_command(command, instance, own).map_err(started)?;
         let output =

@@ -4,10 +4,12 @@
 
 use blazesym::symbolize::source::{Elf, Source};
 use blazesym::symbolize::{Input, Symbolized, Symbolizer};
-use enforcer_kernel::unprivileged;
+use enforcer_kernel::pidfd::PidFd;
+use enforcer_kernel::{place, unprivileged};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::io::Read as _;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,8 @@ pub(crate) struct Question {
     frames: Vec<Frame>,
     perf_map: PathBuf,
     owner: u32,
+    /// The root of the process is the child's standard error.
+    has_root: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,11 +39,16 @@ struct Frame {
 /// Returns the frames of a stack as text, innermost first: with names where a child finds them in
 /// time.
 pub(crate) fn stack(pid: u32, addresses: &[u64]) -> Vec<String> {
-    let Some((question, uid, gid)) = question(pid, addresses) else {
+    let Some((mut question, uid, gid)) = question(pid, addresses) else {
         return addresses.iter().take(FRAMES).map(plain).collect();
     };
+    // Its files may be others than those that the host has under the same paths.
+    let process = enforcer_kernel::process::identify(pid).and_then(|id| PidFd::of(id).ok()?);
+    let root = process.and_then(|process| place::root_of(pid, &process).ok());
+    question.has_root = root.is_some();
+    let root = root.as_ref().map(AsFd::as_fd);
     let asked = serde_json::to_vec(&question).unwrap_or_default();
-    let answer = unprivileged::run("symbolize", &asked, (uid, gid))
+    let answer = unprivileged::run("symbolize", &asked, (uid, gid), root)
         .inspect_err(|error| tracing::debug!("no names for a stack: {error}"))
         .unwrap_or_default();
     let names: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
@@ -85,6 +94,7 @@ fn question(pid: u32, addresses: &[u64]) -> Option<(Question, u32, u32)> {
         frames: frames.collect(),
         perf_map: PathBuf::from(format!("/tmp/perf-{pid}.map")),
         owner: uid,
+        has_root: false,
     };
     Some((question, uid, gid))
 }
@@ -118,22 +128,27 @@ pub(crate) fn answer() -> anyhow::Result<()> {
         .read_to_end(&mut asked)?;
     let question: Question = serde_json::from_slice(&asked)?;
     let symbolizer = Symbolizer::new();
-    let perf_map = perf_map(&question);
+    let stderr = std::io::stderr();
+    let root = match question.has_root {
+        true => place::path_of(stderr.as_fd()),
+        false => PathBuf::from("/"),
+    };
+    let perf_map = perf_map(&question, &root);
     let names: Vec<String> = question
         .frames
         .iter()
-        .map(|frame| name(&symbolizer, frame, &perf_map).unwrap_or_default())
+        .map(|frame| name(&symbolizer, frame, &perf_map, &root).unwrap_or_default())
         .collect();
     println!("{}", serde_json::to_string(&names)?);
     Ok(())
 }
 
-fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str) -> Option<String> {
+fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str, root: &Path) -> Option<String> {
     let Some((file, offset)) = &frame.file else {
         return name_in_perf_map(perf_map, frame.address);
     };
     let file = path_of(file);
-    let source = Source::Elf(Elf::new(file));
+    let source = Source::Elf(Elf::new(in_root(root, file)));
     let found = symbolizer
         .symbolize(&source, Input::FileOffset(&[*offset]))
         .ok()?;
@@ -156,14 +171,18 @@ fn name(symbolizer: &Symbolizer, frame: &Frame, perf_map: &str) -> Option<String
 }
 
 /// Returns the symbol map of a just-in-time compiler, if the file belongs to the workload's user.
-fn perf_map(question: &Question) -> String {
+fn perf_map(question: &Question, root: &Path) -> String {
     let read = || -> Option<String> {
-        let file = unprivileged::open_owned(&question.perf_map, question.owner)?;
+        let file = unprivileged::open_owned(&in_root(root, &question.perf_map), question.owner)?;
         let mut bytes = Vec::new();
         file.take(LARGEST_PERF_MAP).read_to_end(&mut bytes).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     };
     read().unwrap_or_default()
+}
+
+fn in_root(root: &Path, file: &Path) -> PathBuf {
+    root.join(file.strip_prefix("/").unwrap_or(file))
 }
 
 /// Returns the name of an address. A line is `START SIZE name`, the numbers in hex.
@@ -197,7 +216,8 @@ mod tests {
     fn our_own_code_is_found_by_name() {
         let here = name_in_perf_map as *const () as u64;
         let (question, ..) = question(std::process::id(), &[here]).expect("our own maps");
-        let name = name(&Symbolizer::new(), &question.frames[0], "").expect("a symbol");
+        let name =
+            name(&Symbolizer::new(), &question.frames[0], "", Path::new("/")).expect("a symbol");
         assert!(name.contains("name_in_perf_map"), "{name}");
     }
 

@@ -1,0 +1,242 @@
+//! The child's way into what it sees (`ViewOrders`). As in all of the child, nothing here allocates,
+//! locks or panics.
+//!
+//! The order matters. What is mounted is found first, in the host's files. Then the root is attached to
+//! a folder of the agent's, and each mount to its place below that root, which is opened with
+//! `RESOLVE_IN_ROOT`: no link in the tree leads out of it, and what its owner changes meanwhile makes a
+//! start fail at most. Nothing is created in the tree; only below a file system in memory, which is the
+//! child's own, are folders made. The last step is pivot_root(2), which leaves nothing of the host's.
+
+use super::child::{Failed, Stage, Step, check, system_call};
+use super::view::{MOST_MOUNTS, MountOrder, OwnOrders, Root, SourceOrder, ViewOrders};
+use crate::mounts;
+use libc::c_int;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+
+/// The devices that harm nobody.
+const DEVICES: [&CStr; 6] = [c"null", c"zero", c"full", c"random", c"urandom", c"tty"];
+const LINKS: [(&CStr, &CStr); 5] = [
+    (c"/proc/self/fd", c"fd"),
+    (c"/proc/self/fd/0", c"stdin"),
+    (c"/proc/self/fd/1", c"stdout"),
+    (c"/proc/self/fd/2", c"stderr"),
+    (c"pts/ptmx", c"ptmx"),
+];
+
+/// Enters what these orders say; the descriptors are those of the view.
+pub(super) fn enter(orders: &ViewOrders, descriptors: &[c_int]) -> Step {
+    match orders {
+        ViewOrders::Hosts => Ok(()),
+        ViewOrders::Another => join(descriptors),
+        ViewOrders::Own(own) => make(own, descriptors),
+    }
+}
+
+/// By a pidfd since Linux 5.8.
+fn join(descriptors: &[c_int]) -> Step {
+    let process = descriptors.first().copied().unwrap_or(-1);
+    // SAFETY: a descriptor and flags.
+    let joined = unsafe { libc::setns(process, libc::CLONE_NEWNS | libc::CLONE_NEWUTS) };
+    check(joined, Stage::Join)
+}
+
+fn make(own: &OwnOrders, given: &[c_int]) -> Step {
+    new_namespaces(own)?;
+    // SAFETY: no preconditions, and it always succeeds. The program's own mask is set later.
+    unsafe { libc::umask(0o022) };
+    let devices = mounts::folder(c"/dev");
+    let mut given = given.iter().copied();
+    let mut sources = [const { None }; MOST_MOUNTS];
+    for (index, (mount, found)) in own.mounts.iter().zip(&mut sources).enumerate() {
+        *found = match source(&mount.source, &mut given) {
+            Ok(source) => Some(source),
+            Err(_) if mount.is_optional => None,
+            Err(error) => return Err(failed(Stage::Source, index, &error)),
+        };
+    }
+    let root = match &own.root {
+        Some(root) => stage(root),
+        None => mounts::folder(c"/"),
+    };
+    let root = root.map_err(|error| failed(Stage::Root, 0, &error))?;
+    for (index, (mount, source)) in own.mounts.iter().zip(sources).enumerate() {
+        let Some(source) = source else {
+            continue;
+        };
+        let attached = attach(&root, mount, &source).and_then(|()| match mount.source {
+            SourceOrder::Devices => fill_devices(&source, devices.as_ref().ok()),
+            _ => Ok(()),
+        });
+        match attached {
+            Ok(()) => {}
+            Err(error) if mount.is_optional && error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(failed(Stage::Mount, index, &error)),
+        }
+    }
+    match &own.root {
+        Some(_) => change_root(&root),
+        None => Ok(()),
+    }
+}
+
+/// What is mounted on the host appears in the new namespace, and nothing of it appears on the host.
+fn new_namespaces(own: &OwnOrders) -> Step {
+    let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
+    let of_name = match own.hostname {
+        Some(_) => libc::CLONE_NEWUTS,
+        None => 0,
+    };
+    // SAFETY: all paths end with NUL, and the name has the length that is passed.
+    unsafe {
+        check(libc::unshare(libc::CLONE_NEWNS | of_name), Stage::Namespace)?;
+        let flags = libc::MS_REC | libc::MS_SLAVE;
+        let slave = libc::mount(nothing, root, nothing, flags, nothing.cast());
+        check(slave, Stage::Namespace)?;
+        if let Some(name) = &own.hostname {
+            let set = libc::sethostname(name.as_ptr(), name.as_bytes().len());
+            check(set, Stage::Hostname)?;
+        }
+    }
+    Ok(())
+}
+
+fn source(order: &SourceOrder, given: &mut impl Iterator<Item = c_int>) -> io::Result<OwnedFd> {
+    match order {
+        SourceOrder::Given => {
+            let number = given.next().unwrap_or(-1);
+            match number {
+                // SAFETY: it came with the orders, and nothing else in this process closes it.
+                0.. => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            }
+        }
+        SourceOrder::Hosts { path, read_only } => {
+            let copy = mounts::copy_of(path)?;
+            if *read_only {
+                mounts::make_read_only(&copy)?;
+            }
+            Ok(copy)
+        }
+        SourceOrder::Memory(options) => memory(options),
+        SourceOrder::Devices => {
+            let options = [(c"mode", Some(c"0755")), (c"size", Some(c"64k"))];
+            mounts::make(c"tmpfs", &options, mounts::NO_SUID | mounts::NO_EXEC)
+        }
+    }
+}
+
+fn memory(options: &[(CString, CString)]) -> io::Result<OwnedFd> {
+    const MOST_OPTIONS: usize = 8;
+    let mut all: [mounts::MountOption<'_>; MOST_OPTIONS] = [(c"", None); MOST_OPTIONS];
+    for ((key, value), one) in options.iter().zip(&mut all) {
+        *one = (key, Some(value));
+    }
+    let all = &all[..options.len().min(MOST_OPTIONS)];
+    mounts::make(c"tmpfs", all, mounts::NO_SUID | mounts::NO_DEVICES)
+}
+
+/// Attaches the tree of the root to the agent's folder, where its mounts are put together.
+fn stage(root: &Root) -> io::Result<OwnedFd> {
+    let tree = mounts::copy_of(&root.folder)?;
+    if root.read_only {
+        mounts::make_read_only(&tree)?;
+    }
+    mounts::attach(&tree, &mounts::folder(&root.stage)?)?;
+    Ok(tree)
+}
+
+fn attach(root: &OwnedFd, mount: &MountOrder, source: &OwnedFd) -> io::Result<()> {
+    let place = match &mount.below {
+        None => mounts::open_below(root, &mount.at, 0)?,
+        Some((memory, parts)) => {
+            let mut place = mounts::open_below(root, memory, libc::O_DIRECTORY)?;
+            let is_folder = is_folder(source)?;
+            for (index, part) in parts.iter().enumerate() {
+                place = make_in(&place, part, is_folder || index + 1 < parts.len())?;
+            }
+            place
+        }
+    };
+    mounts::attach(source, &place)
+}
+
+/// Makes a folder or an empty file, if it is missing, and returns its place.
+fn make_in(folder: &OwnedFd, name: &CStr, is_folder: bool) -> io::Result<OwnedFd> {
+    let number = folder.as_raw_fd();
+    let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: the name ends with NUL, and the descriptor is closed where it was opened.
+    unsafe {
+        if is_folder {
+            libc::mkdirat(number, name.as_ptr(), 0o755);
+        } else {
+            let file = libc::openat(number, name.as_ptr(), flags, 0o644);
+            libc::close(file);
+        }
+    }
+    // What could not be made is missing now.
+    mounts::open_below(folder, name, libc::O_NOFOLLOW)
+}
+
+fn is_folder(source: &OwnedFd) -> io::Result<bool> {
+    // SAFETY: all of its fields are integers, for which zero is valid, and the kernel fills it.
+    unsafe {
+        let mut found: libc::stat = std::mem::zeroed();
+        match libc::fstat(source.as_raw_fd(), &raw mut found) {
+            0 => Ok(found.st_mode & libc::S_IFMT == libc::S_IFDIR),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Fills a folder as `/dev`.
+fn fill_devices(folder: &OwnedFd, of_host: Option<&OwnedFd>) -> io::Result<()> {
+    let Some(of_host) = of_host else {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    };
+    for name in DEVICES {
+        let device = mounts::copy_in(of_host, name)?;
+        mounts::attach(&device, &make_in(folder, name, false)?)?;
+    }
+    for (target, name) in LINKS {
+        // SAFETY: both strings end with NUL.
+        let made = unsafe { libc::symlinkat(target.as_ptr(), folder.as_raw_fd(), name.as_ptr()) };
+        if made < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let options = [
+        (c"ptmxmode", Some(c"0666")),
+        (c"mode", Some(c"0620")),
+        (c"gid", Some(c"5")),
+    ];
+    let terminals = mounts::make(c"devpts", &options, mounts::NO_SUID | mounts::NO_EXEC)?;
+    mounts::attach(&terminals, &make_in(folder, c"pts", true)?)?;
+    let attributes = mounts::NO_SUID | mounts::NO_DEVICES | mounts::NO_EXEC;
+    let shared = mounts::make(c"tmpfs", &[(c"mode", Some(c"1777"))], attributes)?;
+    mounts::attach(&shared, &make_in(folder, c"shm", true)?)
+}
+
+/// Makes the staged tree the root, and lets go of the host's (pivot_root(2), "pivot_root(".", ".")").
+fn change_root(root: &OwnedFd) -> Step {
+    let here = c".".as_ptr();
+    // SAFETY: all paths end with NUL.
+    unsafe {
+        check(libc::fchdir(root.as_raw_fd()), Stage::Pivot)?;
+        let moved = libc::syscall(libc::SYS_pivot_root, here, here);
+        check(system_call(moved), Stage::Pivot)?;
+        check(libc::umount2(here, libc::MNT_DETACH), Stage::Pivot)?;
+        check(libc::chdir(c"/".as_ptr()), Stage::Pivot)
+    }
+}
+
+/// The error may have been overwritten since, so that it is set again.
+fn failed(stage: Stage, index: usize, error: &io::Error) -> Failed {
+    let number = error.raw_os_error().unwrap_or(libc::EIO);
+    nix::Error::from_raw(number).set();
+    Failed {
+        stage,
+        index: u8::try_from(index).unwrap_or(u8::MAX),
+    }
+}

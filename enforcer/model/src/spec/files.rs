@@ -1,0 +1,104 @@
+//! The files that a workload sees: its root, and what is mounted for it.
+
+use super::WorkloadSpec;
+use crate::settings::Setting;
+use crate::shapes;
+use crate::units::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A file or a folder of the host's that the workload sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
+#[setting(inherit)]
+#[schemars(deny_unknown_fields)]
+pub struct Mount {
+    /// The path on the host.
+    #[schemars(with = "shapes::AbsolutePath")]
+    pub from: String,
+    /// The path in the workload's files, which must be there.
+    #[schemars(with = "shapes::AbsolutePath")]
+    pub to: String,
+    /// The workload cannot change it.
+    pub read_only: bool,
+}
+
+/// A file system in memory, which the workload's user owns. It is gone with the instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]
+#[setting(inherit)]
+#[schemars(deny_unknown_fields)]
+pub struct Tmpfs {
+    /// The path in the workload's files.
+    #[schemars(with = "shapes::AbsolutePath")]
+    pub path: String,
+    /// The most that it may hold. The default is half of the host's memory; `memory.max` counts it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "shapes::Size")]
+    pub size: Option<Bytes>,
+}
+
+impl WorkloadSpec {
+    /// Returns whether the workload sees other files than the host's processes do.
+    #[must_use]
+    pub fn has_own_files(&self) -> bool {
+        self.root.is_some() || !self.mounts.is_empty() || !self.tmpfs.is_empty()
+    }
+
+    /// Returns the path on the host of a file that the workload names; `None` for one in its memory.
+    /// Links are not looked at.
+    #[must_use]
+    pub fn on_host(&self, path: &str) -> Option<String> {
+        let path = Path::new(path);
+        let nearest = |at: &str| path.starts_with(at).then(|| Path::new(at).iter().count());
+        let memory = self.tmpfs.iter().filter_map(|one| nearest(&one.path)).max();
+        let mounts = self.mounts.iter();
+        let mount = mounts
+            .filter_map(|one| Some((nearest(&one.to)?, one)))
+            .max_by_key(|(depth, _)| *depth);
+        let (at, from) = match mount {
+            _ if memory > mount.map(|(depth, _)| depth) => return None,
+            Some((_, one)) => (one.to.as_str(), one.from.as_str()),
+            None => ("/", self.root.as_deref().unwrap_or("/")),
+        };
+        let rest = path.strip_prefix(at).ok()?;
+        let found = match rest.as_os_str().is_empty() {
+            true => from.into(),
+            false => Path::new(from).join(rest),
+        };
+        Some(found.display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_a_workload_has_a_path_on_the_host() {
+        let spec = WorkloadSpec {
+            root: Some("/srv/tree".to_owned()),
+            mounts: vec![Mount {
+                from: "/data/shop".to_owned(),
+                to: "/var/shop".to_owned(),
+                read_only: false,
+            }],
+            tmpfs: vec![Tmpfs {
+                path: "/var/shop/tmp".to_owned(),
+                size: None,
+            }],
+            ..WorkloadSpec::default()
+        };
+        let on_host = |path| spec.on_host(path);
+        for (path, expected) in [
+            ("/etc/shop", Some("/srv/tree/etc/shop")),
+            ("/var/shop", Some("/data/shop")),
+            ("/var/shop/a/b", Some("/data/shop/a/b")),
+            ("/var/shopping", Some("/srv/tree/var/shopping")),
+            ("/var/shop/tmp/x", None),
+        ] {
+            assert_eq!(on_host(path).as_deref(), expected, "{path}");
+        }
+        let plain = WorkloadSpec::default();
+        assert_eq!(plain.on_host("/etc/shop").as_deref(), Some("/etc/shop"));
+    }
+}
