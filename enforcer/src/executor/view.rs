@@ -11,7 +11,7 @@ use enforcer_kernel::credentials::{self, CredentialError};
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::place::Place;
 use enforcer_kernel::process;
-use enforcer_kernel::spawn::{Mount, OwnView, Root, Source, View};
+use enforcer_kernel::spawn::{MOST_MOUNTS, Mount, OwnView, Root, Source, View};
 use nix::unistd::geteuid;
 use std::ffi::CString;
 use std::io;
@@ -91,6 +91,10 @@ impl Executor {
             mounts.extend(self.mounts_of_root(spec).map_err(failed)?);
         }
         mounts.extend(self.credentials(workload, spec, user)?);
+        if mounts.len() > MOST_MOUNTS {
+            let many = format!("they are {}, and at most {MOST_MOUNTS}", mounts.len());
+            return Err(failed(io::Error::other(many)));
+        }
         let root = self.root_of(spec).map_err(failed)?;
         let hostname = spec.hostname.clone().map(string).transpose();
         Ok(View::Own(OwnView {

@@ -21,7 +21,8 @@ const CERTIFICATE: &str = include_str!("../../../enforcer/src/tls/testdata/own.p
 const KEY: &str = include_str!("../../../enforcer/src/tls/testdata/own.key");
 
 /// A daemon, the settings of its workload in YAML, and its startup and its liveness check. nginx
-/// forks, and HAProxy and redis say by sd_notify(3) that they are ready, as in their own units.
+/// forks, and HAProxy and redis say by sd_notify(3) that they are ready, as in their own units. redis
+/// has a root of its own.
 const DAEMONS: [(&str, &str, &str, &str); 6] = [
     (
         "etcd",
@@ -64,7 +65,10 @@ const DAEMONS: [(&str, &str, &str, &str); 6] = [
     (
         "redis",
         "command: [/usr/bin/redis-server, /etc/redis/redis.conf, --supervised, systemd, --daemonize, \"no\"], \
-         user: redis, cgroup: { memory.max: 64M, pids.max: 32 }",
+         user: redis, root: /srv/redis, read_only: true, tmpfs: [/run/redis], mounts: [\
+         { from: /usr, to: /usr, read_only: true }, { from: /etc/redis, to: /etc/redis, read_only: true }, \
+         { from: /var/lib/redis, to: /var/lib/redis }, { from: /var/log/redis, to: /var/log/redis }], \
+         cgroup: { memory.max: 64M, pids.max: 32 }",
         "notify: {}",
         "exec: { command: [/usr/bin/redis-cli, -e, ping] }",
     ),
@@ -104,6 +108,11 @@ user haproxy /var/lib/haproxy
 user etcd /var/lib/etcd
 install -d -o redis -g redis /var/lib/redis /var/log/redis /run/redis
 chgrp redis /etc/redis/redis.conf
+cd /srv && mkdir -p redis && cd redis
+mkdir -p proc sys dev run tmp usr etc/redis var/lib/redis var/log/redis
+for folder in bin lib lib64 sbin; do ln -s usr/$folder $folder; done
+cp /etc/passwd /etc/group /etc/ld.so.cache etc/
+cd /
 install -d -o postgres -g postgres /var/lib/postgresql /etc/postgresql /var/log/postgresql
 install -d -o postgres -g postgres -m 2775 /run/postgresql
 install -d -o etcd -g etcd -m 700 /var/lib/etcd
@@ -126,7 +135,7 @@ const UNMAKE: &str = r#"
 for user in redis postgres haproxy etcd; do userdel $user; done
 chgrp root /etc/redis/redis.conf
 rm -rf /etc/nginx/conf.d/front.conf /root/front.pem /root/front.key /run/nginx-front.sock
-rm -rf /var/lib/redis /etc/postgresql /var/lib/postgresql /var/lib/etcd /var/lib/haproxy \
+rm -rf /srv/redis /var/lib/redis /etc/postgresql /var/lib/postgresql /var/lib/etcd /var/lib/haproxy \
     /var/lib/nginx/* /var/www /etc/nginx/sites-enabled/default \
     /etc/apt/apt.conf.d/02autoremove-postgresql /root/front.cfg /tmp/server.js
 mkdir -p /var/lib/postgresql /etc/postgresql /var/lib/haproxy/dev
