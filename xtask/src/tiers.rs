@@ -19,7 +19,7 @@ use crate::console::{Outcome, Silence};
 use crate::guest::Accelerator;
 use crate::guest::Boot;
 use crate::image::{self, Contents};
-use crate::kernels::{self, Kernel, MAIN, Matrix, OLDEST};
+use crate::kernels::{self, Kernel, MAIN, Matrix};
 use crate::progress::Phase;
 use crate::report::{Report, conclude};
 use crate::{corpus, debian, power, prometheus, setup, tidy, tools};
@@ -104,10 +104,8 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     let prepared = prepare(request, &selection)?;
     let mut tasks = Vec::new();
     let mut missing = prepared.matrix.missing.clone();
-    // The longest tasks begin first: of the kernels, those with a thousand workloads and with two
-    // hundred deaths of an agent. Those of systemd wait for a third of their time.
-    let is_long = |kernel: &Kernel| [MAIN, OLDEST].contains(&kernel.series.as_str());
-    add_vm(&prepared, &selection, is_long, &mut tasks);
+    // The longest task begins first: the newest Debian, with its daemons. The others of these tiers take
+    // about as long as each other.
     add_systemd(
         &prepared,
         &selection,
@@ -115,7 +113,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
         &mut tasks,
         &mut missing,
     );
-    add_vm(&prepared, &selection, |kernel| !is_long(kernel), &mut tasks);
+    add_vm(&prepared, &selection, &mut tasks);
     add_power(&prepared, &selection, &mut tasks);
     if selection.host {
         tasks.push(Box::new(host_tests));
@@ -185,18 +183,13 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
     })
 }
 
-fn add_vm<'a>(
-    prepared: &'a Prepared,
-    selection: &Selection,
-    which: impl Fn(&Kernel) -> bool,
-    tasks: &mut Vec<Task<'a>>,
-) {
+fn add_vm<'a>(prepared: &'a Prepared, selection: &Selection, tasks: &mut Vec<Task<'a>>) {
     let Some(names) = &selection.vm else {
         return;
     };
     let kernels = prepared.matrix.kernels.iter();
     let count = kernels.len();
-    for (place, kernel) in kernels.enumerate().filter(|(_, kernel)| which(kernel)) {
+    for (place, kernel) in kernels.enumerate() {
         let names = names.join(",");
         tasks.push(Box::new(move || {
             let label = format!("vm {}", kernel.series);
@@ -260,7 +253,7 @@ fn add_systemd<'a>(
     if hosts.is_empty() {
         hosts.push(debian::OWN);
     }
-    for host in hosts {
+    for host in hosts.into_iter().rev() {
         let Some(kernel) = kernel_of(&host) else {
             continue;
         };
