@@ -109,9 +109,8 @@ fn a_workload_alone_sees_its_credentials() {
 
     // Commands see it as the program does.
     assert_eq!(last_line("/tmp/credential-before"), "s3cret-one");
-    wait_for("a probe", || {
-        (last_line("/tmp/credential-probed") == "s3cret-one").then_some(())
-    });
+    assert!(agent.cli(&["probe", "web"]).status.success());
+    assert_eq!(last_line("/tmp/credential-probed"), "s3cret-one");
 
     // Another agent's commands do so too, and each start reads the file anew.
     agent.kill();
