@@ -7,10 +7,12 @@ use enforcer_model::health::Health;
 use enforcer_model::oom::Incident;
 use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, wait_for};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use nix::mount::{MsFlags, mount};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The uid and the gid that the trees give to `web`. The host gives it others.
 const WEB: u32 = 71;
@@ -150,7 +152,8 @@ fn a_workload_sees_its_root_and_what_is_mounted_there() {
         text.lines().last().map(str::to_owned)
     };
     assert_eq!(line("before").as_deref(), Some("shop"));
-    agent.cli(&["probe", "web"]);
+    // The heartbeat is missing.
+    assert_eq!(agent.cli(&["probe", "web"]).status.code(), Some(3));
     assert_eq!(line("probed").as_deref(), Some("s3cret"));
     // A heartbeat is looked for in the root.
     let misses = |agent: &Agent, since: usize| {
@@ -169,7 +172,7 @@ fn a_workload_sees_its_root_and_what_is_mounted_there() {
     agent.start_again();
     assert_eq!(pid_of(&agent.workload("web")), pid);
     fs::remove_file(data.join("probed")).unwrap();
-    agent.cli(&["probe", "web"]);
+    assert!(agent.cli(&["probe", "web"]).status.success());
     assert_eq!(line("probed").as_deref(), Some("s3cret"));
     let before = agent.events::<HealthChange>("web").len();
     fs::remove_file(inside(pid, "/tmp/beat")).unwrap();
@@ -326,6 +329,55 @@ fn planted_links_in_a_root_lead_nowhere() {
             .iter()
             .all(|mount| !mount.contains("planted"))
     );
+}
+
+/// Ends a thread when this is dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A place that becomes a link and a folder again while mounts are attached.
+#[test]
+fn places_that_are_swapped_during_starts_lead_nowhere() {
+    let root = tree("root-swapped");
+    open_folder("data-swapped");
+    fs::create_dir_all("/tmp/swapped-target").unwrap();
+    fs::create_dir_all(root.join("tmp/swapped-target")).unwrap();
+    symlink("/tmp/swapped-target", root.join("other")).unwrap();
+    let more = "mounts: [{ from: /tmp/data-swapped, to: /data }]";
+    let agent = Agent::start(&manifest(&rooted("web", &root, "rest", more)));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (data, other) = (root.join("data"), root.join("other"));
+            while !is_over.load(Ordering::Relaxed) {
+                let exchange = RenameFlags::RENAME_EXCHANGE;
+                renameat2(AT_FDCWD, &data, AT_FDCWD, &other, exchange).unwrap();
+            }
+        });
+        // Also if the test fails.
+        let _end = End(&is_over);
+        for _ in 0..10 {
+            let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
+            let mounts = mounts_of(&pid.to_string());
+            let places = ["/data", "/other", "/tmp/swapped-target"];
+            assert!(
+                mounts.iter().any(|mount| places.contains(&mount.as_str())),
+                "{mounts:?}"
+            );
+            let on_host = mounts_of("self");
+            assert!(
+                on_host.iter().all(|mount| !mount.contains("swapped")),
+                "{on_host:?}"
+            );
+            assert!(agent.cli(&["restart", "web"]).status.success());
+        }
+    });
+    assert_eq!(fs::read_dir("/tmp/swapped-target").unwrap().count(), 0);
 }
 
 /// Mounts without a root are the host's files with something else in them.
