@@ -91,6 +91,8 @@ pub(crate) struct Programs {
     pub(crate) bench: PathBuf,
     /// The static C program that benchmarks take as their floor.
     pub(crate) floor: PathBuf,
+    /// The static C program that tries what a sandbox refuses.
+    pub(crate) attempts: PathBuf,
     /// Another build of the agent, to measure beside this one.
     pub(crate) agent_before: Option<PathBuf>,
     /// Runs on the host.
@@ -124,13 +126,13 @@ pub(crate) fn test_programs() -> Result<Programs> {
     })
 }
 
-/// Compiles the floor of the benchmarks with the C compiler that Rust links with.
-fn floor() -> Result<PathBuf> {
-    let file = target().join("floor");
+/// Compiles a static program of the tests with the C compiler that Rust links with.
+fn in_c(name: &str) -> Result<PathBuf> {
+    let file = target().join(name);
     run(Command::new("cc")
         .args(["-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o"])
         .arg(&file)
-        .arg(root().join("tests/floor/floor.c")))?;
+        .arg(root().join(format!("tests/{name}/{name}.c"))))?;
     Ok(file)
 }
 
@@ -169,7 +171,8 @@ pub(crate) fn vm_programs() -> Result<Programs> {
         suite: test("vm")?,
         system: test("system")?,
         bench: release.join("bench"),
-        floor: floor()?,
+        attempts: in_c("attempts")?,
+        floor: in_c("floor")?,
         calibrate: release.join("calibrate"),
     })
 }

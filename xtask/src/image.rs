@@ -89,6 +89,7 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
     archive.program("usr/bin/fixture", &programs.fixture)?;
     archive.program("usr/bin/bench", &programs.bench)?;
     archive.program("usr/bin/floor", &programs.floor)?;
+    archive.program("usr/bin/attempts", &programs.attempts)?;
     if contents != Contents::Demo {
         if let Some(agent) = &programs.agent_with_failpoints {
             archive.program("usr/bin/enforcer-with-failpoints", agent)?;

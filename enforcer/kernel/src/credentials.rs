@@ -87,5 +87,5 @@ fn finish(mount: &OwnedFd, user: &Identity) -> io::Result<()> {
     fchown(&folder, Some(user.uid), Some(user.gid))?;
     fchmod(&folder, Mode::S_IRUSR | Mode::S_IXUSR)?;
     drop(folder);
-    mounts::make_read_only(mount)
+    mounts::make_read_only(mount, false)
 }

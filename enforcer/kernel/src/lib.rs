@@ -41,6 +41,7 @@ pub mod ptrace;
 pub mod ready;
 pub mod regular_file;
 pub mod replacement;
+pub mod seccomp;
 pub mod settings_file;
 pub mod signal;
 pub mod slot;

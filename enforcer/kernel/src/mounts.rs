@@ -73,7 +73,8 @@ pub(crate) fn copy_in(folder: &impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     copy(&open_below(folder, name, 0)?)
 }
 
-fn copy(place: &OwnedFd) -> io::Result<OwnedFd> {
+/// Makes a copy of what is mounted at a place and below it.
+pub(crate) fn copy(place: &OwnedFd) -> io::Result<OwnedFd> {
     // SAFETY: the path ends with NUL.
     descriptor(unsafe {
         libc::syscall(
@@ -141,11 +142,11 @@ pub(crate) fn attach(mount: &impl AsFd, place: &impl AsFd) -> io::Result<()> {
     })
 }
 
-/// Makes a mount and those below it read-only, attached or not.
+/// Makes a mount read-only, attached or not, and those below it if that is asked for.
 ///
 /// # Errors
 /// `EBUSY` if a file there is open for writing.
-pub(crate) fn make_read_only(mount: &impl AsFd) -> io::Result<()> {
+pub(crate) fn make_read_only(mount: &impl AsFd, with_those_below: bool) -> io::Result<()> {
     /// `struct mount_attr`.
     #[repr(C)]
     struct Attributes {
@@ -160,13 +161,14 @@ pub(crate) fn make_read_only(mount: &impl AsFd) -> io::Result<()> {
         propagation: 0,
         user_namespace: 0,
     };
+    let below = if with_those_below { AT_RECURSIVE } else { 0 };
     // SAFETY: the path ends with NUL, and the structure has the size that is passed.
     succeeded(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            EMPTY_PATH | AT_RECURSIVE,
+            EMPTY_PATH | below,
             &raw const attributes,
             size_of::<Attributes>(),
         )

@@ -24,9 +24,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The manifest version that this program reads.
-pub const VERSION: u64 = 1;
-
 /// Reads the argument of `throttle W --cpu`: a percentage of one CPU, from 1 % on. The error says
 /// what was expected.
 pub fn parse_throttle(text: &str) -> Result<enforcer_model::units::Percent, String> {

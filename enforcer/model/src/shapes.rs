@@ -161,6 +161,9 @@ shapes! {
     Needs(_generator) =
         json!({ "type": "object", "additionalProperties": { "enum": ["started", "ready", "completed"] } });
     Mode(_generator) = json!({ "enum": ["enforce", "observe"] });
+    Sandbox(_generator) = json!({ "enum": ["off", "default"] });
+    /// Devices, and folders of them.
+    Devices(_generator) = list(&json!({ "type": "string", "pattern": "^/dev/." }));
     StopScope(_generator) = json!({ "enum": ["main", "group"] });
     /// A name or a number of a user or a group.
     Account(_generator) = account();

@@ -2,10 +2,10 @@
 //! strings made. Everything that can fail by the manifest's doing fails here,
 //! before there is a process.
 
-use super::directories;
+use super::{directories, sandbox};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
-use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::spec::{Sandbox, WorkloadSpec};
 use enforcer_kernel::account::{Accounts, Identity};
 use enforcer_kernel::settings_file;
 use enforcer_kernel::spawn::Launch;
@@ -83,9 +83,11 @@ pub(super) fn prepare(
         default_nofile,
         umask: spec.umask.0,
         nice: spec.nice,
-        no_new_privs: !identity.uid.is_root(),
+        no_new_privs: !identity.uid.is_root() || spec.sandbox != Sandbox::Off,
         oom_score_adj: string(spec.oom_score_adj().to_string())?,
         hides_memory: !spec.credentials.is_empty(),
+        filters: sandbox::filters(spec)
+            .map_err(|error| failure("make the filters of system calls", error))?,
         identity,
     })
 }

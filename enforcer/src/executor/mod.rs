@@ -18,6 +18,7 @@ mod output;
 pub(crate) mod proof;
 mod queue;
 mod remedy;
+mod sandbox;
 mod start;
 mod take_over;
 mod view;

@@ -148,6 +148,10 @@ impl Executor {
             commands: spec.commands,
             root: spec.root.clone(),
             mounts: spec.mounts.clone(),
+            sandbox: spec.sandbox,
+            private_tmp: spec.private_tmp,
+            read_only_paths: spec.read_only_paths.clone(),
+            read_write_paths: spec.read_write_paths.clone(),
             ..WorkloadSpec::default()
         });
         let command = self.remedy_command(workload, &spec, command, Vec::new());

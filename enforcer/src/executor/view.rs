@@ -1,7 +1,7 @@
 //! What a workload's processes see: the files of a root of their own, mounts, and credentials.
 
 use super::start::io_failure;
-use super::{Executor, ShortCommand, directories};
+use super::{Executor, ShortCommand, directories, sandbox};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{DirectoryKind, WorkloadSpec};
@@ -13,6 +13,7 @@ use enforcer_kernel::place::Place;
 use enforcer_kernel::process;
 use enforcer_kernel::spawn::{MOST_MOUNTS, Mount, OwnView, Root, Source, View};
 use nix::unistd::geteuid;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -87,10 +88,14 @@ impl Executor {
         }
         let failed = |error: io::Error| io_failure("prepare its mounts", &error);
         let mut mounts = mounts_of(spec, user).map_err(failed)?;
+        mounts.extend(self.credentials(workload, spec, user)?);
+        mounts.extend(sandbox::mounts(spec, user, &self.runtime_dir).map_err(failed)?);
         if spec.root.is_some() {
             mounts.extend(self.mounts_of_root(spec).map_err(failed)?);
         }
-        mounts.extend(self.credentials(workload, spec, user)?);
+        let mut taken = BTreeSet::new();
+        // The first one of a place counts: it was asked for.
+        mounts.retain(|mount| taken.insert(mount.at.clone()));
         if mounts.len() > MOST_MOUNTS {
             let many = format!("they are {}, and at most {MOST_MOUNTS}", mounts.len());
             return Err(failed(io::Error::other(many)));
@@ -118,13 +123,16 @@ impl Executor {
     }
 
     /// Returns what a root has beside its own files: the kernel's interfaces, memory below `/run`, and
-    /// what the agent makes for the workload. A mount of the workload's own comes in its place.
+    /// what the agent makes for the workload.
     fn mounts_of_root(&self, spec: &WorkloadSpec) -> io::Result<Vec<Mount>> {
         let hosts = |path: &str, read_only| -> io::Result<Source> {
             let path = string(path)?;
             Ok(Source::Hosts { path, read_only })
         };
-        let memory = Source::Memory(vec![option("mode", "0755")?, option("size", "16m")?]);
+        let memory = Source::Memory {
+            options: vec![option("mode", "0755")?, option("size", "16m")?],
+            read_only: false,
+        };
         let mut all = Vec::from(Mount::of_the_kernel());
         all.push(optional("/run", memory)?);
         let notify = self.runtime_dir.join("notify");
@@ -138,12 +146,6 @@ impl Executor {
                 all.push(mount(&path, hosts(&path, false)?)?);
             }
         }
-        let taken = |at: &CString| {
-            let own = spec.mounts.iter().map(|mount| &mount.to);
-            let mut own = own.chain(spec.tmpfs.iter().map(|one| &one.path));
-            own.any(|own| own.as_bytes() == at.as_bytes())
-        };
-        all.retain(|mount| !taken(&mount.at));
         Ok(all)
     }
 
@@ -251,7 +253,11 @@ fn mounts_of(spec: &WorkloadSpec, user: &Identity) -> io::Result<Vec<Mount>> {
         if let Some(size) = one.size {
             options.push(option("size", &size.0.to_string())?);
         }
-        all.push(mount(&one.path, Source::Memory(options))?);
+        let source = Source::Memory {
+            options,
+            read_only: false,
+        };
+        all.push(mount(&one.path, source)?);
     }
     Ok(all)
 }
@@ -264,7 +270,7 @@ fn in_order(mut mounts: Vec<Mount>) -> io::Result<Vec<Mount>> {
     let above: Vec<(PathBuf, bool)> = mounts
         .iter()
         .map(|mount| {
-            let is_memory = matches!(mount.source, Source::Memory(_) | Source::Devices);
+            let is_memory = matches!(mount.source, Source::Memory { .. } | Source::Devices);
             (path(mount), is_memory)
         })
         .collect();
@@ -283,7 +289,7 @@ fn in_order(mut mounts: Vec<Mount>) -> io::Result<Vec<Mount>> {
     Ok(mounts)
 }
 
-fn mount(at: &str, source: Source) -> io::Result<Mount> {
+pub(super) fn mount(at: &str, source: Source) -> io::Result<Mount> {
     Ok(Mount {
         source,
         at: string(at)?,
@@ -292,18 +298,18 @@ fn mount(at: &str, source: Source) -> io::Result<Mount> {
     })
 }
 
-fn optional(at: &str, source: Source) -> io::Result<Mount> {
+pub(super) fn optional(at: &str, source: Source) -> io::Result<Mount> {
     Ok(Mount {
         is_optional: true,
         ..mount(at, source)?
     })
 }
 
-fn option(key: &str, value: &str) -> io::Result<(CString, CString)> {
+pub(super) fn option(key: &str, value: &str) -> io::Result<(CString, CString)> {
     Ok((string(key)?, string(value)?))
 }
 
-fn string(text: impl Into<Vec<u8>>) -> io::Result<CString> {
+pub(super) fn string(text: impl Into<Vec<u8>>) -> io::Result<CString> {
     Ok(CString::new(text)?)
 }
 
@@ -328,7 +334,10 @@ mod tests {
             path: c"/srv".to_owned(),
             read_only: false,
         };
-        let memory = || Source::Memory(Vec::new());
+        let memory = || Source::Memory {
+            options: Vec::new(),
+            read_only: false,
+        };
         let all = vec![
             mount("/run/a/b", hosts()).expect("a mount"),
             mount("/run-more", hosts()).expect("a mount"),

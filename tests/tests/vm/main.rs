@@ -37,6 +37,7 @@ mod refuse;
 mod reload;
 mod remedies;
 mod roots;
+mod sandbox;
 mod start;
 mod stop;
 mod storm;

@@ -31,6 +31,7 @@ pub(crate) enum Stage {
     Mount,
     Pivot,
     Hostname,
+    Filter,
 }
 
 /// The names of what a child works with.
@@ -65,6 +66,7 @@ impl Stage {
             18 => return format!("mount {}", names.mount),
             19 => return format!("make {} its root", names.root),
             20 => "set its host name",
+            21 => "filter its system calls",
             _ => return format!("execute {}", names.program),
         };
         plain.to_owned()
@@ -432,6 +434,28 @@ fn set_capabilities(mask: u64) -> c_int {
     system_call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
+/// Installs the filters of system calls (seccomp(2)). They allow write(2), execve(2) and exit_group(2),
+/// which are all that follows.
+fn filter(orders: &Orders) -> Step {
+    for filter in &orders.filters {
+        let program = libc::sock_fprog {
+            len: u16::try_from(filter.len()).unwrap_or(0),
+            filter: filter.as_ptr().cast_mut().cast(),
+        };
+        // SAFETY: the kernel reads `len` instructions of eight bytes each.
+        let installed = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                0,
+                &raw const program,
+            )
+        };
+        check(system_call(installed), Stage::Filter)?;
+    }
+    Ok(())
+}
+
 fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
     let mut byte = 0u8;
     loop {
@@ -444,6 +468,7 @@ fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
             _ => unsafe { libc::_exit(127) },
         }
     }
+    filter(plan.orders)?;
     let pointers = plan.pointers;
     // SAFETY: both arrays end with a null pointer, and their strings with NUL.
     unsafe {

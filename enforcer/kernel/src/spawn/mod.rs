@@ -23,6 +23,7 @@ mod orders;
 mod view;
 use super::account::Identity;
 use super::pidfd::PidFd;
+use super::seccomp::Filter;
 use super::{clock, process};
 use child::{Names, Stage};
 use enforcer_model::detail::StartError;
@@ -63,6 +64,8 @@ pub struct Launch {
     /// The nice value; `None` for the agent's own.
     pub nice: Option<i32>,
     pub oom_score_adj: CString,
+    /// They are installed last.
+    pub filters: Vec<Filter>,
     /// A core dump has no memory in it (core(5)).
     pub hides_memory: bool,
 }

@@ -51,7 +51,7 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
     let mut sources = [const { None }; MOST_MOUNTS];
     for (index, (mount, found)) in own.mounts.iter().zip(&mut sources).enumerate() {
         *found = match source(&mount.source, &mut given) {
-            Ok(source) => Some(source),
+            Ok(source) => source,
             Err(_) if mount.is_optional => None,
             Err(error) => return Err(failed(Stage::Source, index, &error)),
         };
@@ -61,24 +61,44 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
         None => mounts::folder(c"/"),
     };
     let root = root.map_err(|error| failed(Stage::Root, 0, &error))?;
-    for (index, (mount, source)) in own.mounts.iter().zip(sources).enumerate() {
-        let Some(source) = source else {
-            continue;
+    for (index, (mount, source)) in own.mounts.iter().zip(&sources).enumerate() {
+        let attached = match (source, &mount.source) {
+            (Some(source), SourceOrder::Devices) => attach(&root, mount, source)
+                .and_then(|()| fill_devices(source, devices.as_ref().ok())),
+            (Some(source), _) => attach(&root, mount, source),
+            (None, SourceOrder::ReadOnly) => make_place_read_only(&root, mount),
+            (None, _) => Ok(()),
         };
-        let attached = attach(&root, mount, &source).and_then(|()| match mount.source {
-            SourceOrder::Devices => fill_devices(&source, devices.as_ref().ok()),
-            _ => Ok(()),
-        });
         match attached {
             Ok(()) => {}
             Err(error) if mount.is_optional && error.raw_os_error() == Some(libc::ENOENT) => {}
             Err(error) => return Err(failed(Stage::Mount, index, &error)),
         }
     }
+    // Everything below them has its place now.
+    for (index, (mount, source)) in own.mounts.iter().zip(&sources).enumerate() {
+        if let (
+            Some(source),
+            SourceOrder::Memory {
+                read_only: true, ..
+            },
+        ) = (source, &mount.source)
+        {
+            let made = mounts::make_read_only(source, false);
+            made.map_err(|error| failed(Stage::Mount, index, &error))?;
+        }
+    }
     match &own.root {
         Some(_) => change_root(&root),
         None => Ok(()),
     }
+}
+
+fn make_place_read_only(root: &OwnedFd, mount: &MountOrder) -> io::Result<()> {
+    let place = mounts::open_below(root, &mount.at, 0)?;
+    let copy = mounts::copy(&place)?;
+    mounts::make_read_only(&copy, true)?;
+    mounts::attach(&copy, &place)
 }
 
 /// What is mounted on the host appears in the new namespace, and nothing of it appears on the host.
@@ -102,29 +122,40 @@ fn new_namespaces(own: &OwnOrders) -> Step {
     Ok(())
 }
 
-fn source(order: &SourceOrder, given: &mut impl Iterator<Item = c_int>) -> io::Result<OwnedFd> {
-    match order {
+/// `None` for what is found when it is attached.
+fn source(
+    order: &SourceOrder,
+    given: &mut impl Iterator<Item = c_int>,
+) -> io::Result<Option<OwnedFd>> {
+    let found = match order {
         SourceOrder::Given => {
             let number = given.next().unwrap_or(-1);
             match number {
                 // SAFETY: it came with the orders, and nothing else in this process closes it.
-                0.. => Ok(unsafe { OwnedFd::from_raw_fd(number) }),
-                _ => Err(io::ErrorKind::NotFound.into()),
+                0.. => unsafe { OwnedFd::from_raw_fd(number) },
+                _ => return Err(io::ErrorKind::NotFound.into()),
             }
         }
         SourceOrder::Hosts { path, read_only } => {
             let copy = mounts::copy_of(path)?;
             if *read_only {
-                mounts::make_read_only(&copy)?;
+                mounts::make_read_only(&copy, true)?;
             }
-            Ok(copy)
+            copy
         }
-        SourceOrder::Memory(options) => memory(options),
+        SourceOrder::ReadOnly => return Ok(None),
+        SourceOrder::Memory { options, .. } => memory(options)?,
+        SourceOrder::Processes => {
+            let options = [(c"hidepid", Some(c"invisible"))];
+            let attributes = mounts::NO_SUID | mounts::NO_DEVICES | mounts::NO_EXEC;
+            mounts::make(c"proc", &options, attributes)?
+        }
         SourceOrder::Devices => {
             let options = [(c"mode", Some(c"0755")), (c"size", Some(c"64k"))];
-            mounts::make(c"tmpfs", &options, mounts::NO_SUID | mounts::NO_EXEC)
+            mounts::make(c"tmpfs", &options, mounts::NO_SUID | mounts::NO_EXEC)?
         }
-    }
+    };
+    Ok(Some(found))
 }
 
 fn memory(options: &[(CString, CString)]) -> io::Result<OwnedFd> {
@@ -141,7 +172,7 @@ fn memory(options: &[(CString, CString)]) -> io::Result<OwnedFd> {
 fn stage(root: &Root) -> io::Result<OwnedFd> {
     let tree = mounts::copy_of(&root.folder)?;
     if root.read_only {
-        mounts::make_read_only(&tree)?;
+        mounts::make_read_only(&tree, true)?;
     }
     mounts::attach(&tree, &mounts::folder(&root.stage)?)?;
     Ok(tree)

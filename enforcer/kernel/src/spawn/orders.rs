@@ -26,6 +26,8 @@ pub(super) struct Orders {
     pub no_new_privs: bool,
     pub hides_memory: bool,
     pub view: ViewOrders,
+    /// Filters of system calls, an instruction each.
+    pub filters: Vec<Vec<u64>>,
 }
 
 impl Orders {
@@ -50,6 +52,7 @@ impl Orders {
             no_new_privs: launch.no_new_privs,
             hides_memory: launch.hides_memory,
             view: view.orders(),
+            filters: launch.filters.iter().map(|one| one.0.clone()).collect(),
         }
     }
 
@@ -90,6 +93,11 @@ impl Orders {
                 out.view(own);
             }
         }
+        out.count(self.filters.len());
+        for filter in &self.filters {
+            out.count(filter.len());
+            filter.iter().for_each(|one| out.long(*one));
+        }
         out.0
     }
 
@@ -123,6 +131,7 @@ impl Orders {
                 2 => ViewOrders::Own(Box::new(from.view()?)),
                 _ => return None,
             },
+            filters: from.list(|from| from.list(Decoder::long))?,
         };
         (from.0.is_empty() && !orders.command.is_empty()).then_some(orders)
     }
@@ -172,8 +181,9 @@ impl Encoder {
                     self.string(path);
                     self.word((*read_only).into());
                 }
-                SourceOrder::Memory(options) => {
+                SourceOrder::Memory { options, read_only } => {
                     self.word(2);
+                    self.word((*read_only).into());
                     self.count(options.len());
                     for (key, value) in options {
                         self.string(key);
@@ -181,6 +191,8 @@ impl Encoder {
                     }
                 }
                 SourceOrder::Devices => self.word(3),
+                SourceOrder::ReadOnly => self.word(4),
+                SourceOrder::Processes => self.word(5),
             }
         }
     }
@@ -262,8 +274,13 @@ impl Decoder<'_> {
                     path: self.string()?,
                     read_only: self.flag()?,
                 },
-                2 => SourceOrder::Memory(self.list(|from| Some((from.string()?, from.string()?)))?),
+                2 => SourceOrder::Memory {
+                    read_only: self.flag()?,
+                    options: self.list(|from| Some((from.string()?, from.string()?)))?,
+                },
                 3 => SourceOrder::Devices,
+                4 => SourceOrder::ReadOnly,
+                5 => SourceOrder::Processes,
                 _ => return None,
             },
         })
@@ -305,7 +322,12 @@ mod tests {
             mounts: vec![
                 mount(SourceOrder::Given),
                 mount(hosts),
-                mount(SourceOrder::Memory(options)),
+                mount(SourceOrder::Memory {
+                    options,
+                    read_only: true,
+                }),
+                mount(SourceOrder::ReadOnly),
+                mount(SourceOrder::Processes),
                 devices,
             ],
             hostname: Some(c"web".to_owned()),
@@ -331,6 +353,7 @@ mod tests {
             no_new_privs: false,
             hides_memory: true,
             view: ViewOrders::Own(Box::new(own())),
+            filters: vec![vec![6, u64::MAX], vec![1]],
         }
     }
 

@@ -54,8 +54,17 @@ pub enum Source {
     Given(OwnedFd),
     /// A file or a folder of the host's, with what is mounted below it.
     Hosts { path: CString, read_only: bool },
-    /// A file system in memory, with the options of tmpfs(5).
-    Memory(Vec<(CString, CString)>),
+    /// What is at the place, which can no longer be changed.
+    ReadOnly,
+    /// A file system in memory, with the options of tmpfs(5). What is mounted below a read-only one is
+    /// attached before it is that.
+    Memory {
+        options: Vec<(CString, CString)>,
+        read_only: bool,
+    },
+    /// A `/proc` without other users' processes: `hidepid=invisible` of proc(5), since Linux 5.8 for each
+    /// mount by itself.
+    Processes,
     /// A folder with harmless devices.
     Devices,
 }
@@ -129,6 +138,39 @@ impl Mount {
         ]
     }
 
+    /// Returns the kernel's interfaces, as a sandbox has them: other users' processes are not seen, and
+    /// the kernel's settings cannot be changed.
+    pub fn of_a_sandbox() -> Vec<Self> {
+        const SETTINGS: [&CStr; 7] = [
+            c"/proc/acpi",
+            c"/proc/bus",
+            c"/proc/fs",
+            c"/proc/irq",
+            c"/proc/scsi",
+            c"/proc/sys",
+            c"/proc/sysrq-trigger",
+        ];
+        let at = |at: &CStr, source| Self {
+            source,
+            at: at.to_owned(),
+            below: None,
+            is_optional: true,
+        };
+        let mut all = vec![
+            at(c"/proc", Source::Processes),
+            at(
+                c"/sys",
+                Source::Hosts {
+                    path: c"/sys".to_owned(),
+                    read_only: true,
+                },
+            ),
+            at(c"/dev", Source::Devices),
+        ];
+        all.extend(SETTINGS.map(|path| at(path, Source::ReadOnly)));
+        all
+    }
+
     fn order(&self) -> MountOrder {
         MountOrder {
             source: match &self.source {
@@ -137,7 +179,12 @@ impl Mount {
                     path: path.clone(),
                     read_only: *read_only,
                 },
-                Source::Memory(options) => SourceOrder::Memory(options.clone()),
+                Source::ReadOnly => SourceOrder::ReadOnly,
+                Source::Memory { options, read_only } => SourceOrder::Memory {
+                    options: options.clone(),
+                    read_only: *read_only,
+                },
+                Source::Processes => SourceOrder::Processes,
                 Source::Devices => SourceOrder::Devices,
             },
             at: self.at.clone(),
@@ -152,7 +199,9 @@ impl Mount {
             Source::Given(_) => format!("its credentials at {at}"),
             Source::Hosts { path, .. } if *path == self.at => at.into_owned(),
             Source::Hosts { path, .. } => format!("{} at {at}", path.to_string_lossy()),
-            Source::Memory(_) => format!("tmpfs at {at}"),
+            Source::ReadOnly => format!("{at} read-only"),
+            Source::Memory { .. } => format!("tmpfs at {at}"),
+            Source::Processes => format!("processes at {at}"),
             Source::Devices => format!("devices at {at}"),
         }
     }
@@ -185,8 +234,16 @@ pub(super) struct MountOrder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SourceOrder {
     Given,
-    Hosts { path: CString, read_only: bool },
-    Memory(Vec<(CString, CString)>),
+    Hosts {
+        path: CString,
+        read_only: bool,
+    },
+    ReadOnly,
+    Memory {
+        options: Vec<(CString, CString)>,
+        read_only: bool,
+    },
+    Processes,
     Devices,
 }
 

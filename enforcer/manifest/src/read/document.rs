@@ -3,9 +3,9 @@
 use super::{Reader, alerts, needs, one_of};
 use crate::merge;
 use crate::yaml::{Node, Value};
-use crate::{Fault, Parsed, VERSION, quantity};
+use crate::{Fault, Parsed};
 use enforcer_model::name::{RULE, WorkloadName};
-use enforcer_model::spec::Mode;
+use enforcer_model::spec::{Mode, Sandbox};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -17,16 +17,19 @@ pub(super) const MODES: [(&str, Mode); 2] =
 impl Reader<'_> {
     pub(crate) fn document(&mut self, root: &Node, parsed: &mut Parsed) {
         let fields = self.fields(root, KEYS);
+        let mut usual = Sandbox::Off;
         match fields.get("version") {
             None => self.fault(
                 Fault::error(0..0, "the manifest has no `version`")
-                    .help("begin the file with `version: 1`"),
+                    .help("begin the file with `version: 2`"),
             ),
             Some(node) => {
-                self.parsed(node, |text| match quantity::integer(text, 0..=u64::MAX) {
-                    Ok(VERSION) => Ok(()),
-                    Ok(_) | Err(_) => Err("1, the only version there is".to_owned()),
+                let read = self.parsed(node, |text| match text {
+                    "1" => Ok(Sandbox::Off),
+                    "2" => Ok(Sandbox::Default),
+                    _ => Err("1 or 2".to_owned()),
                 });
+                usual = read.unwrap_or(usual);
             }
         }
         let mut mode = Mode::default();
@@ -61,7 +64,7 @@ impl Reader<'_> {
         };
         for (name, node) in self.workload_names(workloads) {
             parsed.places.insert(name.clone(), node.0);
-            let spec = self.workload(node.1, mode);
+            let spec = self.workload(node.1, mode, usual);
             parsed.manifest.workloads.insert(name, Arc::new(spec));
         }
         parsed.needs = needs::places(workloads)

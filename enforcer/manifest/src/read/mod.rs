@@ -11,6 +11,7 @@ pub(crate) mod limits;
 pub(crate) mod needs;
 pub(crate) mod probes;
 pub(crate) mod recovery;
+mod sandbox;
 pub(crate) mod watch;
 mod webhook;
 pub(crate) mod workload;

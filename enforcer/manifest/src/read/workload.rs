@@ -5,7 +5,7 @@ use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
 use enforcer_model::ids::account_id as id;
-use enforcer_model::spec::{DirectoryKind, Listed, Mode, Umask, WorkloadSpec};
+use enforcer_model::spec::{DirectoryKind, Listed, Mode, Sandbox, Umask, WorkloadSpec};
 use enforcer_model::units::Limit;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +29,13 @@ pub(crate) const KEYS: &[&str] = &[
     "tmpfs",
     "read_only",
     "hostname",
+    "sandbox",
+    "private_tmp",
+    "read_only_paths",
+    "read_write_paths",
+    "devices",
+    "namespaces",
+    "system_calls",
     "environment",
     "environment_files",
     "capabilities",
@@ -139,7 +146,7 @@ pub fn rlimit_number(name: &str) -> Option<u8> {
 }
 
 impl Reader<'_> {
-    pub(super) fn workload(&mut self, node: &Node, mode: Mode) -> WorkloadSpec {
+    pub(super) fn workload(&mut self, node: &Node, mode: Mode, usual: Sandbox) -> WorkloadSpec {
         let fields = self.fields(node, KEYS);
         let mut spec = WorkloadSpec {
             mode,
@@ -179,6 +186,7 @@ impl Reader<'_> {
             spec.credentials = self.credentials(node);
         }
         self.files(&fields, &mut spec);
+        self.sandbox(&fields, usual, &mut spec);
         if let Some(node) = fields.get("environment") {
             spec.environment = self.environment(node);
         }

@@ -137,7 +137,6 @@ fn all_faults_are_reported_at_once() {
     check(
         "version: 2\nworkloads:\n  Web:\n    command: python3\n  web:\n    comand: [/bin/true]\n    user: nobody-here\n    cgroup:\n      memroy.max: 1G\n      cpu.max: 1.5\n      cpu.max: 150%\n      pids.max: 0\n",
         &expect![[r#"
-            1:10 error: `2` is not valid here (expected 1, the only version there is)
             3:3 error: `Web` is not a workload's name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
             6:5 error: unknown key `comand` (did you mean `command`?)
             6:5 error: this workload has no `command` (expected a `command`) [command: [/path/to/program, argument]]
@@ -650,8 +649,8 @@ fn text_that_is_no_manifest() {
     check(
         "",
         &expect![[r#"
-        1:1 error: the manifest has no `version` () [begin the file with `version: 1`]
-    "#]],
+            1:1 error: the manifest has no `version` () [begin the file with `version: 2`]
+        "#]],
     );
     check(
         "version: [1",

@@ -262,6 +262,36 @@ hostname: -x",
     );
 }
 
+#[test]
+fn a_sandbox_has_keys_that_open_it() {
+    check_workload(
+        "sandbox: default
+private_tmp: false
+read_only_paths: [/home/shared]
+read_write_paths: [/etc/shop]
+devices: [/dev/dri, /dev/fuse]
+namespaces: true
+system_calls: [ptrace]",
+        &expect![""],
+    );
+    check_workload(
+        "sandbox: strong
+private_tmp: 1
+read_only_paths: /home
+devices: [/dev/../etc, dri]
+system_calls: [ptrce, read]",
+        &expect![[r#"
+            6:14 error: `strong` is not valid here (expected one of off, default)
+            7:18 error: `1` is not valid here (expected true or false)
+            8:22 error: expected a list of absolute paths, found `/home` (expected a list of absolute paths)
+            9:15 error: `/dev/../etc` is not valid here (expected a path below /dev, such as /dev/dri)
+            9:28 error: `dri` is not valid here (expected a path below /dev, such as /dev/dri)
+            10:20 error: the sandbox does not refuse a system call `ptrce` (did you mean `ptrace`?)
+            10:27 error: the sandbox does not refuse a system call `read` (it is allowed, or there is none of this name)
+        "#]],
+    );
+}
+
 /// The accounts of a tree are looked up in it, when the workload starts.
 #[test]
 fn accounts_of_a_tree_are_not_looked_up_on_the_host() {

@@ -1,6 +1,7 @@
 //! The files that a workload sees: its root, and what is mounted for it.
 
-use super::WorkloadSpec;
+use super::sandbox::TEMPORARY;
+use super::{Sandbox, WorkloadSpec};
 use crate::settings::Setting;
 use crate::shapes;
 use crate::units::Bytes;
@@ -41,7 +42,10 @@ impl WorkloadSpec {
     /// Returns whether the workload sees other files than the host's processes do.
     #[must_use]
     pub fn has_own_files(&self) -> bool {
-        self.root.is_some() || !self.mounts.is_empty() || !self.tmpfs.is_empty()
+        self.root.is_some()
+            || !self.mounts.is_empty()
+            || !self.tmpfs.is_empty()
+            || self.sandbox != Sandbox::Off
     }
 
     /// Returns the path on the host of a file that the workload names; `None` for one in its memory.
@@ -50,7 +54,10 @@ impl WorkloadSpec {
     pub fn on_host(&self, path: &str) -> Option<String> {
         let path = Path::new(path);
         let nearest = |at: &str| path.starts_with(at).then(|| Path::new(at).iter().count());
-        let memory = self.tmpfs.iter().filter_map(|one| nearest(&one.path)).max();
+        let own_tmp = self.sandbox != Sandbox::Off && self.private_tmp;
+        let temporary = TEMPORARY.iter().filter(|_| own_tmp).copied();
+        let memory = self.tmpfs.iter().map(|one| one.path.as_str());
+        let memory = memory.chain(temporary).filter_map(nearest).max();
         let mounts = self.mounts.iter();
         let mount = mounts
             .filter_map(|one| Some((nearest(&one.to)?, one)))

@@ -9,8 +9,10 @@ mod probes;
 mod recovery;
 mod reload;
 mod rung;
+mod sandbox;
 mod schema;
 mod stop;
+mod watch;
 
 pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
 pub use directories::{Directories, DirectoryKind, FileMode};
@@ -24,8 +26,10 @@ pub use recovery::{
 };
 pub use reload::Reload;
 pub use rung::Rung;
+pub use sandbox::{HOMES, READ_ONLY, Refusal, Sandbox, TEMPORARY, refusals, refused_calls};
 pub use schema::schema;
 pub use stop::{Stop, StopScope};
+pub use watch::{CpuLoopWatch, Watch};
 
 use crate::limits::Limits;
 use crate::name::WorkloadName;
@@ -39,7 +43,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-words_are_settings!(LogTarget, Mode, Need, RestartPolicy, Severity, StopScope);
+words_are_settings!(
+    LogTarget,
+    Mode,
+    Need,
+    RestartPolicy,
+    Sandbox,
+    Severity,
+    StopScope
+);
 
 /// Everything the agent was asked to do.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -279,6 +291,39 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
     pub hostname: Option<String>,
+    /// What the workload is kept from. The default is `off` in a manifest with `version: 1`, and for root.
+    #[serde(default, skip_serializing_if = "Sandbox::is_off")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Sandbox")]
+    pub sandbox: Sandbox,
+    /// The sandbox has a `/tmp` and a `/var/tmp` of its own.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    #[setting(restart)]
+    pub private_tmp: bool,
+    /// Paths that the sandbox shows, although it would hide them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::AbsolutePaths")]
+    pub read_only_paths: Vec<String>,
+    /// Paths that the sandbox shows and lets the workload change, as far as its user may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::AbsolutePaths")]
+    pub read_write_paths: Vec<String>,
+    /// Devices and folders of devices that the sandbox has beside the harmless ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Devices")]
+    pub devices: Vec<String>,
+    /// The workload may make namespaces in the sandbox.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[setting(restart)]
+    pub namespaces: bool,
+    /// System calls that the sandbox allows, although it would refuse them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Texts")]
+    pub system_calls: Vec<String>,
     /// The variables of the program.
     #[setting(restart, secret)]
     #[schemars(with = "shapes::Variables")]
@@ -405,6 +450,18 @@ impl Setting for Listed {
     }
 }
 
+fn yes() -> bool {
+    true
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_yes(value: &bool) -> bool {
+    *value
+}
+
 /// Returns the default of `start_timeout`. Checkpoints of older agents do not have it.
 fn default_start_timeout() -> Duration {
     Duration::from_secs(30)
@@ -426,74 +483,6 @@ impl WorkloadSpec {
     #[must_use]
     pub fn oom_score_adj(&self) -> i32 {
         (50 - i32::from(self.priority)) * 10
-    }
-}
-
-/// The thresholds that are watched beside exits and OOM kills.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
-#[setting(inherit)]
-#[schemars(deny_unknown_fields)]
-pub struct Watch {
-    /// The detection of CPU loops, or `off`.
-    #[setting(unset = "off")]
-    #[schemars(with = "shapes::OrOff<CpuLoopWatch>")]
-    pub cpu_loop: Option<CpuLoopWatch>,
-    /// The levels of the working set as a share of `memory.max`, or `off`.
-    #[setting(unset = "off")]
-    #[schemars(with = "shapes::OrOff<Threshold>")]
-    pub memory: Option<Threshold>,
-    /// The levels of CPU time as a share of `cpu.max`, or of all CPUs if the workload has no limit. The
-    /// default is `off`.
-    #[setting(unset = "off")]
-    #[schemars(with = "shapes::OrOff<Threshold>")]
-    pub cpu: Option<Threshold>,
-}
-
-/// The CPU time after which a thread is suspected of a loop, and the responses.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
-#[setting(inherit)]
-#[schemars(deny_unknown_fields)]
-pub struct CpuLoopWatch {
-    /// The CPU time without a voluntary sleep after which a thread is suspected.
-    #[schemars(with = "shapes::Time")]
-    pub after: Duration,
-    /// The ladder of responses, mildest first.
-    #[schemars(with = "shapes::Ladder")]
-    pub respond: Vec<Rung>,
-    /// The time for which each rung holds before the next.
-    #[schemars(with = "shapes::Time")]
-    pub step: Duration,
-    /// With `true`, a thread that is only over its budget is answered like a proved loop.
-    pub assume_loop: bool,
-}
-
-impl Watch {
-    /// Returns the CPU time between two sleeps after which a thread is suspected; `None` if loops
-    /// are not watched for.
-    #[must_use]
-    pub fn loop_budget(&self) -> Option<Duration> {
-        self.cpu_loop.as_ref().map(|watch| watch.after)
-    }
-}
-
-impl Default for Watch {
-    fn default() -> Self {
-        Self {
-            cpu_loop: Some(CpuLoopWatch::default()),
-            memory: Some(Threshold::MEMORY),
-            cpu: None,
-        }
-    }
-}
-
-impl Default for CpuLoopWatch {
-    fn default() -> Self {
-        Self {
-            after: Duration::from_secs(10),
-            respond: vec![Rung::Demote],
-            step: Duration::from_secs(5),
-            assume_loop: false,
-        }
     }
 }
 
@@ -540,6 +529,13 @@ impl Default for WorkloadSpec {
             tmpfs: Vec::new(),
             read_only: false,
             hostname: None,
+            sandbox: Sandbox::Off,
+            private_tmp: true,
+            read_only_paths: Vec::new(),
+            read_write_paths: Vec::new(),
+            devices: Vec::new(),
+            namespaces: false,
+            system_calls: Vec::new(),
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),

@@ -47,7 +47,7 @@ pub fn schema() -> Value {
     let workloads = of(generator.subschema_for::<Named<WorkloadSpec>>());
     let defaults = json!({ "$ref": "#/properties/workloads/additionalProperties" });
     let mut schema = section(&[
-        ("version", json!({ "const": 1 })),
+        ("version", json!({ "enum": [1, 2] })),
         ("mode", of(generator.subschema_for::<Mode>())),
         ("host", of(generator.subschema_for::<Host>())),
         ("alerts", of(generator.subschema_for::<Alerts>())),

@@ -1,0 +1,153 @@
+//! What a workload is kept from.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How far a workload is kept from the rest of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sandbox {
+    /// As far as its user is.
+    #[default]
+    Off,
+    /// It sees no other user's files and processes, and changes nothing of the host's.
+    Default,
+}
+
+impl Sandbox {
+    pub const ALL: [Self; 2] = [Self::Off, Self::Default];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Default => "default",
+        }
+    }
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    pub(super) fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The folders that the sandbox makes read-only.
+pub const READ_ONLY: [&str; 4] = ["/boot", "/efi", "/etc", "/usr"];
+/// The folders of other users, which are empty in the sandbox.
+pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+/// The folders in which every user may write, of which the sandbox has its own.
+pub const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// Why a system call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason, in the words of the documents.
+    pub reason: &'static str,
+    pub calls: &'static [&'static str],
+}
+
+/// The system calls that the sandbox refuses, whatever their arguments. Some exist on one architecture
+/// only.
+const REFUSED: [Refusal; 10] = [
+    Refusal {
+        reason: "the clock is the host's",
+        calls: &["adjtimex", "clock_adjtime", "clock_settime", "settimeofday"],
+    },
+    Refusal {
+        reason: "mounts are the agent's affair",
+        calls: &[
+            "chroot",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "pivot_root",
+            "umount2",
+        ],
+    },
+    Refusal {
+        reason: "modules are the host's",
+        calls: &["delete_module", "finit_module", "init_module"],
+    },
+    Refusal {
+        reason: "the host runs on",
+        calls: &[
+            "kexec_file_load",
+            "kexec_load",
+            "reboot",
+            "swapoff",
+            "swapon",
+        ],
+    },
+    Refusal {
+        reason: "they look into other processes",
+        calls: &[
+            "kcmp",
+            "perf_event_open",
+            "pidfd_getfd",
+            "process_vm_readv",
+            "process_vm_writev",
+            "ptrace",
+        ],
+    },
+    Refusal {
+        reason: "keyrings are shared by user",
+        calls: &["add_key", "keyctl", "request_key"],
+    },
+    Refusal {
+        reason: "they reach the kernel and the hardware",
+        calls: &[
+            "bpf",
+            "ioperm",
+            "iopl",
+            "modify_ldt",
+            "syslog",
+            "userfaultfd",
+        ],
+    },
+    Refusal {
+        reason: "they do what other system calls do, past the sandbox",
+        calls: &["io_uring_enter", "io_uring_register", "io_uring_setup"],
+    },
+    Refusal {
+        reason: "names and accounting are the host's",
+        calls: &[
+            "acct",
+            "quotactl",
+            "quotactl_fd",
+            "setdomainname",
+            "sethostname",
+            "setns",
+        ],
+    },
+    Refusal {
+        reason: "nobody uses them any more",
+        calls: &["sysfs", "uselib", "ustat", "vhangup"],
+    },
+];
+
+/// Returns the system calls that the sandbox refuses, with the reason.
+#[must_use]
+pub fn refusals() -> &'static [Refusal] {
+    &REFUSED
+}
+
+/// Returns the names of the system calls that the sandbox refuses.
+pub fn refused_calls() -> impl Iterator<Item = &'static str> {
+    REFUSED
+        .iter()
+        .flat_map(|refusal| refusal.calls.iter().copied())
+}

@@ -1,0 +1,101 @@
+//! The mounts and the filters of a sandbox.
+
+use super::view::{mount, option, optional, string};
+use enforcer_core::spec::{HOMES, READ_ONLY, Sandbox, TEMPORARY, WorkloadSpec};
+use enforcer_kernel::account::Identity;
+use enforcer_kernel::seccomp::{self, Allowed, Filter};
+use enforcer_kernel::spawn::{Mount, Source};
+use std::io;
+use std::path::Path;
+
+/// Returns the mounts. What stands first goes before another mount at the same place.
+pub(super) fn mounts(
+    spec: &WorkloadSpec,
+    user: &Identity,
+    agents_folder: &Path,
+) -> io::Result<Vec<Mount>> {
+    if spec.sandbox == Sandbox::Off {
+        return Ok(Vec::new());
+    }
+    let mut all = opened(spec)?;
+    all.extend(Mount::of_a_sandbox());
+    let hosts_log = Source::Hosts {
+        path: c"/dev/log".to_owned(),
+        read_only: false,
+    };
+    all.push(optional("/dev/log", hosts_log)?);
+    for path in READ_ONLY {
+        all.push(optional(path, Source::ReadOnly)?);
+    }
+    for path in HOMES {
+        all.push(optional(path, empty("0755")?)?);
+    }
+    if HOMES
+        .iter()
+        .any(|path| Path::new(&user.home).starts_with(path))
+    {
+        all.push(optional(&user.home, hosts(spec, &user.home, false)?)?);
+    }
+    for path in TEMPORARY.iter().filter(|_| spec.private_tmp) {
+        let own = Source::Memory {
+            options: vec![option("mode", "1777")?],
+            read_only: false,
+        };
+        all.push(optional(path, own)?);
+    }
+    if spec.root.is_none() {
+        // The agent's own files and sockets, except what is mounted there for the workload.
+        let folder = agents_folder.to_string_lossy();
+        all.push(mount(&folder, empty("0711")?)?);
+        let notify = agents_folder.join("notify");
+        let notify = notify.to_string_lossy();
+        all.push(optional(&notify, hosts(spec, &notify, false)?)?);
+    }
+    Ok(all)
+}
+
+/// Returns what the manifest's keys open.
+fn opened(spec: &WorkloadSpec) -> io::Result<Vec<Mount>> {
+    let mut all = Vec::new();
+    for path in &spec.read_write_paths {
+        all.push(mount(path, hosts(spec, path, false)?)?);
+    }
+    for path in &spec.read_only_paths {
+        all.push(mount(path, hosts(spec, path, true)?)?);
+    }
+    for path in &spec.devices {
+        let source = Source::Hosts {
+            path: string(path.as_str())?,
+            read_only: false,
+        };
+        all.push(mount(path, source)?);
+    }
+    Ok(all)
+}
+
+/// Returns a path of the workload's files, as the host has it.
+fn hosts(spec: &WorkloadSpec, path: &str, read_only: bool) -> io::Result<Source> {
+    let root = spec.root.as_deref().unwrap_or_default();
+    let path = string(format!("{root}{path}"))?;
+    Ok(Source::Hosts { path, read_only })
+}
+
+/// Returns an empty folder that cannot be changed.
+fn empty(mode: &str) -> io::Result<Source> {
+    Ok(Source::Memory {
+        options: vec![option("mode", mode)?],
+        read_only: true,
+    })
+}
+
+/// Returns the filters of system calls.
+pub(super) fn filters(spec: &WorkloadSpec) -> Result<Vec<Filter>, String> {
+    if spec.sandbox == Sandbox::Off {
+        return Ok(Vec::new());
+    }
+    let allowed = Allowed {
+        calls: &spec.system_calls,
+        namespaces: spec.namespaces,
+    };
+    seccomp::filters(&allowed).map_err(|error| error.to_string())
+}
