@@ -162,6 +162,7 @@ const DEPENDENCIES: [(&str, &[&str]); 4] = [
             "nix",
             "parking_lot",
             "procfs",
+            "seccompiler",
             "serde",
             "serde_json",
             "thiserror",

@@ -19,11 +19,6 @@ pub(super) fn mounts(
     }
     let mut all = opened(spec)?;
     all.extend(Mount::of_a_sandbox());
-    let hosts_log = Source::Hosts {
-        path: c"/dev/log".to_owned(),
-        read_only: false,
-    };
-    all.push(optional("/dev/log", hosts_log)?);
     for path in READ_ONLY {
         all.push(optional(path, Source::ReadOnly)?);
     }

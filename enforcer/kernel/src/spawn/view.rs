@@ -168,6 +168,12 @@ impl Mount {
             at(c"/dev", Source::Devices),
         ];
         all.extend(SETTINGS.map(|path| at(path, Source::ReadOnly)));
+        // The socket of syslog(3).
+        let log = Source::Hosts {
+            path: c"/dev/log".to_owned(),
+            read_only: false,
+        };
+        all.push(at(c"/dev/log", log));
         all
     }
 
