@@ -12,6 +12,7 @@ mod manual;
 mod probe;
 mod prospect;
 mod ps;
+mod sandbox;
 mod status;
 mod top;
 mod workload;
@@ -64,6 +65,9 @@ enum Command {
     Plan {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
+        /// Show instead what this sandbox would change for each workload, and the key that opens it
+        #[arg(long, value_name = "LEVEL", value_parser = ["default"])]
+        sandbox: Option<String>,
         #[command(flatten)]
         output: Output,
     },
@@ -259,7 +263,14 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         }
         Command::Shutdown { workloads } => workload::shutdown(&settings, workloads),
         Command::Validate { files } => workload::validate(&files, stderr_color),
-        Command::Plan { file, output } => workload::plan(&settings, &file, output, stderr_color),
+        Command::Plan {
+            file,
+            sandbox: Some(_),
+            output,
+        } => sandbox::plan(&file, output, stderr_color),
+        Command::Plan { file, output, .. } => {
+            workload::plan(&settings, &file, output, stderr_color)
+        }
         Command::Apply { file, prune, force } => {
             workload::apply(&settings, file.as_deref(), prune, force)
         }

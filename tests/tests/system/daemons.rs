@@ -22,12 +22,12 @@ const KEY: &str = include_str!("../../../enforcer/src/tls/testdata/own.key");
 
 /// A daemon, the settings of its workload in YAML, and its startup and its liveness check. nginx
 /// forks, and HAProxy and redis say by sd_notify(3) that they are ready, as in their own units. redis
-/// has a root of its own.
+/// has a root of its own, and those of other users than root a sandbox.
 const DAEMONS: [(&str, &str, &str, &str); 6] = [
     (
         "etcd",
         "command: [/usr/bin/etcd], user: etcd, environment_files: [/etc/default/etcd], \
-         environment: { ETCD_DATA_DIR: /var/lib/etcd/default }, cgroup: { memory.max: 384M, pids.max: 64 }",
+         environment: { ETCD_DATA_DIR: /var/lib/etcd/default }, sandbox: default, cgroup: { memory.max: 384M, pids.max: 64 }",
         "http: { port: 2379, path: /health }",
         "grpc: { port: 2379 }",
     ),
@@ -49,6 +49,7 @@ const DAEMONS: [(&str, &str, &str, &str); 6] = [
     (
         "node",
         "command: [/usr/bin/node, /tmp/server.js], user: web, \
+         sandbox: default, read_only_paths: [/tmp/server.js], \
          cgroup: { memory.max: 256M, pids.max: 64 }",
         "http: { port: 8081 }",
         "http: { port: 8081 }",
@@ -58,14 +59,14 @@ const DAEMONS: [(&str, &str, &str, &str); 6] = [
         "command: [/usr/lib/postgresql/17/bin/postgres, \
          --data-directory=/var/lib/postgresql/17/main, \
          --config-file=/etc/postgresql/17/main/postgresql.conf], user: postgres, \
-         stop: { signal: SIGINT, grace: 60s }, cgroup: { memory.max: 384M, pids.max: 64 }",
+         stop: { signal: SIGINT, grace: 60s }, sandbox: default, cgroup: { memory.max: 384M, pids.max: 64 }",
         "exec: { command: [/usr/lib/postgresql/17/bin/pg_isready, -q] }",
         "exec: { command: [/usr/lib/postgresql/17/bin/pg_isready, -q] }",
     ),
     (
         "redis",
         "command: [/usr/bin/redis-server, /etc/redis/redis.conf, --supervised, systemd, --daemonize, \"no\"], \
-         user: redis, root: /srv/redis, read_only: true, tmpfs: [/run/redis], mounts: [\
+         user: redis, sandbox: default, root: /srv/redis, read_only: true, tmpfs: [/run/redis], mounts: [\
          { from: /usr, to: /usr, read_only: true }, { from: /etc/redis, to: /etc/redis, read_only: true }, \
          { from: /var/lib/redis, to: /var/lib/redis }, { from: /var/log/redis, to: /var/log/redis }], \
          cgroup: { memory.max: 64M, pids.max: 32 }",

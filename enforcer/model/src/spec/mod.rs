@@ -2,6 +2,7 @@
 //! its unit, nothing left to interpret.
 
 mod alerts;
+mod consequence;
 mod directories;
 mod files;
 mod logs;
@@ -15,6 +16,7 @@ mod stop;
 mod watch;
 
 pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
+pub use consequence::{Consequence, Denial};
 pub use directories::{Directories, DirectoryKind, FileMode};
 pub use files::{Mount, Tmpfs};
 pub use logs::{LogTarget, Logs};

@@ -1,0 +1,177 @@
+//! What a sandbox would change for a workload, as far as its manifest shows.
+
+use super::sandbox::{HOMES, READ_ONLY, TEMPORARY};
+use super::{Check, WorkloadSpec};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// The devices that a sandbox has.
+const DEVICES: [&str; 9] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/log",
+    "/dev/pts",
+    "/dev/shm",
+];
+
+/// A path that the manifest names and that the sandbox changes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+pub struct Consequence {
+    pub path: String,
+    pub what: Denial,
+    /// The key of the manifest that opens it.
+    pub key: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Denial {
+    /// It is another user's.
+    Hidden,
+    /// The workload has a folder of its own there, which is empty at each start.
+    Private,
+    /// The workload cannot change it.
+    ReadOnly,
+}
+
+impl Denial {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hidden => "hidden",
+            Self::Private => "private",
+            Self::ReadOnly => "read-only",
+        }
+    }
+}
+
+impl WorkloadSpec {
+    /// Returns the paths of the manifest that a sandbox changes for a user with this home.
+    #[must_use]
+    pub fn in_sandbox(&self, home: &str) -> BTreeSet<Consequence> {
+        let mut all = BTreeSet::new();
+        for path in self.named_paths().filter(|path| !self.opens(path)) {
+            let is_in =
+                |folders: &[&str]| folders.iter().any(|one| Path::new(path).starts_with(one));
+            let found = if is_in(&HOMES) && !Path::new(path).starts_with(home) {
+                Some((Denial::Hidden, format!("read_only_paths: [{path}]")))
+            } else if is_in(&TEMPORARY) && self.private_tmp {
+                Some((Denial::Private, "private_tmp: false".to_owned()))
+            } else if is_in(&["/dev"]) && !is_in(&DEVICES) {
+                Some((Denial::Hidden, format!("devices: [{path}]")))
+            } else {
+                None
+            };
+            all.extend(found.map(|(what, key)| consequence(path, what, key)));
+        }
+        for path in self.written_paths().filter(|path| !self.opens(path)) {
+            let folders = READ_ONLY.iter();
+            if folders
+                .into_iter()
+                .any(|one| Path::new(path).starts_with(one))
+            {
+                let folder = Path::new(path).parent().unwrap_or(Path::new(path));
+                let key = format!("read_write_paths: [{}]", folder.display());
+                all.insert(consequence(path, Denial::ReadOnly, key));
+            }
+        }
+        all
+    }
+
+    /// Returns whether the manifest already shows a path in the sandbox.
+    fn opens(&self, path: &str) -> bool {
+        let mounts = self.mounts.iter().map(|one| &one.to);
+        let memory = self.tmpfs.iter().map(|one| &one.path);
+        let paths = self.read_write_paths.iter().chain(&self.read_only_paths);
+        let mut all = mounts.chain(memory).chain(paths).chain(&self.devices);
+        all.any(|one| Path::new(path).starts_with(one))
+    }
+
+    /// Returns the absolute paths that the manifest names: of programs and in their arguments too.
+    fn named_paths(&self) -> impl Iterator<Item = &str> {
+        let probes = self.probes.values().filter_map(|probe| {
+            let Check::Exec { command } = &probe.check else {
+                return None;
+            };
+            Some(command)
+        });
+        let hooks = self.before_start.iter().chain(&self.after_start);
+        let hooks = hooks.chain(&self.before_stop);
+        let hooks = hooks
+            .chain(self.on_ready.iter())
+            .chain(self.on_unready.iter());
+        let words = hooks.chain(probes).chain([&self.command]).flatten();
+        let words = words.map(String::as_str).chain(self.directory.as_deref());
+        words
+            .filter(|word| word.starts_with('/'))
+            .chain(self.written_paths())
+    }
+
+    /// Returns the paths that the program writes to.
+    fn written_paths(&self) -> impl Iterator<Item = &str> {
+        let probes = self.probes.values().filter_map(|probe| {
+            if let Check::File { path, .. } = &probe.check {
+                return Some(path.as_str());
+            }
+            let Check::Http { unix, .. } = &probe.check else {
+                return None;
+            };
+            unix.as_deref()
+        });
+        let reset = self.recovery.reset_paths.iter().map(String::as_str);
+        probes.chain(self.main_pid_file.as_deref()).chain(reset)
+    }
+}
+
+fn consequence(path: &str, what: Denial, key: String) -> Consequence {
+    Consequence {
+        path: path.to_owned(),
+        what,
+        key,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_changes_what_the_manifest_names() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let spec = WorkloadSpec {
+            command: words("/usr/bin/node /home/app/server.js --gpu=1 /dev/dri/card0 /dev/null"),
+            directory: Some("/srv".to_owned()),
+            main_pid_file: Some("/etc/shop/pid".to_owned()),
+            before_start: vec![words("/tmp/prepare /home/web/own")],
+            ..WorkloadSpec::default()
+        };
+        let found = |spec: &WorkloadSpec| -> Vec<String> {
+            let all = spec.in_sandbox("/home/web").into_iter();
+            all.map(|one| format!("{} {} {}", one.path, one.what.as_str(), one.key))
+                .collect()
+        };
+        assert_eq!(
+            found(&spec),
+            [
+                "/dev/dri/card0 hidden devices: [/dev/dri/card0]",
+                "/etc/shop/pid read-only read_write_paths: [/etc/shop]",
+                "/home/app/server.js hidden read_only_paths: [/home/app/server.js]",
+                "/tmp/prepare private private_tmp: false",
+            ]
+        );
+        let opened = WorkloadSpec {
+            private_tmp: false,
+            read_only_paths: words("/home/app"),
+            read_write_paths: words("/etc/shop"),
+            devices: words("/dev/dri"),
+            ..spec
+        };
+        assert_eq!(found(&opened), [""; 0]);
+    }
+}
