@@ -93,6 +93,8 @@ pub(crate) struct Programs {
     pub(crate) floor: PathBuf,
     /// The static C program that tries what a sandbox refuses.
     pub(crate) attempts: PathBuf,
+    /// The static C program that speaks the protocol of sd_notify(3).
+    pub(crate) notifier: PathBuf,
     /// Another build of the agent, to measure beside this one.
     pub(crate) agent_before: Option<PathBuf>,
     /// Runs on the host.
@@ -172,6 +174,7 @@ pub(crate) fn vm_programs() -> Result<Programs> {
         system: test("system")?,
         bench: release.join("bench"),
         attempts: in_c("attempts")?,
+        notifier: in_c("notifier")?,
         floor: in_c("floor")?,
         calibrate: release.join("calibrate"),
     })

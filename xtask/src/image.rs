@@ -90,6 +90,7 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
     archive.program("usr/bin/bench", &programs.bench)?;
     archive.program("usr/bin/floor", &programs.floor)?;
     archive.program("usr/bin/attempts", &programs.attempts)?;
+    archive.program("usr/bin/notifier", &programs.notifier)?;
     if contents != Contents::Demo {
         if let Some(agent) = &programs.agent_with_failpoints {
             archive.program("usr/bin/enforcer-with-failpoints", agent)?;

@@ -3,6 +3,7 @@
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
 use enforcer_model::detail::{Exit, HealthChange, ReadyChange, RestartPlan};
+use enforcer_model::health::Health;
 use enforcer_model::ids::Cause;
 use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::{kernel, slot, wait_for};
@@ -178,4 +179,27 @@ fn the_next_instance_speaks_to_the_next_agent() {
     });
     send(next, Signal::SIGUSR1);
     wait_for_ready(&agent, "web", true);
+}
+
+/// A program in C that uses no library for it, in a root of its own and without one.
+#[test]
+fn a_c_program_says_that_it_is_ready_and_alive() {
+    let root = "/tmp/root-of-notifier";
+    for folder in ["proc", "dev", "run", "usr/bin"] {
+        fs::create_dir_all(format!("{root}/{folder}")).unwrap();
+    }
+    fs::copy("/usr/bin/notifier", format!("{root}/usr/bin/notifier")).unwrap();
+    let more = "probes: { startup: { notify: {}, failure_threshold: 1000 }, liveness: { notify: { within: 60s } } }";
+    let plain = workload("plain", "rest", more);
+    let rooted = workload("rooted", "rest", &format!("root: {root}\n{more}"))
+        .replace("user: web", "user: \"1000:1000\"");
+    let text = (plain + &rooted).replace("/bin/fixture", "/usr/bin/notifier");
+    let agent = Agent::start(&manifest(&text));
+    for name in ["plain", "rooted"] {
+        wait_for("it to be ready and healthy", || {
+            let view = agent.workload(name);
+            let said = view.status_text.as_deref() == Some("of C");
+            (said && view.ready && view.health == Health::Healthy).then_some(())
+        });
+    }
 }

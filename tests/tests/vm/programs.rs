@@ -6,6 +6,8 @@ use enforcer_model::WorkloadState;
 use enforcer_model::detail::{Degraded, Exit, RestartPlan, Start, StartError};
 use enforcer_model::ids::Cause;
 use enforcer_model::oom::{Incident, Scope};
+use enforcer_model::probe::Answer;
+use enforcer_model::spec::ProbeName;
 use enforcer_model::units::{Bytes, human_duration};
 use enforcer_tests::agent::{Agent, command, folder, pid_of, prepare};
 use enforcer_tests::{kernel, slowness, wait_for};
@@ -524,4 +526,44 @@ fn as_the_first_process_of_a_namespace_it_collects_orphans_and_says_what_it_lack
     let ended = running.wait().unwrap();
     let said = fs::read_to_string(place.join("said")).unwrap();
     assert!(ended.success(), "{ended:?}: {said}");
+}
+
+/// python's own server, over TLS with a certificate that signs itself.
+#[test]
+fn a_server_of_python_is_probed_over_tls() {
+    const CERTIFICATE: &str = include_str!("../../../enforcer/src/tls/testdata/own.pem");
+    const KEY: &str = include_str!("../../../enforcer/src/tls/testdata/own.key");
+    const SCRIPT: &str = "
+import http.server, ssl
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('/tmp/python-own.pem', '/tmp/python-own.key')
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 9043), Answer)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+";
+    fs::write("/tmp/python-own.pem", CERTIFICATE).unwrap();
+    fs::write("/tmp/python-own.key", KEY).unwrap();
+    fs::write("/tmp/python-server.py", SCRIPT).unwrap();
+    let timing = "period: 2s, timeout: 60s";
+    let https = "port: 9043, server_name: localhost";
+    let more = format!(
+        "probes: {{ startup: {{ https: {{ {https}, ca_file: /tmp/python-own.pem }}, {timing}, failure_threshold: 1000 }}, readiness: {{ https: {{ {https} }}, {timing}, failure_threshold: 1 }} }}"
+    );
+    let text = program("tls", "web", &[PYTHON, "/tmp/python-server.py"], &more);
+    let agent = Agent::start(&manifest(&text));
+    // With its certificate it is trusted, and with those of the system it is not.
+    wait_for("the certificate to be refused", || {
+        let probes = agent.inspect("tls").probes;
+        let last = |name: ProbeName| {
+            let mut all = probes.iter();
+            all.find(|probe| probe.probe == name)?.last.clone()
+        };
+        let passed = last(ProbeName::Startup)?.result == Answer::Passed;
+        let refused = last(ProbeName::Readiness)?;
+        (passed && refused.text.contains("certificate")).then_some(())
+    });
 }
