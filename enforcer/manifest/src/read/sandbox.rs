@@ -9,10 +9,10 @@ const LEVELS: [(&str, Sandbox); 2] = [("off", Sandbox::Off), ("default", Sandbox
 
 impl Reader<'_> {
     /// Reads the level and the keys that open it. `usual` is the level of workloads that do not run as
-    /// root.
+    /// root. An agent that is not root cannot make a sandbox.
     pub(super) fn sandbox(&mut self, fields: &Fields<'_>, usual: Sandbox, spec: &mut WorkloadSpec) {
         let is_root = matches!(spec.user.as_deref(), Some("root" | "0"));
-        if !is_root {
+        if !is_root && self.accounts.agent_is_root() {
             spec.sandbox = usual;
         }
         self.set(fields, "sandbox", &mut spec.sandbox, one_of(&LEVELS));
