@@ -1,13 +1,12 @@
 /*
  * Tries what a sandbox refuses, and appends a line for each attempt to a file:
  *
- *   attempts FILE           as root or as another user
+ *   attempts FILE SOCKET    SOCKET is the agent's
  *
- *   NAME reached            the kernel did it, or refused it for a reason of the call's own
- *   NAME ERRNO              the reason, in words, why it could not even be tried
+ *   NAME reached            the kernel carried the call out, or found fault with its arguments
+ *   NAME ERRNO              the call was refused, or what it needs is not there
  *
- * A call that is refused before its arguments are looked at says EPERM, ENOSYS, or that a file is not
- * there or cannot be changed. Every attempt harms nothing where it succeeds.
+ * Every attempt harms nothing where it succeeds.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -93,18 +92,17 @@ static long enter_namespace(void)
 	return file < 0 ? -1 : setns(file, 0);
 }
 
+/* The kernel looks at the time before it looks at the caller. */
 static long set_the_clock(void)
 {
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return clock_settime(CLOCK_REALTIME, &now);
+	struct timespec wrong = { .tv_nsec = -1 };
+	return syscall(__NR_clock_settime, CLOCK_REALTIME, &wrong);
 }
 
 static long set_the_day(void)
 {
-	struct timeval now;
-	gettimeofday(&now, NULL);
-	return settimeofday(&now, NULL);
+	struct timeval wrong = { .tv_usec = -1 };
+	return syscall(__NR_settimeofday, &wrong, NULL);
 }
 
 static long be_real_time(void)
@@ -163,11 +161,19 @@ static long set_uid_of_unnamed(void)
 	return open("/tmp", O_WRONLY | O_TMPFILE, 04700);
 }
 
-static long make_device(void)
+/* The devices with these numbers are /dev/null and the first RAM disk. */
+static long make_device(mode_t kind, dev_t number)
 {
-	/* /dev/null, once more. */
-	long result = mknod(own(), S_IFCHR | 0600, 0x103);
+	long result = mknod(own(), kind | 0600, number);
 	unlink(own());
+	return result;
+}
+
+/* getpid(2) of 32-bit programs. A filter for one architecture kills the process. */
+static long of_another_architecture(void)
+{
+	long result = 20;
+	__asm__ volatile("int $0x80" : "+a"(result) : : "memory");
 	return result;
 }
 
@@ -185,6 +191,7 @@ int main(int argc, char **argv)
 	/* What it sees. */
 	tell("other-home", read_from("/home/other/secret"), 0);
 	tell("hosts-tmp", read_from("/tmp/of-the-host"), 0);
+	tell("hosts-var-tmp", read_from("/var/tmp/of-the-host"), 0);
 	tell("first-process", read_from("/proc/1/stat"), 0);
 	tell("agents-socket", connect_to(argv[2]), EACCES);
 	tell("kernel-log-device", read_from("/dev/kmsg"), 0);
@@ -212,11 +219,12 @@ int main(int argc, char **argv)
 	IN_CHILD("unshare-name", unshare(CLONE_NEWUTS), 0);
 	IN_CHILD("unshare-ipc", unshare(CLONE_NEWIPC), 0);
 	IN_CHILD("unshare-cgroup", unshare(CLONE_NEWCGROUP), 0);
+	IN_CHILD("unshare-time", unshare(0x80), 0);
 	IN_CHILD("setns", enter_namespace(), 0);
 	IN_CHILD("clone3", clone3_of_nothing(), EINVAL);
 	/* The host. */
-	IN_CHILD("clock", set_the_clock(), 0);
-	IN_CHILD("day", set_the_day(), 0);
+	IN_CHILD("clock", set_the_clock(), EINVAL);
+	IN_CHILD("day", set_the_day(), EINVAL);
 	IN_CHILD("host-name", name_the_host(), 0);
 	IN_CHILD("domain-name", setdomainname("(none)", 6), 0);
 	IN_CHILD("swap", syscall(__NR_swapoff, "/attempt-nowhere"), ENOENT);
@@ -228,6 +236,7 @@ int main(int argc, char **argv)
 	IN_CHILD("all-ports", syscall(__NR_iopl, 3), 0);
 	IN_CHILD("kernel-log", syscall(__NR_syslog, 3, small, 1), 0);
 	IN_CHILD("real-time", be_real_time(), 0);
+	IN_CHILD("deadline", syscall(__NR_sched_setattr, 0, NULL, 0), EINVAL);
 	/* The kernel's insides. */
 	IN_CHILD("bpf", syscall(__NR_bpf, 11, small, 16), ENOENT);
 	IN_CHILD("perf", syscall(__NR_perf_event_open, NULL, 0, -1, -1, 0), EFAULT);
@@ -248,8 +257,10 @@ int main(int argc, char **argv)
 	IN_CHILD("set-gid", set_uid_by_file(), 0);
 	IN_CHILD("set-uid-at-birth", set_uid_at_birth(), 0);
 	IN_CHILD("set-uid-unnamed", set_uid_of_unnamed(), 0);
-	IN_CHILD("device", make_device(), 0);
+	IN_CHILD("device", make_device(S_IFCHR, 0x103), 0);
+	IN_CHILD("block-device", make_device(S_IFBLK, 0x100), 0);
 	IN_CHILD("personality", syscall(__NR_personality, 0x0040000), 0);
+	IN_CHILD("other-architecture", of_another_architecture(), 0);
 	IN_CHILD("openat2", syscall(__NR_openat2, -1, "", NULL, 0), EINVAL);
 	return 0;
 }

@@ -63,6 +63,7 @@ pub const ALONE: &[Rule] = &[
         "remedies::the_least_important",
         "it reads how much memory the host uses",
     ),
+    rule("roots::a_loop", PROOF),
     rule("storm::", "it uses the whole machine"),
     rule(
         "output::a_disk_that_hangs",

@@ -34,6 +34,15 @@ pub fn has_group(name: &str) -> bool {
     is_name(name) && group(name).is_some()
 }
 
+/// Returns the name that the host's passwd(5) gives to a uid. Nothing else is asked.
+pub fn name_on_host(uid: Uid) -> Option<String> {
+    let uid = uid.to_string();
+    let line = in_file(&Accounts::Host.file("passwd"), |line| {
+        field(line, 2) == Some(uid.as_str())
+    });
+    field(&line?, 0).map(str::to_owned)
+}
+
 /// Returns a group of the host.
 pub fn group(name: &str) -> Option<Gid> {
     Accounts::Host.group(name)

@@ -49,7 +49,7 @@ pub fn make(files: &BTreeMap<String, String>, user: &Identity) -> Result<OwnedFd
 /// Makes a file system whose pages are never written to swap: tmpfs with `noswap` (Linux 6.4), or
 /// ramfs before that, which has no limit of its own.
 fn in_memory(files: usize) -> io::Result<OwnedFd> {
-    // The page of each file that is not full, and the folder's own inode.
+    // Each file may use a page more than it has bytes. The folder needs an inode.
     let bytes = MOST_BYTES + files as u64 * 4096;
     let size = std::ffi::CString::new(bytes.to_string())?;
     let inodes = std::ffi::CString::new((files + 1).to_string())?;
@@ -71,7 +71,7 @@ fn copy(mount: &OwnedFd, name: &str, path: &str, user: &Identity, most: u64) -> 
     let file = File::from(openat(mount, name, flags, Mode::S_IRUSR)?);
     let copied = settings_file::copy(path, user, &file, most)?;
     fchown(&file, Some(user.uid), Some(user.gid))?;
-    // Without regard to the umask.
+    // fchmod(2) ignores the umask.
     fchmod(&file, Mode::S_IRUSR)?;
     Ok(copied)
 }

@@ -22,11 +22,11 @@ const AT_RECURSIVE: libc::c_uint = 0x8000;
 /// A descriptor is passed in place of a path.
 const EMPTY_PATH: libc::c_uint = libc::AT_EMPTY_PATH.unsigned_abs();
 
-/// No file gives another user's rights.
+/// `MOUNT_ATTR_NOSUID`: set-user-ID bits have no effect.
 pub(crate) const NO_SUID: u64 = 0x2;
-/// No device is opened.
+/// `MOUNT_ATTR_NODEV`: device nodes cannot be opened.
 pub(crate) const NO_DEVICES: u64 = 0x4;
-/// Nothing is executed.
+/// `MOUNT_ATTR_NOEXEC`: no file can be executed.
 pub(crate) const NO_EXEC: u64 = 0x8;
 
 /// An option of a file system: a flag has no value.
@@ -62,8 +62,8 @@ pub(crate) fn make(
     descriptor(unsafe { libc::syscall(libc::SYS_fsmount, number, FSMOUNT_CLOEXEC, attributes) })
 }
 
-/// Makes a copy of what is mounted at a path and below it, which is attached nowhere. It follows links,
-/// but none of `/proc` (`RESOLVE_NO_MAGICLINKS`).
+/// Makes a copy of what is mounted at a path and below it, which is attached nowhere. It follows
+/// symbolic links, but no magic links of `/proc`.
 pub(crate) fn copy_of(path: &CStr) -> io::Result<OwnedFd> {
     copy(&open(libc::AT_FDCWD, path, 0, libc::RESOLVE_NO_MAGICLINKS)?)
 }
@@ -96,7 +96,7 @@ pub(crate) fn folder(path: &CStr) -> io::Result<OwnedFd> {
     )
 }
 
-/// Opens a place below a folder. No link leads out of it, and `..` neither.
+/// Opens a place below a folder. Links and `..` resolve as if the folder were the root.
 pub(crate) fn open_below(folder: &impl AsFd, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
     let resolve = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
     open(folder.as_fd().as_raw_fd(), path, flags, resolve)

@@ -65,7 +65,8 @@ enum Command {
     Plan {
         #[arg(short, long, value_name = "FILE")]
         file: PathBuf,
-        /// Show instead what this sandbox would change for each workload, and the key that opens it
+        /// Show, instead of the plan, what this sandbox would change for each workload, and the key that
+        /// allows it
         #[arg(long, value_name = "LEVEL", value_parser = ["default"])]
         sandbox: Option<String>,
         #[command(flatten)]

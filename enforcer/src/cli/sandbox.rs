@@ -7,27 +7,28 @@ use enforcer_core::WorkloadName;
 use enforcer_core::spec::{Consequence, WorkloadSpec};
 use enforcer_core::text::printable;
 use enforcer_kernel::account::Accounts;
+use enforcer_kernel::settings_file;
 use serde::Serialize;
 use std::path::Path;
 
 /// A workload, and what the sandbox would change for it.
 #[derive(Debug, Serialize)]
-struct Outlook {
+struct SandboxChanges {
     workload: WorkloadName,
     /// Its default is no sandbox, whatever the manifest's version.
     is_root: bool,
-    consequences: Vec<Consequence>,
+    changes: Vec<Consequence>,
 }
 
 pub(super) fn plan(file: &Path, output: Output, color: bool) -> Result<(), Fault> {
     let loaded = files::load(file, color).map_err(Fault::of_manifest)?;
     eprint!("{}", loaded.warnings);
     let workloads = loaded.manifest.workloads.iter();
-    let all: Vec<Outlook> = workloads
-        .map(|(name, spec)| Outlook {
+    let all: Vec<SandboxChanges> = workloads
+        .map(|(name, spec)| SandboxChanges {
             workload: name.clone(),
-            is_root: matches!(spec.user.as_deref(), Some("root" | "0")),
-            consequences: spec.in_sandbox(&home(spec)).into_iter().collect(),
+            is_root: spec.is_root(),
+            changes: spec.in_sandbox(&home(spec)).into_iter().collect(),
         })
         .collect();
     if output.print(&all, None)? {
@@ -35,28 +36,41 @@ pub(super) fn plan(file: &Path, output: Output, color: bool) -> Result<(), Fault
     }
     for one in &all {
         let of_root = match one.is_root {
-            true => " (it runs as root, for whom no sandbox is the default)",
+            true => " (default for root: `sandbox: off`)",
             false => "",
         };
-        if one.consequences.is_empty() {
-            println!("{}: nothing that the manifest names{of_root}", one.workload);
+        if one.changes.is_empty() {
+            let name = &one.workload;
+            println!("{name}: the sandbox changes no path of this manifest{of_root}");
             continue;
         }
         println!("{}{of_root}", one.workload);
-        for change in &one.consequences {
+        for change in &one.changes {
             let path = printable(&change.path);
             let (what, key) = (change.what.as_str(), printable(&change.key));
-            println!("  {path}: {what}; {key} opens it");
+            println!("  {path}: {what}; {key} allows it");
         }
     }
     Ok(())
 }
 
-/// Returns the home of the workload's user; `/` if the user is not known here.
+/// Returns the home of the workload's user, in the tree of its root or on the host; a path that no file
+/// has if the user is not known here.
 fn home(spec: &WorkloadSpec) -> String {
-    let found = Accounts::Host.identity(spec.user.as_deref(), spec.group.as_deref(), &[]);
+    let file = |root: &str, path: &str| {
+        let text = settings_file::read_in_tree(root, path).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    };
+    let accounts = match &spec.root {
+        None => Accounts::Host,
+        Some(root) => Accounts::Tree {
+            passwd: file(root, "etc/passwd"),
+            group: file(root, "etc/group"),
+        },
+    };
+    let found = accounts.identity(spec.user.as_deref(), spec.group.as_deref(), &[]);
     match found {
-        Ok(user) if spec.root.is_none() && user.home != "/" => user.home,
+        Ok(user) if user.home != "/" => user.home,
         _ => "/nonexistent".to_owned(),
     }
 }

@@ -6,7 +6,7 @@ use super::{directories, sandbox};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{Sandbox, WorkloadSpec};
-use enforcer_kernel::account::{Accounts, Identity};
+use enforcer_kernel::account::{self, Accounts, Identity};
 use enforcer_kernel::settings_file;
 use enforcer_kernel::spawn::Launch;
 use enforcer_kernel::system_limits;
@@ -22,13 +22,15 @@ const DEFAULT_NOFILE: u64 = 524_288;
 /// A check is worth less than whatever it checks.
 const FIRST_TO_GO: i32 = 500;
 
-/// Prepares what a process of a workload needs. `own` are variables that the agent sets for it.
+/// Prepares what a process of a workload needs. `own` are variables that the agent sets for it. The
+/// account is looked up if it is not known.
 pub(super) fn prepare(
     workload: &WorkloadName,
     spec: &WorkloadSpec,
     own: Vec<(String, Vec<u8>)>,
+    known: Option<&Identity>,
 ) -> Result<Launch, StartError> {
-    let identity = identity(spec)?;
+    let identity = known.cloned().map_or_else(|| identity(spec), Ok)?;
     let switch_user = geteuid().is_root();
     if !switch_user && identity.uid != geteuid() {
         return Err(failure(
@@ -113,9 +115,9 @@ pub(super) fn short_command(
     let Some(name) = name else {
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
-    let mut launch = prepare(name, &spec, own)?;
+    let known = instance.map(|instance| &instance.identity);
+    let mut launch = prepare(name, &spec, own, known)?;
     if let Some(instance) = instance {
-        launch.identity = instance.identity.clone();
         launch.environment.clone_from(&instance.environment);
     }
     // For root, the list is the bound.
@@ -201,6 +203,13 @@ pub(super) fn identity(spec: &WorkloadSpec) -> Result<Identity, StartError> {
         },
     };
     let found = accounts.identity(spec.user.as_deref(), spec.group.as_deref(), &spec.groups);
+    if let (Ok(found), Some(root)) = (&found, &spec.root)
+        && let Some(other) = account::name_on_host(found.uid)
+        && other != found.name
+    {
+        let (name, uid) = (&found.name, found.uid);
+        tracing::warn!("{root} gives `{name}` the uid {uid}, which is `{other}` on the host");
+    }
     found.map_err(|error| {
         let stage = match &spec.root {
             None => "look up the account".to_owned(),

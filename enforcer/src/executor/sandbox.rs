@@ -8,7 +8,7 @@ use enforcer_kernel::spawn::{Mount, Source};
 use std::io;
 use std::path::Path;
 
-/// Returns the mounts. What stands first goes before another mount at the same place.
+/// Returns the mounts. If two have the same place, the first one is used.
 pub(super) fn mounts(
     spec: &WorkloadSpec,
     user: &Identity,
@@ -22,21 +22,20 @@ pub(super) fn mounts(
     for path in READ_ONLY {
         all.push(optional(path, Source::ReadOnly)?);
     }
+    // The user's own home goes before the folder of homes, which root's is itself.
+    let mut homes = HOMES.iter();
+    if homes.any(|path| Path::new(&user.home).starts_with(path)) {
+        all.push(optional(&user.home, own(&user.home, false)?)?);
+    }
     for path in HOMES {
         all.push(optional(path, empty("0755")?)?);
     }
-    if HOMES
-        .iter()
-        .any(|path| Path::new(&user.home).starts_with(path))
-    {
-        all.push(optional(&user.home, hosts(spec, &user.home, false)?)?);
-    }
     for path in TEMPORARY.iter().filter(|_| spec.private_tmp) {
-        let own = Source::Memory {
+        let memory = Source::Memory {
             options: vec![option("mode", "1777")?],
             read_only: false,
         };
-        all.push(optional(path, own)?);
+        all.push(optional(path, memory)?);
     }
     if spec.root.is_none() {
         // The agent's own files and sockets, except what is mounted there for the workload.
@@ -44,19 +43,19 @@ pub(super) fn mounts(
         all.push(mount(&folder, empty("0711")?)?);
         let notify = agents_folder.join("notify");
         let notify = notify.to_string_lossy();
-        all.push(optional(&notify, hosts(spec, &notify, false)?)?);
+        all.push(optional(&notify, own(&notify, false)?)?);
     }
     Ok(all)
 }
 
-/// Returns what the manifest's keys open.
+/// Returns the mounts of the keys that make exceptions.
 fn opened(spec: &WorkloadSpec) -> io::Result<Vec<Mount>> {
     let mut all = Vec::new();
     for path in &spec.read_write_paths {
-        all.push(mount(path, hosts(spec, path, false)?)?);
+        all.push(mount(path, own(path, false)?)?);
     }
     for path in &spec.read_only_paths {
-        all.push(mount(path, hosts(spec, path, true)?)?);
+        all.push(mount(path, own(path, true)?)?);
     }
     for path in &spec.devices {
         let source = Source::Hosts {
@@ -68,11 +67,10 @@ fn opened(spec: &WorkloadSpec) -> io::Result<Vec<Mount>> {
     Ok(all)
 }
 
-/// Returns a path of the workload's files, as the host has it.
-fn hosts(spec: &WorkloadSpec, path: &str, read_only: bool) -> io::Result<Source> {
-    let root = spec.root.as_deref().unwrap_or_default();
-    let path = string(format!("{root}{path}"))?;
-    Ok(Source::Hosts { path, read_only })
+/// Returns a path of the workload's files.
+fn own(path: &str, read_only: bool) -> io::Result<Source> {
+    let path = string(path)?;
+    Ok(Source::Own { path, read_only })
 }
 
 /// Returns an empty folder that cannot be changed.

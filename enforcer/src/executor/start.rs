@@ -300,7 +300,7 @@ impl Executor {
     ) -> Result<Launch, StartError> {
         let mut own = notices::environment(&self.runtime_dir, workload, spec);
         own.extend(view::environment(&self.runtime_dir, workload, spec));
-        launch::prepare(workload, spec, own)
+        launch::prepare(workload, spec, own, None)
     }
 
     /// Aborts a start that is no longer wanted, and kills what it has made.

@@ -69,7 +69,7 @@ impl Executor {
         }
     }
 
-    /// Returns what a process of a workload sees where no other process of it lives.
+    /// Returns the view of a process that starts while no other process of the workload runs.
     pub(super) fn view_of_its_own(
         &self,
         workload: &WorkloadName,
@@ -94,10 +94,11 @@ impl Executor {
             mounts.extend(self.mounts_of_root(spec).map_err(failed)?);
         }
         let mut taken = BTreeSet::new();
-        // The first one of a place counts: it was asked for.
+        // If two have the same place, the first one is used: the manifest names it.
         mounts.retain(|mount| taken.insert(mount.at.clone()));
         if mounts.len() > MOST_MOUNTS {
-            let many = format!("they are {}, and at most {MOST_MOUNTS}", mounts.len());
+            let count = mounts.len();
+            let many = format!("the workload has {count} mounts, and {MOST_MOUNTS} are the most");
             return Err(failed(io::Error::other(many)));
         }
         let root = self.root_of(spec).map_err(failed)?;
@@ -263,7 +264,7 @@ fn mounts_of(spec: &WorkloadSpec, user: &Identity) -> io::Result<Vec<Mount>> {
 }
 
 /// Puts mounts in the order in which they are attached: each after those above it. Below a file system
-/// in memory, the way is made.
+/// in memory, missing parent folders are created.
 fn in_order(mut mounts: Vec<Mount>) -> io::Result<Vec<Mount>> {
     let path = |mount: &Mount| PathBuf::from(mount.at.to_string_lossy().into_owned());
     mounts.sort_by_key(path);

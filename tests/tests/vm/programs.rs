@@ -533,6 +533,7 @@ fn as_the_first_process_of_a_namespace_it_collects_orphans_and_says_what_it_lack
 fn a_server_of_python_is_probed_over_tls() {
     const CERTIFICATE: &str = include_str!("../../../enforcer/src/tls/testdata/own.pem");
     const KEY: &str = include_str!("../../../enforcer/src/tls/testdata/own.key");
+    const OTHER: &str = include_str!("../../../enforcer/src/tls/testdata/ca.pem");
     const SCRIPT: &str = "
 import http.server, ssl
 class Answer(http.server.BaseHTTPRequestHandler):
@@ -547,15 +548,16 @@ server.serve_forever()
 ";
     fs::write("/tmp/python-own.pem", CERTIFICATE).unwrap();
     fs::write("/tmp/python-own.key", KEY).unwrap();
+    fs::write("/tmp/python-other.pem", OTHER).unwrap();
     fs::write("/tmp/python-server.py", SCRIPT).unwrap();
     let timing = "period: 2s, timeout: 60s";
     let https = "port: 9043, server_name: localhost";
     let more = format!(
-        "probes: {{ startup: {{ https: {{ {https}, ca_file: /tmp/python-own.pem }}, {timing}, failure_threshold: 1000 }}, readiness: {{ https: {{ {https} }}, {timing}, failure_threshold: 1 }} }}"
+        "probes: {{ startup: {{ https: {{ {https}, ca_file: /tmp/python-own.pem }}, {timing}, failure_threshold: 1000 }}, readiness: {{ https: {{ {https}, ca_file: /tmp/python-other.pem }}, {timing}, failure_threshold: 1 }} }}"
     );
     let text = program("tls", "web", &[PYTHON, "/tmp/python-server.py"], &more);
     let agent = Agent::start(&manifest(&text));
-    // With its certificate it is trusted, and with those of the system it is not.
+    // With its certificate it is trusted, and with another one it is not.
     wait_for("the certificate to be refused", || {
         let probes = agent.inspect("tls").probes;
         let last = |name: ProbeName| {
@@ -564,6 +566,7 @@ server.serve_forever()
         };
         let passed = last(ProbeName::Startup)?.result == Answer::Passed;
         let refused = last(ProbeName::Readiness)?;
-        (passed && refused.text.contains("certificate")).then_some(())
+        let failed = refused.result == Answer::Failed;
+        (passed && failed && refused.text.contains("signed by no one")).then_some(())
     });
 }

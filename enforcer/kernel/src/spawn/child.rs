@@ -61,7 +61,7 @@ impl Stage {
             13 => "keep its memory out of core dumps",
             14 => "make its own namespaces",
             15 => "enter the namespaces of the running instance",
-            16 => return format!("find what to mount: {}", names.mount),
+            16 => return format!("open the source of the mount {}", names.mount),
             17 => return format!("open its root {}", names.root),
             18 => return format!("mount {}", names.mount),
             19 => return format!("make {} its root", names.root),

@@ -1,5 +1,5 @@
-//! The child's way into what it sees (`ViewOrders`). As in all of the child, nothing here allocates,
-//! locks or panics.
+//! Puts the child into the namespaces that its orders name. As in all of the child, nothing here
+//! allocates, locks or panics.
 //!
 //! The order matters. What is mounted is found first, in the host's files. Then the root is attached to
 //! a folder of the agent's, and each mount to its place below that root, which is opened with
@@ -15,7 +15,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
-/// The devices that harm nobody.
+/// The devices without access to hardware.
 const DEVICES: [&CStr; 6] = [c"null", c"zero", c"full", c"random", c"urandom", c"tty"];
 const LINKS: [(&CStr, &CStr); 5] = [
     (c"/proc/self/fd", c"fd"),
@@ -34,7 +34,7 @@ pub(super) fn enter(orders: &ViewOrders, descriptors: &[c_int]) -> Step {
     }
 }
 
-/// By a pidfd since Linux 5.8.
+/// Joins the namespaces of a process (setns(2) with a pidfd, Linux 5.8).
 fn join(descriptors: &[c_int]) -> Step {
     let process = descriptors.first().copied().unwrap_or(-1);
     // SAFETY: a descriptor and flags.
@@ -47,18 +47,23 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
     // SAFETY: no preconditions, and it always succeeds. The program's own mask is set later.
     unsafe { libc::umask(0o022) };
     let devices = mounts::folder(c"/dev");
+    let folder = own
+        .root
+        .as_ref()
+        .map_or(c"/", |root| root.folder.as_c_str());
+    let folder = mounts::folder(folder).map_err(|error| failed(Stage::Root, 0, &error))?;
     let mut given = given.iter().copied();
     let mut sources = [const { None }; MOST_MOUNTS];
     for (index, (mount, found)) in own.mounts.iter().zip(&mut sources).enumerate() {
-        *found = match source(&mount.source, &mut given) {
+        *found = match source(&mount.source, &folder, &mut given) {
             Ok(source) => source,
             Err(_) if mount.is_optional => None,
             Err(error) => return Err(failed(Stage::Source, index, &error)),
         };
     }
     let root = match &own.root {
-        Some(root) => stage(root),
-        None => mounts::folder(c"/"),
+        Some(root) => stage(root, &folder),
+        None => Ok(folder),
     };
     let root = root.map_err(|error| failed(Stage::Root, 0, &error))?;
     for (index, (mount, source)) in own.mounts.iter().zip(&sources).enumerate() {
@@ -75,7 +80,7 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
             Err(error) => return Err(failed(Stage::Mount, index, &error)),
         }
     }
-    // Everything below them has its place now.
+    // Only now: mount points had to be created in them first.
     for (index, (mount, source)) in own.mounts.iter().zip(&sources).enumerate() {
         if let (
             Some(source),
@@ -122,9 +127,10 @@ fn new_namespaces(own: &OwnOrders) -> Step {
     Ok(())
 }
 
-/// `None` for what is found when it is attached.
+/// Returns `None` if the source is opened when it is attached.
 fn source(
     order: &SourceOrder,
+    root: &OwnedFd,
     given: &mut impl Iterator<Item = c_int>,
 ) -> io::Result<Option<OwnedFd>> {
     let found = match order {
@@ -136,13 +142,8 @@ fn source(
                 _ => return Err(io::ErrorKind::NotFound.into()),
             }
         }
-        SourceOrder::Hosts { path, read_only } => {
-            let copy = mounts::copy_of(path)?;
-            if *read_only {
-                mounts::make_read_only(&copy, true)?;
-            }
-            copy
-        }
+        SourceOrder::Hosts { path, read_only } => copy(mounts::copy_of(path)?, *read_only)?,
+        SourceOrder::Own { path, read_only } => copy(mounts::copy_in(root, path)?, *read_only)?,
         SourceOrder::ReadOnly => return Ok(None),
         SourceOrder::Memory { options, .. } => memory(options)?,
         SourceOrder::Processes => {
@@ -158,6 +159,13 @@ fn source(
     Ok(Some(found))
 }
 
+fn copy(of: OwnedFd, read_only: bool) -> io::Result<OwnedFd> {
+    if read_only {
+        mounts::make_read_only(&of, true)?;
+    }
+    Ok(of)
+}
+
 fn memory(options: &[(CString, CString)]) -> io::Result<OwnedFd> {
     const MOST_OPTIONS: usize = 8;
     let mut all: [mounts::MountOption<'_>; MOST_OPTIONS] = [(c"", None); MOST_OPTIONS];
@@ -169,11 +177,8 @@ fn memory(options: &[(CString, CString)]) -> io::Result<OwnedFd> {
 }
 
 /// Attaches the tree of the root to the agent's folder, where its mounts are put together.
-fn stage(root: &Root) -> io::Result<OwnedFd> {
-    let tree = mounts::copy_of(&root.folder)?;
-    if root.read_only {
-        mounts::make_read_only(&tree, true)?;
-    }
+fn stage(root: &Root, folder: &OwnedFd) -> io::Result<OwnedFd> {
+    let tree = copy(mounts::copy(folder)?, root.read_only)?;
     mounts::attach(&tree, &mounts::folder(&root.stage)?)?;
     Ok(tree)
 }
@@ -206,7 +211,7 @@ fn make_in(folder: &OwnedFd, name: &CStr, is_folder: bool) -> io::Result<OwnedFd
             libc::close(file);
         }
     }
-    // What could not be made is missing now.
+    // Errors are ignored: this call reports a missing file.
     mounts::open_below(folder, name, libc::O_NOFOLLOW)
 }
 
@@ -262,7 +267,7 @@ fn change_root(root: &OwnedFd) -> Step {
     }
 }
 
-/// The error may have been overwritten since, so that it is set again.
+/// Sets errno again, because another call may have changed it.
 fn failed(stage: Stage, index: usize, error: &io::Error) -> Failed {
     let number = error.raw_os_error().unwrap_or(libc::EIO);
     nix::Error::from_raw(number).set();

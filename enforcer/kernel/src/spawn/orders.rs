@@ -193,6 +193,11 @@ impl Encoder {
                 SourceOrder::Devices => self.word(3),
                 SourceOrder::ReadOnly => self.word(4),
                 SourceOrder::Processes => self.word(5),
+                SourceOrder::Own { path, read_only } => {
+                    self.word(6);
+                    self.string(path);
+                    self.word((*read_only).into());
+                }
             }
         }
     }
@@ -281,6 +286,10 @@ impl Decoder<'_> {
                 3 => SourceOrder::Devices,
                 4 => SourceOrder::ReadOnly,
                 5 => SourceOrder::Processes,
+                6 => SourceOrder::Own {
+                    path: self.string()?,
+                    read_only: self.flag()?,
+                },
                 _ => return None,
             },
         })
@@ -328,6 +337,10 @@ mod tests {
                 }),
                 mount(SourceOrder::ReadOnly),
                 mount(SourceOrder::Processes),
+                mount(SourceOrder::Own {
+                    path: c"/home/web".to_owned(),
+                    read_only: false,
+                }),
                 devices,
             ],
             hostname: Some(c"web".to_owned()),

@@ -54,10 +54,13 @@ pub enum Source {
     Given(OwnedFd),
     /// A file or a folder of the host's, with what is mounted below it.
     Hosts { path: CString, read_only: bool },
-    /// What is at the place, which can no longer be changed.
+    /// A file or a folder of the workload's own root, as it is before anything is attached. No link
+    /// leads out of the root.
+    Own { path: CString, read_only: bool },
+    /// The place itself, made read-only.
     ReadOnly,
-    /// A file system in memory, with the options of tmpfs(5). What is mounted below a read-only one is
-    /// attached before it is that.
+    /// A file system in memory, with the options of tmpfs(5). A read-only one becomes read-only
+    /// after the mounts below it are attached.
     Memory {
         options: Vec<(CString, CString)>,
         read_only: bool,
@@ -65,7 +68,7 @@ pub enum Source {
     /// A `/proc` without other users' processes: `hidepid=invisible` of proc(5), since Linux 5.8 for each
     /// mount by itself.
     Processes,
-    /// A folder with harmless devices.
+    /// A folder with the devices that give no access to hardware.
     Devices,
 }
 
@@ -119,7 +122,7 @@ impl View {
 
 impl Mount {
     /// Returns the kernel's interfaces, as a root has them: `/proc`, a `/sys` that cannot be
-    /// changed, and the devices that harm nobody.
+    /// changed, and the devices without access to hardware.
     pub fn of_the_kernel() -> [Self; 3] {
         let hosts = |path: &CStr, read_only| Source::Hosts {
             path: path.to_owned(),
@@ -185,6 +188,10 @@ impl Mount {
                     path: path.clone(),
                     read_only: *read_only,
                 },
+                Source::Own { path, read_only } => SourceOrder::Own {
+                    path: path.clone(),
+                    read_only: *read_only,
+                },
                 Source::ReadOnly => SourceOrder::ReadOnly,
                 Source::Memory { options, read_only } => SourceOrder::Memory {
                     options: options.clone(),
@@ -205,6 +212,7 @@ impl Mount {
             Source::Given(_) => format!("its credentials at {at}"),
             Source::Hosts { path, .. } if *path == self.at => at.into_owned(),
             Source::Hosts { path, .. } => format!("{} at {at}", path.to_string_lossy()),
+            Source::Own { path, .. } => path.to_string_lossy().into_owned(),
             Source::ReadOnly => format!("{at} read-only"),
             Source::Memory { .. } => format!("tmpfs at {at}"),
             Source::Processes => format!("processes at {at}"),
@@ -241,6 +249,10 @@ pub(super) struct MountOrder {
 pub(super) enum SourceOrder {
     Given,
     Hosts {
+        path: CString,
+        read_only: bool,
+    },
+    Own {
         path: CString,
         read_only: bool,
     },

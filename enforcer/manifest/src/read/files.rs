@@ -1,6 +1,6 @@
 //! `root`, `mounts`, `tmpfs`, `read_only` and `hostname`.
 
-use super::{Fields, Reader, boolean};
+use super::{Fields, Reader, boolean, place};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
@@ -36,20 +36,6 @@ impl Reader<'_> {
         }
         self.set_some(fields, "hostname", &mut spec.hostname, host_name);
         self.check_places(fields, spec);
-    }
-
-    fn items<'n>(&mut self, node: Option<&'n Node>, expected: &str) -> &'n [Node] {
-        match node {
-            None => &[],
-            Some(Node {
-                value: Value::Sequence(items),
-                ..
-            }) => items,
-            Some(node) => {
-                self.expected(node, expected, &node.value);
-                &[]
-            }
-        }
     }
 
     fn mount(&mut self, node: &Node) -> Option<Mount> {
@@ -126,16 +112,6 @@ fn in_files(text: &str) -> Result<String, String> {
     match path == "/proc" || path.starts_with("/proc/") {
         true => Err(EXPECTED.to_owned()),
         false => Ok(path),
-    }
-}
-
-/// Reads an absolute path, and returns it without superfluous slashes.
-fn place(text: &str, expected: &str) -> Result<String, String> {
-    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
-    let is_plain = !parts.is_empty() && !parts.iter().any(|part| matches!(*part, "." | ".."));
-    match text.starts_with('/') && is_plain && !text.contains('\0') {
-        true => Ok(format!("/{}", parts.join("/"))),
-        false => Err(expected.to_owned()),
     }
 }
 

@@ -214,6 +214,30 @@ impl Reader<'_> {
         Some(words)
     }
 
+    /// Returns the items of a list; none without one.
+    pub(crate) fn items<'n>(&mut self, node: Option<&'n Node>, expected: &str) -> &'n [Node] {
+        match node {
+            None => &[],
+            Some(Node {
+                value: Value::Sequence(items),
+                ..
+            }) => items,
+            Some(node) => {
+                self.expected(node, expected, &node.value);
+                &[]
+            }
+        }
+    }
+
+    /// Reads a list of absolute paths, without superfluous slashes.
+    pub(crate) fn places(&mut self, node: Option<&Node>) -> Vec<String> {
+        let items = self.items(node, "a list of absolute paths");
+        let places = items.iter().filter_map(|item| {
+            self.parsed(item, |text| place(text, "an absolute path other than /"))
+        });
+        places.collect()
+    }
+
     pub(crate) fn absolute_paths(&mut self, node: &Node) -> Vec<String> {
         let Value::Sequence(items) = &node.value else {
             self.expected(node, "a list of absolute paths", &node.value);
@@ -232,6 +256,16 @@ impl Reader<'_> {
                 Err("an absolute path".to_owned())
             }
         })
+    }
+}
+
+/// Reads an absolute path, and returns it without superfluous slashes.
+pub(crate) fn place(text: &str, expected: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+    let is_plain = !parts.is_empty() && !parts.iter().any(|part| matches!(*part, "." | ".."));
+    match text.starts_with('/') && is_plain && !text.contains('\0') {
+        true => Ok(format!("/{}", parts.join("/"))),
+        false => Err(expected.to_owned()),
     }
 }
 

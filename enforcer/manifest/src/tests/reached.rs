@@ -286,8 +286,8 @@ system_calls: [ptrce, read]",
             8:22 error: expected a list of absolute paths, found `/home` (expected a list of absolute paths)
             9:15 error: `/dev/../etc` is not valid here (expected a path below /dev, such as /dev/dri)
             9:28 error: `dri` is not valid here (expected a path below /dev, such as /dev/dri)
-            10:20 error: the sandbox does not refuse a system call `ptrce` (did you mean `ptrace`?)
-            10:27 error: the sandbox does not refuse a system call `read` (it is allowed, or there is none of this name)
+            10:20 error: `ptrce` is not valid here (expected a call that the sandbox refuses, such as ptrace)
+            10:27 error: `read` is not valid here (expected a call that the sandbox refuses; it does not refuse this one)
         "#]],
     );
 }

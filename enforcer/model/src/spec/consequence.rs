@@ -8,7 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The devices that a sandbox has.
-const DEVICES: [&str; 9] = [
+const DEVICES: [&str; 14] = [
+    "/dev/fd",
+    "/dev/stdin",
+    "/dev/stdout",
+    "/dev/stderr",
+    "/dev/ptmx",
     "/dev/null",
     "/dev/zero",
     "/dev/full",
@@ -32,7 +37,7 @@ pub struct Consequence {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Denial {
-    /// It is another user's.
+    /// It is not there: it is another user's, or a device.
     Hidden,
     /// The workload has a folder of its own there, which is empty at each start.
     Private,
@@ -103,6 +108,8 @@ impl WorkloadSpec {
         });
         let hooks = self.before_start.iter().chain(&self.after_start);
         let hooks = hooks.chain(&self.before_stop);
+        let reload = self.reload.as_ref().and_then(|reload| reload.run.as_ref());
+        let hooks = hooks.chain(reload).chain(self.remedies());
         let hooks = hooks
             .chain(self.on_ready.iter())
             .chain(self.on_unready.iter());
@@ -111,6 +118,11 @@ impl WorkloadSpec {
         words
             .filter(|word| word.starts_with('/'))
             .chain(self.written_paths())
+    }
+
+    /// Returns the commands of the strategies.
+    fn remedies(&self) -> impl Iterator<Item = &Vec<String>> {
+        self.recovery.strategies.commands()
     }
 
     /// Returns the paths that the program writes to.

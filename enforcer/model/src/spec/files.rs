@@ -58,16 +58,22 @@ impl WorkloadSpec {
         let temporary = TEMPORARY.iter().filter(|_| own_tmp).copied();
         let memory = self.tmpfs.iter().map(|one| one.path.as_str());
         let memory = memory.chain(temporary).filter_map(nearest).max();
+        let root = self.root.as_deref().unwrap_or("/");
+        // What the sandbox shows is at the same path in the workload's own files.
+        let shown = self.read_write_paths.iter().chain(&self.read_only_paths);
+        let shown = shown.map(|at| (at.as_str(), "/", root));
         let mounts = self.mounts.iter();
+        let mounts = mounts.map(|one| (one.to.as_str(), one.to.as_str(), one.from.as_str()));
         let mount = mounts
-            .filter_map(|one| Some((nearest(&one.to)?, one)))
-            .max_by_key(|(depth, _)| *depth);
-        let (at, from) = match mount {
-            _ if memory > mount.map(|(depth, _)| depth) => return None,
-            Some((_, one)) => (one.to.as_str(), one.from.as_str()),
-            None => ("/", self.root.as_deref().unwrap_or("/")),
+            .chain(shown)
+            .filter_map(|(at, below, from)| Some((nearest(at)?, below, from)))
+            .max_by_key(|(depth, ..)| *depth);
+        let (below, from) = match mount {
+            _ if memory > mount.map(|(depth, ..)| depth) => return None,
+            Some((_, below, from)) => (below, from),
+            None => ("/", root),
         };
-        let rest = path.strip_prefix(at).ok()?;
+        let rest = path.strip_prefix(below).ok()?;
         let found = match rest.as_os_str().is_empty() {
             true => from.into(),
             false => Path::new(from).join(rest),
@@ -105,6 +111,15 @@ mod tests {
         ] {
             assert_eq!(on_host(path).as_deref(), expected, "{path}");
         }
+        let shown = WorkloadSpec {
+            sandbox: Sandbox::Default,
+            read_write_paths: vec!["/tmp/shared".to_owned()],
+            ..spec
+        };
+        let on_host = |path| shown.on_host(path);
+        assert_eq!(on_host("/tmp/x"), None);
+        let expected = Some("/srv/tree/tmp/shared/x");
+        assert_eq!(on_host("/tmp/shared/x").as_deref(), expected);
         let plain = WorkloadSpec::default();
         assert_eq!(plain.on_host("/etc/shop").as_deref(), Some("/etc/shop"));
     }

@@ -28,7 +28,7 @@ pub use recovery::{
 };
 pub use reload::Reload;
 pub use rung::Rung;
-pub use sandbox::{HOMES, READ_ONLY, Refusal, Sandbox, TEMPORARY, refusals, refused_calls};
+pub use sandbox::{HOMES, READ_ONLY, Sandbox, TEMPORARY, refused_calls};
 pub use schema::schema;
 pub use stop::{Stop, StopScope};
 pub use watch::{CpuLoopWatch, Watch};
@@ -293,7 +293,8 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
     pub hostname: Option<String>,
-    /// What the workload is kept from. The default is `off` in a manifest with `version: 1`, and for root.
+    /// What the workload is kept from. The default is `off`, and `default` in a manifest with `version: 2` for
+    /// users other than root.
     #[serde(default, skip_serializing_if = "Sandbox::is_off")]
     #[setting(restart)]
     #[schemars(with = "shapes::Sandbox")]
@@ -478,6 +479,12 @@ impl WorkloadSpec {
             DirectoryKind::State => self.state_directory.as_ref(),
             DirectoryKind::Cache => self.cache_directory.as_ref(),
         }
+    }
+
+    /// Returns whether the manifest names root as the user.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        matches!(self.user.as_deref(), Some("root" | "0"))
     }
 
     /// Returns a value from -500 for the most important workload to 500. The kernel kills the

@@ -98,6 +98,17 @@ pub struct Strategies {
 }
 
 impl Strategies {
+    /// Returns the commands of the strategies that run one.
+    pub(super) fn commands(&self) -> impl Iterator<Item = &Vec<String>> {
+        let all = self.default.iter().chain(self.by_cause.values().flatten());
+        all.filter_map(|strategy| {
+            let Strategy::Run(command) = strategy else {
+                return None;
+            };
+            Some(command)
+        })
+    }
+
     /// Returns the strategy of this attempt, counted from 1.
     #[must_use]
     pub fn choose(&self, cause: Cause, attempt: u32) -> Strategy {

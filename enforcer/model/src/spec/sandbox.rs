@@ -47,107 +47,71 @@ pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// The folders in which every user may write, of which the sandbox has its own.
 pub const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
-/// Why a system call is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The reason, in the words of the documents.
-    pub reason: &'static str,
-    pub calls: &'static [&'static str],
-}
-
 /// The system calls that the sandbox refuses, whatever their arguments. Some exist on one architecture
 /// only.
-const REFUSED: [Refusal; 10] = [
-    Refusal {
-        reason: "the clock is the host's",
-        calls: &["adjtimex", "clock_adjtime", "clock_settime", "settimeofday"],
-    },
-    Refusal {
-        reason: "mounts are the agent's affair",
-        calls: &[
-            "chroot",
-            "fsconfig",
-            "fsmount",
-            "fsopen",
-            "fspick",
-            "mount",
-            "mount_setattr",
-            "move_mount",
-            "open_tree",
-            "pivot_root",
-            "umount2",
-        ],
-    },
-    Refusal {
-        reason: "modules are the host's",
-        calls: &["delete_module", "finit_module", "init_module"],
-    },
-    Refusal {
-        reason: "the host runs on",
-        calls: &[
-            "kexec_file_load",
-            "kexec_load",
-            "reboot",
-            "swapoff",
-            "swapon",
-        ],
-    },
-    Refusal {
-        reason: "they look into other processes",
-        calls: &[
-            "kcmp",
-            "perf_event_open",
-            "pidfd_getfd",
-            "process_vm_readv",
-            "process_vm_writev",
-            "ptrace",
-        ],
-    },
-    Refusal {
-        reason: "keyrings are shared by user",
-        calls: &["add_key", "keyctl", "request_key"],
-    },
-    Refusal {
-        reason: "they reach the kernel and the hardware",
-        calls: &[
-            "bpf",
-            "ioperm",
-            "iopl",
-            "modify_ldt",
-            "syslog",
-            "userfaultfd",
-        ],
-    },
-    Refusal {
-        reason: "they do what other system calls do, past the sandbox",
-        calls: &["io_uring_enter", "io_uring_register", "io_uring_setup"],
-    },
-    Refusal {
-        reason: "names and accounting are the host's",
-        calls: &[
-            "acct",
-            "quotactl",
-            "quotactl_fd",
-            "setdomainname",
-            "sethostname",
-            "setns",
-        ],
-    },
-    Refusal {
-        reason: "nobody uses them any more",
-        calls: &["sysfs", "uselib", "ustat", "vhangup"],
-    },
+const REFUSED: [&[&str]; 10] = [
+    // The clock.
+    &["adjtimex", "clock_adjtime", "clock_settime", "settimeofday"],
+    // Mounts.
+    &[
+        "chroot",
+        "fsconfig",
+        "fsmount",
+        "fsopen",
+        "fspick",
+        "mount",
+        "mount_setattr",
+        "move_mount",
+        "open_tree",
+        "pivot_root",
+        "umount2",
+    ],
+    // Modules of the kernel.
+    &["delete_module", "finit_module", "init_module"],
+    // The end of the host, and its swap.
+    &[
+        "kexec_file_load",
+        "kexec_load",
+        "reboot",
+        "swapoff",
+        "swapon",
+    ],
+    // A look into other processes.
+    &[
+        "kcmp",
+        "perf_event_open",
+        "pidfd_getfd",
+        "process_vm_readv",
+        "process_vm_writev",
+        "ptrace",
+    ],
+    // Keyrings, which processes of one user share.
+    &["add_key", "keyctl", "request_key"],
+    // The kernel's insides and the hardware.
+    &[
+        "bpf",
+        "ioperm",
+        "iopl",
+        "modify_ldt",
+        "syslog",
+        "userfaultfd",
+    ],
+    // Files and messages past the filters.
+    &["io_uring_enter", "io_uring_register", "io_uring_setup"],
+    // The host's names, accounting and namespaces.
+    &[
+        "acct",
+        "quotactl",
+        "quotactl_fd",
+        "setdomainname",
+        "sethostname",
+        "setns",
+    ],
+    // Calls without users.
+    &["sysfs", "uselib", "ustat", "vhangup"],
 ];
-
-/// Returns the system calls that the sandbox refuses, with the reason.
-#[must_use]
-pub fn refusals() -> &'static [Refusal] {
-    &REFUSED
-}
 
 /// Returns the names of the system calls that the sandbox refuses.
 pub fn refused_calls() -> impl Iterator<Item = &'static str> {
-    REFUSED
-        .iter()
-        .flat_map(|refusal| refusal.calls.iter().copied())
+    REFUSED.into_iter().flatten().copied()
 }

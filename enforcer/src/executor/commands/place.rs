@@ -21,7 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The branch of the host's own commands: no workload is called so.
 const OF_HOST: &str = "_host";
 
-/// The places of the commands that run before a start.
+/// The names of the places where the commands before a start run.
 pub(in crate::executor) const RECOVERY: &str = "recovery";
 pub(in crate::executor) const BEFORE_START: &str = "before_start";
 
