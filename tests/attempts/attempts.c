@@ -193,6 +193,7 @@ int main(int argc, char **argv)
 	tell("hosts-tmp", read_from("/tmp/of-the-host"), 0);
 	tell("hosts-var-tmp", read_from("/var/tmp/of-the-host"), 0);
 	tell("first-process", read_from("/proc/1/stat"), 0);
+	tell("files-of-first-process", read_from("/proc/1/root/etc/passwd"), 0);
 	tell("agents-socket", connect_to(argv[2]), EACCES);
 	tell("kernel-log-device", read_from("/dev/kmsg"), 0);
 	tell("host-disk-of-memory", read_from("/dev/mem"), 0);
@@ -210,6 +211,7 @@ int main(int argc, char **argv)
 	IN_CHILD("pivot-root", syscall(__NR_pivot_root, "/", "/nowhere"), ENOENT);
 	IN_CHILD("fsopen", syscall(__NR_fsopen, "tmpfs", 0), 0);
 	IN_CHILD("open-tree", syscall(__NR_open_tree, AT_FDCWD, "/tmp", 1), 0);
+	IN_CHILD("open-by-handle", syscall(__NR_open_by_handle_at, -1, NULL, 0), EFAULT);
 	IN_CHILD("move-mount", syscall(__NR_move_mount, -1, "", -1, "", 0x44), EBADF);
 	/* Namespaces. */
 	IN_CHILD("unshare-mounts", unshare(CLONE_NEWNS), 0);

@@ -68,6 +68,8 @@ pub enum AccountError {
     NoGroupOf(u32),
     #[error("the tree gives `{0}` the uid 0; write `user: root` to mean it")]
     RootOfTree(String),
+    #[error("the tree gives `{0}` the gid 0; write `group: root` to mean it")]
+    RootGroupOfTree(String),
 }
 
 impl Accounts {
@@ -76,7 +78,7 @@ impl Accounts {
     pub fn identity(
         &self,
         named: Option<&str>,
-        group_named: Option<&str>,
+        named_group: Option<&str>,
         more_groups: &[String],
     ) -> Result<Identity, AccountError> {
         let group_of = |text: &str| match account_id(text) {
@@ -85,7 +87,7 @@ impl Accounts {
                 .group(text)
                 .ok_or_else(|| AccountError::NoGroup(text.to_owned())),
         };
-        let group_named = group_named.map(group_of).transpose()?;
+        let group_named = named_group.map(group_of).transpose()?;
         let found = match named {
             Some(text) => match (account_id(text), group_named) {
                 (None, _) => self
@@ -110,6 +112,11 @@ impl Accounts {
             return Err(AccountError::RootOfTree(found.name));
         }
         let gid = group_named.unwrap_or(found.gid);
+        let is_zero = |name: &str| name == "root" || account_id(name) == Some(0);
+        let group_meant = found.uid.is_root() || named_group.is_some_and(is_zero);
+        if matches!(self, Self::Tree { .. }) && gid.as_raw() == 0 && !group_meant {
+            return Err(AccountError::RootGroupOfTree(found.name));
+        }
         let mut groups = self.memberships(&found.name);
         groups.push(gid);
         for text in more_groups {
@@ -148,7 +155,11 @@ impl Accounts {
         if matches!(self, Self::Tree { .. })
             || in_file(&self.file("passwd"), |line| field(line, 0) == Some(user)).is_some()
         {
-            return members_of(&self.file("group"), user);
+            let mut groups = members_of(&self.file("group"), user);
+            if matches!(self, Self::Tree { .. }) {
+                groups.retain(|gid| gid.as_raw() != 0);
+            }
+            return groups;
         }
         // The line has the user's name and then the numbers of the groups.
         let line = getent("initgroups", user).unwrap_or_default();
@@ -310,8 +321,9 @@ mod tests {
     #[test]
     fn a_tree_has_its_own_accounts_and_gives_nobody_the_uid_of_root() {
         let tree = Accounts::Tree {
-            passwd: "root:x:0:0::/root:\nweb:x:71:72::/srv:\nbad:x:0:0::/:\n".to_owned(),
-            group: "web:x:72:\nlogs:x:73:web\n".to_owned(),
+            passwd: "root:x:0:0::/root:\nweb:x:71:72::/srv:\nbad:x:0:0::/:\nworse:x:5:0::/:\n"
+                .to_owned(),
+            group: "root:x:0:web\nweb:x:72:\nlogs:x:73:web\n".to_owned(),
         };
         let web = tree.identity(Some("web"), None, &[]).expect("its user");
         let ids = (web.uid.as_raw(), web.gid.as_raw(), web.home.as_str());
@@ -320,6 +332,8 @@ mod tests {
         let of = |user: &str| tree.identity(Some(user), None, &[]);
         assert!(matches!(of("bad"), Err(AccountError::RootOfTree(_))));
         assert!(of("root").is_ok() && of("0").is_ok());
+        assert!(matches!(of("worse"), Err(AccountError::RootGroupOfTree(_))));
+        assert!(tree.identity(Some("worse"), Some("0"), &[]).is_ok());
         // An account of the host is none of the tree.
         assert!(matches!(of("daemon"), Err(AccountError::NoUser(_))));
     }

@@ -2,7 +2,7 @@
 //! workload's processes have mounted.
 
 use crate::account::Identity;
-use crate::{mounts, settings_file};
+use crate::{clock, mounts, settings_file};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::fchown;
@@ -10,9 +10,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// The most bytes of all credentials of a workload together.
 const MOST_BYTES: u64 = 1 << 20;
+/// The longest wait for the last process that can write to them.
+const WRITERS_END: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
@@ -49,10 +52,10 @@ pub fn make(files: &BTreeMap<String, String>, user: &Identity) -> Result<OwnedFd
 /// Makes a file system whose pages are never written to swap: tmpfs with `noswap` (Linux 6.4), or
 /// ramfs before that, which has no limit of its own.
 fn in_memory(files: usize) -> io::Result<OwnedFd> {
-    // Each file may use a page more than it has bytes. The folder needs an inode.
+    // Each file may use a page more than it has bytes. An extended attribute counts as an inode.
     let bytes = MOST_BYTES + files as u64 * 4096;
     let size = std::ffi::CString::new(bytes.to_string())?;
-    let inodes = std::ffi::CString::new((files + 1).to_string())?;
+    let inodes = std::ffi::CString::new((2 * files + 2).to_string())?;
     let options = [
         (c"noswap", None),
         (c"size", Some(size.as_c_str())),
@@ -87,5 +90,14 @@ fn finish(mount: &OwnedFd, user: &Identity) -> io::Result<()> {
     fchown(&folder, Some(user.uid), Some(user.gid))?;
     fchmod(&folder, Mode::S_IRUSR | Mode::S_IXUSR)?;
     drop(folder);
-    mounts::make_read_only(mount, false)
+    // A process that was forked meanwhile may have the files open until it executes its program.
+    let until = clock::now().after(WRITERS_END);
+    loop {
+        match mounts::make_read_only(mount, false) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && clock::now() < until => {
+                clock::pause(WRITERS_END / 200);
+            }
+            made => return made,
+        }
+    }
 }

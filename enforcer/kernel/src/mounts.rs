@@ -142,7 +142,8 @@ pub(crate) fn attach(mount: &impl AsFd, place: &impl AsFd) -> io::Result<()> {
     })
 }
 
-/// Makes a mount read-only, attached or not, and those below it if that is asked for.
+/// Makes a mount read-only, attached or not, and those below it if that is asked for. What is mounted on
+/// the host later does not appear in it: that would not be read-only.
 ///
 /// # Errors
 /// `EBUSY` if a file there is open for writing.
@@ -158,7 +159,7 @@ pub(crate) fn make_read_only(mount: &impl AsFd, with_those_below: bool) -> io::R
     let attributes = Attributes {
         set: MOUNT_ATTR_RDONLY,
         clear: 0,
-        propagation: 0,
+        propagation: libc::MS_PRIVATE,
         user_namespace: 0,
     };
     let below = if with_those_below { AT_RECURSIVE } else { 0 };

@@ -249,7 +249,10 @@ fn number(name: &str) -> Option<i64> {
         "mount" => libc::SYS_mount,
         "mount_setattr" => libc::SYS_mount_setattr,
         "move_mount" => libc::SYS_move_mount,
+        "open_by_handle_at" => libc::SYS_open_by_handle_at,
         "open_tree" => libc::SYS_open_tree,
+        // Since Linux 6.15; the number is the same on both architectures.
+        "open_tree_attr" => 467,
         "perf_event_open" => libc::SYS_perf_event_open,
         "pidfd_getfd" => libc::SYS_pidfd_getfd,
         "pivot_root" => libc::SYS_pivot_root,

@@ -14,7 +14,7 @@ mod read;
 mod yaml;
 
 pub use fault::{Fault, Severity};
-pub use read::workload::{capability_number, rlimit_number};
+pub use read::workload::{CAPABILITIES, capability_number, rlimit_number};
 
 use enforcer_model::name::WorkloadName;
 use enforcer_model::spec::{Alerts, Manifest, WorkloadSpec};

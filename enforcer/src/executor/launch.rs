@@ -5,13 +5,14 @@
 use super::{directories, sandbox};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
-use enforcer_core::spec::{Sandbox, WorkloadSpec};
+use enforcer_core::spec::{OUT_OF_SANDBOX, Sandbox, WorkloadSpec};
 use enforcer_kernel::account::{self, Accounts, Identity};
+use enforcer_kernel::process::OWN_PROGRAM;
 use enforcer_kernel::settings_file;
 use enforcer_kernel::spawn::Launch;
 use enforcer_kernel::system_limits;
 use enforcer_manifest::environment_file;
-use enforcer_manifest::{capability_number, rlimit_number};
+use enforcer_manifest::{CAPABILITIES, capability_number, rlimit_number};
 use nix::unistd::{Gid, Uid, geteuid};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -65,6 +66,7 @@ pub(super) fn prepare(
         let limit = DEFAULT_NOFILE.min(system_limits::most_open_files());
         rlimits.push((rlimit_number("nofile").unwrap_or_default(), limit));
     }
+    let (capabilities, bounds_root) = capabilities(spec, &identity);
     Ok(Launch {
         command: strings(spec.command.iter().cloned())?,
         environment: strings(
@@ -75,12 +77,8 @@ pub(super) fn prepare(
         )?,
         directory: string(spec.directory.clone().unwrap_or_else(|| "/".to_owned()))?,
         switch_user,
-        capabilities: spec
-            .capabilities
-            .iter()
-            .filter_map(|name| capability_number(name))
-            .collect(),
-        bounds_root: spec.capabilities_listed.0,
+        capabilities,
+        bounds_root,
         rlimits,
         default_nofile,
         umask: spec.umask.0,
@@ -92,6 +90,21 @@ pub(super) fn prepare(
             .map_err(|error| failure("make the filters of system calls", error))?,
         identity,
     })
+}
+
+/// Returns the capabilities of a workload, and whether they are a bound for root. In a sandbox, root has
+/// none of those that lead out of it, unless the manifest lists them.
+fn capabilities(spec: &WorkloadSpec, user: &Identity) -> (Vec<u8>, bool) {
+    let listed = spec.capabilities.iter();
+    let listed = listed.filter_map(|name| capability_number(name));
+    if spec.sandbox == Sandbox::Off || spec.capabilities_listed.0 || !user.uid.is_root() {
+        return (listed.collect(), spec.capabilities_listed.0);
+    }
+    let kept = CAPABILITIES
+        .iter()
+        .filter(|name| !OUT_OF_SANDBOX.contains(name));
+    let kept = kept.filter_map(|name| capability_number(name));
+    (kept.collect(), true)
 }
 
 /// Prepares a short command beside a workload: with the user and the environment of its instance,
@@ -119,6 +132,14 @@ pub(super) fn short_command(
     let mut launch = prepare(name, &spec, own, known)?;
     if let Some(instance) = instance {
         launch.environment.clone_from(&instance.environment);
+    }
+    // The agent's own program uses calls that a sandbox refuses, and runs nothing else.
+    if command
+        .command
+        .first()
+        .is_some_and(|path| path == OWN_PROGRAM)
+    {
+        launch.filters.clear();
     }
     // For root, the list is the bound.
     if !launch.identity.uid.is_root() {

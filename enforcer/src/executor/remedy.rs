@@ -146,8 +146,13 @@ impl Executor {
             group: spec.group.clone(),
             groups: spec.groups.clone(),
             commands: spec.commands,
+            // The same files, which may be mounted elsewhere on the host.
+            runtime_directory: spec.runtime_directory.clone(),
+            state_directory: spec.state_directory.clone(),
+            cache_directory: spec.cache_directory.clone(),
             root: spec.root.clone(),
             mounts: spec.mounts.clone(),
+            tmpfs: spec.tmpfs.clone(),
             sandbox: spec.sandbox,
             private_tmp: spec.private_tmp,
             read_only_paths: spec.read_only_paths.clone(),

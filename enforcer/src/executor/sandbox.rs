@@ -23,9 +23,11 @@ pub(super) fn mounts(
         all.push(optional(path, Source::ReadOnly)?);
     }
     // The user's own home goes before the folder of homes, which root's is itself.
+    let home = user.home.trim_end_matches('/');
     let mut homes = HOMES.iter();
-    if homes.any(|path| Path::new(&user.home).starts_with(path)) {
-        all.push(optional(&user.home, own(&user.home, false)?)?);
+    let holds_all = home != "/root" && HOMES.contains(&home);
+    if homes.any(|path| Path::new(home).starts_with(path)) && !holds_all {
+        all.push(optional(home, own(home, false)?)?);
     }
     for path in HOMES {
         all.push(optional(path, empty("0755")?)?);

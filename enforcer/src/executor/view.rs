@@ -278,13 +278,15 @@ fn in_order(mut mounts: Vec<Mount>) -> io::Result<Vec<Mount>> {
     for (index, mount) in mounts.iter_mut().enumerate() {
         let at = &above[index].0;
         // The nearest one comes last.
-        let nearest = above[..index].iter().rev();
+        let nearest = above[..index].iter().enumerate().rev();
         let nearest = nearest
-            .filter_map(|(path, is_memory)| Some((path, at.strip_prefix(path).ok()?, *is_memory)))
+            .filter_map(|(place, (path, is_memory))| {
+                Some((place, at.strip_prefix(path).ok()?, *is_memory))
+            })
             .next();
         if let Some((memory, rest, true)) = nearest {
             let parts = rest.iter().map(|part| string(part.as_encoded_bytes()));
-            mount.below = Some((of_path(memory)?, parts.collect::<io::Result<_>>()?));
+            mount.below = Some((memory, parts.collect::<io::Result<_>>()?));
         }
     }
     Ok(mounts)

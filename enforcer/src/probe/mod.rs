@@ -67,21 +67,37 @@ impl Prober {
         });
     }
 
-    /// Finds a Unix socket in the workload's files.
-    async fn socket<'p>(&self, run: &ProbeRun, path: &'p str) -> Result<Target<'p>, Outcome> {
+    /// Finds a Unix socket in the workload's files. Only a missing one is the workload's fault.
+    async fn socket<'p>(
+        &self,
+        run: &ProbeRun,
+        path: &'p str,
+        timeout: Duration,
+    ) -> Result<Target<'p>, Outcome> {
         let (executor, workload) = (Arc::clone(&self.executor), run.workload.clone());
-        let asked = path.to_owned();
-        let found =
-            tokio::task::spawn_blocking(move || executor.find_place(&workload, &asked)).await;
-        let found = found.map_err(|error| Outcome::Unknown(error.to_string()))?;
-        match found {
-            Ok(place) => Ok(Target::Unix {
+        let (looks, asked) = (Arc::clone(&self.looks), path.to_owned());
+        let find = async {
+            let one = looks.acquire_owned().await;
+            let find = tokio::task::spawn_blocking(move || {
+                let _one = one;
+                executor.find_place(&workload, &asked)
+            });
+            find.await
+        };
+        let unknown = |why: String| Outcome::Unknown(format!("{path}: {why}"));
+        match tokio::time::timeout(timeout, find).await {
+            Err(_) => Err(unknown("it was not found in time".to_owned())),
+            Ok(Err(error)) => Err(unknown(error.to_string())),
+            Ok(Ok(Ok(place))) => Ok(Target::Unix {
                 path,
                 place: Arc::new(place),
             }),
-            Err(error) => {
-                let error = enforcer_kernel::spawn::describe(&error);
-                Err(failed(format!("{path}: {error}"), false))
+            Ok(Ok(Err(error))) => {
+                let why = enforcer_kernel::spawn::describe(&error);
+                Err(match error.kind() {
+                    std::io::ErrorKind::NotFound => failed(format!("{path}: {why}"), false),
+                    _ => unknown(why),
+                })
             }
         }
     }
@@ -97,7 +113,7 @@ impl Prober {
                 headers,
             } => {
                 let target = match (unix, port) {
-                    (Some(path), _) => self.socket(run, path).await,
+                    (Some(path), _) => self.socket(run, path, timeout).await,
                     (None, port) => Ok(Target::Tcp {
                         host,
                         port: port.unwrap_or(80),

@@ -102,6 +102,9 @@ impl ForkServer {
             Ok((gate, answer))
         };
         let asked = attempt().or_else(|error: io::Error| {
+            if view.serves_once() {
+                return Err(error);
+            }
             tracing::warn!("the fork server is started again: {error}");
             attempt()
         });

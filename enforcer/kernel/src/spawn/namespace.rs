@@ -57,7 +57,7 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
     for (index, (mount, found)) in own.mounts.iter().zip(&mut sources).enumerate() {
         *found = match source(&mount.source, &folder, &mut given) {
             Ok(source) => source,
-            Err(_) if mount.is_optional => None,
+            Err(error) if may_be_missing(mount, &error) => None,
             Err(error) => return Err(failed(Stage::Source, index, &error)),
         };
     }
@@ -66,19 +66,24 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
         None => Ok(folder),
     };
     let root = root.map_err(|error| failed(Stage::Root, 0, &error))?;
-    for (index, (mount, source)) in own.mounts.iter().zip(&sources).enumerate() {
-        let attached = match (source, &mount.source) {
-            (Some(source), SourceOrder::Devices) => attach(&root, mount, source)
+    for (index, mount) in own.mounts.iter().enumerate() {
+        let place = match place(&root, mount, &sources, index) {
+            Ok(place) => place,
+            Err(error) if mount.is_optional && is_missing(&error) => {
+                // Nothing can be mounted below it.
+                sources[index] = None;
+                continue;
+            }
+            Err(error) => return Err(failed(Stage::Mount, index, &error)),
+        };
+        let attached = match (&sources[index], &mount.source) {
+            (Some(source), SourceOrder::Devices) => mounts::attach(source, &place)
                 .and_then(|()| fill_devices(source, devices.as_ref().ok())),
-            (Some(source), _) => attach(&root, mount, source),
-            (None, SourceOrder::ReadOnly) => make_place_read_only(&root, mount),
+            (Some(source), _) => mounts::attach(source, &place),
+            (None, SourceOrder::ReadOnly) => make_read_only(&place),
             (None, _) => Ok(()),
         };
-        match attached {
-            Ok(()) => {}
-            Err(error) if mount.is_optional && error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(failed(Stage::Mount, index, &error)),
-        }
+        attached.map_err(|error| failed(Stage::Mount, index, &error))?;
     }
     // Only now: mount points had to be created in them first.
     for (index, (mount, source)) in own.mounts.iter().zip(&sources).enumerate() {
@@ -99,11 +104,24 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
     }
 }
 
-fn make_place_read_only(root: &OwnedFd, mount: &MountOrder) -> io::Result<()> {
-    let place = mounts::open_below(root, &mount.at, 0)?;
-    let copy = mounts::copy(&place)?;
+fn is_missing(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOENT)
+}
+
+/// Returns whether a mount is left out because there is nothing to mount. What hides something is never
+/// left out.
+fn may_be_missing(mount: &MountOrder, error: &io::Error) -> bool {
+    let is_of_files = matches!(
+        mount.source,
+        SourceOrder::Hosts { .. } | SourceOrder::Own { .. }
+    );
+    mount.is_optional && is_of_files && is_missing(error)
+}
+
+fn make_read_only(place: &OwnedFd) -> io::Result<()> {
+    let copy = mounts::copy(place)?;
     mounts::make_read_only(&copy, true)?;
-    mounts::attach(&copy, &place)
+    mounts::attach(&copy, place)
 }
 
 /// What is mounted on the host appears in the new namespace, and nothing of it appears on the host.
@@ -147,7 +165,11 @@ fn source(
         SourceOrder::ReadOnly => return Ok(None),
         SourceOrder::Memory { options, .. } => memory(options)?,
         SourceOrder::Processes => {
-            let options = [(c"hidepid", Some(c"invisible"))];
+            // Members of this group see all processes. The default is root's; nobody has this one.
+            let options = [
+                (c"hidepid", Some(c"invisible")),
+                (c"gid", Some(c"4294967294")),
+            ];
             let attributes = mounts::NO_SUID | mounts::NO_DEVICES | mounts::NO_EXEC;
             mounts::make(c"proc", &options, attributes)?
         }
@@ -183,19 +205,29 @@ fn stage(root: &Root, folder: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-fn attach(root: &OwnedFd, mount: &MountOrder, source: &OwnedFd) -> io::Result<()> {
-    let place = match &mount.below {
-        None => mounts::open_below(root, &mount.at, 0)?,
-        Some((memory, parts)) => {
-            let mut place = mounts::open_below(root, memory, libc::O_DIRECTORY)?;
-            let is_folder = is_folder(source)?;
-            for (index, part) in parts.iter().enumerate() {
-                place = make_in(&place, part, is_folder || index + 1 < parts.len())?;
-            }
-            place
-        }
+/// Opens the place of a mount: in the files of the root, or in the file system in memory that it is
+/// below, where missing folders are created.
+fn place(
+    root: &OwnedFd,
+    mount: &MountOrder,
+    sources: &[Option<OwnedFd>; MOST_MOUNTS],
+    index: usize,
+) -> io::Result<OwnedFd> {
+    let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+    let Some((above, parts)) = &mount.below else {
+        return mounts::open_below(root, &mount.at, 0);
     };
-    mounts::attach(source, &place)
+    // By its descriptor: the owner of the tree may have put another folder at its path.
+    let above = sources.get(*above).and_then(Option::as_ref);
+    let above = above.ok_or_else(missing)?;
+    let source = sources[index].as_ref().ok_or_else(missing)?;
+    let is_folder = is_folder(source)?;
+    let mut parts = parts.iter().peekable();
+    let mut place = mounts::open_below(above, c".", libc::O_DIRECTORY)?;
+    while let Some(part) = parts.next() {
+        place = make_in(&place, part, is_folder || parts.peek().is_some())?;
+    }
+    Ok(place)
 }
 
 /// Makes a folder or an empty file, if it is missing, and returns its place.
@@ -242,6 +274,7 @@ fn fill_devices(folder: &OwnedFd, of_host: Option<&OwnedFd>) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
+    link_log(folder, of_host)?;
     let options = [
         (c"ptmxmode", Some(c"0666")),
         (c"mode", Some(c"0620")),
@@ -252,6 +285,32 @@ fn fill_devices(folder: &OwnedFd, of_host: Option<&OwnedFd>) -> io::Result<()> {
     let attributes = mounts::NO_SUID | mounts::NO_DEVICES | mounts::NO_EXEC;
     let shared = mounts::make(c"tmpfs", &[(c"mode", Some(c"1777"))], attributes)?;
     mounts::attach(&shared, &make_in(folder, c"shm", true)?)
+}
+
+/// Gives a folder the socket of syslog(3), if the host has one: the same link, or the socket itself.
+fn link_log(folder: &OwnedFd, of_host: &OwnedFd) -> io::Result<()> {
+    let mut target = [0u8; 256];
+    // SAFETY: both names end with NUL; one byte of the buffer stays zero, so the target does as well.
+    unsafe {
+        let (name, length) = (c"log".as_ptr(), target.len() - 1);
+        let read = libc::readlinkat(
+            of_host.as_raw_fd(),
+            name,
+            target.as_mut_ptr().cast(),
+            length,
+        );
+        if read >= 0 {
+            return match libc::symlinkat(target.as_ptr().cast(), folder.as_raw_fd(), name) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            };
+        }
+    }
+    match mounts::copy_in(of_host, c"log") {
+        Ok(log) => mounts::attach(&log, &make_in(folder, c"log", false)?),
+        Err(error) if is_missing(&error) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes the staged tree the root, and lets go of the host's (pivot_root(2), "pivot_root(".", ".")").

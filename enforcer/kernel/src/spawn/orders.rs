@@ -170,8 +170,8 @@ impl Encoder {
         for mount in &own.mounts {
             self.string(&mount.at);
             self.word(mount.is_optional.into());
-            self.option(mount.below.as_ref(), |out, (memory, parts)| {
-                out.string(memory);
+            self.option(mount.below.as_ref(), |out, (above, parts)| {
+                out.count(*above);
                 out.strings(parts);
             });
             match &mount.source {
@@ -272,7 +272,7 @@ impl Decoder<'_> {
         Some(MountOrder {
             at: self.string()?,
             is_optional: self.flag()?,
-            below: self.option(|from| Some((from.string()?, from.list(Self::string)?)))?,
+            below: self.option(|from| Some((from.count()?, from.list(Self::string)?)))?,
             source: match self.word()? {
                 0 => SourceOrder::Given,
                 1 => SourceOrder::Hosts {
@@ -309,7 +309,7 @@ mod tests {
         let mount = |source| MountOrder {
             source,
             at: c"/run/web".to_owned(),
-            below: Some((c"/run".to_owned(), vec![c"web".to_owned()])),
+            below: Some((3, vec![c"web".to_owned()])),
             is_optional: false,
         };
         let hosts = SourceOrder::Hosts {

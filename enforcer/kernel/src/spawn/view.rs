@@ -42,8 +42,9 @@ pub struct Mount {
     pub source: Source,
     /// It must be there, unless it is below a file system in memory.
     pub at: CString,
-    /// The file system in memory that it is below, and the parts of the rest of its path.
-    pub below: Option<(CString, Vec<CString>)>,
+    /// The index of the mount that it is below, a file system in memory, and the parts of the rest of
+    /// its path.
+    pub below: Option<(usize, Vec<CString>)>,
     /// It is left out where the tree has no such place.
     pub is_optional: bool,
 }
@@ -73,6 +74,11 @@ pub enum Source {
 }
 
 impl View {
+    /// Returns whether it serves one child, and not another one if that is lost.
+    pub(super) fn serves_once(&self) -> bool {
+        matches!(self, Self::Own(_)) && !self.descriptors().is_empty()
+    }
+
     /// Returns the descriptors that a child needs.
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
@@ -171,12 +177,6 @@ impl Mount {
             at(c"/dev", Source::Devices),
         ];
         all.extend(SETTINGS.map(|path| at(path, Source::ReadOnly)));
-        // The socket of syslog(3).
-        let log = Source::Hosts {
-            path: c"/dev/log".to_owned(),
-            read_only: false,
-        };
-        all.push(at(c"/dev/log", log));
         all
     }
 
@@ -241,7 +241,7 @@ pub(super) struct OwnOrders {
 pub(super) struct MountOrder {
     pub source: SourceOrder,
     pub at: CString,
-    pub below: Option<(CString, Vec<CString>)>,
+    pub below: Option<(usize, Vec<CString>)>,
     pub is_optional: bool,
 }
 

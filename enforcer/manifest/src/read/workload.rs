@@ -63,7 +63,7 @@ pub(crate) const KEYS: &[&str] = &[
 const SHORTEST_START_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The capabilities in the kernel's order (capabilities(7)).
-pub(crate) const CAPABILITIES: [&str; 41] = [
+pub const CAPABILITIES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

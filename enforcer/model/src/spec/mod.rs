@@ -28,7 +28,7 @@ pub use recovery::{
 };
 pub use reload::Reload;
 pub use rung::Rung;
-pub use sandbox::{HOMES, READ_ONLY, Sandbox, TEMPORARY, refused_calls};
+pub use sandbox::{HOMES, OUT_OF_SANDBOX, READ_ONLY, Sandbox, TEMPORARY, refused_calls};
 pub use schema::schema;
 pub use stop::{Stop, StopScope};
 pub use watch::{CpuLoopWatch, Watch};

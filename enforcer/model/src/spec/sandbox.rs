@@ -47,6 +47,23 @@ pub const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// The folders in which every user may write, of which the sandbox has its own.
 pub const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
 
+/// The capabilities that root does not have in the sandbox. With them it could reach other processes,
+/// and their files by `/proc/PID/root`, or the hardware.
+pub const OUT_OF_SANDBOX: [&str; 12] = [
+    "CAP_BPF",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_MAC_ADMIN",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MKNOD",
+    "CAP_PERFMON",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYSLOG",
+];
+
 /// The system calls that the sandbox refuses, whatever their arguments. Some exist on one architecture
 /// only.
 const REFUSED: [&[&str]; 10] = [
@@ -62,7 +79,9 @@ const REFUSED: [&[&str]; 10] = [
         "mount",
         "mount_setattr",
         "move_mount",
+        "open_by_handle_at",
         "open_tree",
+        "open_tree_attr",
         "pivot_root",
         "umount2",
     ],
