@@ -57,6 +57,49 @@ fn a_reset_empties_the_users_own_folders_and_no_others() {
     );
 }
 
+/// A reset sees the files that its workload sees, and has no filters of a sandbox.
+#[test]
+fn a_reset_works_in_a_sandbox_and_in_a_root() {
+    let root = "/tmp/root-of-reset";
+    for folder in ["proc", "bin", "cache"] {
+        fs::create_dir_all(format!("{root}/{folder}")).unwrap();
+    }
+    fs::copy("/bin/fixture", format!("{root}/bin/fixture")).unwrap();
+    for path in ["/srv/boxed/sub/deep", "/tmp/of-reset/sub/deep"] {
+        fs::create_dir_all(path).unwrap();
+        fs::write(format!("{path}/file"), "").unwrap();
+        for folder in std::path::Path::new(path).ancestors().take(3) {
+            std::os::unix::fs::chown(folder, Some(1000), Some(1000)).unwrap();
+        }
+    }
+    let more = |path: &str| {
+        format!(
+            "recovery: {{ strategy: reset, reset_paths: [{path}], backoff: off, budget: {{ restarts: 1, within: 1h }} }}
+            sandbox: default"
+        )
+    };
+    let boxed = workload("boxed", "crash", &more("/srv/boxed"));
+    let mounted = format!(
+        "root: {root}
+        mounts: [{{ from: /tmp/of-reset, to: /cache }}]
+        {}",
+        more("/cache/sub")
+    );
+    let rooted = workload("rooted", "crash", &mounted).replace("user: web", "user: \"1000:1000\"");
+    let agent = Agent::start(&manifest(&format!("{boxed}{rooted}")));
+    for (name, path) in [("boxed", "/srv/boxed"), ("rooted", "/tmp/of-reset/sub")] {
+        agent.wait_for_state(name, WorkloadState::BreakerOpen);
+        let starts = agent.events::<Start>(name);
+        let errors: Vec<_> = starts
+            .iter()
+            .filter_map(|start| start.details.error())
+            .collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(fs::read_dir(path).unwrap().count(), 0, "{path}");
+    }
+    fs::remove_dir_all("/srv/boxed").unwrap();
+}
+
 #[test]
 fn recreating_makes_a_new_cgroup_and_a_new_log() {
     folder_of_web("/tmp/doomed");
