@@ -211,7 +211,7 @@ int main(int argc, char **argv)
 	IN_CHILD("pivot-root", syscall(__NR_pivot_root, "/", "/nowhere"), ENOENT);
 	IN_CHILD("fsopen", syscall(__NR_fsopen, "tmpfs", 0), 0);
 	IN_CHILD("open-tree", syscall(__NR_open_tree, AT_FDCWD, "/tmp", 1), 0);
-	IN_CHILD("open-by-handle", syscall(__NR_open_by_handle_at, -1, NULL, 0), EFAULT);
+	IN_CHILD("open-by-handle", syscall(__NR_open_by_handle_at, AT_FDCWD, small, 0), EINVAL);
 	IN_CHILD("move-mount", syscall(__NR_move_mount, -1, "", -1, "", 0x44), EBADF);
 	/* Namespaces. */
 	IN_CHILD("unshare-mounts", unshare(CLONE_NEWNS), 0);
