@@ -14,10 +14,13 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 use std::fmt;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -71,17 +74,56 @@ pub(crate) fn client(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
+/// A connection over TLS. Its end is the end of what the server sends, although not every server says
+/// so first (`close_notify`, RFC 8446 section 6.1): those of python do not. Someone in between can cut
+/// an answer short by that. A probe and a webhook need the status alone, which comes first.
+#[derive(Debug)]
+pub(crate) struct Connection(TlsStream<TcpStream>);
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.0).poll_read(context, buffer) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Ok(()))
+            }
+            polled => polled,
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 /// Shakes hands on a connection. The error says what the server, or its certificate, did wrong.
 pub(crate) async fn connect(
     stream: TcpStream,
     name: &str,
     config: Arc<ClientConfig>,
-) -> Result<TlsStream<TcpStream>, String> {
+) -> Result<Connection, String> {
     let server = ServerName::try_from(name.to_owned());
     let server =
         server.map_err(|_| format!("`{name}` is not a name that a certificate may have"))?;
     let connected = TlsConnector::from(config).connect(server, stream).await;
-    connected.map_err(|error| describe(&error))
+    connected.map(Connection).map_err(|error| describe(&error))
 }
 
 /// Returns the error of a handshake in words. rustls prints certificates and times as they are in

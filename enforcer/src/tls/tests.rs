@@ -17,6 +17,12 @@ fn file(name: &str) -> String {
 
 /// Serves "204" over TLS with this certificate, and returns the port.
 async fn serve(certificate: &str) -> u16 {
+    serve_with(certificate, b"HTTP/1.1 204 No Content\r\n\r\n", true).await
+}
+
+/// Serves an answer over TLS, which ends as TLS demands it (`close_notify`) or by the connection's end
+/// alone.
+async fn serve_with(certificate: &str, answer: &'static [u8], says_end: bool) -> u16 {
     let chain = read_certificates(&file(&format!("{certificate}.pem"))).expect("a certificate");
     let key = file(&format!("{certificate}.key"));
     let key = PrivateKeyDer::from_pem_file(key).expect("a key");
@@ -36,8 +42,11 @@ async fn serve(certificate: &str) -> u16 {
             };
             let mut asked = [0; 1024];
             let _ = stream.read(&mut asked).await;
-            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
-            let _ = stream.shutdown().await;
+            let _ = stream.write_all(answer).await;
+            let _ = stream.flush().await;
+            if says_end {
+                let _ = stream.shutdown().await;
+            }
         }
     });
     port
@@ -92,6 +101,18 @@ async fn a_certificate_that_signs_itself_is_accepted_if_it_is_named() {
     );
     let refused = ask(port, "localhost", Trust::File(file("ca.pem"))).await;
     assert!(refused.starts_with("no TLS: its certificate "), "{refused}");
+}
+
+/// As servers of python do.
+#[tokio::test]
+async fn an_answer_may_end_with_its_connection() {
+    let trust = || Trust::File(file("own.pem"));
+    let port = serve_with("own", b"HTTP/1.0 200 OK\r\n\r\nwell", false).await;
+    assert_eq!(ask(port, "localhost", trust()).await, "passed");
+    let short = b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\nwell";
+    let port = serve_with("own", short, false).await;
+    let why = ask(port, "localhost", trust()).await;
+    assert!(why.starts_with("broke off"), "{why}");
 }
 
 #[tokio::test]
