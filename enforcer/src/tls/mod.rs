@@ -140,6 +140,10 @@ fn describe(error: &std::io::Error) -> String {
                 "its certificate is not valid yet".to_owned()
             }
             Bad::UnknownIssuer => "its certificate is signed by no one who is trusted".to_owned(),
+            // A certificate of an authority, as openssl makes those that sign themselves.
+            Bad::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+                "its certificate signs itself, and is none of those that are trusted".to_owned()
+            }
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
                 "its certificate has another name".to_owned()
             }
