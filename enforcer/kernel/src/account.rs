@@ -106,7 +106,7 @@ impl Accounts {
                     .ok_or(AccountError::NoUser(own))?
             }
         };
-        // Whoever can write to the tree must not become root by that.
+        // A user who can write to the tree must not become root by an entry in its passwd(5).
         let meant = named.is_none_or(|name| name == "root" || account_id(name) == Some(0));
         if matches!(self, Self::Tree { .. }) && found.uid.is_root() && !meant {
             return Err(AccountError::RootOfTree(found.name));

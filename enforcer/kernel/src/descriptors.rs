@@ -3,8 +3,8 @@
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, UnixAddr, accept4, recv, recvmsg,
-    sendmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, RecvMsg, SockFlag, UnixAddr, accept4, recv,
+    recvmsg, sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
@@ -64,19 +64,25 @@ pub fn receive(socket: &impl AsFd, largest: usize) -> io::Result<(Vec<u8>, Optio
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
+    let mut descriptors = of_message(&received)?;
+    let length = received.bytes;
+    buffer.truncate(length);
+    Ok((buffer, descriptors.pop()))
+}
+
+/// Takes over the descriptors that came with a message. It is called once for each message.
+pub(crate) fn of_message(received: &RecvMsg<'_, '_, UnixAddr>) -> io::Result<Vec<OwnedFd>> {
     let mut descriptors = Vec::new();
     for message in received.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = message {
-            // SAFETY: the kernel has just made these descriptors for this call.
+            // SAFETY: the kernel has just made these descriptors for the caller.
             let owned = numbers
                 .into_iter()
                 .map(|number| unsafe { OwnedFd::from_raw_fd(number) });
             descriptors.extend(owned);
         }
     }
-    let length = received.bytes;
-    buffer.truncate(length);
-    Ok((buffer, descriptors.pop()))
+    Ok(descriptors)
 }
 
 /// Takes over a descriptor that the program before this one left open in this process. The

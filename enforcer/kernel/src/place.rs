@@ -1,12 +1,14 @@
 //! A path of a workload's, as its own processes see it: they may have another root, or mounts that the
 //! host does not show.
 
+use crate::mounts;
 use crate::pidfd::PidFd;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// A place that can be used under a path of the host's.
@@ -32,11 +34,17 @@ impl Place {
     /// `ESRCH` if the process is gone.
     pub fn of_process(pid: u32, process: &PidFd, path: &str) -> io::Result<Self> {
         let root = root_of(pid, process)?;
-        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
-        let held = openat2(&root, path, how.resolve(resolve))?;
+        Self::below(&root, path)
+    }
+
+    /// Finds a path in a folder. No link leads out of it.
+    ///
+    /// # Errors
+    /// Those of openat2(2).
+    pub(crate) fn below(folder: &OwnedFd, path: &str) -> io::Result<Self> {
+        let held = mounts::open_below(folder, &CString::new(path)?, 0)?;
         Ok(Self {
-            path: format!("/proc/self/fd/{}", held.as_raw_fd()).into(),
+            path: path_of(held.as_fd()),
             _held: Some(held),
         })
     }
@@ -60,7 +68,7 @@ pub fn root_of(pid: u32, process: &PidFd) -> io::Result<OwnedFd> {
     }
 }
 
-/// Returns a path of an open folder.
+/// Returns a path of an open file or folder.
 pub fn path_of(folder: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()))
 }

@@ -91,8 +91,8 @@ pub fn cgroup_of(pid: u32) -> Option<String> {
         .map(|group| group.pathname)
 }
 
-/// Returns whether a process at `place` is in the cgroup `home`, or in one below it. Both are paths
-/// as [`cgroup_of`] returns them.
+/// Returns whether a process at `place` is in the cgroup `home`, or in one below it. Both have
+/// the form that [`cgroup_of`] returns.
 #[must_use]
 pub fn is_home(place: &str, home: &str) -> bool {
     let below = place.strip_prefix(home);

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(pub(crate) Vec<u64>);
 
-/// What a sandbox allows, although it would refuse it.
+/// The exceptions that the manifest makes from the refused calls.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed<'a> {
     pub calls: &'a [String],

@@ -1,5 +1,5 @@
-//! Reads files of variables and copies credentials, with bounds, and with the rights of a user who
-//! could have replaced the file.
+//! Reads files of variables and a tree's accounts, and copies credentials, with bounds. A file of variables
+//! and a credential are read with the rights of a user who could have replaced the file.
 //!
 //! A child reads them: it walks along the path, as root for as long as root alone can change
 //! what it meets, and as the workload's user from there on. A link would lead elsewhere, so
@@ -7,7 +7,9 @@
 
 use super::account::Identity;
 use super::helper;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use super::place::Place;
+use super::regular_file;
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use serde::{Deserialize, Serialize};
@@ -71,7 +73,7 @@ pub fn read(path: &str, user: &Identity) -> io::Result<Vec<u8>> {
 /// Reads a regular file of at most 1 MiB in a tree, with the agent's own rights.
 ///
 /// # Errors
-/// As those of [`read`].
+/// It fails for the reasons for which [`read`] fails, and if the root cannot be opened.
 pub fn read_in_tree(root: &str, path: &str) -> io::Result<Vec<u8>> {
     text(&Question {
         path: path.to_owned(),
@@ -192,12 +194,6 @@ fn read_as(question: &Question) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A way that stays in a folder, whatever the links on it say.
-fn below(flags: OFlag) -> OpenHow {
-    let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    OpenHow::new().flags(flags).resolve(resolve)
-}
-
 const TO_READ: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_NONBLOCK)
     .union(OFlag::O_NOCTTY)
@@ -212,7 +208,8 @@ fn open_along(question: &Question) -> io::Result<OwnedFd> {
         let folder = open(root.as_str(), named & !OFlag::O_NOFOLLOW, Mode::empty());
         let folder =
             folder.map_err(|error| io::Error::other(format!("{root}: {}", error.desc())))?;
-        return Ok(openat2(&folder, path, below(TO_READ))?);
+        let place = Place::below(&folder, path)?;
+        return Ok(regular_file::open(place.path())?.into());
     }
     if !geteuid().is_root() || question.uid == 0 || !path.starts_with('/') {
         return Ok(open(path, TO_READ, Mode::empty())?);

@@ -30,6 +30,10 @@ const LONGEST_FILE: u64 = 1 << 20;
 /// The time for which the certificates that the host trusts are not read again.
 const ROOTS_LAST: Duration = Duration::from_secs(3600);
 
+/// webpki's word for a server that shows the certificate of an authority. openssl makes such certificates
+/// if they sign themselves. rustls has no variant for this error.
+const OF_AUTHORITY: &str = "CaUsedAsEndEntity";
+
 /// The certificates that a server may show.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
@@ -140,8 +144,7 @@ fn describe(error: &std::io::Error) -> String {
                 "its certificate is not valid yet".to_owned()
             }
             Bad::UnknownIssuer => "its certificate is signed by no one who is trusted".to_owned(),
-            // A certificate of an authority, as openssl makes those that sign themselves.
-            Bad::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            Bad::Other(other) if format!("{other:?}").contains(OF_AUTHORITY) => {
                 "its certificate signs itself, and is none of those that are trusted".to_owned()
             }
             Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
@@ -249,7 +252,7 @@ impl ServerCertVerifier for Verifier {
         let is_alone = matches!(
             error,
             Error::InvalidCertificate(CertificateError::UnknownIssuer)
-        ) || error.to_string().contains("CaUsedAsEndEntity");
+        ) || error.to_string().contains(OF_AUTHORITY);
         if is_alone && named.iter().any(|named| named == certificate) {
             let parsed = ParsedCertificate::try_from(certificate)?;
             rustls::client::verify_server_name(&parsed, name)?;

@@ -1,6 +1,6 @@
-//! perf_event_open(2): the event of a tracepoint, and the clock that samples. The clock has three uses, each
-//! in a file of its own: the workloads' CPU time, all the time, and one thread for a moment; and
-//! breakpoints on a thread's clocks. No PMU is needed, so it works in any VM.
+//! perf_event_open(2): the event of a tracepoint, and the clock that samples. `cpu_clock.rs`
+//! samples all workloads all the time, `thread.rs` samples one thread for a moment, and `clock_reads.rs` sets
+//! breakpoints on the clocks that a thread reads. No PMU is needed, so it works in any VM.
 
 pub mod clock_reads;
 pub mod cpu_clock;

@@ -20,13 +20,14 @@ use super::{SpawnError, ThreadName, View, Waiting};
 use crate::capabilities;
 use crate::cgroupfs::Cgroup;
 use crate::clock;
+use crate::descriptors;
 use crate::own_process;
 use crate::pidfd::PidFd;
 use crate::process::OWN_PROGRAM;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
@@ -252,7 +253,7 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-/// What is asked for; the cgroup, the output and the gate; and the descriptors of the view.
+/// A request has orders, three descriptors (cgroup, output, gate), and those of the view.
 type Request = (Orders, [OwnedFd; 3], Vec<OwnedFd>);
 
 /// `None` if the agent is gone.
@@ -314,17 +315,7 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Vec<
             Err(Errno::EINTR) => continue,
             received => received?,
         };
-        let mut descriptors = Vec::new();
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(numbers) = message {
-                // SAFETY: the kernel has just made these descriptors for this call.
-                let owned = numbers
-                    .into_iter()
-                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) });
-                descriptors.extend(owned);
-            }
-        }
-        return Ok((received.bytes, descriptors));
+        return Ok((received.bytes, descriptors::of_message(&received)?));
     }
 }
 

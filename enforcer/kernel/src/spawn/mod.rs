@@ -92,7 +92,7 @@ pub struct Waiting {
     pub pid: u32,
     pub pidfd: PidFd,
     gate: UnixStream,
-    /// What it mounts, and its root, in words.
+    /// The mounts and the root, as an error names them.
     mounts: Vec<String>,
     root: Option<String>,
 }

@@ -124,7 +124,8 @@ fn make_read_only(place: &OwnedFd) -> io::Result<()> {
     mounts::attach(&copy, place)
 }
 
-/// What is mounted on the host appears in the new namespace, and nothing of it appears on the host.
+/// Makes the namespaces. Later mounts of the host appear in the new one, and its own do not appear on the
+/// host.
 fn new_namespaces(own: &OwnOrders) -> Step {
     let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
     let of_name = match own.hostname {
