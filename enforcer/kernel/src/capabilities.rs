@@ -1,4 +1,4 @@
-//! The capabilities of the agent (capabilities(7)). It needs these fifteen, and makes all others
+//! The capabilities of the agent (capabilities(7)). It needs these sixteen, and makes all others
 //! ineffective when it begins. It keeps them permitted, because a manifest may give any of them to
 //! a workload (`capabilities:`), and a workload of root gets them all.
 
@@ -17,7 +17,7 @@ const fn needed(number: u32, name: &'static str) -> Needed {
 
 /// The needed capabilities by their numbers in include/uapi/linux/capability.h. docs/operating.md
 /// says what each is for.
-pub(crate) const NEEDED: [Needed; 15] = [
+pub(crate) const NEEDED: [Needed; 16] = [
     needed(0, "CAP_CHOWN"),
     needed(1, "CAP_DAC_OVERRIDE"),
     needed(3, "CAP_FOWNER"),
@@ -26,6 +26,7 @@ pub(crate) const NEEDED: [Needed; 15] = [
     needed(7, "CAP_SETUID"),
     needed(8, "CAP_SETPCAP"),
     needed(10, "CAP_NET_BIND_SERVICE"),
+    needed(12, "CAP_NET_ADMIN"),
     needed(18, "CAP_SYS_CHROOT"),
     needed(19, "CAP_SYS_PTRACE"),
     needed(21, "CAP_SYS_ADMIN"),

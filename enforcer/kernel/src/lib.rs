@@ -22,6 +22,7 @@ pub mod host_usage;
 pub mod init;
 pub mod inotify;
 pub mod journal;
+pub mod landlock;
 pub mod limits;
 pub mod lock_file;
 pub mod log_file;

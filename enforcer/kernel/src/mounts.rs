@@ -148,6 +148,16 @@ pub(crate) fn attach(mount: &impl AsFd, place: &impl AsFd) -> io::Result<()> {
 /// # Errors
 /// `EBUSY` if a file there is open for writing.
 pub(crate) fn make_read_only(mount: &impl AsFd, with_those_below: bool) -> io::Result<()> {
+    let below = if with_those_below { AT_RECURSIVE } else { 0 };
+    set_read_only(mount, below, libc::MS_PRIVATE)
+}
+
+/// Makes a mount and those below it read-only. They still follow the host's.
+pub(crate) fn make_tree_read_only(mount: &impl AsFd) -> io::Result<()> {
+    set_read_only(mount, AT_RECURSIVE, 0)
+}
+
+fn set_read_only(mount: &impl AsFd, below: libc::c_uint, propagation: u64) -> io::Result<()> {
     /// `struct mount_attr`.
     #[repr(C)]
     struct Attributes {
@@ -159,10 +169,9 @@ pub(crate) fn make_read_only(mount: &impl AsFd, with_those_below: bool) -> io::R
     let attributes = Attributes {
         set: MOUNT_ATTR_RDONLY,
         clear: 0,
-        propagation: libc::MS_PRIVATE,
+        propagation,
         user_namespace: 0,
     };
-    let below = if with_those_below { AT_RECURSIVE } else { 0 };
     // SAFETY: the path ends with NUL, and the structure has the size that is passed.
     succeeded(unsafe {
         libc::syscall(

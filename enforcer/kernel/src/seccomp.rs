@@ -1,20 +1,22 @@
 //! The filters of system calls (seccomp(2)) of a sandbox. They are made before the fork, and the child
 //! installs them before it executes its program.
 
-use enforcer_model::spec::refused_calls;
+use enforcer_model::spec::{Sandbox, refused_calls, strict_calls};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
 };
 use std::collections::BTreeMap;
+use syscalls::Sysno;
 
 /// A program of the classic BPF, an instruction each: `struct sock_filter`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(pub(crate) Vec<u64>);
 
-/// The exceptions that the manifest makes from the refused calls.
-#[derive(Clone, Debug, Default)]
+/// The level of a sandbox, and the exceptions that the manifest makes from the refused calls.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Allowed<'a> {
+    pub level: Sandbox,
     pub calls: &'a [String],
     pub namespaces: bool,
 }
@@ -29,14 +31,35 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 /// Makes the filters: what they refuse fails with `EPERM`, or with `ENOSYS` where programs then use an
 /// older system call. A call of another architecture kills the process.
 ///
+/// Where several filters refuse a call, the error is that of the last one.
+///
 /// # Errors
 /// If a filter is longer than the kernel takes.
-pub fn filters(allowed: &Allowed<'_>) -> Result<Vec<Filter>, BackendError> {
-    let refused = compile(refused(allowed)?, libc::EPERM)?;
-    let absent = compile(absent(allowed), libc::ENOSYS)?;
-    let all = [x32_filter(), refused, absent];
-    Ok(all.into_iter().filter(|one| !one.0.is_empty()).collect())
+pub fn filters(allowed: Allowed<'_>) -> Result<Vec<Filter>, BackendError> {
+    let mut all = Vec::new();
+    if allowed.level == Sandbox::Strict {
+        let listed = SeccompFilter::new(
+            listed(allowed)?,
+            SeccompAction::Errno(libc::EPERM.unsigned_abs()),
+            SeccompAction::Allow,
+            ARCHITECTURE,
+        )?;
+        all.push(Filter::of(listed)?);
+        all.push(absent_from(FIRST_UNKNOWN));
+    }
+    if cfg!(target_arch = "x86_64") {
+        // The x32 interface has numbers of its own, which no rule names.
+        all.push(absent_from(0x4000_0000));
+    }
+    all.push(compile(refused(allowed)?, libc::EPERM)?);
+    all.push(compile(absent(allowed), libc::ENOSYS)?);
+    all.retain(|one| !one.0.is_empty());
+    Ok(all)
 }
+
+/// The number after the last system call that the lists know. What is newer looks absent in `strict`, so
+/// that programs use what they used before.
+const FIRST_UNKNOWN: u32 = 470;
 
 fn compile(rules: Rules, errno: i32) -> Result<Filter, BackendError> {
     if rules.is_empty() {
@@ -44,11 +67,17 @@ fn compile(rules: Rules, errno: i32) -> Result<Filter, BackendError> {
     }
     let action = SeccompAction::Errno(errno.unsigned_abs());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, action, ARCHITECTURE)?;
-    let program: BpfProgram = filter.try_into()?;
-    let instructions = program
-        .iter()
-        .map(|one| instruction(one.code, one.jt, one.jf, one.k));
-    Ok(Filter(instructions.collect()))
+    Filter::of(filter)
+}
+
+impl Filter {
+    fn of(filter: SeccompFilter) -> Result<Self, BackendError> {
+        let program: BpfProgram = filter.try_into()?;
+        let instructions = program
+            .iter()
+            .map(|one| instruction(one.code, one.jt, one.jf, one.k));
+        Ok(Self(instructions.collect()))
+    }
 }
 
 /// Returns an instruction in the memory layout of `struct sock_filter`.
@@ -59,31 +88,68 @@ fn instruction(code: u16, jump_if: u8, jump_else: u8, value: u32) -> u64 {
     ])
 }
 
-/// Returns the filter that refuses the system calls of the x32 interface of x86-64: they have numbers of
-/// their own, which no rule names.
-fn x32_filter() -> Filter {
+/// Returns a filter by which the system calls from this number on look absent.
+fn absent_from(first: u32) -> Filter {
     // include/uapi/linux/filter.h, bpf_common.h, seccomp.h
     const LOAD_WORD: u16 = 0x20;
     const JUMP_IF_GREATER_OR_EQUAL: u16 = 0x35;
     const RETURN: u16 = 0x06;
     const ALLOW: u32 = 0x7fff_0000;
     const ERRNO: u32 = 0x0005_0000;
-    const X32: u32 = 0x4000_0000;
-    if cfg!(not(target_arch = "x86_64")) {
-        return Filter(Vec::new());
-    }
     Filter(vec![
         // The number is the first word of `struct seccomp_data`.
         instruction(LOAD_WORD, 0, 0, 0),
-        instruction(JUMP_IF_GREATER_OR_EQUAL, 0, 1, X32),
+        instruction(JUMP_IF_GREATER_OR_EQUAL, 0, 1, first),
         instruction(RETURN, 0, 0, ERRNO | libc::ENOSYS.unsigned_abs()),
         instruction(RETURN, 0, 0, ALLOW),
     ])
 }
 
+/// Returns the calls that `strict` allows.
+fn listed(allowed: Allowed<'_>) -> Result<Rules, BackendError> {
+    let opened = allowed.calls.iter().map(String::as_str);
+    let opened = opened.chain(allowed.namespaces.then_some("setns"));
+    let calls = strict_calls().filter(|name| *name != "socket");
+    let numbers = calls.filter_map(number).chain(opened.filter_map(number));
+    let mut rules: Rules = numbers.map(|number| (number, Vec::new())).collect();
+    rules.insert(libc::SYS_socket, sockets()?);
+    Ok(rules)
+}
+
+/// Returns the sockets of `strict`: local ones, TCP and UDP, whose addresses the filters of the cgroup
+/// look at, and netlink's for routes, by which the C library lists addresses. MPTCP and others would pass
+/// those filters.
+fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+    // include/linux/net.h: the flags SOCK_CLOEXEC and SOCK_NONBLOCK are above these bits.
+    const TYPE: u64 = 0xf;
+    let is = |argument, value: libc::c_int| {
+        condition(argument, SeccompCmpOp::Eq, u64::from(value.unsigned_abs()))
+    };
+    let of_type = |kind: libc::c_int| {
+        let kind = u64::from(kind.unsigned_abs());
+        condition(1, SeccompCmpOp::MaskedEq(TYPE), kind)
+    };
+    let mut all = vec![
+        SeccompRule::new(vec![is(0, libc::AF_UNIX)?])?,
+        SeccompRule::new(vec![is(0, libc::AF_NETLINK)?, is(2, libc::NETLINK_ROUTE)?])?,
+    ];
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        for (kind, protocol) in [
+            (libc::SOCK_STREAM, libc::IPPROTO_TCP),
+            (libc::SOCK_DGRAM, libc::IPPROTO_UDP),
+        ] {
+            for protocol in [0, protocol] {
+                let conditions = vec![is(0, family)?, of_type(kind)?, is(2, protocol)?];
+                all.push(SeccompRule::new(conditions)?);
+            }
+        }
+    }
+    Ok(all)
+}
+
 /// Returns the calls that look absent. Programs use clone(2) and openat(2) instead, whose arguments a
 /// filter can read.
-fn absent(allowed: &Allowed<'_>) -> Rules {
+fn absent(allowed: Allowed<'_>) -> Rules {
     let mut rules = Rules::from([(libc::SYS_openat2, Vec::new())]);
     if !allowed.namespaces {
         rules.insert(libc::SYS_clone3, Vec::new());
@@ -91,7 +157,7 @@ fn absent(allowed: &Allowed<'_>) -> Rules {
     rules
 }
 
-fn refused(allowed: &Allowed<'_>) -> Result<Rules, BackendError> {
+fn refused(allowed: Allowed<'_>) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     let is_allowed = |name: &str| {
         let own = name == "setns" && allowed.namespaces;
@@ -224,103 +290,78 @@ fn real_time(rules: &mut Rules) -> Result<(), BackendError> {
 
 /// Returns the number of a system call; `None` if this architecture has none.
 fn number(name: &str) -> Option<i64> {
-    Some(match name {
-        "acct" => libc::SYS_acct,
-        "add_key" => libc::SYS_add_key,
-        "adjtimex" => libc::SYS_adjtimex,
-        "bpf" => libc::SYS_bpf,
-        "chroot" => libc::SYS_chroot,
-        "clock_adjtime" => libc::SYS_clock_adjtime,
-        "clock_settime" => libc::SYS_clock_settime,
-        "delete_module" => libc::SYS_delete_module,
-        "finit_module" => libc::SYS_finit_module,
-        "fsconfig" => libc::SYS_fsconfig,
-        "fsmount" => libc::SYS_fsmount,
-        "fsopen" => libc::SYS_fsopen,
-        "fspick" => libc::SYS_fspick,
-        "init_module" => libc::SYS_init_module,
-        "io_uring_enter" => libc::SYS_io_uring_enter,
-        "io_uring_register" => libc::SYS_io_uring_register,
-        "io_uring_setup" => libc::SYS_io_uring_setup,
-        "kcmp" => libc::SYS_kcmp,
-        "kexec_file_load" => libc::SYS_kexec_file_load,
-        "kexec_load" => libc::SYS_kexec_load,
-        "keyctl" => libc::SYS_keyctl,
-        "mount" => libc::SYS_mount,
-        "mount_setattr" => libc::SYS_mount_setattr,
-        "move_mount" => libc::SYS_move_mount,
-        "open_by_handle_at" => libc::SYS_open_by_handle_at,
-        "open_tree" => libc::SYS_open_tree,
-        // Since Linux 6.15; the number is the same on both architectures.
-        "open_tree_attr" => 467,
-        "perf_event_open" => libc::SYS_perf_event_open,
-        "pidfd_getfd" => libc::SYS_pidfd_getfd,
-        "pivot_root" => libc::SYS_pivot_root,
-        "process_vm_readv" => libc::SYS_process_vm_readv,
-        "process_vm_writev" => libc::SYS_process_vm_writev,
-        "ptrace" => libc::SYS_ptrace,
-        "quotactl" => libc::SYS_quotactl,
-        "quotactl_fd" => libc::SYS_quotactl_fd,
-        "reboot" => libc::SYS_reboot,
-        "request_key" => libc::SYS_request_key,
-        "setdomainname" => libc::SYS_setdomainname,
-        "sethostname" => libc::SYS_sethostname,
-        "setns" => libc::SYS_setns,
-        "settimeofday" => libc::SYS_settimeofday,
-        "swapoff" => libc::SYS_swapoff,
-        "swapon" => libc::SYS_swapon,
-        "syslog" => libc::SYS_syslog,
-        "umount2" => libc::SYS_umount2,
-        "userfaultfd" => libc::SYS_userfaultfd,
-        "vhangup" => libc::SYS_vhangup,
-        _ => return number_on_x86_64(name),
-    })
+    name.parse::<Sysno>().ok().map(|call| call.id().into())
 }
 
-#[cfg(target_arch = "x86_64")]
-fn number_on_x86_64(name: &str) -> Option<i64> {
-    Some(match name {
-        "ioperm" => libc::SYS_ioperm,
-        "iopl" => libc::SYS_iopl,
-        "modify_ldt" => libc::SYS_modify_ldt,
-        "sysfs" => libc::SYS_sysfs,
-        "uselib" => libc::SYS_uselib,
-        "ustat" => libc::SYS_ustat,
-        _ => return None,
-    })
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn number_on_x86_64(_name: &str) -> Option<i64> {
-    None
+/// Returns the name of a system call.
+#[must_use]
+pub fn name_of(number: u32) -> Option<&'static str> {
+    let number = usize::try_from(number).ok()?;
+    Sysno::new(number).map(|call| call.name())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use enforcer_model::spec::openable_calls;
 
     #[test]
-    fn every_refused_call_has_a_number() {
-        for name in refused_calls() {
-            let is_missing = number(name).is_none();
-            assert!(!is_missing || cfg!(not(target_arch = "x86_64")), "{name}");
+    fn every_name_is_one_of_a_system_call() {
+        let all = strict_calls().chain(openable_calls(Sandbox::Strict));
+        // Those of other architectures, and of kernels before.
+        let missing: Vec<&str> = all.filter(|name| number(name).is_none()).collect();
+        assert!(
+            missing.is_empty() || cfg!(not(target_arch = "x86_64")),
+            "{missing:?}"
+        );
+    }
+
+    /// The lists decide about every system call that has a name, once.
+    #[test]
+    fn every_system_call_is_in_one_list() {
+        // No kernel has them any more, or they are part of another call.
+        const NOWHERE: [&str; 10] = [
+            "afs_syscall",
+            "create_module",
+            "epoll_ctl_old",
+            "epoll_wait_old",
+            "get_kernel_syms",
+            "getpmsg",
+            "putpmsg",
+            "query_module",
+            "security",
+            "tuxcall",
+        ];
+        let decided: Vec<&str> = strict_calls()
+            .chain(openable_calls(Sandbox::Strict))
+            .collect();
+        for call in Sysno::iter() {
+            let times = decided.iter().filter(|name| **name == call.name()).count();
+            let is_good = times == 1 || (times == 0 && NOWHERE.contains(&call.name()));
+            assert!(is_good, "{}: {times}", call.name());
         }
+        assert_eq!(Sysno::last().id().unsigned_abs() + 1, FIRST_UNKNOWN);
     }
 
     #[test]
     fn filters_are_short_enough_and_smaller_where_something_is_allowed() {
-        let length = |allowed: &Allowed<'_>| {
+        let lengths = |allowed: Allowed<'_>| -> Vec<usize> {
             let all = filters(allowed).expect("filters");
-            all.iter().map(|one| one.0.len()).sum::<usize>()
+            all.iter().map(|one| one.0.len()).collect()
         };
-        let all = length(&Allowed::default());
+        let strict = lengths(Allowed {
+            level: Sandbox::Strict,
+            ..Allowed::default()
+        });
         // BPF_MAXINSNS is 4096 for each.
-        assert!(all < 4096, "{all}");
+        assert!(strict.iter().all(|length| *length < 4096), "{strict:?}");
+        let all: usize = lengths(Allowed::default()).iter().sum();
         let calls = ["ptrace".to_owned()];
-        let fewer = length(&Allowed {
+        let fewer = lengths(Allowed {
             calls: &calls,
             namespaces: true,
+            ..Allowed::default()
         });
-        assert!(fewer < all);
+        assert!(fewer.iter().sum::<usize>() < all);
     }
 }

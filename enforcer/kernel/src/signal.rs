@@ -1,7 +1,10 @@
 //! Signals: finds them by name, ignores them, restores their default, and blocks them so that they
 //! can be waited for.
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
 
 /// Ignores SIGHUP until a handler is installed.
 pub fn ignore_hangups() {
@@ -34,6 +37,21 @@ impl Ends {
         }
         ends.thread_block()?;
         SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
+    }
+
+    /// Waits for a signal, at most this long. Returns whether one has come.
+    pub fn comes_within(&self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut polled, timeout) {
+                Ok(0) if left.is_zero() => return false,
+                Ok(0) | Err(nix::Error::EINTR) => {}
+                Ok(_) | Err(_) => return self.has_come(),
+            }
+        }
     }
 
     /// Returns whether a signal has come.

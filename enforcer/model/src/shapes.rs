@@ -161,7 +161,8 @@ shapes! {
     Needs(_generator) =
         json!({ "type": "object", "additionalProperties": { "enum": ["started", "ready", "completed"] } });
     Mode(_generator) = json!({ "enum": ["enforce", "observe"] });
-    Sandbox(_generator) = json!({ "enum": ["off", "default"] });
+    Sandbox(_generator) = json!({ "enum": ["off", "default", "strict"] });
+    Binds(_generator) = list(&json!({ "type": "string", "pattern": "^(any|(tcp|udp)/[0-9]+)$" }));
     /// Devices, and folders of them.
     Devices(_generator) = list(&json!({ "type": "string", "pattern": "^/dev/." }));
     StopScope(_generator) = json!({ "enum": ["main", "group"] });

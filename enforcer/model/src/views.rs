@@ -7,7 +7,7 @@ use crate::health::Health;
 use crate::ids::{InstanceId, LastExit};
 use crate::name::WorkloadName;
 use crate::probe::{Answer, ProbeState};
-use crate::spec::{CheckKind, Mode, ProbeName, RestartPolicy};
+use crate::spec::{CheckKind, Mode, ProbeName, RestartPolicy, Sandbox};
 use crate::state::WorkloadState;
 use crate::words::words;
 use jiff::Timestamp;
@@ -96,6 +96,8 @@ pub struct Inspection {
     /// The folder that is the root of its files; `None` for the host's.
     #[serde(default)]
     pub root: Option<String>,
+    #[serde(default)]
+    pub sandbox: Sandbox,
     pub oom_score_adj: i32,
     pub probes: Vec<ProbeStatus>,
     pub limits: Vec<LimitState>,
@@ -240,7 +242,7 @@ mod tests {
 
     #[test]
     fn an_inspection_is_read_back_as_it_was_written() {
-        let text = r#"{"name":"web","state":"backing_off","health":"unhealthy","ready":false,"throttle":"none","throttle_cpu_percent":null,"pid":null,"restarts":3,"cgroup":"/sys/fs/cgroup/web","memory_bytes":1,"memory_max_bytes":2,"swap_bytes":0,"swap_max_bytes":null,"cpu_percent":0.5,"cpu_throttled_percent":0.0,"oom_kills":1,"last_exit":{"code":null,"signal":9,"oom_killed":true},"since":"2026-01-31T10:00:00Z","reason":"it waits","status_text":null,"instance":4,"managed":true,"command":["/bin/true"],"user":null,"directory":null,"environment":[],"credentials":["db"],"root":null,"oom_score_adj":0,"probes":[{"probe":"liveness","kind":"http","state":"unknown","consecutive_failures":0,"failure_threshold":3,"at_rest":true,"last":{"result":"passed","time":"2026-01-31T10:00:00Z","took_seconds":0.25,"text":"passed in 250ms"}}],"limits":[{"file":"memory.max","requested":"2","effective":null}],"log":"journal","budget_used":1,"budget":{"restarts":5,"within_seconds":300.0},"breaker":true,"mode":"observe","restart":"on-failure","comes_back":false,"next_start_in_seconds":1.5}"#;
+        let text = r#"{"name":"web","state":"backing_off","health":"unhealthy","ready":false,"throttle":"none","throttle_cpu_percent":null,"pid":null,"restarts":3,"cgroup":"/sys/fs/cgroup/web","memory_bytes":1,"memory_max_bytes":2,"swap_bytes":0,"swap_max_bytes":null,"cpu_percent":0.5,"cpu_throttled_percent":0.0,"oom_kills":1,"last_exit":{"code":null,"signal":9,"oom_killed":true},"since":"2026-01-31T10:00:00Z","reason":"it waits","status_text":null,"instance":4,"managed":true,"command":["/bin/true"],"user":null,"directory":null,"environment":[],"credentials":["db"],"root":null,"sandbox":"off","oom_score_adj":0,"probes":[{"probe":"liveness","kind":"http","state":"unknown","consecutive_failures":0,"failure_threshold":3,"at_rest":true,"last":{"result":"passed","time":"2026-01-31T10:00:00Z","took_seconds":0.25,"text":"passed in 250ms"}}],"limits":[{"file":"memory.max","requested":"2","effective":null}],"log":"journal","budget_used":1,"budget":{"restarts":5,"within_seconds":300.0},"breaker":true,"mode":"observe","restart":"on-failure","comes_back":false,"next_start_in_seconds":1.5}"#;
         let found: Inspection = serde_json::from_str(text).expect("an inspection");
         assert!(found.workload.more.is_none());
         assert_eq!(serde_json::to_string(&found).expect("JSON"), text);

@@ -217,6 +217,7 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         environment: spec.environment.keys().cloned().collect(),
         credentials: spec.credentials.keys().cloned().collect(),
         root: spec.root.clone(),
+        sandbox: spec.sandbox,
         oom_score_adj: spec.oom_score_adj(),
         probes: view.probes.iter().map(probe_status).collect(),
         limits: usage::limit_states(cgroup.as_deref(), &spec.limits),

@@ -56,12 +56,23 @@ pub(super) fn order(settings: &Settings, path: &str) -> Result<Answer, Fault> {
     call(settings, "POST", path, String::new())
 }
 
-fn call(settings: &Settings, method: &str, path: &str, body: String) -> Result<Answer, Fault> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// Returns the process id of the agent.
+pub(super) fn agent(settings: &Settings) -> Result<u32, Fault> {
+    let stream = runtime()?.block_on(open(settings))?;
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let pid = peer.and_then(|pid| u32::try_from(pid).ok());
+    pid.ok_or_else(|| Fault::Failed("failed to find the agent's process".to_owned()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
+    tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()
-        .map_err(|error| Fault::Failed(format!("failed to start: {error}")))?;
-    runtime.block_on(exchange(settings, method, path, body))
+        .map_err(|error| Fault::Failed(format!("failed to start: {error}")))
+}
+
+fn call(settings: &Settings, method: &str, path: &str, body: String) -> Result<Answer, Fault> {
+    runtime()?.block_on(exchange(settings, method, path, body))
 }
 
 /// Sends one request, and passes on its answer piece by piece until it ends.
@@ -70,11 +81,7 @@ pub(super) fn stream(
     path: &str,
     mut take: impl FnMut(&[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .map_err(|error| Fault::Failed(format!("failed to start: {error}")))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let (mut sender, connection) = connect(settings).await?;
         let exchange = async {
             let request = request("GET", path, String::new())?;
@@ -106,8 +113,14 @@ type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
 async fn connect(
     settings: &Settings,
 ) -> Result<(http1::SendRequest<Full<Bytes>>, Connection), Fault> {
+    http1::handshake(TokioIo::new(open(settings).await?))
+        .await
+        .map_err(hung_up)
+}
+
+async fn open(settings: &Settings) -> Result<UnixStream, Fault> {
     let socket = settings.socket();
-    let stream = UnixStream::connect(&socket)
+    UnixStream::connect(&socket)
         .await
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Fault::NoAgent(format!(
@@ -122,10 +135,7 @@ async fn connect(
                 "failed to connect to {}: {error}",
                 socket.display()
             )),
-        })?;
-    http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(hung_up)
+        })
 }
 
 fn hung_up(error: hyper::Error) -> Fault {

@@ -7,6 +7,7 @@ mod events;
 mod examine;
 mod format;
 mod hold;
+mod learn;
 pub(crate) mod logs;
 mod manual;
 mod probe;
@@ -21,6 +22,7 @@ use crate::agent::{self, Manner};
 use crate::fault::Fault;
 use crate::settings::{Color, Settings};
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use enforcer_core::spec::Sandbox;
 use format::Output;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -67,8 +69,8 @@ enum Command {
         file: PathBuf,
         /// Show, instead of the plan, what this sandbox would change for each workload, and the key that
         /// allows it
-        #[arg(long, value_name = "LEVEL", value_parser = ["default"])]
-        sandbox: Option<String>,
+        #[arg(long, value_name = "LEVEL", value_parser = sandbox::level)]
+        sandbox: Option<Sandbox>,
         #[command(flatten)]
         output: Output,
     },
@@ -145,6 +147,11 @@ enum Command {
     Restart { workload: String },
     /// Make a workload take its new configuration without a restart, as its `reload` says
     Reload { workload: String },
+    /// Show what a sandbox promises, or learn what a workload needs in one
+    Sandbox {
+        #[command(subcommand)]
+        wanted: sandbox::Wanted,
+    },
     /// Kill a workload's whole tree at once
     Kill { workload: String },
     /// Limit a workload to a share of one CPU, until `release`
@@ -266,9 +273,9 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Validate { files } => workload::validate(&files, stderr_color),
         Command::Plan {
             file,
-            sandbox: Some(_),
+            sandbox: Some(level),
             output,
-        } => sandbox::plan(&file, output, stderr_color),
+        } => sandbox::plan(&file, level, output, stderr_color),
         Command::Plan { file, output, .. } => {
             workload::plan(&settings, &file, output, stderr_color)
         }
@@ -292,6 +299,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
         Command::Reload { workload } => workload::request(&settings, &workload, "reload"),
+        Command::Sandbox { wanted } => sandbox::run(&settings, &wanted),
         Command::Kill { workload } => workload::request(&settings, &workload, "kill"),
         Command::Throttle { workload, cpu } => workload::throttle(&settings, &workload, &cpu),
         Command::Release { workload } => workload::request(&settings, &workload, "release"),

@@ -13,11 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Returns the folder that the directories of a kind are in.
 fn base(kind: DirectoryKind) -> PathBuf {
-    let root = match kind {
-        DirectoryKind::Runtime => "/run",
-        DirectoryKind::State => "/var/lib",
-        DirectoryKind::Cache => "/var/cache",
-    };
+    let root = kind.base();
     if geteuid().is_root() {
         return root.into();
     }

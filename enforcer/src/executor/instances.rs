@@ -9,6 +9,7 @@ use enforcer_core::limits::Limits;
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::threshold::Readings;
 use enforcer_core::units::MonoTime;
+use enforcer_kernel::bpf::network::NetworkFilters;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::counters::CounterReader;
 use enforcer_kernel::pidfd::PidFd;
@@ -27,6 +28,7 @@ pub(crate) struct OpenCgroup {
     pub(crate) cgroup: Arc<Cgroup>,
     pub(crate) id: CgroupId,
     pub(crate) counters: Arc<Mutex<CounterReader>>,
+    pub(crate) network: Arc<NetworkFilters>,
 }
 
 /// An instance of a workload, and what is known about its cgroup.

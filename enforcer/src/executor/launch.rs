@@ -24,12 +24,14 @@ const DEFAULT_NOFILE: u64 = 524_288;
 const FIRST_TO_GO: i32 = 500;
 
 /// Prepares what a process of a workload needs. `own` are variables that the agent sets for it. The
-/// account is looked up if it is not known.
+/// account is looked up if it is not known. The main process signals no others than its children in
+/// `sandbox: strict`; a short command may signal the main process.
 pub(super) fn prepare(
     workload: &WorkloadName,
     spec: &WorkloadSpec,
     own: Vec<(String, Vec<u8>)>,
     known: Option<&Identity>,
+    is_main: bool,
 ) -> Result<Launch, StartError> {
     let identity = known.cloned().map_or_else(|| identity(spec), Ok)?;
     let switch_user = geteuid().is_root();
@@ -86,6 +88,8 @@ pub(super) fn prepare(
         no_new_privs: !identity.uid.is_root() || spec.sandbox != Sandbox::Off,
         oom_score_adj: string(spec.oom_score_adj().to_string())?,
         hides_memory: !spec.credentials.is_empty(),
+        paths: sandbox::paths(spec, is_main)
+            .map_err(|error| failure("make the rules for its paths", error.to_string()))?,
         filters: sandbox::filters(spec)
             .map_err(|error| failure("make the filters of system calls", error))?,
         identity,
@@ -129,7 +133,7 @@ pub(super) fn short_command(
         return Err(failure("prepare the command", "it has no name".to_owned()));
     };
     let known = instance.map(|instance| &instance.identity);
-    let mut launch = prepare(name, &spec, own, known)?;
+    let mut launch = prepare(name, &spec, own, known, false)?;
     if let Some(instance) = instance {
         launch.environment.clone_from(&instance.environment);
     }
@@ -140,6 +144,7 @@ pub(super) fn short_command(
         .is_some_and(|path| path == OWN_PROGRAM)
     {
         launch.filters.clear();
+        launch.paths = None;
     }
     // For root, the list is the bound.
     if !launch.identity.uid.is_root() {

@@ -1,11 +1,22 @@
-//! The mounts and the filters of a sandbox.
+//! The mounts, the rules for paths, and the filters of a sandbox.
 
+use super::directories;
+use super::start::io_failure;
 use super::view::{mount, option, optional, string};
-use enforcer_core::spec::{HOMES, READ_ONLY, Sandbox, TEMPORARY, WorkloadSpec};
+use crate::report::error_chain;
+use enforcer_core::event::StartError;
+use enforcer_core::spec::{
+    DirectoryKind, HOMES, PROGRAMS, Peer, READ_ONLY, Sandbox, TEMPORARY, WorkloadSpec,
+};
 use enforcer_kernel::account::Identity;
+use enforcer_kernel::bpf::network::{NetworkFilters, Rules};
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::landlock::{Access, Ruleset};
 use enforcer_kernel::seccomp::{self, Allowed, Filter};
+use enforcer_kernel::settings_file;
 use enforcer_kernel::spawn::{Mount, Source};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// Returns the mounts. If two have the same place, the first one is used.
@@ -27,7 +38,7 @@ pub(super) fn mounts(
     let mut homes = HOMES.iter();
     let holds_all = home != "/root" && HOMES.contains(&home);
     if homes.any(|path| Path::new(home).starts_with(path)) && !holds_all {
-        all.push(optional(home, own(home, false)?)?);
+        all.push(optional(home, own(home, spec.sandbox == Sandbox::Strict)?)?);
     }
     for path in HOMES {
         all.push(optional(path, empty("0755")?)?);
@@ -38,6 +49,15 @@ pub(super) fn mounts(
             read_only: false,
         };
         all.push(optional(path, memory)?);
+    }
+    if spec.sandbox == Sandbox::Strict {
+        // What stays writable in a read-only tree.
+        for path in TEMPORARY {
+            all.push(optional(path, own(path, false)?)?);
+        }
+        for path in own_directories(spec) {
+            all.push(mount(&path, own(&path, false)?)?);
+        }
     }
     if spec.root.is_none() {
         // The agent's own files and sockets, except what is mounted there for the workload.
@@ -89,8 +109,121 @@ pub(super) fn filters(spec: &WorkloadSpec) -> Result<Vec<Filter>, String> {
         return Ok(Vec::new());
     }
     let allowed = Allowed {
+        level: spec.sandbox,
         calls: &spec.system_calls,
         namespaces: spec.namespaces,
     };
-    seccomp::filters(&allowed).map_err(|error| error.to_string())
+    seccomp::filters(allowed).map_err(|error| error.to_string())
+}
+
+/// Returns the paths of the directories that are made for the workload.
+fn own_directories(spec: &WorkloadSpec) -> Vec<String> {
+    let kinds = DirectoryKind::ALL.into_iter();
+    let found = kinds.filter_map(|kind| Some((kind, spec.directories(kind)?)));
+    let paths = found.flat_map(|(kind, found)| {
+        let names = found.names.iter();
+        names.map(move |name| directories::path_of(kind, name).display().to_string())
+    });
+    paths.collect()
+}
+
+/// Returns the rules for paths, which `strict` alone has. The program itself may be anywhere.
+pub(super) fn paths(spec: &WorkloadSpec, is_main: bool) -> io::Result<Option<Ruleset>> {
+    if spec.sandbox != Sandbox::Strict {
+        return Ok(None);
+    }
+    let directories = own_directories(spec);
+    let program = spec.command.first().map(String::as_str);
+    let executed = PROGRAMS.into_iter().chain(program);
+    let executed = executed.chain(spec.read_only_paths.iter().map(String::as_str));
+    let changed = TEMPORARY.into_iter();
+    let named = directories.iter().chain(&spec.read_write_paths);
+    let named = named.chain(spec.tmpfs.iter().map(|one| &one.path));
+    let changed = changed.chain(named.map(String::as_str));
+    let mounts = spec.mounts.iter().map(|one| match one.read_only {
+        true => (one.to.as_str(), Access::Execute),
+        false => (one.to.as_str(), Access::Change),
+    });
+    let rules = executed
+        .map(|path| (path, Access::Execute))
+        .chain(changed.map(|path| (path, Access::Change)))
+        .chain(mounts);
+    Ruleset::new(rules, is_main).map(Some)
+}
+
+/// Gives a cgroup of the workload the filters of its network, or none.
+pub(super) fn filter_network(
+    spec: &WorkloadSpec,
+    cgroup: &Cgroup,
+    filters: &NetworkFilters,
+) -> Result<(), StartError> {
+    let rules = match spec.sandbox {
+        Sandbox::Off | Sandbox::Default => None,
+        Sandbox::Strict => Some(Rules::of(&spec.network, &resolvers(spec)?)),
+    };
+    let filtered = filters.set(cgroup, rules.as_ref());
+    filtered.map_err(|error| StartError {
+        stage: "filter its network".to_owned(),
+        errno: None,
+        error: error_chain(&error),
+    })
+}
+
+/// Returns the name servers in the workload's `/etc/resolv.conf`, if it may ask them.
+fn resolvers(spec: &WorkloadSpec) -> Result<Vec<IpAddr>, StartError> {
+    const FILE: &str = "/etc/resolv.conf";
+    if !spec.network.connect.contains(&Peer::Resolver) {
+        return Ok(Vec::new());
+    }
+    let is_mounted = spec
+        .mounts
+        .iter()
+        .any(|one| Path::new(FILE).starts_with(&one.to));
+    let below =
+        |root: &str, path: &str| settings_file::read_in_tree(root, path.trim_start_matches('/'));
+    let found = match (&spec.root, spec.on_host(FILE)) {
+        (None, _) if !is_mounted => std::fs::read(FILE),
+        // A tree may be another user's, and anything may be at its place.
+        (Some(root), _) if !is_mounted => below(root, FILE),
+        (_, Some(path)) => below("/", &path),
+        (_, None) => Ok(Vec::new()),
+    };
+    match found {
+        Ok(text) => Ok(name_servers(&String::from_utf8_lossy(&text))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(io_failure(
+            "read the name servers in /etc/resolv.conf",
+            &error,
+        )),
+    }
+}
+
+/// Returns the addresses of the lines `nameserver ADDRESS` (resolv.conf(5)).
+fn name_servers(text: &str) -> Vec<IpAddr> {
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let address = words
+            .next()
+            .filter(|word| *word == "nameserver")
+            .and(words.next())?;
+        // The interface of a link-local address is no part of what a filter sees.
+        address.split('%').next()?.parse().ok()
+    });
+    lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_are_read_as_the_c_library_does() {
+        let text = "# nameserver 192.0.2.9\nsearch example.org\nnameserver 192.0.2.1\n nameserver\tfe80::1%eth0\n\
+                    nameserver\nnameserver no\n";
+        let expected: [IpAddr; 2] = [
+            "192.0.2.1".parse().expect("v4"),
+            "fe80::1".parse().expect("v6"),
+        ];
+        assert_eq!(name_servers(text), expected);
+    }
 }

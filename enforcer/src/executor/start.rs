@@ -3,7 +3,7 @@
 
 use super::instances::{Begun, OpenCgroup};
 use super::output::Output;
-use super::{Executor, launch, main_process, notices, view};
+use super::{Executor, launch, main_process, notices, sandbox, view};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
@@ -16,6 +16,7 @@ use enforcer_core::limits::Limits;
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_core::units::MonoTime;
+use enforcer_kernel::bpf::network::NetworkFilters;
 use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
 use enforcer_kernel::counters::CounterReader;
 use enforcer_kernel::pidfd::PidFd;
@@ -165,6 +166,7 @@ impl Executor {
         let (open, is_new) = self.open_fit_cgroup(workload)?;
         failpoint!("start-fit");
         self.limit(workload, &open, is_new, effective)?;
+        sandbox::filter_network(spec, &open.cgroup, &open.network)?;
         failpoint!("start-limited");
         let launch = self.launch(workload, spec, cause)?;
         let identity = &launch.identity;
@@ -300,7 +302,7 @@ impl Executor {
     ) -> Result<Launch, StartError> {
         let mut own = notices::environment(&self.runtime_dir, workload, spec);
         own.extend(view::environment(&self.runtime_dir, workload, spec));
-        launch::prepare(workload, spec, own, None)
+        launch::prepare(workload, spec, own, None, true)
     }
 
     /// Aborts a start that is no longer wanted, and kills what it has made.
@@ -396,6 +398,10 @@ impl Executor {
             cgroup,
             id,
             counters: Arc::new(Mutex::new(counters)),
+            network: Arc::new(match is_new {
+                true => NetworkFilters::of_new_cgroup(),
+                false => NetworkFilters::of_older_cgroup(),
+            }),
         };
         Ok((open, is_new))
     }

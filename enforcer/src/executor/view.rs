@@ -4,7 +4,7 @@ use super::start::io_failure;
 use super::{Executor, ShortCommand, directories, sandbox};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
-use enforcer_core::spec::{DirectoryKind, WorkloadSpec};
+use enforcer_core::spec::{DirectoryKind, Sandbox, WorkloadSpec};
 use enforcer_kernel::account::Identity;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::credentials::{self, CredentialError};
@@ -107,6 +107,7 @@ impl Executor {
             root,
             mounts: in_order(mounts).map_err(failed)?,
             hostname: hostname.map_err(failed)?,
+            read_only: spec.root.is_none() && spec.sandbox == Sandbox::Strict,
         }))
     }
 
@@ -118,7 +119,7 @@ impl Executor {
         make_folder(&stage)?;
         Ok(Some(Root {
             folder: string(root.as_str())?,
-            read_only: spec.read_only,
+            read_only: spec.read_only || spec.sandbox == Sandbox::Strict,
             stage: of_path(&stage)?,
         }))
     }

@@ -10,8 +10,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
+const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
+const PROG_ATTACH: libc::c_int = 8;
+const PROG_DETACH: libc::c_int = 9;
+const PROG_GET_FD_BY_ID: libc::c_int = 13;
+const PROG_QUERY: libc::c_int = 16;
 const OBJ_PIN: libc::c_int = 6;
 const OBJ_GET: libc::c_int = 7;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -24,12 +30,39 @@ const PERF_EVENT: u32 = 41;
 /// The log that the verifier writes about a program that it refuses.
 const LOG_BYTES: usize = 64 << 10;
 
-/// The kind of a program, as `enum bpf_prog_type` has it.
+/// The kind of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    Tracepoint = 5,
-    PerfEvent = 7,
-    RawTracepoint = 17,
+    Tracepoint,
+    PerfEvent,
+    RawTracepoint,
+    /// Looks at an address before a socket of a cgroup uses it.
+    CgroupAddress(Hook),
+}
+
+impl Kind {
+    /// Returns `enum bpf_prog_type`, and `enum bpf_attach_type` for those that are made for one.
+    const fn numbers(self) -> (u32, u32) {
+        match self {
+            Self::Tracepoint => (5, 0),
+            Self::PerfEvent => (7, 0),
+            Self::RawTracepoint => (17, 0),
+            Self::CgroupAddress(hook) => (18, hook as u32),
+        }
+    }
+}
+
+/// The hooks of a cgroup, as `enum bpf_attach_type` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Hook {
+    Bind4 = 8,
+    Bind6 = 9,
+    Connect4 = 10,
+    Connect6 = 11,
+    /// Datagrams of sockets that are not connected.
+    Send4 = 14,
+    Send6 = 15,
 }
 
 /// The shape of a map.
@@ -78,6 +111,8 @@ struct ProgLoad {
     kernel_version: u32,
     flags: u32,
     name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
 }
 
 #[derive(Default)]
@@ -99,9 +134,56 @@ struct InfoByFd {
 /// The first fields of `struct bpf_prog_info`.
 #[derive(Default)]
 #[repr(C)]
-struct ProgInfo {
+pub(super) struct ProgInfo {
     kind: u32,
+    pub(super) id: u32,
+    tag: [u8; 8],
+    jited_length: u32,
+    translated_length: u32,
+    jited: u64,
+    translated: u64,
+    loaded: u64,
+    user: u32,
+    map_count: u32,
+    maps: u64,
+    name: [u8; 16],
+}
+
+impl ProgInfo {
+    /// Returns whether the program was loaded with this name.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name == short(name)
+    }
+}
+
+/// The attributes of BPF_PROG_ATTACH and BPF_PROG_DETACH.
+#[derive(Default)]
+#[repr(C)]
+struct Attach {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    padding: u32,
+}
+
+#[derive(Default)]
+#[repr(C)]
+struct ById {
     id: u32,
+    next: u32,
+    flags: u32,
 }
 
 #[derive(Default)]
@@ -226,6 +308,53 @@ pub(super) fn fill_and_freeze(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<(
     unsafe { call(MAP_FREEZE, &mut frozen) }.map(drop)
 }
 
+/// Sets a value of a map. Both must have the sizes of the map.
+pub(super) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut element = Element {
+        map: number(map),
+        key: address(key),
+        value: address(value),
+        ..Element::default()
+    };
+    // SAFETY: these are the attributes of BPF_MAP_UPDATE_ELEM, with addresses that outlive the call.
+    unsafe { call(MAP_UPDATE_ELEM, &mut element) }.map(drop)
+}
+
+/// Reads a value of a map. Both must have the sizes of the map.
+pub(super) fn look_up(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut element = Element {
+        map: number(map),
+        key: address(key),
+        value: value.as_mut_ptr().addr() as u64,
+        ..Element::default()
+    };
+    // SAFETY: these are the attributes of BPF_MAP_LOOKUP_ELEM, with addresses that outlive the call.
+    unsafe { call(MAP_LOOKUP_ELEM, &mut element) }.map(drop)
+}
+
+/// Returns the keys of a map, and at most this many. `N` must be the size of the map's keys.
+pub(super) fn keys<const N: usize>(map: BorrowedFd<'_>, most: u32) -> io::Result<Vec<[u8; N]>> {
+    let mut keys: Vec<[u8; N]> = Vec::new();
+    for _ in 0..most {
+        let before = keys.last();
+        let mut next = [0; N];
+        let mut element = Element {
+            map: number(map),
+            key: before.map_or(0, address),
+            value: next.as_mut_ptr().addr() as u64,
+            ..Element::default()
+        };
+        // SAFETY: these are the attributes of BPF_MAP_GET_NEXT_KEY, with addresses that outlive the call;
+        // no key stands for the first one.
+        match unsafe { call(MAP_GET_NEXT_KEY, &mut element) } {
+            Ok(_) => keys.push(next),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(keys)
+}
+
 /// Loads a program.
 pub(super) fn load_program(
     name: &str,
@@ -233,12 +362,14 @@ pub(super) fn load_program(
     instructions: &[bpf_insn],
     license: &CStr,
 ) -> Result<OwnedFd, Refused> {
+    let (kind, attach_type) = kind.numbers();
     let mut attributes = ProgLoad {
-        kind: kind as u32,
+        kind,
         instruction_count: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
         instructions: address(instructions),
         license: address(license.to_bytes_with_nul()),
         name: short(name),
+        attach_type,
         ..ProgLoad::default()
     };
     // SAFETY: these are the attributes of BPF_PROG_LOAD; the instructions and the license outlive
@@ -313,8 +444,8 @@ pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
     unsafe { open(OBJ_GET, &mut attributes) }
 }
 
-/// Returns the kernel's number of a program.
-pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+/// Returns what the kernel says about a program.
+pub(super) fn program_info(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
     let mut info = ProgInfo::default();
     let mut attributes = InfoByFd {
         descriptor: number(program),
@@ -324,7 +455,82 @@ pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: these are the attributes of BPF_OBJ_GET_INFO_BY_FD. The kernel writes at most `length`
     // bytes, which is the size of `info`.
     unsafe { call(OBJ_GET_INFO_BY_FD, &mut attributes) }?;
-    Ok(info.id)
+    Ok(info)
+}
+
+/// Attaches a program to a cgroup, beside others. It is detached with the cgroup.
+pub(super) fn attach_to_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: Hook,
+) -> io::Result<()> {
+    const ALLOW_MULTI: u32 = 2;
+    let mut attributes = Attach {
+        target: number(cgroup),
+        program: number(program),
+        attach_type: hook as u32,
+        flags: ALLOW_MULTI,
+    };
+    // SAFETY: these are the attributes of BPF_PROG_ATTACH, without addresses.
+    unsafe { call(PROG_ATTACH, &mut attributes) }.map(drop)
+}
+
+/// Attaches a program to a cgroup for as long as the link is open (Linux 5.7).
+pub(super) fn link_to_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: Hook,
+) -> io::Result<OwnedFd> {
+    let mut attributes = LinkCreate {
+        program: number(program),
+        target: number(cgroup),
+        attach_type: hook as u32,
+        flags: 0,
+    };
+    // SAFETY: these are the attributes of BPF_LINK_CREATE, without addresses.
+    unsafe { open(LINK_CREATE, &mut attributes) }
+}
+
+pub(super) fn detach_from_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: Hook,
+) -> io::Result<()> {
+    let mut attributes = Attach {
+        target: number(cgroup),
+        program: number(program),
+        attach_type: hook as u32,
+        flags: 0,
+    };
+    // SAFETY: these are the attributes of BPF_PROG_DETACH, without addresses.
+    unsafe { call(PROG_DETACH, &mut attributes) }.map(drop)
+}
+
+/// Returns the kernel's numbers of the programs that are attached to a cgroup itself.
+pub(super) fn attached(cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<Vec<u32>> {
+    // The kernel takes 64 at most (BPF_CGROUP_MAX_PROGS).
+    let mut ids = [0_u32; 64];
+    let mut attributes = Query {
+        target: number(cgroup),
+        attach_type: hook as u32,
+        ids: ids.as_mut_ptr().addr() as u64,
+        count: u32::try_from(ids.len()).unwrap_or(0),
+        ..Query::default()
+    };
+    // SAFETY: these are the attributes of BPF_PROG_QUERY. The kernel writes at most `count` numbers.
+    unsafe { call(PROG_QUERY, &mut attributes) }?;
+    let count = usize::try_from(attributes.count).unwrap_or(0);
+    Ok(ids[..count.min(ids.len())].to_vec())
+}
+
+/// Opens a program by the kernel's number.
+pub(super) fn program_of(id: u32) -> io::Result<OwnedFd> {
+    let mut attributes = ById {
+        id,
+        ..ById::default()
+    };
+    // SAFETY: these are the attributes of BPF_PROG_GET_FD_BY_ID, without addresses.
+    unsafe { open(PROG_GET_FD_BY_ID, &mut attributes) }
 }
 
 #[cfg(test)]

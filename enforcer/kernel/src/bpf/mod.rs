@@ -3,10 +3,13 @@
 //! with CAP_PERFMON; where one is missing, the error says which and the agent
 //! goes on without.
 
+mod assembly;
 mod btf;
 mod calls;
 mod events;
+pub mod learning;
 mod loading;
+pub mod network;
 mod pins;
 pub mod suspects;
 
@@ -194,7 +197,7 @@ fn open(mut loaded: Option<Loaded>, pins: Result<Pins, BpfError>) -> Result<Atta
     let mut marking = ["mark_victim_task", "mark_victim_pid"].into_iter();
     let logger = marking.find_map(|name| {
         let program = open_program(loaded.as_ref(), &pins, name).ok()?;
-        let id = calls::program_id(program.as_fd()).ok()?;
+        let id = calls::program_info(program.as_fd()).ok()?.id;
         EbpfLogger::init_from_id(id).ok()
     });
     if logger.is_none() {

@@ -32,6 +32,7 @@ pub(crate) enum Stage {
     Pivot,
     Hostname,
     Filter,
+    Paths,
 }
 
 /// The names of what a child works with.
@@ -67,6 +68,7 @@ impl Stage {
             19 => return format!("make {} its root", names.root),
             20 => "set its host name",
             21 => "filter its system calls",
+            22 => "restrict its paths (Landlock)",
             _ => return format!("execute {}", names.program),
         };
         plain.to_owned()
@@ -161,10 +163,9 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     rlimits(orders)?;
     identity(orders)?;
     // SAFETY: the path ends with NUL.
-    check(
-        unsafe { libc::chdir(orders.directory.as_ptr()) },
-        Stage::Directory,
-    )
+    let entered = unsafe { libc::chdir(orders.directory.as_ptr()) };
+    check(entered, Stage::Directory)?;
+    restrict_paths(orders)
 }
 
 /// Joins a session keyring of its own (keyctl(2), session-keyring(7)). Processes that share one
@@ -432,6 +433,79 @@ fn set_capabilities(mask: u64) -> c_int {
     let data = [low, low, low, high, high, high];
     // SAFETY: a header of version 3 and its two sets of three words each.
     system_call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
+}
+
+/// Gives the process up to its rules for paths (landlock_restrict_self(2)). The paths are opened as its user.
+fn restrict_paths(orders: &Orders) -> Step {
+    /// `struct landlock_ruleset_attr` of Linux 6.12. An older kernel takes it while what it does not know
+    /// is zero.
+    #[repr(C)]
+    struct Attributes {
+        handled: u64,
+        ports: u64,
+        scopes: u64,
+    }
+    let Some(paths) = &orders.paths else {
+        return Ok(());
+    };
+    let attributes = Attributes {
+        handled: paths.handled,
+        ports: 0,
+        scopes: paths.scopes,
+    };
+    // SAFETY: the structure outlives the call, and has the size that is passed; the paths end with NUL, and
+    // the descriptors were opened right here.
+    unsafe {
+        let created = libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            &raw const attributes,
+            size_of::<Attributes>(),
+            0,
+        );
+        check(system_call(created), Stage::Paths)?;
+        for (path, rights) in &paths.rules {
+            let file = libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+            if file < 0 {
+                // Without a rule, the process can do less.
+                continue;
+            }
+            let added = allow(created, file, *rights, paths.of_files);
+            libc::close(file);
+            check(added, Stage::Paths)?;
+        }
+        let restricted = libc::syscall(libc::SYS_landlock_restrict_self, created, 0);
+        check(system_call(restricted), Stage::Paths)?;
+        check(
+            system_call(libc::syscall(libc::SYS_close, created)),
+            Stage::Paths,
+        )
+    }
+}
+
+/// Adds a rule for what is below an open file.
+fn allow(ruleset: libc::c_long, file: c_int, rights: u64, of_files: u64) -> c_int {
+    const BENEATH: c_int = 1;
+    /// `struct landlock_path_beneath_attr`.
+    #[repr(C, packed)]
+    struct Beneath {
+        rights: u64,
+        file: c_int,
+    }
+    // SAFETY: all of its fields are integers, for which zero is valid, and the kernel fills it.
+    let is_folder = unsafe {
+        let mut found: libc::stat = std::mem::zeroed();
+        libc::fstat(file, &raw mut found) == 0 && found.st_mode & libc::S_IFMT == libc::S_IFDIR
+    };
+    let rule = Beneath {
+        rights: if is_folder { rights } else { rights & of_files },
+        file,
+    };
+    // SAFETY: the structure outlives the call.
+    let added = unsafe {
+        let call = libc::SYS_landlock_add_rule;
+        libc::syscall(call, ruleset, BENEATH, &raw const rule, 0)
+    };
+    system_call(added)
 }
 
 /// Installs the filters of system calls (seccomp(2)). They allow write(2), execve(2) and exit_group(2),

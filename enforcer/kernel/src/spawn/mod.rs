@@ -22,6 +22,7 @@ mod namespace;
 mod orders;
 mod view;
 use super::account::Identity;
+use super::landlock::Ruleset;
 use super::pidfd::PidFd;
 use super::seccomp::Filter;
 use super::{clock, process};
@@ -64,6 +65,8 @@ pub struct Launch {
     /// The nice value; `None` for the agent's own.
     pub nice: Option<i32>,
     pub oom_score_adj: CString,
+    /// The rules for paths, which begin after everything that needs other paths.
+    pub paths: Option<Ruleset>,
     /// They are installed last.
     pub filters: Vec<Filter>,
     /// A core dump has no memory in it (core(5)).

@@ -61,6 +61,11 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
             Err(error) => return Err(failed(Stage::Source, index, &error)),
         };
     }
+    if own.read_only {
+        // What is to be changed has been copied before.
+        let made = mounts::make_tree_read_only(&folder);
+        made.map_err(|error| failed(Stage::Root, 0, &error))?;
+    }
     let root = match &own.root {
         Some(root) => stage(root, &folder),
         None => Ok(folder),

@@ -3,6 +3,7 @@
 
 use super::Launch;
 use super::view::{MOST_MOUNTS, MountOrder, OwnOrders, Root, SourceOrder, View, ViewOrders};
+use crate::landlock::Ruleset;
 use std::ffi::CString;
 
 /// A launch, as the child sees it.
@@ -26,6 +27,7 @@ pub(super) struct Orders {
     pub no_new_privs: bool,
     pub hides_memory: bool,
     pub view: ViewOrders,
+    pub paths: Option<Ruleset>,
     /// Filters of system calls, an instruction each.
     pub filters: Vec<Vec<u64>>,
 }
@@ -52,6 +54,7 @@ impl Orders {
             no_new_privs: launch.no_new_privs,
             hides_memory: launch.hides_memory,
             view: view.orders(),
+            paths: launch.paths.clone(),
             filters: launch.filters.iter().map(|one| one.0.clone()).collect(),
         }
     }
@@ -93,6 +96,7 @@ impl Orders {
                 out.view(own);
             }
         }
+        out.option(self.paths.as_ref(), Encoder::paths);
         out.count(self.filters.len());
         for filter in &self.filters {
             out.count(filter.len());
@@ -131,6 +135,7 @@ impl Orders {
                 2 => ViewOrders::Own(Box::new(from.view()?)),
                 _ => return None,
             },
+            paths: from.option(Decoder::paths)?,
             filters: from.list(|from| from.list(Decoder::long))?,
         };
         (from.0.is_empty() && !orders.command.is_empty()).then_some(orders)
@@ -159,6 +164,17 @@ impl Encoder {
         }
     }
 
+    fn paths(&mut self, ruleset: &Ruleset) {
+        self.long(ruleset.handled);
+        self.long(ruleset.of_files);
+        self.long(ruleset.scopes);
+        self.count(ruleset.rules.len());
+        for (path, rights) in &ruleset.rules {
+            self.string(path);
+            self.long(*rights);
+        }
+    }
+
     fn view(&mut self, own: &OwnOrders) {
         self.option(own.root.as_ref(), |out, root| {
             out.string(&root.folder);
@@ -166,6 +182,7 @@ impl Encoder {
             out.word(root.read_only.into());
         });
         self.option(own.hostname.as_ref(), Self::string);
+        self.word(own.read_only.into());
         self.count(own.mounts.len());
         for mount in &own.mounts {
             self.string(&mount.at);
@@ -252,6 +269,15 @@ impl Decoder<'_> {
         }
     }
 
+    fn paths(&mut self) -> Option<Ruleset> {
+        Some(Ruleset {
+            handled: self.long()?,
+            of_files: self.long()?,
+            scopes: self.long()?,
+            rules: self.list(|from| Some((from.string()?, from.long()?)))?,
+        })
+    }
+
     fn view(&mut self) -> Option<OwnOrders> {
         let root = self.option(|from| {
             Some(Root {
@@ -263,6 +289,7 @@ impl Decoder<'_> {
         let own = OwnOrders {
             root: root?,
             hostname: self.option(Self::string)?,
+            read_only: self.flag()?,
             mounts: self.list(Self::mount)?,
         };
         (own.mounts.len() <= MOST_MOUNTS).then_some(own)
@@ -344,6 +371,7 @@ mod tests {
                 devices,
             ],
             hostname: Some(c"web".to_owned()),
+            read_only: true,
         }
     }
 
@@ -366,6 +394,12 @@ mod tests {
             no_new_privs: false,
             hides_memory: true,
             view: ViewOrders::Own(Box::new(own())),
+            paths: Some(Ruleset {
+                handled: 15,
+                of_files: 7,
+                scopes: 3,
+                rules: vec![(c"/usr".to_owned(), 5)],
+            }),
             filters: vec![vec![6, u64::MAX], vec![1]],
         }
     }

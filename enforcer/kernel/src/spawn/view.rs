@@ -26,6 +26,8 @@ pub struct OwnView {
     /// They are attached in this order. All that they show is found before the first one is attached.
     pub mounts: Vec<Mount>,
     pub hostname: Option<CString>,
+    /// Nothing of the host's files can be changed, except by the mounts. A root says so itself.
+    pub read_only: bool,
 }
 
 /// A folder that is the root of what a child sees.
@@ -102,6 +104,7 @@ impl View {
                 root: own.root.clone(),
                 mounts: own.mounts.iter().map(Mount::order).collect(),
                 hostname: own.hostname.clone(),
+                read_only: own.read_only,
             })),
         }
     }
@@ -235,6 +238,7 @@ pub(super) struct OwnOrders {
     pub root: Option<Root>,
     pub mounts: Vec<MountOrder>,
     pub hostname: Option<CString>,
+    pub read_only: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

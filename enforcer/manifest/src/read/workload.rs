@@ -36,6 +36,7 @@ pub(crate) const KEYS: &[&str] = &[
     "devices",
     "namespaces",
     "system_calls",
+    "network",
     "environment",
     "environment_files",
     "capabilities",

@@ -281,7 +281,7 @@ read_only_paths: /home
 devices: [/dev/../etc, dri]
 system_calls: [ptrce, read]",
         &expect![[r#"
-            6:14 error: `strong` is not valid here (expected one of off, default)
+            6:14 error: `strong` is not valid here (expected one of off, default, strict)
             7:18 error: `1` is not valid here (expected true or false)
             8:22 error: expected a list of absolute paths, found `/home` (expected a list of absolute paths)
             9:15 error: `/dev/../etc` is not valid here (expected a path below /dev, such as /dev/dri)

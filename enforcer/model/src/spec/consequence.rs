@@ -1,7 +1,8 @@
 //! What a sandbox would change for a workload, as far as its manifest shows.
 
-use super::sandbox::{HOMES, READ_ONLY, TEMPORARY};
-use super::{Check, WorkloadSpec};
+use super::network::{Bind, Protocol};
+use super::sandbox::{HOMES, READ_ONLY, Sandbox, TEMPORARY};
+use super::{Check, DirectoryKind, WorkloadSpec};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -25,10 +26,11 @@ const DEVICES: [&str; 14] = [
     "/dev/shm",
 ];
 
-/// A path that the manifest names and that the sandbox changes.
+/// A path or a port that the manifest names and that the sandbox changes.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Consequence {
-    pub path: String,
+    /// A path, or a port such as `tcp/8080`.
+    pub object: String,
     pub what: Denial,
     /// The key of the manifest that opens it.
     pub key: String,
@@ -43,6 +45,8 @@ pub enum Denial {
     Private,
     /// The workload cannot change it.
     ReadOnly,
+    /// The workload cannot listen on it.
+    NotBound,
 }
 
 impl Denial {
@@ -52,15 +56,19 @@ impl Denial {
             Self::Hidden => "hidden",
             Self::Private => "private",
             Self::ReadOnly => "read-only",
+            Self::NotBound => "not bound",
         }
     }
 }
 
 impl WorkloadSpec {
-    /// Returns the paths of the manifest that a sandbox changes for a user with this home.
+    /// Returns what this level of a sandbox changes, of what the manifest names, for a user with this home.
     #[must_use]
-    pub fn in_sandbox(&self, home: &str) -> BTreeSet<Consequence> {
+    pub fn in_sandbox(&self, level: Sandbox, home: &str) -> BTreeSet<Consequence> {
         let mut all = BTreeSet::new();
+        if level == Sandbox::Off {
+            return all;
+        }
         for path in self.named_paths().filter(|path| !self.opens(path)) {
             let is_in =
                 |folders: &[&str]| folders.iter().any(|one| Path::new(path).starts_with(one));
@@ -76,17 +84,41 @@ impl WorkloadSpec {
             all.extend(found.map(|(what, key)| consequence(path, what, key)));
         }
         for path in self.written_paths().filter(|path| !self.opens(path)) {
-            let folders = READ_ONLY.iter();
-            if folders
-                .into_iter()
-                .any(|one| Path::new(path).starts_with(one))
-            {
+            let is_in =
+                |folders: &[&str]| folders.iter().any(|one| Path::new(path).starts_with(one));
+            let is_writable = is_in(&TEMPORARY) || self.is_own_directory(path);
+            if is_in(&READ_ONLY) || (level == Sandbox::Strict && !is_writable) {
                 let folder = Path::new(path).parent().unwrap_or(Path::new(path));
                 let key = format!("read_write_paths: [{}]", folder.display());
                 all.insert(consequence(path, Denial::ReadOnly, key));
             }
         }
+        if level == Sandbox::Strict {
+            let ports = self.probed_ports().filter(|port| {
+                let allowed = [Bind::Any, Bind::Port(Protocol::Tcp, *port)];
+                !self.network.bind.iter().any(|bind| allowed.contains(bind))
+            });
+            all.extend(ports.map(|port| {
+                let port = Bind::Port(Protocol::Tcp, port).to_string();
+                let key = format!("network: {{ bind: [{port}] }}");
+                consequence(&port, Denial::NotBound, key)
+            }));
+        }
         all
+    }
+
+    /// Returns whether a path is in a directory that is made for the workload.
+    fn is_own_directory(&self, path: &str) -> bool {
+        DirectoryKind::ALL.into_iter().any(|kind| {
+            let found = self.directories(kind);
+            let mut names = found.into_iter().flat_map(|found| &found.names);
+            names.any(|name| Path::new(path).starts_with(Path::new(kind.base()).join(name)))
+        })
+    }
+
+    /// Returns the ports at which the probes ask the workload itself.
+    fn probed_ports(&self) -> impl Iterator<Item = u16> {
+        self.probes.values().filter_map(|probe| probe.check.port())
     }
 
     /// Returns whether the manifest already shows a path in the sandbox.
@@ -141,9 +173,9 @@ impl WorkloadSpec {
     }
 }
 
-fn consequence(path: &str, what: Denial, key: String) -> Consequence {
+fn consequence(object: &str, what: Denial, key: String) -> Consequence {
     Consequence {
-        path: path.to_owned(),
+        object: object.to_owned(),
         what,
         key,
     }
@@ -152,6 +184,8 @@ fn consequence(path: &str, what: Denial, key: String) -> Consequence {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::{Directories, FileMode, Network, Probe, ProbeName};
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_sandbox_changes_what_the_manifest_names() {
@@ -163,11 +197,12 @@ mod tests {
             before_start: vec![words("/tmp/prepare /home/web/own")],
             ..WorkloadSpec::default()
         };
-        let found = |spec: &WorkloadSpec| -> Vec<String> {
-            let all = spec.in_sandbox("/home/web").into_iter();
-            all.map(|one| format!("{} {} {}", one.path, one.what.as_str(), one.key))
+        let at = |level: Sandbox, spec: &WorkloadSpec| -> Vec<String> {
+            let all = spec.in_sandbox(level, "/home/web").into_iter();
+            all.map(|one| format!("{} {} {}", one.object, one.what.as_str(), one.key))
                 .collect()
         };
+        let found = |spec: &WorkloadSpec| at(Sandbox::Default, spec);
         assert_eq!(
             found(&spec),
             [
@@ -185,5 +220,34 @@ mod tests {
             ..spec
         };
         assert_eq!(found(&opened), [""; 0]);
+        let asked = Check::Tcp {
+            host: "127.0.0.1".to_owned(),
+            port: 8080,
+        };
+        let strict = WorkloadSpec {
+            main_pid_file: Some("/run/shop/pid".to_owned()),
+            probes: BTreeMap::from([(ProbeName::Liveness, Probe::of(asked))]),
+            ..opened
+        };
+        assert_eq!(at(Sandbox::Off, &strict), [""; 0]);
+        assert_eq!(
+            at(Sandbox::Strict, &strict),
+            [
+                "/run/shop/pid read-only read_write_paths: [/run/shop]",
+                "tcp/8080 not bound network: { bind: [tcp/8080] }",
+            ]
+        );
+        let strict = WorkloadSpec {
+            runtime_directory: Some(Directories {
+                names: vec!["shop".to_owned()],
+                mode: FileMode::default(),
+            }),
+            network: Network {
+                bind: vec![Bind::Port(Protocol::Tcp, 8080)],
+                ..Network::default()
+            },
+            ..strict
+        };
+        assert_eq!(at(Sandbox::Strict, &strict), [""; 0]);
     }
 }

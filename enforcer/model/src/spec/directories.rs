@@ -54,4 +54,14 @@ impl DirectoryKind {
             Self::Cache => "cache_directory",
         }
     }
+
+    /// Returns the folder that root's are in.
+    #[must_use]
+    pub const fn base(self) -> &'static str {
+        match self {
+            Self::Runtime => "/run",
+            Self::State => "/var/lib",
+            Self::Cache => "/var/cache",
+        }
+    }
 }

@@ -6,7 +6,9 @@ mod consequence;
 mod directories;
 mod files;
 mod logs;
+mod network;
 mod probes;
+mod promise;
 mod recovery;
 mod reload;
 mod rung;
@@ -20,15 +22,20 @@ pub use consequence::{Consequence, Denial};
 pub use directories::{Directories, DirectoryKind, FileMode};
 pub use files::{Mount, Tmpfs};
 pub use logs::{LogTarget, Logs};
+pub use network::{Bind, Block, Network, Peer, Protocol};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
 };
+pub use promise::{PROMISES, Promise, promises, unit};
 pub use recovery::{
     Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy, StrategyName,
 };
 pub use reload::Reload;
 pub use rung::Rung;
-pub use sandbox::{HOMES, OUT_OF_SANDBOX, READ_ONLY, Sandbox, TEMPORARY, refused_calls};
+pub use sandbox::{
+    HOMES, OUT_OF_SANDBOX, PROGRAMS, READ_ONLY, Sandbox, TEMPORARY, openable_calls, refused_calls,
+    strict_calls,
+};
 pub use schema::schema;
 pub use stop::{Stop, StopScope};
 pub use watch::{CpuLoopWatch, Watch};
@@ -327,6 +334,10 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Texts")]
     pub system_calls: Vec<String>,
+    /// What the workload may bind and connect to in `sandbox: strict`.
+    #[serde(default, skip_serializing_if = "Network::is_usual")]
+    #[setting(restart)]
+    pub network: Network,
     /// The variables of the program.
     #[setting(restart, secret)]
     #[schemars(with = "shapes::Variables")]
@@ -545,6 +556,7 @@ impl Default for WorkloadSpec {
             devices: Vec::new(),
             namespaces: false,
             system_calls: Vec::new(),
+            network: Network::default(),
             environment: BTreeMap::new(),
             environment_files: Vec::new(),
             capabilities: Vec::new(),

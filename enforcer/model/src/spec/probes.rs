@@ -177,6 +177,20 @@ impl Check {
             Self::Cgroup { .. } => CheckKind::Cgroup,
         }
     }
+
+    /// Returns the TCP port that is asked.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Http { port, .. } => *port,
+            Self::Https { port, .. } | Self::Grpc { port, .. } | Self::Tcp { port, .. } => {
+                Some(*port)
+            }
+            Self::Notify { .. } | Self::Exec { .. } | Self::File { .. } | Self::Cgroup { .. } => {
+                None
+            }
+        }
+    }
 }
 
 /// Two levels of a use, and how long it must stay there to count.

@@ -6,7 +6,7 @@ mod place;
 
 pub(super) use place::{BEFORE_START, Places, RECOVERY};
 
-use super::{Executor, launch, view};
+use super::{Executor, launch, sandbox, view};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{
@@ -262,6 +262,8 @@ impl Executor {
             .cgroup
             .make_fit()
             .map_err(|error| format!("failed to {}", error_chain(&error)))?;
+        let filtered = sandbox::filter_network(&command.spec, &place.cgroup, &place.network);
+        filtered.map_err(started)?;
         let kills_before = place.kills();
         let waiting = self
             .fork_server

@@ -8,6 +8,7 @@ use enforcer_core::WorkloadName;
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Commands, ProbeName};
 use enforcer_core::units::{Bytes, CpuWeight, Limit};
+use enforcer_kernel::bpf::network::NetworkFilters;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::{counters, limits};
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +48,7 @@ struct Branch {
 pub(super) struct Place {
     pub(super) cgroup: Cgroup,
     branch: Arc<Cgroup>,
+    pub(super) network: NetworkFilters,
     /// Held by the command that runs there: the end of one kills all that is in it.
     pub(super) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -159,6 +161,7 @@ impl Executor {
         let place = Arc::new(Place {
             cgroup,
             branch: Arc::clone(&branch.cgroup),
+            network: NetworkFilters::of_older_cgroup(),
             turn: Arc::default(),
         });
         branch.places.insert(what.to_owned(), Arc::clone(&place));
