@@ -9,13 +9,20 @@
  * Every attempt harms nothing where it succeeds.
  */
 #define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
+#include <netinet/in.h>
 #include <sched.h>
+#include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -182,6 +189,180 @@ static long clone3_of_nothing(void)
 	return syscall(__NR_clone3, NULL, 0);
 }
 
+/* A process of the same user, which is none of ours. */
+static pid_t sibling(void)
+{
+	pid_t found = 0;
+	DIR *all = opendir("/proc");
+	for (struct dirent *one; all && (one = readdir(all));) {
+		char path[300], program[300];
+		struct stat owned;
+		pid_t pid = atoi(one->d_name);
+		snprintf(path, sizeof(path), "/proc/%s/exe", one->d_name);
+		if (pid <= 1 || pid == getpid() || pid == getppid() || getsid(pid) == getsid(0))
+			continue;
+		/* A thread of the kernel has no program. */
+		if (readlink(path, program, sizeof(program)) < 0 && errno == ENOENT)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d", pid);
+		if (stat(path, &owned) == 0 && owned.st_uid == getuid())
+			found = pid;
+	}
+	if (all)
+		closedir(all);
+	return found;
+}
+
+static long read_of_sibling(const char *file)
+{
+	char path[64];
+	pid_t pid = sibling();
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, file);
+	return pid ? read_from(path) : (errno = ESRCH, -1);
+}
+
+static long signal_sibling(void)
+{
+	pid_t pid = sibling();
+	return pid ? kill(pid, 0) : (errno = ESRCH, -1);
+}
+
+/* This program without arguments ends with 1. */
+static long execute(const char *path)
+{
+	int status = 0;
+	pid_t child = fork();
+	if (child == 0) {
+		execl(path, path, (char *)NULL);
+		_exit(errno);
+	}
+	waitpid(child, &status, 0);
+	errno = WEXITSTATUS(status);
+	return errno == 1 ? 0 : -1;
+}
+
+static long execute_own(void)
+{
+	char part[4096];
+	int from = open("/proc/self/exe", O_RDONLY);
+	int to = open(own(), O_WRONLY | O_CREAT | O_TRUNC, 0700);
+	for (ssize_t length; (length = read(from, part, sizeof(part))) > 0;)
+		if (write(to, part, length) < 0)
+			return -1;
+	close(from);
+	close(to);
+	long result = execute(own());
+	int kept = errno;
+	unlink(own());
+	errno = kept;
+	return result;
+}
+
+static long own_owner(void)
+{
+	close(open(own(), O_WRONLY | O_CREAT, 0600));
+	long result = chown(own(), -1, getgid());
+	int kept = errno;
+	unlink(own());
+	errno = kept;
+	return result;
+}
+
+static long same_cpus(void)
+{
+	cpu_set_t cpus;
+	return sched_getaffinity(0, sizeof(cpus), &cpus) ?: sched_setaffinity(0, sizeof(cpus), &cpus);
+}
+
+static long same_priority(void)
+{
+	return setpriority(PRIO_PROCESS, 0, getpriority(PRIO_PROCESS, 0));
+}
+
+/* The class "best effort", which is the usual one. */
+static long same_io_priority(void)
+{
+	return syscall(__NR_ioprio_set, 1, 0, 2 << 13 | 4);
+}
+
+static long same_groups(void)
+{
+	gid_t groups[64];
+	int count = getgroups(64, groups);
+	return count < 0 ? -1 : setgroups(count, groups);
+}
+
+static long abstract_socket(void)
+{
+	/* The test listens there. */
+	static const char name[] = "\0attempts";
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int socket_of = socket(AF_UNIX, SOCK_STREAM, 0);
+	memcpy(address.sun_path, name, sizeof(name) - 1);
+	socklen_t length = offsetof(struct sockaddr_un, sun_path) + sizeof(name) - 1;
+	return connect(socket_of, (struct sockaddr *)&address, length);
+}
+
+static long open_socket(int family, int type, int protocol)
+{
+	int found = socket(family, type, protocol);
+	return found < 0 ? -1 : close(found);
+}
+
+static socklen_t address_of(struct sockaddr_storage *of, const char *text, int port)
+{
+	struct sockaddr_in *four = (struct sockaddr_in *)of;
+	struct sockaddr_in6 *six = (struct sockaddr_in6 *)of;
+	memset(of, 0, sizeof(*of));
+	if (inet_pton(AF_INET, text, &four->sin_addr) == 1) {
+		four->sin_family = AF_INET;
+		four->sin_port = htons(port);
+		return sizeof(*four);
+	}
+	inet_pton(AF_INET6, text, &six->sin6_addr);
+	six->sin6_family = AF_INET6;
+	six->sin6_port = htons(port);
+	return sizeof(*six);
+}
+
+static long bind_to(const char *text, int type, int port)
+{
+	struct sockaddr_storage address;
+	socklen_t length = address_of(&address, text, port);
+	int socket_of = socket(address.ss_family, type, 0);
+	long result = bind(socket_of, (struct sockaddr *)&address, length);
+	int kept = errno;
+	close(socket_of);
+	errno = kept;
+	return result;
+}
+
+/* The outcomes that come after the filters: there may be no way to the peer. */
+static long was_tried(long result)
+{
+	static const int tried[] = { EINPROGRESS, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ECONNREFUSED };
+	for (size_t index = 0; result < 0 && index < sizeof(tried) / sizeof(*tried); index++)
+		if (errno == tried[index])
+			return 0;
+	return result;
+}
+
+static long connect_out(const char *text, int port)
+{
+	struct sockaddr_storage address;
+	socklen_t length = address_of(&address, text, port);
+	int socket_of = socket(address.ss_family, SOCK_STREAM | SOCK_NONBLOCK, 0);
+	return was_tried(connect(socket_of, (struct sockaddr *)&address, length));
+}
+
+static long send_out(const char *text, int type, int flags)
+{
+	struct sockaddr_storage address;
+	socklen_t length = address_of(&address, text, 9);
+	int socket_of = socket(address.ss_family, type | SOCK_NONBLOCK, 0);
+	return was_tried(sendto(socket_of, "x", 1, flags, (struct sockaddr *)&address, length));
+}
+
 int main(int argc, char **argv)
 {
 	char small[16] = { 0 };
@@ -264,5 +445,39 @@ int main(int argc, char **argv)
 	IN_CHILD("personality", syscall(__NR_personality, 0x0040000), 0);
 	IN_CHILD("other-architecture", of_another_architecture(), 0);
 	IN_CHILD("openat2", syscall(__NR_openat2, -1, "", NULL, 0), EINVAL);
+	/* What is left to a sandbox that is not strict. Files: */
+	tell("make-elsewhere", make("/srv/free/attempt"), 0);
+	tell("write-elsewhere", write_to("/srv/free/file"), 0);
+	tell("mode-elsewhere", chmod("/srv/free/file", 0666), 0);
+	tell("truncate-elsewhere", truncate("/srv/free/file", 0), 0);
+	IN_CHILD("execute-elsewhere", execute("/srv/free/program"), 0);
+	IN_CHILD("execute-own", execute_own(), 0);
+	/* Processes of the same user. */
+	tell("sibling-environment", read_of_sibling("environ"), 0);
+	tell("sibling-files", read_of_sibling("root/etc/passwd"), 0);
+	tell("signal-sibling", signal_sibling(), 0);
+	IN_CHILD("abstract-socket", abstract_socket(), 0);
+	/* The network. */
+	tell("packet-socket", open_socket(AF_PACKET, SOCK_RAW, 0), 0);
+	tell("raw-socket", open_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), 0);
+	tell("multipath-socket", open_socket(AF_INET, SOCK_STREAM, 262), 0);
+	tell("events-socket", open_socket(AF_NETLINK, SOCK_RAW, 15), 0);
+	tell("bind", bind_to("0.0.0.0", SOCK_STREAM, 17171), 0);
+	tell("bind6", bind_to("::1", SOCK_STREAM, 17171), 0);
+	tell("bind-datagrams", bind_to("127.0.0.1", SOCK_DGRAM, 17171), 0);
+	tell("connect", connect_out("192.0.2.1", 9), 0);
+	tell("connect6", connect_out("2001:db8::1", 9), 0);
+	tell("connect-mapped", connect_out("::ffff:192.0.2.1", 9), 0);
+	tell("connect-fast", send_out("192.0.2.1", SOCK_STREAM, MSG_FASTOPEN), 0);
+	tell("send", send_out("192.0.2.1", SOCK_DGRAM, 0), 0);
+	tell("send6", send_out("2001:db8::1", SOCK_DGRAM, 0), 0);
+	tell("send-mapped", send_out("::ffff:192.0.2.1", SOCK_DGRAM, 0), 0);
+	/* Rights. */
+	IN_CHILD("owner", own_owner(), 0);
+	IN_CHILD("user", setuid(getuid()), 0);
+	IN_CHILD("groups", same_groups(), 0);
+	IN_CHILD("priority", same_priority(), 0);
+	IN_CHILD("cpus", same_cpus(), 0);
+	IN_CHILD("io-priority", same_io_priority(), 0);
 	return 0;
 }

@@ -50,14 +50,20 @@ pub(crate) const OWN: Host = Host {
     more: &[],
 };
 
-/// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs`.
+/// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs` and `strict.rs`.
 const DAEMONS: &[&str] = &[
+    "dnsmasq-base",
     "etcd-server",
     "haproxy",
+    "lighttpd",
+    "memcached",
+    "mosquitto",
     "nginx",
     "nodejs",
     "postgresql",
     "redis-server",
+    "tinyproxy-bin",
+    "unbound",
 ];
 
 /// The packages of such a host, and those that install a package there.

@@ -11,6 +11,7 @@ mod journal;
 mod metrics;
 mod package;
 mod scope;
+mod strict;
 mod top;
 mod units;
 

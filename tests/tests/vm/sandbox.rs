@@ -2,32 +2,65 @@
 
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
+use enforcer_model::spec::{PROMISES, Sandbox, promises};
 use enforcer_tests::agent::{Agent, next_folder, pid_of};
 use enforcer_tests::{kernel, wait_for};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 
 /// The reports of the attempts, which every user may write.
 const REPORTS: &str = "/tmp/attempt-reports";
 /// The last attempt.
-const LAST: &str = "openat2";
+const LAST: &str = "io-priority";
+/// What every user may write, and what a strict sandbox closes.
+const FREE: &str = "/srv/free";
 
 fn make_ground() {
-    for (path, mode) in [(REPORTS, 0o777), ("/home/other", 0o755), ("/boot", 0o755)] {
+    for (path, mode) in [
+        (REPORTS, 0o777),
+        ("/home/other", 0o755),
+        ("/boot", 0o755),
+        (FREE, 0o777),
+    ] {
         fs::create_dir_all(path).unwrap();
         fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
     }
     fs::write("/home/other/secret", "s3cret").unwrap();
     fs::create_dir_all("/var/tmp").unwrap();
-    for file in ["/tmp/of-the-host", "/var/tmp/of-the-host"] {
+    let file = format!("{FREE}/file");
+    for file in ["/tmp/of-the-host", "/var/tmp/of-the-host", &file] {
         fs::write(file, "").unwrap();
+    }
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
+    // Its owner alone sets its mode: the user `web`.
+    std::os::unix::fs::chown(&file, Some(1000), Some(1000)).unwrap();
+    let program = format!("{FREE}/program");
+    if !Path::new(&program).exists() {
+        fs::copy("/usr/bin/attempts", &program).unwrap();
     }
 }
 
-/// A workload that tries everything once, and then rests.
+/// A workload that tries everything once.
 fn attempts(name: &str, user: &str, agent: &str, more: &str) -> String {
+    let report = format!("{REPORTS}/{name}");
+    let _ = fs::remove_file(&report);
+    format!(
+        "  {name}:
+    command: [/usr/bin/attempts, {report}, {agent}]
+    user: {user}
+    read_write_paths: [{REPORTS}]
+    recovery: {{ restart: never }}
+    {}\n",
+        more.replace('\n', "\n    ")
+    )
+}
+
+/// A workload whose command before the start tries everything once, and then rests.
+fn attempts_before(name: &str, user: &str, agent: &str, more: &str) -> String {
     let report = format!("{REPORTS}/{name}");
     let _ = fs::remove_file(&report);
     let more = format!(
@@ -56,32 +89,70 @@ fn reached(name: &str) -> BTreeSet<String> {
     all.into_keys().collect()
 }
 
+/// The attempts that a level promises to refuse on this kernel.
+fn refused(level: Sandbox) -> BTreeSet<String> {
+    let release = kernel::release();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let running = (numbers.next().unwrap(), numbers.next().unwrap());
+    let kept = promises(level).filter(|promise| promise.since.is_none_or(|since| running >= since));
+    let names = kept.flat_map(|promise| promise.attempts);
+    names.map(|name| (*name).to_owned()).collect()
+}
+
 #[test]
 fn what_succeeds_without_a_sandbox_fails_in_it() {
     make_ground();
+    let name = SocketAddr::from_abstract_name("attempts").unwrap();
+    let _listener = UnixListener::bind_addr(&name).unwrap();
     let socket = next_folder().join("run/enforcer.sock");
     let socket = socket.to_str().unwrap();
     let mut text = String::new();
     for user in ["root", "web"] {
-        for level in ["off", "default"] {
-            let more = format!("sandbox: {level}");
+        // There is a process of the same user.
+        text.push_str(
+            &workload(&format!("{user}-other"), "rest", "")
+                .replace("user: web", &format!("user: {user}")),
+        );
+        for level in Sandbox::ALL {
+            let more = format!("sandbox: {level}\nneeds: {{ {user}-other: started }}");
             text.push_str(&attempts(&format!("{user}-{level}"), user, socket, &more));
         }
     }
+    // Without the rules for signals, which commands do not have.
+    text.push_str(&attempts_before("before", "web", socket, "sandbox: strict"));
     let agent = Agent::start(&manifest(&text));
     let mut tried = BTreeSet::new();
     for user in ["root", "web"] {
-        agent.wait_for_state(&format!("{user}-off"), WorkloadState::Running);
-        agent.wait_for_state(&format!("{user}-default"), WorkloadState::Running);
-        let off = reached(&format!("{user}-off"));
-        let left = reached(&format!("{user}-default"));
-        assert_eq!(left, BTreeSet::new(), "{user}");
-        tried.extend(off);
+        for level in Sandbox::ALL {
+            let name = format!("{user}-{level}");
+            agent.wait_for_state(&name, WorkloadState::Stopped);
+            let found = reached(&name);
+            if level == Sandbox::Off {
+                tried.extend(found);
+                continue;
+            }
+            let broken: Vec<String> = refused(level).intersection(&found).cloned().collect();
+            assert!(broken.is_empty(), "{name}: {broken:?}");
+        }
     }
     let all: BTreeSet<String> = outcomes("root-off").into_keys().collect();
     let never: Vec<&String> = all.difference(&tried).collect();
     assert!(never.is_empty(), "these prove nothing: {never:?}");
-    assert_eq!(tried.len(), 68);
+    let promised = PROMISES.iter().flat_map(|promise| promise.attempts);
+    let promised: BTreeSet<String> = promised.map(|name| (*name).to_owned()).collect();
+    assert_eq!(tried, promised);
+    let left: BTreeSet<String> = reached("web-strict");
+    let later: BTreeSet<String> = promised
+        .difference(&refused(Sandbox::Strict))
+        .cloned()
+        .collect();
+    assert!(left.is_subset(&later), "{left:?}");
+    agent.wait_for_state("before", WorkloadState::Running);
+    let mut left = reached("before");
+    left.remove("signal-sibling");
+    assert!(left.is_subset(&later), "{left:?}");
 }
 
 /// Each key opens what it names, and nothing else.
@@ -109,20 +180,18 @@ fn each_key_opens_what_it_names() {
     ];
     let mut text = String::new();
     for (name, key, _) in &keys {
-        text.push_str(&attempts(
-            name,
-            "root",
-            nowhere,
-            &format!("sandbox: default\n{key}"),
-        ));
+        let more = format!("sandbox: default\n{key}");
+        text.push_str(&attempts_before(name, "root", nowhere, &more));
     }
     let namespaces = "sandbox: default\nnamespaces: true";
-    text.push_str(&attempts("spaces", "web", nowhere, namespaces));
+    text.push_str(&attempts_before("spaces", "web", nowhere, namespaces));
     let agent = Agent::start(&manifest(&text));
+    let closed = refused(Sandbox::Default);
     for (name, key, opened) in keys {
         agent.wait_for_state(name, WorkloadState::Running);
         let opened: BTreeSet<String> = opened.into_iter().map(str::to_owned).collect();
-        assert_eq!(reached(name), opened, "{key}");
+        let found: BTreeSet<String> = reached(name).intersection(&closed).cloned().collect();
+        assert_eq!(found, opened, "{key}");
     }
     agent.wait_for_state("spaces", WorkloadState::Running);
     let found = reached("spaces");
@@ -131,6 +200,135 @@ fn each_key_opens_what_it_names() {
         "{found:?}"
     );
     assert!(!found.contains("mount"), "{found:?}");
+}
+
+/// The keys that open `strict` do as well.
+#[test]
+fn each_key_of_strict_opens_what_it_names() {
+    make_ground();
+    let nowhere = "/nowhere";
+    let elsewhere = [
+        "make-elsewhere",
+        "mode-elsewhere",
+        "truncate-elsewhere",
+        "write-elsewhere",
+    ];
+    let peers = "network: { bind: [udp/17171], connect: [\"192.0.2.0/24:9\"] }";
+    let all = "network: { bind: [any], connect: [any] }";
+    let keys = [
+        (
+            "paths",
+            "read_write_paths: [/tmp/attempt-reports, /srv/free]",
+            elsewhere.to_vec(),
+        ),
+        (
+            "programs",
+            "read_only_paths: [/srv/free]",
+            vec!["execute-elsewhere"],
+        ),
+        (
+            "calls",
+            "system_calls: [chown, setpriority]",
+            vec!["owner", "priority"],
+        ),
+        (
+            "peers",
+            peers,
+            vec![
+                "bind-datagrams",
+                "connect",
+                "connect-fast",
+                "connect-mapped",
+                "send",
+                "send-mapped",
+            ],
+        ),
+        (
+            "network",
+            all,
+            vec![
+                "bind",
+                "bind-datagrams",
+                "bind6",
+                "connect",
+                "connect-fast",
+                "connect-mapped",
+                "connect6",
+                "send",
+                "send-mapped",
+                "send6",
+            ],
+        ),
+    ];
+    let mut text = String::new();
+    for (name, key, _) in &keys {
+        let one = attempts(name, "web", nowhere, &format!("sandbox: strict\n{key}"));
+        // A later key of the same name is a fault.
+        text.push_str(&match key.starts_with("read_write_paths") {
+            true => one.replacen(&format!("    read_write_paths: [{REPORTS}]\n"), "", 1),
+            false => one,
+        });
+    }
+    let agent = Agent::start(&manifest(&text));
+    let closed = refused(Sandbox::Strict);
+    for (name, key, opened) in keys {
+        agent.wait_for_state(name, WorkloadState::Stopped);
+        let opened: BTreeSet<String> = opened.into_iter().map(str::to_owned).collect();
+        let found: BTreeSet<String> = reached(name).intersection(&closed).cloned().collect();
+        assert_eq!(found, opened, "{key}");
+    }
+}
+
+/// What a server did is what is proposed, and with that it runs in `strict`.
+#[test]
+fn what_was_learnt_is_enough_for_strict() {
+    const PORT: u16 = 18099;
+    let probe = format!("probes: {{ {} }}", crate::until_it_listens(PORT));
+    let mode = format!("serve {PORT}");
+    let agent = Agent::start(&manifest(&workload("web", &mode, &probe)));
+    agent.wait_for_state("web", WorkloadState::Running);
+    let learnt = agent.cli(&["sandbox", "learn", "web", "--for", "5s", "--restart"]);
+    let proposed = String::from_utf8(learnt.stdout).unwrap();
+    let said = String::from_utf8_lossy(&learnt.stderr).into_owned();
+    assert!(learnt.status.success(), "{said}");
+    println!("{proposed}");
+    assert!(proposed.starts_with("# "), "{proposed}");
+    assert!(proposed.contains("\nsandbox: strict\n"), "{proposed}");
+    assert!(proposed.contains("bind: [tcp/18099]"), "{proposed}");
+    // What the agent's child did before its program is none of the program's needs.
+    assert!(!proposed.contains("setresuid"), "{proposed}");
+    // It cannot listen without what was learnt.
+    let strict = workload(
+        "web",
+        &mode,
+        &format!("{probe}\nsandbox: strict\nrecovery: {{ restart: never }}"),
+    );
+    agent.write_manifest(&manifest(&strict));
+    assert!(agent.cli(&["apply"]).status.success());
+    agent.wait_for_state("web", WorkloadState::Failed);
+    agent.write_manifest(&manifest(&workload(
+        "web",
+        &mode,
+        &format!("{probe}\n{proposed}"),
+    )));
+    assert!(agent.cli(&["apply"]).status.success());
+    agent.wait_for_state("web", WorkloadState::Running);
+    wait_for("it to be healthy", || {
+        let found = agent.cli(&["status", "web", "--json"]);
+        String::from_utf8(found.stdout)
+            .ok()?
+            .contains("\"health\":\"healthy\"")
+            .then_some(())
+    });
+    let inspected = agent.cli(&["inspect", "web", "--json"]);
+    assert!(
+        String::from_utf8(inspected.stdout)
+            .unwrap()
+            .contains("\"sandbox\":\"strict\"")
+    );
+    // Nobody else may watch system calls, and nobody sees a workload that there is not.
+    let unknown = agent.cli(&["sandbox", "learn", "nobody"]);
+    assert_eq!(unknown.status.code(), Some(4));
 }
 
 /// `version: 2` has it by default, except for root, and `version: 1` has not.

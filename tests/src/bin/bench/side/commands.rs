@@ -1,20 +1,51 @@
 //! Commands of a shell: a start, and questions.
 
-use super::{MANY, Samples, apply, fresh_file, monotonic, print, shell, stamps, timed, unit};
+use super::{
+    FOLDER, MANY, Samples, apply, fresh_file, monotonic, print, shell, stamps, timed, unit,
+};
 use enforcer_tests::wait_for;
 use std::process::{Command, Stdio};
 
 /// Starts a stopped program, in turn with each supervisor.
 pub(super) fn start(floor: &Samples) {
+    let [first, returned] = starts("", "");
+    let [ours, theirs] = first;
+    let peer = ("systemctl", &theirs);
+    print(("start", "start → first instruction"), &ours, peer, floor);
+    let [ours, theirs] = returned;
+    print(
+        ("start-returns", "start → the command returns"),
+        &ours,
+        ("systemctl", &theirs),
+        floor,
+    );
+}
+
+/// Starts a stopped program in each sandbox, in turn with a unit that has the same directives.
+pub(super) fn sandboxes(floor: &Samples) {
+    for level in ["default", "strict"] {
+        let keys = format!("sandbox: {level}\n    read_write_paths: [{FOLDER}]\n");
+        let directives = shell(&format!("enforcer sandbox show {level} --unit"));
+        let service = directives.split_once("[Service]\n");
+        let directives = service.map_or("", |(_, directives)| directives);
+        let [[ours, theirs], _] = starts(&keys, &format!("ReadWritePaths={FOLDER}\n{directives}"));
+        let name = format!("start-{level}");
+        let what = format!("start with `sandbox: {level}` → first instruction");
+        print((&name, &what), &ours, ("systemctl", &theirs), floor);
+    }
+}
+
+/// Returns the times until the program's first instruction, and until the command returns: ours and theirs.
+fn starts(keys: &str, directives: &str) -> [[Samples; 2]; 2] {
     let (ours, theirs) = (fresh_file("enforcer-starts"), fresh_file("systemd-starts"));
     apply(&format!(
         "  web:\n    command: [/usr/bin/floor, stamp, {ours}]\n    user: web\n    \
-         cgroup: {{ memory.max: 64M }}\n    stop: {{ signal: SIGKILL }}\n"
+         cgroup: {{ memory.max: 64M }}\n    stop: {{ signal: SIGKILL }}\n    {keys}"
     ));
     unit(
         "web.service",
         &format!(
-            "ExecStart=/usr/bin/floor stamp {theirs}\nUser=web\nMemoryMax=64M\nKillSignal=SIGKILL\n"
+            "ExecStart=/usr/bin/floor stamp {theirs}\nUser=web\nMemoryMax=64M\nKillSignal=SIGKILL\n{directives}"
         ),
     );
     let mut first = [Vec::new(), Vec::new()];
@@ -39,16 +70,7 @@ pub(super) fn start(floor: &Samples) {
     }
     shell("systemctl stop web");
     apply("");
-    let [ours, theirs] = first.map(Samples::of);
-    let peer = ("systemctl", &theirs);
-    print(("start", "start → first instruction"), &ours, peer, floor);
-    let [ours, theirs] = returned.map(Samples::of);
-    print(
-        ("start-returns", "start → the command returns"),
-        &ours,
-        ("systemctl", &theirs),
-        floor,
-    );
+    [first.map(Samples::of), returned.map(Samples::of)]
 }
 
 /// Asks without changing anything.

@@ -30,9 +30,10 @@ type Part = (&'static str, fn(&Samples));
 
 /// Measures the named part, or all of them.
 pub(super) fn run(wanted: &str) {
-    let parts: [Part; 4] = [
+    let parts: [Part; 5] = [
         ("restart", restart::restart),
         ("start", commands::start),
+        ("sandboxes", commands::sandboxes),
         ("commands", commands::answers),
         ("bulk", bulk::bulk),
     ];
