@@ -69,6 +69,7 @@ const DAEMONS: [(&str, &str, &str, &str); 6] = [
          user: redis, sandbox: default, root: /srv/redis, read_only: true, tmpfs: [/run/redis], mounts: [\
          { from: /usr, to: /usr, read_only: true }, { from: /etc/redis, to: /etc/redis, read_only: true }, \
          { from: /var/lib/redis, to: /var/lib/redis }, { from: /var/log/redis, to: /var/log/redis }], \
+         reload: { run: [/usr/bin/redis-cli, -e, config, set, maxmemory, 32mb] }, \
          cgroup: { memory.max: 64M, pids.max: 32 }",
         "notify: {}",
         "exec: { command: [/usr/bin/redis-cli, -e, ping] }",
@@ -287,7 +288,7 @@ fn the_database_is_stopped_cleanly() {
     assert!(said.contains(clean), "{said}");
 }
 
-/// nginx reloads when its settings change, and HAProxy when it is asked to. Both keep their process.
+/// nginx reloads when its settings change, HAProxy and redis when they are asked to. All keep their process.
 #[test]
 fn a_reload_keeps_the_process() {
     let pids = daemons();
@@ -301,9 +302,13 @@ fn a_reload_keeps_the_process() {
              answer => answer.pipe(process.stdout))\"";
         sh(asked).contains("version 2").then_some(())
     });
-    sh("enforcer reload haproxy");
-    assert!(reported("reload").contains("haproxy"));
-    assert_eq!(healed("two reloads", &Pids::new()), pids);
+    // redis takes its settings by a command, which runs in its root.
+    for name in ["haproxy", "redis"] {
+        sh(&format!("enforcer reload {name}"));
+        assert!(reported("reload").contains(name));
+    }
+    assert!(sh("redis-cli config get maxmemory").ends_with("33554432"));
+    assert_eq!(healed("three reloads", &Pids::new()), pids);
     let events = sh("enforcer events --workload nginx");
     for said in ["reloaded by SIGHUP", "front.conf has changed"] {
         assert!(events.contains(said), "{events}");

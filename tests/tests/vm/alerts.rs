@@ -266,3 +266,59 @@ fn a_level_is_reported_by_a_command_when_it_held_and_when_it_is_over() {
     });
     assert_eq!(second.id, first.id);
 }
+
+/// A webhook over TLS, to a server that nobody here wrote: python's own.
+#[test]
+fn a_server_of_python_gets_an_alert_over_tls() {
+    const CERTIFICATE: &str = include_str!("../../../enforcer/src/tls/testdata/own.pem");
+    const KEY: &str = include_str!("../../../enforcer/src/tls/testdata/own.key");
+    const SCRIPT: &str = "
+import http.server, ssl
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['content-length']))
+        with open('/tmp/received-alerts', 'ab') as file:
+            file.write(body + b'\\n')
+        self.send_response(204)
+        self.end_headers()
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain('/tmp/receiver.pem', '/tmp/receiver.key')
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 9044), Receiver)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+server.serve_forever()
+";
+    const RECEIVED: &str = "/tmp/received-alerts";
+    for (path, text) in [
+        ("/tmp/receiver.pem", CERTIFICATE),
+        ("/tmp/receiver.key", KEY),
+        ("/tmp/receiver.py", SCRIPT),
+    ] {
+        std::fs::write(path, text).unwrap();
+    }
+    let _ = std::fs::remove_file(RECEIVED);
+    let probes = format!("probes: {{ {} }}", crate::until_it_listens(9044));
+    let receiver = workload("receiver", "rest", &probes);
+    let receiver = receiver.replace(
+        "[/bin/fixture, \"rest\"]",
+        "[/usr/bin/python3, /tmp/receiver.py]",
+    );
+    let text = manifest(&(receiver + &workload("web", "rest", "")));
+    let alerts = |ca_file: &str| {
+        format!(
+            "alerts:\n  repeat: off\n  targets:\n    pager: {{ webhook: {{ url: 'https://localhost:9044/hook', \
+             ca_file: {ca_file} }} }}\n  rules:\n    stopped: {{ state: stopped, workloads: [web] }}\nworkloads:\n"
+        )
+    };
+    let agent = Agent::start(&text.replace("workloads:\n", &alerts("/tmp/receiver.pem")));
+    wait_for("the receiver to listen", || {
+        (agent.workload("receiver").health == enforcer_model::health::Health::Healthy).then_some(())
+    });
+    agent.wait_for_state("web", WorkloadState::Running);
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    let message: AlertMessage = wait_for("the alert", || {
+        let received = std::fs::read_to_string(RECEIVED).ok()?;
+        serde_json::from_str(received.lines().next()?).ok()
+    });
+    let sent = alerts_of(&agent);
+    assert_eq!(message.seq, sent[0].seq);
+}

@@ -214,6 +214,63 @@ fn a_loop_and_an_oom_kill_in_a_root_are_explained() {
     });
 }
 
+/// A Debian of unpacked packages, as debootstrap makes it, is a root for programs that nobody here wrote.
+#[test]
+fn a_debian_tree_is_a_root() {
+    const PYTHON: &str = "/usr/bin/python3";
+    let root = Path::new("/tmp/debian-tree");
+    fs::create_dir_all(root).unwrap();
+    // The guest's own files are such a tree. What is mounted below them is not in it.
+    let none: Option<&str> = None;
+    mount(Some("/"), root, none, MsFlags::MS_BIND, none).unwrap();
+    let python = |name: &str, script: &str, more: &str| {
+        let text = workload(name, "rest", &format!("root: {}\n{more}", root.display()));
+        text.replace(
+            "[/bin/fixture, \"rest\"]",
+            &format!("[{PYTHON}, -c, {script:?}]"),
+        )
+    };
+    let quickly = "read_only: true
+        cgroup: { memory.max: 64M, pids.max: 16 }
+        watch: { cpu_loop: { after: 2s, respond: [demote] } }";
+    let mut text = python("loops", "while True: pass", quickly);
+    let little = "sandbox: default\ncgroup: { memory.max: 32M }\nrecovery: { restart: never }";
+    text.push_str(&python(
+        "hog",
+        "whole = [bytes(1 << 20) for _ in range(100)]",
+        little,
+    ));
+    let probed = "sandbox: strict
+        probes: { startup: { exec: { command: [/usr/bin/python3, -c, 'import os; os.stat(\"/usr/bin/python3\")'] }, period: 500ms, timeout: 60s, failure_threshold: 1000 } }";
+    text.push_str(&python("probed", "import signal; signal.pause()", probed));
+    let mut agent = Agent::start(&manifest(&text));
+    let pid = pid_of(&agent.wait_for_state("loops", WorkloadState::Running));
+    assert_eq!(kernel::read("loops", "pids.max").as_deref(), Some("16"));
+    let incident = agent.wait_for_event::<Incident>("hog").details;
+    assert_eq!(incident.victims[0].command, "python3", "{incident:?}");
+    let found = wait_for("the loop to be proved", || {
+        let found = agent.events::<Box<CpuLoopFound>>("loops");
+        let mut proved = found.into_iter().map(|event| event.details);
+        proved.find(|found| found.verdict == Verdict::DeadLoop)
+    });
+    let hottest = found.evidence.stack.first().unwrap();
+    assert!(hottest.contains("python3"), "{hottest}");
+    wait_for("the probe to pass", || {
+        (agent.workload("probed").health == Health::Healthy).then_some(())
+    });
+    // Another agent takes all of it over.
+    let probed = pid_of(&agent.workload("probed"));
+    agent.kill();
+    agent.start_again();
+    assert_eq!(pid_of(&agent.workload("loops")), pid);
+    assert_eq!(pid_of(&agent.workload("probed")), probed);
+    assert!(agent.cli(&["restart", "probed"]).status.success());
+    let next = pid_of(&agent.wait_for_state("probed", WorkloadState::Running));
+    assert!(next != probed && inside(next, PYTHON).exists());
+    drop(agent);
+    nix::mount::umount2(root, nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
 #[test]
 fn a_root_that_lacks_something_is_a_start_error() {
     let root = tree("root-with-gaps");
