@@ -21,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -258,6 +259,25 @@ static long execute_own(void)
 	return result;
 }
 
+/* What ld.so does with a program that it is given as an argument. */
+static long map_own(void)
+{
+	int file = open(own(), O_RDWR | O_CREAT | O_TRUNC, 0700);
+	if (file < 0 || ftruncate(file, 4096) < 0)
+		return -1;
+	void *mapped = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE, file, 0);
+	int kept = errno;
+	unlink(own());
+	errno = kept;
+	return mapped == MAP_FAILED ? -1 : 0;
+}
+
+static long other_pair(void)
+{
+	int both[2];
+	return socketpair(AF_INET, SOCK_STREAM, 0, both);
+}
+
 static long own_owner(void)
 {
 	close(open(own(), O_WRONLY | O_CREAT, 0600));
@@ -452,6 +472,8 @@ int main(int argc, char **argv)
 	tell("truncate-elsewhere", truncate("/srv/free/file", 0), 0);
 	IN_CHILD("execute-elsewhere", execute("/srv/free/program"), 0);
 	IN_CHILD("execute-own", execute_own(), 0);
+	IN_CHILD("map-own", map_own(), 0);
+	IN_CHILD("managers-socket", connect_to("/run/systemd/private"), 0);
 	/* Processes of the same user. */
 	tell("sibling-environment", read_of_sibling("environ"), 0);
 	tell("sibling-files", read_of_sibling("root/etc/passwd"), 0);
@@ -462,6 +484,7 @@ int main(int argc, char **argv)
 	tell("raw-socket", open_socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), 0);
 	tell("multipath-socket", open_socket(AF_INET, SOCK_STREAM, 262), 0);
 	tell("events-socket", open_socket(AF_NETLINK, SOCK_RAW, 15), 0);
+	tell("other-pair", other_pair(), EOPNOTSUPP);
 	tell("bind", bind_to("0.0.0.0", SOCK_STREAM, 17171), 0);
 	tell("bind6", bind_to("::1", SOCK_STREAM, 17171), 0);
 	tell("bind-datagrams", bind_to("127.0.0.1", SOCK_DGRAM, 17171), 0);

@@ -50,7 +50,8 @@ pub(crate) const OWN: Host = Host {
     more: &[],
 };
 
-/// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs` and `strict.rs`.
+/// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs` and
+/// `strict.rs`.
 const DAEMONS: &[&str] = &[
     "dnsmasq-base",
     "etcd-server",

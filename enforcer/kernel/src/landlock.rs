@@ -1,5 +1,5 @@
 //! The rules for paths of Landlock (landlock(7)), which hold whatever rights the user has. They are made
-//! before the fork; the child gives itself up to them.
+//! before the fork; the child restricts itself with them.
 
 use landlock::{ABI, AccessFs, BitFlags};
 use std::ffi::CString;
@@ -45,8 +45,8 @@ const ALWAYS: [(&str, Access); 4] = [
 ];
 
 impl Ruleset {
-    /// Makes the rules for the running kernel: these, and reading. A process that does not signal others than its own
-    /// children `keeps_signals` to itself, since Linux 6.12.
+    /// Makes the rules for the running kernel: these, and reading. A process that does not signal
+    /// others than its own children `keeps_signals` to itself, since Linux 6.12.
     ///
     /// # Errors
     /// If the kernel has no Landlock, or a path has a NUL byte.

@@ -24,6 +24,7 @@ pub mod inotify;
 pub mod journal;
 pub mod landlock;
 pub mod limits;
+pub mod listening;
 pub mod lock_file;
 pub mod log_file;
 pub mod memory_info;

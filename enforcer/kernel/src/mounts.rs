@@ -149,15 +149,25 @@ pub(crate) fn attach(mount: &impl AsFd, place: &impl AsFd) -> io::Result<()> {
 /// `EBUSY` if a file there is open for writing.
 pub(crate) fn make_read_only(mount: &impl AsFd, with_those_below: bool) -> io::Result<()> {
     let below = if with_those_below { AT_RECURSIVE } else { 0 };
-    set_read_only(mount, below, libc::MS_PRIVATE)
+    set_attributes(mount, below, libc::MS_PRIVATE, MOUNT_ATTR_RDONLY)
+}
+
+/// Sees that nothing in a mount and those below it can be executed.
+pub(crate) fn make_no_exec(mount: &impl AsFd) -> io::Result<()> {
+    set_attributes(mount, AT_RECURSIVE, 0, NO_EXEC)
 }
 
 /// Makes a mount and those below it read-only. They still follow the host's.
 pub(crate) fn make_tree_read_only(mount: &impl AsFd) -> io::Result<()> {
-    set_read_only(mount, AT_RECURSIVE, 0)
+    set_attributes(mount, AT_RECURSIVE, 0, MOUNT_ATTR_RDONLY)
 }
 
-fn set_read_only(mount: &impl AsFd, below: libc::c_uint, propagation: u64) -> io::Result<()> {
+fn set_attributes(
+    mount: &impl AsFd,
+    below: libc::c_uint,
+    propagation: u64,
+    set: u64,
+) -> io::Result<()> {
     /// `struct mount_attr`.
     #[repr(C)]
     struct Attributes {
@@ -167,7 +177,7 @@ fn set_read_only(mount: &impl AsFd, below: libc::c_uint, propagation: u64) -> io
         user_namespace: u64,
     }
     let attributes = Attributes {
-        set: MOUNT_ATTR_RDONLY,
+        set,
         clear: 0,
         propagation,
         user_namespace: 0,

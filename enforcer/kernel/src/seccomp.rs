@@ -109,16 +109,19 @@ fn absent_from(first: u32) -> Filter {
 fn listed(allowed: Allowed<'_>) -> Result<Rules, BackendError> {
     let opened = allowed.calls.iter().map(String::as_str);
     let opened = opened.chain(allowed.namespaces.then_some("setns"));
-    let calls = strict_calls().filter(|name| *name != "socket");
+    let by_arguments = ["socket", "socketpair"];
+    let calls = strict_calls().filter(|name| !by_arguments.contains(name));
     let numbers = calls.filter_map(number).chain(opened.filter_map(number));
     let mut rules: Rules = numbers.map(|number| (number, Vec::new())).collect();
     rules.insert(libc::SYS_socket, sockets()?);
+    let local = condition(0, SeccompCmpOp::Eq, u64::from(libc::AF_UNIX.unsigned_abs()))?;
+    rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(vec![local])?]);
     Ok(rules)
 }
 
-/// Returns the sockets of `strict`: local ones, TCP and UDP, whose addresses the filters of the cgroup
-/// look at, and netlink's for routes, by which the C library lists addresses. MPTCP and others would pass
-/// those filters.
+/// Returns the sockets of `strict`: local ones, TCP and UDP, whose addresses the filters of the
+/// cgroup look at, and netlink's for routes, by which the C library lists addresses. MPTCP and
+/// others would pass those filters.
 fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     // include/linux/net.h: the flags SOCK_CLOEXEC and SOCK_NONBLOCK are above these bits.
     const TYPE: u64 = 0xf;
@@ -212,8 +215,8 @@ fn namespaces(rules: &mut Rules) -> Result<(), BackendError> {
     Ok(())
 }
 
-/// Refuses another personality(2), which changes how the kernel lays out memory. A program may ask for the
-/// present one (`0xffffffff`), and set the usual one.
+/// Refuses another personality(2), which changes how the kernel lays out memory. A program may ask
+/// for the present one (`0xffffffff`), and set the usual one.
 fn personality(rules: &mut Rules) -> Result<(), BackendError> {
     let conditions = vec![
         condition(0, SeccompCmpOp::Ne, 0)?,
@@ -303,7 +306,7 @@ pub fn name_of(number: u32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use enforcer_model::spec::openable_calls;
+    use enforcer_model::spec::{REFUSED_BY_LANDLOCK, openable_calls};
 
     #[test]
     fn every_name_is_one_of_a_system_call() {
@@ -334,6 +337,7 @@ mod tests {
         ];
         let decided: Vec<&str> = strict_calls()
             .chain(openable_calls(Sandbox::Strict))
+            .chain(REFUSED_BY_LANDLOCK)
             .collect();
         for call in Sysno::iter() {
             let times = decided.iter().filter(|name| **name == call.name()).count();

@@ -165,6 +165,7 @@ shapes! {
     Binds(_generator) = list(&json!({ "type": "string", "pattern": "^(any|(tcp|udp)/[0-9]+)$" }));
     /// Devices, and folders of them.
     Devices(_generator) = list(&json!({ "type": "string", "pattern": "^/dev/." }));
+    SocketAddress(_generator) = json!({ "type": "string", "pattern": "^.+:[0-9]+$" });
     StopScope(_generator) = json!({ "enum": ["main", "group"] });
     /// A name or a number of a user or a group.
     Account(_generator) = account();

@@ -2,10 +2,13 @@
 
 use super::format::Output;
 use super::{client, escaped};
+use crate::executor::sandbox::name_servers;
 use crate::fault::Fault;
 use crate::report::error_chain;
 use crate::settings::Settings;
-use enforcer_core::spec::{Bind, Block, Network, Peer, Protocol, Sandbox, openable_calls};
+use enforcer_core::spec::{
+    Bind, Block, Network, Peer, Protocol, Sandbox, openable_calls, strict_calls,
+};
 use enforcer_core::units::human_duration;
 use enforcer_kernel::bpf::learning::{Learning, Seen};
 use enforcer_kernel::cgroupfs::Cgroup;
@@ -25,6 +28,8 @@ struct Proposal {
     sandbox: Sandbox,
     /// The system calls that the level would refuse.
     system_calls: Vec<&'static str>,
+    /// The system calls that it refuses whatever the keys say.
+    refused: Vec<&'static str>,
     network: Network,
 }
 
@@ -82,7 +87,14 @@ pub(super) fn learn(
             "{workload} made no system call meanwhile; watch it while it works, or use --restart"
         )));
     }
-    let proposal = propose(&calls, &addresses);
+    if addresses.len() >= Learning::MOST_ADDRESSES {
+        eprintln!(
+            "note: more than {} addresses were used; some are missing",
+            Learning::MOST_ADDRESSES
+        );
+    }
+    let resolvers = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let proposal = propose(&calls, &addresses, &name_servers(&resolvers));
     if !output.print(&proposal, None)? {
         println!("# {} different system calls were seen.", calls.len());
         print!("{}", proposal.yaml());
@@ -91,8 +103,13 @@ pub(super) fn learn(
 }
 
 /// Returns what the level lacks of what was seen.
-fn propose(calls: &BTreeSet<&'static str>, addresses: &BTreeSet<Seen>) -> Proposal {
+fn propose(
+    calls: &BTreeSet<&'static str>,
+    addresses: &BTreeSet<Seen>,
+    resolvers: &[IpAddr],
+) -> Proposal {
     let openable: BTreeSet<&str> = openable_calls(Sandbox::Strict).collect();
+    let allowed: BTreeSet<&str> = strict_calls().collect();
     let mut bind = Vec::new();
     let mut connect = Network::default().connect;
     for seen in addresses {
@@ -110,7 +127,8 @@ fn propose(calls: &BTreeSet<&'static str>, addresses: &BTreeSet<Seen>) -> Propos
         }
         // The C library connects to port 0 to see which of its own addresses the kernel would use.
         let is_question = seen.port == 0;
-        let is_usual = seen.address.is_loopback() || seen.port == 53;
+        let is_resolver = seen.port == 53 && resolvers.contains(&seen.address);
+        let is_usual = seen.address.is_loopback() || is_resolver;
         let wanted = Peer::Block(whole(seen.address), Some(seen.port));
         if !is_question && !is_usual && !connect.contains(&wanted) {
             connect.push(wanted);
@@ -122,6 +140,11 @@ fn propose(calls: &BTreeSet<&'static str>, addresses: &BTreeSet<Seen>) -> Propos
             .iter()
             .copied()
             .filter(|call| openable.contains(call))
+            .collect(),
+        refused: calls
+            .iter()
+            .copied()
+            .filter(|call| !openable.contains(call) && !allowed.contains(call))
             .collect(),
         network: Network { bind, connect },
     }
@@ -138,7 +161,14 @@ impl Proposal {
     /// Returns the keys of the manifest.
     fn yaml(&self) -> String {
         let list = |items: Vec<String>| format!("[{}]", items.join(", "));
-        let mut text = format!("sandbox: {}\n", self.sandbox);
+        let mut text = String::new();
+        if !self.refused.is_empty() {
+            text.push_str(&format!(
+                "# It refuses these, whatever the keys say: {}\n",
+                self.refused.join(", ")
+            ));
+        }
+        text.push_str(&format!("sandbox: {}\n", self.sandbox));
         if !self.system_calls.is_empty() {
             let calls = self.system_calls.iter().map(|call| (*call).to_owned());
             text.push_str(&format!("system_calls: {}\n", list(calls.collect())));
@@ -173,25 +203,28 @@ mod tests {
 
     #[test]
     fn a_proposal_opens_what_was_seen_and_no_more() {
-        let calls = BTreeSet::from(["read", "chown", "ptrace", "socket"]);
+        let calls = BTreeSet::from(["read", "chown", "ptrace", "socket", "mount"]);
         let addresses = BTreeSet::from([
             seen(true, Protocol::Tcp, "0.0.0.0", 8080),
             seen(true, Protocol::Tcp, "::", 8080),
             seen(true, Protocol::Udp, "0.0.0.0", 0),
             seen(false, Protocol::Tcp, "127.0.0.1", 6379),
             seen(false, Protocol::Udp, "192.0.2.1", 53),
+            seen(false, Protocol::Udp, "192.0.2.9", 53),
             seen(false, Protocol::Tcp, "192.0.2.2", 5432),
             seen(false, Protocol::Udp, "192.0.2.3", 0),
             seen(false, Protocol::Tcp, "2001:db8::1", 443),
         ]);
+        let resolvers = ["192.0.2.1".parse().expect("an address")];
         assert_eq!(
-            propose(&calls, &addresses).yaml(),
-            "sandbox: strict\n\
+            propose(&calls, &addresses, &resolvers).yaml(),
+            "# It refuses these, whatever the keys say: mount\n\
+             sandbox: strict\n\
              system_calls: [chown, ptrace]\n\
              network: { bind: [tcp/8080], connect: [loopback, resolver, \"192.0.2.2/32:5432\", \
-             \"[2001:db8::1/128]:443\"] }\n"
+             \"[2001:db8::1/128]:443\", \"192.0.2.9/32:53\"] }\n"
         );
-        let nothing = propose(&BTreeSet::from(["read"]), &BTreeSet::new());
+        let nothing = propose(&BTreeSet::from(["read"]), &BTreeSet::new(), &[]);
         assert_eq!(nothing.yaml(), "sandbox: strict\n");
     }
 }

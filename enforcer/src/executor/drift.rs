@@ -2,7 +2,7 @@
 //! another process has touched the cgroup, after the agent's own actions on it.
 
 use super::instances::OpenCgroup;
-use super::{Executor, Work};
+use super::{Executor, Work, sandbox};
 use crate::report::error_chain;
 use enforcer_core::WorkloadName;
 use enforcer_core::drift::{Drifted, PLACE};
@@ -72,8 +72,8 @@ impl Executor {
         }
     }
 
-    /// Checks each workload once in [`ROUNDS`] rounds, unless the kernel reports every change: eBPF that of
-    /// a main process's cgroup, and inotify that of a limit.
+    /// Checks each workload once in [`ROUNDS`] rounds, unless the kernel reports every change: eBPF
+    /// that of a main process's cgroup, and inotify that of a limit.
     pub(super) fn look_around(self: &Arc<Self>, round: u64) {
         if self.ring.is_some() && self.tree_watch.is_some() {
             return;
@@ -143,7 +143,18 @@ impl Executor {
         if process::is_home(&place, &home) {
             return None;
         }
-        let moved = self.open_workload(workload).and_then(|(open, _)| {
+        let opened = self.open_workload(workload);
+        if let Ok((open, _)) = &opened
+            && let Err(error) = sandbox::filter_network(&known.spec, &open.cgroup, &open.network)
+        {
+            // What it opens in a cgroup without filters would reach everything.
+            tracing::error!(
+                "{workload}: failed to {}; it runs outside its cgroup",
+                error_chain(&error)
+            );
+            return None;
+        }
+        let moved = opened.and_then(|(open, _)| {
             if open.id != known.open.id {
                 let counters = open.counters.lock().read()?;
                 self.replace_cgroup(workload, open.clone());

@@ -17,8 +17,8 @@ use enforcer_model::signals::signal_number;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Sends a signal to all processes of a workload but the main one. One that begins meanwhile gets none, and
-/// is killed after the grace.
+/// Sends a signal to all processes of a workload but the main one. One that begins meanwhile gets
+/// none, and is killed after the grace.
 fn signal_others(instance: &Instance, number: i32) {
     let home = relative(instance.cgroup().path());
     let others = instance.cgroup().all_processes().into_iter();
@@ -171,6 +171,7 @@ impl Executor {
     pub(super) fn remove(&self, workload: &WorkloadName) {
         self.remove_directories(workload);
         self.remove_credentials_folder(workload);
+        self.close_sockets(workload);
         self.remove_cgroup(workload);
     }
 

@@ -5,7 +5,7 @@
 use super::{directories, sandbox};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::StartError;
-use enforcer_core::spec::{OUT_OF_SANDBOX, Sandbox, WorkloadSpec};
+use enforcer_core::spec::{OUT_OF_SANDBOX, OUT_OF_STRICT, Sandbox, WorkloadSpec};
 use enforcer_kernel::account::{self, Accounts, Identity};
 use enforcer_kernel::process::OWN_PROGRAM;
 use enforcer_kernel::settings_file;
@@ -106,7 +106,8 @@ fn capabilities(spec: &WorkloadSpec, user: &Identity) -> (Vec<u8>, bool) {
     }
     let kept = CAPABILITIES
         .iter()
-        .filter(|name| !OUT_OF_SANDBOX.contains(name));
+        .filter(|name| !OUT_OF_SANDBOX.contains(name))
+        .filter(|name| spec.sandbox != Sandbox::Strict || !OUT_OF_STRICT.contains(name));
     let kept = kept.filter_map(|name| capability_number(name));
     (kept.collect(), true)
 }

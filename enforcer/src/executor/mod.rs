@@ -18,7 +18,8 @@ mod output;
 pub(crate) mod proof;
 mod queue;
 mod remedy;
-mod sandbox;
+pub(crate) mod sandbox;
+mod sockets;
 mod start;
 mod take_over;
 mod view;
@@ -93,6 +94,7 @@ pub(crate) struct Executor {
     slow: Arc<Semaphore>,
     fork_server: ForkServer,
     holder: Holder,
+    kept_sockets: Mutex<sockets::KeptSockets>,
     /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
     places: Mutex<Places>,
@@ -150,6 +152,7 @@ impl Executor {
             slow: Arc::new(Semaphore::new(SLOW_WRITES)),
             fork_server,
             holder,
+            kept_sockets: Mutex::default(),
             holder_connections: Mutex::default(),
             places: Mutex::default(),
             command_permits: Arc::new(Semaphore::new(commands::MAX_CONCURRENT_COMMANDS)),

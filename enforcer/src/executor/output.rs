@@ -214,6 +214,9 @@ impl Executor {
                 ),
             }));
         }
+        if let Err(error) = self.exchange_sockets() {
+            tracing::warn!("the holder did not take the sockets: {error}");
+        }
         self.recall_notices();
         let this = Arc::clone(self);
         self.runtime

@@ -1,20 +1,20 @@
 //! The mounts, the rules for paths, and the filters of a sandbox.
 
 use super::directories;
-use super::start::io_failure;
 use super::view::{mount, option, optional, string};
 use crate::report::error_chain;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{
-    DirectoryKind, HOMES, PROGRAMS, Peer, READ_ONLY, Sandbox, TEMPORARY, WorkloadSpec,
+    DirectoryKind, HOMES, PROGRAMS, Peer, READ_ONLY, SOCKET_FOLDERS, SOCKETS, Sandbox, TEMPORARY,
+    WorkloadSpec,
 };
 use enforcer_kernel::account::Identity;
-use enforcer_kernel::bpf::network::{NetworkFilters, Rules};
+use enforcer_kernel::bpf::network::{NetworkError, NetworkFilters, Rules};
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::landlock::{Access, Ruleset};
 use enforcer_kernel::seccomp::{self, Allowed, Filter};
 use enforcer_kernel::settings_file;
-use enforcer_kernel::spawn::{Mount, Source};
+use enforcer_kernel::spawn::{Mount, NOTHING, Source};
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
@@ -51,13 +51,7 @@ pub(super) fn mounts(
         all.push(optional(path, memory)?);
     }
     if spec.sandbox == Sandbox::Strict {
-        // What stays writable in a read-only tree.
-        for path in TEMPORARY {
-            all.push(optional(path, own(path, false)?)?);
-        }
-        for path in own_directories(spec) {
-            all.push(mount(&path, own(&path, false)?)?);
-        }
+        all.extend(of_strict(spec)?);
     }
     if spec.root.is_none() {
         // The agent's own files and sockets, except what is mounted there for the workload.
@@ -68,6 +62,50 @@ pub(super) fn mounts(
         all.push(optional(&notify, own(&notify, false)?)?);
     }
     Ok(all)
+}
+
+/// Returns what stays writable in a read-only tree, and hides what would lead around the rules.
+fn of_strict(spec: &WorkloadSpec) -> io::Result<Vec<Mount>> {
+    let mut all = Vec::new();
+    for path in TEMPORARY {
+        all.push(optional(path, own(path, false)?)?);
+    }
+    // In a root they are the host's, and are mounted with it. After a removal, one may be missing.
+    for path in own_directories(spec).iter().filter(|_| spec.root.is_none()) {
+        all.push(optional(path, own(path, false)?)?);
+    }
+    for path in SOCKET_FOLDERS {
+        all.push(optional(path, empty("0755")?)?);
+    }
+    for path in SOCKETS {
+        // No process listens there.
+        let nothing = Source::Hosts {
+            path: string(NOTHING)?,
+            read_only: true,
+        };
+        all.push(optional(path, nothing)?);
+    }
+    Ok(all)
+}
+
+/// Sees that nothing is executed from the places that a workload in `strict` can change, except its
+/// own program.
+pub(super) fn without_programs(spec: &WorkloadSpec, mounts: &mut [Mount]) {
+    if spec.sandbox != Sandbox::Strict {
+        return;
+    }
+    let program = spec.command.first().map(Path::new);
+    for mount in mounts {
+        let is_writable = match &mount.source {
+            Source::Hosts { read_only, .. }
+            | Source::Own { read_only, .. }
+            | Source::Memory { read_only, .. } => !read_only,
+            Source::Given(_) | Source::ReadOnly | Source::Processes | Source::Devices => false,
+        };
+        let place = mount.at.to_string_lossy().into_owned();
+        let holds_program = program.is_some_and(|program| program.starts_with(&place));
+        mount.no_exec = is_writable && !holds_program;
+    }
 }
 
 /// Returns the mounts of the keys that make exceptions.
@@ -156,22 +194,38 @@ pub(super) fn filter_network(
     spec: &WorkloadSpec,
     cgroup: &Cgroup,
     filters: &NetworkFilters,
-) -> Result<(), StartError> {
+) -> Result<(), NetworkFailure> {
     let rules = match spec.sandbox {
         Sandbox::Off | Sandbox::Default => None,
         Sandbox::Strict => Some(Rules::of(&spec.network, &resolvers(spec)?)),
     };
-    let filtered = filters.set(cgroup, rules.as_ref());
-    filtered.map_err(|error| StartError {
-        stage: "filter its network".to_owned(),
-        errno: None,
-        error: error_chain(&error),
-    })
+    Ok(filters.set(cgroup, rules.as_ref())?)
 }
 
+/// A cgroup whose network is not filtered as it should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkFailure {
+    #[error("read the name servers in {RESOLVERS}")]
+    Resolvers(#[source] io::Error),
+    #[error("filter its network")]
+    Filter(#[from] NetworkError),
+}
+
+impl From<NetworkFailure> for StartError {
+    fn from(failure: NetworkFailure) -> Self {
+        Self {
+            stage: failure.to_string(),
+            errno: None,
+            error: std::error::Error::source(&failure).map_or_else(String::new, error_chain),
+        }
+    }
+}
+
+const RESOLVERS: &str = "/etc/resolv.conf";
+
 /// Returns the name servers in the workload's `/etc/resolv.conf`, if it may ask them.
-fn resolvers(spec: &WorkloadSpec) -> Result<Vec<IpAddr>, StartError> {
-    const FILE: &str = "/etc/resolv.conf";
+fn resolvers(spec: &WorkloadSpec) -> Result<Vec<IpAddr>, NetworkFailure> {
+    const FILE: &str = RESOLVERS;
     if !spec.network.connect.contains(&Peer::Resolver) {
         return Ok(Vec::new());
     }
@@ -191,15 +245,12 @@ fn resolvers(spec: &WorkloadSpec) -> Result<Vec<IpAddr>, StartError> {
     match found {
         Ok(text) => Ok(name_servers(&String::from_utf8_lossy(&text))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(io_failure(
-            "read the name servers in /etc/resolv.conf",
-            &error,
-        )),
+        Err(error) => Err(NetworkFailure::Resolvers(error)),
     }
 }
 
 /// Returns the addresses of the lines `nameserver ADDRESS` (resolv.conf(5)).
-fn name_servers(text: &str) -> Vec<IpAddr> {
+pub(crate) fn name_servers(text: &str) -> Vec<IpAddr> {
     let lines = text.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let address = words

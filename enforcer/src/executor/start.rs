@@ -3,7 +3,7 @@
 
 use super::instances::{Begun, OpenCgroup};
 use super::output::Output;
-use super::{Executor, launch, main_process, notices, sandbox, view};
+use super::{Executor, launch, main_process, notices, sandbox, sockets, view};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
@@ -24,6 +24,7 @@ use enforcer_kernel::spawn::{Launch, Patience};
 use enforcer_kernel::usage::{self, Usage};
 use enforcer_kernel::{clock, limits, process, spawn};
 use parking_lot::Mutex;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::task::AbortHandle;
 
@@ -177,10 +178,12 @@ impl Executor {
         let mut output = self.open_output(workload, spec, owner)?;
         failpoint!("start-output");
         self.open_notices((workload, instance), spec, owner, &open.cgroup)?;
+        let sockets = self.sockets_of(workload, spec, identity)?;
+        failpoint!("start-listening");
         let mut used = Usage::default();
         let read_cpu = || used = usage::read_cpu(&open.cgroup);
         let of = (workload, spec.as_ref());
-        let child = self.fork(of, &launch, (&open, &output), read_cpu);
+        let child = self.fork(of, &launch, (&open, &output, &sockets), read_cpu);
         // The holder works meanwhile.
         let other = self.settle_output(workload, spec, &mut output);
         let child = match (child, other) {
@@ -190,7 +193,7 @@ impl Executor {
                     child.abandon();
                 }
                 output = other?.unwrap_or(output);
-                self.fork(of, &launch, (&open, &output), || ())?
+                self.fork(of, &launch, (&open, &output, &sockets), || ())?
             }
         };
         Ok(Gated {
@@ -208,12 +211,12 @@ impl Executor {
         &self,
         (workload, spec): (&WorkloadName, &WorkloadSpec),
         launch: &Launch,
-        (open, output): (&OpenCgroup, &Output),
+        (open, output, sockets): (&OpenCgroup, &Output, &[Arc<OwnedFd>]),
         meanwhile: impl FnOnce(),
     ) -> Result<spawn::Waiting, StartError> {
         let view = self.view_of_its_own(workload, spec, &launch.identity)?;
         let place = (&*open.cgroup, &output.file, &view);
-        let spawned = self.fork_server.spawn(launch, place, meanwhile);
+        let spawned = self.fork_server.spawn(launch, place, sockets, meanwhile);
         spawned.map_err(|error| StartError {
             stage: "create the process".to_owned(),
             errno: std::error::Error::source(&error)
@@ -302,6 +305,7 @@ impl Executor {
     ) -> Result<Launch, StartError> {
         let mut own = notices::environment(&self.runtime_dir, workload, spec);
         own.extend(view::environment(&self.runtime_dir, workload, spec));
+        own.extend(sockets::environment(spec));
         launch::prepare(workload, spec, own, None, true)
     }
 

@@ -96,6 +96,7 @@ impl Executor {
         let mut taken = BTreeSet::new();
         // If two have the same place, the first one is used: the manifest names it.
         mounts.retain(|mount| taken.insert(mount.at.clone()));
+        sandbox::without_programs(spec, &mut mounts);
         if mounts.len() > MOST_MOUNTS {
             let count = mounts.len();
             let many = format!("the workload has {count} mounts, and {MOST_MOUNTS} are the most");
@@ -182,6 +183,7 @@ impl Executor {
             at,
             below: None,
             is_optional: false,
+            no_exec: false,
         }))
     }
 
@@ -299,6 +301,7 @@ pub(super) fn mount(at: &str, source: Source) -> io::Result<Mount> {
         at: string(at)?,
         below: None,
         is_optional: false,
+        no_exec: false,
     })
 }
 

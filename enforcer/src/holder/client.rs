@@ -2,6 +2,7 @@
 
 use super::notices::{Said, Speaker};
 use super::protocol::{self, Program, Reply, Request};
+use super::sockets::SocketName;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::InstanceId;
 use enforcer_kernel::log_file::Bounds;
@@ -41,7 +42,7 @@ struct Link {
     sent: u64,
     replied: u64,
     /// The replies to requests whose callers have not asked for them yet.
-    replies: BTreeMap<u64, Reply>,
+    replies: BTreeMap<u64, (Reply, Option<OwnedFd>)>,
     /// The holder process, if this agent has started it.
     child: Option<Child>,
 }
@@ -285,7 +286,7 @@ impl Holder {
     /// # Errors
     /// If the holder does not answer, or cannot do what was asked.
     pub(crate) fn reply(&self, sent: &Sent) -> io::Result<()> {
-        match self.link.lock().reply(sent)? {
+        match self.link.lock().reply(sent)?.0 {
             Reply::Done => Ok(()),
             Reply::Failed { errno, error } => {
                 Err(errno.map_or_else(|| io::Error::other(error), io::Error::from_raw_os_error))
@@ -355,7 +356,7 @@ impl Holder {
         let (mut all, mut behind) = (Vec::new(), 0);
         loop {
             let sent = self.send(&Request::Recall { behind }, None)?;
-            match self.link.lock().reply(&sent)? {
+            match self.link.lock().reply(&sent)?.0 {
                 Reply::Recalled { said, last } => {
                     all.extend(said);
                     match last {
@@ -364,6 +365,51 @@ impl Holder {
                     }
                 }
                 other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// Has it keep a listening socket, with the setting that it was made for.
+    ///
+    /// # Errors
+    /// If the holder does not answer, or cannot.
+    pub(crate) fn keep_socket(
+        &self,
+        name: &SocketName,
+        made_for: &str,
+        socket: &OwnedFd,
+    ) -> io::Result<()> {
+        let request = Request::KeepSocket {
+            name: name.clone(),
+            made_for: made_for.to_owned(),
+        };
+        self.request(&request, Some(socket.as_fd()))
+    }
+
+    /// Has it close a listening socket.
+    ///
+    /// # Errors
+    /// If the holder does not answer.
+    pub(crate) fn close_socket(&self, name: &SocketName) -> io::Result<()> {
+        let name = name.clone();
+        self.request(&Request::CloseSocket { name }, None)
+    }
+
+    /// Returns all listening sockets that it keeps, each with the setting that it was made for.
+    ///
+    /// # Errors
+    /// If the holder does not answer.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<(SocketName, String, OwnedFd)>> {
+        let (mut all, mut behind) = (Vec::new(), None);
+        loop {
+            let sent = self.send(&Request::NextSocket { behind }, None)?;
+            match self.link.lock().reply(&sent)? {
+                (Reply::Socket { name, made_for }, Some(socket)) => {
+                    behind = Some(name.clone());
+                    all.push((name, made_for, socket));
+                }
+                (Reply::Done, _) => return Ok(all),
+                (other, _) => return Err(unexpected(&other)),
             }
         }
     }
@@ -446,7 +492,7 @@ impl Link {
     }
 
     /// The holder replies in the order of the requests.
-    fn reply(&mut self, sent: &Sent) -> io::Result<Reply> {
+    fn reply(&mut self, sent: &Sent) -> io::Result<(Reply, Option<OwnedFd>)> {
         loop {
             if let Some(reply) = self.replies.remove(&sent.number) {
                 return Ok(reply);
@@ -484,12 +530,12 @@ fn ask(
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<Reply> {
     protocol::send(connection, request, descriptor)?;
-    receive(connection)
+    Ok(receive(connection)?.0)
 }
 
-fn receive(connection: &OwnedFd) -> io::Result<Reply> {
+fn receive(connection: &OwnedFd) -> io::Result<(Reply, Option<OwnedFd>)> {
     match protocol::receive(connection) {
-        Ok(Some((reply, _))) => Ok(reply),
+        Ok(Some(received)) => Ok(received),
         Ok(None) => Err(io::ErrorKind::ConnectionAborted.into()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::other(format!(
             "the holder did not answer within {} s",

@@ -64,8 +64,18 @@ impl Connections {
 
     /// Sends a reply. A peer that does not read is disconnected: the server does not wait.
     pub(super) fn reply(&mut self, id: u64, reply: &Reply) {
+        self.reply_with(id, reply, None);
+    }
+
+    /// Does what `reply` does, with a descriptor.
+    pub(super) fn reply_with(
+        &mut self,
+        id: u64,
+        reply: &Reply,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) {
         let sent = self.all.get(&id);
-        let sent = sent.map(|one| protocol::send(&one.socket, reply, None));
+        let sent = sent.map(|one| protocol::send(&one.socket, reply, descriptor));
         if matches!(sent, Some(Err(_))) {
             self.all.remove(&id);
         }

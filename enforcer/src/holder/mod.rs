@@ -1,6 +1,6 @@
 //! The holder: a small process that outlives every agent. It keeps the reading end of each
 //! workload's output pipe, and writes the output into the workload's log. It also keeps the sockets
-//! by which programs say how they are (sd_notify(3)).
+//! by which programs say how they are (sd_notify(3)), and those at which they listen (`listen`).
 //!
 //! ```text
 //! agent ── pipe's reading end, bounds ──→ holder ──→ NAME.log, NAME.log.1, …
@@ -19,6 +19,7 @@ mod notices;
 mod pace;
 mod protocol;
 mod server;
+mod sockets;
 mod stopper;
 mod succession;
 mod writer;
@@ -26,6 +27,7 @@ mod writer;
 pub(crate) use client::{Holder, Report, Reports, Sent};
 pub(crate) use notices::{Said, Speaker};
 pub(crate) use server::{Options, Server};
+pub(crate) use sockets::SocketName;
 
 use std::path::{Path, PathBuf};
 

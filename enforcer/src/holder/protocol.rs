@@ -3,6 +3,7 @@
 //! sides learn each other's version of this protocol.
 
 use super::notices::{Said, Speaker};
+use super::sockets::SocketName;
 use enforcer_core::WorkloadName;
 use enforcer_core::event::InstanceId;
 use enforcer_kernel::descriptors;
@@ -53,6 +54,19 @@ pub(crate) enum Request {
     Ignore {
         workload: WorkloadName,
     },
+    /// Keeps the listening socket that comes with this message, in place of the one of this name.
+    KeepSocket {
+        name: SocketName,
+        /// The setting that it was made for, in the agent's words.
+        made_for: String,
+    },
+    CloseSocket {
+        name: SocketName,
+    },
+    /// Asks for the first listening socket behind this name.
+    NextSocket {
+        behind: Option<SocketName>,
+    },
     /// Asks for what instances have said so far, behind the place that the reply before has named.
     Recall {
         behind: u64,
@@ -85,6 +99,11 @@ pub(crate) enum Reply {
         speakers: Vec<(WorkloadName, InstanceId)>,
     },
     Done,
+    /// The socket comes with this message.
+    Socket {
+        name: SocketName,
+        made_for: String,
+    },
     Failed {
         errno: Option<i32>,
         error: String,

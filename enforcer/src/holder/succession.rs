@@ -2,6 +2,7 @@
 //! its pipes stay open. A service manager that watches the process sees no change.
 
 use super::notices::Inherited;
+use super::sockets::InheritedSocket;
 use enforcer_core::WorkloadName;
 use enforcer_kernel::descriptors::set_close_on_exec;
 use enforcer_kernel::log_file::Bounds;
@@ -23,6 +24,8 @@ pub(super) struct Succession {
     /// An older holder has none.
     #[serde(default)]
     pub(super) notices: Vec<Inherited>,
+    #[serde(default)]
+    pub(super) sockets: Vec<InheritedSocket>,
 }
 
 impl Succession {
@@ -43,7 +46,8 @@ impl Succession {
         let descriptors = || {
             let pipes = self.pipes.iter().map(|(.., descriptor)| *descriptor);
             let notices = self.notices.iter().map(|one| one.descriptor);
-            pipes.chain(notices).chain([self.listener])
+            let sockets = self.sockets.iter().map(|one| one.descriptor);
+            pipes.chain(notices).chain(sockets).chain([self.listener])
         };
         let begun = (|| {
             let path = Self::path(runtime_dir);

@@ -288,7 +288,8 @@ fn the_database_is_stopped_cleanly() {
     assert!(said.contains(clean), "{said}");
 }
 
-/// nginx reloads when its settings change, HAProxy and redis when they are asked to. All keep their process.
+/// nginx reloads when its settings change, HAProxy and redis when they are asked to. All keep their
+/// process.
 #[test]
 fn a_reload_keeps_the_process() {
     let pids = daemons();

@@ -23,6 +23,7 @@ mod history;
 mod hooks;
 mod interface;
 mod limits;
+mod listen;
 mod loops;
 mod metrics;
 mod notices;

@@ -214,7 +214,8 @@ fn a_loop_and_an_oom_kill_in_a_root_are_explained() {
     });
 }
 
-/// A Debian of unpacked packages, as debootstrap makes it, is a root for programs that nobody here wrote.
+/// A Debian of unpacked packages, as debootstrap makes it, is a root for programs that nobody here
+/// wrote.
 #[test]
 fn a_debian_tree_is_a_root() {
     const PYTHON: &str = "/usr/bin/python3";
@@ -237,12 +238,15 @@ fn a_debian_tree_is_a_root() {
     let little = "sandbox: default\ncgroup: { memory.max: 32M }\nrecovery: { restart: never }";
     text.push_str(&python(
         "hog",
-        "whole = [bytes(1 << 20) for _ in range(100)]",
+        "whole = [b'x' * (1 << 20) for _ in range(100)]",
         little,
     ));
+    fs::create_dir_all("/var/lib/strict-tree").unwrap();
     let probed = "sandbox: strict
+        state_directory: strict-tree
         probes: { startup: { exec: { command: [/usr/bin/python3, -c, 'import os; os.stat(\"/usr/bin/python3\")'] }, period: 500ms, timeout: 60s, failure_threshold: 1000 } }";
-    text.push_str(&python("probed", "import signal; signal.pause()", probed));
+    let script = "open('/var/lib/strict-tree/kept', 'w').close(); import signal; signal.pause()";
+    text.push_str(&python("probed", script, probed));
     let mut agent = Agent::start(&manifest(&text));
     let pid = pid_of(&agent.wait_for_state("loops", WorkloadState::Running));
     assert_eq!(kernel::read("loops", "pids.max").as_deref(), Some("16"));
@@ -267,6 +271,7 @@ fn a_debian_tree_is_a_root() {
     assert!(agent.cli(&["restart", "probed"]).status.success());
     let next = pid_of(&agent.wait_for_state("probed", WorkloadState::Running));
     assert!(next != probed && inside(next, PYTHON).exists());
+    assert!(Path::new("/var/lib/strict-tree/kept").exists());
     drop(agent);
     nix::mount::umount2(root, nix::mount::MntFlags::MNT_DETACH).unwrap();
 }

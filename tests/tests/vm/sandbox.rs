@@ -5,6 +5,8 @@ use enforcer_model::WorkloadState;
 use enforcer_model::spec::{PROMISES, Sandbox, promises};
 use enforcer_tests::agent::{Agent, next_folder, pid_of};
 use enforcer_tests::{kernel, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::linux::net::SocketAddrExt as _;
@@ -122,6 +124,10 @@ fn what_succeeds_without_a_sandbox_fails_in_it() {
     }
     // Without the rules for signals, which commands do not have.
     text.push_str(&attempts_before("before", "web", socket, "sandbox: strict"));
+    fs::create_dir_all("/run/systemd").unwrap();
+    let _ = fs::remove_file("/run/systemd/private");
+    let _manager = UnixListener::bind("/run/systemd/private").unwrap();
+    fs::set_permissions("/run/systemd/private", PermissionsExt::from_mode(0o666)).unwrap();
     let agent = Agent::start(&manifest(&text));
     let mut tried = BTreeSet::new();
     for user in ["root", "web"] {
@@ -226,6 +232,12 @@ fn each_key_of_strict_opens_what_it_names() {
             "read_only_paths: [/srv/free]",
             vec!["execute-elsewhere"],
         ),
+        // What is below a place of programs and can be changed is not executed.
+        (
+            "nested",
+            "read_only_paths: [/srv]\nread_write_paths: [/tmp/attempt-reports, /srv/free]",
+            elsewhere.to_vec(),
+        ),
         (
             "calls",
             "system_calls: [chown, setpriority]",
@@ -264,7 +276,7 @@ fn each_key_of_strict_opens_what_it_names() {
     for (name, key, _) in &keys {
         let one = attempts(name, "web", nowhere, &format!("sandbox: strict\n{key}"));
         // A later key of the same name is a fault.
-        text.push_str(&match key.starts_with("read_write_paths") {
+        text.push_str(&match key.contains("read_write_paths") {
             true => one.replacen(&format!("    read_write_paths: [{REPORTS}]\n"), "", 1),
             false => one,
         });
@@ -277,6 +289,107 @@ fn each_key_of_strict_opens_what_it_names() {
         let found: BTreeSet<String> = reached(name).intersection(&closed).cloned().collect();
         assert_eq!(found, opened, "{key}");
     }
+}
+
+/// Tries everything in the cgroup of a workload, as root and outside of its other restrictions.
+fn reached_in_cgroup(name: &str, report: &str) -> BTreeSet<String> {
+    let _ = fs::remove_file(format!("{REPORTS}/{report}"));
+    let place = kernel::cgroup(name).join("cgroup.procs");
+    let script = format!(
+        "echo $$ >{} && exec /usr/bin/attempts {REPORTS}/{report} /nowhere",
+        place.display()
+    );
+    let ended = std::process::Command::new("/usr/bin/dash")
+        .args(["-c", &script])
+        .status()
+        .unwrap();
+    assert!(ended.success());
+    reached(report)
+}
+
+/// A cgroup that another process has removed is made again with the filters of its network.
+#[test]
+fn a_cgroup_that_is_made_again_has_its_filters() {
+    make_ground();
+    let agent = Agent::start(&manifest(&workload("web", "rest", "sandbox: strict")));
+    let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
+    let of_network: BTreeSet<String> = PROMISES
+        .iter()
+        .filter(|promise| promise.means == "eBPF at the cgroup")
+        .flat_map(|promise| promise.attempts)
+        .map(|name| (*name).to_owned())
+        .collect();
+    let open = |report: &str| -> BTreeSet<String> {
+        let reached = reached_in_cgroup("web", report);
+        reached.intersection(&of_network).cloned().collect()
+    };
+    assert_eq!(open("before"), BTreeSet::new());
+    let home = kernel::cgroup("web");
+    let held = Pid::from_raw(i32::try_from(agent.pid()).unwrap());
+    kill(held, Signal::SIGSTOP).unwrap();
+    fs::write("/sys/fs/cgroup/cgroup.procs", pid.to_string()).unwrap();
+    fs::remove_dir(&home).unwrap();
+    kill(held, Signal::SIGCONT).unwrap();
+    wait_for("it to be home again", || {
+        let place = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        place.trim().ends_with("/web").then_some(())
+    });
+    assert_eq!(open("after"), BTreeSet::new());
+    // Without a sandbox, the same cgroup has none.
+    agent.write_manifest(&manifest(&workload("web", "rest", "")));
+    assert!(agent.cli(&["apply"]).status.success());
+    agent.wait_for_state("web", WorkloadState::Running);
+    assert_eq!(open("off"), of_network);
+}
+
+/// A server of datagrams answers from its declared port, and connects to no peer.
+#[test]
+fn a_server_of_datagrams_answers_its_clients() {
+    const SERVER: &str = "
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('0.0.0.0', 18053))
+while True:
+    asked, client = server.recvfrom(100)
+    try:
+        socket.create_connection(('192.0.2.77', 9))
+        outcome = 'connected'
+    except OSError as error:
+        outcome = str(error.errno)
+    server.sendto(asked + outcome.encode(), client)
+";
+    // SIOCSIFADDR
+    const ADDRESS: &str = "
+import fcntl, socket, struct
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+address = struct.pack('16sH2s4s8s', b'lo:1', socket.AF_INET, b'', socket.inet_aton('192.0.2.77'), b'')
+fcntl.ioctl(made, 0x8916, address)
+";
+    let python = |script: &str| {
+        let mut command = std::process::Command::new("/usr/bin/python3");
+        command.args(["-c", script]).status().unwrap()
+    };
+    assert!(python(ADDRESS).success());
+    fs::write("/tmp/datagrams.py", SERVER).unwrap();
+    let keys =
+        "sandbox: strict\nread_only_paths: [/tmp/datagrams.py]\nnetwork: { bind: [udp/18053] }";
+    let text = workload("web", "rest", keys).replace(
+        "[/bin/fixture, \"rest\"]",
+        "[/usr/bin/python3, /tmp/datagrams.py]",
+    );
+    let agent = Agent::start(&manifest(&text));
+    agent.wait_for_state("web", WorkloadState::Running);
+    let client = std::net::UdpSocket::bind("192.0.2.77:0").unwrap();
+    client
+        .set_read_timeout(Some(std::time::Duration::from_millis(500)))
+        .unwrap();
+    let answer = wait_for("an answer", || {
+        client.send_to(b"x", "192.0.2.77:18053").ok()?;
+        let mut answer = [0; 100];
+        let (length, _) = client.recv_from(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+    });
+    assert_eq!(answer, format!("x{}", nix::libc::EPERM));
 }
 
 /// What a server did is what is proposed, and with that it runs in `strict`.
@@ -326,7 +439,7 @@ fn what_was_learnt_is_enough_for_strict() {
             .unwrap()
             .contains("\"sandbox\":\"strict\"")
     );
-    // Nobody else may watch system calls, and nobody sees a workload that there is not.
+    // A workload must exist to be watched.
     let unknown = agent.cli(&["sandbox", "learn", "nobody"]);
     assert_eq!(unknown.status.code(), Some(4));
 }

@@ -1,6 +1,7 @@
 //! Wraps bpf(2): it creates maps, loads programs, attaches them and pins all of them.
 //!
-//! Each call passes only the first fields of `union bpf_attr`. The kernel takes the others as zero.
+//! Each call passes only the fields of `union bpf_attr` that its command has. The kernel takes the
+//! others as zero.
 
 use aya_obj::generated::bpf_insn;
 use std::ffi::{CStr, CString};
@@ -176,7 +177,14 @@ struct Query {
     ids: u64,
     count: u32,
     padding: u32,
+    attach_flags_of_each: u64,
+    links: u64,
+    attach_flags_of_links: u64,
+    revision: u64,
 }
+
+// Linux 6.17 to 7.1 write the revision whatever size was passed.
+const _: () = assert!(size_of::<Query>() == 64);
 
 #[derive(Default)]
 #[repr(C)]
@@ -344,8 +352,8 @@ pub(super) fn keys<const N: usize>(map: BorrowedFd<'_>, most: u32) -> io::Result
             value: next.as_mut_ptr().addr() as u64,
             ..Element::default()
         };
-        // SAFETY: these are the attributes of BPF_MAP_GET_NEXT_KEY, with addresses that outlive the call;
-        // no key stands for the first one.
+        // SAFETY: these are the attributes of BPF_MAP_GET_NEXT_KEY, with addresses that outlive the
+        // call; no key stands for the first one.
         match unsafe { call(MAP_GET_NEXT_KEY, &mut element) } {
             Ok(_) => keys.push(next),
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
@@ -517,7 +525,8 @@ pub(super) fn attached(cgroup: BorrowedFd<'_>, hook: Hook) -> io::Result<Vec<u32
         count: u32::try_from(ids.len()).unwrap_or(0),
         ..Query::default()
     };
-    // SAFETY: these are the attributes of BPF_PROG_QUERY. The kernel writes at most `count` numbers.
+    // SAFETY: these are the attributes of BPF_PROG_QUERY, with all fields that the kernel writes.
+    // It writes at most `count` numbers.
     unsafe { call(PROG_QUERY, &mut attributes) }?;
     let count = usize::try_from(attributes.count).unwrap_or(0);
     Ok(ids[..count.min(ids.len())].to_vec())

@@ -1,7 +1,7 @@
 //! Sees which system calls the processes of a cgroup make, and which addresses they bind and connect to.
 //!
-//! While this lasts, every system call of the host takes a little longer: the kernel has one tracepoint for
-//! all. Calls that a seccomp filter refuses come before it, and are not seen.
+//! While this lasts, every system call of the host takes a little longer: the kernel has one
+//! tracepoint for all. Calls that a seccomp filter refuses come before it, and are not seen.
 
 use super::assembly::{Assembly, Condition, Register};
 use super::btf::{BtfError, KernelTypes};
@@ -16,7 +16,6 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 /// More than any architecture has.
 const CALLS: u32 = 1024;
-/// The most addresses that are kept. Those after them are not seen.
 const ADDRESSES: u32 = 1024;
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +65,9 @@ const HOOKS: [(Hook, &str); 6] = [
 ];
 
 impl Learning {
+    /// The most addresses that are kept. Those after them are not seen.
+    pub const MOST_ADDRESSES: usize = ADDRESSES as usize;
+
     /// Begins to look at a cgroup and those below it. What a process of the agent's does there before it
     /// executes its program is none of the workload's.
     ///

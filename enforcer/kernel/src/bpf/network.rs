@@ -31,6 +31,8 @@ pub enum NetworkError {
     },
     #[error("look for older filters of the cgroup")]
     Query(#[source] io::Error),
+    #[error("detach an older filter of the cgroup")]
+    Detach(#[source] io::Error),
 }
 
 /// What is allowed; everything else is refused with `EPERM`.
@@ -115,8 +117,8 @@ pub struct NetworkFilters(Mutex<Known>);
 /// What a cgroup has.
 #[derive(Debug, PartialEq)]
 enum Known {
-    /// What an agent before has attached.
-    Nothing,
+    /// An agent before may have attached filters, or an attempt has failed in between.
+    Unknown,
     Exactly(Option<Rules>),
 }
 
@@ -128,28 +130,40 @@ impl NetworkFilters {
 
     #[must_use]
     pub fn of_older_cgroup() -> Self {
-        Self(Mutex::new(Known::Nothing))
+        Self(Mutex::new(Known::Unknown))
     }
 
     /// Gives the cgroup these filters and no others. It is never without any meanwhile.
     ///
     /// # Errors
-    /// If a program cannot be loaded or attached. Then the older ones stay.
+    /// If a program cannot be loaded, attached or detached. Each hook then has the older one or the new one.
     pub fn set(&self, cgroup: &Cgroup, wanted: Option<&Rules>) -> Result<(), NetworkError> {
         let mut known = self.0.lock();
         if matches!(&*known, Known::Exactly(rules) if rules.as_ref() == wanted) {
             return Ok(());
         }
+        *known = Known::Unknown;
         for (hook, name) in HOOKS {
             match replace(cgroup, hook, name, wanted) {
-                // A kernel without such filters has none to remove.
-                Err(NetworkError::Query(_)) if wanted.is_none() => break,
+                // A kernel without such filters has none to remove, and neither has an agent that
+                // may not attach any.
+                Err(NetworkError::Query(error))
+                    if wanted.is_none() && is_without_filters(&error) =>
+                {
+                    break;
+                }
                 replaced => replaced?,
             }
         }
         *known = Known::Exactly(wanted.cloned());
         Ok(())
     }
+}
+
+fn is_without_filters(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    let is_unknown = [libc::EINVAL, libc::ENOSYS].map(Some).contains(&number);
+    is_unknown || (number == Some(libc::EPERM) && !nix::unistd::geteuid().is_root())
 }
 
 /// The hooks, and the names of their programs, which the kernel cuts at 15 bytes.
@@ -194,7 +208,11 @@ fn replace(
                 false => Ok(()),
             }
         });
-        detached.map_err(NetworkError::Query)?;
+        match detached {
+            // It was detached meanwhile, as those of a watch are.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            detached => detached.map_err(NetworkError::Detach)?,
+        }
     }
     Ok(())
 }
@@ -213,26 +231,46 @@ fn program(hook: Hook, rules: &Rules) -> Vec<bpf_insn> {
     const USER_IP6: i16 = 8;
     const USER_PORT: i16 = 24;
     const OF_PROTOCOL: i16 = 36;
-    let (allowed, is_v6, has_address) = match hook {
-        Hook::Bind4 => (&rules.bind, false, false),
-        Hook::Bind6 => (&rules.bind, true, false),
-        Hook::Connect4 | Hook::Send4 => (&rules.connect, false, true),
-        Hook::Connect6 | Hook::Send6 => (&rules.connect, true, true),
-    };
+    let is_v6 = matches!(hook, Hook::Bind6 | Hook::Connect6 | Hook::Send6);
     let mut program = Assembly::default();
+    let mut allow = Assembly::default();
+    allow.exit(1);
+    if matches!(hook, Hook::Send4 | Hook::Send6) {
+        allow_answers(&mut program, rules, &allow);
+    }
     program
         .load_word(PROTOCOL, CONTEXT, OF_PROTOCOL)
         .load_word(PORT, CONTEXT, USER_PORT);
-    if has_address && is_v6 {
-        for (index, offset) in (0..4).zip((USER_IP6..).step_by(4)) {
-            program.load_word(ADDRESS + index, CONTEXT, offset);
+    let allowed = match hook {
+        Hook::Bind4 | Hook::Bind6 => &rules.bind,
+        Hook::Connect4 | Hook::Connect6 | Hook::Send4 | Hook::Send6 => {
+            let offsets = match is_v6 {
+                true => &[USER_IP6, USER_IP6 + 4, USER_IP6 + 8, USER_IP6 + 12][..],
+                false => &[USER_IP4],
+            };
+            for (register, offset) in (ADDRESS..).zip(offsets) {
+                program.load_word(register, CONTEXT, *offset);
+            }
+            &rules.connect
         }
-    } else if has_address {
-        program.load_word(ADDRESS, CONTEXT, USER_IP4);
-    }
-    let mut allow = Assembly::default();
-    allow.exit(1);
-    for rule in allowed {
+    };
+    // An IPv6 socket connects to IPv4 by addresses below ::ffff:0:0/96, which the rules for IPv6 do
+    // not open.
+    let is_of_v6 =
+        |rule: &&Allowed| matches!(rule.block, Some(Block { address, .. }) if address.is_ipv6());
+    let (of_v6, others): (Vec<_>, Vec<_>) = allowed.iter().partition(is_of_v6);
+    let mapped = Allowed {
+        block: Some(block(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped().into(), 96)),
+        ..Allowed::default()
+    };
+    let mut refuse = Assembly::default();
+    refuse.exit(0);
+    let others = others.into_iter().map(|rule| (rule, &allow));
+    let of_v6 = of_v6.into_iter().map(|rule| (rule, &allow));
+    let has_address = !matches!(hook, Hook::Bind4 | Hook::Bind6);
+    let mapped = has_address.then_some((&mapped, &refuse));
+    let in_order = others.chain(mapped).chain(of_v6);
+    for (rule, outcome) in in_order {
         match conditions(rule, is_v6) {
             None => {}
             Some(none) if none.is_empty() => {
@@ -240,11 +278,36 @@ fn program(hook: Hook, rules: &Rules) -> Vec<bpf_insn> {
                 program.exit(1);
                 return program.finish();
             }
-            Some(conditions) => drop(program.if_all(&conditions, &allow)),
+            Some(conditions) => drop(program.if_all(&conditions, outcome)),
         }
     }
     program.exit(0);
     program.finish()
+}
+
+/// Allows what a socket sends that is bound to a declared port: a server answers its clients, at
+/// whatever address they are.
+fn allow_answers(program: &mut Assembly, rules: &Rules, allow: &Assembly) {
+    // Fields of `struct bpf_sock_addr` and of `struct bpf_sock`.
+    const SOCKET: i16 = 64;
+    const SOURCE_PORT: i16 = 44;
+    let declared = rules.bind.iter();
+    let declared = declared.filter(|bind| bind.protocol == Some(Protocol::Udp));
+    program
+        .load_long(PORT, CONTEXT, SOCKET)
+        .load_word(PORT, PORT, SOURCE_PORT);
+    for port in declared
+        .filter_map(|bind| bind.port)
+        .filter(|port| *port > 0)
+    {
+        let is_bound = Condition {
+            register: PORT,
+            mask: u32::MAX,
+            // In this host's byte order.
+            value: port.into(),
+        };
+        program.if_all(&[is_bound], allow);
+    }
 }
 
 /// Returns the conditions of a rule; `None` if no address of this family fulfils it.
@@ -270,7 +333,6 @@ fn conditions(rule: &Allowed, is_v6: bool) -> Option<Vec<Condition>> {
         let words: &[(u32, u32)] = match (address, is_v6) {
             (IpAddr::V4(address), false) => &[(address.to_bits(), mask(prefix, 0))],
             (IpAddr::V6(_), false) => return None,
-            // An IPv6 socket connects to IPv4 by addresses below ::ffff:0:0/96.
             (IpAddr::V4(address), true) => &words(address.to_ipv6_mapped(), prefix + 96),
             (IpAddr::V6(address), true) => &words(address, prefix),
         };

@@ -4,6 +4,7 @@
 
 use super::namespace;
 use super::orders::Orders;
+use super::paths;
 use libc::{c_char, c_int};
 use std::ffi::CStr;
 
@@ -80,7 +81,14 @@ impl Stage {
 pub(super) struct Pointers {
     command: Vec<*const c_char>,
     environment: Vec<*const c_char>,
+    /// The variable that the child completes with its own process id.
+    listen_pid: Vec<u8>,
 }
+
+/// The variable by which sd_listen_fds(3) knows whom the sockets are for.
+const LISTEN_PID: &[u8] = b"LISTEN_PID=";
+/// The most digits of a process id.
+const MOST_DIGITS: usize = 10;
 
 impl Pointers {
     pub(super) fn of(orders: &Orders) -> Self {
@@ -88,9 +96,34 @@ impl Pointers {
             let pointers = strings.iter().map(|string| string.as_ptr());
             pointers.chain([std::ptr::null()]).collect()
         };
+        let mut environment: Vec<*const c_char> = array(&orders.environment);
+        let listen_pid = [LISTEN_PID, &[0; MOST_DIGITS + 1]].concat();
+        if orders.sockets > 0 {
+            environment.insert(0, listen_pid.as_ptr().cast());
+        }
         Self {
             command: array(&orders.command),
-            environment: array(&orders.environment),
+            environment,
+            listen_pid,
+        }
+    }
+
+    /// Writes the process id of the child, which alone sees it, into its variable.
+    fn complete(&self) {
+        // SAFETY: no preconditions.
+        let mut rest = unsafe { libc::getpid() }.unsigned_abs();
+        let mut digits = [0; MOST_DIGITS];
+        let mut length = 0;
+        while rest > 0 || length == 0 {
+            digits[length] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            length += 1;
+        }
+        let place = self.listen_pid.as_ptr().cast_mut();
+        for (index, digit) in digits[..length].iter().rev().enumerate() {
+            // SAFETY: the text has room for all digits and a NUL behind them. The child's memory is
+            // its own, and nothing else reads or writes it.
+            unsafe { place.add(LISTEN_PID.len() + index).write(*digit) };
         }
     }
 }
@@ -104,12 +137,18 @@ pub(super) struct Plan<'a> {
     pub output: c_int,
     /// The descriptors of the view.
     pub view: &'a [c_int],
+    /// The sockets that the program gets.
+    pub sockets: &'a [c_int],
     /// The signals that the fork server ignores, a bit each: bit 0 is signal 1.
     pub ignored: u64,
 }
 
-/// The gate's descriptor after [`descriptors`].
-const GATE: c_int = 3;
+/// The first descriptor after those of input and output, which sd_listen_fds(3) begins with. The
+/// sockets are there after [`descriptors`], and behind them is the gate.
+const FIRST: c_int = 3;
+
+/// The most sockets of a child.
+pub(super) const MOST_SOCKETS: usize = 64;
 
 /// A step failed with `errno`.
 pub(super) struct Failed {
@@ -123,7 +162,7 @@ pub(super) type Step = Result<(), Failed>;
 pub(super) fn run(plan: &Plan<'_>) -> ! {
     // Until it is moved, the gate has the agent's number.
     let mut gate = plan.gate;
-    if let Err(failed) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan)) {
+    if let Err(failed) = prepare(plan, &mut gate).and_then(|()| pass_gate_and_exec(plan, gate)) {
         let errno = nix::Error::last_raw().to_ne_bytes();
         let stage = failed.stage as u8;
         let report = [stage, failed.index, errno[0], errno[1], errno[2], errno[3]];
@@ -165,7 +204,7 @@ fn prepare(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     // SAFETY: the path ends with NUL.
     let entered = unsafe { libc::chdir(orders.directory.as_ptr()) };
     check(entered, Stage::Directory)?;
-    restrict_paths(orders)
+    paths::restrict(orders.paths.as_ref())
 }
 
 /// Joins a session keyring of its own (keyctl(2), session-keyring(7)). Processes that share one
@@ -190,23 +229,35 @@ fn leave_keyring(orders: &Orders) -> Step {
     }
 }
 
-/// 0 is `/dev/null`, 1 and 2 the log, 3 the gate until exec; all else is closed.
+/// 0 is `/dev/null`, 1 and 2 the log, 3 and the next ones the sockets, and then the gate until
+/// exec; all else is closed.
 fn descriptors(plan: &Plan<'_>, gate: &mut c_int) -> Step {
     let stage = Stage::Descriptors;
     // SAFETY: duplicates and closes descriptors of this process alone. Those of
     // the plan are 3 or above, since the agent has its own 0 to 2, so that the
-    // first three calls overwrite none of them; the gate comes last.
+    // first three calls overwrite none of them. The others are first moved behind all their places.
     unsafe {
         check(libc::dup2(plan.null, 0), stage)?;
         check(libc::dup2(plan.output, 1), stage)?;
         check(libc::dup2(plan.output, 2), stage)?;
-        if plan.gate == GATE {
-            check(libc::fcntl(GATE, libc::F_SETFD, libc::FD_CLOEXEC), stage)?;
-        } else {
-            check(libc::dup3(plan.gate, GATE, libc::O_CLOEXEC), stage)?;
+        let place = plan.sockets.iter().fold(FIRST, |place, _| place + 1);
+        let moved = libc::fcntl(plan.gate, libc::F_DUPFD_CLOEXEC, place + 1);
+        check(moved, stage)?;
+        *gate = moved;
+        let mut sockets = [-1; MOST_SOCKETS];
+        for (moved, socket) in sockets.iter_mut().zip(plan.sockets) {
+            *moved = libc::fcntl(*socket, libc::F_DUPFD_CLOEXEC, place + 1);
+            check(*moved, stage)?;
         }
-        *gate = GATE;
-        check(close_from(GATE.unsigned_abs() + 1), stage)
+        for (moved, place) in sockets[..plan.sockets.len().min(MOST_SOCKETS)]
+            .iter()
+            .zip(FIRST..)
+        {
+            check(libc::dup2(*moved, place), stage)?;
+        }
+        check(libc::dup3(moved, place, libc::O_CLOEXEC), stage)?;
+        *gate = place;
+        check(close_from(place.unsigned_abs() + 1), stage)
     }
 }
 
@@ -435,79 +486,6 @@ fn set_capabilities(mask: u64) -> c_int {
     system_call(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
-/// Gives the process up to its rules for paths (landlock_restrict_self(2)). The paths are opened as its user.
-fn restrict_paths(orders: &Orders) -> Step {
-    /// `struct landlock_ruleset_attr` of Linux 6.12. An older kernel takes it while what it does not know
-    /// is zero.
-    #[repr(C)]
-    struct Attributes {
-        handled: u64,
-        ports: u64,
-        scopes: u64,
-    }
-    let Some(paths) = &orders.paths else {
-        return Ok(());
-    };
-    let attributes = Attributes {
-        handled: paths.handled,
-        ports: 0,
-        scopes: paths.scopes,
-    };
-    // SAFETY: the structure outlives the call, and has the size that is passed; the paths end with NUL, and
-    // the descriptors were opened right here.
-    unsafe {
-        let created = libc::syscall(
-            libc::SYS_landlock_create_ruleset,
-            &raw const attributes,
-            size_of::<Attributes>(),
-            0,
-        );
-        check(system_call(created), Stage::Paths)?;
-        for (path, rights) in &paths.rules {
-            let file = libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
-            if file < 0 {
-                // Without a rule, the process can do less.
-                continue;
-            }
-            let added = allow(created, file, *rights, paths.of_files);
-            libc::close(file);
-            check(added, Stage::Paths)?;
-        }
-        let restricted = libc::syscall(libc::SYS_landlock_restrict_self, created, 0);
-        check(system_call(restricted), Stage::Paths)?;
-        check(
-            system_call(libc::syscall(libc::SYS_close, created)),
-            Stage::Paths,
-        )
-    }
-}
-
-/// Adds a rule for what is below an open file.
-fn allow(ruleset: libc::c_long, file: c_int, rights: u64, of_files: u64) -> c_int {
-    const BENEATH: c_int = 1;
-    /// `struct landlock_path_beneath_attr`.
-    #[repr(C, packed)]
-    struct Beneath {
-        rights: u64,
-        file: c_int,
-    }
-    // SAFETY: all of its fields are integers, for which zero is valid, and the kernel fills it.
-    let is_folder = unsafe {
-        let mut found: libc::stat = std::mem::zeroed();
-        libc::fstat(file, &raw mut found) == 0 && found.st_mode & libc::S_IFMT == libc::S_IFDIR
-    };
-    let rule = Beneath {
-        rights: if is_folder { rights } else { rights & of_files },
-        file,
-    };
-    // SAFETY: the structure outlives the call.
-    let added = unsafe {
-        let call = libc::SYS_landlock_add_rule;
-        libc::syscall(call, ruleset, BENEATH, &raw const rule, 0)
-    };
-    system_call(added)
-}
-
 /// Installs the filters of system calls (seccomp(2)). They allow write(2), execve(2) and exit_group(2),
 /// which are all that follows.
 fn filter(orders: &Orders) -> Step {
@@ -530,11 +508,11 @@ fn filter(orders: &Orders) -> Step {
     Ok(())
 }
 
-fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
+fn pass_gate_and_exec(plan: &Plan<'_>, gate: c_int) -> Step {
     let mut byte = 0u8;
     loop {
         // SAFETY: one byte is read into one byte.
-        match unsafe { libc::read(GATE, (&raw mut byte).cast(), 1) } {
+        match unsafe { libc::read(gate, (&raw mut byte).cast(), 1) } {
             1 => break,
             -1 if nix::Error::last_raw() == libc::EINTR => {}
             // The agent is gone: what it did not record may not run.
@@ -542,8 +520,9 @@ fn pass_gate_and_exec(plan: &Plan<'_>) -> Step {
             _ => unsafe { libc::_exit(127) },
         }
     }
-    filter(plan.orders)?;
     let pointers = plan.pointers;
+    pointers.complete();
+    filter(plan.orders)?;
     // SAFETY: both arrays end with a null pointer, and their strings with NUL.
     unsafe {
         libc::execve(

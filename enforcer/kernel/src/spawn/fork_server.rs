@@ -1,9 +1,9 @@
 //! The fork server: a process with one thread and little memory, which creates the agent's children.
 //!
-//! A fork copies the page tables and the descriptors of the process that calls it, and until the child
-//! executes its program each page that either of them writes costs a fault and a copy. The agent has a heap, a
-//! stack for each thread, and a dozen descriptors for each workload; the fork server has next to nothing.
-//! `CLONE_PARENT` makes its children children of the agent.
+//! A fork copies the page tables and the descriptors of the process that calls it, and until the
+//! child executes its program each page that either of them writes costs a fault and a copy. The
+//! agent has a heap, a stack for each thread, and a dozen descriptors for each workload; the fork
+//! server has next to nothing. `CLONE_PARENT` makes its children children of the agent.
 //!
 //! ```text
 //! agent ── orders; cgroup, output, gate, mounts ──→ fork server
@@ -14,7 +14,7 @@
 //!
 //! It ends with the agent: its end of the connection is closed then.
 
-use super::child::{self, Plan, Pointers};
+use super::child::{self, MOST_SOCKETS, Plan, Pointers};
 use super::orders::Orders;
 use super::{SpawnError, ThreadName, View, Waiting};
 use crate::capabilities;
@@ -35,6 +35,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, 
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The hidden command that this program serves with.
@@ -48,7 +49,7 @@ const LARGEST: usize = 16 << 20;
 /// The length of a request and, in the answer, the pid and the errno.
 const HEADER: usize = size_of::<u64>();
 /// The most descriptors of a request.
-const MOST_DESCRIPTORS: usize = 4;
+const MOST_DESCRIPTORS: usize = 4 + MOST_SOCKETS;
 
 /// The agent's side.
 #[derive(Debug, Default)]
@@ -80,8 +81,10 @@ impl ForkServer {
         }
     }
 
-    /// Creates a child in this cgroup, prepared and waiting. Its standard output and error go to `output`,
-    /// and it sees the mounts of `view`, which serves one child. `meanwhile` runs while the fork server works, and holds up other children.
+    /// Creates a child in this cgroup, prepared and waiting. Its standard output and error go to
+    /// `output`, it sees the mounts of `view`, which serves one child, and it gets the sockets as
+    /// sd_listen_fds(3) says. `meanwhile` runs while the fork server works, and holds up other
+    /// children.
     ///
     /// # Errors
     /// If the fork server cannot be reached, or cannot create the child.
@@ -89,16 +92,18 @@ impl ForkServer {
         &self,
         launch: &super::Launch,
         (cgroup, output, view): (&Cgroup, &File, &View),
+        sockets: &[Arc<OwnedFd>],
         meanwhile: impl FnOnce(),
     ) -> Result<Waiting, SpawnError> {
-        let orders = Orders::of(launch, view).encode();
+        let orders = Orders::of(launch, view, sockets.len()).encode();
         let mut meanwhile = Some(meanwhile);
         let mut once = || meanwhile.take().into_iter().for_each(|run| run());
         let mut attempt = || {
             // Each attempt has a gate of its own: a child of the first may still wait at its gate.
             let (gate, inner) = UnixStream::pair()?;
             let always = [cgroup.as_fd(), output.as_fd(), inner.as_fd()];
-            let descriptors = [&always[..], &view.descriptors()].concat();
+            let sockets: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
+            let descriptors = [&always[..], &view.descriptors(), &sockets].concat();
             let answer = self.ask(&orders, &descriptors, &mut once)?;
             Ok((gate, answer))
         };
@@ -204,14 +209,15 @@ impl Server {
     }
 }
 
-/// Serves the agent that has started this process, whose standard input is the connection. Must be called
-/// while this process has one thread.
+/// Serves the agent that has started this process, whose standard input is the connection. Must be
+/// called while this process has one thread.
 ///
 /// # Errors
 /// If the connection is none, or breaks.
 pub fn serve() -> io::Result<()> {
     own_process::rename(c"fork-server");
-    // The agent's end is its end, and nothing else: a service manager may signal all processes of a unit.
+    // The agent's end is its end, and nothing else: a service manager may signal all processes of a
+    // unit.
     for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
         // SAFETY: no handler is installed.
         unsafe { signal(ignored, SigHandler::SigIgn) }?;
@@ -221,8 +227,9 @@ pub fn serve() -> io::Result<()> {
     let ignored = super::ignored_signals();
     let null = File::options().read(true).open("/dev/null")?;
     let socket = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-    while let Some((orders, [cgroup, output, gate], view)) = next_request(&socket)? {
-        let numbers: Vec<RawFd> = view.iter().map(|one| one.as_raw_fd()).collect();
+    while let Some((orders, [cgroup, output, gate], more)) = next_request(&socket)? {
+        let numbers: Vec<RawFd> = more.iter().map(|one| one.as_raw_fd()).collect();
+        let (view, sockets) = numbers.split_at(orders.view.count());
         let pointers = Pointers::of(&orders);
         let plan = Plan {
             orders: &orders,
@@ -230,14 +237,15 @@ pub fn serve() -> io::Result<()> {
             gate: gate.as_raw_fd(),
             null: null.as_raw_fd(),
             output: output.as_raw_fd(),
-            view: &numbers,
+            view,
+            sockets,
             ignored,
         };
         let named = ThreadName::borrow(&orders.command[0]);
         let cloned = clone_into(cgroup.as_fd(), &plan);
         drop(named);
         // The agent sees the end of the gate only when no one else has it.
-        drop((cgroup, output, gate, view));
+        drop((cgroup, output, gate, more));
         let (pid, errno, pidfd) = match &cloned {
             Ok((pid, pidfd)) => (*pid, 0, Some(pidfd.as_raw_fd())),
             Err(error) => (0, error.raw_os_error().unwrap_or(libc::EIO), None),
@@ -253,7 +261,7 @@ pub fn serve() -> io::Result<()> {
     Ok(())
 }
 
-/// A request has orders, three descriptors (cgroup, output, gate), and those of the view.
+/// A request has orders, three descriptors (cgroup, output, gate), those of the view, and the sockets.
 type Request = (Orders, [OwnedFd; 3], Vec<OwnedFd>);
 
 /// `None` if the agent is gone.
@@ -271,10 +279,10 @@ fn next_request(mut socket: &File) -> io::Result<Option<Request>> {
     let mut bytes = vec![0; length];
     socket.read_exact(&mut bytes)?;
     let orders = Orders::decode(&bytes).ok_or_else(invalid)?;
-    let view = descriptors.split_off(descriptors.len().min(3));
+    let more = descriptors.split_off(descriptors.len().min(3));
     let descriptors = descriptors.try_into().map_err(|_| invalid())?;
-    match view.len() == orders.view.count() {
-        true => Ok(Some((orders, descriptors, view))),
+    match more.len() == orders.view.count() + orders.sockets {
+        true => Ok(Some((orders, descriptors, more))),
         false => Err(invalid()),
     }
 }

@@ -20,6 +20,7 @@ mod child;
 mod fork_server;
 mod namespace;
 mod orders;
+mod paths;
 mod view;
 use super::account::Identity;
 use super::landlock::Ruleset;
@@ -40,7 +41,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 pub use fork_server::{COMMAND, ForkServer, serve};
-pub use view::{MOST_MOUNTS, Mount, OwnView, Root, Source, View};
+pub use view::{MOST_MOUNTS, Mount, NOTHING, OwnView, Root, Source, View};
 
 /// Everything that a child needs. It is made before the fork, because nothing may be allocated
 /// after it.

@@ -60,6 +60,10 @@ fn make(own: &OwnOrders, given: &[c_int]) -> Step {
             Err(error) if may_be_missing(mount, &error) => None,
             Err(error) => return Err(failed(Stage::Source, index, &error)),
         };
+        if let (true, Some(source)) = (mount.no_exec, &*found) {
+            let made = mounts::make_no_exec(source);
+            made.map_err(|error| failed(Stage::Source, index, &error))?;
+        }
     }
     if own.read_only {
         // What is to be changed has been copied before.
@@ -129,8 +133,8 @@ fn make_read_only(place: &OwnedFd) -> io::Result<()> {
     mounts::attach(&copy, place)
 }
 
-/// Makes the namespaces. Later mounts of the host appear in the new one, and its own do not appear on the
-/// host.
+/// Makes the namespaces. Later mounts of the host appear in the new one, and its own do not appear
+/// on the host.
 fn new_namespaces(own: &OwnOrders) -> Step {
     let (nothing, root) = (std::ptr::null(), c"/".as_ptr());
     let of_name = match own.hostname {

@@ -1,7 +1,8 @@
-//! Defines what the fork server has to know about a child, and how the agent sends it: as numbers of 32 and
-//! 64 bits in this host's byte order, and as byte strings, each behind its length.
+//! Defines what the fork server has to know about a child, and how the agent sends it: as numbers
+//! of 32 and 64 bits in this host's byte order, and as byte strings, each behind its length.
 
 use super::Launch;
+use super::child::MOST_SOCKETS;
 use super::view::{MOST_MOUNTS, MountOrder, OwnOrders, Root, SourceOrder, View, ViewOrders};
 use crate::landlock::Ruleset;
 use std::ffi::CString;
@@ -27,13 +28,15 @@ pub(super) struct Orders {
     pub no_new_privs: bool,
     pub hides_memory: bool,
     pub view: ViewOrders,
+    /// The number of sockets that come with it.
+    pub sockets: usize,
     pub paths: Option<Ruleset>,
     /// Filters of system calls, an instruction each.
     pub filters: Vec<Vec<u64>>,
 }
 
 impl Orders {
-    pub(super) fn of(launch: &Launch, view: &View) -> Self {
+    pub(super) fn of(launch: &Launch, view: &View, sockets: usize) -> Self {
         let identity = &launch.identity;
         let declared = launch.capabilities.iter();
         Self {
@@ -54,6 +57,7 @@ impl Orders {
             no_new_privs: launch.no_new_privs,
             hides_memory: launch.hides_memory,
             view: view.orders(),
+            sockets,
             paths: launch.paths.clone(),
             filters: launch.filters.iter().map(|one| one.0.clone()).collect(),
         }
@@ -96,6 +100,7 @@ impl Orders {
                 out.view(own);
             }
         }
+        out.count(self.sockets);
         out.option(self.paths.as_ref(), Encoder::paths);
         out.count(self.filters.len());
         for filter in &self.filters {
@@ -135,6 +140,7 @@ impl Orders {
                 2 => ViewOrders::Own(Box::new(from.view()?)),
                 _ => return None,
             },
+            sockets: from.count().filter(|count| *count <= MOST_SOCKETS)?,
             paths: from.option(Decoder::paths)?,
             filters: from.list(|from| from.list(Decoder::long))?,
         };
@@ -187,6 +193,7 @@ impl Encoder {
         for mount in &own.mounts {
             self.string(&mount.at);
             self.word(mount.is_optional.into());
+            self.word(mount.no_exec.into());
             self.option(mount.below.as_ref(), |out, (above, parts)| {
                 out.count(*above);
                 out.strings(parts);
@@ -299,6 +306,7 @@ impl Decoder<'_> {
         Some(MountOrder {
             at: self.string()?,
             is_optional: self.flag()?,
+            no_exec: self.flag()?,
             below: self.option(|from| Some((from.count()?, from.list(Self::string)?)))?,
             source: match self.word()? {
                 0 => SourceOrder::Given,
@@ -338,6 +346,7 @@ mod tests {
             at: c"/run/web".to_owned(),
             below: Some((3, vec![c"web".to_owned()])),
             is_optional: false,
+            no_exec: true,
         };
         let hosts = SourceOrder::Hosts {
             path: c"/srv".to_owned(),
@@ -394,6 +403,7 @@ mod tests {
             no_new_privs: false,
             hides_memory: true,
             view: ViewOrders::Own(Box::new(own())),
+            sockets: 2,
             paths: Some(Ruleset {
                 handled: 15,
                 of_files: 7,

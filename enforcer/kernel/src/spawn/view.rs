@@ -5,6 +5,9 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+/// The file that is mounted where there is to be nothing.
+pub const NOTHING: &str = "/dev/null";
+
 /// The most mounts of a child.
 pub const MOST_MOUNTS: usize = 128;
 
@@ -49,6 +52,8 @@ pub struct Mount {
     pub below: Option<(usize, Vec<CString>)>,
     /// It is left out where the tree has no such place.
     pub is_optional: bool,
+    /// Nothing in it can be executed.
+    pub no_exec: bool,
 }
 
 #[derive(Debug)]
@@ -68,8 +73,8 @@ pub enum Source {
         options: Vec<(CString, CString)>,
         read_only: bool,
     },
-    /// A `/proc` without other users' processes: `hidepid=invisible` of proc(5), since Linux 5.8 for each
-    /// mount by itself.
+    /// A `/proc` without other users' processes: `hidepid=invisible` of proc(5), since Linux 5.8
+    /// for each mount by itself.
     Processes,
     /// A folder with the devices that give no access to hardware.
     Devices,
@@ -142,6 +147,7 @@ impl Mount {
             at: at.to_owned(),
             below: None,
             is_optional: true,
+            no_exec: false,
         };
         [
             at(c"/proc", hosts(c"/proc", false)),
@@ -167,6 +173,7 @@ impl Mount {
             at: at.to_owned(),
             below: None,
             is_optional: true,
+            no_exec: false,
         };
         let mut all = vec![
             at(c"/proc", Source::Processes),
@@ -206,6 +213,7 @@ impl Mount {
             at: self.at.clone(),
             below: self.below.clone(),
             is_optional: self.is_optional,
+            no_exec: self.no_exec,
         }
     }
 
@@ -247,6 +255,7 @@ pub(super) struct MountOrder {
     pub at: CString,
     pub below: Option<(usize, Vec<CString>)>,
     pub is_optional: bool,
+    pub no_exec: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod files;
 mod hooks;
 pub(crate) mod host;
 pub(crate) mod limits;
+mod listen;
 pub(crate) mod needs;
 pub(crate) mod probes;
 pub(crate) mod recovery;

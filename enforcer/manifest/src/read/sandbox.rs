@@ -2,7 +2,7 @@
 
 use super::{Fields, Reader, boolean, nearest, place, word_of};
 use crate::fault::Fault;
-use enforcer_model::spec::{Network, Sandbox, WorkloadSpec, openable_calls};
+use enforcer_model::spec::{Network, REFUSED_BY_LANDLOCK, Sandbox, WorkloadSpec, openable_calls};
 
 impl Reader<'_> {
     /// Reads the level and the keys that open it. `usual` is the level of workloads that do not run as
@@ -88,6 +88,9 @@ fn system_call(name: &str, level: Sandbox) -> Result<String, String> {
             | "fchmodat" | "fchmodat2" | "mknod" | "mknodat" | "socket",
             _,
         ) => "another call; no key allows what the sandbox refuses of this one".to_owned(),
+        _ if REFUSED_BY_LANDLOCK.contains(&name) => {
+            "another call; Landlock refuses this one in `sandbox: strict`".to_owned()
+        }
         _ if openable_calls(Sandbox::Strict).any(|call| call == name) => {
             "a call that the sandbox refuses; `sandbox: strict` alone refuses this one".to_owned()
         }

@@ -24,6 +24,7 @@ pub(crate) const KEYS: &[&str] = &[
     "state_directory",
     "cache_directory",
     "credentials",
+    "listen",
     "root",
     "mounts",
     "tmpfs",
@@ -186,6 +187,9 @@ impl Reader<'_> {
         if let Some(node) = fields.get("credentials") {
             spec.credentials = self.credentials(node);
         }
+        if let Some(node) = fields.get("listen") {
+            spec.listen = self.listen(node);
+        }
         self.files(&fields, &mut spec);
         self.sandbox(&fields, usual, &mut spec);
         if let Some(node) = fields.get("environment") {
@@ -310,7 +314,7 @@ impl Reader<'_> {
 
     /// Reads the name or the number of a user or a group. The kernel reads the number -1, which is
     /// 4294967295, as "leave it as it is", so it names no one.
-    fn account_name(
+    pub(super) fn account_name(
         &mut self,
         node: &Node,
         kind: &str,

@@ -62,7 +62,8 @@ impl Denial {
 }
 
 impl WorkloadSpec {
-    /// Returns what this level of a sandbox changes, of what the manifest names, for a user with this home.
+    /// Returns what this level of a sandbox changes, of what the manifest names, for a user with
+    /// this home.
     #[must_use]
     pub fn in_sandbox(&self, level: Sandbox, home: &str) -> BTreeSet<Consequence> {
         let mut all = BTreeSet::new();
@@ -118,7 +119,9 @@ impl WorkloadSpec {
 
     /// Returns the ports at which the probes ask the workload itself.
     fn probed_ports(&self) -> impl Iterator<Item = u16> {
-        self.probes.values().filter_map(|probe| probe.check.port())
+        self.probes
+            .values()
+            .filter_map(|probe| probe.check.own_port())
     }
 
     /// Returns whether the manifest already shows a path in the sandbox.

@@ -1,5 +1,6 @@
 //! Directories that are made for a workload before it starts.
 
+use super::modes::FileMode;
 use crate::settings::Setting;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,23 +15,6 @@ pub struct Directories {
     /// The permissions, as an octal number. The default is 0755.
     #[schemars(with = "crate::shapes::Octal")]
     pub mode: FileMode,
-}
-
-/// The permissions of a file, as chmod(2) takes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct FileMode(pub u32);
-
-impl Default for FileMode {
-    fn default() -> Self {
-        Self(0o755)
-    }
-}
-
-impl Setting for FileMode {
-    fn text(&self) -> Option<String> {
-        Some(format!("{:04o}", self.0))
-    }
 }
 
 /// The kinds of such directories.

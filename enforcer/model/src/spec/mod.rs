@@ -5,7 +5,9 @@ mod alerts;
 mod consequence;
 mod directories;
 mod files;
+mod listen;
 mod logs;
+mod modes;
 mod network;
 mod probes;
 mod promise;
@@ -19,9 +21,11 @@ mod watch;
 
 pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
 pub use consequence::{Consequence, Denial};
-pub use directories::{Directories, DirectoryKind, FileMode};
+pub use directories::{Directories, DirectoryKind};
 pub use files::{Mount, Tmpfs};
+pub use listen::Listen;
 pub use logs::{LogTarget, Logs};
+pub use modes::{FileMode, Umask};
 pub use network::{Bind, Block, Network, Peer, Protocol};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
@@ -33,8 +37,8 @@ pub use recovery::{
 pub use reload::Reload;
 pub use rung::Rung;
 pub use sandbox::{
-    HOMES, OUT_OF_SANDBOX, PROGRAMS, READ_ONLY, Sandbox, TEMPORARY, openable_calls, refused_calls,
-    strict_calls,
+    HOMES, OUT_OF_SANDBOX, OUT_OF_STRICT, PROGRAMS, READ_ONLY, REFUSED_BY_LANDLOCK, SOCKET_FOLDERS,
+    SOCKETS, Sandbox, TEMPORARY, openable_calls, refused_calls, strict_calls,
 };
 pub use schema::schema;
 pub use stop::{Stop, StopScope};
@@ -223,8 +227,8 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Command")]
     pub command: Vec<String>,
-    /// The account, by name or number, or `USER:GROUP`. It is required if the agent is root, and there is no
-    /// choice otherwise.
+    /// The account, by name or number, or `USER:GROUP`. It is required if the agent is root, and
+    /// there is no choice otherwise.
     #[setting(restart)]
     #[schemars(with = "shapes::Account")]
     pub user: Option<String>,
@@ -242,8 +246,8 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Octal")]
     pub umask: Umask,
-    /// The scheduling priority among processes of one cgroup, from -20 for the most favourable to 19. The
-    /// default is the agent's own.
+    /// The scheduling priority among processes of one cgroup, from -20 for the most favourable to
+    /// 19. The default is the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
     #[schemars(with = "shapes::Niceness")]
@@ -272,8 +276,8 @@ pub struct WorkloadSpec {
     #[setting(restart)]
     #[schemars(with = "shapes::Directories")]
     pub cache_directory: Option<Directories>,
-    /// Files that only this workload sees, by the names that it finds them under. A relative path begins at
-    /// the manifest's folder.
+    /// Files that only this workload sees, by the names that it finds them under. A relative path
+    /// begins at the manifest's folder.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[setting(restart)]
     #[schemars(with = "shapes::Credentials")]
@@ -300,8 +304,13 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
     pub hostname: Option<String>,
-    /// What the workload is kept from. The default is `off`, and `default` in a manifest with `version: 2` for
-    /// users other than root.
+    /// Sockets that are made and kept for the workload, over its restarts, and passed to its program by
+    /// sd_listen_fds(3) in the order of their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[setting(restart)]
+    pub listen: BTreeMap<String, Listen>,
+    /// What the workload is kept from. The default is `off`, and `default` in a manifest with
+    /// `version: 2` for users other than root.
     #[serde(default, skip_serializing_if = "Sandbox::is_off")]
     #[setting(restart)]
     #[schemars(with = "shapes::Sandbox")]
@@ -426,33 +435,6 @@ pub struct WorkloadSpec {
     pub commands: Commands,
 }
 
-/// A file-creation mask, as umask(2) takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Umask(pub u32);
-
-impl Umask {
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        reason = "serde passes a reference"
-    )]
-    fn is_usual(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl Default for Umask {
-    fn default() -> Self {
-        Self(0o022)
-    }
-}
-
-impl Setting for Umask {
-    fn text(&self) -> Option<String> {
-        Some(format!("{:04o}", self.0))
-    }
-}
-
 /// Is true if a list was given, even an empty one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -544,6 +526,7 @@ impl Default for WorkloadSpec {
             state_directory: None,
             cache_directory: None,
             credentials: BTreeMap::new(),
+            listen: BTreeMap::new(),
             root: None,
             mounts: Vec::new(),
             tmpfs: Vec::new(),

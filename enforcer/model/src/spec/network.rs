@@ -16,8 +16,8 @@ pub struct Network {
     /// Ports to listen on, such as `tcp/8080`, or `any`. The default is none.
     #[schemars(with = "shapes::Binds")]
     pub bind: Vec<Bind>,
-    /// Peers: `any`, `loopback`, `resolver` (the name servers of `/etc/resolv.conf`), or addresses such as
-    /// `10.0.0.0/8:5432` and `[2001:db8::/32]:443`. The default is `[loopback, resolver]`.
+    /// Peers: `any`, `loopback`, `resolver` (the name servers of `/etc/resolv.conf`), or addresses
+    /// such as `10.0.0.0/8:5432` and `[2001:db8::/32]:443`. The default is `[loopback, resolver]`.
     #[schemars(with = "shapes::Texts")]
     pub connect: Vec<Peer>,
 }

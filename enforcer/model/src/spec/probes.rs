@@ -112,8 +112,8 @@ pub enum Check {
         headers: BTreeMap<String, String>,
         /// The name that the certificate must have. The default is `host`.
         server_name: Option<String>,
-        /// A PEM file. The certificate must be one of its certificates, or be signed by one. The default is what
-        /// the host trusts.
+        /// A PEM file. The certificate must be one of its certificates, or be signed by one. The
+        /// default is what the host trusts.
         #[schemars(with = "shapes::AbsolutePath")]
         ca_file: Option<String>,
         /// With `true`, any certificate is accepted.
@@ -127,8 +127,8 @@ pub enum Check {
         /// The service that is asked about. The default is the whole server.
         service: Option<String>,
     },
-    /// The program has said so by sd_notify(3): that it is ready, or, for `liveness`, that it was alive `within`
-    /// this time.
+    /// The program has said so by sd_notify(3): that it is ready, or, for `liveness`, that it was
+    /// alive `within` this time.
     Notify {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(with = "shapes::Time")]
@@ -178,18 +178,20 @@ impl Check {
         }
     }
 
-    /// Returns the TCP port that is asked.
+    /// Returns the TCP port of this host that is asked.
     #[must_use]
-    pub const fn port(&self) -> Option<u16> {
-        match self {
-            Self::Http { port, .. } => *port,
-            Self::Https { port, .. } | Self::Grpc { port, .. } | Self::Tcp { port, .. } => {
-                Some(*port)
-            }
+    pub fn own_port(&self) -> Option<u16> {
+        let (host, port) = match self {
+            Self::Http { host, port, .. } => (host, (*port)?),
+            Self::Https { host, port, .. }
+            | Self::Grpc { host, port, .. }
+            | Self::Tcp { host, port, .. } => (host, *port),
             Self::Notify { .. } | Self::Exec { .. } | Self::File { .. } | Self::Cgroup { .. } => {
-                None
+                return None;
             }
-        }
+        };
+        let is_own = ["127.0.0.1", "::1", "localhost"].contains(&host.as_str());
+        is_own.then_some(port)
     }
 }
 

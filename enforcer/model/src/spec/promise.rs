@@ -1,5 +1,6 @@
-//! What a sandbox promises: a row for each promise, with how it is kept, what systemd calls it, and the attempts
-//! that prove it. The documents, the equivalent unit and the test are made from these rows.
+//! What a sandbox promises: a row for each promise, with how it is kept, what systemd calls it, and
+//! the attempts that prove it. The documents, the equivalent unit and the test are made from these
+//! rows.
 
 use super::sandbox::{Sandbox, refused_calls, strict_calls};
 use serde::Serialize;
@@ -17,11 +18,12 @@ pub struct Promise {
     pub key: &'static str,
     /// How it is kept.
     pub means: &'static str,
-    /// systemd's directives, each with a value that promises no more.
+    /// systemd's nearest directives. Some of them refuse more.
     pub directives: &'static [(&'static str, &'static str)],
     /// The attempts of `tests/attempts/attempts.c` that fail.
     pub attempts: &'static [&'static str],
-    /// The version of Linux that the kernel must have at least for it, if that is later than for the rest.
+    /// The version of Linux that the kernel must have at least for it, if that is later than for
+    /// the rest.
     pub since: Option<(u32, u32)>,
 }
 
@@ -44,7 +46,7 @@ const PLAIN: Promise = Promise {
 };
 
 /// The promises, those of `default` first.
-pub const PROMISES: [Promise; 22] = [
+pub const PROMISES: [Promise; 23] = [
     Promise {
         text: "a `/tmp` and a `/var/tmp` of its own, which are empty at each start",
         key: "private_tmp: false",
@@ -165,7 +167,7 @@ pub const PROMISES: [Promise; 22] = [
     },
     Promise {
         text: "no mounts",
-        key: "system_calls: [mount]",
+        key: "system_calls: [mount], not in strict",
         means: "a mount namespace; seccomp",
         directives: &[("PrivateMounts", "yes")],
         attempts: &[
@@ -236,7 +238,7 @@ pub const PROMISES: [Promise; 22] = [
         text: "no programs but those in `/usr`, `/opt`, `/nix/store`, its own, and in `read_only_paths`; none in files \
                that it can change",
         key: "read_only_paths: [/srv/shop]",
-        means: "Landlock",
+        means: "Landlock, and mounts with the flag noexec",
         directives: &[
             ("NoExecPaths", "/"),
             (
@@ -244,7 +246,19 @@ pub const PROMISES: [Promise; 22] = [
                 "-/bin -/lib -/lib64 -/nix/store -/opt -/sbin /usr",
             ),
         ],
-        attempts: &["execute-elsewhere", "execute-own"],
+        attempts: &["execute-elsewhere", "execute-own", "map-own"],
+        ..PLAIN
+    },
+    Promise {
+        level: Sandbox::Strict,
+        text: "no sockets of systemd, D-Bus and container engines in `/run`",
+        key: "read_write_paths: [/run/dbus]",
+        means: "tmpfs, and /dev/null over a socket",
+        directives: &[(
+            "InaccessiblePaths",
+            "-/run/containerd -/run/crio -/run/dbus -/run/docker.sock -/run/podman -/run/snapd.socket -/run/systemd/private",
+        )],
+        attempts: &["managers-socket"],
         ..PLAIN
     },
     Promise {
@@ -265,7 +279,7 @@ pub const PROMISES: [Promise; 22] = [
     Promise {
         level: Sandbox::Strict,
         text: "no sockets but local ones, TCP, UDP, and netlink's for routes",
-        means: "seccomp: the arguments of socket(2)",
+        means: "seccomp: the arguments of socket(2) and socketpair(2)",
         directives: &[(
             "RestrictAddressFamilies",
             "AF_UNIX AF_INET AF_INET6 AF_NETLINK",
@@ -274,6 +288,7 @@ pub const PROMISES: [Promise; 22] = [
             "packet-socket",
             "raw-socket",
             "multipath-socket",
+            "other-pair",
             "events-socket",
         ],
         ..PLAIN
@@ -320,7 +335,7 @@ pub fn promises(level: Sandbox) -> impl Iterator<Item = &'static Promise> {
         .filter(move |promise| promise.level <= level)
 }
 
-/// Returns the unit of systemd that is equivalent to a level, as far as systemd can say it.
+/// Returns the unit of systemd that is nearest to a level.
 #[must_use]
 pub fn unit(level: Sandbox) -> String {
     let directives = promises(level).flat_map(|promise| promise.directives);

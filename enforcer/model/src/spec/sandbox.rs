@@ -64,6 +64,21 @@ pub const PROGRAMS: [&str; 9] = [
     "/usr",
 ];
 
+/// The folders with sockets of programs that act for their clients with more rights. They are empty in
+/// `sandbox: strict`.
+pub const SOCKET_FOLDERS: [&str; 4] = ["/run/containerd", "/run/crio", "/run/dbus", "/run/podman"];
+/// Such sockets in other folders.
+pub const SOCKETS: [&str; 4] = [
+    "/run/docker.sock",
+    "/run/snapd.socket",
+    "/run/systemd/io.system.ManagedOOM",
+    "/run/systemd/private",
+];
+
+/// The capabilities that root does not have in `sandbox: strict` beside [`OUT_OF_SANDBOX`]: it
+/// could lead its messages past the rules for the network.
+pub const OUT_OF_STRICT: [&str; 1] = ["CAP_NET_ADMIN"];
+
 /// The capabilities that root does not have in the sandbox. With them it could reach other processes,
 /// and their files by `/proc/PID/root`, or the hardware.
 pub const OUT_OF_SANDBOX: [&str; 12] = [
@@ -327,6 +342,8 @@ const STRICT: [&[&str]; 11] = [
         "sched_getparam",
         "sched_getscheduler",
         "sched_rr_get_interval",
+        // Its own rule refuses it.
+        "sched_setattr",
         "sched_yield",
         "set_robust_list",
         "set_thread_area",
@@ -480,7 +497,7 @@ pub fn strict_calls() -> impl Iterator<Item = &'static str> {
 }
 
 /// The system calls that `sandbox: strict` refuses, and `sandbox: default` does not.
-const NOT_IN_STRICT: [&str; 35] = [
+const NOT_IN_STRICT: [&str; 34] = [
     "capset",
     "chown",
     "fanotify_init",
@@ -497,7 +514,6 @@ const NOT_IN_STRICT: [&str; 35] = [
     "move_pages",
     "nfsservctl",
     "sched_setaffinity",
-    "sched_setattr",
     "sched_setparam",
     "sched_setscheduler",
     "set_mempolicy",
@@ -518,8 +534,13 @@ const NOT_IN_STRICT: [&str; 35] = [
     "vserver",
 ];
 
+/// The system calls that Landlock refuses in `sandbox: strict`, whatever a filter allows.
+pub const REFUSED_BY_LANDLOCK: [&str; 4] = ["mount", "move_mount", "pivot_root", "umount2"];
+
 /// Returns the names of the system calls that `system_calls` may allow at a level.
 pub fn openable_calls(level: Sandbox) -> impl Iterator<Item = &'static str> {
-    let more = NOT_IN_STRICT.iter().copied();
-    refused_calls().chain(more.filter(move |_| level == Sandbox::Strict))
+    let is_strict = level == Sandbox::Strict;
+    let more = NOT_IN_STRICT.into_iter().filter(move |_| is_strict);
+    let all = refused_calls().chain(more);
+    all.filter(move |call| !is_strict || !REFUSED_BY_LANDLOCK.contains(call))
 }

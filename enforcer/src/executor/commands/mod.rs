@@ -263,11 +263,11 @@ impl Executor {
             .make_fit()
             .map_err(|error| format!("failed to {}", error_chain(&error)))?;
         let filtered = sandbox::filter_network(&command.spec, &place.cgroup, &place.network);
-        filtered.map_err(started)?;
+        filtered.map_err(|failure| started(failure.into()))?;
         let kills_before = place.kills();
         let waiting = self
             .fork_server
-            .spawn(&launch, (&place.cgroup, &output, &view), || ())
+            .spawn(&launch, (&place.cgroup, &output, &view), &[], || ())
             .map_err(|error| format!("failed to {}", error_chain(&error)))?;
         let patience = Patience {
             until: clock::now().after(command.limit),

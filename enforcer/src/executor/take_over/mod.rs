@@ -6,8 +6,9 @@ mod fate;
 use crate::executor::drift::{relative, take_in_all};
 use crate::executor::instances::{Begun, OpenCgroup};
 use crate::executor::output::KeptPipe;
-use crate::executor::{Executor, KILL_PATIENCE};
+use crate::executor::{Executor, KILL_PATIENCE, sandbox};
 use crate::failpoint::failpoint;
+use crate::report::error_chain;
 use crate::store::handover::{Left, RunningInstance};
 use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, Found, InstanceId, ProcessId, TakenOver, WorkloadEvent};
@@ -99,7 +100,14 @@ impl Executor {
             && !process::is_home(&place, &relative(cgroup.path()))
         {
             // The cgroup was removed, or the process was moved out of it.
-            take_in_all(cgroup, main.pid, &place)?;
+            let filtered = sandbox::filter_network(checkpoint.spec(), cgroup, &open.network);
+            match filtered {
+                Ok(()) => take_in_all(cgroup, main.pid, &place)?,
+                Err(error) => tracing::error!(
+                    "{workload}: failed to {}; it runs outside its cgroup",
+                    error_chain(&error)
+                ),
+            }
         }
         let counters = open.counters.lock().read()?;
         if !expected || matches!(fate, Fate::NeverRan) && starting {

@@ -12,6 +12,7 @@ use super::losses::Losses;
 use super::notices::Notices;
 use super::pace::{MOST_READY, Round};
 use super::protocol::{self, Reply};
+use super::sockets::Sockets;
 use super::stopper::Stopper;
 use super::succession::Succession;
 use super::writer::{Done, Job, Writer};
@@ -42,8 +43,8 @@ const LONELY_FOR: Duration = Duration::from_secs(10);
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
 /// The time that is left for the rest of the output when the holder is to end.
 const END_WITHIN: Duration = Duration::from_secs(2);
-/// The shortest time between two reports of what programs say of themselves: one that never stops talking
-/// waits at its own socket.
+/// The shortest time between two reports of what programs say of themselves: one that never stops
+/// talking waits at its own socket.
 const NOTICES_EVERY: Duration = Duration::from_millis(50);
 
 /// The folders of a holder, and how it was started.
@@ -124,6 +125,7 @@ pub(crate) struct Server {
     next_round: Option<Instant>,
     losses: Losses,
     notices: Notices,
+    sockets: Sockets,
     /// The time from which programs are heard again: what they say until then comes together.
     next_notices: Option<Instant>,
     lonely_since: Option<Instant>,
@@ -178,6 +180,7 @@ impl Server {
             next_round: None,
             losses: Losses::default(),
             notices: Notices::new()?,
+            sockets: Sockets::default(),
             next_notices: None,
             lonely_since: None,
             settling: Vec::new(),
@@ -195,6 +198,7 @@ impl Server {
             this.keep(workload, inode, inherit(descriptor)?)?;
         }
         this.notices.inherit(inherited.notices)?;
+        this.sockets.inherit(inherited.sockets)?;
         Ok(this)
     }
 
@@ -581,6 +585,7 @@ impl Server {
                 .collect(),
             bounds: self.bounds.clone(),
             notices: self.notices.inheritance(),
+            sockets: self.sockets.inheritance(),
         };
         let error = succession.execute(&self.options.runtime_dir, &program);
         self.connections.reply(id, &Reply::failed(&error));

@@ -57,6 +57,28 @@ impl Server {
                 self.notices.forget(&workload);
                 Ok(())
             }
+            Request::KeepSocket { name, made_for } => match descriptor {
+                Some(socket) => {
+                    self.sockets.keep(name, made_for, socket);
+                    Ok(())
+                }
+                None => Err(io::Error::other("no socket came with it")),
+            },
+            Request::CloseSocket { name } => {
+                self.sockets.close(&name);
+                Ok(())
+            }
+            Request::NextSocket { behind } => match self.sockets.after(behind.as_ref()) {
+                Some((name, made_for, socket)) => {
+                    let reply = Reply::Socket {
+                        name: name.clone(),
+                        made_for: made_for.to_owned(),
+                    };
+                    self.connections.reply_with(id, &reply, Some(socket));
+                    return None;
+                }
+                None => Ok(()),
+            },
             Request::Settle => {
                 self.settling.push((id, awake_now() + SETTLE_WITHIN));
                 self.next_round = None;

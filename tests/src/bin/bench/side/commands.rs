@@ -35,7 +35,8 @@ pub(super) fn sandboxes(floor: &Samples) {
     }
 }
 
-/// Returns the times until the program's first instruction, and until the command returns: ours and theirs.
+/// Returns the times until the program's first instruction, and until the command returns: ours and
+/// theirs.
 fn starts(keys: &str, directives: &str) -> [[Samples; 2]; 2] {
     let (ours, theirs) = (fresh_file("enforcer-starts"), fresh_file("systemd-starts"));
     apply(&format!(

@@ -1,0 +1,183 @@
+//! Sockets that are kept for a workload: no client is refused while it is restarted, or while no
+//! agent lives.
+
+use crate::{manifest, workload};
+use enforcer_model::WorkloadState;
+use enforcer_model::detail::Start;
+use enforcer_tests::agent::{Agent, pid_of};
+use enforcer_tests::wait_for;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+use std::io::{self, Read as _};
+use std::net::TcpStream;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// It tells each client who it is, and ends between two clients.
+const SERVER: &str = "
+import os, select, signal, socket
+assert os.environ['LISTEN_PID'] == str(os.getpid()), os.environ
+names = os.environ['LISTEN_FDNAMES'].split(':')
+assert os.environ['LISTEN_FDS'] == str(len(names)), os.environ
+sockets = [socket.socket(fileno=3 + index) for index in range(len(names))]
+signal.set_wakeup_fd(-1)
+ending = False
+def end(*_):
+    global ending
+    ending = True
+signal.signal(signal.SIGTERM, end)
+while not ending:
+    ready, _, _ = select.select(sockets, [], [], 0.2)
+    for one in ready:
+        client, _ = one.accept()
+        client.sendall(f'{names[sockets.index(one)]} {os.getpid()}'.encode())
+        client.close()
+";
+const PATH: &str = "/tmp/kept.sock";
+
+fn server(name: &str, listen: &str, more: &str) -> String {
+    let script = "/tmp/kept-server.py";
+    fs::write(script, SERVER).unwrap();
+    let text = workload(name, "rest", &format!("listen: {listen}\n{more}"));
+    text.replace(
+        "[/bin/fixture, \"rest\"]",
+        &format!("[/usr/bin/python3, {script}]"),
+    )
+}
+
+/// Connects, and returns what the server says of itself.
+fn ask(port: u16) -> io::Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    match said.is_empty() {
+        true => Err(io::ErrorKind::UnexpectedEof.into()),
+        false => Ok(said),
+    }
+}
+
+fn pid_in(said: &str) -> u32 {
+    said.split_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn no_client_is_refused_while_a_workload_is_restarted() {
+    const PORT: u16 = 9071;
+    let listen = format!(
+        "{{ ctl: {{ unix: {PATH}, mode: \"0640\" }}, api: {{ tcp: \"127.0.0.1:{PORT}\" }} }}"
+    );
+    let mut agent = Agent::start(&manifest(&server("web", &listen, "")));
+    let first = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
+    assert_eq!(ask(PORT).unwrap(), format!("api {first}"));
+    let mut said = String::new();
+    let mut local = UnixStream::connect(PATH).unwrap();
+    local.read_to_string(&mut said).unwrap();
+    assert_eq!(said, format!("ctl {first}"));
+    let found = fs::metadata(PATH).unwrap();
+    assert!(found.file_type().is_socket());
+    assert_eq!((found.mode() & 0o777, found.uid()), (0o640, 1000));
+
+    // Clients that never try again.
+    let ended = Arc::new(AtomicBool::new(false));
+    let clients = {
+        let ended = Arc::clone(&ended);
+        std::thread::spawn(move || {
+            let mut answers = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                answers.push(ask(PORT));
+            }
+            answers
+        })
+    };
+    for _ in 0..4 {
+        assert!(agent.cli(&["restart", "web"]).status.success());
+    }
+    let last = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
+    wait_for("the last one to answer", || {
+        (pid_in(&ask(PORT).ok()?) == last).then_some(())
+    });
+    ended.store(true, Ordering::Relaxed);
+    let answers = clients.join().unwrap();
+    let lost: Vec<&io::Error> = answers
+        .iter()
+        .filter_map(|one| one.as_ref().err())
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {}: {lost:?}",
+        lost.len(),
+        answers.len()
+    );
+
+    // Neither an agent nor a server lives, and a client waits for both.
+    agent.kill();
+    kill(Pid::from_raw(i32::try_from(last).unwrap()), Signal::SIGKILL).unwrap();
+    wait_for("it to be gone", || {
+        (!Path::new(&format!("/proc/{last}/exe")).exists()).then_some(())
+    });
+    let waiting = std::thread::spawn(|| ask(PORT));
+    std::thread::park_timeout(Duration::from_millis(200));
+    agent.start_again();
+    let next = waiting.join().unwrap().unwrap();
+    assert_ne!(pid_in(&next), last);
+
+    // At rest it has none.
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    let refused = ask(PORT).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(!Path::new(PATH).exists());
+    assert!(agent.cli(&["start", "web"]).status.success());
+    wait_for("it to answer", || ask(PORT).ok());
+
+    // Another address is another socket.
+    let moved = listen.replace(&PORT.to_string(), "9072");
+    agent.write_manifest(&manifest(&server("web", &moved, "")));
+    assert!(agent.cli(&["apply"]).status.success());
+    wait_for("it to answer there", || ask(9072).ok());
+    assert_eq!(
+        ask(PORT).unwrap_err().kind(),
+        io::ErrorKind::ConnectionRefused
+    );
+}
+
+#[test]
+fn an_address_that_is_taken_is_a_start_error() {
+    fs::write("/tmp/no-socket", "kept").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:9073").unwrap();
+    let once = "recovery: { restart: never }";
+    let mut text = server("late", "{ api: { tcp: \"127.0.0.1:9073\" } }", once);
+    text.push_str(&server("file", "{ api: { unix: /tmp/no-socket } }", once));
+    text.push_str(&server(
+        "elsewhere",
+        "{ api: { tcp: \"192.0.2.99:9073\" } }",
+        once,
+    ));
+    let agent = Agent::start(&manifest(&text));
+    for (name, stage, why) in [
+        ("late", "listen at 127.0.0.1:9073", "Address already in use"),
+        ("file", "listen at /tmp/no-socket", "Address already in use"),
+        (
+            "elsewhere",
+            "listen at 192.0.2.99:9073",
+            "Cannot assign requested address",
+        ),
+    ] {
+        let start = agent.wait_for_event::<Start>(name).details;
+        let error = start.error().unwrap();
+        assert_eq!(
+            (error.stage.as_str(), error.error.as_str()),
+            (stage, why),
+            "{name}"
+        );
+    }
+    assert_eq!(fs::read_to_string("/tmp/no-socket").unwrap(), "kept");
+    drop(taken);
+    assert!(agent.cli(&["start", "late"]).status.success());
+    wait_for("it to answer", || ask(9073).ok());
+}
