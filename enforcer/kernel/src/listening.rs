@@ -1,16 +1,17 @@
 //! Makes the listening sockets that are passed to programs.
 
 use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockname, listen,
-    socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen,
+    socket, sockopt,
 };
-use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Uid};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{Gid, Uid, fchownat};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Listens at an address, also while connections of the socket before it are still closing.
@@ -30,25 +31,30 @@ pub fn tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
 /// If another process listens there, or another file is there.
 pub fn unix(path: &Path, mode: u32, owner: (Uid, Gid), backlog: u32) -> io::Result<OwnedFd> {
     let address = UnixAddr::new(path)?;
-    remove_dead(path, &address)?;
-    let made = local()?;
-    // The file of a socket gets the mode that the socket has when it is bound (unix_bind), less the
-    // mask.
-    fchmod(&made, Mode::from_bits_truncate(mode))?;
+    remove_dead(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let made = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     bind(made.as_raw_fd(), &address)?;
-    std::os::unix::fs::lchown(path, Some(owner.0.as_raw()), Some(owner.1.as_raw()))?;
+    own(path, mode, owner)?;
     // No client can connect before.
     listen(&made, backlog_of(backlog))?;
     Ok(made)
 }
 
-fn local() -> nix::Result<OwnedFd> {
-    socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
+/// Gives a socket's file its owner and mode. The owner of its folder may have put another file there.
+fn own(path: &Path, mode: u32, owner: (Uid, Gid)) -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let file = open(path, flags, Mode::empty())?;
+    let found = fstat(&file)?;
+    if found.st_mode & libc::S_IFMT != libc::S_IFSOCK || found.st_nlink != 1 {
+        return Err(io::Error::other(
+            "another file has taken the place of the socket",
+        ));
+    }
+    let flags = AtFlags::AT_EMPTY_PATH;
+    fchownat(&file, c"", Some(owner.0), Some(owner.1), flags)?;
+    let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))
 }
 
 /// The kernel bounds it by `net.core.somaxconn`.
@@ -58,37 +64,41 @@ fn backlog_of(backlog: u32) -> Backlog {
 }
 
 /// Removes the file of a socket at which no process listens.
-fn remove_dead(path: &Path, address: &UnixAddr) -> io::Result<()> {
+///
+/// # Errors
+/// If it cannot be removed.
+pub fn remove_dead(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {}
         // bind(2) reports what else is there.
         _ => return Ok(()),
     }
-    match connect(local()?.as_raw_fd(), address) {
+    // A listener whose queue is full would hold a client up that waits.
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let client = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    match connect(client.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ECONNREFUSED) => std::fs::remove_file(path),
         _ => Ok(()),
     }
 }
 
-/// Removes the file of a Unix socket.
-pub fn remove_file_of(made: &OwnedFd) {
-    let bound = getsockname::<UnixAddr>(made.as_raw_fd());
-    let Ok(Some(path)) = bound.as_ref().map(UnixAddr::path) else {
-        return;
-    };
-    let is_socket =
-        std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    if is_socket {
-        // It may have been replaced or removed meanwhile.
-        let _ = std::fs::remove_file(path);
-    }
+/// Returns whether a program can use a socket again: it still listens, and clients still find it.
+#[must_use]
+pub fn is_usable(made: &OwnedFd, path: Option<&Path>) -> bool {
+    let listens = getsockopt(made, sockopt::AcceptConn).unwrap_or(false);
+    let is_found = path.is_none_or(|path| {
+        let found = std::fs::symlink_metadata(path);
+        found.is_ok_and(|found| found.file_type().is_socket())
+    });
+    // The program before may have changed how the socket waits.
+    let waits = fcntl(made, FcntlArg::F_SETFL(OFlag::empty())).is_ok();
+    listens && is_found && waits
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::net::TcpStream;
-    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -108,14 +118,18 @@ mod tests {
         std::fs::create_dir_all(&folder).expect("a folder");
         let path = folder.join("socket");
         let owner = (Uid::current(), Gid::current());
-        let living = unix(&path, 0o600, owner, 1).expect("a socket");
+        let living = unix(&path, 0o666, owner, 1).expect("a socket");
         let mode = std::fs::metadata(&path)
             .expect("a file")
             .permissions()
             .mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode & 0o777, 0o666);
+        assert!(is_usable(&living, Some(&path)));
         assert!(unix(&path, 0o600, owner, 1).is_err());
         UnixStream::connect(&path).expect("a connection");
+        nix::sys::socket::shutdown(living.as_raw_fd(), nix::sys::socket::Shutdown::Both)
+            .expect("a shutdown");
+        assert!(!is_usable(&living, Some(&path)) || UnixStream::connect(&path).is_err());
         drop(living);
         unix(&path, 0o600, owner, 1).expect("another socket");
         std::fs::remove_file(&path).expect("its file");

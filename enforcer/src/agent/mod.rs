@@ -338,17 +338,13 @@ async fn take_over(
         .await
         .map_err(|error| failed(format!("find what was left: {error}")))?
         .map_err(|error| failed(error_chain(&error)))?;
+    let known = workloads.iter().map(|taken| taken.workload.clone());
+    executor.expect_sockets_of(known.collect());
     let keeper = Arc::clone(executor);
     let connected = tokio::task::spawn_blocking(move || keeper.connect_holder()).await;
     if !matches!(connected, Ok(Ok(()))) {
         tokio::spawn(Arc::clone(executor).replace_holder(0));
     }
-    let known: Vec<_> = workloads
-        .iter()
-        .map(|taken| taken.workload.clone())
-        .collect();
-    let closer = Arc::clone(executor);
-    let _ = tokio::task::spawn_blocking(move || closer.close_sockets_without(&known)).await;
     let running = workloads.iter().filter_map(|taken| match taken.found {
         Found::Running(..) => Some((taken.workload.clone(), taken.checkpoint.instance())),
         Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => None,

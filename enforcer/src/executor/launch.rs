@@ -137,6 +137,9 @@ pub(super) fn short_command(
     let mut launch = prepare(name, &spec, own, known, false)?;
     if let Some(instance) = instance {
         launch.environment.clone_from(&instance.environment);
+        // A command gets no sockets.
+        let of_sockets = |one: &CString| one.as_bytes().starts_with(b"LISTEN_FD");
+        launch.environment.retain(|one| !of_sockets(one));
     }
     // The agent's own program uses calls that a sandbox refuses, and runs nothing else.
     if command

@@ -17,7 +17,7 @@ use enforcer_kernel::settings_file;
 use enforcer_kernel::spawn::{Mount, NOTHING, Source};
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Returns the mounts. If two have the same place, the first one is used.
 pub(super) fn mounts(
@@ -88,13 +88,18 @@ fn of_strict(spec: &WorkloadSpec) -> io::Result<Vec<Mount>> {
     Ok(all)
 }
 
-/// Sees that nothing is executed from the places that a workload in `strict` can change, except its
-/// own program.
+/// Sees that nothing is executed from the places that a workload in `strict` can change, except where a
+/// program of its manifest is.
 pub(super) fn without_programs(spec: &WorkloadSpec, mounts: &mut [Mount]) {
     if spec.sandbox != Sandbox::Strict {
         return;
     }
-    let program = spec.command.first().map(Path::new);
+    // A program may be named by a link.
+    let named = spec.programs();
+    let resolved = named
+        .clone()
+        .filter_map(|path| std::fs::canonicalize(path).ok());
+    let programs: Vec<PathBuf> = named.map(PathBuf::from).chain(resolved).collect();
     for mount in mounts {
         let is_writable = match &mount.source {
             Source::Hosts { read_only, .. }
@@ -103,7 +108,7 @@ pub(super) fn without_programs(spec: &WorkloadSpec, mounts: &mut [Mount]) {
             Source::Given(_) | Source::ReadOnly | Source::Processes | Source::Devices => false,
         };
         let place = mount.at.to_string_lossy().into_owned();
-        let holds_program = program.is_some_and(|program| program.starts_with(&place));
+        let holds_program = programs.iter().any(|program| program.starts_with(&place));
         mount.no_exec = is_writable && !holds_program;
     }
 }

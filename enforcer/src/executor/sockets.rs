@@ -9,7 +9,7 @@ use enforcer_core::event::StartError;
 use enforcer_core::spec::{Listen, WorkloadSpec};
 use enforcer_kernel::account::{Accounts, Identity};
 use enforcer_kernel::listening;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -17,12 +17,21 @@ use std::sync::Arc;
 
 /// A socket, with the setting that it was made for.
 #[derive(Debug)]
-pub(super) struct KeptSocket {
+struct KeptSocket {
     made_for: String,
     socket: Arc<OwnedFd>,
 }
 
-pub(super) type KeptSockets = BTreeMap<SocketName, KeptSocket>;
+#[derive(Debug, Default)]
+pub(super) struct KeptSockets {
+    open: BTreeMap<SocketName, KeptSocket>,
+    /// The sockets that the holder has not closed yet.
+    unclosed: BTreeSet<SocketName>,
+    /// The workloads whose sockets are taken from a holder; it closes all others.
+    known: BTreeSet<WorkloadName>,
+    /// The holder was asked for what it keeps.
+    has_asked: bool,
+}
 
 /// Returns the variables of sd_listen_fds(3), but for `LISTEN_PID`, which the child alone knows.
 pub(super) fn environment(spec: &WorkloadSpec) -> Vec<(String, Vec<u8>)> {
@@ -45,6 +54,14 @@ impl Executor {
         spec: &WorkloadSpec,
         user: &Identity,
     ) -> Result<Vec<Arc<OwnedFd>>, StartError> {
+        if spec.listen.is_empty() {
+            self.close_sockets(workload);
+            return Ok(Vec::new());
+        }
+        if !self.kept_sockets.lock().has_asked {
+            // It may have the socket that is wanted here. If not, it is asked once more below.
+            let _ = self.connect_holder();
+        }
         self.close_sockets_of(workload, |name| spec.listen.contains_key(name));
         let mut all = Vec::new();
         for (name, listen) in &spec.listen {
@@ -53,14 +70,16 @@ impl Executor {
                 workload: workload.clone(),
                 name: name.clone(),
             };
+            let path = listen.unix.as_deref().map(Path::new);
             let known = self.kept_sockets.lock();
-            if let Some(kept) = known.get(&name)
-                && kept.made_for == made_for
-            {
-                all.push(Arc::clone(&kept.socket));
+            let known = known.open.get(&name);
+            let known = known.filter(|kept| {
+                kept.made_for == made_for && listening::is_usable(&kept.socket, path)
+            });
+            if let Some(socket) = known.map(|kept| Arc::clone(&kept.socket)) {
+                all.push(socket);
                 continue;
             }
-            drop(known);
             // The older one may have the same address.
             self.close_socket(&name);
             all.push(self.open_socket(name, listen, user, made_for)?);
@@ -105,7 +124,9 @@ impl Executor {
             made_for,
             socket: Arc::clone(&socket),
         };
-        self.kept_sockets.lock().insert(name, kept);
+        let mut all = self.kept_sockets.lock();
+        all.unclosed.remove(&name);
+        all.open.insert(name, kept);
         Ok(socket)
     }
 
@@ -114,10 +135,9 @@ impl Executor {
         self.close_sockets_of(workload, |_| false);
     }
 
-    /// Closes the sockets of all workloads but these, which another agent has left.
-    pub(crate) fn close_sockets_without(&self, known: &[WorkloadName]) {
-        let others = self.kept_names(|name| !known.contains(&name.workload));
-        others.iter().for_each(|name| self.close_socket(name));
+    /// Says whose sockets are wanted of a holder: another agent may have left more.
+    pub(crate) fn expect_sockets_of(&self, known: BTreeSet<WorkloadName>) {
+        self.kept_sockets.lock().known = known;
     }
 
     fn close_sockets_of(&self, workload: &WorkloadName, is_wanted: impl Fn(&str) -> bool) {
@@ -127,39 +147,70 @@ impl Executor {
 
     fn kept_names(&self, which: impl Fn(&SocketName) -> bool) -> Vec<SocketName> {
         let kept = self.kept_sockets.lock();
-        kept.keys().filter(|name| which(name)).cloned().collect()
+        let names = kept.open.keys().filter(|name| which(name));
+        names.cloned().collect()
     }
 
     fn close_socket(&self, name: &SocketName) {
-        let Some(kept) = self.kept_sockets.lock().remove(name) else {
+        let mut all = self.kept_sockets.lock();
+        let Some(kept) = all.open.remove(name) else {
             return;
         };
         if let Err(error) = self.holder.close_socket(name) {
             tracing::debug!("{}: its socket {}: {error}", name.workload, name.name);
+            all.unclosed.insert(name.clone());
         }
-        listening::remove_file_of(&kept.socket);
+        drop(all);
+        let path = path_of(&kept.made_for);
+        drop(kept);
+        if let Some(path) = path {
+            // Another process may listen there by now.
+            let _ = listening::remove_dead(Path::new(&path));
+        }
     }
 
     /// Takes the sockets that a holder keeps, and gives it those that it lacks.
     pub(super) fn exchange_sockets(&self) -> io::Result<()> {
-        let held = self.holder.sockets()?;
-        let mut kept = self.kept_sockets.lock();
-        let mut lacking = kept
-            .keys()
-            .cloned()
-            .collect::<std::collections::BTreeSet<_>>();
-        for (name, made_for, socket) in held {
-            lacking.remove(&name);
-            let socket = Arc::new(socket);
-            kept.entry(name).or_insert(KeptSocket { made_for, socket });
+        let mut all = self.kept_sockets.lock();
+        let KeptSockets {
+            open,
+            unclosed,
+            known,
+            has_asked,
+        } = &mut *all;
+        let mut lacking: BTreeSet<SocketName> = open.keys().cloned().collect();
+        for (name, made_for, socket) in self.holder.sockets()? {
+            let kept = open.get(&name);
+            let is_same = kept.is_some_and(|kept| kept.made_for == made_for);
+            let is_wanted = known.contains(&name.workload) && !unclosed.contains(&name);
+            if is_same {
+                lacking.remove(&name);
+            } else if kept.is_none() && is_wanted {
+                let socket = Arc::new(socket);
+                open.insert(name, KeptSocket { made_for, socket });
+            } else {
+                drop(socket);
+                self.holder.close_socket(&name)?;
+                if let Some(path) = path_of(&made_for).filter(|_| kept.is_none()) {
+                    let _ = listening::remove_dead(Path::new(&path));
+                }
+            }
         }
+        unclosed.clear();
         for name in lacking {
-            if let Some(KeptSocket { made_for, socket }) = kept.get(&name) {
+            if let Some(KeptSocket { made_for, socket }) = open.get(&name) {
                 self.holder.keep_socket(&name, made_for, socket)?;
             }
         }
+        *has_asked = true;
         Ok(())
     }
+}
+
+/// Returns the path of a Unix socket from its setting.
+fn path_of(made_for: &str) -> Option<String> {
+    let mut values = serde_json::Deserializer::from_str(made_for).into_iter::<Listen>();
+    values.next()?.ok()?.unix
 }
 
 /// Returns everything that a socket is made of.

@@ -175,11 +175,11 @@ impl Executor {
         let counters = self.read_counters(&open.counters)?;
         failpoint!("start-counted");
         self.make_directories(workload, spec, owner)?;
+        let sockets = self.sockets_of(workload, spec, identity)?;
+        failpoint!("start-listening");
         let mut output = self.open_output(workload, spec, owner)?;
         failpoint!("start-output");
         self.open_notices((workload, instance), spec, owner, &open.cgroup)?;
-        let sockets = self.sockets_of(workload, spec, identity)?;
-        failpoint!("start-listening");
         let mut used = Usage::default();
         let read_cpu = || used = usage::read_cpu(&open.cgroup);
         let of = (workload, spec.as_ref());

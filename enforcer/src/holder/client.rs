@@ -36,6 +36,7 @@ pub(crate) struct Holder {
 #[derive(Debug, Default)]
 struct Link {
     connection: Option<OwnedFd>,
+    keeps_sockets: bool,
     /// Counts the connections.
     generation: u64,
     /// The numbers of the last request that was sent, and of the last reply that has come.
@@ -73,6 +74,7 @@ struct Greeted {
     version: u32,
     program: Program,
     pipes: Vec<u64>,
+    keeps_sockets: bool,
     speakers: Vec<(WorkloadName, InstanceId)>,
     logs: PathBuf,
 }
@@ -174,6 +176,7 @@ impl Holder {
         }
         let reports = self.follow()?;
         link.connection = Some(holder.connection);
+        link.keeps_sockets = holder.keeps_sockets;
         Ok(Connected {
             pipes: holder.pipes,
             speakers: holder.speakers,
@@ -192,6 +195,7 @@ impl Holder {
                 program,
                 pipes,
                 speakers,
+                keeps_sockets,
                 logs,
                 ..
             } => Ok(Greeted {
@@ -200,6 +204,7 @@ impl Holder {
                 program,
                 pipes,
                 speakers,
+                keeps_sockets,
                 logs,
             }),
             other => Err(unexpected(&other)),
@@ -369,6 +374,16 @@ impl Holder {
         }
     }
 
+    /// Fails if the holder is older than this program and could not be renewed: it does not know
+    /// requests about listening sockets, and would hang up.
+    fn check_sockets(&self) -> io::Result<()> {
+        let link = self.link.lock();
+        match link.connection.is_none() || link.keeps_sockets {
+            true => Ok(()),
+            false => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Has it keep a listening socket, with the setting that it was made for.
     ///
     /// # Errors
@@ -379,6 +394,7 @@ impl Holder {
         made_for: &str,
         socket: &OwnedFd,
     ) -> io::Result<()> {
+        self.check_sockets()?;
         let request = Request::KeepSocket {
             name: name.clone(),
             made_for: made_for.to_owned(),
@@ -391,6 +407,7 @@ impl Holder {
     /// # Errors
     /// If the holder does not answer.
     pub(crate) fn close_socket(&self, name: &SocketName) -> io::Result<()> {
+        self.check_sockets()?;
         let name = name.clone();
         self.request(&Request::CloseSocket { name }, None)
     }
@@ -400,6 +417,7 @@ impl Holder {
     /// # Errors
     /// If the holder does not answer.
     pub(crate) fn sockets(&self) -> io::Result<Vec<(SocketName, String, OwnedFd)>> {
+        self.check_sockets()?;
         let (mut all, mut behind) = (Vec::new(), None);
         loop {
             let sent = self.send(&Request::NextSocket { behind }, None)?;

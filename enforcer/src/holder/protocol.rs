@@ -97,6 +97,9 @@ pub(crate) enum Reply {
         /// The instances that it listens to.
         #[serde(default)]
         speakers: Vec<(WorkloadName, InstanceId)>,
+        /// An older holder knows no listening sockets.
+        #[serde(default)]
+        keeps_sockets: bool,
     },
     Done,
     /// The socket comes with this message.

@@ -70,7 +70,7 @@ fn pid_in(said: &str) -> u32 {
 fn no_client_is_refused_while_a_workload_is_restarted() {
     const PORT: u16 = 9071;
     let listen = format!(
-        "{{ ctl: {{ unix: {PATH}, mode: \"0640\" }}, api: {{ tcp: \"127.0.0.1:{PORT}\" }} }}"
+        "{{ ctl: {{ unix: {PATH}, mode: \"0660\" }}, api: {{ tcp: \"127.0.0.1:{PORT}\" }} }}"
     );
     let mut agent = Agent::start(&manifest(&server("web", &listen, "")));
     let first = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
@@ -81,7 +81,7 @@ fn no_client_is_refused_while_a_workload_is_restarted() {
     assert_eq!(said, format!("ctl {first}"));
     let found = fs::metadata(PATH).unwrap();
     assert!(found.file_type().is_socket());
-    assert_eq!((found.mode() & 0o777, found.uid()), (0o640, 1000));
+    assert_eq!((found.mode() & 0o777, found.uid()), (0o660, 1000));
 
     // Clients that never try again.
     let ended = Arc::new(AtomicBool::new(false));
@@ -114,6 +114,19 @@ fn no_client_is_refused_while_a_workload_is_restarted() {
         lost.len(),
         answers.len()
     );
+
+    // Another holder gets the sockets of the agent.
+    let holder = || {
+        let listed = enforcer_tests::slot::root().join("holder/cgroup.procs");
+        fs::read_to_string(listed).ok()?.trim().parse::<i32>().ok()
+    };
+    let first_holder = holder().unwrap();
+    kill(Pid::from_raw(first_holder), Signal::SIGKILL).unwrap();
+    wait_for("another holder", || {
+        holder().filter(|pid| *pid != first_holder)
+    });
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    let last = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
 
     // Neither an agent nor a server lives, and a client waits for both.
     agent.kill();

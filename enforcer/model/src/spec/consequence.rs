@@ -87,7 +87,9 @@ impl WorkloadSpec {
         for path in self.written_paths().filter(|path| !self.opens(path)) {
             let is_in =
                 |folders: &[&str]| folders.iter().any(|one| Path::new(path).starts_with(one));
-            let is_writable = is_in(&TEMPORARY) || self.is_own_directory(path);
+            let mut made = self.listen.values();
+            let is_made = made.any(|one| one.unix.as_deref() == Some(path));
+            let is_writable = is_in(&TEMPORARY) || self.is_own_directory(path) || is_made;
             if is_in(&READ_ONLY) || (level == Sandbox::Strict && !is_writable) {
                 let folder = Path::new(path).parent().unwrap_or(Path::new(path));
                 let key = format!("read_write_paths: [{}]", folder.display());
@@ -95,7 +97,10 @@ impl WorkloadSpec {
             }
         }
         if level == Sandbox::Strict {
-            let ports = self.probed_ports().filter(|port| {
+            let made = self.listen.values().filter_map(|one| one.tcp);
+            let made: Vec<u16> = made.map(|address| address.port()).collect();
+            let ports = self.probed_ports().filter(|port| !made.contains(port));
+            let ports = ports.filter(|port| {
                 let allowed = [Bind::Any, Bind::Port(Protocol::Tcp, *port)];
                 !self.network.bind.iter().any(|bind| allowed.contains(bind))
             });
@@ -135,6 +140,21 @@ impl WorkloadSpec {
 
     /// Returns the absolute paths that the manifest names: of programs and in their arguments too.
     fn named_paths(&self) -> impl Iterator<Item = &str> {
+        let words = self.commands_of_all().flatten();
+        let words = words.map(String::as_str).chain(self.directory.as_deref());
+        words
+            .filter(|word| word.starts_with('/'))
+            .chain(self.written_paths())
+    }
+
+    /// Returns the paths of the programs that the manifest names.
+    pub fn programs(&self) -> impl Iterator<Item = &str> + Clone {
+        let commands = self.commands_of_all();
+        commands.filter_map(|command| command.first().map(String::as_str))
+    }
+
+    /// Returns the workload's command, and those of its probes, hooks and remedies.
+    fn commands_of_all(&self) -> impl Iterator<Item = &Vec<String>> + Clone {
         let probes = self.probes.values().filter_map(|probe| {
             let Check::Exec { command } = &probe.check else {
                 return None;
@@ -148,15 +168,11 @@ impl WorkloadSpec {
         let hooks = hooks
             .chain(self.on_ready.iter())
             .chain(self.on_unready.iter());
-        let words = hooks.chain(probes).chain([&self.command]).flatten();
-        let words = words.map(String::as_str).chain(self.directory.as_deref());
-        words
-            .filter(|word| word.starts_with('/'))
-            .chain(self.written_paths())
+        hooks.chain(probes).chain([&self.command])
     }
 
     /// Returns the commands of the strategies.
-    fn remedies(&self) -> impl Iterator<Item = &Vec<String>> {
+    fn remedies(&self) -> impl Iterator<Item = &Vec<String>> + Clone {
         self.recovery.strategies.commands()
     }
 

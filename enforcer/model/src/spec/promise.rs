@@ -251,7 +251,7 @@ pub const PROMISES: [Promise; 23] = [
     },
     Promise {
         level: Sandbox::Strict,
-        text: "no sockets of systemd, D-Bus and container engines in `/run`",
+        text: "no sockets of systemd, D-Bus and container engines that are in `/run` at its start",
         key: "read_write_paths: [/run/dbus]",
         means: "tmpfs, and /dev/null over a socket",
         directives: &[(

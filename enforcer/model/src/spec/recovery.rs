@@ -99,7 +99,7 @@ pub struct Strategies {
 
 impl Strategies {
     /// Returns the commands of the strategies that run one.
-    pub(super) fn commands(&self) -> impl Iterator<Item = &Vec<String>> {
+    pub(super) fn commands(&self) -> impl Iterator<Item = &Vec<String>> + Clone {
         let all = self.default.iter().chain(self.by_cause.values().flatten());
         all.filter_map(|strategy| {
             let Strategy::Run(command) = strategy else {

@@ -25,6 +25,7 @@ impl Server {
                         logs: self.options.logs.clone(),
                         pipes: self.pipes.values().map(|kept| kept.inode).collect(),
                         speakers: self.notices.speakers(),
+                        keeps_sockets: true,
                     },
                     Err(error) => Reply::failed(&error),
                 });
