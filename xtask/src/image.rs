@@ -109,8 +109,9 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
     }
     match contents {
         Contents::Demo => archive.symlink("lib", "usr/lib")?,
-        Contents::Tests => {}
-        Contents::Shell => archive.program("usr/bin/busybox", &setup::busybox()?)?,
+        Contents::Tests | Contents::Shell => {
+            archive.program("usr/bin/busybox", &setup::busybox()?)?;
+        }
         Contents::WithDebian => {
             let tree = debian::HOSTS[0].tree()?;
             archive.directory("debian")?;

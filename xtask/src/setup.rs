@@ -65,7 +65,7 @@ pub(crate) fn busybox() -> Result<std::path::PathBuf> {
     if let Some(found) = find() {
         return Ok(found);
     }
-    say("setup", "downloading busybox-static, for the VM's shell");
+    say("setup", "downloading busybox-static");
     let names = ["busybox-static".to_owned()];
     unpack::packages(&*apt::common()?, &names, None, &folder, |_| Ok(()))?;
     find().context("busybox-static holds no busybox")

@@ -138,6 +138,7 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
         let qemu = setup::qemu()?;
         let matrix = kernels::matrix(request.kernel.as_deref())?;
         corpus::tree()?;
+        setup::busybox()?;
         prometheus::programs()?;
         if selection.systemd.is_some() {
             for host in debian::HOSTS {

@@ -214,6 +214,52 @@ fn a_loop_and_an_oom_kill_in_a_root_are_explained() {
     });
 }
 
+/// A tree of busybox is a root: its web server is limited, probed, taken over and started again.
+#[test]
+fn a_busybox_tree_is_a_root() {
+    const PORT: u16 = 9081;
+    let root = Path::new("/tmp/busybox-tree");
+    for folder in ["bin", "etc", "proc", "sys", "dev", "run", "tmp", "www"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
+    for name in ["sh", "tail", "httpd"] {
+        let _ = symlink("busybox", root.join("bin").join(name));
+    }
+    fs::write(root.join("etc/passwd"), format!("web:x:{WEB}:{WEB}::/:\n")).unwrap();
+    fs::write(root.join("etc/group"), format!("web:x:{WEB}:\n")).unwrap();
+    fs::write(root.join("www/index.html"), "hello").unwrap();
+    let of = |name: &str, command: &str, more: &str| {
+        let keys = format!("root: {}\nread_only: true\n{more}", root.display());
+        workload(name, "rest", &keys).replace("[/bin/fixture, \"rest\"]", command)
+    };
+    let timing = "period: 500ms, timeout: 60s, failure_threshold: 1000";
+    let probes = format!(
+        "cgroup: {{ memory.max: 16M, pids.max: 16 }}
+        probes: {{ startup: {{ http: {{ port: {PORT}, path: /index.html }}, {timing} }}, \
+         readiness: {{ exec: {{ command: [/bin/sh, -c, \"test -f /www/index.html && test ! -e /usr\"] }}, {timing} }} }}"
+    );
+    let server = format!("[/bin/httpd, -f, -p, \"127.0.0.1:{PORT}\", -h, /www]");
+    let little = "cgroup: { memory.max: 8M }\nrecovery: { restart: never }";
+    let text = of("served", &server, &probes) + &of("hog", "[/bin/tail, /dev/zero]", little);
+    let mut agent = Agent::start(&manifest(&text));
+    let incident = agent.wait_for_event::<Incident>("hog").details;
+    assert_eq!(incident.victims[0].command, "tail", "{incident:?}");
+    let is_well = |agent: &Agent| {
+        let found = agent.workload("served");
+        (found.health == Health::Healthy && found.ready).then_some(())
+    };
+    wait_for("both probes to pass", || is_well(&agent));
+    let pid = pid_of(&agent.workload("served"));
+    assert_eq!(kernel::read("served", "pids.max").as_deref(), Some("16"));
+    agent.kill();
+    agent.start_again();
+    assert_eq!(pid_of(&agent.workload("served")), pid);
+    assert!(agent.cli(&["restart", "served"]).status.success());
+    wait_for("both probes to pass again", || is_well(&agent));
+    assert_ne!(pid_of(&agent.workload("served")), pid);
+}
+
 /// A Debian of unpacked packages, as debootstrap makes it, is a root for programs that nobody here
 /// wrote.
 #[test]
