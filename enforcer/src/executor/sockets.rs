@@ -71,12 +71,7 @@ impl Executor {
                 name: name.clone(),
             };
             let path = listen.unix.as_deref().map(Path::new);
-            let known = self.kept_sockets.lock();
-            let known = known.open.get(&name);
-            let known = known.filter(|kept| {
-                kept.made_for == made_for && listening::is_usable(&kept.socket, path)
-            });
-            if let Some(socket) = known.map(|kept| Arc::clone(&kept.socket)) {
+            if let Some(socket) = self.usable_socket(&name, &made_for, path) {
                 all.push(socket);
                 continue;
             }
@@ -85,6 +80,19 @@ impl Executor {
             all.push(self.open_socket(name, listen, user, made_for)?);
         }
         Ok(all)
+    }
+
+    /// Returns a socket that was made for this setting, if it still listens.
+    fn usable_socket(
+        &self,
+        name: &SocketName,
+        made_for: &str,
+        path: Option<&Path>,
+    ) -> Option<Arc<OwnedFd>> {
+        let all = self.kept_sockets.lock();
+        let kept = all.open.get(name)?;
+        let is_usable = kept.made_for == made_for && listening::is_usable(&kept.socket, path);
+        is_usable.then(|| Arc::clone(&kept.socket))
     }
 
     fn open_socket(
@@ -111,6 +119,15 @@ impl Executor {
         };
         let made = made.map_err(|error| io_failure(&format!("listen at {shown}"), &error))?;
         let socket = Arc::new(made);
+        {
+            let mut all = self.kept_sockets.lock();
+            all.unclosed.remove(&name);
+            let kept = KeptSocket {
+                made_for: made_for.clone(),
+                socket: Arc::clone(&socket),
+            };
+            all.open.insert(name.clone(), kept);
+        }
         let kept = self.ask_holder(|holder| holder.keep_socket(&name, &made_for, &socket));
         if let Err(error) = kept {
             // It is lost with the agent then, and not with the instance.
@@ -120,13 +137,6 @@ impl Executor {
                 name.name
             );
         }
-        let kept = KeptSocket {
-            made_for,
-            socket: Arc::clone(&socket),
-        };
-        let mut all = self.kept_sockets.lock();
-        all.unclosed.remove(&name);
-        all.open.insert(name, kept);
         Ok(socket)
     }
 
