@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+const LONELY_FOR: Duration = Duration::from_secs(10);
+const LONELY_WITH_SOCKETS: Duration = Duration::from_secs(60);
 
 /// A socket's workload, and its name there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +31,15 @@ pub(super) struct InheritedSocket {
 pub(super) struct Sockets(BTreeMap<SocketName, (String, OwnedFd)>);
 
 impl Sockets {
+    /// Returns the time after which a holder beside an agent ends without any pipe or agent. Clients of a
+    /// socket wait for the next agent.
+    pub(super) fn lonely_for(&self) -> Duration {
+        match self.0.is_empty() {
+            true => LONELY_FOR,
+            false => LONELY_WITH_SOCKETS,
+        }
+    }
+
     /// Keeps a socket in place of the one of this name, with the setting that it was made for.
     pub(super) fn keep(&mut self, name: SocketName, made_for: String, socket: OwnedFd) {
         self.0.insert(name, (made_for, socket));

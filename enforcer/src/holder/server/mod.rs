@@ -37,8 +37,6 @@ use std::time::{Duration, Instant};
 
 /// A disk hangs if it has not taken a chunk within this time.
 const HUNG_AFTER: Duration = Duration::from_secs(1);
-/// A holder beside an agent ends after this time without any pipe or agent.
-const LONELY_FOR: Duration = Duration::from_secs(10);
 /// The longest time until `Settle` is answered: busy pipes are never all empty.
 const SETTLE_WITHIN: Duration = Duration::from_millis(200);
 /// The time that is left for the rest of the output when the holder is to end.
@@ -246,7 +244,7 @@ impl Server {
             }
             if self
                 .lonely_since
-                .is_some_and(|since| awake_now().duration_since(since) >= LONELY_FOR)
+                .is_some_and(|since| awake_now().duration_since(since) >= self.sockets.lonely_for())
             {
                 return Ok(());
             }
@@ -276,7 +274,9 @@ impl Server {
         };
         let follows = !self.connections.followers().is_empty();
         let report = self.losses.next_report(now).filter(|_| follows);
-        let lonely = self.lonely_since.map(|since| since + LONELY_FOR);
+        let lonely = self
+            .lonely_since
+            .map(|since| since + self.sockets.lonely_for());
         let settling = self.settling.iter().map(|(_, until)| *until).min();
         let end = self.ending_since.map(|since| since + END_WITHIN);
         let turn = turn.filter(|_| !self.may_read());
