@@ -292,6 +292,69 @@ system_calls: [ptrce, read]",
     );
 }
 
+#[test]
+fn a_strict_sandbox_declares_its_network_and_its_calls() {
+    check_workload(
+        "sandbox: strict
+network: { bind: [tcp/8080, udp/53], connect: [loopback, resolver, 10.0.0.0/8:5432] }
+system_calls: [chown, ptrace]",
+        &expect![""],
+    );
+    check_workload(
+        "sandbox: strict
+network: { bind: [8080, tcp/0], connect: [localhost, 10.0.0.1/8], listen: [tcp/1] }
+system_calls: [mount, sched_setattr, chmod]",
+        &expect![[r#"
+            7:23 error: `8080` is not valid here (expected any, tcp/PORT or udp/PORT, such as tcp/8080)
+            7:29 error: `tcp/0` is not valid here (expected any, tcp/PORT or udp/PORT, such as tcp/8080)
+            7:47 error: `localhost` is not valid here (expected an address, or addresses such as 10.0.0.0/8; names are not looked up)
+            7:58 error: `10.0.0.1/8` is not valid here (expected the first address of the block, as in 10.0.0.0/8)
+            7:71 error: unknown key `listen` (not a key of this section) [`listen` stands in the workload itself]
+            8:20 error: `mount` is not valid here (expected another call; Landlock refuses this one in `sandbox: strict`)
+            8:27 error: `sched_setattr` is not valid here (expected another call; no key allows what the sandbox refuses of this one)
+            8:42 error: `chmod` is not valid here (expected another call; no key allows what the sandbox refuses of this one)
+        "#]],
+    );
+    check_workload(
+        "sandbox: default\nnetwork: { bind: [any] }\nsystem_calls: [chown]",
+        &expect![[r#"
+            7:14 error: `network` needs `sandbox: strict` (without effect here) [add `sandbox: strict`, or remove `network`]
+            8:20 error: `chown` is not valid here (expected a call that the sandbox refuses; `sandbox: strict` alone refuses this one)
+        "#]],
+    );
+}
+
+#[test]
+fn sockets_have_an_address_or_a_path() {
+    check_workload(
+        "listen:
+  api: { tcp: \"127.0.0.1:8080\", backlog: 10 }
+  six: { tcp: \"[::]:8080\" }
+  ctl: { unix: /run/shop.sock, mode: \"0660\", group: 0 }",
+        &expect![""],
+    );
+    check_workload(
+        "listen:
+  api: { tcp: 8080 }
+  both: { tcp: \"127.0.0.1:1\", unix: /run/a }
+  none: {}
+  a:b: { tcp: \"127.0.0.1:1\" }
+  file: { tcp: \"127.0.0.1:1\", mode: \"0660\" }
+  more: { unix: run/a, mode: \"888\", backlog: 0, group: nobody-here }",
+        &expect![[r#"
+            7:19 error: `8080` is not valid here (expected an address and a port, such as 127.0.0.1:8080)
+            8:13 error: expected either `tcp` or `unix` (one of them) [listen: { api: { tcp: "127.0.0.1:8080" } }]
+            9:13 error: expected either `tcp` or `unix` (one of them) [listen: { api: { tcp: "127.0.0.1:8080" } }]
+            10:12 error: `a:b` is no name of a socket (expected letters, digits and _ . - before the colon)
+            11:41 error: a TCP socket has no mode and no group (for a Unix socket alone)
+            12:21 error: `run/a` is not valid here (expected an absolute path of at most 107 bytes)
+            12:34 error: `888` is not valid here (expected an octal number from 0000 to 0777)
+            12:50 error: `0` is not valid here (expected a whole number from 1 to 2147483647)
+            12:60 error: there is no group `nobody-here` on this host (expected the name or the number of a group)
+        "#]],
+    );
+}
+
 /// The accounts of a tree are looked up in it, when the workload starts.
 #[test]
 fn accounts_of_a_tree_are_not_looked_up_on_the_host() {
