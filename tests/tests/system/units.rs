@@ -94,7 +94,7 @@ fn the_agent_uses_no_capability_that_it_does_not_need() {
         .map(|set| u64::from_str_radix(set, 16).unwrap())
         .collect();
     // Permitted, effective, bounding.
-    assert_eq!(sets[1], 0xc0_01ac_05eb, "{:x}", sets[1]);
+    assert_eq!(sets[1], 0xc0_01ac_15eb, "{:x}", sets[1]);
     assert_eq!(sets[0], sets[2]);
     purge();
 }
