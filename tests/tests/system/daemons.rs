@@ -138,7 +138,7 @@ for user in redis postgres haproxy etcd; do userdel $user; done
 chgrp root /etc/redis/redis.conf
 rm -rf /etc/nginx/conf.d/front.conf /root/front.pem /root/front.key /run/nginx-front.sock
 rm -rf /srv/redis /var/lib/redis /etc/postgresql /var/lib/postgresql /var/lib/etcd /var/lib/haproxy \
-    /var/lib/nginx/* /var/www /etc/nginx/sites-enabled/default \
+    /var/lib/nginx/* /var/www/html/index.html /etc/nginx/sites-enabled/default \
     /etc/apt/apt.conf.d/02autoremove-postgresql /root/front.cfg /tmp/server.js
 mkdir -p /var/lib/postgresql /etc/postgresql /var/lib/haproxy/dev
 "#;
