@@ -5,7 +5,7 @@ use landlock::{ABI, AccessFs, BitFlags};
 use std::ffi::CString;
 use std::io;
 
-/// What a workload may do below a path.
+/// The rights of a workload below a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
@@ -24,7 +24,7 @@ pub struct Ruleset {
     pub(crate) handled: u64,
     /// Those of them that a file may have, and not a folder alone.
     pub(crate) of_files: u64,
-    /// What the process reaches of others (`LANDLOCK_SCOPE_…`).
+    /// The restrictions towards other processes (`LANDLOCK_SCOPE_…`).
     pub(crate) scopes: u64,
     /// A path that is missing, or that the user cannot reach, is left out.
     pub(crate) rules: Vec<(CString, u64)>,
@@ -36,7 +36,8 @@ const NEWEST: i32 = 6;
 const SOCKETS: u64 = 1;
 const SIGNALS: u64 = 2;
 
-/// What every process may do: read all that it sees, and use the kernel's interfaces and devices.
+/// The rules that every process has: it reads all files that it sees, and uses the kernel's interfaces
+/// and devices.
 const ALWAYS: [(&str, Access); 4] = [
     ("/", Access::Read),
     ("/proc", Access::Use),

@@ -31,7 +31,7 @@ const ARCHITECTURE: TargetArch = TargetArch::aarch64;
 /// Makes the filters: what they refuse fails with `EPERM`, or with `ENOSYS` where programs then use an
 /// older system call. A call of another architecture kills the process.
 ///
-/// Where several filters refuse a call, the error is that of the last one.
+/// If several filters refuse a call, the caller gets the error of the filter that was installed last.
 ///
 /// # Errors
 /// If a filter is longer than the kernel takes.

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd};
 /// A register: 0 is a function's result, 1 to 5 its arguments, 6 to 9 stay over a call.
 pub(super) type Register = u8;
 
-/// What a program learns from its context: this many bits of a register are this value.
+/// A comparison: the masked bits of a register are equal to a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Condition {
     pub register: Register,

@@ -38,7 +38,7 @@ pub enum LearningError {
     Read(#[source] io::Error),
 }
 
-/// What a cgroup's processes do is seen until this is dropped.
+/// A watch over the processes of a cgroup, which ends when this is dropped.
 pub struct Learning {
     calls: OwnedFd,
     addresses: OwnedFd,

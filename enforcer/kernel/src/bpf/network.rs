@@ -35,7 +35,7 @@ pub enum NetworkError {
     Detach(#[source] io::Error),
 }
 
-/// What is allowed; everything else is refused with `EPERM`.
+/// The rules of one cgroup. A call that no rule allows is refused with `EPERM`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     bind: Vec<Allowed>,
@@ -114,7 +114,7 @@ fn whole(address: IpAddr) -> Block {
 #[derive(Debug)]
 pub struct NetworkFilters(Mutex<Known>);
 
-/// What a cgroup has.
+/// The filters that a cgroup is known to have.
 #[derive(Debug, PartialEq)]
 enum Known {
     /// An agent before may have attached filters, or an attempt has failed in between.
