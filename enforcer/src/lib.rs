@@ -17,6 +17,7 @@ mod inbox;
 mod loops;
 #[cfg(feature = "measuring")]
 pub mod measuring;
+mod name_servers;
 mod probe;
 mod report;
 mod runtime;

@@ -2,8 +2,8 @@
 
 use super::format::Output;
 use super::{client, escaped};
-use crate::executor::sandbox::name_servers;
 use crate::fault::Fault;
+use crate::name_servers::name_servers;
 use crate::report::error_chain;
 use crate::settings::Settings;
 use enforcer_core::spec::{

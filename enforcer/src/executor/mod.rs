@@ -18,7 +18,7 @@ mod output;
 pub(crate) mod proof;
 mod queue;
 mod remedy;
-pub(crate) mod sandbox;
+mod sandbox;
 mod sockets;
 mod start;
 mod take_over;

@@ -66,6 +66,20 @@ pub(super) enum Hook {
     Send6 = 15,
 }
 
+impl Hook {
+    /// Returns whether the addresses are those of IPv6.
+    pub(super) const fn is_v6(self) -> bool {
+        matches!(self, Self::Bind6 | Self::Connect6 | Self::Send6)
+    }
+}
+
+/// The offsets of the fields of `struct bpf_sock_addr`, which a program of a hook gets.
+pub(super) const USER_IP4: i16 = 4;
+pub(super) const USER_IP6: i16 = 8;
+pub(super) const USER_PORT: i16 = 24;
+pub(super) const PROTOCOL: i16 = 36;
+pub(super) const SOCKET: i16 = 64;
+
 /// The shape of a map.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {

@@ -5,7 +5,7 @@
 
 use super::assembly::{Assembly, Condition, Register};
 use super::btf::{BtfError, KernelTypes};
-use super::calls::{self, Hook, Kind, Refused, Shape};
+use super::calls::{self, Hook, Kind, PROTOCOL, Refused, Shape, USER_IP4, USER_IP6, USER_PORT};
 use crate::cgroupfs::Cgroup;
 use crate::seccomp;
 use enforcer_model::spec::Protocol;
@@ -270,14 +270,9 @@ fn read_word(program: &mut Assembly, structure: Register, offset: u64, is_pointe
 /// Keeps each address, and allows it.
 fn of_addresses(hook: Hook, seen: BorrowedFd<'_>) -> Assembly {
     const CONTEXT: Register = 6;
-    // The fields of `struct bpf_sock_addr`.
-    const USER_IP4: i16 = 4;
-    const USER_IP6: i16 = 8;
-    const USER_PORT: i16 = 24;
-    const PROTOCOL: i16 = 36;
     const KEY_AT: i16 = -28;
     const VALUE_AT: i16 = -32;
-    let is_v6 = matches!(hook, Hook::Bind6 | Hook::Connect6 | Hook::Send6);
+    let is_v6 = hook.is_v6();
     let mut program = Assembly::default();
     program
         .copy(CONTEXT, 1)

@@ -5,7 +5,7 @@
 //! (BPF_PROG_ATTACH; Linux 4.17 for bind(2) and connect(2), 4.18 for datagrams).
 
 use super::assembly::{Assembly, Condition, Register};
-use super::calls::{self, Hook, Kind, Refused};
+use super::calls::{self, Hook, Kind, Refused, USER_IP4, USER_IP6, USER_PORT};
 use crate::cgroupfs::Cgroup;
 use aya_obj::generated::bpf_insn;
 use enforcer_model::spec::{Bind, Block, Network, Peer, Protocol};
@@ -227,12 +227,7 @@ const ADDRESS: Register = 6;
 
 /// Returns the program of a hook. It returns 1 for what is allowed.
 fn program(hook: Hook, rules: &Rules) -> Vec<bpf_insn> {
-    // The fields of `struct bpf_sock_addr`.
-    const USER_IP4: i16 = 4;
-    const USER_IP6: i16 = 8;
-    const USER_PORT: i16 = 24;
-    const OF_PROTOCOL: i16 = 36;
-    let is_v6 = matches!(hook, Hook::Bind6 | Hook::Connect6 | Hook::Send6);
+    let is_v6 = hook.is_v6();
     let mut program = Assembly::default();
     let mut allow = Assembly::default();
     allow.exit(1);
@@ -240,7 +235,7 @@ fn program(hook: Hook, rules: &Rules) -> Vec<bpf_insn> {
         allow_answers(&mut program, rules, &allow);
     }
     program
-        .load_word(PROTOCOL, CONTEXT, OF_PROTOCOL)
+        .load_word(PROTOCOL, CONTEXT, calls::PROTOCOL)
         .load_word(PORT, CONTEXT, USER_PORT);
     let allowed = match hook {
         Hook::Bind4 | Hook::Bind6 => &rules.bind,
@@ -289,13 +284,12 @@ fn program(hook: Hook, rules: &Rules) -> Vec<bpf_insn> {
 /// Allows what a socket sends that is bound to a declared port: a server answers its clients, at
 /// whatever address they are.
 fn allow_answers(program: &mut Assembly, rules: &Rules, allow: &Assembly) {
-    // Fields of `struct bpf_sock_addr` and of `struct bpf_sock`.
-    const SOCKET: i16 = 64;
+    // A field of `struct bpf_sock`.
     const SOURCE_PORT: i16 = 44;
     let declared = rules.bind.iter();
     let declared = declared.filter(|bind| bind.protocol == Some(Protocol::Udp));
     program
-        .load_long(PORT, CONTEXT, SOCKET)
+        .load_long(PORT, CONTEXT, calls::SOCKET)
         .load_word(PORT, PORT, SOURCE_PORT);
     for port in declared
         .filter_map(|bind| bind.port)

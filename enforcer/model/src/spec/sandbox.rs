@@ -68,10 +68,9 @@ pub const PROGRAMS: [&str; 9] = [
 /// `sandbox: strict`.
 pub const SOCKET_FOLDERS: [&str; 4] = ["/run/containerd", "/run/crio", "/run/dbus", "/run/podman"];
 /// Such sockets in other folders.
-pub const SOCKETS: [&str; 4] = [
+pub const SOCKETS: [&str; 3] = [
     "/run/docker.sock",
     "/run/snapd.socket",
-    "/run/systemd/io.system.ManagedOOM",
     "/run/systemd/private",
 ];
 
