@@ -1,30 +1,11 @@
-//! The failure of a command: its text and its exit code.
+//! The failure of a command.
 
 use crate::configuration::files::LoadError;
-use std::process::ExitCode;
+pub(crate) use enforcer_client::Fault;
 
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// Anything that has no code of its own.
-    Failed(String),
-    /// Drawn already, with a summary.
-    Drawn {
-        drawn: String,
-        summary: String,
-    },
-    /// The answer of `diff`, which says all there is to say.
-    Differs,
-    /// The arguments make no sense.
-    Usage(String),
-    NotRunning(String),
-    NoSuchWorkload(String),
-    NoAgent(String),
-    NotPermitted(String),
-}
-
-impl Fault {
-    /// Returns the failure of a command that could not read its manifest.
-    pub(crate) fn of_manifest(error: LoadError) -> Self {
+/// The failure of a command that could not read its manifest.
+impl From<LoadError> for Fault {
+    fn from(error: LoadError) -> Self {
         match error {
             LoadError::Faults(drawn, count) => {
                 let summary = if count == 1 {
@@ -39,43 +20,5 @@ impl Fault {
             }
             other => Self::Failed(format!("failed to {other}")),
         }
-    }
-
-    /// Returns the text of the failure.
-    pub(crate) fn text(&self) -> String {
-        match self {
-            Self::Differs => String::new(),
-            Self::Drawn { summary: text, .. }
-            | Self::Failed(text)
-            | Self::Usage(text)
-            | Self::NotRunning(text)
-            | Self::NoSuchWorkload(text)
-            | Self::NoAgent(text)
-            | Self::NotPermitted(text) => text.clone(),
-        }
-    }
-
-    pub(crate) fn print(&self) {
-        match self {
-            Self::Differs => {}
-            Self::Drawn { drawn, summary } => eprintln!("{}\n\nerror: {summary}", drawn.trim_end()),
-            Self::Failed(text)
-            | Self::Usage(text)
-            | Self::NotRunning(text)
-            | Self::NoSuchWorkload(text)
-            | Self::NoAgent(text)
-            | Self::NotPermitted(text) => eprintln!("error: {text}"),
-        }
-    }
-
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
-            Self::Failed(_) | Self::Drawn { .. } | Self::Differs => 1,
-            Self::Usage(_) => 2,
-            Self::NotRunning(_) => 3,
-            Self::NoSuchWorkload(_) => 4,
-            Self::NoAgent(_) => 5,
-            Self::NotPermitted(_) => 6,
-        })
     }
 }

@@ -48,6 +48,7 @@ pub fn main() -> ExitCode {
             }
         };
     }
+    failpoint::failpoint!("command-begun");
     enforcer_kernel::own_process::use_one_heap();
     telemetry::init();
     cli::main()

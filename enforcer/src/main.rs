@@ -1,4 +1,4 @@
-//! The agent and its command line in one binary.
+//! The full program: the agent and the whole command line.
 
 fn main() -> std::process::ExitCode {
     enforcer::main()

@@ -156,13 +156,7 @@ impl std::str::FromStr for Listen {
 
 impl Settings {
     pub(crate) fn runtime_dir(&self) -> PathBuf {
-        self.runtime_dir.clone().unwrap_or_else(|| {
-            let user = std::env::var_os("XDG_RUNTIME_DIR")
-                .map(|folder| PathBuf::from(folder).join("enforcer"));
-            let root = nix::unistd::geteuid().is_root();
-            user.filter(|_| !root)
-                .unwrap_or_else(|| PathBuf::from("/run/enforcer"))
-        })
+        enforcer_client::runtime_dir(self.runtime_dir.clone())
     }
 
     pub(crate) fn state_dir(&self) -> PathBuf {
@@ -186,6 +180,6 @@ impl Settings {
     pub(crate) fn socket(&self) -> PathBuf {
         self.socket
             .clone()
-            .unwrap_or_else(|| self.runtime_dir().join("enforcer.sock"))
+            .unwrap_or_else(|| enforcer_client::socket_in(&self.runtime_dir()))
     }
 }

@@ -70,7 +70,8 @@ fn statically(command: &mut Command) -> &mut Command {
 /// Compiles the agent, and returns the binary's path.
 pub(crate) fn agent() -> Result<PathBuf> {
     ebpf()?;
-    run(static_release("build").args(["--package", "enforcer"]))?;
+    let packages = ["--package", "enforcer", "--package", "enforcer-client"];
+    run(static_release("build").args(packages))?;
     let agent = target().join(HOST).join("release/enforcer");
     tidy::check_agent(&agent)?;
     Ok(agent)
@@ -103,7 +104,14 @@ pub(crate) struct Programs {
 
 /// The packages of a guest's programs. They are the same in each build, so that their dependencies
 /// have the same features.
-const GUEST: [&str; 4] = ["--package", "enforcer", "--package", "enforcer-tests"];
+const GUEST: [&str; 6] = [
+    "--package",
+    "enforcer",
+    "--package",
+    "enforcer-client",
+    "--package",
+    "enforcer-tests",
+];
 
 /// Compiles what runs inside the VM for the tests.
 ///
@@ -226,9 +234,11 @@ pub(crate) fn build_host_tests() -> Result<()> {
 }
 
 /// The packages whose tests run on the host in the release build.
-const HOST_TESTED: [&str; 12] = [
+const HOST_TESTED: [&str; 14] = [
     "--package",
     "enforcer",
+    "--package",
+    "enforcer-client",
     "--package",
     "enforcer-core",
     "--package",

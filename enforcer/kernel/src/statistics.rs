@@ -2,9 +2,10 @@
 //! when it is read (for `memory.stat` and `cpu.stat` it first adds up every CPU's part), so this
 //! pass is made only for a scrape.
 
+use super::cgroupfs::Cgroup;
 use super::counters::field;
 use super::pressure::total;
-use super::usage::UsageFiles;
+use super::usage::{Slower, UsageFiles};
 use enforcer_model::limits::Limits;
 
 /// `memory.events`, as the kernel calls its counters.
@@ -39,27 +40,41 @@ pub struct Statistics {
 /// `None` if the cgroup is gone.
 pub fn read(files: &UsageFiles, limits: Option<&Limits>) -> Option<Statistics> {
     let cgroup = files.cgroup();
-    let text = |file: &str| cgroup.read_if_present(file).ok().flatten();
-    let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
     let memory = files.memory()?;
-    let inactive = files.inactive()?;
-    let events = text("memory.events")?;
     let cpu = files.cpu_text()?;
+    let cpu_usec = field(&cpu, "usage_usec");
+    let (slow, slower) = files.slow((memory, cpu_usec), Some(read_slower))?;
     let (memory_max, swap_max) = files.limits(limits);
     Some(Statistics {
         memory,
-        working_set: memory.saturating_sub(inactive),
+        working_set: memory.saturating_sub(slow.inactive),
         memory_max,
-        memory_peak: number("memory.peak"),
-        swap: files.swap(),
+        memory_peak: slower.peak,
+        swap: slow.swap,
         swap_max,
-        memory_events: MEMORY_EVENTS.map(|event| field(&events, event)),
-        cpu_usec: field(&cpu, "usage_usec"),
+        memory_events: slower.events,
+        cpu_usec,
         throttled_usec: field(&cpu, "throttled_usec"),
         periods: field(&cpu, "nr_periods"),
         throttled_periods: field(&cpu, "nr_throttled"),
+        pids: slower.pids,
+        // A process may wait without running.
+        waited_usec: RESOURCES
+            .map(|resource| waited(&text(cgroup, &format!("{resource}.pressure"))?)),
+    })
+}
+
+fn text(cgroup: &Cgroup, file: &str) -> Option<String> {
+    cgroup.read_if_present(file).ok().flatten()
+}
+
+fn read_slower(cgroup: &Cgroup) -> Option<Slower> {
+    let number = |file: &str| text(cgroup, file)?.trim().parse::<u64>().ok();
+    let events = text(cgroup, "memory.events")?;
+    Some(Slower {
+        peak: number("memory.peak"),
+        events: MEMORY_EVENTS.map(|event| field(&events, event)),
         pids: number("pids.current"),
-        waited_usec: RESOURCES.map(|resource| waited(&text(&format!("{resource}.pressure"))?)),
     })
 }
 

@@ -2,12 +2,13 @@
 
 use super::cgroupfs::Cgroup;
 use super::counters::field;
-use super::{pressure, text_file};
+use super::{clock, pressure, text_file};
 use enforcer_model::limits::Limits;
 use enforcer_model::probe::{Load, Work};
-use enforcer_model::units::{Bytes, Limit};
+use enforcer_model::units::{Bytes, Limit, MonoTime};
 use enforcer_model::views::{Details, LimitState, Waiting};
 use nix::fcntl::OFlag;
+use parking_lot::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, OnceLock};
@@ -66,6 +67,44 @@ pub struct UsageFiles {
     cgroup: Arc<Cgroup>,
     /// `None` inside if the kernel has no such file.
     open: [OnceLock<Option<File>>; 4],
+    last: Mutex<Option<Last>>,
+}
+
+/// The time for which values are taken from the last reading while a workload neither runs nor
+/// changes its memory.
+const RESTS: Duration = Duration::from_secs(60);
+
+/// What changes only if a process of the cgroup runs or the charged memory changes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slow {
+    pub(crate) inactive: u64,
+    pub(crate) swap: Option<u64>,
+}
+
+/// The same, of the files that only a scrape reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Slower {
+    pub(crate) peak: Option<u64>,
+    /// The counts in the order of `statistics::MEMORY_EVENTS`.
+    pub(crate) events: [u64; 6],
+    pub(crate) pids: Option<u64>,
+}
+
+/// The last reading.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    at: MonoTime,
+    memory: u64,
+    cpu_usec: u64,
+    slow: Slow,
+    slower: Option<Slower>,
+}
+
+impl Last {
+    /// Returns whether the workload has rested since then, by what it uses now.
+    fn holds(&self, now: MonoTime, memory: u64, cpu_usec: u64) -> bool {
+        (self.memory, self.cpu_usec) == (memory, cpu_usec) && now.since(self.at) < RESTS
+    }
 }
 
 const CURRENT: usize = 0;
@@ -85,6 +124,7 @@ impl UsageFiles {
         Self {
             cgroup,
             open: Default::default(),
+            last: Mutex::default(),
         }
     }
 
@@ -143,19 +183,54 @@ impl UsageFiles {
         )
     }
 
+    /// Returns what changes only if a process of the cgroup runs or the charged memory changes: as it was
+    /// at the last reading, if neither has happened since. The kernel makes these values by much work,
+    /// and most workloads of a host rest. `more` reads what only a scrape needs.
+    pub(crate) fn slow(
+        &self,
+        (memory, cpu_usec): (u64, u64),
+        more: Option<fn(&Cgroup) -> Option<Slower>>,
+    ) -> Option<(Slow, Slower)> {
+        let now = clock::now();
+        let last = *self.last.lock();
+        let last = last.filter(|last| last.holds(now, memory, cpu_usec));
+        let slower = match (last.and_then(|last| last.slower), more) {
+            (Some(known), _) => Some(known),
+            (None, Some(read)) => Some(read(&self.cgroup)?),
+            (None, None) => None,
+        };
+        let slow = match last {
+            Some(last) => last.slow,
+            None => Slow {
+                inactive: self.inactive()?,
+                swap: self.swap(),
+            },
+        };
+        *self.last.lock() = Some(Last {
+            at: last.map_or(now, |last| last.at),
+            memory,
+            cpu_usec,
+            slow,
+            slower,
+        });
+        Some((slow, slower.unwrap_or_default()))
+    }
+
     /// Reads the whole use. `limits` are those that the kernel is known to have; without them they
     /// are read too.
     pub fn read(&self, limits: Option<&Limits>) -> Usage {
         let (memory_max, swap_max) = self.limits(limits);
         let cpu = self.cpu_text().unwrap_or_default();
-        // A workload that may not swap has nothing there.
-        let swap = (swap_max != Some(0)).then(|| self.swap()).flatten();
+        let cpu_usec = field(&cpu, "usage_usec");
+        let memory = self.memory();
+        let slow = memory.and_then(|memory| self.slow((memory, cpu_usec), None));
+        let slow = slow.unwrap_or_default().0;
         Usage {
-            working_set: self.working_set().unwrap_or(0),
+            working_set: memory.unwrap_or(0).saturating_sub(slow.inactive),
             memory_max,
-            swap: swap.unwrap_or(0),
+            swap: slow.swap.unwrap_or(0),
             swap_max,
-            cpu_usec: field(&cpu, "usage_usec"),
+            cpu_usec,
             periods: field(&cpu, "nr_periods"),
             throttled_periods: field(&cpu, "nr_throttled"),
         }
@@ -239,4 +314,25 @@ pub fn limit_states(cgroup: Option<&Cgroup>, limits: &Limits) -> Vec<LimitState>
         })
         .filter(|limit| limit.requested.is_some() || limit.effective.is_some())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reading_holds_while_the_workload_rests() {
+        let last = Last {
+            at: MonoTime(5),
+            memory: 4096,
+            cpu_usec: 17,
+            slow: Slow::default(),
+            slower: None,
+        };
+        let soon = MonoTime(5).after(RESTS - Duration::from_secs(1));
+        assert!(last.holds(soon, 4096, 17));
+        assert!(!last.holds(soon, 8192, 17), "its memory has changed");
+        assert!(!last.holds(soon, 4096, 18), "it has run");
+        assert!(!last.holds(MonoTime(5).after(RESTS), 4096, 17), "it is old");
+    }
 }

@@ -64,10 +64,7 @@ pub(crate) fn supervise(
         found.clear();
     }
     let (loaded, fault) = match manner {
-        Manner::Foreground { .. } => (
-            files::load(file, stderr_color).map_err(Fault::of_manifest)?,
-            None,
-        ),
+        Manner::Foreground { .. } => (files::load(file, stderr_color).map_err(Fault::from)?, None),
         // Files may be put there later; and one with a fault does not stop what runs.
         Manner::Daemon => files::load_readable(file, &dormant.names(), stderr_color),
     };

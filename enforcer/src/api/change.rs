@@ -6,6 +6,7 @@ use super::part::{Body, Part};
 use super::peer::Peer;
 use super::views;
 use crate::configuration::ConfigurationError;
+use crate::failpoint::failpoint;
 use crate::inbox::{Question, RequestError};
 use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse as _, Json, Response};
@@ -22,6 +23,7 @@ pub(super) async fn request(
     Part((name, word)): Part<(String, String)>,
     Body(body): Body,
 ) -> Result<Response, Failure> {
+    failpoint!("request-taken");
     peer.may_change()?;
     let request = match word.as_str() {
         "start" => Request::Start,
@@ -39,7 +41,9 @@ pub(super) async fn request(
         .events
         .ask(|reply| Question::Request(parsed, request, reply))
         .await;
-    match answer.ok_or_else(Failure::going_down)? {
+    let answer = answer.ok_or_else(Failure::going_down)?;
+    failpoint!("request-done");
+    match answer {
         // The caller of `probe` wants the probes' answers.
         Ok(view) if request == Request::Probe => {
             Ok(Json(views::inspect(&api, &view)).into_response())

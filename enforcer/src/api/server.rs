@@ -2,6 +2,7 @@
 //! leaves the other one free.
 
 use super::peer::Peer;
+use crate::failpoint::failpoint;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::http::Request;
@@ -73,6 +74,7 @@ pub(super) async fn serve<S: Source>(source: S, router: Router, lifetime: Option
                 continue;
             }
         };
+        failpoint!("connection-taken");
         let reserved = if peer.is_trusted() { 0 } else { S::RESERVED };
         let free = places.available_permits() > reserved;
         let place = free.then(|| Arc::clone(&places).try_acquire_owned().ok());
@@ -83,6 +85,7 @@ pub(super) async fn serve<S: Source>(source: S, router: Router, lifetime: Option
         let router = router.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |mut request: Request<Incoming>| {
+                failpoint!("request-parsed");
                 request.extensions_mut().insert(ConnectInfo(peer));
                 router.clone().call(request)
             });

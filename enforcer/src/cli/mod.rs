@@ -19,9 +19,12 @@ mod top;
 mod workload;
 
 use crate::agent::{self, Manner};
+use crate::failpoint::failpoint;
 use crate::fault::Fault;
 use crate::settings::{Color, Settings};
 use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use enforcer_client::http::escaped;
+use enforcer_client::short;
 use enforcer_core::spec::Sandbox;
 use format::Output;
 use std::io::IsTerminal as _;
@@ -207,7 +210,12 @@ enum Command {
 
 /// Runs the command line and returns the exit code that scripts rely on.
 pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(code) = short::run(&arguments) {
+        return code;
+    }
     let arguments = parse();
+    failpoint!("command-parsed");
     // These commands go on when their output is closed.
     let lives_on = matches!(
         arguments.command,
@@ -314,11 +322,6 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Symbolize => crate::executor::proof::symbolize::answer()
             .map_err(|error| Fault::Failed(format!("{error:#}"))),
     }
-}
-
-/// Escapes a text for a path or a query, so that it cannot become another path.
-fn escaped(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 fn use_color(color: Color, terminal: bool) -> bool {

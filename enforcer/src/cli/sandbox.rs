@@ -101,7 +101,7 @@ struct SandboxChanges {
 }
 
 pub(super) fn plan(file: &Path, level: Sandbox, output: Output, color: bool) -> Result<(), Fault> {
-    let loaded = files::load(file, color).map_err(Fault::of_manifest)?;
+    let loaded = files::load(file, color).map_err(Fault::from)?;
     eprint!("{}", loaded.warnings);
     let workloads = loaded.manifest.workloads.iter();
     let all: Vec<SandboxChanges> = workloads

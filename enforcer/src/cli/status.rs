@@ -2,10 +2,10 @@
 
 use super::escaped;
 use super::format::Output;
-use super::workload::throttle_in_words;
 use super::{client, ps};
 use crate::fault::Fault;
 use crate::settings::Settings;
+use enforcer_client::request::throttle_in_words;
 use enforcer_core::WorkloadState;
 use enforcer_core::health::Health;
 use enforcer_core::units::Bytes;
@@ -48,7 +48,10 @@ fn print(name: &str, found: &Inspection) {
         ["  next", next.as_deref().unwrap_or("-")],
         ["  health", &workload.health.to_string()],
         ["  ready", if workload.ready { "yes" } else { "no" }],
-        ["  throttle", &throttle_in_words(workload)],
+        [
+            "  throttle",
+            &throttle_in_words(workload.throttle, workload.throttle_cpu_percent),
+        ],
         [
             "  memory",
             &used(workload.memory_bytes, workload.memory_max_bytes),

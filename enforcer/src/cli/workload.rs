@@ -1,22 +1,21 @@
 //! Commands about manifests and single workloads.
 
 use super::client;
-use super::client::Answer;
 use super::escaped;
 use super::format::Output;
 use crate::configuration::files::{self, LoadError};
 use crate::fault::Fault;
 use crate::sentence;
 use crate::settings::Settings;
+use enforcer_client::request::{Outcome, outcome};
 use enforcer_core::WorkloadName;
 use enforcer_core::plan::{self, Change, Plan};
 use enforcer_core::spec::Manifest;
 use enforcer_kernel::pidfd::PidFd;
-use enforcer_model::claims::Throttling;
 use enforcer_model::requests::{
     ApplyAnswer, PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle, UnwrittenLimits,
 };
-use enforcer_model::views::{Inspection, WorkloadView};
+use enforcer_model::views::Inspection;
 use std::path::{Path, PathBuf};
 
 pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
@@ -42,7 +41,7 @@ pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
                 drawn.push_str(&text);
                 faults += count;
             }
-            Err(other) => return Err(Fault::of_manifest(other)),
+            Err(other) => return Err(Fault::from(other)),
         }
     }
     if faults == 0 {
@@ -64,7 +63,7 @@ pub(super) fn plan(
     output: Output,
     color: bool,
 ) -> Result<(), Fault> {
-    let loaded = files::load(file, color).map_err(Fault::of_manifest)?;
+    let loaded = files::load(file, color).map_err(Fault::from)?;
     eprint!("{}", loaded.warnings);
     let proposal = Proposal {
         file: Some(proposed(file)?),
@@ -98,7 +97,7 @@ pub(super) fn diff(settings: &Settings, file: &Path, color: bool) -> Result<(), 
         Fault::Differs => Fault::Differs,
     };
     let loaded = files::load(file, color)
-        .map_err(Fault::of_manifest)
+        .map_err(Fault::from)
         .map_err(unsaid)?;
     eprint!("{}", loaded.warnings);
     let proposal = Proposal {
@@ -227,24 +226,9 @@ pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result
 }
 
 pub(super) fn request(settings: &Settings, name: &str, request: &str) -> Result<(), Fault> {
-    let route = format!("/v1/workloads/{}/{request}", escaped(name));
-    let answer = client::order(settings, &route)?;
-    print_outcome(name, &answer, |workload| match (request, workload.pid) {
-        ("release", _) => throttle_in_words(workload),
-        ("reload", Some(pid)) => format!("reloaded (pid {pid})"),
-        (_, Some(pid)) => format!("{} (pid {pid})", workload.state),
-        (_, None) => workload.state.to_string(),
-    });
+    let outcome = enforcer_client::request::request(&settings.socket(), name, request)?;
+    println!("{outcome}");
     Ok(())
-}
-
-/// Prints the outcome of a request that was carried out.
-fn print_outcome(name: &str, answer: &Answer, describe: impl Fn(&WorkloadView) -> String) {
-    match answer.read() {
-        Ok(workload) => println!("{name}: {}", describe(&workload)),
-        // The agent is of another version.
-        Err(_) => println!("{name}: done"),
-    }
 }
 
 /// Ends the agent, and waits until it has gone.
@@ -281,16 +265,6 @@ pub(super) fn throttle(settings: &Settings, name: &str, cpu: &str) -> Result<(),
         cpu: cpu.to_owned(),
     };
     let answer = client::post(settings, &route, &body)?;
-    print_outcome(name, &answer, throttle_in_words);
+    println!("{}", outcome(name, &answer, Outcome::throttle_in_words));
     Ok(())
-}
-
-/// Returns the throttle of a workload in words.
-pub(super) fn throttle_in_words(workload: &WorkloadView) -> String {
-    match (workload.throttle, workload.throttle_cpu_percent) {
-        (Throttling::Throttled, Some(percent)) => format!("throttled to {percent}% of one CPU"),
-        (Throttling::Throttled, None) => "throttled".to_owned(),
-        (Throttling::Demoted, _) => "demoted to cpu.weight 1".to_owned(),
-        (Throttling::None, _) => "not throttled".to_owned(),
-    }
 }

@@ -348,8 +348,18 @@ impl Agent {
     /// If the program can't be started.
     #[must_use]
     pub fn cli(&self, arguments: &[&str]) -> Output {
+        self.cli_with(arguments, &[])
+    }
+
+    /// Runs the command line against this agent, with more variables in its environment.
+    ///
+    /// # Panics
+    /// If the program can't be started.
+    #[must_use]
+    pub fn cli_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         command(&self.folder)
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .output()
             .unwrap()

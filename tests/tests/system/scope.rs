@@ -19,7 +19,7 @@ fn run() -> Child {
 #[test]
 fn a_run_in_a_shell_gets_a_scope_and_the_next_one_takes_over() {
     sh(
-        "mkdir -p /root/bin && dpkg-deb --fsys-tarfile /root/enforcer_1.deb | tar -xO ./usr/bin/enforcer >/root/bin/enforcer \
+        "mkdir -p /root/bin && dpkg-deb --fsys-tarfile /root/enforcer_1.deb | tar -xO ./usr/libexec/enforcer/enforcer >/root/bin/enforcer \
         && chmod 755 /root/bin/enforcer && ln -sf /root/bin/enforcer /usr/local/bin/enforcer",
     );
     let text = "version: 1\nworkloads:\n  web:\n    command: [/usr/bin/fixture, rest]\n    user: web\n    \

@@ -56,7 +56,7 @@ pub(super) fn bulk(floor: &Samples) {
             ours.idle / theirs.idle.max(0.1)
         );
         println!(
-            "  resident: enforcer {:.1} MiB before and {:.1} MiB with all, systemd {:.1} and {:.1}",
+            "  resident, and the anonymous part: enforcer {} before and {} with all, systemd {} and {}",
             ours.resident.0, ours.resident.1, theirs.resident.0, theirs.resident.1
         );
     }
@@ -68,7 +68,7 @@ struct Figures {
     listed: Samples,
     read: Samples,
     idle: f64,
-    resident: (f64, f64),
+    resident: (Resident, Resident),
 }
 
 fn enforcer(count: usize) -> Figures {
@@ -198,16 +198,29 @@ fn cpu_nanos(pid: u32) -> u64 {
     threads.filter_map(of_thread).sum()
 }
 
-/// Returns the resident memory in MiB.
-fn resident(pid: u32) -> f64 {
-    let kilobytes = enforcer_tests::kernel::status(pid, "VmRSS").unwrap();
-    let number: f64 = kilobytes
-        .split_whitespace()
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    number / 1024.0
+/// Resident memory in MiB: all of it, and the anonymous part, which is neither the program nor its
+/// libraries.
+struct Resident {
+    all: f64,
+    anonymous: f64,
+}
+
+impl std::fmt::Display for Resident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1} MiB ({:.1})", self.all, self.anonymous)
+    }
+}
+
+fn resident(pid: u32) -> Resident {
+    let mebibytes = |key| {
+        let text = enforcer_tests::kernel::status(pid, key).unwrap();
+        let number: f64 = text.split_whitespace().next().unwrap().parse().unwrap();
+        number / 1024.0
+    };
+    Resident {
+        all: mebibytes("VmRSS"),
+        anonymous: mebibytes("RssAnon"),
+    }
 }
 
 /// Reads the metrics of all workloads once.
