@@ -6,8 +6,9 @@ use super::{
 };
 use enforcer_model::WorkloadState;
 use enforcer_tests::wait_within;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 const COUNTS: [usize; 2] = [300, 1000];
@@ -180,22 +181,17 @@ fn all_up(file: &str, count: usize) -> Duration {
 /// Returns the CPU time of all threads of these processes while nothing happens, in percent of a CPU.
 fn at_rest(pids: &[u32]) -> f64 {
     std::thread::sleep(QUIET / 8);
-    let used = || -> u64 { pids.iter().map(|pid| cpu_nanos(*pid)).sum() };
+    let used = || -> Duration { pids.iter().map(|pid| cpu_time(*pid)).sum() };
     let (begun, before) = (monotonic(), used());
     std::thread::sleep(QUIET);
-    #[expect(clippy::cast_precision_loss)]
-    let spent = (used() - before) as f64 / 1e9;
-    spent / (monotonic() - begun).as_secs_f64() * 100.0
+    (used() - before).as_secs_f64() / (monotonic() - begun).as_secs_f64() * 100.0
 }
 
-/// Sums the first field of `schedstat` of all threads: nanoseconds on a CPU.
-fn cpu_nanos(pid: u32) -> u64 {
-    let threads = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")).unwrap();
-    let of_thread = |entry: std::io::Result<fs::DirEntry>| -> Option<u64> {
-        let text = fs::read_to_string(entry.ok()?.path().join("schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok()
-    };
-    threads.filter_map(of_thread).sum()
+/// Returns the CPU time of all threads of a process, also of those that have ended.
+fn cpu_time(pid: u32) -> Duration {
+    let pid = Pid::from_raw(pid.cast_signed());
+    let time = clock_getcpuclockid(pid).and_then(clock_gettime).unwrap();
+    Duration::from(time)
 }
 
 /// Resident memory in MiB: all of it, and the anonymous part, which is neither the program nor its
