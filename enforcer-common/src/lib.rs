@@ -3,6 +3,8 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod gate;
+
 /// Raised with every change of a record's shape or of a map's type; it becomes
 /// part of the place where maps are pinned.
 pub const ABI_VERSION: u32 = 4;

@@ -102,6 +102,7 @@ pub const EVERY_KERNEL: &[Rule] = &[
     rule("credentials::", "file systems in memory"),
     rule("degraded::", "features that a kernel lacks"),
     rule("drift::", "notification of changed cgroups"),
+    rule("gate::", "reuseport groups, and eBPF that chooses in them"),
     rule("interface::the_doctor", "what a kernel offers"),
     rule("interface::the_ebpf", "eBPF"),
     rule("limits::", "the files of each controller"),

@@ -20,9 +20,11 @@ pub(crate) fn ebpf() -> Result<PathBuf> {
     let mut build = cargo("build");
     bpf_environment(&mut build, &linker);
     run(build.args(["--quiet", "--package", "enforcer-ebpf", "--profile", "bpf"]))?;
-    let built = target().join(BPF).join("bpf/enforcer-ebpf");
-    let object = target().join("bpf/enforcer.o");
-    copy_if_changed(&built, &object)?;
+    let built = target().join(BPF).join("bpf");
+    let objects = target().join("bpf");
+    copy_if_changed(&built.join("gate"), &objects.join("gate.o"))?;
+    let object = objects.join("enforcer.o");
+    copy_if_changed(&built.join("enforcer-ebpf"), &object)?;
     Ok(object)
 }
 

@@ -86,10 +86,12 @@ const OWN_METAPACKAGES: &[&str] = &["linux-image-virtual", "linux-image-generic"
 /// The series of such a kernel.
 const OWN: &str = "distribution";
 
-/// The modules that tests load: swap in a VM without a disk, a disk, and a network between
-/// namespaces. Each follows those that it needs.
-pub(crate) const MODULES: [&str; 7] = [
+/// The modules that tests load: swap in a VM without a disk, a disk, and lists of
+/// sockets. Each follows those that it needs.
+pub(crate) const MODULES: [&str; 9] = [
     "loop",
+    "inet_diag",
+    "tcp_diag",
     "virtio",
     "virtio_ring",
     "virtio_pci_legacy_dev",

@@ -8,6 +8,7 @@ pub mod capabilities;
 pub mod cgroupfs;
 pub mod clear;
 pub mod clock;
+pub mod connections;
 pub mod counters;
 pub mod cpus;
 pub mod credentials;

@@ -2,15 +2,16 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen,
-    socket, sockopt,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, connect,
+    getsockname, getsockopt, listen, setsockopt, shutdown, socket, sockopt,
 };
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Uid, fchown, fchownat};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -22,6 +23,40 @@ pub fn tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
     let listener = TcpListener::bind(address)?;
     listen(&listener, backlog_of(backlog))?;
     Ok(listener.into())
+}
+
+/// Listens at an address together with other sockets of this user, as `SO_REUSEPORT` (socket(7)) lets
+/// them. Connections wait there.
+///
+/// # Errors
+/// If another user has the address.
+pub fn shared(address: SocketAddr, is_v6_only: bool, user: Uid) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // The kernel compares the owners of the sockets.
+    fchown(&made, Some(user), None)?;
+    setsockopt(&made, sockopt::ReuseAddr, &true)?;
+    setsockopt(&made, sockopt::ReusePort, &true)?;
+    if address.is_ipv6() {
+        setsockopt(&made, sockopt::Ipv6V6Only, &is_v6_only)?;
+    }
+    bind(made.as_raw_fd(), &SockaddrStorage::from(address))?;
+    listen(&made, backlog_of(u32::MAX))?;
+    Ok(made)
+}
+
+/// Ends the wait of all connections at a socket: the kernel gives them to another one of its group, or
+/// refuses them. The socket listens again.
+///
+/// # Errors
+/// If it cannot listen again.
+pub fn flush(made: &OwnedFd) -> io::Result<()> {
+    // It may not listen, if an agent has died in between.
+    let _ = shutdown(made.as_raw_fd(), Shutdown::Both);
+    Ok(listen(made, backlog_of(u32::MAX))?)
 }
 
 /// Listens at a path, whose file gets this mode and owner. A socket at which no process listens is
@@ -55,6 +90,41 @@ fn own(path: &Path, mode: u32, owner: (Uid, Gid)) -> io::Result<()> {
     fchownat(&file, c"", Some(owner.0), Some(owner.1), flags)?;
     let place = format!("/proc/self/fd/{}", file.as_raw_fd());
     std::fs::set_permissions(place, std::fs::Permissions::from_mode(mode))
+}
+
+/// Has a socket listen, if it does not.
+///
+/// # Errors
+/// If it cannot.
+pub fn ensure(made: &OwnedFd) -> io::Result<()> {
+    if getsockopt(made, sockopt::AcceptConn)? {
+        return Ok(());
+    }
+    Ok(listen(made, backlog_of(u32::MAX))?)
+}
+
+/// Returns whether a connection waits at a socket.
+#[must_use]
+pub fn has_waiting(made: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(made.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1..))
+}
+
+/// Returns the address of a socket.
+#[must_use]
+pub fn address(made: &OwnedFd) -> Option<SocketAddr> {
+    let found: SockaddrStorage = getsockname(made.as_raw_fd()).ok()?;
+    match (found.as_sockaddr_in(), found.as_sockaddr_in6()) {
+        (Some(found), _) => Some(SocketAddr::V4((*found).into())),
+        (_, Some(found)) => Some(SocketAddr::V6((*found).into())),
+        (None, None) => None,
+    }
+}
+
+/// Returns the inode of a socket, as sock_diag(7) names it.
+#[must_use]
+pub fn inode(made: &OwnedFd) -> Option<u32> {
+    u32::try_from(fstat(made).ok()?.st_ino).ok()
 }
 
 /// The kernel bounds it by `net.core.somaxconn`.

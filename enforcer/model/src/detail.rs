@@ -97,6 +97,8 @@ kinds! {
     "pressure": Pressure(Pressure),
     "health": Health(HealthChange),
     "ready": Ready(ReadyChange),
+    /// The connections at the ports have ended before a stop, or the time for that is over.
+    "drain": Drain(Drained),
     "restart": Restart(RestartPlan),
     "reload": Reload(Reloaded),
     /// A file of `reload_on` has changed.
@@ -281,6 +283,18 @@ pub struct HealthChange {
 pub struct ReadyChange {
     pub ready: bool,
     pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    #[serde(rename = "took_seconds", with = "seconds")]
+    pub took: Duration,
+    /// The connections when the gate was closed, as the kernel listed them.
+    pub connections: u32,
+    /// The connections that are left, because the time is over.
+    pub left: u32,
+    /// The reason why the connections are not known. Then the wait was as long as it may be.
+    pub unknown: Option<String>,
 }
 
 words! {

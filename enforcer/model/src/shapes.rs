@@ -107,6 +107,7 @@ shapes! {
     AbsolutePaths(_generator) = list(&json!({ "type": "string", "pattern": "^/" }));
     Port(_generator) = json!({ "type": "integer", "minimum": 1, "maximum": 65_535 });
     Time(_generator) = json!({ "type": "string", "pattern": TIME });
+    TimeOrOff(_generator) = json!({ "anyOf": [{ "type": "string", "pattern": TIME }, { "enum": ["off", false] }] });
     Size(_generator) = size();
     SizeOrMax(_generator) = size_or_max();
     SizeOrShare(_generator) = either(&[size(), share()]);

@@ -338,7 +338,12 @@ async fn take_over(
     let known = workloads.iter().map(|taken| taken.workload.clone());
     executor.expect_sockets_of(known.collect());
     let keeper = Arc::clone(executor);
-    let connected = tokio::task::spawn_blocking(move || keeper.connect_holder()).await;
+    let connect = move || {
+        let connected = keeper.connect_holder();
+        keeper.resume_gate();
+        connected
+    };
+    let connected = tokio::task::spawn_blocking(connect).await;
     if !matches!(connected, Ok(Ok(()))) {
         tokio::spawn(Arc::clone(executor).replace_holder(0));
     }

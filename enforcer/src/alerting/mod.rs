@@ -205,11 +205,16 @@ impl Courier {
                 let target = match tls {
                     true => probe::Target::Tls {
                         host,
+                        pass: probe::Pass::default(),
                         port: *port,
                         name: host,
                         trust: ca_file.clone().map_or(Trust::Host, Trust::File),
                     },
-                    false => probe::Target::Tcp { host, port: *port },
+                    false => probe::Target::Tcp {
+                        host,
+                        port: *port,
+                        pass: probe::Pass::default(),
+                    },
                 };
                 let letter = presets::letter(*preset, message, routing_key.as_deref());
                 let mut all = headers.clone();

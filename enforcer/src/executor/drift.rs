@@ -158,6 +158,11 @@ impl Executor {
             if open.id != known.open.id {
                 let counters = open.counters.lock().read()?;
                 self.replace_cgroup(workload, open.clone());
+                let behind = self.put_behind_gate(workload, &known.spec, open.id, None);
+                if let Err(error) = behind {
+                    let (stage, error) = (error.stage, error.error);
+                    tracing::error!("{workload}: failed to {stage}: {error}");
+                }
                 self.events.send(Event::Instance(
                     workload.clone(),
                     instance,

@@ -171,6 +171,7 @@ impl Executor {
     pub(super) fn remove(&self, workload: &WorkloadName) {
         self.remove_directories(workload);
         self.remove_credentials_folder(workload);
+        self.take_from_gate(workload);
         self.close_sockets(workload);
         self.remove_cgroup(workload);
     }
@@ -210,6 +211,7 @@ impl Executor {
             std::thread::park_timeout(Duration::from_millis(5));
         }
         self.fork_server.end();
+        self.close_gate();
         // Under a service manager its cgroup is another unit's.
         let holder_has_ended = self.end_holder() && !crate::service::is_managed();
         self.tree.dissolve(holder_has_ended);

@@ -8,6 +8,7 @@ mod directories;
 pub(crate) mod drift;
 mod end;
 mod files;
+mod gate;
 pub(crate) mod instances;
 mod launch;
 pub(crate) mod levels;
@@ -95,6 +96,7 @@ pub(crate) struct Executor {
     fork_server: ForkServer,
     holder: Holder,
     kept_sockets: Mutex<sockets::KeptSockets>,
+    gates: gate::Gates,
     /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
     places: Mutex<Places>,
@@ -153,6 +155,7 @@ impl Executor {
             fork_server,
             holder,
             kept_sockets: Mutex::default(),
+            gates: gate::Gates::default(),
             holder_connections: Mutex::default(),
             places: Mutex::default(),
             command_permits: Arc::new(Semaphore::new(commands::MAX_CONCURRENT_COMMANDS)),
@@ -223,6 +226,10 @@ impl Executor {
             Aside::AbortStart => {
                 self.runtime
                     .spawn_blocking(move || this.abort_start(workload, instance));
+            }
+            Aside::SetDoor { door } => self.set_door(&workload, door),
+            Aside::Drain { limit } => {
+                self.runtime.spawn(this.drain((workload, instance), limit));
             }
             Aside::ReportStuck => {
                 self.runtime

@@ -217,6 +217,7 @@ impl Executor {
         if let Err(error) = self.exchange_sockets() {
             tracing::warn!("the holder did not take the sockets: {error}");
         }
+        self.take_all_waiting();
         self.recall_notices();
         let this = Arc::clone(self);
         self.runtime

@@ -15,6 +15,10 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+/// The beginning of the names of sockets where connections to a port wait. No socket of `listen` is called
+/// so.
+pub(super) const PORT: &str = "port:";
+
 /// A socket, with the setting that it was made for.
 #[derive(Debug)]
 struct KeptSocket {
@@ -54,15 +58,18 @@ impl Executor {
         spec: &WorkloadSpec,
         user: &Identity,
     ) -> Result<Vec<Arc<OwnedFd>>, StartError> {
+        let is_port = |name: &str| name.starts_with(PORT) && !spec.ports.is_empty();
         if spec.listen.is_empty() {
-            self.close_sockets(workload);
+            self.close_sockets_of(workload, is_port);
             return Ok(Vec::new());
         }
         if !self.kept_sockets.lock().has_asked {
             // It may have the socket that is wanted here. If not, it is asked once more below.
             let _ = self.connect_holder();
         }
-        self.close_sockets_of(workload, |name| spec.listen.contains_key(name));
+        self.close_sockets_of(workload, |name| {
+            is_port(name) || spec.listen.contains_key(name)
+        });
         let mut all = Vec::new();
         for (name, listen) in &spec.listen {
             let made_for = setting(listen, user)?;
@@ -119,16 +126,27 @@ impl Executor {
         };
         let made = made.map_err(|error| io_failure(&format!("listen at {shown}"), &error))?;
         let socket = Arc::new(made);
+        self.keep_socket(name, made_for, &socket);
+        Ok(socket)
+    }
+
+    /// Keeps a socket, in the holder as well.
+    pub(super) fn keep_socket(
+        self: &Arc<Self>,
+        name: SocketName,
+        made_for: String,
+        socket: &Arc<OwnedFd>,
+    ) {
         {
             let mut all = self.kept_sockets.lock();
             all.unclosed.remove(&name);
             let kept = KeptSocket {
                 made_for: made_for.clone(),
-                socket: Arc::clone(&socket),
+                socket: Arc::clone(socket),
             };
             all.open.insert(name.clone(), kept);
         }
-        let kept = self.ask_holder(|holder| holder.keep_socket(&name, &made_for, &socket));
+        let kept = self.ask_holder(|holder| holder.keep_socket(&name, &made_for, socket));
         if let Err(error) = kept {
             // It is lost with the agent then, and not with the instance.
             tracing::warn!(
@@ -137,7 +155,27 @@ impl Executor {
                 name.name
             );
         }
-        Ok(socket)
+    }
+
+    /// Returns the sockets where connections to a workload's ports wait: the name, the setting and
+    /// the socket of each.
+    pub(super) fn waiting_sockets(
+        &self,
+        workload: &WorkloadName,
+    ) -> Vec<(String, String, Arc<OwnedFd>)> {
+        let all = self.kept_sockets.lock();
+        let found = all
+            .open
+            .iter()
+            .filter(|(name, _)| name.workload == *workload && name.name.starts_with(PORT));
+        let found = found.map(|(name, kept)| {
+            (
+                name.name.clone(),
+                kept.made_for.clone(),
+                Arc::clone(&kept.socket),
+            )
+        });
+        found.collect()
     }
 
     /// Closes the sockets of a workload, so that clients are refused instead of waiting.
@@ -161,7 +199,7 @@ impl Executor {
         names.cloned().collect()
     }
 
-    fn close_socket(&self, name: &SocketName) {
+    pub(super) fn close_socket(&self, name: &SocketName) {
         let mut all = self.kept_sockets.lock();
         let Some(kept) = all.open.remove(name) else {
             return;

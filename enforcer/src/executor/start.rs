@@ -171,6 +171,8 @@ impl Executor {
         failpoint!("start-limited");
         let launch = self.launch(workload, spec, cause)?;
         let identity = &launch.identity;
+        self.put_behind_gate(workload, spec, open.id, Some(identity.uid))?;
+        self.name_strangers(workload, spec);
         let owner = launch.switch_user.then_some((identity.uid, identity.gid));
         let counters = self.read_counters(&open.counters)?;
         failpoint!("start-counted");

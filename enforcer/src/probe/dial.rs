@@ -8,19 +8,38 @@ use enforcer_model::probe::is_forbidden;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
+/// What a probe does before it connects to its own workload behind the gate, with the source port and
+/// the port: without it, the connection would wait until the workload is ready.
+#[derive(Clone, Default)]
+pub(crate) struct Pass(pub(super) Option<Arc<dyn Fn(u16, u16) + Send + Sync>>);
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Pass").field(&self.0.is_some()).finish()
+    }
+}
+
+/// Addresses with the pass for them.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    pub(super) all: Vec<SocketAddr>,
+    pub(super) pass: Pass,
+}
+
 /// Asks a `tcp` probe: an accepted connection passes.
-pub(super) async fn ask(target: (&str, u16), timeout: Duration) -> Outcome {
+pub(super) async fn ask(target: (&str, u16), pass: Pass, timeout: Duration) -> Outcome {
     let known = AtomicBool::new(false);
     let asked = async {
-        let addresses = resolve(target).await?;
+        let all = resolve(target).await?;
         known.store(true, Ordering::Relaxed);
-        connect(&addresses).await
+        connect(&Addresses { all, pass }).await
     };
     match tokio::time::timeout(timeout, asked).await {
         Ok(Ok(_)) => Outcome::Passed,
@@ -44,14 +63,15 @@ const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
 /// Connects to the first address that accepts. An address that does not answer does not keep
 /// the others from being tried.
-pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Outcome> {
+pub(super) async fn connect(addresses: &Addresses) -> Result<TcpStream, Outcome> {
     let mut outcome = Outcome::Unknown("there is no address".to_owned());
     let mut attempts = JoinSet::new();
-    let mut left = addresses.iter().copied();
+    let mut left = addresses.all.iter().copied();
     let mut add = |attempts: &mut JoinSet<_>| {
         let next = left.next();
         if let Some(address) = next {
-            attempts.spawn(async move { (address, TcpStream::connect(address).await) });
+            let pass = addresses.pass.clone();
+            attempts.spawn(async move { (address, connect_to(address, &pass).await) });
         }
         next.is_some()
     };
@@ -82,6 +102,21 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Outco
         }
         more = add(&mut attempts);
     }
+}
+
+async fn connect_to(address: SocketAddr, pass: &Pass) -> io::Result<TcpStream> {
+    if let Some(announce) = &pass.0 {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // An address of another host cannot be bound, and nothing behind the gate is there.
+        if socket.bind(SocketAddr::new(address.ip(), 0)).is_ok() {
+            announce(socket.local_addr()?.port(), address.port());
+            return socket.connect(address).await;
+        }
+    }
+    TcpStream::connect(address).await
 }
 
 /// Joins the outcomes of several addresses: the first one that was reached counts.
@@ -201,6 +236,14 @@ fn addresses_of(file: &str, host: &str) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn without_pass(all: &[SocketAddr]) -> Addresses {
+        Addresses {
+            all: all.to_vec(),
+            pass: Pass::default(),
+        }
+    }
+
     #[test]
     fn every_address_of_a_host_is_found() {
         let file =
@@ -221,11 +264,14 @@ mod tests {
         let open = listener.local_addr().expect("an address");
         let closed = SocketAddr::new("127.0.0.9".parse().expect("an address"), open.port());
         for addresses in [[closed, open], [open, closed]] {
-            let stream = connect(&addresses).await;
+            let stream = connect(&without_pass(&addresses)).await;
             let peer = stream.ok().and_then(|stream| stream.peer_addr().ok());
             assert_eq!(peer, Some(open));
         }
-        assert!(matches!(connect(&[closed]).await, Err(Outcome::Failed(_))));
+        assert!(matches!(
+            connect(&without_pass(&[closed])).await,
+            Err(Outcome::Failed(_))
+        ));
     }
 
     /// A socket that connects to the port it is bound to reaches itself.

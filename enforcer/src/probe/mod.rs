@@ -9,6 +9,7 @@ pub(crate) mod http;
 mod lateness;
 mod way;
 
+pub(crate) use dial::Pass;
 pub(crate) use http::post;
 pub(crate) use lateness::Lateness;
 pub(crate) use way::Target;
@@ -102,6 +103,17 @@ impl Prober {
         }
     }
 
+    /// Returns the pass of a probe to its own workload's ports.
+    fn pass(&self, run: &ProbeRun) -> Pass {
+        if run.spec.ports.is_empty() {
+            return Pass::default();
+        }
+        let (executor, workload) = (Arc::clone(&self.executor), run.workload.clone());
+        Pass(Some(Arc::new(move |from, to| {
+            executor.direct(&workload, from, to);
+        })))
+    }
+
     async fn carry_out(self: &Arc<Self>, run: &ProbeRun, probe: &Probe) -> Outcome {
         let timeout = probe.timeout;
         let mut outcome = match &probe.check {
@@ -117,6 +129,7 @@ impl Prober {
                     (None, port) => Ok(Target::Tcp {
                         host,
                         port: port.unwrap_or(80),
+                        pass: self.pass(run),
                     }),
                 };
                 match target {
@@ -136,6 +149,7 @@ impl Prober {
                 let target = Target::Tls {
                     host,
                     port: *port,
+                    pass: self.pass(run),
                     name: server_name.as_deref().unwrap_or(host),
                     trust: match ca_file {
                         _ if *insecure => Trust::Anything,
@@ -150,10 +164,14 @@ impl Prober {
                 port,
                 service,
             } => {
-                let target = Target::Tcp { host, port: *port };
+                let target = Target::Tcp {
+                    host,
+                    port: *port,
+                    pass: self.pass(run),
+                };
                 grpc::ask(&target, service.as_deref(), timeout).await
             }
-            Check::Tcp { host, port } => dial::ask((host, *port), timeout).await,
+            Check::Tcp { host, port } => dial::ask((host, *port), self.pass(run), timeout).await,
             Check::Exec { command } => self.execute(run, command, timeout).await,
             Check::File { path, fresh_within } => {
                 let look = (path.clone(), *fresh_within);

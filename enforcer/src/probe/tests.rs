@@ -119,6 +119,7 @@ async fn a_server_of_grpc_is_asked_about_a_service() {
     });
     let ask = async |service| {
         let target = Target::Tcp {
+            pass: Pass::default(),
             host: "127.0.0.1",
             port,
         };
@@ -142,6 +143,7 @@ async fn a_server_that_speaks_no_http2_fails_the_probe() {
         }
     });
     let target = Target::Tcp {
+        pass: Pass::default(),
         host: "127.0.0.1",
         port,
     };

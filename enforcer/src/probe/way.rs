@@ -1,11 +1,11 @@
 //! The way to a server: a TCP connection, one over TLS, or a Unix socket.
 
+use super::dial::{Addresses, Pass};
 use super::{dial, failed};
 use crate::tls::{self, Trust};
 use enforcer_core::probe::Outcome;
 use enforcer_kernel::place::Place;
 use rustls::ClientConfig;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -16,10 +16,12 @@ pub(crate) enum Target<'t> {
     Tcp {
         host: &'t str,
         port: u16,
+        pass: Pass,
     },
     Tls {
         host: &'t str,
         port: u16,
+        pass: Pass,
         name: &'t str,
         trust: Trust,
     },
@@ -31,8 +33,8 @@ pub(crate) enum Target<'t> {
 
 /// A target whose addresses and certificates are known.
 pub(super) enum Way {
-    Tcp(Vec<SocketAddr>),
-    Tls(Vec<SocketAddr>, String, Arc<ClientConfig>),
+    Tcp(Addresses),
+    Tls(Addresses, String, Arc<ClientConfig>),
     /// As it is named, and where it is.
     Unix(String, Arc<Place>),
 }
@@ -41,6 +43,11 @@ pub(super) enum Way {
 pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+async fn find(target: (&str, u16), pass: Pass) -> Result<Addresses, Outcome> {
+    let all = dial::resolve(target).await?;
+    Ok(Addresses { all, pass })
+}
 
 impl Target<'_> {
     pub(super) fn host(&self) -> &str {
@@ -68,11 +75,14 @@ impl Target<'_> {
     /// Finds the addresses, and reads the certificates that are accepted.
     pub(super) async fn way(&self) -> Result<Way, Outcome> {
         match self {
-            Self::Tcp { host, port } => Ok(Way::Tcp(dial::resolve((host, *port)).await?)),
+            Self::Tcp { host, port, pass } => {
+                Ok(Way::Tcp(find((host, *port), pass.clone()).await?))
+            }
             Self::Unix { path, place } => Ok(Way::Unix((*path).to_owned(), Arc::clone(place))),
             Self::Tls {
                 host,
                 port,
+                pass,
                 name,
                 trust,
             } => {
@@ -81,7 +91,7 @@ impl Target<'_> {
                 let client = client.map_err(|error| Outcome::Unknown(error.to_string()))?;
                 // Our own settings are wrong: that says nothing about the server.
                 let client = client.map_err(Outcome::Unknown)?;
-                let addresses = dial::resolve((host, *port)).await?;
+                let addresses = find((host, *port), pass.clone()).await?;
                 Ok(Way::Tls(addresses, (*name).to_owned(), client))
             }
         }
@@ -94,6 +104,7 @@ impl Way {
         match self {
             Self::Tcp(addresses) | Self::Tls(addresses, ..) => {
                 addresses
+                    .all
                     .iter_mut()
                     .for_each(|address| address.set_port(port));
             }

@@ -2,11 +2,12 @@
 //! metric is made, written and dropped after another: with a thousand workloads, all of them at
 //! once would be larger than the agent itself.
 
-use super::counts::{All, Counts, OfProbe, OfWorkload};
+use super::counts::{self, All, OfProbe, OfWorkload};
 use super::table::FAMILIES;
 use crate::executor::Executor;
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
+use enforcer_kernel::bpf::gate::Counts;
 use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::own_process::{self, OwnProcess};
@@ -29,7 +30,7 @@ pub(crate) enum Format {
 /// The state that scrapes share.
 #[derive(Debug)]
 pub(crate) struct Telemetry {
-    pub(crate) counts: Counts,
+    pub(crate) counts: counts::Counts,
     host: Mutex<HostUsage>,
 }
 
@@ -39,6 +40,8 @@ pub(super) struct One {
     /// `None` where it has no cgroup.
     pub(super) read: Option<Statistics>,
     pub(super) counts: Option<OfWorkload>,
+    /// The connections of each of its ports.
+    pub(super) gate: Vec<(String, Counts)>,
     /// The time of each probe's last answer, in seconds of the Unix epoch.
     pub(super) answered: Vec<(ProbeName, f64)>,
 }
@@ -87,7 +90,7 @@ impl Default for Telemetry {
         // Shares of time count from here.
         host.cpu();
         Self {
-            counts: Counts::default(),
+            counts: counts::Counts::default(),
             host: Mutex::new(host),
         }
     }
@@ -101,6 +104,7 @@ impl Telemetry {
         let workloads = views.into_iter().map(|view| One {
             read: executor.statistics_of(&view.name),
             counts: counts.workloads.remove(&view.name),
+            gate: executor.gate_counts(&view.name),
             answered: answered(&view),
             view,
         });
@@ -306,6 +310,14 @@ mod tests {
                 waited_usec: [Some((3_000_000, 0)), Some((1_500_000, 500_000)), None],
             }),
             counts: Some(counts),
+            gate: vec![(
+                "http".to_owned(),
+                Counts {
+                    given: vec![420],
+                    parked: 7,
+                    refused: 1,
+                },
+            )],
             answered: vec![(ProbeName::Liveness, 1_767_225_600.25)],
         }
     }
@@ -317,6 +329,7 @@ mod tests {
             view: view("worker", WorkloadState::BreakerOpen),
             read: None,
             counts: None,
+            gate: Vec::new(),
             answered: Vec::new(),
         };
         let mut counts = All {

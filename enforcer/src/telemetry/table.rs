@@ -57,6 +57,26 @@ pub(super) const FAMILIES: &[Family] = &[
             }
         },
     ),
+    counter(
+        "gate_connections_total",
+        "Connections to a port behind the gate, by what became of each attempt.",
+        |scrape, samples| {
+            for one in &scrape.workloads {
+                for (port, counts) in &one.gate {
+                    let given = counts.given.iter().sum();
+                    let results = [
+                        ("given", given),
+                        ("parked", counts.parked),
+                        ("refused", counts.refused),
+                    ];
+                    for (result, count) in results {
+                        let labels = [("workload", one.name()), ("port", port), ("result", result)];
+                        samples.add(&labels, float(count));
+                    }
+                }
+            }
+        },
+    ),
     gauge(
         "host_cpu_used_ratio",
         "Of all CPUs' time between the last two scrapes that were a second apart.",

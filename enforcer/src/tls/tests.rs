@@ -2,7 +2,7 @@
 //! `localhost` that it has signed, and one that `openssl req -x509` has made, which signs itself.
 
 use super::*;
-use crate::probe::{Target, http};
+use crate::probe::{Pass, Target, http};
 use enforcer_core::probe::Outcome;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
@@ -54,6 +54,7 @@ async fn serve_with(certificate: &str, answer: &'static [u8], says_end: bool) ->
 
 async fn ask(port: u16, name: &str, trust: Trust) -> String {
     let target = Target::Tls {
+        pass: Pass::default(),
         host: "127.0.0.1",
         port,
         name,
@@ -138,6 +139,7 @@ async fn a_message_goes_over_tls() {
     let port = serve("server").await;
     let post = async |trust: Trust| {
         let target = Target::Tls {
+            pass: Pass::default(),
             host: "localhost",
             port,
             name: "localhost",

@@ -19,6 +19,7 @@ mod directories;
 mod door;
 mod drift;
 mod forking;
+mod gate;
 mod history;
 mod hooks;
 mod interface;

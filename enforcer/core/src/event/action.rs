@@ -6,6 +6,7 @@ use crate::limits::Limits;
 use crate::name::WorkloadName;
 use crate::spec::{Host, StopScope, WorkloadSpec};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A change to the host.
 #[derive(Clone, Debug)]
@@ -78,6 +79,22 @@ pub enum Aside {
     /// Reports the processes that are still there after they were killed.
     /// Answered by `Stays`, if there are any.
     ReportStuck,
+    /// Opens or closes the gate in front of the workload's ports. It is done before any later change.
+    SetDoor { door: Door },
+    /// Waits until the instance has no connection at its ports, for this long at most. Answered by
+    /// `Drained`.
+    Drain { limit: Duration },
+}
+
+/// What becomes of a new connection to a port of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// It reaches the program.
+    Open,
+    /// It waits until the workload is ready.
+    Wait,
+    /// It is refused.
+    Refuse,
 }
 
 /// A change for all workloads together, or for the host.
@@ -140,6 +157,8 @@ impl Aside {
             Self::Remedy { .. } => "remedy",
             Self::RunHook { .. } => "run_hook",
             Self::ReportStuck => "report_stuck",
+            Self::SetDoor { .. } => "set_door",
+            Self::Drain { .. } => "drain",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The events that the core decides about.
 
-use super::{CgroupId, ExitStatus, Hook, HostMeasured, LimitChange, Measured, Request, StartError};
+use super::{
+    CgroupId, Drained, ExitStatus, Hook, HostMeasured, LimitChange, Measured, Request, StartError,
+};
 use super::{InstanceId, Seq, TakenOver};
 use crate::alert::Standing;
 use crate::cpu_loop::{Evidence, Suspect, Thread};
@@ -196,6 +198,10 @@ pub enum InstanceEvent {
     /// Processes of the instance are still there long after SIGKILL.
     Stays {
         processes: String,
+    },
+    /// The answer to [`super::Aside::Drain`].
+    Drained {
+        drained: Drained,
     },
 }
 

@@ -12,7 +12,7 @@ pub use transition::Transition;
 
 pub use enforcer_model::detail::{
     Adopted, AgentChange, AgentState, AlertChange, AlertState, BreakerChange, BreakerState,
-    ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, DriftFound, Exit, FileChange,
+    ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, Drained, DriftFound, Exit, FileChange,
     HealthChange, HostPressure, Kind, LimitChange, Lost, LostFrom, MainChange, Pressure,
     PressureAnswer, ReadyChange, Release, ReleaseReason, Reloaded, RestartPlan, Start, StartError,
     Stop, ThrottleChange,
@@ -22,7 +22,9 @@ pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId
 pub use crate::host::HostMeasured;
 pub use crate::moment::Moment;
 pub use crate::recovery::Remedy;
-pub use action::{Action, Aside, HostAction, HostChange, Step, WorkloadAction, WorkloadChange};
+pub use action::{
+    Action, Aside, Door, HostAction, HostChange, Step, WorkloadAction, WorkloadChange,
+};
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook};
 pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, WorkloadEvent};
 pub use observed::{Answered, Found, Measured, TakenOver};

@@ -28,6 +28,7 @@ impl Transition {
             | Detail::Release(_)
             | Detail::Health(_)
             | Detail::Ready(_)
+            | Detail::Drain(_)
             | Detail::FileChange(_)
             | Detail::Main(_)
             | Detail::Alert(_)

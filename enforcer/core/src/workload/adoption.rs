@@ -87,7 +87,9 @@ impl Workload {
             Lifecycle::Stopping(ref stopping) => match found {
                 // The signal may not have arrived, so it is sent once more.
                 Found::Running(..) if stopping.withdrawing.is_some() => {
-                    self.withdrawn(context, false);
+                    if !self.resume_drain(context) {
+                        self.withdrawn(context, false);
+                    }
                 }
                 Found::Running(..) if stopping.kill_at.is_some() => {
                     let reason = stopping.reason;

@@ -193,6 +193,7 @@ impl Lifecycle {
                 after,
                 reason,
                 withdrawing,
+                draining: false,
                 // They may not have ended, so they run again.
                 finishing: withdrawing.is_none(),
                 asked_at: kept.since,

@@ -40,6 +40,8 @@ pub(super) struct Stopping {
     pub(super) reason: Reason,
     /// The stop signal waits for a hook, at most until this time.
     pub(super) withdrawing: Option<MonoTime>,
+    /// The stop signal waits for the end of connections, at most until `withdrawing`.
+    pub(super) draining: bool,
     /// The commands of `before_stop` have begun, or are not wanted.
     pub(super) finishing: bool,
     /// The time of the stop.

@@ -18,6 +18,7 @@ mod configuration;
 mod drift;
 mod end;
 mod event;
+mod gate;
 mod health;
 mod host_pressure;
 mod ladder;
@@ -50,6 +51,7 @@ use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::MonoTime;
+use gate::Gate;
 use lifecycle::Lifecycle;
 use loops::Loops;
 use readiness::Ready;
@@ -91,6 +93,7 @@ pub(crate) struct Workload {
     /// is short of memory.
     standing_claims: Claims,
     ready: Ready,
+    gate: Gate,
     health: Health,
     health_why: String,
     /// The event that reported the health.
@@ -137,6 +140,7 @@ impl Workload {
             repairs: Repairs::default(),
             standing_claims: Claims::default(),
             ready: Ready::default(),
+            gate: Gate::default(),
             health: Health::default(),
             health_why: String::new(),
             health_seq: Seq(0),
@@ -252,6 +256,7 @@ impl Workload {
     pub(crate) fn refresh(&mut self, context: &mut Context<'_>) {
         self.refresh_health(context);
         self.refresh_ready(context);
+        self.refresh_gate(context);
     }
 
     fn enter(&mut self, context: &Context<'_>, state: Lifecycle, reason: impl Into<String>) {
@@ -368,8 +373,11 @@ impl Workload {
 
     /// Returns the time at which this workload next acts by itself.
     pub(crate) fn deadline(&self, ebpf: bool) -> Option<MonoTime> {
+        let gate = self.gate_deadline();
         let due = match self.state {
-            Lifecycle::Starting { abort_at, .. } => return abort_at,
+            Lifecycle::Starting { abort_at, .. } => {
+                return [abort_at, gate].into_iter().flatten().min();
+            }
             Lifecycle::Stopping(ref stopping) => {
                 let next = stopping.withdrawing.or(stopping.kill_at);
                 [next, stopping.report_stuck_at].into_iter().flatten().min()
@@ -391,6 +399,7 @@ impl Workload {
         let settle = self.ledger.deadline(self.circumstances(ebpf));
         let loops = self.loops().and_then(Loops::deadline);
         let repair = self.repairs.deadline();
-        [due, settle, loops, repair].into_iter().flatten().min()
+        let all = [due, settle, loops, repair, gate];
+        all.into_iter().flatten().min()
     }
 }

@@ -9,6 +9,10 @@ use crate::event::{
 use crate::spec::ProbeName;
 use crate::units::MonoTime;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The longest time between the end of a wait and its answer.
+pub(super) const ANSWER: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ready {
@@ -41,6 +45,10 @@ impl Ready {
 
     pub(super) fn is_busy(&self) -> bool {
         self.running.is_some()
+    }
+
+    pub(super) fn seq(&self) -> Seq {
+        self.seq
     }
 }
 
@@ -81,6 +89,7 @@ impl Workload {
         let spec = &self.spec;
         let gates = [ProbeName::Startup, ProbeName::Readiness];
         let matters = gates.iter().any(|name| spec.probes.contains_key(name))
+            || !spec.ports.is_empty()
             || spec.on_ready.is_some()
             || spec.on_unready.is_some();
         self.ready.seq = if matters {

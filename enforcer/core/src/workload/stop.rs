@@ -67,6 +67,7 @@ impl Workload {
                 stopping.after = after;
                 if kill {
                     stopping.withdrawing = None;
+                    stopping.draining = false;
                     stopping.kill_at = None;
                     let reason = stopping.reason;
                     self.kill_tree(context, reason);
@@ -140,6 +141,7 @@ impl Workload {
             kill,
         });
         let seq = self.report(context, Some(cause), because, detail);
+        let was_open = self.gate.is_open();
         let busy = self.withdraw(context);
         let Lifecycle::Running(running) = std::mem::replace(&mut self.state, Lifecycle::Pending)
         else {
@@ -147,12 +149,17 @@ impl Workload {
         };
         // A hook that failed has nothing to finish, so the stop does not wait for it.
         let waits = !kill && !matches!(after, After::Recover(_));
+        let reason = Reason { cause, seq };
+        // The host needs what the workload has, or goes down.
+        let is_urgent = matches!(cause, Cause::Agent | Cause::HostPressure);
+        let draining = waits && was_open && !is_urgent;
         let withdrawing = busy.filter(|_| waits);
         let stopping = Stopping {
             instance: running.instance,
             after,
-            reason: Reason { cause, seq },
+            reason,
             withdrawing,
+            draining,
             finishing: !waits,
             asked_at: context.moment.now,
             kill_at: None,
@@ -161,6 +168,15 @@ impl Workload {
         };
         let why = format!("stopping ({cause})");
         self.enter(context, Lifecycle::Stopping(Box::new(stopping)), why);
+        // Before the signal, so that no new connection reaches the program.
+        self.refresh_gate(context);
+        if draining {
+            let until = self.drain(context, reason);
+            if let Lifecycle::Stopping(stopping) = &mut self.state {
+                stopping.withdrawing = withdrawing.max(Some(until));
+            }
+            return;
+        }
         if withdrawing.is_none() && !self.finish(context) {
             self.ask_to_end(context, kill);
         }
@@ -215,8 +231,8 @@ impl Workload {
         let Lifecycle::Stopping(stopping) = &mut self.state else {
             return;
         };
-        // A hook of readiness may end beside them.
-        let waits_for_others = stopping.finishing && !finished;
+        // A hook of readiness may end beside them, and beside the end of the connections.
+        let waits_for_others = (stopping.finishing && !finished) || stopping.draining;
         if waits_for_others
             && stopping
                 .withdrawing
@@ -224,6 +240,7 @@ impl Workload {
         {
             return;
         }
+        stopping.draining = false;
         if stopping.withdrawing.take().is_some() && !self.finish(context) {
             self.ask_to_end(context, false);
         }

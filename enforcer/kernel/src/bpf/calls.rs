@@ -13,6 +13,7 @@ use std::path::Path;
 const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
+const MAP_DELETE_ELEM: libc::c_int = 3;
 const MAP_GET_NEXT_KEY: libc::c_int = 4;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_ATTACH: libc::c_int = 8;
@@ -26,6 +27,11 @@ const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const MAP_FREEZE: libc::c_int = 22;
 const LINK_CREATE: libc::c_int = 28;
 
+/// `BPF_CGROUP_INET_SOCK_CREATE` and `BPF_CGROUP_SOCK_OPS` of `enum bpf_attach_type`.
+const CREATE_SOCKET: u32 = 2;
+const SOCKET_OPERATIONS: u32 = 3;
+/// `BPF_SK_REUSEPORT_SELECT_OR_MIGRATE` of `enum bpf_attach_type`.
+const SELECT_OR_MIGRATE: u32 = 40;
 /// `BPF_PERF_EVENT` of `enum bpf_attach_type`.
 const PERF_EVENT: u32 = 41;
 /// The log that the verifier writes about a program that it refuses.
@@ -39,6 +45,13 @@ pub(super) enum Kind {
     RawTracepoint,
     /// Looks at an address before a socket of a cgroup uses it.
     CgroupAddress(Hook),
+    /// Looks at a new socket of a cgroup.
+    CgroupSocket,
+    /// Follows the TCP sockets of a cgroup.
+    SocketOperations,
+    /// Chooses among the sockets of a reuseport group, also for connections whose socket has closed
+    /// (Linux 5.14).
+    Reuseport,
 }
 
 impl Kind {
@@ -49,6 +62,9 @@ impl Kind {
             Self::PerfEvent => (7, 0),
             Self::RawTracepoint => (17, 0),
             Self::CgroupAddress(hook) => (18, hook as u32),
+            Self::CgroupSocket => (9, CREATE_SOCKET),
+            Self::SocketOperations => (13, SOCKET_OPERATIONS),
+            Self::Reuseport => (21, SELECT_OR_MIGRATE),
         }
     }
 }
@@ -354,6 +370,17 @@ pub(super) fn look_up(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::
     unsafe { call(MAP_LOOKUP_ELEM, &mut element) }.map(drop)
 }
 
+/// Removes a value of a map. The key must have the size of the map's.
+pub(super) fn remove(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut element = Element {
+        map: number(map),
+        key: address(key),
+        ..Element::default()
+    };
+    // SAFETY: these are the attributes of BPF_MAP_DELETE_ELEM; the key outlives the call.
+    unsafe { call(MAP_DELETE_ELEM, &mut element) }.map(drop)
+}
+
 /// Returns the keys of a map, and at most this many. `N` must be the size of the map's keys.
 pub(super) fn keys<const N: usize>(map: BorrowedFd<'_>, most: u32) -> io::Result<Vec<[u8; N]>> {
     let mut keys: Vec<[u8; N]> = Vec::new();
@@ -501,12 +528,12 @@ pub(super) fn attach_to_cgroup(
 pub(super) fn link_to_cgroup(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
-    hook: Hook,
+    kind: Kind,
 ) -> io::Result<OwnedFd> {
     let mut attributes = LinkCreate {
         program: number(program),
         target: number(cgroup),
-        attach_type: hook as u32,
+        attach_type: kind.numbers().1,
         flags: 0,
     };
     // SAFETY: these are the attributes of BPF_LINK_CREATE, without addresses.

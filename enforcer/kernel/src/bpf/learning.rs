@@ -84,7 +84,8 @@ impl Learning {
         for (hook, name) in HOOKS {
             let program = of_addresses(hook, addresses.as_fd());
             let program = load(name, Kind::CgroupAddress(hook), program)?;
-            let link = calls::link_to_cgroup(program.as_fd(), cgroup.as_fd(), hook);
+            let link =
+                calls::link_to_cgroup(program.as_fd(), cgroup.as_fd(), Kind::CgroupAddress(hook));
             links.push(link.map_err(|source| LearningError::Attach {
                 program: name,
                 source,

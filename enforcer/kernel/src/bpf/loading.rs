@@ -13,6 +13,7 @@ use aya_obj::{EbpfSectionKind, Object};
 use enforcer_model::ids::CgroupId;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// The maps, programs and links that this agent has loaded. Those that are not pinned end when this is dropped.
 pub(super) struct Loaded {
@@ -99,20 +100,11 @@ impl<'a> Loader<'a> {
         };
         globals.insert("AYA_LOG_LEVEL", (level, true));
         object.patch_map_data(globals).map_err(BpfError::object)?;
-        let mut maps = BTreeMap::new();
-        for (name, map) in &object.maps {
-            maps.insert(name.clone(), open_map(name, map, pins)?);
-        }
-        let sections: HashSet<usize> = object.functions.keys().map(|(index, _)| *index).collect();
-        let definitions = object.maps.clone();
-        let found = maps.iter().filter_map(|(name, descriptor)| {
-            let definition = definitions.get(name)?;
-            Some((name.as_str(), descriptor.as_raw_fd(), definition))
-        });
-        object
-            .relocate_maps(found, &sections)
-            .map_err(BpfError::object)?;
-        object.relocate_calls(&sections).map_err(BpfError::object)?;
+        let place = |name: &str| {
+            let pins = pins.filter(|_| pins::MAPS.contains(&name));
+            pins.map(|pins| pins.map(name))
+        };
+        let (object, maps) = with_maps(object, &place)?;
         Ok(Self {
             object,
             pins,
@@ -125,15 +117,7 @@ impl<'a> Loader<'a> {
     }
 
     fn load(&mut self, name: &'static str, kind: Kind) -> Result<(), BpfError> {
-        let found = self.object.programs.get(name);
-        let program = found.ok_or(BpfError::Missing(name))?;
-        let function = self.object.functions.get(&program.function_key());
-        let instructions = &function.ok_or(BpfError::Missing(name))?.instructions;
-        let loaded = calls::load_program(name, kind, instructions, &program.license);
-        let loaded = loaded.map_err(|source| BpfError::Program {
-            program: name,
-            source,
-        })?;
+        let loaded = load_program(&self.object, name, kind)?;
         self.loaded.programs.insert(name, loaded);
         Ok(())
     }
@@ -196,15 +180,52 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Opens a map that an agent before has pinned, or creates it.
-fn open_map(name: &str, map: &aya_obj::Map, pins: Option<&Pins>) -> Result<OwnedFd, BpfError> {
+/// Makes the maps of an object, and puts them into its programs. `place` says where a map is pinned.
+pub(super) fn with_maps(
+    mut object: Object,
+    place: &dyn Fn(&str) -> Option<PathBuf>,
+) -> Result<(Object, BTreeMap<String, OwnedFd>), BpfError> {
+    let mut maps = BTreeMap::new();
+    for (name, map) in &object.maps {
+        maps.insert(name.clone(), open_map(name, map, place(name).as_deref())?);
+    }
+    let sections: HashSet<usize> = object.functions.keys().map(|(index, _)| *index).collect();
+    let definitions = object.maps.clone();
+    let found = maps.iter().filter_map(|(name, descriptor)| {
+        let definition = definitions.get(name)?;
+        Some((name.as_str(), descriptor.as_raw_fd(), definition))
+    });
+    object
+        .relocate_maps(found, &sections)
+        .map_err(BpfError::object)?;
+    object.relocate_calls(&sections).map_err(BpfError::object)?;
+    Ok((object, maps))
+}
+
+/// Loads a program of an object whose maps are made.
+pub(super) fn load_program(
+    object: &Object,
+    name: &'static str,
+    kind: Kind,
+) -> Result<OwnedFd, BpfError> {
+    let found = object.programs.get(name);
+    let program = found.ok_or(BpfError::Missing(name))?;
+    let function = object.functions.get(&program.function_key());
+    let instructions = &function.ok_or(BpfError::Missing(name))?.instructions;
+    let loaded = calls::load_program(name, kind, instructions, &program.license);
+    loaded.map_err(|source| BpfError::Program {
+        program: name,
+        source,
+    })
+}
+
+/// Opens a map that an agent before has pinned at this place, or creates it.
+fn open_map(name: &str, map: &aya_obj::Map, path: Option<&Path>) -> Result<OwnedFd, BpfError> {
     let failed = |source| BpfError::CreateMap {
         map: name.to_owned(),
         source,
     };
-    let pins = pins.filter(|_| pins::MAPS.contains(&name));
-    let path = pins.map(|pins| pins.map(name));
-    if let Some(path) = &path {
+    if let Some(path) = path {
         match calls::pinned(path) {
             Ok(found) => return Ok(found),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -222,7 +243,7 @@ fn open_map(name: &str, map: &aya_obj::Map, pins: Option<&Pins>) -> Result<Owned
     if map.section_kind() == EbpfSectionKind::Rodata {
         calls::fill_and_freeze(created.as_fd(), map.data()).map_err(failed)?;
     }
-    if let Some(path) = &path {
+    if let Some(path) = path {
         calls::pin(created.as_fd(), path).map_err(failed)?;
     }
     Ok(created)

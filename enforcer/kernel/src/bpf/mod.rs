@@ -7,6 +7,7 @@ mod assembly;
 mod btf;
 mod calls;
 mod events;
+pub mod gate;
 pub mod learning;
 mod loading;
 pub mod network;
@@ -36,6 +37,8 @@ use tokio::io::Interest;
 
 /// The compiled programs; empty in a debug build that was made without them.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT"));
+/// The programs of the gate.
+static GATE_OBJECT: &[u8] = include_bytes_aligned!(env!("ENFORCER_GATE_OBJECT"));
 
 /// Returns whether this build holds the eBPF programs.
 pub fn is_built_in() -> bool {

@@ -41,6 +41,8 @@ pub(super) const MAPS: [&str; 8] = [
 #[derive(Clone, Debug)]
 pub struct Pins {
     folder: PathBuf,
+    /// Of the gate, which is loaded for the first workload that declares a port.
+    gate: PathBuf,
     programs: PathBuf,
 }
 
@@ -48,19 +50,19 @@ impl Pins {
     /// Returns the pins for workloads below this cgroup. `variant` is what programs of one build
     /// may differ in.
     pub(super) fn of(parent: CgroupId, variant: &impl std::fmt::Debug) -> io::Result<Self> {
-        let mounted = statfs(MOUNT_POINT).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
-        if !mounted {
-            let why = format!("{MOUNT_POINT} is no bpf file system");
-            return Err(io::Error::new(io::ErrorKind::NotFound, why));
-        }
-        let base = Path::new(MOUNT_POINT).join("enforcer");
+        let base = base()?;
         let folder = base.join(format!("v{ABI_VERSION}-{}", parent.0));
+        let gate = base.join(gate_name(parent));
         let mut build = DefaultHasher::new();
         (super::OBJECT, format!("{variant:?}")).hash(&mut build);
         let programs = folder.join(format!("programs-{:016x}", build.finish()));
         let mut private = fs::DirBuilder::new();
         private.recursive(true).mode(0o700).create(&folder)?;
-        Ok(Self { folder, programs })
+        Ok(Self {
+            folder,
+            gate,
+            programs,
+        })
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -107,6 +109,7 @@ impl Pins {
     /// Detaches everything, for good: no workload is left to be watched.
     pub fn remove(&self) {
         remove(&self.folder);
+        remove(&self.gate);
         if let Some(base) = self.folder.parent() {
             // The pins of other agents stay.
             let _ = fs::remove_dir(base);
@@ -114,8 +117,35 @@ impl Pins {
     }
 }
 
+/// Returns the folder of all pins.
+fn base() -> io::Result<PathBuf> {
+    let mounted = statfs(MOUNT_POINT).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC);
+    if !mounted {
+        let why = format!("{MOUNT_POINT} is no bpf file system");
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
+    }
+    Ok(Path::new(MOUNT_POINT).join("enforcer"))
+}
+
+fn gate_name(parent: CgroupId) -> String {
+    format!("gate-v{}-{}", enforcer_common::gate::ABI, parent.0)
+}
+
+/// Returns whether there are pins of the gate for workloads below this cgroup.
+pub(super) fn has_gate(parent: CgroupId) -> bool {
+    base().is_ok_and(|base| base.join(gate_name(parent)).exists())
+}
+
+/// Returns the folder of the gate's pins for workloads below this cgroup, and makes it.
+pub(super) fn gate_folder(parent: CgroupId) -> io::Result<PathBuf> {
+    let folder = base()?.join(gate_name(parent));
+    let mut private = fs::DirBuilder::new();
+    private.recursive(true).mode(0o700).create(&folder)?;
+    Ok(folder)
+}
+
 /// Removes a folder with all pins in it.
-fn remove(folder: &Path) {
+pub(super) fn remove(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {

@@ -10,6 +10,7 @@ pub(crate) mod host;
 pub(crate) mod limits;
 mod listen;
 pub(crate) mod needs;
+mod ports;
 pub(crate) mod probes;
 pub(crate) mod recovery;
 mod sandbox;

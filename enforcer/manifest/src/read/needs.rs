@@ -64,11 +64,31 @@ pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
         let needed = spec.needs.keys().map(ToString::to_string).collect();
         graph.insert(name.to_string(), needed);
     }
+    faults.extend(shared_ports(manifest));
     for name in manifest.workloads.keys() {
         if let Some(path) = cycle_from(name.as_str(), &graph) {
             let message = format!("`needs` goes in a circle: {}", path.join(" → "));
             let fault = Fault::error(0..0, message).label("none of them could ever start");
             faults.push((name.clone(), fault));
+        }
+    }
+    faults
+}
+
+/// Returns a fault for each port that another workload has declared as well: the gate gives its
+/// connections to one workload.
+fn shared_ports(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
+    let mut owners: BTreeMap<u16, &WorkloadName> = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (name, spec) in &manifest.workloads {
+        for port in spec.ports.values().map(|port| port.port) {
+            let owner = *owners.entry(port).or_insert(name);
+            if owner != name {
+                let message =
+                    format!("the port {port} of `{name}` stands in `ports` of `{owner}` as well");
+                let fault = Fault::error(0..0, message).label("a port belongs to one workload");
+                faults.push((name.clone(), fault));
+            }
         }
     }
     faults

@@ -221,7 +221,7 @@ impl Reader<'_> {
         Some(Check::Cgroup { cpu, io, within })
     }
 
-    fn port(&mut self, fields: &Fields<'_>) -> Option<u16> {
+    pub(super) fn port(&mut self, fields: &Fields<'_>) -> Option<u16> {
         self.parsed(fields.get("port")?, |text| {
             let port = quantity::integer(text, 1..=65_535)?;
             u16::try_from(port).map_err(|_| "a port".to_owned())

@@ -25,6 +25,9 @@ pub(crate) const KEYS: &[&str] = &[
     "cache_directory",
     "credentials",
     "listen",
+    "ports",
+    "unready_wait",
+    "rollout",
     "root",
     "mounts",
     "tmpfs",
@@ -190,6 +193,7 @@ impl Reader<'_> {
         if let Some(node) = fields.get("listen") {
             spec.listen = self.listen(node);
         }
+        self.ports(&fields, &mut spec);
         self.files(&fields, &mut spec);
         self.sandbox(&fields, usual, &mut spec);
         if let Some(node) = fields.get("environment") {

@@ -355,6 +355,50 @@ fn sockets_have_an_address_or_a_path() {
     );
 }
 
+#[test]
+fn ports_are_numbers_and_stand_once() {
+    check_workload(
+        "ports: { http: { port: 8080 }, admin-2: { port: 9100 } }
+unready_wait: off
+rollout: { drain: 2m }",
+        &expect![""],
+    );
+    check_workload(
+        "listen: { api: { tcp: \"127.0.0.1:8080\" } }
+ports:
+  http: { port: 0 }
+  again: { port: 8080 }
+  one: { port: 1 }
+  two: { port: 1 }
+  None: { port: 2 }
+  none: {}
+  short: 8080
+  wide: { port: 3, address: \"*\" }
+unready_wait: 5
+rollout: { drain: 2d, surge: 1 }",
+        &expect![[r#"
+            8:21 error: `0` is not valid here (expected a whole number from 1 to 65535)
+            9:22 error: the port 8080 stands in `listen` as well (a port is either made for the program or its own)
+            11:20 error: the port 1 stands here twice (a port is either made for the program or its own)
+            12:13 error: `None` is no name of a port (expected small letters, digits and - before the colon)
+            13:13 error: this port has no number (expected `port`) [ports: { http: { port: 8080 } }]
+            14:14 error: expected a mapping of keys to values, found `8080` (expected a mapping of keys to values)
+            14:14 error: this port has no number (expected `port`) [ports: { http: { port: 8080 } }]
+            15:24 error: unknown key `address` (not a key of this section) [known keys: port]
+            16:19 error: `5` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
+            17:23 error: `2d` is not valid here (expected a time of at most 24h)
+            17:27 error: unknown key `surge` (not a key of this section) [known keys: drain]
+        "#]],
+    );
+    check_workload(
+        "unready_wait: 5s\nrollout: { drain: 5s }",
+        &expect![[r#"
+        6:19 error: `unready_wait` needs `ports` (for a workload with `ports`) [ports: { http: { port: 8080 } }]
+        7:14 error: `rollout` needs `ports` (for a workload with `ports`) [ports: { http: { port: 8080 } }]
+    "#]],
+    );
+}
+
 /// The accounts of a tree are looked up in it, when the workload starts.
 #[test]
 fn accounts_of_a_tree_are_not_looked_up_on_the_host() {

@@ -6,8 +6,8 @@ mod host;
 mod oom;
 
 use crate::detail::{
-    AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Exit, Lost, LostFrom, Reloaded,
-    RestartPlan, Start, Stop,
+    AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Drained, Exit, Lost, LostFrom,
+    Reloaded, RestartPlan, Start, Stop,
 };
 use crate::ids::Cause;
 use crate::plan::SettingChange;
@@ -42,6 +42,7 @@ pub fn of(detail: &Detail, reason: Option<Cause>) -> String {
         ),
         Detail::Health(change) => host::of_health(change),
         Detail::Ready(change) if change.ready => "ready".to_owned(),
+        Detail::Drain(drained) => of_drain(drained),
         Detail::Ready(change) => format!("not ready: {}", printable(&change.why)),
         Detail::HostPressure(pressure) => host::of_pressure(pressure),
         Detail::Restart(plan) => of_restart(plan, reason),
@@ -135,6 +136,23 @@ fn of_restart(plan: &RestartPlan, reason: Option<Cause>) -> String {
         in_brackets(reason),
         plan.attempt
     )
+}
+
+fn of_drain(drained: &Drained) -> String {
+    let took = human_duration(drained.took);
+    let Drained {
+        connections, left, ..
+    } = drained;
+    match (&drained.unknown, left) {
+        (Some(why), _) => format!(
+            "waited {took} for the connections at its ports, which are not known: {}",
+            printable(why)
+        ),
+        (None, 0) => format!("drained in {took}: {connections} connections have ended"),
+        (None, _) => {
+            format!("{left} of {connections} connections at its ports outlived the drain of {took}")
+        }
+    }
 }
 
 fn of_reload(reloaded: &Reloaded) -> String {

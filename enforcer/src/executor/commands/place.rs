@@ -106,6 +106,12 @@ impl Executor {
             return Err("the agent is going".to_owned());
         }
         let made = self.open_place(&mut places, owner(workload), ceiling, what);
+        drop(places);
+        if let (Ok(place), Some(workload)) = (&made, workload)
+            && let Ok(branch) = place.branch.id()
+        {
+            self.admit_commands(workload, branch);
+        }
         made.map_err(|error| format!("failed to {}", error_chain(&*error)))
     }
 

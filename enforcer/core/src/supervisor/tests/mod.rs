@@ -34,6 +34,7 @@ fn name(text: &str) -> WorkloadName {
 
 mod alerts;
 mod configuration;
+mod gate;
 mod hooks;
 mod loops;
 mod notices;
@@ -131,7 +132,11 @@ fn check(spec: WorkloadSpec, events: Vec<(u64, Event)>, expected: &Expect) {
             now: MonoTime(seconds * 1_000_000_000),
             noise: 0,
         };
+        let is_wake = matches!(event, Event::Agent(AgentEvent::Wake));
         let decision = supervisor.handle(moment, event);
+        // Otherwise the agent would do nothing else.
+        let again = decision.wake.is_some_and(|wake| wake <= moment.now);
+        assert!(!(is_wake && again), "it would wake again at once");
         for transition in &decision.transitions {
             reported.push_str(&format!(
                 "{seconds} s: #{} {}",
@@ -164,6 +169,9 @@ fn shown(action: &Action) -> String {
         }) => match change {
             WorkloadChange::Aside(Aside::RunHook { hook, .. }) => {
                 format!("{} #{}", hook.as_str(), instance.0)
+            }
+            WorkloadChange::Aside(Aside::SetDoor { door }) => {
+                format!("{door:?} #{}", instance.0).to_lowercase()
             }
             WorkloadChange::Step(_) | WorkloadChange::Aside(_) => {
                 format!("{} #{}", action.name(), instance.0)

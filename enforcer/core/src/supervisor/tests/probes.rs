@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Hook, HostMeasured, Measured};
 use crate::probe::{Failure, Load, Outcome};
-use crate::spec::{Check, Mode, Need, Probe, ProbeName, Reload, Strategy, Threshold};
+use crate::spec::{Check, Mode, Need, Port, Probe, ProbeName, Reload, Strategy, Threshold};
 
 fn probe(period: u64, failures: u32) -> Probe {
     Probe {
@@ -67,6 +67,7 @@ pub(super) fn everything() -> WorkloadSpec {
             run: Some(vec!["/reload".to_owned()]),
         }),
         reload_on: vec!["/etc/web.conf".to_owned()],
+        ports: [("http".to_owned(), Port { port: 8080 })].into(),
         ..with_probes(&[
             (ProbeName::Startup, probe(1, 3)),
             (ProbeName::Liveness, probe(5, 3)),

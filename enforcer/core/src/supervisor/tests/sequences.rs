@@ -1,7 +1,7 @@
 //! Properties that hold over any sequence of events.
 
 use super::*;
-use crate::event::Hook;
+use crate::event::{Door, Hook};
 
 /// An event from outside the core. Actions are answered in any order and at any time.
 #[derive(Clone, Debug)]
@@ -63,6 +63,10 @@ struct World {
     proofs: Vec<(Thread, MonoTime)>,
     probes: Vec<crate::event::ProbeRun>,
     hooks: Vec<(Hook, InstanceId)>,
+    /// The instances whose connections are to end.
+    drains: Vec<InstanceId>,
+    /// The state of the gate.
+    door: Option<Door>,
     /// The stop signal was sent, or the tree killed, since the instance began.
     asked_to_end: bool,
     /// The limits that the kernel was given last.
@@ -93,6 +97,7 @@ impl World {
         self.proofs.clear();
         self.probes.clear();
         self.hooks.clear();
+        self.drains.clear();
         self.asked_to_end = false;
         let taken = |(workload, text): (&WorkloadName, &String)| TakenOver {
             workload: workload.clone(),
@@ -155,6 +160,16 @@ impl World {
                         self.proofs.len() <= PROOFS_AT_ONCE,
                         "too many proofs at once"
                     );
+                }
+                WorkloadChange::Aside(Aside::SetDoor { door }) => self.door = Some(*door),
+                WorkloadChange::Aside(Aside::Drain { .. }) => {
+                    assert_ne!(
+                        self.door,
+                        Some(Door::Open),
+                        "new connections during a drain"
+                    );
+                    assert!(!self.asked_to_end, "a drain after the signal");
+                    self.drains.push(action.instance);
                 }
                 WorkloadChange::Aside(Aside::RunHook { hook, .. }) => {
                     let instance = action.instance;
@@ -288,9 +303,13 @@ proptest! {
                     Some(run) => probes::answer(&run, outcome),
                     None => Event::Agent(AgentEvent::Wake),
                 },
-                Stimulus::Hook => match world.hooks.pop() {
-                    Some((hook, instance)) => probes::hook_ended(hook, instance.0, None),
-                    None => Event::Agent(AgentEvent::Wake),
+                Stimulus::Hook => match (world.hooks.pop(), world.drains.pop()) {
+                    (Some((hook, instance)), drain) => {
+                        world.drains.extend(drain);
+                        probes::hook_ended(hook, instance.0, None)
+                    }
+                    (None, Some(instance)) => gate::drained(instance.0, 0),
+                    (None, None) => Event::Agent(AgentEvent::Wake),
                 },
                 Stimulus::File => {
                     let path = "/etc/web.conf".to_owned();
@@ -329,6 +348,10 @@ proptest! {
             if let (Some(view), false) = (supervisor.view(&name(WEB)), world.alive.is_empty()) {
                 let effective = view.claims.effective(&view.spec.limits);
                 prop_assert_eq!(world.limits.as_ref(), Some(&effective));
+            }
+            // Connections get through while it is ready, and at no other time.
+            if let Some(view) = supervisor.view(&name(WEB)) {
+                prop_assert_eq!(world.door == Some(Door::Open), view.ready);
             }
             // What is due is not put off.
             // What is due is done at once, or put off: never asked for again and again.
