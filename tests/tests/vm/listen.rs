@@ -144,7 +144,10 @@ fn no_client_is_refused_while_a_workload_is_restarted() {
     assert!(agent.cli(&["stop", "web"]).status.success());
     let refused = ask(PORT).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-    assert!(!Path::new(PATH).exists());
+    // The sockets are closed one after the other.
+    wait_for("the file to go", || {
+        (!Path::new(PATH).exists()).then_some(())
+    });
     assert!(agent.cli(&["start", "web"]).status.success());
     wait_for("it to answer", || ask(PORT).ok());
 
