@@ -74,19 +74,15 @@ pub const REFUSED: u32 = REPLICAS + 1;
 #[repr(C)]
 pub struct Listens {
     pub gate: u32,
-    pub replica: u32,
-    /// The user of the process that has bound the socket.
-    pub uid: u32,
     /// `AF_INET` or `AF_INET6`.
     pub family: u32,
-    pub port: u32,
     /// 0, or the negative errno for which the socket is not in the map.
     pub result: i32,
-    /// In network byte order. An IPv4 address has the first four bytes.
+    /// The address is in network byte order. An IPv4 address fills the first four bytes.
     pub address: [u8; 16],
 }
 
-const _: () = assert!(size_of::<Listens>() == 40);
+const _: () = assert!(size_of::<Listens>() == 28);
 
 impl Listens {
     /// Reads a record from a ring's bytes; `None` if they are of another size.
@@ -96,12 +92,9 @@ impl Listens {
         let word = |at: usize| u32::from_ne_bytes(super::field(bytes, at));
         Some(Self {
             gate: word(0),
-            replica: word(4),
-            uid: word(8),
-            family: word(12),
-            port: word(16),
-            result: word(20).cast_signed(),
-            address: super::field(bytes, 24),
+            family: word(4),
+            result: word(8).cast_signed(),
+            address: super::field(bytes, 12),
         })
     }
 }

@@ -1,13 +1,13 @@
 //! The gate: it gives the connections to a declared port to instances that are ready.
 //!
 //! ```text
-//! bind(2) of a member to its port    gate_bind4, gate_bind6   forces SO_REUSEPORT, remembers the socket
-//! listen(2) of such a socket         gate_sockets             puts it into SOCKETS, tells the agent
-//! a new connection, or one whose     gate_select              picks a ready replica, else the socket
-//!   listener has closed                                         where connections wait
-//! connect(2) of a member             gate_connect4 and 6,     so that it reaches its own replica
-//!   to its own port                    gate_sockets
-//! socket(2) of a member with MPTCP   gate_create              refuses it: no map takes such a socket
+//! bind(2) of a member to its port    gate_bind4, gate_bind6 force SO_REUSEPORT and remember the socket
+//! listen(2) of such a socket         gate_sockets puts it into SOCKETS and tells the agent
+//! a new connection, or one whose     gate_select picks a ready replica, or else the socket where
+//!   listener has closed                connections wait
+//! connect(2) of a member             gate_connect4 or 6 and gate_sockets have it reach its own
+//!   to its own port                    replica
+//! socket(2) of a member with MPTCP   gate_create refuses it: no map takes such a socket
 //! ```
 //!
 //! All sockets of a port are in one reuseport group of the kernel, to which `gate_select` is attached. So the kernel
@@ -23,9 +23,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_ktime_get_ns, bpf_setsockopt, bpf_sk_select_reuseport,
     bpf_skb_load_bytes, bpf_skb_load_bytes_relative,
 };
-use aya_ebpf::helpers::{
-    bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_socket_cookie,
-};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_socket_cookie};
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, map, sk_reuseport, sock_ops};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{SkReuseportContext, SockAddrContext, SockContext, SockOpsContext};
@@ -34,25 +32,17 @@ use enforcer_common::gate::{
     REFUSED, REPLICAS, SOCKETS as SOCKETS_OF_ONE,
 };
 
-/// Who may listen where.
+/// The cgroups whose processes may listen at each declared port.
 #[map]
 static MEMBERS: HashMap<MemberKey, Member> = HashMap::with_max_entries(4096, 0);
 
-/// The declared ports, with the number of members that have declared each.
+/// The declared ports. The value means nothing.
 #[map]
 static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(GATES, 0);
 
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Bound {
-    member: Member,
-    uid: u32,
-    zero: u32,
-}
-
 /// The sockets that are bound and do not listen yet, by their cookie.
 #[map]
-static BOUND: LruHashMap<u64, Bound> = LruHashMap::with_max_entries(4096, 0);
+static BOUND: LruHashMap<u64, Member> = LruHashMap::with_max_entries(4096, 0);
 
 /// The listening sockets of the replicas. The kernel takes one out when it closes.
 #[map]
@@ -155,14 +145,16 @@ fn port_of(address: *mut bpf_sock_addr) -> u32 {
     (port & 0xff) << 8 | port >> 8 & 0xff
 }
 
-/// Returns the user of the running process.
+/// Returns the member that a call is from, if it is about a TCP port of the member's own.
 #[inline(always)]
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the upper half is the group"
-)]
-fn uid() -> u32 {
-    bpf_get_current_uid_gid() as u32
+fn member_at(context: &SockAddrContext) -> Option<Member> {
+    // SAFETY: the kernel passes a valid context.
+    let kind = unsafe { (*context.sock_addr).type_ };
+    let port = port_of(context.sock_addr);
+    match kind == SOCK_STREAM && is_declared(port) {
+        true => member(port),
+        false => None,
+    }
 }
 
 /// Sets an option of the socket that is about to be bound.
@@ -184,30 +176,15 @@ fn set(address: *mut bpf_sock_addr, option: i32) -> bool {
 
 #[inline(always)]
 fn bind(context: &SockAddrContext) -> i32 {
-    let address = context.sock_addr;
-    // SAFETY: the kernel passes a valid context.
-    if unsafe { (*address).type_ } != SOCK_STREAM {
-        return 1;
-    }
-    let port = port_of(address);
-    if !is_declared(port) {
-        return 1;
-    }
-    let Some(member) = member(port) else {
+    let Some(member) = member_at(context) else {
         return 1;
     };
-    // With this one, connections that still close are in nobody's way. A kernel that refuses it does so in
-    // rare cases alone.
-    set(address, SO_REUSEADDR);
-    if set(address, SO_REUSEPORT) {
+    // With SO_REUSEADDR a connection that is still closing does not keep another socket from the port.
+    set(context.sock_addr, SO_REUSEADDR);
+    if set(context.sock_addr, SO_REUSEPORT) {
         // SAFETY: the context is the kernel's.
-        let cookie = unsafe { bpf_get_socket_cookie(address.cast()) };
-        let bound = Bound {
-            member,
-            uid: uid(),
-            zero: 0,
-        };
-        let _ = BOUND.insert(cookie, bound, 0);
+        let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+        let _ = BOUND.insert(cookie, member, 0);
     }
     1
 }
@@ -224,18 +201,9 @@ pub(crate) fn gate_bind6(context: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn connect(context: &SockAddrContext) -> i32 {
-    let address = context.sock_addr;
-    // SAFETY: the kernel passes a valid context.
-    if unsafe { (*address).type_ } != SOCK_STREAM {
-        return 1;
-    }
-    let port = port_of(address);
-    if !is_declared(port) {
-        return 1;
-    }
-    if let Some(member) = member(port) {
+    if let Some(member) = member_at(context) {
         // SAFETY: the context is the kernel's.
-        let cookie = unsafe { bpf_get_socket_cookie(address.cast()) };
+        let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
         let _ = DIALS.insert(cookie, member, 0);
     }
     1
@@ -277,10 +245,9 @@ fn listen(context: &SockOpsContext) {
     // SAFETY: the context is the kernel's.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     // SAFETY: a copy of a value that is written whole.
-    let Some(bound) = (unsafe { BOUND.get(cookie) }).copied() else {
+    let Some(Member { gate, replica }) = (unsafe { BOUND.get(cookie) }).copied() else {
         return;
     };
-    let Member { gate, replica } = bound.member;
     let index = gate % GATES * REPLICAS + replica % REPLICAS;
     let mut result = -1;
     for place in 0..SOCKETS_OF_ONE {
@@ -297,10 +264,7 @@ fn listen(context: &SockOpsContext) {
     }
     let mut record = Listens {
         gate,
-        replica,
-        uid: bound.uid,
         family: context.family(),
-        port: context.local_port(),
         result,
         address: [0; 16],
     };

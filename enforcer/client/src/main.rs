@@ -6,8 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// The full program, from the folder of this one.
-const FULL: &str = "../libexec/enforcer/enforcer";
+/// The full program, from the folder above the one that this program is in, such as `/usr`.
+const FULL: &str = "libexec/enforcer/enforcer";
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -21,7 +21,8 @@ fn main() -> ExitCode {
 /// Executes the full program in this process, and returns only if that fails.
 fn execute_full(arguments: &[OsString]) -> Fault {
     let own = std::env::current_exe().unwrap_or_default();
-    let program = own.parent().unwrap_or(Path::new("/")).join(FULL);
+    let prefix = own.parent().and_then(Path::parent);
+    let program = prefix.unwrap_or(Path::new("/")).join(FULL);
     let mut full = Command::new(&program);
     full.args(arguments.iter().skip(1));
     if let Some(name) = arguments.first() {

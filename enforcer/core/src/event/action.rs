@@ -86,7 +86,7 @@ pub enum Aside {
     Drain { limit: Duration },
 }
 
-/// What becomes of a new connection to a port of a workload.
+/// The treatment of a new connection to a port of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Door {
     /// It reaches the program.

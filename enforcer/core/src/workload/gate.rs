@@ -106,8 +106,8 @@ impl Workload {
             .after(super::readiness::ANSWER)
     }
 
-    /// Goes on with a drain that an earlier agent has begun, if there is time left for it. Returns
-    /// whether there is.
+    /// Goes on with a drain that an earlier agent has begun. Returns false if there is no time left
+    /// for it.
     pub(super) fn resume_drain(&mut self, context: &mut Context<'_>) -> bool {
         let now = context.moment.now;
         let has_ports = !self.spec.ports.is_empty();

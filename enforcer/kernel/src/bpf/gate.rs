@@ -71,7 +71,7 @@ impl Chooser {
 /// The connections of a gate so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By replica.
+    /// The connections of each replica.
     pub given: Vec<u64>,
     pub parked: u64,
     pub refused: u64,

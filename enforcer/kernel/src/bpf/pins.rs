@@ -7,6 +7,7 @@
 //!   programs-BUILD/          of one build, complete once `cpu_sample` is there
 //!     process_exit, process_free, process_moved, mark_victim_task or mark_victim_pid, cpu_sample
 //!     sched_process_exit, sched_process_free, cgroup_attach_task, mark_victim      their links
+//! enforcer/gate-vABI-CGROUP/   the gate's own (`gate.rs`)
 //! ```
 //!
 //! An agent of another build loads its own programs over the same maps, and removes the older ones
@@ -41,7 +42,7 @@ pub(super) const MAPS: [&str; 8] = [
 #[derive(Clone, Debug)]
 pub struct Pins {
     folder: PathBuf,
-    /// Of the gate, which is loaded for the first workload that declares a port.
+    /// The folder of the gate's pins (`gate.rs`). The gate is loaded for the first workload with `ports`.
     gate: PathBuf,
     programs: PathBuf,
 }

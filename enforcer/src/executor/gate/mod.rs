@@ -243,7 +243,7 @@ impl Executor {
             };
             let address = SocketAddr::new(other.address, port.port);
             self.report_ports(format!(
-                "{workload}: its port `{name}` is taken: {by} listens at {address}"
+                "{workload}: another program listens at its port `{name}`: {by} at {address}"
             ));
         }
     }
@@ -267,7 +267,7 @@ impl Executor {
 
     /// Opens or closes the gate of a workload. Connections that wait get through, or are refused.
     pub(super) fn set_door(self: &Arc<Self>, workload: &WorkloadName, door: Door) {
-        let has_ports = {
+        {
             let mut table = self.gates.table.lock();
             let gate = table.open.clone();
             let known = table.of.entry(workload.clone()).or_default();
@@ -279,17 +279,9 @@ impl Executor {
                     }
                 }
             }
-            !known.ports.is_empty()
-        };
-        if !has_ports && door == Door::Refuse {
-            // An agent before has left them, and no instance runs.
-            self.close_waiting(workload);
         }
-        self.renew_waiting(workload);
-        if door != Door::Wait {
-            let this = Arc::clone(self);
-            self.runtime.spawn(this.flush_late(workload.clone()));
-        }
+        let this = Arc::clone(self);
+        self.runtime.spawn(this.renew_waiting(workload.clone()));
     }
 
     /// Has a probe reach the instance itself, ready or not, if its port is behind the gate.

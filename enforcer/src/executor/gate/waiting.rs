@@ -18,7 +18,7 @@ use enforcer_kernel::connections::{self, LocalSocket};
 use enforcer_kernel::{clock, listening, ready};
 use nix::unistd::Uid;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -92,21 +92,36 @@ impl OfPort {
         gate.wait_at(self.id, number, socket)
     }
 
-    /// Returns the sockets of the program's that listen at this port.
-    fn listeners(&self) -> Vec<LocalSocket> {
-        let ours: BTreeSet<u32> = self.inodes().collect();
-        let listed = connections::listening(self.port);
-        let mut listed = listed.unwrap_or_else(|error| {
-            tracing::error!("the sockets at port {} are not known: {error}", self.port);
-            Vec::new()
-        });
-        listed.retain(|one| !ours.contains(&one.inode));
-        listed
+    fn look(&self) -> Look {
+        Look {
+            port: self.port,
+            ours: self.inodes().collect(),
+        }
     }
 
     fn inodes(&self) -> impl Iterator<Item = u32> {
         let sockets = self.waiting.values();
         sockets.filter_map(|waiting| listening::inode(&waiting.socket))
+    }
+}
+
+/// A look for the sockets at a port that are not ours. It takes longer than the table may be locked.
+#[derive(Debug)]
+struct Look {
+    port: u16,
+    ours: BTreeSet<u32>,
+}
+
+impl Look {
+    /// Returns the sockets of the program's that listen.
+    fn listeners(&self) -> Vec<LocalSocket> {
+        let listed = connections::listening(self.port);
+        let mut listed = listed.unwrap_or_else(|error| {
+            tracing::error!("the sockets at port {} are not known: {error}", self.port);
+            Vec::new()
+        });
+        listed.retain(|one| !self.ours.contains(&one.inode));
+        listed
     }
 }
 
@@ -143,8 +158,22 @@ impl Executor {
         }
     }
 
-    /// Closes all sockets where connections to a workload wait.
-    pub(super) fn close_waiting(&self, workload: &WorkloadName) {
+    /// Closes all sockets where connections to a workload wait, if it rests and is not behind the gate:
+    /// an agent before has left them.
+    fn close_left(&self, workload: &WorkloadName) {
+        let rests = || {
+            let table = self.gates.table.lock();
+            let known = table.of.get(workload);
+            known.is_some_and(|known| known.ports.is_empty() && known.door == Some(Door::Refuse))
+        };
+        if !rests() {
+            return;
+        }
+        // A start that has begun meanwhile takes them instead.
+        let _alone = self.gates.setup.lock();
+        if !rests() {
+            return;
+        }
         for (name, ..) in self.waiting_sockets(workload) {
             if let Some((port, number)) = parsed(&name) {
                 self.close_one(&(workload.clone(), port.to_owned(), number));
@@ -198,21 +227,23 @@ impl Executor {
     }
 
     /// Brings the sockets of a workload up to date with its door: connections get through to a program that
-    /// listens, or are refused.
-    pub(super) fn renew_waiting(self: &Arc<Self>, workload: &WorkloadName) {
-        self.flush_where(workload, |_| true);
-    }
-
-    /// Flushes again as long as connections come late: one whose handshake was under way at a flush ends
-    /// in the queue that was emptied.
-    pub(super) async fn flush_late(self: Arc<Self>, workload: WorkloadName) {
+    /// listens, or are refused. It looks again for as long as connections come late: one whose handshake was
+    /// under way at a flush ends in the queue that was emptied.
+    pub(super) async fn renew_waiting(self: Arc<Self>, workload: WorkloadName) {
+        let (this, of) = (Arc::clone(&self), workload.clone());
+        let first = move || {
+            this.close_left(&of);
+            this.flush_where(&of, |_| true)
+        };
+        let mut goes_on = tokio::task::spawn_blocking(first).await;
         for pause in LATE {
-            tokio::time::sleep(pause).await;
-            let (this, of) = (Arc::clone(&self), workload.clone());
-            let flush = move || this.flush_where(&of, listening::has_waiting);
-            if !tokio::task::spawn_blocking(flush).await.unwrap_or(false) {
+            if !goes_on.unwrap_or(false) {
                 return;
             }
+            tokio::time::sleep(pause).await;
+            let (this, of) = (Arc::clone(&self), workload.clone());
+            let again = move || this.flush_where(&of, listening::has_waiting);
+            goes_on = tokio::task::spawn_blocking(again).await;
         }
     }
 
@@ -223,6 +254,7 @@ impl Executor {
         workload: &WorkloadName,
         condition: impl Fn(&OwnedFd) -> bool,
     ) -> bool {
+        let listeners = self.listeners_if_open(workload);
         let mut broken = Vec::new();
         let flushes = {
             let table = self.gates.table.lock();
@@ -231,10 +263,7 @@ impl Executor {
             };
             let door = known.door.unwrap_or(Door::Wait);
             for (name, of) in &known.ports {
-                let listeners = match door {
-                    Door::Open if !of.waiting.is_empty() => of.listeners(),
-                    Door::Open | Door::Wait | Door::Refuse => Vec::new(),
-                };
+                let listeners = listeners.get(name).map(Vec::as_slice).unwrap_or_default();
                 for (number, waiting) in &of.waiting {
                     let socket = &waiting.socket;
                     // Without a listener there is nobody to give them to.
@@ -261,6 +290,20 @@ impl Executor {
             self.wait_beside(workload, &place.1, address);
         }
         flushes
+    }
+
+    /// Returns the program's sockets at each port, if connections are to get through.
+    fn listeners_if_open(&self, workload: &WorkloadName) -> BTreeMap<String, Vec<LocalSocket>> {
+        let looks: Vec<(String, Look)> = {
+            let table = self.gates.table.lock();
+            let known = table.of.get(workload).into_iter();
+            let open = known.filter(|known| known.door == Some(Door::Open));
+            let ports = open.flat_map(|known| known.ports.iter());
+            let ports = ports.filter(|(_, of)| !of.waiting.is_empty());
+            ports.map(|(name, of)| (name.clone(), of.look())).collect()
+        };
+        let looks = looks.into_iter();
+        looks.map(|(name, look)| (name, look.listeners())).collect()
     }
 
     /// Follows the sockets that begin to listen.
@@ -303,9 +346,8 @@ impl Executor {
         };
         let address = address_of(record);
         let at_address = || {
-            let mut table = self.gates.table.lock();
-            let of = port_of(&mut table, &workload, &name);
-            let mut listeners = of.map_or_else(Vec::new, |of| of.listeners());
+            let look = self.look(&workload, &name);
+            let mut listeners = look.map_or_else(Vec::new, |look| look.listeners());
             listeners.retain(|one| one.address == address);
             listeners
         };
@@ -339,16 +381,21 @@ impl Executor {
             let known = table.of.get(workload).into_iter();
             let ports = known.flat_map(|known| known.ports.iter());
             ports
-                .map(|(name, of)| (name.clone(), of.port, of.cgroup, of.listeners()))
+                .map(|(name, of)| (name.clone(), of.cgroup, of.look()))
                 .collect()
         };
-        for (name, port, cgroup, listeners) in found {
+        for (name, cgroup, look) in found {
             // Where the kernel does not say whose they are, they are the program's.
             let is_its = |one: &&LocalSocket| one.cgroup.is_none() || one.cgroup == cgroup;
-            for one in listeners.iter().filter(is_its) {
-                self.join_at(workload, &name, port, one);
+            for one in look.listeners().iter().filter(is_its) {
+                self.join_at(workload, &name, look.port, one);
             }
         }
+    }
+
+    fn look(&self, workload: &WorkloadName, name: &str) -> Option<Look> {
+        let mut table = self.gates.table.lock();
+        port_of(&mut table, workload, name).map(|of| of.look())
     }
 
     fn join_at(
@@ -442,12 +489,15 @@ impl Executor {
     async fn prune(self: Arc<Self>, workload: WorkloadName, name: String) {
         tokio::time::sleep(ALL_ADDRESSES).await;
         let look = move || {
+            let Some(look) = self.look(&workload, &name) else {
+                return;
+            };
+            let listeners = look.listeners();
             let unwanted: Vec<u32> = {
                 let mut table = self.gates.table.lock();
                 let Some(of) = port_of(&mut table, &workload, &name) else {
                     return;
                 };
-                let listeners = of.listeners();
                 let is_used =
                     |waiting: &Waiting| listeners.iter().any(|one| waiting.address.is_of(one));
                 let (used, unused): (Vec<_>, Vec<_>) =
