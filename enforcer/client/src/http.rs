@@ -268,13 +268,22 @@ fn refusal(answer: &[u8]) -> Fault {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Listens at a path that no other test of this process has.
+    fn listen() -> (UnixListener, PathBuf) {
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let server = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("enforcer-client-{}-{server}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_file(&path);
+        (UnixListener::bind(&path).expect("a socket"), path)
+    }
 
     /// Asks a server that sends this answer.
     fn asked(answer: &'static str) -> Result<Answer, Fault> {
-        let name = format!("enforcer-client-{}-{}", std::process::id(), answer.len());
-        let path = std::env::temp_dir().join(name);
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).expect("a socket");
+        let (listener, path) = listen();
         let server = std::thread::spawn(move || {
             let (mut client, _) = listener.accept().expect("a client");
             let mut request = [0; 4096];
@@ -317,9 +326,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_passed_on_until_it_ends() {
-        let path = std::env::temp_dir().join(format!("enforcer-stream-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).expect("a socket");
+        let (listener, path) = listen();
         let server = std::thread::spawn(move || {
             let (mut client, _) = listener.accept().expect("a client");
             let _ = client.read(&mut [0; 4096]).expect("a request");
