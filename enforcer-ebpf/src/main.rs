@@ -34,6 +34,10 @@ static WATCHED: HashMap<u32, Watch> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static MOVED: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 
+/// The cgroups below the parent of all workloads that hold replicas. The value means nothing.
+#[map]
+static GROUPS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+
 /// The cgroup id of the parent of all workloads.
 #[unsafe(no_mangle)]
 static PARENT_CGROUP: Global<u64> = Global::new(0);

@@ -1,7 +1,7 @@
 //! Reads a `task_struct` by offsets that the agent took from the running
 //! kernel's BTF: rustc emits no relocations for them.
 
-use crate::PARENT_CGROUP;
+use crate::{GROUPS, PARENT_CGROUP};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use enforcer_common::{ABSENT, COMM_LEN};
@@ -137,7 +137,7 @@ impl Task {
         read(read(self.0, &TASK_MM), &MM_PGTABLES_BYTES)
     }
 
-    /// The id of the workload's cgroup that this task is in or below; 0 if it
+    /// The id of the cgroup of the workload or the replica that this task is in or below; 0 if it
     /// is none of ours.
     pub(crate) fn workload(self) -> u64 {
         let css_set: u64 = read(self.0, &TASK_CGROUPS);
@@ -148,7 +148,7 @@ impl Task {
             return 0;
         }
         let parent = PARENT_CGROUP.load();
-        let mut child = 0;
+        let (mut child, mut grandchild) = (0, 0);
         for up in 0..DEPTH {
             if up > level {
                 break;
@@ -156,9 +156,12 @@ impl Task {
             let ancestor: u64 = at(cgroup + ancestors + (level - up) * 8);
             let id: u64 = read(read(ancestor, &CGROUP_KN), &KERNFS_NODE_ID);
             if id == parent {
-                return child;
+                return match GROUPS.get_ptr(child) {
+                    Some(_) => grandchild,
+                    None => child,
+                };
             }
-            child = id;
+            (child, grandchild) = (id, child);
         }
         0
     }

@@ -1,11 +1,12 @@
 //! The way into the runtime: the channel of events and questions that every other part of the agent
 //! sends into.
 
-use enforcer_core::WorkloadName;
 use enforcer_core::event::{Event, Request};
+use enforcer_core::group::{GroupRequest, GroupView};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
 use enforcer_core::supervisor::View;
+use enforcer_core::{ReplicaId, WorkloadName};
 use enforcer_model::requests::UnwrittenLimits;
 use tokio::sync::{mpsc, oneshot};
 
@@ -45,12 +46,23 @@ pub(crate) enum Message {
 #[derive(Debug)]
 pub(crate) enum Question {
     Views(oneshot::Sender<Vec<View>>),
-    View(WorkloadName, oneshot::Sender<Option<View>>),
+    View(ReplicaId, oneshot::Sender<Option<View>>),
     /// Answered when the request is carried out, or has failed.
     Request(
-        WorkloadName,
+        ReplicaId,
         Request,
         oneshot::Sender<Result<View, RequestError>>,
+    ),
+    /// Asks for the replicas of a workload; `None` if it has none.
+    Group(
+        WorkloadName,
+        oneshot::Sender<Option<(GroupView, Vec<View>)>>,
+    ),
+    /// Answered at once: with the reason, if the command cannot be carried out.
+    GroupRequest(
+        WorkloadName,
+        GroupRequest,
+        oneshot::Sender<Result<(), String>>,
     ),
     /// Asks for the manifest that is in force.
     Manifest(oneshot::Sender<Manifest>),

@@ -3,7 +3,7 @@
 use crate::store::database::{Database, Retention};
 use crate::store::history::History;
 use crate::store::journal::Journal;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Cause, Detail, Exit, InstanceId, Seq, Transition};
 use enforcer_kernel::clock;
 use std::path::Path;
@@ -35,7 +35,7 @@ impl Measured {
         self.given += 1;
         let transition = Transition {
             seq: Seq(self.given),
-            workload: WorkloadName::parse("web"),
+            workload: ReplicaId::parse("web"),
             instance: Some(InstanceId(self.given)),
             reason: Some(Cause::Exit),
             caused_by: Some(Seq(self.given - 1)),

@@ -18,7 +18,7 @@ pub(crate) fn line(events: &[&Record], color: bool) -> String {
     let text = parts.join("; ");
     let first = events.first();
     let name = first.and_then(|event| event.workload.as_ref());
-    let name = name.map_or("enforcer", |name| name.as_str());
+    let name = name.map_or_else(|| "enforcer".to_owned(), ToString::to_string);
     if !color {
         return format!("{name}: {text}");
     }

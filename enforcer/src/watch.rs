@@ -4,7 +4,7 @@
 use crate::failpoint::failpoint;
 use crate::inbox::Events;
 use crate::report::error_chain;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, HostEvent, InstanceEvent, InstanceId, WorkloadEvent};
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::counters::{CounterReader, EventsFile};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use tokio::io::Interest;
 
 /// Waits for the exit of a process of this workload. A pidfd becomes readable then.
-pub(crate) async fn ended(pidfd: &Arc<PidFd>, workload: &WorkloadName) {
+pub(crate) async fn ended(pidfd: &Arc<PidFd>, workload: &ReplicaId) {
     match ready::watch(&**pidfd, Interest::READABLE) {
         Ok(readable) => {
             // An error would mean that the runtime is going down.
@@ -37,7 +37,7 @@ pub(crate) async fn ended(pidfd: &Arc<PidFd>, workload: &WorkloadName) {
 pub(crate) async fn exit(
     pidfd: Arc<PidFd>,
     events: Events,
-    workload: WorkloadName,
+    workload: ReplicaId,
     instance: InstanceId,
 ) {
     ended(&pidfd, &workload).await;
@@ -75,7 +75,7 @@ pub(crate) async fn memory_events(
     cgroup: Arc<Cgroup>,
     counters: Arc<Mutex<CounterReader>>,
     events: Events,
-    workload: WorkloadName,
+    workload: ReplicaId,
     met_limit: impl Fn() + Send + 'static,
 ) {
     let opened = EventsFile::open(&cgroup)

@@ -3,7 +3,7 @@
 //! a time.
 
 use crate::cpu_loop::Thread;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::units::MonoTime;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub(crate) const CROWD: usize = 6;
 /// A suspect that waits for its proof.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) thread: Thread,
     /// No proof of this thread was tried yet.
     pub(crate) is_first: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Waiting {
 /// A start that waits for its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Queued {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     /// A person asked for the start, and waits.
     pub(crate) by_hand: bool,
     /// The start does not wait for what the workload needs.
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn the_important_start_first_and_chance_decides_among_equals() {
         let entry = |name, by_hand, priority| Queued {
-            workload: WorkloadName::parse(name).expect("a name"),
+            workload: ReplicaId::parse(name).expect("a name"),
             by_hand,
             at_once: by_hand,
             priority,
@@ -90,7 +90,7 @@ mod tests {
         for noise in [0, 1 << 32, 0, 0] {
             let chosen = next_start(&queue, noise).expect("one is left").clone();
             queue.retain(|entry| *entry != chosen);
-            order.push_str(chosen.workload.as_str());
+            order.push_str(&chosen.workload.to_string());
         }
         assert_eq!(order, "dcba");
         assert_eq!(next_start(&[], 0), None);
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn the_important_and_the_patient_come_first() {
         let entry = |tid, is_first, priority, since| Waiting {
-            workload: WorkloadName::parse("web").expect("a name"),
+            workload: ReplicaId::parse("web").expect("a name"),
             thread: Thread {
                 pid: 1,
                 tid,

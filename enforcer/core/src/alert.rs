@@ -9,7 +9,7 @@
 //!
 //! The origin of a condition and the delivery of a message are not known here.
 
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::spec::Severity;
 use crate::units::{MonoTime, STANDSTILL};
 use enforcer_model::ids::Seq;
@@ -20,13 +20,13 @@ use std::time::Duration;
 pub(crate) const QUIET: Duration = Duration::from_secs(300);
 
 /// The name of a rule, and the workload that it is about; `None` for the host.
-pub(crate) type Key = (String, Option<WorkloadName>);
+pub(crate) type Key = (String, Option<ReplicaId>);
 
 /// Resumes an alert that an earlier agent has sent, and that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub rule: String,
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<ReplicaId>,
     /// The number of the alert's first event.
     pub id: Seq,
     /// The time of the last message.
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn an_event_stands_until_no_other_came() {
-        let key = ("oom".to_owned(), WorkloadName::parse("web"));
+        let key = ("oom".to_owned(), ReplicaId::parse("web"));
         let mut conditions = Conditions::default();
         let stands =
             |conditions: &mut Conditions, seconds| conditions.occurrence(at(seconds), &key);

@@ -214,6 +214,22 @@ pub fn holder_of(inode: u32) -> Option<(u32, String)> {
     })
 }
 
+/// Returns the inodes of the sockets that a process has open.
+#[must_use]
+pub fn sockets_of_process(pid: u32) -> Vec<u32> {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    let open = open.into_iter().flatten().flatten();
+    let inodes = open.filter_map(|entry| {
+        let target = std::fs::read_link(entry.path()).ok()?;
+        let inode = target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?;
+        inode.parse().ok()
+    });
+    inodes.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

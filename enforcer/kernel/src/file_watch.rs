@@ -2,7 +2,7 @@
 //! link that leads elsewhere. The folders along each path are watched (inotify(7)); whether a file
 //! has changed is read from its metadata then.
 
-use enforcer_model::WorkloadName;
+use enforcer_model::ReplicaId;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
@@ -45,7 +45,7 @@ enum Seen {
 #[derive(Debug)]
 pub struct FileWatch {
     inotify: Inotify,
-    files: Mutex<BTreeMap<WorkloadName, BTreeMap<String, Seen>>>,
+    files: Mutex<BTreeMap<ReplicaId, BTreeMap<String, Seen>>>,
     watched: Mutex<HashSet<WatchDescriptor>>,
 }
 
@@ -67,7 +67,7 @@ impl FileWatch {
     /// Names the files of a workload, in place of those that it had. With `is_new`, its program has
     /// just been started, and reads the versions of now. Returns whether anything is to be looked
     /// at. No file is touched: its file system may hang.
-    pub fn set(&self, workload: &WorkloadName, paths: &[String], is_new: bool) -> bool {
+    pub fn set(&self, workload: &ReplicaId, paths: &[String], is_new: bool) -> bool {
         let mut files = self.files.lock();
         if paths.is_empty() {
             return files.remove(workload).is_some();
@@ -84,11 +84,11 @@ impl FileWatch {
     }
 
     /// Looks at every file, and returns those that are not what they were.
-    pub fn look(&self) -> Vec<(WorkloadName, String)> {
+    pub fn look(&self) -> Vec<(ReplicaId, String)> {
         while self.inotify.read_events().is_ok() {}
-        let all: Vec<(WorkloadName, String)> = {
+        let all: Vec<(ReplicaId, String)> = {
             let files = self.files.lock();
-            let of = |(name, paths): (&WorkloadName, &BTreeMap<String, Seen>)| {
+            let of = |(name, paths): (&ReplicaId, &BTreeMap<String, Seen>)| {
                 let paths: Vec<String> = paths.keys().cloned().collect();
                 paths.into_iter().map({
                     let name = name.clone();
@@ -160,7 +160,7 @@ mod tests {
         }
         symlink("one", place.join("now")).expect("a link");
         let at = |path: &str| place.join(path).to_str().expect("a path").to_owned();
-        let web = WorkloadName::parse("web").expect("a name");
+        let web = ReplicaId::parse("web").expect("a name");
         let watch = FileWatch::new().expect("a watch");
         let paths = [at("now/conf"), at("absent"), at("link")];
         let changed = |path: &str| vec![(web.clone(), at(path))];

@@ -3,8 +3,8 @@
 //! itself it reports only those of `*.events`.
 
 use super::cgroupfs::Cgroup;
-use enforcer_model::WorkloadName;
 use enforcer_model::limits::CONTROLLERS;
+use enforcer_model::{ReplicaId, WorkloadName};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -17,14 +17,16 @@ use std::path::{Path, PathBuf};
 pub struct TreeWatch {
     inotify: Inotify,
     parent: PathBuf,
-    names: Mutex<HashMap<WatchDescriptor, WorkloadName>>,
+    names: Mutex<HashMap<WatchDescriptor, ReplicaId>>,
+    /// The cgroups above replicas.
+    groups: Mutex<HashMap<WatchDescriptor, WorkloadName>>,
 }
 
 /// Something happened to a workload's cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {
     /// A change of one workload's limits, processes or cgroup.
-    Workload(WorkloadName),
+    Workload(ReplicaId),
     /// The kernel has dropped events: anything may have changed.
     Everything,
 }
@@ -50,16 +52,23 @@ impl TreeWatch {
             inotify,
             parent: workloads.path().to_owned(),
             names: Mutex::default(),
+            groups: Mutex::default(),
         })
     }
 
-    fn names(&self) -> MutexGuard<'_, HashMap<WatchDescriptor, WorkloadName>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<WatchDescriptor, ReplicaId>> {
         self.names.lock()
     }
 
     /// Watches one more workload. An earlier cgroup of its name is no longer watched.
-    pub fn add(&self, workload: &WorkloadName) -> io::Result<()> {
-        let path = self.parent.join(workload.as_str());
+    pub fn add(&self, workload: &ReplicaId) -> io::Result<()> {
+        let path = self.parent.join(workload.cgroup_path());
+        if let (Some(_), Some(above)) = (workload.index(), path.parent()) {
+            let removals = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+            let watch = self.inotify.add_watch(above, removals)?;
+            let mut groups = self.groups.lock();
+            groups.insert(watch, workload.workload().clone());
+        }
         // The kernel reports the last process that leaves only to watchers of this file itself
         // (`kernfs_notify_workfn` needs its inode).
         let populated = path.join("cgroup.events");
@@ -76,14 +85,14 @@ impl TreeWatch {
     }
 
     /// Removes the watch of a workload: in kernfs a watch outlives its cgroup.
-    pub fn remove(&self, workload: &WorkloadName) {
+    pub fn remove(&self, workload: &ReplicaId) {
         self.forget(&mut self.names(), workload, &[]);
     }
 
     fn forget(
         &self,
-        names: &mut HashMap<WatchDescriptor, WorkloadName>,
-        workload: &WorkloadName,
+        names: &mut HashMap<WatchDescriptor, ReplicaId>,
+        workload: &ReplicaId,
         but: &[WatchDescriptor],
     ) {
         names.retain(|watch, name| {
@@ -105,11 +114,18 @@ impl TreeWatch {
                     touched.push(Touched::Everything);
                 } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     names.remove(&event.wd);
+                    self.groups.lock().remove(&event.wd);
                 }
                 let file = event.name.as_ref().map(|file| file.to_string_lossy());
                 let name = match (file, names.get(&event.wd)) {
                     (Some(file), _) if event.mask.contains(AddWatchFlags::IN_DELETE) => {
-                        WorkloadName::parse(&file)
+                        match self.groups.lock().get(&event.wd) {
+                            Some(workload) => {
+                                let index = file.parse().ok();
+                                index.map(|index| ReplicaId::new(workload.clone(), Some(index)))
+                            }
+                            None => WorkloadName::parse(&file).map(ReplicaId::from),
+                        }
                     }
                     (Some(file), known) => known.filter(|_| is_ours_to_set(&file)).cloned(),
                     (None, known) => known.cloned(),

@@ -15,7 +15,7 @@
 //! is still filled was not read, and is still in the pipe.
 
 use crate::log_file::Place;
-use enforcer_model::WorkloadName;
+use enforcer_model::ReplicaId;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use std::ffi::c_void;
 use std::fs::File;
@@ -62,7 +62,7 @@ struct Part {
 /// A chunk that an earlier holder has left.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Left {
-    pub workload: WorkloadName,
+    pub workload: ReplicaId,
     pub data: Vec<u8>,
     /// The offset of the data in the chunk.
     pub from: usize,
@@ -139,7 +139,7 @@ impl Slot {
             .name
             .get(..usize::try_from(layout.name_length).ok()?)?;
         Some(Left {
-            workload: WorkloadName::parse(std::str::from_utf8(name).ok()?)?,
+            workload: ReplicaId::parse(std::str::from_utf8(name).ok()?)?,
             data,
             from,
             place,
@@ -149,13 +149,14 @@ impl Slot {
     /// Reads up to this many bytes by one call of `read`, and returns their number.
     pub fn fill(
         &mut self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         length: usize,
         read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
         let length = length.min(CHUNK);
         let layout = self.layout();
-        let name = workload.as_str().as_bytes();
+        let name = workload.to_string();
+        let name = name.as_bytes();
         let room = layout.name.get_mut(..name.len());
         room.ok_or(io::ErrorKind::InvalidInput)?
             .copy_from_slice(name);
@@ -214,8 +215,8 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    fn name(text: &str) -> WorkloadName {
-        WorkloadName::parse(text).expect("a name")
+    fn name(text: &str) -> ReplicaId {
+        ReplicaId::parse(text).expect("a name")
     }
 
     /// Returns what the next holder finds after this one has come so far.

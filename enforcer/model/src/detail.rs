@@ -99,6 +99,10 @@ kinds! {
     "ready": Ready(ReadyChange),
     /// The connections at the ports have ended before a stop, or the time for that is over.
     "drain": Drain(Drained),
+    /// Another version of a workload takes the place of the one before, replica by replica.
+    "rollout": Rollout(RolloutChange),
+    /// Another number of replicas is wanted.
+    "scale": Scale(Scaled),
     "restart": Restart(RestartPlan),
     "reload": Reload(Reloaded),
     /// A file of `reload_on` has changed.
@@ -295,6 +299,38 @@ pub struct Drained {
     pub left: u32,
     /// The reason why the connections are not known. Then the wait was as long as it may be.
     pub unknown: Option<String>,
+}
+
+words! {
+    /// A step of a rollout.
+    pub enum RolloutState {
+        Began = "began",
+        Paused = "paused",
+        Resumed = "resumed",
+        /// The new version did not come up, and the one before takes its place.
+        Failed = "failed",
+        /// A person has asked for the version before.
+        Undone = "undone",
+        Completed = "completed",
+        /// The version before runs again.
+        RolledBack = "rolled_back",
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RolloutChange {
+    pub state: RolloutState,
+    /// The replicas that are ready.
+    pub ready: u16,
+    pub wanted: u16,
+    pub why: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scaled {
+    pub from: u16,
+    pub to: u16,
+    pub why: String,
 }
 
 words! {

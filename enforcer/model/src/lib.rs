@@ -34,6 +34,6 @@ pub mod units;
 pub mod views;
 mod words;
 
-pub use name::WorkloadName;
+pub use name::{ReplicaId, WorkloadName};
 pub use record::Record;
 pub use state::WorkloadState;

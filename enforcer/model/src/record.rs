@@ -2,7 +2,7 @@
 
 use crate::detail::Detail;
 use crate::ids::{Cause, InstanceId, Seq};
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -15,7 +15,7 @@ pub struct Record {
     pub time: jiff::Timestamp,
     pub boot_id: Arc<str>,
     /// `None` for an event of the host or of the agent.
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<ReplicaId>,
     pub instance: Option<InstanceId>,
     pub reason: Option<Cause>,
     pub caused_by: Option<Seq>,
@@ -45,7 +45,7 @@ impl<'de> Deserialize<'de> for Record {
             seq: Seq,
             time: jiff::Timestamp,
             boot_id: Arc<str>,
-            workload: Option<WorkloadName>,
+            workload: Option<ReplicaId>,
             instance: Option<InstanceId>,
             kind: String,
             reason: Option<Cause>,

@@ -3,7 +3,7 @@
 use crate::detail::AlertState;
 use crate::health::Health;
 use crate::ids::Seq;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::plan::Plan;
 use crate::seconds;
 use crate::spec::Severity;
@@ -59,7 +59,7 @@ pub struct ApplyAnswer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnwrittenLimits {
     /// `None` for the limits of all workloads together.
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<ReplicaId>,
     /// The kernel's reason for a refusal; `None` while the limits are still being written.
     pub refused: Option<String>,
 }
@@ -78,7 +78,7 @@ pub struct AlertMessage {
     pub state: AlertState,
     pub repeated: bool,
     pub severity: Severity,
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<ReplicaId>,
     pub text: String,
     #[serde(rename = "stood_seconds", with = "seconds")]
     pub stood: Duration,
@@ -90,6 +90,32 @@ pub struct AlertMessage {
 pub struct Throttle {
     /// A share of one CPU, such as `20%`.
     pub cpu: String,
+}
+
+words! {
+    /// A command about a rollout.
+    pub enum RolloutAction {
+        Pause = "pause",
+        Resume = "resume",
+        /// Go back to the version before.
+        Undo = "undo",
+        /// Try the manifest's version again.
+        Retry = "retry",
+    }
+}
+
+/// The body of `POST /v1/workloads/NAME/rollout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolloutRequest {
+    pub action: RolloutAction,
+}
+
+/// The body of `POST /v1/workloads/NAME/scale`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    pub replicas: u16,
 }
 
 /// The body of `POST /v1/shutdown`, and the answer to it.
@@ -104,7 +130,7 @@ pub struct Shutdown {
 /// The answer to `GET /health/workloads/NAME`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HealthAnswer {
-    pub name: WorkloadName,
+    pub name: ReplicaId,
     pub state: WorkloadState,
     pub health: Health,
     pub ready: bool,
@@ -116,7 +142,7 @@ pub struct HealthAnswer {
 /// The answer to `GET /v1/ready`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Readiness {
-    pub workloads: BTreeMap<WorkloadName, bool>,
+    pub workloads: BTreeMap<ReplicaId, bool>,
 }
 
 /// The answer to `GET /v1/agent`.

@@ -179,6 +179,18 @@ shapes! {
             { "type": "integer", "minimum": 1, "maximum": 64 },
         ],
     });
+    Replicas(_generator) = {
+        let count = json!({ "type": "integer", "minimum": 1, "maximum": 15 });
+        let bounds = section(&[
+            ("min", count.clone()),
+            ("max", count.clone()),
+            ("cpu", share()),
+            ("memory", share()),
+        ]);
+        either(&[count, bounds])
+    };
+    PortOf(_generator) = json!({ "enum": ["any", "each"] });
+    OnFailure(_generator) = json!({ "enum": ["rollback", "pause"] });
     LogTarget(_generator) = json!({ "enum": ["file", "journal"] });
     Restart(_generator) = json!({ "enum": ["always", "on-failure", "never"] });
     Severity(_generator) = json!({ "enum": ["warning", "critical"] });

@@ -3,9 +3,10 @@
 
 use crate::claims::Throttling;
 use crate::cpu_loop::{Evidence, Verdict};
+use crate::detail::RolloutState;
 use crate::health::Health;
 use crate::ids::{InstanceId, LastExit};
-use crate::name::WorkloadName;
+use crate::name::{ReplicaId, WorkloadName};
 use crate::probe::{Answer, ProbeState};
 use crate::spec::{CheckKind, Mode, ProbeName, RestartPolicy, Sandbox};
 use crate::state::WorkloadState;
@@ -26,7 +27,7 @@ pub struct Workloads {
 /// A workload as `ps` shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkloadView {
-    pub name: WorkloadName,
+    pub name: ReplicaId,
     pub state: WorkloadState,
     pub health: Health,
     pub ready: bool,
@@ -114,6 +115,24 @@ pub struct Inspection {
     /// It was stopped because the host ran short, and is started again when the host recovers.
     pub comes_back: bool,
     pub next_start_in_seconds: Option<f64>,
+}
+
+/// The replicas of a workload: the answer to `GET /v1/workloads/NAME` where it has some, and to
+/// `GET /v1/workloads/NAME/rollout`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Replicas {
+    pub name: WorkloadName,
+    pub wanted: u16,
+    /// The replicas that are ready.
+    pub ready: u16,
+    /// The replicas of the version that runs, or is rolled out.
+    pub current: u16,
+    pub total: u16,
+    /// `began`, `paused` or `failed` (it goes back), while a rollout is under way.
+    pub rollout: Option<RolloutState>,
+    /// What runs differs from the manifest.
+    pub differs: bool,
+    pub replicas: Vec<WorkloadView>,
 }
 
 /// One probe and its last answer.

@@ -26,7 +26,7 @@ pub(super) fn inherited(settings: &Settings, legacy: &Legacy) -> Result<Inherite
     let inherited = Inherited {
         root: (!legacy.workloads.is_empty()).then(|| root.clone()),
         made_root: made_root.then(|| root.clone()),
-        workloads: workloads.map(|left| left.workload.to_string()).collect(),
+        workloads: workloads.map(|left| left.workload.cgroup_path()).collect(),
     };
     match (&settings.cgroup_root, &inherited.root) {
         (Some(asked), Some(root)) if asked != root => Err(Fault::Failed(format!(

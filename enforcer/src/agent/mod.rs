@@ -22,9 +22,9 @@ use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
-use enforcer_core::Event;
 use enforcer_core::event::{AgentEvent, Found, HostEvent};
 use enforcer_core::spec::{Host, Manifest};
+use enforcer_core::{Event, ReplicaId};
 use enforcer_kernel::hierarchy::{self, Tree};
 use enforcer_kernel::pressure::Trigger;
 use enforcer_kernel::{bpf, capabilities, clock, init, own_process};
@@ -328,14 +328,18 @@ async fn take_over(
 ) -> Result<(), Fault> {
     events.send(Event::Agent(AgentEvent::EbpfAttached(attached.is_ok())));
     let finder = Arc::clone(executor);
-    let last = legacy.last;
+    let (last, groups) = (legacy.last, legacy.groups);
     let found = tokio::task::spawn_blocking(move || finder.adopt(legacy.workloads));
     let failed = |error: String| Fault::Failed(format!("failed to {error}; what runs runs on"));
     let workloads = found
         .await
         .map_err(|error| failed(format!("find what was left: {error}")))?
         .map_err(|error| failed(error_chain(&error)))?;
-    let known = workloads.iter().map(|taken| taken.workload.clone());
+    // Replicas share the sockets of their workload.
+    let known = workloads.iter().flat_map(|taken| {
+        let all = ReplicaId::from(taken.workload.workload().clone());
+        [taken.workload.clone(), all]
+    });
     executor.expect_sockets_of(known.collect());
     let keeper = Arc::clone(executor);
     let connect = move || {
@@ -352,7 +356,11 @@ async fn take_over(
         Found::Nothing | Found::Cgroup(..) | Found::Ended(..) => None,
     });
     let running = running.collect();
-    events.send(Event::Agent(AgentEvent::TakeOver { workloads, last }));
+    events.send(Event::Agent(AgentEvent::TakeOver {
+        workloads,
+        groups,
+        last,
+    }));
     executor.watch_adopted(running);
     // The core knows the workloads from here on.
     let hearer = Arc::clone(executor);

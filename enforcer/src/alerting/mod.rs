@@ -21,7 +21,7 @@ use enforcer_core::spec::{Resource, Target, WorkloadSpec};
 use enforcer_kernel::clock::moment_of;
 use enforcer_kernel::own_process;
 use enforcer_model::requests::AlertMessage;
-use enforcer_model::{Record, WorkloadName};
+use enforcer_model::{Record, ReplicaId};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -272,7 +272,7 @@ fn as_json(message: &AlertMessage) -> String {
 
 /// Returns the message as a command gets it: whole, and the words that a shell can use.
 fn environment(message: &AlertMessage) -> Vec<(String, String)> {
-    let workload = message.workload.as_ref().map(WorkloadName::to_string);
+    let workload = message.workload.as_ref().map(ReplicaId::to_string);
     let words = [
         ("ID", message.id.clone()),
         ("SEQ", message.seq.0.to_string()),

@@ -117,7 +117,7 @@ fn pagerduty(message: &AlertMessage, routing_key: &str) -> serde_json::Value {
 mod tests {
     use super::*;
     use enforcer_core::event::Seq;
-    use enforcer_model::WorkloadName;
+    use enforcer_model::ReplicaId;
     use expect_test::{Expect, expect};
     use std::time::Duration;
 
@@ -133,7 +133,7 @@ mod tests {
             state,
             repeated: false,
             severity: Severity::Critical,
-            workload: WorkloadName::parse("web"),
+            workload: ReplicaId::parse("web"),
             text: "memory use is 91% <&> @here".to_owned(),
             stood: Duration::from_secs(120),
         };

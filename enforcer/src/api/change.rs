@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::error::Failure;
-use super::part::{Body, Part};
+use super::part::{Body, Target};
 use super::peer::Peer;
 use super::views;
 use crate::configuration::ConfigurationError;
@@ -10,22 +10,27 @@ use crate::failpoint::failpoint;
 use crate::inbox::{Question, RequestError};
 use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse as _, Json, Response};
+use enforcer_core::Event;
 use enforcer_core::event::{AgentEvent, Request};
+use enforcer_core::group::GroupRequest;
 use enforcer_core::units::Percent;
-use enforcer_core::{Event, WorkloadName};
 use enforcer_manifest::parse_throttle;
-use enforcer_model::requests::{ApplyAnswer, PlanAnswer, Proposal, Shutdown, Throttle};
+use enforcer_model::requests::{
+    ApplyAnswer, PlanAnswer, Proposal, RolloutAction, RolloutRequest, Scale, Shutdown, Throttle,
+};
+use enforcer_model::views::Replicas;
 use serde::de::DeserializeOwned;
 
 pub(super) async fn request(
     State(api): State<Api>,
     ConnectInfo(peer): ConnectInfo<Peer>,
-    Part((name, word)): Part<(String, String)>,
+    Target { id, parts }: Target,
     Body(body): Body,
 ) -> Result<Response, Failure> {
     failpoint!("request-taken");
     peer.may_change()?;
-    let request = match word.as_str() {
+    let word = parts.get("request").map(String::as_str);
+    let request = match word.unwrap_or_default() {
         "start" => Request::Start,
         "stop" => Request::Stop,
         "restart" => Request::Restart,
@@ -36,10 +41,10 @@ pub(super) async fn request(
         "reload" => Request::Reload,
         _ => return Err(Failure::not_found("there is no such route")),
     };
-    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let asked = id.clone();
     let answer = api
         .events
-        .ask(|reply| Question::Request(parsed, request, reply))
+        .ask(|reply| Question::Request(asked, request, reply))
         .await;
     let answer = answer.ok_or_else(Failure::going_down)?;
     failpoint!("request-done");
@@ -49,8 +54,55 @@ pub(super) async fn request(
             Ok(Json(views::inspect(&api, &view)).into_response())
         }
         Ok(view) => Ok(Json(views::describe(&api, &view)).into_response()),
-        Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&name)),
+        Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&id.to_string())),
         Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),
+    }
+}
+
+/// Carries out a command about the rollout of a workload.
+pub(super) async fn rollout(
+    state: State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    target: Target,
+    Body(body): Body,
+) -> Result<Json<Replicas>, Failure> {
+    peer.may_change()?;
+    let RolloutRequest { action } = read_body(&body)?;
+    let request = match action {
+        RolloutAction::Pause => GroupRequest::Pause,
+        RolloutAction::Resume => GroupRequest::Resume,
+        RolloutAction::Undo => GroupRequest::Undo,
+        RolloutAction::Retry => GroupRequest::Retry,
+    };
+    command(state, target, request).await
+}
+
+/// Changes the number of replicas of a workload.
+pub(super) async fn scale(
+    state: State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    target: Target,
+    Body(body): Body,
+) -> Result<Json<Replicas>, Failure> {
+    peer.may_change()?;
+    let Scale { replicas } = read_body(&body)?;
+    command(state, target, GroupRequest::Scale(replicas)).await
+}
+
+async fn command(
+    state: State<Api>,
+    target: Target,
+    request: GroupRequest,
+) -> Result<Json<Replicas>, Failure> {
+    let name = target.id.workload().clone();
+    let answer = state
+        .0
+        .events
+        .ask(|reply| Question::GroupRequest(name, request, reply))
+        .await;
+    match answer.ok_or_else(Failure::going_down)? {
+        Ok(()) => views::group(state, target).await,
+        Err(why) => Err(Failure::failed(why)),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::Api;
 use super::error::Failure;
-use super::part::Part;
+use super::part::Target;
 use super::peer::Peer;
 use super::unread;
 use crate::store::history::{Batch, History};
@@ -12,7 +12,6 @@ use axum::body::{Body, Bytes};
 use axum::extract::{ConnectInfo, Query as Asked, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
-use enforcer_core::WorkloadName;
 use enforcer_core::event::Kind;
 use enforcer_model::Record;
 use std::convert::Infallible;
@@ -189,9 +188,8 @@ impl hyper::body::Body for Lines {
 /// of causes, the latest first.
 pub(super) async fn why(
     State(api): State<Api>,
-    Part(name): Part<String>,
+    Target { id: parsed, .. }: Target,
 ) -> Result<Json<Vec<Arc<Record>>>, Failure> {
-    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
     let history = Arc::clone(&api.history);
     let chain = super::blocking(move || {
         let last = |kind: Option<Kind>| {

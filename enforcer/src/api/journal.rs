@@ -5,7 +5,7 @@ use super::error::Failure;
 use super::logs::{WAITING, body};
 use axum::body::Bytes;
 use axum::response::Response;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_kernel::journal::{self, Wanted};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStdout};
@@ -25,7 +25,7 @@ static READERS: Semaphore = Semaphore::const_new(MAX_READERS);
 /// If `journalctl` cannot be started, or fails before it has printed a line.
 pub(super) async fn lines(
     api: &Api,
-    workload: &WorkloadName,
+    workload: &ReplicaId,
     wanted: Wanted,
 ) -> Result<Response, Failure> {
     let place = READERS.try_acquire().map_err(|_| {
@@ -34,7 +34,7 @@ pub(super) async fn lines(
         ))
     })?;
     let unit = api.executor.unit();
-    let mut reader = journal::read(workload.as_str(), unit.as_deref(), wanted)
+    let mut reader = journal::read(&workload.file_name(), unit.as_deref(), wanted)
         .map_err(|error| Failure::refused(format!("failed to start journalctl: {error}")))?;
     let stdout = reader.stdout.take();
     let mut stdout = stdout.ok_or_else(|| Failure::refused("journalctl has no output"))?;

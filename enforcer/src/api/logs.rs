@@ -4,13 +4,13 @@
 use super::Api;
 use super::error::Failure;
 use super::journal;
-use super::part::Part;
+use super::part::Target;
 use crate::inbox::Question;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::spec::LogTarget;
 use enforcer_kernel::log_file::Reader;
 use serde::Deserialize;
@@ -37,11 +37,11 @@ pub(super) struct Wanted {
 
 pub(super) async fn logs(
     State(api): State<Api>,
-    Part(name): Part<String>,
+    Target { id: parsed, .. }: Target,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Failure> {
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
-    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let name = parsed.to_string();
     if is_in_journal(&api, &parsed).await? {
         let wanted = enforcer_kernel::journal::Wanted {
             tail: wanted.tail,
@@ -64,7 +64,7 @@ pub(super) async fn logs(
 }
 
 /// Returns whether a workload writes to the journal. A workload that is gone may have left a file.
-async fn is_in_journal(api: &Api, workload: &WorkloadName) -> Result<bool, Failure> {
+async fn is_in_journal(api: &Api, workload: &ReplicaId) -> Result<bool, Failure> {
     let view = api
         .events
         .ask(|reply| Question::View(workload.clone(), reply))

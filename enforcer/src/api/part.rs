@@ -5,6 +5,8 @@ use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
+use enforcer_core::ReplicaId;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The longest time in which a body may arrive. It is a manifest at most, from this host.
@@ -24,6 +26,28 @@ where
         let found = Path::from_request_parts(parts, state).await;
         let Path(part) = found.map_err(|error| Failure::bad_request(error.body_text()))?;
         Ok(Self(part))
+    }
+}
+
+/// The workload or the replica in a route.
+pub(super) struct Target {
+    pub(super) id: ReplicaId,
+    /// The rest of the variable parts.
+    pub(super) parts: BTreeMap<String, String>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Part(mut parts): Part<BTreeMap<String, String>> =
+            Part::from_request_parts(parts, state).await?;
+        let mut name = parts.remove("name").unwrap_or_default();
+        if let Some(index) = parts.remove("index") {
+            name = format!("{name}/{index}");
+        }
+        let id = ReplicaId::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+        Ok(Self { id, parts })
     }
 }
 

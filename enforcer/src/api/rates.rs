@@ -3,7 +3,7 @@
 
 use super::Api;
 use crate::inbox::Question;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::units::MonoTime;
 use enforcer_kernel::clock;
 use enforcer_kernel::usage::{self, Usage};
@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The two readings before, for percentages. The last one that is a second old counts, so that two
 /// clients do not spoil each other's; and none is older than a minute.
 #[derive(Debug, Default)]
-pub(crate) struct UsageSamples(Mutex<HashMap<WorkloadName, [(MonoTime, Usage); 2]>>);
+pub(crate) struct UsageSamples(Mutex<HashMap<ReplicaId, [(MonoTime, Usage); 2]>>);
 
 /// The shortest time that a percentage covers.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 const WORTH_READING: Duration = Duration::from_millis(60);
 
 impl UsageSamples {
-    fn learn(&self, name: &WorkloadName, now: MonoTime, usage: Usage) {
+    fn learn(&self, name: &ReplicaId, now: MonoTime, usage: Usage) {
         let mut samples = self.0.lock();
         let known = samples.entry(name.clone()).or_insert([(now, usage); 2]);
         if now.since(known[1].0) >= SHORTEST {
@@ -45,7 +45,7 @@ impl UsageSamples {
     /// Returns the last reading of this instance that is old enough.
     fn before(
         &self,
-        name: &WorkloadName,
+        name: &ReplicaId,
         begun: MonoTime,
         now: MonoTime,
     ) -> Option<(MonoTime, Usage)> {
@@ -59,7 +59,7 @@ impl UsageSamples {
     /// instance, or since it began.
     pub(super) fn rates(
         &self,
-        name: &WorkloadName,
+        name: &ReplicaId,
         begun: (MonoTime, Usage),
         now: MonoTime,
         usage: &Usage,
@@ -106,7 +106,7 @@ pub(crate) async fn stay_recent(api: Api) {
         };
         let api = api.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let named: HashSet<WorkloadName> = views.into_iter().map(|view| view.name).collect();
+            let named: HashSet<ReplicaId> = views.into_iter().map(|view| view.name).collect();
             api.usage.0.lock().retain(|name, _| named.contains(name));
             for name in named {
                 let cgroup = api.executor.instances.cgroup(&name);
@@ -145,7 +145,7 @@ mod tests {
     /// s on.
     fn reported(asked: &[u64]) -> Vec<f64> {
         let samples = UsageSamples::default();
-        let name = WorkloadName::parse("web").expect("a name");
+        let name = ReplicaId::parse("web").expect("a name");
         let at = |millis: u64| (MonoTime(millis * 1_000_000), usage_at(millis));
         let rates = asked.iter().map(|millis| {
             let (now, usage) = at(*millis);

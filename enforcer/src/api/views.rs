@@ -3,21 +3,22 @@
 
 use super::Api;
 use super::error::Failure;
-use super::part::Part;
+use super::part::Target;
 use crate::inbox::Question;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use axum::response::Json;
+use axum::response::{IntoResponse as _, Json, Response};
+use enforcer_core::group::GroupView;
 use enforcer_core::health::Health;
 use enforcer_core::spec::LogTarget;
 use enforcer_core::supervisor::{ProbeView, View, answer_in_words};
-use enforcer_core::{WorkloadName, WorkloadState};
+use enforcer_core::{ReplicaId, WorkloadState};
 use enforcer_kernel::clock;
 use enforcer_kernel::usage::{self, Usage};
 use enforcer_model::requests::{AgentStatus, HealthAnswer, Readiness};
 use enforcer_model::views::{
-    BudgetOfRestarts, Inspection, LastAnswer, ProbeStatus, WorkloadView, Workloads,
+    BudgetOfRestarts, Inspection, LastAnswer, ProbeStatus, Replicas, WorkloadView, Workloads,
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -77,19 +78,53 @@ pub(super) async fn workloads(
     }))
 }
 
-pub(super) async fn workload(
-    State(api): State<Api>,
-    Part(name): Part<String>,
-) -> Result<Json<Inspection>, Failure> {
-    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+/// Returns one workload or replica, or the replicas of a workload.
+pub(super) async fn workload(State(api): State<Api>, target: Target) -> Result<Response, Failure> {
+    let id = target.id.clone();
     let view = api
         .events
-        .ask(|reply| Question::View(parsed, reply))
+        .ask(|reply| Question::View(id, reply))
         .await
         .ok_or_else(Failure::going_down)?;
-    let view = view.ok_or_else(|| Failure::no_such_workload(&name))?;
+    let Some(view) = view else {
+        return Ok(group(State(api), target).await?.into_response());
+    };
     let shown = tokio::task::spawn_blocking(move || inspect(&api, &view));
+    let shown = shown.await.map_err(|_| Failure::going_down())?;
+    Ok(Json(shown).into_response())
+}
+
+/// Returns the replicas of a workload.
+pub(super) async fn group(
+    State(api): State<Api>,
+    Target { id, .. }: Target,
+) -> Result<Json<Replicas>, Failure> {
+    let (group, views) = replicas_of(&api, &id).await?;
+    let shown = tokio::task::spawn_blocking(move || Replicas {
+        name: id.workload().clone(),
+        wanted: group.wanted,
+        ready: group.ready,
+        current: group.current,
+        total: group.total,
+        rollout: group.rollout,
+        differs: group.differs,
+        replicas: views.iter().map(|view| describe(&api, view)).collect(),
+    });
     Ok(Json(shown.await.map_err(|_| Failure::going_down())?))
+}
+
+async fn replicas_of(api: &Api, id: &ReplicaId) -> Result<(GroupView, Vec<View>), Failure> {
+    let unknown = || Failure::no_such_workload(&id.to_string());
+    if id.index().is_some() {
+        return Err(unknown());
+    }
+    let name = id.workload().clone();
+    let found = api
+        .events
+        .ask(|reply| Question::Group(name, reply))
+        .await
+        .ok_or_else(Failure::going_down)?;
+    found.ok_or_else(unknown)
 }
 
 pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
@@ -100,12 +135,7 @@ pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
         usage = read;
         rates = api.usage.rates(&view.name, instance.begun, now, &usage);
     }
-    let path = api
-        .executor
-        .tree
-        .workloads()
-        .path()
-        .join(view.name.as_str());
+    let path = api.executor.tree.path_of(&view.name);
     WorkloadView {
         name: view.name.clone(),
         state: view.state,
@@ -143,30 +173,40 @@ fn describe_all(api: &Api, view: &View) -> WorkloadView {
     }
 }
 
-/// `/health/workloads/{name}`: 200, or 503 where it is unhealthy or doesn't run.
+/// `/health/workloads/{name}`: 200, or 503 where it is unhealthy or doesn't run. One replica that serves is
+/// enough for a workload that has several.
 pub(super) async fn health(
     State(api): State<Api>,
-    Part(name): Part<String>,
+    Target { id, .. }: Target,
 ) -> Result<(StatusCode, Json<HealthAnswer>), Failure> {
-    let parsed = WorkloadName::parse(&name).ok_or_else(|| Failure::no_such_workload(&name))?;
+    let asked = id.clone();
     let view = api
         .events
-        .ask(|reply| Question::View(parsed, reply))
+        .ask(|reply| Question::View(asked, reply))
         .await
         .ok_or_else(Failure::going_down)?;
-    let view = view.ok_or_else(|| Failure::no_such_workload(&name))?;
-    let serves = view.state == WorkloadState::Running && view.health != Health::Unhealthy;
-    let status = if serves {
+    let views = match view {
+        Some(view) => vec![view],
+        None => replicas_of(&api, &id).await?.1,
+    };
+    let serves =
+        |view: &View| view.state == WorkloadState::Running && view.health != Health::Unhealthy;
+    let ready = views.iter().any(|view| view.ready);
+    let best = views.iter().find(|view| serves(view) && view.ready);
+    let best = best.or_else(|| views.iter().find(|view| serves(view)));
+    let view = best.or(views.first());
+    let view = view.ok_or_else(|| Failure::no_such_workload(&id.to_string()))?;
+    let status = if serves(view) {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
     let answer = HealthAnswer {
-        name: view.name,
+        name: id,
         state: view.state,
         health: view.health,
-        ready: view.ready,
-        reason: Some(view.reason),
+        ready,
+        reason: Some(view.reason.clone()),
     };
     Ok((status, Json(answer)))
 }
@@ -175,9 +215,9 @@ pub(super) async fn health(
 /// here.
 pub(super) async fn public_health(
     api: State<Api>,
-    name: Part<String>,
+    target: Target,
 ) -> Result<(StatusCode, Json<HealthAnswer>), Failure> {
-    let (status, Json(answer)) = health(api, name).await?;
+    let (status, Json(answer)) = health(api, target).await?;
     let reason = None;
     Ok((status, Json(HealthAnswer { reason, ..answer })))
 }
@@ -189,10 +229,13 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Readiness>, Fai
         .ask(Question::Views)
         .await
         .ok_or_else(Failure::going_down)?;
-    let workloads: BTreeMap<WorkloadName, bool> = views
-        .into_iter()
-        .map(|view| (view.name, view.ready))
-        .collect();
+    let mut workloads: BTreeMap<ReplicaId, bool> = BTreeMap::new();
+    for view in views {
+        // A workload is ready while one of its replicas is.
+        let all = ReplicaId::from(view.name.workload().clone());
+        *workloads.entry(all).or_default() |= view.ready;
+        workloads.insert(view.name, view.ready);
+    }
     Ok(Json(Readiness { workloads }))
 }
 

@@ -13,6 +13,7 @@ mod manual;
 mod probe;
 mod prospect;
 mod ps;
+mod replicas;
 mod sandbox;
 mod status;
 mod top;
@@ -148,6 +149,13 @@ enum Command {
     Stop { workload: String },
     /// Stop and start a workload
     Restart { workload: String },
+    /// Change the number of a workload's replicas
+    Scale { workload: String, replicas: u16 },
+    /// Look after the rollout of a workload with replicas
+    Rollout {
+        #[command(subcommand)]
+        wanted: replicas::Wanted,
+    },
     /// Make a workload take its new configuration without a restart, as its `reload` says
     Reload { workload: String },
     /// Show what a sandbox promises, or learn what a workload needs in one
@@ -306,6 +314,8 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Start { workload } => workload::request(&settings, &workload, "start"),
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
+        Command::Scale { workload, replicas } => replicas::scale(&settings, &workload, replicas),
+        Command::Rollout { wanted } => replicas::rollout(&settings, &wanted),
         Command::Reload { workload } => workload::request(&settings, &workload, "reload"),
         Command::Sandbox { wanted } => sandbox::run(&settings, &wanted),
         Command::Kill { workload } => workload::request(&settings, &workload, "kill"),

@@ -17,8 +17,10 @@ pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
         return output.print_answer(&answer, None).map(drop);
     }
     let Workloads { workloads, .. } = answer.read()?;
-    let names = workloads.iter().map(|workload| workload.name.as_str());
-    if output.print_answer(&answer, Some(&names.collect::<Vec<_>>()))? {
+    let names = workloads.iter().map(|workload| workload.name.to_string());
+    let names: Vec<String> = names.collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    if output.print_answer(&answer, Some(&names))? {
         return Ok(());
     }
     if output.format() == Format::Wide {
@@ -32,10 +34,15 @@ pub(super) fn ps(settings: &Settings, output: Output) -> Result<(), Fault> {
         print!("{}", aligned(&rows));
         return Ok(());
     }
+    print!("{}", listed(&workloads));
+    Ok(())
+}
+
+/// Returns workloads as a table.
+pub(super) fn listed(workloads: &[WorkloadView]) -> String {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(workloads.iter().map(row));
-    print!("{}", table(&rows));
-    Ok(())
+    table(&rows)
 }
 
 const HEADER: [&str; 11] = [

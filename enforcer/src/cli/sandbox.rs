@@ -6,7 +6,7 @@ use crate::configuration::files;
 use crate::fault::Fault;
 use crate::settings::Settings;
 use clap::Subcommand;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::spec::{Consequence, Promise, Sandbox, WorkloadSpec, promises, unit};
 use enforcer_core::text::printable;
 use enforcer_kernel::account::Accounts;
@@ -94,7 +94,7 @@ fn show(level: Sandbox, output: Output) -> Result<(), Fault> {
 /// A workload, and what the sandbox would change for it.
 #[derive(Debug, Serialize)]
 struct SandboxChanges {
-    workload: WorkloadName,
+    workload: ReplicaId,
     /// Its default is no sandbox, whatever the manifest's version.
     is_root: bool,
     changes: Vec<Consequence>,
@@ -106,7 +106,7 @@ pub(super) fn plan(file: &Path, level: Sandbox, output: Output, color: bool) -> 
     let workloads = loaded.manifest.workloads.iter();
     let all: Vec<SandboxChanges> = workloads
         .map(|(name, spec)| SandboxChanges {
-            workload: name.clone(),
+            workload: name.clone().into(),
             is_root: spec.is_root(),
             changes: spec.in_sandbox(level, &home(spec)).into_iter().collect(),
         })

@@ -9,12 +9,21 @@ use enforcer_client::request::throttle_in_words;
 use enforcer_core::WorkloadState;
 use enforcer_core::health::Health;
 use enforcer_core::units::Bytes;
-use enforcer_model::views::Inspection;
+use enforcer_model::views::{Inspection, Replicas};
 
 pub(super) fn status(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let route = format!("/v1/workloads/{}", escaped(name));
     let answer = client::get(settings, &route)?;
     let printed = output.print_answer(&answer, Some(&[name]))?;
+    if let Ok(found) = answer.read::<Replicas>() {
+        if !printed {
+            super::replicas::print(&found);
+        }
+        return match found.ready {
+            0 => Err(Fault::NotRunning(format!("no replica of {name} is ready"))),
+            _ => Ok(()),
+        };
+    }
     let found: Inspection = answer.read()?;
     if !printed {
         print(name, &found);

@@ -15,7 +15,7 @@ use enforcer_kernel::pidfd::PidFd;
 use enforcer_model::requests::{
     ApplyAnswer, PlanAnswer, Proposal, ProposedFile, Shutdown, Throttle, UnwrittenLimits,
 };
-use enforcer_model::views::Inspection;
+use enforcer_model::views::{Inspection, Replicas};
 use std::path::{Path, PathBuf};
 
 pub(super) fn validate(files: &[PathBuf], color: bool) -> Result<(), Fault> {
@@ -136,7 +136,7 @@ pub(super) fn apply(
 fn describe_unwritten(unwritten: &[UnwrittenLimits]) -> String {
     let lines = unwritten.iter().map(|limits| {
         let of = match &limits.workload {
-            Some(workload) => workload.as_str(),
+            Some(workload) => &workload.to_string(),
             None => "host",
         };
         match &limits.refused {
@@ -198,6 +198,10 @@ fn print_limits(name: &WorkloadName, manifest: Option<&Manifest>) {
 pub(super) fn inspect(settings: &Settings, name: &str, output: Output) -> Result<(), Fault> {
     let answer = client::get(settings, &format!("/v1/workloads/{}", escaped(name)))?;
     if output.print_answer(&answer, Some(&[name]))? {
+        return Ok(());
+    }
+    if let Ok(found) = answer.read::<Replicas>() {
+        super::replicas::print(&found);
         return Ok(());
     }
     let inspection: Inspection = answer.read()?;

@@ -16,15 +16,16 @@ pub(crate) mod follow;
 use crate::executor::Executor;
 use crate::inbox::{Events, Question};
 use dormant::Dormant;
+use enforcer_core::WorkloadName;
 use enforcer_core::plan::{self, Plan, Shrink, shrinks_below_use};
 use enforcer_core::spec::{Host, Manifest};
-use enforcer_core::units::Limit;
+use enforcer_core::units::{Bytes, Limit};
 use enforcer_kernel::replacement::{Survives, replace};
 use enforcer_kernel::usage::memory_current;
 use enforcer_kernel::{memory_info, system_limits};
 use enforcer_model::requests::{ApplyAnswer, PlanAnswer, Proposal, ProposedFile};
 use files::{LoadError, Loaded, Source};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -232,8 +233,15 @@ impl Configuration {
         let used = instances
             .map(|(name, instance)| (Some(name), memory_current(instance.cgroup())))
             .chain([(None, memory_current(self.executor.tree.workloads()))])
-            .filter_map(|(name, used)| Some((name, used?)))
-            .collect();
+            .filter_map(|(name, used)| Some((name, used?)));
+        // Of replicas, which have one limit, the largest counts.
+        let mut most: BTreeMap<Option<WorkloadName>, Bytes> = BTreeMap::new();
+        for (name, used) in used {
+            let name = name.map(|name| name.workload().clone());
+            let of_name = most.entry(name).or_default();
+            *of_name = (*of_name).max(used);
+        }
+        let used = most;
         let totals = memory_info::totals().ok();
         let ceiling = |host: &Host| {
             let (memory, swap) = totals?;

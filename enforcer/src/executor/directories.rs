@@ -2,7 +2,7 @@
 //! to rest. Only what was made here is removed; a file in the runtime folder names it.
 
 use super::Executor;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{DirectoryKind, WorkloadSpec};
 use enforcer_kernel::directories;
@@ -55,7 +55,7 @@ impl Executor {
     /// Makes the directories that the workload lacks.
     pub(super) fn make_directories(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         owner: Option<(Uid, Gid)>,
     ) -> Result<(), StartError> {
@@ -81,7 +81,7 @@ impl Executor {
         Ok(())
     }
 
-    fn note_made(&self, workload: &WorkloadName, name: &str) -> io::Result<()> {
+    fn note_made(&self, workload: &ReplicaId, name: &str) -> io::Result<()> {
         let path = self.made_by(workload);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -92,12 +92,14 @@ impl Executor {
         fs::write(path, all)
     }
 
-    fn made_by(&self, workload: &WorkloadName) -> PathBuf {
-        self.runtime_dir.join("directories").join(workload.as_str())
+    fn made_by(&self, workload: &ReplicaId) -> PathBuf {
+        self.runtime_dir
+            .join("directories")
+            .join(workload.file_name())
     }
 
     /// Removes the directories below `/run` that were made for the workload, the last one first.
-    pub(super) fn remove_directories(&self, workload: &WorkloadName) {
+    pub(super) fn remove_directories(&self, workload: &ReplicaId) {
         let path = self.made_by(workload);
         let Ok(made) = fs::read_to_string(&path) else {
             return;

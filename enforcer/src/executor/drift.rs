@@ -4,7 +4,7 @@
 use super::instances::OpenCgroup;
 use super::{Executor, Work, sandbox};
 use crate::report::error_chain;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::drift::{Drifted, PLACE};
 use enforcer_core::event::{Event, InstanceEvent, InstanceId, LimitChange, WorkloadEvent};
 use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
@@ -96,7 +96,7 @@ impl Executor {
     }
 
     /// Looks whether everything is as it was left.
-    pub(super) fn check(&self, workload: &WorkloadName) {
+    pub(super) fn check(&self, workload: &ReplicaId) {
         self.unchecked.lock().remove(workload);
         // Another process may have this pid by now.
         let found = self.instances.get(workload);
@@ -132,7 +132,7 @@ impl Executor {
     /// again if another process has removed it.
     pub(super) fn bring_home(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         instance: InstanceId,
     ) -> Option<LimitChange> {
         let known = self.instances.get(workload);
@@ -189,7 +189,7 @@ impl Executor {
     }
 
     /// Goes on with another cgroup, because another process has removed the one before.
-    pub(super) fn replace_cgroup(self: &Arc<Self>, workload: &WorkloadName, open: OpenCgroup) {
+    pub(super) fn replace_cgroup(self: &Arc<Self>, workload: &ReplicaId, open: OpenCgroup) {
         let id = open.id;
         let watching = self.watch_memory_events(workload, &open);
         self.watch_cgroup(workload);
@@ -206,7 +206,7 @@ impl Executor {
     }
 
     /// Watches the cgroup of a workload for changes.
-    pub(super) fn watch_cgroup(&self, workload: &WorkloadName) {
+    pub(super) fn watch_cgroup(&self, workload: &ReplicaId) {
         if let Some(watch) = &self.tree_watch
             && let Err(error) = watch.add(workload)
         {

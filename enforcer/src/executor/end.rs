@@ -6,7 +6,7 @@ use super::marks;
 use super::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::StopScope;
@@ -39,7 +39,7 @@ fn signal_others(instance: &Instance, number: i32) {
 const STUCK_SHOWN: usize = 3;
 
 impl Executor {
-    pub(super) fn signal(&self, workload: &WorkloadName, signal: &str, scope: StopScope) {
+    pub(super) fn signal(&self, workload: &ReplicaId, signal: &str, scope: StopScope) {
         let Some(instance) = self.instances.get(workload) else {
             return;
         };
@@ -57,7 +57,7 @@ impl Executor {
         failpoint!("stop-signalled");
     }
 
-    pub(super) fn kill_tree(&self, workload: &WorkloadName) {
+    pub(super) fn kill_tree(&self, workload: &ReplicaId) {
         failpoint!("stop-killed");
         if let Some(Err(error)) = self.with_cgroup(workload, Cgroup::kill) {
             tracing::error!("{workload}: failed to {}", error_chain(&error));
@@ -73,7 +73,7 @@ impl Executor {
 
     /// Says which processes of a workload are still there although they were killed. A process
     /// ends only when it returns from the kernel, which one in state D does not.
-    pub(super) fn report_stuck(&self, workload: &WorkloadName, instance: InstanceId) {
+    pub(super) fn report_stuck(&self, workload: &ReplicaId, instance: InstanceId) {
         let listed = self.with_cgroup(workload, Cgroup::processes);
         let Some(Ok(pids)) = listed else {
             return;
@@ -96,7 +96,7 @@ impl Executor {
 
     /// Waits for the main process, kills what it left behind, and reads the counters before the
     /// exit is reported.
-    pub(super) fn reap(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId) {
+    pub(super) fn reap(self: &Arc<Self>, workload: ReplicaId, instance: InstanceId) {
         failpoint!("reap-begun");
         let Some(ended) = self.instances.get(&workload) else {
             // The take-over found no process of it.
@@ -168,7 +168,7 @@ impl Executor {
         }
     }
 
-    pub(super) fn remove(&self, workload: &WorkloadName) {
+    pub(super) fn remove(&self, workload: &ReplicaId) {
         self.remove_directories(workload);
         self.remove_credentials_folder(workload);
         self.take_from_gate(workload);
@@ -177,14 +177,14 @@ impl Executor {
     }
 
     /// Removes the cgroup of a workload, which may begin anew in another one.
-    pub(super) fn remove_cgroup(&self, workload: &WorkloadName) {
+    pub(super) fn remove_cgroup(&self, workload: &ReplicaId) {
         self.instances.stop_watching(workload);
         failpoint!("remove-begun");
         self.handover.forget(workload);
         if let Some(watch) = &self.tree_watch {
             watch.remove(workload);
         }
-        if let Err(error) = self.tree.workloads().remove_child(workload.as_str()) {
+        if let Err(error) = self.tree.remove(workload) {
             tracing::error!(
                 "{workload}: failed to {}; it stays behind",
                 error_chain(&error)

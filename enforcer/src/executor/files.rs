@@ -1,7 +1,7 @@
 //! The files of `reload_on`: a change of one is reported when the files are at rest again.
 
 use super::Executor;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, WorkloadEvent};
 use enforcer_kernel::ready;
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ async fn settle(readable: &AsyncFd<OwnedFd>) {
 
 impl Executor {
     /// Names the files of a workload, in place of those that it had.
-    pub(super) fn name_files(&self, workload: &WorkloadName, paths: &[String], is_new: bool) {
+    pub(super) fn name_files(&self, workload: &ReplicaId, paths: &[String], is_new: bool) {
         if let Some(files) = &self.files
             && files.set(workload, paths, is_new)
         {

@@ -3,7 +3,7 @@
 //! method here.
 
 use super::output::KeptPipe;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{CgroupId, InstanceId, ProcessId};
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::WorkloadSpec;
@@ -88,7 +88,7 @@ pub(super) struct Begun {
 /// A workload whose use is read.
 #[derive(Debug)]
 pub(super) struct Watched {
-    pub(super) name: WorkloadName,
+    pub(super) name: ReplicaId,
     pub(super) cgroup: Arc<Cgroup>,
     pub(super) spec: Arc<WorkloadSpec>,
     pub(super) files: Arc<UsageFiles>,
@@ -99,16 +99,16 @@ pub(crate) struct Instances(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    of: BTreeMap<WorkloadName, Instance>,
-    by_cgroup: HashMap<CgroupId, WorkloadName>,
+    of: BTreeMap<ReplicaId, Instance>,
+    by_cgroup: HashMap<CgroupId, ReplicaId>,
 }
 
 impl Instances {
-    pub(crate) fn get(&self, workload: &WorkloadName) -> Option<Instance> {
+    pub(crate) fn get(&self, workload: &ReplicaId) -> Option<Instance> {
         self.0.lock().of.get(workload).cloned()
     }
 
-    pub(crate) fn cgroup(&self, workload: &WorkloadName) -> Option<Arc<Cgroup>> {
+    pub(crate) fn cgroup(&self, workload: &ReplicaId) -> Option<Arc<Cgroup>> {
         let table = self.0.lock();
         table
             .of
@@ -116,7 +116,7 @@ impl Instances {
             .map(|found| Arc::clone(found.cgroup()))
     }
 
-    pub(super) fn has(&self, workload: &WorkloadName) -> bool {
+    pub(super) fn has(&self, workload: &ReplicaId) -> bool {
         self.0.lock().of.contains_key(workload)
     }
 
@@ -125,7 +125,7 @@ impl Instances {
     }
 
     /// Returns every instance, in the order of the names.
-    pub(crate) fn all(&self) -> Vec<(WorkloadName, Instance)> {
+    pub(crate) fn all(&self) -> Vec<(ReplicaId, Instance)> {
         let table = self.0.lock();
         let all = table.of.iter();
         all.map(|(name, found)| (name.clone(), found.clone()))
@@ -143,7 +143,7 @@ impl Instances {
     }
 
     /// Returns the workload whose main process this is.
-    pub(super) fn workload_of(&self, pid: u32) -> Option<WorkloadName> {
+    pub(super) fn workload_of(&self, pid: u32) -> Option<ReplicaId> {
         let table = self.0.lock();
         let mut all = table.of.iter();
         let found = all.find(|(_, instance)| instance.main.pid == pid);
@@ -151,7 +151,7 @@ impl Instances {
     }
 
     /// Returns the workload whose cgroup this is.
-    pub(crate) fn owner_of(&self, id: CgroupId) -> Option<(WorkloadName, OpenCgroup)> {
+    pub(crate) fn owner_of(&self, id: CgroupId) -> Option<(ReplicaId, OpenCgroup)> {
         let table = self.0.lock();
         let name = table.by_cgroup.get(&id)?;
         let found = table.of.get(name)?;
@@ -162,7 +162,7 @@ impl Instances {
     /// none, `watch` begins to watch the cgroup.
     pub(super) fn begin(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         begun: Begun,
         watch: impl FnOnce(&OpenCgroup) -> AbortHandle,
     ) -> Option<ProcessId> {
@@ -208,7 +208,7 @@ impl Instances {
     /// Notes the descriptor of the main process.
     pub(super) fn set_main(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         (main, pidfd): (ProcessId, &Arc<PidFd>),
         is_adopted: bool,
     ) {
@@ -222,7 +222,7 @@ impl Instances {
     }
 
     /// Notes another main process, which is no child of this agent.
-    pub(super) fn change_main(&self, workload: &WorkloadName, main: ProcessId, pidfd: &Arc<PidFd>) {
+    pub(super) fn change_main(&self, workload: &ReplicaId, main: ProcessId, pidfd: &Arc<PidFd>) {
         if let Some(found) = self.0.lock().of.get_mut(workload) {
             found.main = main;
             found.pidfd = Some(Arc::clone(pidfd));
@@ -232,7 +232,7 @@ impl Instances {
 
     /// Notes the limits that the kernel was given, or that a write failed. Some files were written
     /// then, and some were not. If it was a repair, what is not right is still a drift.
-    pub(super) fn set_limits(&self, workload: &WorkloadName, wanted: &Limits, are_written: bool) {
+    pub(super) fn set_limits(&self, workload: &ReplicaId, wanted: &Limits, are_written: bool) {
         if let Some(found) = self.0.lock().of.get_mut(workload) {
             if are_written {
                 found.limits = Some(Arc::new(wanted.clone()));
@@ -247,7 +247,7 @@ impl Instances {
     /// other process has changed.
     pub(super) fn have_limits(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         cgroup: CgroupId,
         limits: &Limits,
     ) -> bool {
@@ -261,7 +261,7 @@ impl Instances {
     /// Notes the spec that was applied. Returns the cgroup that it was applied to.
     pub(super) fn set_spec(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &Arc<WorkloadSpec>,
     ) -> Option<CgroupId> {
         let mut table = self.0.lock();
@@ -274,7 +274,7 @@ impl Instances {
     /// that there is.
     pub(super) fn set_launch(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         launch: (Arc<WorkloadSpec>, Arc<Launch>),
     ) -> Option<(Arc<WorkloadSpec>, Arc<Launch>)> {
         let mut table = self.0.lock();
@@ -286,7 +286,7 @@ impl Instances {
     /// knows what is watched.
     pub(super) fn due_for_reading(
         &self,
-        is_due: impl Fn(&WorkloadName, &WorkloadSpec, Readings) -> bool,
+        is_due: impl Fn(&ReplicaId, &WorkloadSpec, Readings) -> bool,
     ) -> Vec<Watched> {
         let mut table = self.0.lock();
         let due = table.of.iter_mut().filter_map(|(name, found)| {
@@ -307,7 +307,7 @@ impl Instances {
     /// known to have.
     pub(crate) fn usage_of(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
     ) -> Option<(Instance, Arc<UsageFiles>, Option<Arc<Limits>>)> {
         let mut table = self.0.lock();
         let found = table.of.get_mut(workload)?;
@@ -317,7 +317,7 @@ impl Instances {
     }
 
     /// Notes whether another process has changed a limit.
-    pub(super) fn set_drifted(&self, workload: &WorkloadName, is_drifted: bool) {
+    pub(super) fn set_drifted(&self, workload: &ReplicaId, is_drifted: bool) {
         if let Some(found) = self.0.lock().of.get_mut(workload) {
             found.drifted = is_drifted;
         }
@@ -326,7 +326,7 @@ impl Instances {
     /// Changes the time of a workload's next reading.
     pub(super) fn set_readings<T>(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         change: impl FnOnce(&mut Readings) -> T,
     ) -> Option<T> {
         let mut table = self.0.lock();
@@ -337,7 +337,7 @@ impl Instances {
     /// was before.
     pub(super) fn replace_cgroup(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         open: OpenCgroup,
         watch: AbortHandle,
     ) -> Option<Instance> {
@@ -357,7 +357,7 @@ impl Instances {
     }
 
     /// Ends the task that watches the cgroup.
-    pub(super) fn stop_watching(&self, workload: &WorkloadName) {
+    pub(super) fn stop_watching(&self, workload: &ReplicaId) {
         let mut table = self.0.lock();
         let watch = table
             .of
@@ -368,7 +368,7 @@ impl Instances {
         }
     }
 
-    pub(super) fn remove(&self, workload: &WorkloadName) -> Option<Instance> {
+    pub(super) fn remove(&self, workload: &ReplicaId) -> Option<Instance> {
         let mut table = self.0.lock();
         let removed = table.of.remove(workload)?;
         table.by_cgroup.remove(&removed.open.id);

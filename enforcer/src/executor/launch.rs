@@ -3,7 +3,7 @@
 //! before there is a process.
 
 use super::{directories, sandbox};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{OUT_OF_SANDBOX, OUT_OF_STRICT, Sandbox, WorkloadSpec};
 use enforcer_kernel::account::{self, Accounts, Identity};
@@ -27,7 +27,7 @@ const FIRST_TO_GO: i32 = 500;
 /// account is looked up if it is not known. The main process signals no others than its children in
 /// `sandbox: strict`; a short command may signal the main process.
 pub(super) fn prepare(
-    workload: &WorkloadName,
+    workload: &ReplicaId,
     spec: &WorkloadSpec,
     own: Vec<(String, Vec<u8>)>,
     known: Option<&Identity>,
@@ -128,7 +128,7 @@ pub(super) fn short_command(
         // Read when the instance was started: what they say now is for the next one.
         spec.environment_files.clear();
     }
-    let host = WorkloadName::parse("host");
+    let host = ReplicaId::parse("host");
     let name = command.workload.as_ref().or(host.as_ref());
     let Some(name) = name else {
         return Err(failure("prepare the command", "it has no name".to_owned()));
@@ -165,7 +165,7 @@ pub(super) fn short_command(
 /// Returns the variables of a workload: what the manifest names, and what a program expects to
 /// find. Nothing of the agent's own is among them.
 fn environment(
-    workload: &WorkloadName,
+    workload: &ReplicaId,
     spec: &WorkloadSpec,
     identity: &Identity,
 ) -> Result<BTreeMap<String, Vec<u8>>, StartError> {

@@ -2,7 +2,7 @@
 
 use super::Executor;
 use super::instances::{Instance, Watched};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, HostEvent, HostMeasured, Measured};
 use enforcer_core::limits::Limits;
 use enforcer_core::probe::{Load, Work};
@@ -120,8 +120,9 @@ impl Executor {
         };
         let all = all || is_near;
         let now = clock::now();
-        let is_due = |name: &WorkloadName, spec: &WorkloadSpec, readings: Readings| {
-            let watched = spec.watch.memory.is_some() || alerts.least_memory(name).is_some();
+        let is_due = |name: &ReplicaId, spec: &WorkloadSpec, readings: Readings| {
+            let watched =
+                spec.watch.memory.is_some() || alerts.least_memory(name.workload()).is_some();
             let bounded = spec.limits.memory_max.is_some() && watched;
             all || spec.watch.cpu.is_some() || (bounded && readings.is_due(now))
         };
@@ -129,7 +130,7 @@ impl Executor {
         let measured = due.filter_map(|watched| {
             let watch = watched.spec.watch.memory;
             let warn = watch.and_then(|watch| watch.warn.or(watch.critical));
-            let alert_from = alerts.least_memory(&watched.name);
+            let alert_from = alerts.least_memory(watched.name.workload());
             let from = [warn, alert_from].into_iter().flatten().min();
             let measured = measure(&watched, warn, from)?;
             let hold = watch.map_or(Duration::ZERO, |watch| watch.hold);
@@ -145,7 +146,7 @@ impl Executor {
     }
 
     /// Has the use of this workload read soon: it was at its limit just now.
-    pub(crate) fn read_level_of(&self, workload: &WorkloadName) {
+    pub(crate) fn read_level_of(&self, workload: &ReplicaId) {
         let is_far = |readings: &mut Readings| {
             let is_far = !readings.is_due(clock::now());
             readings.hasten();
@@ -190,14 +191,14 @@ impl Executor {
     }
 
     /// Returns a workload's instance and its use now.
-    pub(crate) fn usage_of(&self, workload: &WorkloadName) -> Option<(Instance, Usage)> {
+    pub(crate) fn usage_of(&self, workload: &ReplicaId) -> Option<(Instance, Usage)> {
         let (instance, files, limits) = self.instances.usage_of(workload)?;
         let usage = files.read(self.trusted(&limits));
         Some((instance, usage))
     }
 
     /// Returns the statistics of a workload's cgroup now.
-    pub(crate) fn statistics_of(&self, workload: &WorkloadName) -> Option<Statistics> {
+    pub(crate) fn statistics_of(&self, workload: &ReplicaId) -> Option<Statistics> {
         let (_, files, limits) = self.instances.usage_of(workload)?;
         statistics::read(&files, self.trusted(&limits))
     }
@@ -209,13 +210,13 @@ impl Executor {
     }
 
     /// Returns the pressure on a workload.
-    pub(crate) fn load_of(&self, workload: &WorkloadName) -> Load {
+    pub(crate) fn load_of(&self, workload: &ReplicaId) -> Load {
         self.with_cgroup(workload, usage::read_load)
             .unwrap_or_default()
     }
 
     /// Returns the work of a workload in the life of its cgroup.
-    pub(crate) fn work_of(&self, workload: &WorkloadName) -> Option<Work> {
+    pub(crate) fn work_of(&self, workload: &ReplicaId) -> Option<Work> {
         self.with_cgroup(workload, usage::read_work).flatten()
     }
 }

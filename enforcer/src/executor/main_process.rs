@@ -8,7 +8,7 @@ use super::instances::Instance;
 use super::view::find_in;
 use crate::store::handover::RunningInstance;
 use crate::watch;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_kernel::cgroupfs::Cgroup;
@@ -63,7 +63,7 @@ impl Executor {
     /// Reports the exit of the main process, whichever that is by then.
     pub(super) async fn follow_main(
         self: Arc<Self>,
-        workload: WorkloadName,
+        workload: ReplicaId,
         instance: InstanceId,
         mut pidfd: Arc<PidFd>,
     ) {
@@ -84,7 +84,7 @@ impl Executor {
 
     fn after_exit(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         instance: InstanceId,
         ended: &Arc<PidFd>,
     ) -> After {
@@ -137,7 +137,7 @@ impl Executor {
     /// Makes a process of the workload its main one.
     pub(super) fn change_main(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         instance: InstanceId,
         pid: u32,
     ) {
@@ -163,7 +163,7 @@ impl Executor {
             .spawn(this.follow_main(workload.clone(), instance, pidfd));
     }
 
-    fn report_main(&self, workload: &WorkloadName, instance: InstanceId, pid: u32) {
+    fn report_main(&self, workload: &ReplicaId, instance: InstanceId, pid: u32) {
         let changed = InstanceEvent::MainChanged { pid };
         self.events
             .send(Event::Instance(workload.clone(), instance, changed));
@@ -171,7 +171,7 @@ impl Executor {
 
     fn take_main(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         known: &Instance,
         main: ProcessId,
         pidfd: PidFd,

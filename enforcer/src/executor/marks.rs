@@ -5,7 +5,7 @@ use crate::executor::Executor;
 use crate::executor::instances::OpenCgroup;
 use crate::report::error_chain;
 use enforcer_common::{MARK, MOVED, Record};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{AgentEvent, CgroupId, Event, WorkloadEvent};
 use enforcer_core::oom::{Asker, Victim};
 use enforcer_core::units::Bytes;
@@ -83,7 +83,7 @@ fn mark(record: &Record, executor: &Executor) {
 /// Finds the owner of a record without a cgroup: an older kernel names only a thread. A dying
 /// process stays in `/proc` until its parent waits for it, and only the agent waits for a main
 /// process.
-fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<(WorkloadName, OpenCgroup)> {
+fn owner_of_thread(executor: &Executor, victim: &mut Victim) -> Option<(ReplicaId, OpenCgroup)> {
     let thread = victim.pid;
     if let Some(process) = process::tgid_of(thread) {
         victim.pid = process;

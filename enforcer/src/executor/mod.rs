@@ -26,6 +26,7 @@ mod take_over;
 mod view;
 
 pub(crate) use commands::ShortCommand;
+pub(crate) use gate::OfReplica;
 
 use crate::failpoint::failpoint;
 use crate::holder::Holder;
@@ -34,7 +35,7 @@ use crate::report::error_chain;
 use crate::service;
 use crate::store::handover::Handover;
 use commands::Places;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{
     Action, Aside, Event, HostAction, HostChange, InstanceId, LimitChange, Step, WorkloadAction,
     WorkloadChange,
@@ -84,14 +85,14 @@ pub(crate) struct Executor {
     events: Events,
     pub(crate) instances: Instances,
     /// The work that waits behind the work under way, by workload; `None` for the host.
-    queues: Mutex<HashMap<Option<WorkloadName>, VecDeque<Work>>>,
+    queues: Mutex<HashMap<Option<ReplicaId>, VecDeque<Work>>>,
     tree_watch: Option<Arc<TreeWatch>>,
     /// The files of `reload_on`; `None` if they cannot be watched.
     files: Option<Arc<FileWatch>>,
     /// Another file is to be watched.
     files_named: Notify,
     /// The workloads whose cgroup was touched, and not checked since.
-    unchecked: Mutex<BTreeSet<WorkloadName>>,
+    unchecked: Mutex<BTreeSet<ReplicaId>>,
     slow: Arc<Semaphore>,
     fork_server: ForkServer,
     holder: Holder,
@@ -107,7 +108,7 @@ pub(crate) struct Executor {
     /// The protections without effect that were reported.
     unprotected: Mutex<Vec<String>>,
     /// The starts under way that are no longer wanted.
-    aborted: Mutex<BTreeSet<(WorkloadName, InstanceId)>>,
+    aborted: Mutex<BTreeSet<(ReplicaId, InstanceId)>>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -179,8 +180,8 @@ impl Executor {
         ]
     }
 
-    pub(crate) fn log_path(&self, name: &WorkloadName) -> PathBuf {
-        self.logs.join(format!("{name}.log"))
+    pub(crate) fn log_path(&self, name: &ReplicaId) -> PathBuf {
+        self.logs.join(format!("{}.log", name.file_name()))
     }
 
     /// Begins to carry out an action.
@@ -211,7 +212,7 @@ impl Executor {
     }
 
     /// Carries out a change that no step waits for.
-    fn begin_aside(self: &Arc<Self>, workload: WorkloadName, instance: InstanceId, aside: Aside) {
+    fn begin_aside(self: &Arc<Self>, workload: ReplicaId, instance: InstanceId, aside: Aside) {
         let this = Arc::clone(self);
         match aside {
             Aside::RunHook { spec, hook } => {
@@ -262,7 +263,7 @@ impl Executor {
 
     fn write_limits(
         self: &Arc<Self>,
-        workload: WorkloadName,
+        workload: ReplicaId,
         instance: InstanceId,
         (spec, wanted): (&Arc<WorkloadSpec>, &Limits),
     ) {
@@ -292,7 +293,7 @@ impl Executor {
         self.events.send(written);
     }
 
-    fn with_cgroup<T>(&self, workload: &WorkloadName, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
+    fn with_cgroup<T>(&self, workload: &ReplicaId, act: impl FnOnce(&Cgroup) -> T) -> Option<T> {
         self.instances.cgroup(workload).map(|cgroup| act(&cgroup))
     }
 

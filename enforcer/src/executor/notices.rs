@@ -7,7 +7,7 @@ use super::instances::Instance;
 use super::launch;
 use super::start::io_failure;
 use crate::holder::{Said, Speaker};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, InstanceEvent, InstanceId, StartError};
 use enforcer_core::spec::{Check, WorkloadSpec};
 use enforcer_kernel::cgroupfs::Cgroup;
@@ -39,7 +39,7 @@ fn watchdog(spec: &WorkloadSpec) -> Option<Duration> {
 /// sd_watchdog_enabled(3) name them.
 pub(super) fn environment(
     folder: &Path,
-    name: &WorkloadName,
+    name: &ReplicaId,
     spec: &WorkloadSpec,
 ) -> Vec<(String, Vec<u8>)> {
     if !is_asked_for(spec) {
@@ -56,15 +56,15 @@ pub(super) fn environment(
 }
 
 /// Returns the path of a workload's socket.
-fn path_of(folder: &Path, workload: &WorkloadName) -> PathBuf {
-    folder.join("notify").join(workload.as_str())
+fn path_of(folder: &Path, workload: &ReplicaId) -> PathBuf {
+    folder.join("notify").join(workload.file_name())
 }
 
 impl Executor {
     /// Makes the socket of a new instance, if it needs one, and has the holder listen.
     pub(super) fn open_notices(
         self: &Arc<Self>,
-        (workload, instance): (&WorkloadName, InstanceId),
+        (workload, instance): (&ReplicaId, InstanceId),
         spec: &WorkloadSpec,
         owner: Option<(Uid, Gid)>,
         cgroup: &Cgroup,
@@ -81,7 +81,7 @@ impl Executor {
 
     fn make_socket(
         &self,
-        (workload, instance): (&WorkloadName, InstanceId),
+        (workload, instance): (&ReplicaId, InstanceId),
         owner: Option<(Uid, Gid)>,
         cgroup: &Cgroup,
     ) -> io::Result<(Speaker, OwnedFd)> {
@@ -117,7 +117,7 @@ impl Executor {
 
     /// Makes the socket of a running instance once more: the holder that had it is gone, and with it
     /// what the instance has said.
-    pub(super) fn reopen_notices(&self, workload: &WorkloadName, instance: &Instance) {
+    pub(super) fn reopen_notices(&self, workload: &ReplicaId, instance: &Instance) {
         if !is_asked_for(&instance.spec) {
             return;
         }
@@ -132,7 +132,7 @@ impl Executor {
     }
 
     /// Closes the socket of a workload that has ended.
-    pub(super) fn close_notices(&self, workload: &WorkloadName, spec: &WorkloadSpec) {
+    pub(super) fn close_notices(&self, workload: &ReplicaId, spec: &WorkloadSpec) {
         // The probe may have been taken out of the manifest since the start.
         let path = path_of(&self.runtime_dir, workload);
         if !is_asked_for(spec) && !path.exists() {

@@ -4,7 +4,7 @@
 use super::Executor;
 use super::start::io_failure;
 use crate::holder::{Holder, Report, Reports, Sent};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{AgentEvent, Event, StartError};
 use enforcer_core::spec::{LogTarget, WorkloadSpec};
 use enforcer_core::units::Bytes;
@@ -52,14 +52,14 @@ impl Executor {
     /// Opens the destination of a new instance's output.
     pub(super) fn open_output(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         owner: Option<(Uid, Gid)>,
     ) -> Result<Output, StartError> {
         match spec.logs.to {
             LogTarget::File => self.open_pipe(workload, spec, owner),
             LogTarget::Journal => {
-                let connected = journal::connect(workload.as_str(), self.unit().as_deref());
+                let connected = journal::connect(&workload.file_name(), self.unit().as_deref());
                 let file = connected
                     .map_err(|error| io_failure("connect its output to journald", &error))?;
                 Ok(Output {
@@ -75,7 +75,7 @@ impl Executor {
     /// reports that: the workload runs all the same, with the other destination that this returns.
     pub(super) fn settle_output(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         output: &mut Output,
     ) -> Result<Option<Output>, StartError> {
@@ -112,7 +112,7 @@ impl Executor {
     /// Makes the pipe of a new instance and sends it to the holder.
     fn open_pipe(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         owner: Option<(Uid, Gid)>,
     ) -> Result<Output, StartError> {
@@ -138,11 +138,7 @@ impl Executor {
     }
 
     /// Returns an output for a workload that no holder serves, and reports that.
-    fn lose_output(
-        &self,
-        workload: &WorkloadName,
-        error: &io::Error,
-    ) -> Result<Output, StartError> {
+    fn lose_output(&self, workload: &ReplicaId, error: &io::Error) -> Result<Output, StartError> {
         self.events.send(Event::Agent(AgentEvent::Degraded {
             what: "logs".to_owned(),
             why: format!(
@@ -298,7 +294,7 @@ impl Executor {
     }
 
     /// Sends the bounds of a changed manifest to the holder.
-    pub(super) fn bound_log(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+    pub(super) fn bound_log(self: &Arc<Self>, workload: &ReplicaId, spec: &WorkloadSpec) {
         if spec.logs.to == LogTarget::Journal {
             return;
         }
@@ -310,7 +306,7 @@ impl Executor {
     }
 
     /// Begins a new log. One that cannot be begun is no reason for not starting a workload.
-    pub(super) fn set_log_aside(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+    pub(super) fn set_log_aside(self: &Arc<Self>, workload: &ReplicaId, spec: &WorkloadSpec) {
         if spec.logs.to == LogTarget::Journal {
             return;
         }
@@ -334,7 +330,7 @@ impl Executor {
     }
 
     /// Reports an instance of an earlier version, which writes its log file itself.
-    pub(super) fn report_unbounded_log(&self, workload: &WorkloadName) {
+    pub(super) fn report_unbounded_log(&self, workload: &ReplicaId) {
         let instance = self.instances.get(workload);
         let writes_itself = instance.is_some_and(|instance| {
             instance.output.is_none() && instance.spec.logs.to == LogTarget::File

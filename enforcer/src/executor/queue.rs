@@ -2,7 +2,7 @@
 //! for each other, except for a permit to write limits.
 
 use super::Executor;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Cause, Event, InstanceEvent, InstanceId, StartError, Step};
 use enforcer_core::spec::Host;
 use std::collections::VecDeque;
@@ -15,14 +15,14 @@ use tokio::sync::OwnedSemaphorePermit;
 pub(super) enum Work {
     Step(Queued),
     /// Another process may have changed this workload's cgroup.
-    Check(WorkloadName),
+    Check(ReplicaId),
     HostLimits(Box<Host>),
 }
 
 /// A step of a workload.
 #[derive(Debug)]
 pub(super) struct Queued {
-    pub(super) workload: WorkloadName,
+    pub(super) workload: ReplicaId,
     pub(super) instance: InstanceId,
     pub(super) cause: Cause,
     pub(super) step: Step,
@@ -30,7 +30,7 @@ pub(super) struct Queued {
 
 impl Work {
     /// Returns the name of the queue; `None` for the host's.
-    fn queue(&self) -> Option<WorkloadName> {
+    fn queue(&self) -> Option<ReplicaId> {
         match self {
             Self::Step(queued) => Some(queued.workload.clone()),
             Self::Check(workload) => Some(workload.clone()),
@@ -69,8 +69,8 @@ impl Work {
 enum Waiting {
     Nothing,
     /// The limits of a workload, or those of the host.
-    Limits(Option<WorkloadName>),
-    Start(WorkloadName, InstanceId),
+    Limits(Option<ReplicaId>),
+    Start(ReplicaId, InstanceId),
 }
 
 impl Waiting {
@@ -111,7 +111,7 @@ impl Executor {
     }
 
     /// Takes the work that has waited longest; an empty queue is removed.
-    fn next_for(&self, of: &Option<WorkloadName>) -> Option<Work> {
+    fn next_for(&self, of: &Option<ReplicaId>) -> Option<Work> {
         let mut queues = self.queues.lock();
         let next = queues.get_mut(of).and_then(VecDeque::pop_front);
         if next.is_none() {
@@ -125,7 +125,7 @@ impl Executor {
     }
 
     /// Begins to work in another thread. Slow work waits for a permit first.
-    fn begin(self: &Arc<Self>, of: Option<WorkloadName>, first: Work) {
+    fn begin(self: &Arc<Self>, of: Option<ReplicaId>, first: Work) {
         let this = Arc::clone(self);
         if !first.is_slow() {
             self.runtime
@@ -145,7 +145,7 @@ impl Executor {
     /// Works until the queue is empty: a thousand workloads that rest have no worker.
     fn work(
         self: Arc<Self>,
-        of: Option<WorkloadName>,
+        of: Option<ReplicaId>,
         first: Work,
         mut permit: Option<OwnedSemaphorePermit>,
     ) {

@@ -3,7 +3,7 @@
 
 use super::commands::{BEFORE_START, RECOVERY, ShortCommand, outcome_of};
 use super::{Executor, launch};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{
     COMMAND_LIMIT, Event, InstanceEvent, InstanceId, Remedy, StartError, WorkloadEvent,
 };
@@ -17,7 +17,7 @@ const CLEAR: &str = "clear";
 impl Executor {
     pub(super) async fn run_remedy(
         self: Arc<Self>,
-        (workload, instance): (WorkloadName, InstanceId),
+        (workload, instance): (ReplicaId, InstanceId),
         spec: Arc<WorkloadSpec>,
         remedy: Remedy,
     ) {
@@ -34,7 +34,7 @@ impl Executor {
     /// Carries out the remedy, and then the commands of `before_start`.
     async fn before_start(
         self: &Arc<Self>,
-        (workload, instance): (&WorkloadName, InstanceId),
+        (workload, instance): (&ReplicaId, InstanceId),
         spec: &Arc<WorkloadSpec>,
         remedy: Remedy,
     ) -> Result<(), StartError> {
@@ -60,7 +60,7 @@ impl Executor {
 
     async fn make_directories_meanwhile(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &Arc<WorkloadSpec>,
     ) -> Result<(), StartError> {
         let (this, name, of) = (Arc::clone(self), workload.clone(), Arc::clone(spec));
@@ -75,7 +75,7 @@ impl Executor {
 
     async fn remedy(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &Arc<WorkloadSpec>,
         Remedy { strategy, failure }: Remedy,
     ) -> Result<(), StartError> {
@@ -108,7 +108,7 @@ impl Executor {
 
     fn remedy_command(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &Arc<WorkloadSpec>,
         command: Vec<String>,
         environment: Vec<(String, String)>,
@@ -126,7 +126,7 @@ impl Executor {
     /// Empties the reset paths with no other rights than the workload's own user has.
     async fn reset(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &Arc<WorkloadSpec>,
     ) -> Result<(), StartError> {
         let failed = |error: String| StartError {
@@ -168,7 +168,7 @@ impl Executor {
 
     /// Removes the cgroup, so that the next start makes a new one, and begins a new log. The old
     /// log is kept as an older one.
-    fn recreate(self: &Arc<Self>, workload: &WorkloadName, spec: &WorkloadSpec) {
+    fn recreate(self: &Arc<Self>, workload: &ReplicaId, spec: &WorkloadSpec) {
         self.remove_cgroup(workload);
         // The last words of the old instance belong to the old log.
         self.settle_outputs();

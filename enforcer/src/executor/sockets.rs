@@ -4,7 +4,7 @@
 use super::Executor;
 use super::start::io_failure;
 use crate::holder::SocketName;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{Listen, WorkloadSpec};
 use enforcer_kernel::account::{Accounts, Identity};
@@ -32,7 +32,7 @@ pub(super) struct KeptSockets {
     /// The sockets that the holder has not closed yet.
     unclosed: BTreeSet<SocketName>,
     /// The workloads whose sockets are taken from a holder; it closes all others.
-    known: BTreeSet<WorkloadName>,
+    known: BTreeSet<ReplicaId>,
     /// The holder was asked for what it keeps.
     has_asked: bool,
 }
@@ -54,7 +54,7 @@ impl Executor {
     /// Returns the sockets of a workload in the order of their names: those that it has, or new ones.
     pub(super) fn sockets_of(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         user: &Identity,
     ) -> Result<Vec<Arc<OwnedFd>>, StartError> {
@@ -161,7 +161,7 @@ impl Executor {
     /// the socket of each.
     pub(super) fn waiting_sockets(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
     ) -> Vec<(String, String, Arc<OwnedFd>)> {
         let all = self.kept_sockets.lock();
         let found = all
@@ -178,17 +178,19 @@ impl Executor {
         found.collect()
     }
 
-    /// Closes the sockets of a workload, so that clients are refused instead of waiting.
-    pub(super) fn close_sockets(&self, workload: &WorkloadName) {
-        self.close_sockets_of(workload, |_| false);
+    /// Closes the sockets of a workload, so that clients are refused instead of waiting. Those at ports that
+    /// others of its replicas still have stay.
+    pub(super) fn close_sockets(&self, workload: &ReplicaId) {
+        let is_shared = self.has_ports(workload);
+        self.close_sockets_of(workload, |name| is_shared && name.starts_with(PORT));
     }
 
     /// Says whose sockets are wanted of a holder: another agent may have left more.
-    pub(crate) fn expect_sockets_of(&self, known: BTreeSet<WorkloadName>) {
+    pub(crate) fn expect_sockets_of(&self, known: BTreeSet<ReplicaId>) {
         self.kept_sockets.lock().known = known;
     }
 
-    fn close_sockets_of(&self, workload: &WorkloadName, is_wanted: impl Fn(&str) -> bool) {
+    fn close_sockets_of(&self, workload: &ReplicaId, is_wanted: impl Fn(&str) -> bool) {
         let unwanted = self.kept_names(|name| name.workload == *workload && !is_wanted(&name.name));
         unwanted.iter().for_each(|name| self.close_socket(name));
     }

@@ -8,7 +8,7 @@ use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::RunningInstance;
 use crate::watch;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{
     Cause, CgroupId, Event, InstanceEvent, InstanceId, ProcessId, StartError,
 };
@@ -43,7 +43,7 @@ struct Gated {
 impl Executor {
     pub(super) fn start(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         instance: InstanceId,
         wanted: (&Arc<WorkloadSpec>, &Limits),
         cause: Cause,
@@ -64,7 +64,7 @@ impl Executor {
 
     fn try_start(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         instance: InstanceId,
         (spec, effective): (&Arc<WorkloadSpec>, &Limits),
         cause: Cause,
@@ -141,7 +141,7 @@ impl Executor {
     /// Begins to wait for the end of the main process.
     pub(super) fn watch_exit(
         self: &Arc<Self>,
-        workload: WorkloadName,
+        workload: ReplicaId,
         instance: InstanceId,
         main: Arc<PidFd>,
         spec: &WorkloadSpec,
@@ -159,7 +159,7 @@ impl Executor {
     /// Makes the cgroup, writes its limits, and creates the child in it, behind its gate.
     fn spawn_gated(
         self: &Arc<Self>,
-        (workload, instance): (&WorkloadName, InstanceId),
+        (workload, instance): (&ReplicaId, InstanceId),
         spec: &Arc<WorkloadSpec>,
         effective: &Limits,
         cause: Cause,
@@ -211,7 +211,7 @@ impl Executor {
     /// Creates the child, behind its gate.
     fn fork(
         &self,
-        (workload, spec): (&WorkloadName, &WorkloadSpec),
+        (workload, spec): (&ReplicaId, &WorkloadSpec),
         launch: &Launch,
         (open, output, sockets): (&OpenCgroup, &Output, &[Arc<OwnedFd>]),
         meanwhile: impl FnOnce(),
@@ -231,7 +231,7 @@ impl Executor {
     /// Writes what the cgroup lacks of its limits.
     fn limit(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         open: &OpenCgroup,
         is_new: bool,
         effective: &Limits,
@@ -253,7 +253,7 @@ impl Executor {
 
     /// Returns whether the kernel is known to have these limits: they were written to this cgroup, and
     /// the watch of the tree has seen no other process write there since.
-    fn has_limits(&self, workload: &WorkloadName, cgroup: CgroupId, limits: &Limits) -> bool {
+    fn has_limits(&self, workload: &ReplicaId, cgroup: CgroupId, limits: &Limits) -> bool {
         self.tree_watch.is_some()
             && !self.unchecked.lock().contains(workload)
             && self.instances.have_limits(workload, cgroup, limits)
@@ -263,7 +263,7 @@ impl Executor {
     fn release(
         &self,
         child: spawn::Waiting,
-        (workload, instance): (&WorkloadName, InstanceId),
+        (workload, instance): (&ReplicaId, InstanceId),
         spec: &WorkloadSpec,
         until: MonoTime,
         cgroup: &Cgroup,
@@ -285,7 +285,7 @@ impl Executor {
     /// the spec is the same. Every other start reads accounts and files of variables again.
     fn launch(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &Arc<WorkloadSpec>,
         cause: Cause,
     ) -> Result<Arc<Launch>, StartError> {
@@ -302,7 +302,7 @@ impl Executor {
     /// Prepares what the program of a workload is started with.
     pub(super) fn prepare_launch(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
     ) -> Result<Launch, StartError> {
         let mut own = notices::environment(&self.runtime_dir, workload, spec);
@@ -312,7 +312,7 @@ impl Executor {
     }
 
     /// Aborts a start that is no longer wanted, and kills what it has made.
-    pub(super) fn abort_start(&self, workload: WorkloadName, instance: InstanceId) {
+    pub(super) fn abort_start(&self, workload: ReplicaId, instance: InstanceId) {
         self.aborted.lock().insert((workload.clone(), instance));
         self.end_commands_before_start(&workload);
         if let Some(Err(error)) = self.with_cgroup(&workload, Cgroup::kill) {
@@ -344,7 +344,7 @@ impl Executor {
     /// anew. Returns whether it is new.
     fn open_fit_cgroup(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
     ) -> Result<(OpenCgroup, bool), StartError> {
         let (open, is_new) = self.open_cgroup(workload)?;
         if is_new {
@@ -355,14 +355,13 @@ impl Executor {
         if matches!(fit, Ok(true)) {
             return Ok((open, false));
         }
-        let workloads = self.tree.workloads();
         let failed = |error: CgroupError| StartError {
             stage: "make the cgroup fit for another start".to_owned(),
             errno: error.errno(),
             error: error_chain(&error),
         };
-        workloads
-            .remove_child(workload.as_str())
+        self.tree
+            .remove(workload)
             .map_err(|error| failed(fit.err().unwrap_or(error)))?;
         self.open_cgroup(workload)
     }
@@ -371,7 +370,7 @@ impl Executor {
     /// cgroup was made just now.
     fn open_cgroup(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
     ) -> Result<(OpenCgroup, bool), StartError> {
         let known = self.instances.get(workload).map(|known| known.open);
         let removed = match known {
@@ -394,9 +393,13 @@ impl Executor {
     /// Opens the cgroup of a workload, and makes it if it is missing. Returns whether it was made.
     pub(super) fn open_workload(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
     ) -> Result<(OpenCgroup, bool), CgroupError> {
-        let (cgroup, is_new) = self.tree.workloads().make_child(workload.as_str())?;
+        let (cgroup, is_new) = self.tree.make(workload, |group| {
+            if let Some(ring) = &self.ring {
+                ring.has_replicas(group);
+            }
+        })?;
         let cgroup = Arc::new(cgroup);
         let id = cgroup.id()?;
         let counters = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
@@ -421,7 +424,7 @@ impl Executor {
     }
 
     /// Enters a new instance into the table, and watches its cgroup.
-    pub(super) fn register(self: &Arc<Self>, workload: &WorkloadName, begun: Begun) {
+    pub(super) fn register(self: &Arc<Self>, workload: &ReplicaId, begun: Begun) {
         let (main, spec, id) = (begun.main, Arc::clone(&begun.spec), begun.open.id);
         self.watch_cgroup(workload);
         let watch = |open: &OpenCgroup| self.watch_memory_events(workload, open);
@@ -436,7 +439,7 @@ impl Executor {
     /// Begins to watch the counters of OOM kills.
     pub(super) fn watch_memory_events(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         open: &OpenCgroup,
     ) -> AbortHandle {
         let (this, name) = (Arc::clone(self), workload.clone());

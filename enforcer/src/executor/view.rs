@@ -2,7 +2,7 @@
 
 use super::start::io_failure;
 use super::{Executor, ShortCommand, directories, sandbox};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::StartError;
 use enforcer_core::spec::{DirectoryKind, Sandbox, WorkloadSpec};
 use enforcer_kernel::account::Identity;
@@ -24,7 +24,7 @@ const IN_ROOT: &str = "/run/enforcer";
 /// Returns the variable by which the program finds its credentials, as systemd.exec(5) has it.
 pub(super) fn environment(
     folder: &Path,
-    name: &WorkloadName,
+    name: &ReplicaId,
     spec: &WorkloadSpec,
 ) -> Option<(String, Vec<u8>)> {
     let place = || credentials_of(folder_of(folder, spec), name);
@@ -41,8 +41,8 @@ pub(super) fn folder_of<'f>(folder: &'f Path, spec: &WorkloadSpec) -> &'f Path {
 }
 
 /// Returns the folder that the credentials are mounted on. On the host it is always empty.
-fn credentials_of(folder: &Path, workload: &WorkloadName) -> PathBuf {
-    folder.join("credentials").join(workload.as_str())
+fn credentials_of(folder: &Path, workload: &ReplicaId) -> PathBuf {
+    folder.join("credentials").join(workload.file_name())
 }
 
 /// Returns whether a workload's processes have namespaces of their own.
@@ -57,7 +57,7 @@ pub(super) fn on_host(spec: &WorkloadSpec, paths: &[String]) -> Vec<String> {
 
 impl Executor {
     /// Finds a path as a workload's processes see it.
-    pub(crate) fn find_place(&self, workload: &WorkloadName, path: &str) -> io::Result<Place> {
+    pub(crate) fn find_place(&self, workload: &ReplicaId, path: &str) -> io::Result<Place> {
         let Some(instance) = self.instances.get(workload) else {
             return Ok(Place::of_host(path));
         };
@@ -72,7 +72,7 @@ impl Executor {
     /// Returns the view of a process that starts while no other process of the workload runs.
     pub(super) fn view_of_its_own(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         user: &Identity,
     ) -> Result<View, StartError> {
@@ -155,7 +155,7 @@ impl Executor {
     /// Copies the credentials.
     fn credentials(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         spec: &WorkloadSpec,
         user: &Identity,
     ) -> Result<Option<Mount>, StartError> {
@@ -194,7 +194,7 @@ impl Executor {
         make_folder(path)
     }
 
-    pub(super) fn remove_credentials_folder(&self, workload: &WorkloadName) {
+    pub(super) fn remove_credentials_folder(&self, workload: &ReplicaId) {
         // It is not there if the workload has none.
         let _ = std::fs::remove_dir(credentials_of(&self.runtime_dir, workload));
     }

@@ -3,7 +3,7 @@
 use super::notices::{Said, Speaker};
 use super::protocol::{self, Program, Reply, Request};
 use super::sockets::SocketName;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::InstanceId;
 use enforcer_kernel::log_file::Bounds;
 use enforcer_kernel::process::OWN_PROGRAM;
@@ -62,7 +62,7 @@ pub(crate) struct Connected {
     /// The pipes that it keeps; those of a holder that has died are missing.
     pub(crate) pipes: Vec<u64>,
     /// The instances that it listens to.
-    pub(crate) speakers: Vec<(WorkloadName, InstanceId)>,
+    pub(crate) speakers: Vec<(ReplicaId, InstanceId)>,
     pub(crate) reports: Reports,
     /// The folder that it writes the logs to, if that is not the one that this agent reads.
     pub(crate) other_logs: Option<PathBuf>,
@@ -75,7 +75,7 @@ struct Greeted {
     program: Program,
     pipes: Vec<u64>,
     keeps_sockets: bool,
-    speakers: Vec<(WorkloadName, InstanceId)>,
+    speakers: Vec<(ReplicaId, InstanceId)>,
     logs: PathBuf,
 }
 
@@ -92,7 +92,7 @@ pub(crate) enum Report {
 /// A loss of a workload's output.
 #[derive(Debug)]
 pub(crate) struct Loss {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) bytes: u64,
     pub(crate) why: String,
 }
@@ -310,7 +310,7 @@ impl Holder {
     /// If the holder does not answer, or cannot.
     pub(crate) fn keep(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         bounds: Bounds,
         pipe: (u64, &OwnedFd),
     ) -> io::Result<()> {
@@ -323,7 +323,7 @@ impl Holder {
     /// If the request cannot be sent.
     pub(crate) fn begin_keep(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         bounds: Bounds,
         (inode, reader): (u64, &OwnedFd),
     ) -> io::Result<Sent> {
@@ -348,7 +348,7 @@ impl Holder {
     ///
     /// # Errors
     /// If the holder does not answer.
-    pub(crate) fn ignore(&self, workload: &WorkloadName) -> io::Result<()> {
+    pub(crate) fn ignore(&self, workload: &ReplicaId) -> io::Result<()> {
         let workload = workload.clone();
         self.request(&Request::Ignore { workload }, None)
     }
@@ -434,7 +434,7 @@ impl Holder {
 
     /// # Errors
     /// If the holder does not answer.
-    pub(crate) fn set_bounds(&self, workload: &WorkloadName, bounds: Bounds) -> io::Result<()> {
+    pub(crate) fn set_bounds(&self, workload: &ReplicaId, bounds: Bounds) -> io::Result<()> {
         let workload = workload.clone();
         self.request(&Request::SetBounds { workload, bounds }, None)
     }
@@ -443,7 +443,7 @@ impl Holder {
     ///
     /// # Errors
     /// If the holder does not answer, or a file cannot be renamed.
-    pub(crate) fn set_aside(&self, workload: &WorkloadName, bounds: Bounds) -> io::Result<()> {
+    pub(crate) fn set_aside(&self, workload: &ReplicaId, bounds: Bounds) -> io::Result<()> {
         let workload = workload.clone();
         self.request(&Request::SetAside { workload, bounds }, None)
     }

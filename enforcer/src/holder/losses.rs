@@ -2,7 +2,7 @@
 //! at once, further ones once a minute.
 
 use super::protocol::Reply;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,19 @@ const REPORT_EVERY: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     /// Bytes that were not reported yet, and why the last of them were lost.
-    unreported: BTreeMap<WorkloadName, (u64, String)>,
+    unreported: BTreeMap<ReplicaId, (u64, String)>,
     /// The last report of each workload.
-    reported: BTreeMap<WorkloadName, Instant>,
+    reported: BTreeMap<ReplicaId, Instant>,
 }
 
 impl Losses {
-    pub(super) fn add(&mut self, workload: WorkloadName, bytes: u64, why: String) {
+    pub(super) fn add(&mut self, workload: ReplicaId, bytes: u64, why: String) {
         let entry = self.unreported.entry(workload).or_default();
         entry.0 = entry.0.saturating_add(bytes);
         entry.1 = why;
     }
 
-    fn due_at(&self, now: Instant, workload: &WorkloadName) -> Instant {
+    fn due_at(&self, now: Instant, workload: &ReplicaId) -> Instant {
         let last = self.reported.get(workload);
         last.map_or(now, |last| *last + REPORT_EVERY)
     }
@@ -38,7 +38,7 @@ impl Losses {
     pub(super) fn due(&mut self, now: Instant) -> Vec<Reply> {
         let workloads = self.unreported.keys();
         let due = workloads.filter(|workload| self.due_at(now, workload) <= now);
-        let due: Vec<WorkloadName> = due.cloned().collect();
+        let due: Vec<ReplicaId> = due.cloned().collect();
         self.reported
             .retain(|_, last| now.duration_since(*last) < REPORT_EVERY);
         let reported = due.into_iter().filter_map(|workload| {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn the_first_loss_is_reported_at_once_and_the_others_together() {
-        let web = || WorkloadName::parse("web").expect("a name");
+        let web = || ReplicaId::parse("web").expect("a name");
         let bytes = |reported: Vec<Reply>| -> Vec<u64> {
             let bytes = reported.into_iter().map(|reply| match reply {
                 Reply::Lost { bytes, .. } => bytes,

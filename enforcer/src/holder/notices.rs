@@ -2,7 +2,7 @@
 //! of its words is lost. It keeps what each instance has said for the next agent.
 
 use super::protocol::Reply;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::InstanceId;
 use enforcer_core::notice::Notice;
 use enforcer_kernel::descriptors::inherit;
@@ -27,7 +27,7 @@ const MOST_READY: usize = 64;
 /// The instance whose processes may speak, and who they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaker {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) instance: InstanceId,
     /// The path of its cgroup, as `/proc/PID/cgroup` has it.
     pub(crate) home: String,
@@ -37,7 +37,7 @@ pub(crate) struct Speaker {
 /// What an instance has said of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Said {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) instance: InstanceId,
     pub(crate) notice: Notice,
 }
@@ -109,7 +109,7 @@ impl Notices {
     }
 
     /// Returns the instances that are heard.
-    pub(super) fn speakers(&self) -> Vec<(WorkloadName, InstanceId)> {
+    pub(super) fn speakers(&self) -> Vec<(ReplicaId, InstanceId)> {
         let all = self.sockets.values();
         all.map(|heard| (heard.speaker.workload.clone(), heard.speaker.instance))
             .collect()
@@ -135,7 +135,7 @@ impl Notices {
     }
 
     /// Closes the socket of a workload.
-    pub(super) fn forget(&mut self, workload: &WorkloadName) {
+    pub(super) fn forget(&mut self, workload: &ReplicaId) {
         self.sockets
             .retain(|_, heard| heard.speaker.workload != *workload);
     }

@@ -4,7 +4,7 @@
 
 use super::notices::{Said, Speaker};
 use super::sockets::SocketName;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::InstanceId;
 use enforcer_kernel::descriptors;
 use enforcer_kernel::log_file::Bounds;
@@ -34,17 +34,17 @@ pub(crate) enum Request {
     },
     /// Writes the output of the pipe that comes with this message into the workload's log.
     Keep {
-        workload: WorkloadName,
+        workload: ReplicaId,
         inode: u64,
         bounds: Bounds,
     },
     SetBounds {
-        workload: WorkloadName,
+        workload: ReplicaId,
         bounds: Bounds,
     },
     /// Begins a new log; the old one becomes an older one.
     SetAside {
-        workload: WorkloadName,
+        workload: ReplicaId,
         bounds: Bounds,
     },
     /// Listens to an instance at the socket that comes with this message, in place of the one before
@@ -52,7 +52,7 @@ pub(crate) enum Request {
     Listen(Speaker),
     /// Closes the socket of a workload.
     Ignore {
-        workload: WorkloadName,
+        workload: ReplicaId,
     },
     /// Keeps the listening socket that comes with this message, in place of the one of this name.
     KeepSocket {
@@ -96,7 +96,7 @@ pub(crate) enum Reply {
         pipes: Vec<u64>,
         /// The instances that it listens to.
         #[serde(default)]
-        speakers: Vec<(WorkloadName, InstanceId)>,
+        speakers: Vec<(ReplicaId, InstanceId)>,
         /// An older holder knows no listening sockets.
         #[serde(default)]
         keeps_sockets: bool,
@@ -120,7 +120,7 @@ pub(crate) enum Reply {
     Notified(Said),
     /// A report on a connection that has asked to `Follow`.
     Lost {
-        workload: WorkloadName,
+        workload: ReplicaId,
         bytes: u64,
         why: String,
     },

@@ -1,7 +1,7 @@
 //! The listening sockets of workloads. Nothing is read from them here: while the holder has them,
 //! clients wait for the next instance, or for the next agent.
 
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_kernel::descriptors::inherit;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const LONELY_WITH_SOCKETS: Duration = Duration::from_secs(60);
 /// A socket's workload, and its name there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct SocketName {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) name: String,
 }
 

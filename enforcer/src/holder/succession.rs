@@ -3,7 +3,7 @@
 
 use super::notices::Inherited;
 use super::sockets::InheritedSocket;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_kernel::descriptors::set_close_on_exec;
 use enforcer_kernel::log_file::Bounds;
 use nix::unistd::fexecve;
@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 pub(super) struct Succession {
     pub(super) listener: RawFd,
     /// Workload, inode and descriptor.
-    pub(super) pipes: Vec<(WorkloadName, u64, RawFd)>,
-    pub(super) bounds: BTreeMap<WorkloadName, Bounds>,
+    pub(super) pipes: Vec<(ReplicaId, u64, RawFd)>,
+    pub(super) bounds: BTreeMap<ReplicaId, Bounds>,
     /// An older holder has none.
     #[serde(default)]
     pub(super) notices: Vec<Inherited>,

@@ -1,6 +1,6 @@
 //! The thread that writes logs: a disk that hangs holds it up, and nothing else.
 
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_kernel::log_file::{Bounds, LogFile, Lost};
 use enforcer_kernel::slot::{Left, Slot};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -16,21 +16,21 @@ pub(super) enum Job {
     /// Writes what is missing of the chunk that a holder before this one has left.
     Finish(Left, Slot),
     /// Makes the workload's log, before there is anything to write.
-    Open(WorkloadName),
+    Open(ReplicaId),
     /// Writes the chunk in the slot to the workload's log.
-    Write(WorkloadName, Slot),
-    SetBounds(WorkloadName, Bounds),
+    Write(ReplicaId, Slot),
+    SetBounds(ReplicaId, Bounds),
     /// Begins a new log; whose request this is.
-    SetAside(WorkloadName, Bounds, u64),
+    SetAside(ReplicaId, Bounds, u64),
     /// No more output comes for a while, so the file may be closed.
-    Close(WorkloadName),
+    Close(ReplicaId),
 }
 
 /// An answer of the thread.
 #[derive(Debug)]
 pub(super) enum Done {
-    Wrote(WorkloadName, Slot, Option<Lost>),
-    NotOpened(WorkloadName, io::Error),
+    Wrote(ReplicaId, Slot, Option<Lost>),
+    NotOpened(ReplicaId, io::Error),
     SetAside(u64, io::Result<()>),
 }
 
@@ -46,7 +46,7 @@ pub(super) struct Writer {
 /// The thread's own.
 struct Logs {
     folder: PathBuf,
-    files: HashMap<WorkloadName, LogFile>,
+    files: HashMap<ReplicaId, LogFile>,
 }
 
 /// The bounds of a log until an agent has sent them: the log is not rotated, and no file of it
@@ -83,8 +83,8 @@ impl Writer {
 }
 
 impl Logs {
-    fn log(&mut self, workload: &WorkloadName) -> &mut LogFile {
-        let path = self.folder.join(format!("{workload}.log"));
+    fn log(&mut self, workload: &ReplicaId) -> &mut LogFile {
+        let path = self.folder.join(format!("{}.log", workload.file_name()));
         let of = self.files.entry(workload.clone());
         of.or_insert_with(|| LogFile::new(path, UNKNOWN))
     }

@@ -12,18 +12,18 @@ use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
-use enforcer_core::event::{AgentEvent, Detail, Moment, Seq, Transition, WorkloadEvent};
+use enforcer_core::event::{AgentEvent, Detail, Moment, Request, Seq, Transition, WorkloadEvent};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
 use enforcer_core::units::MonoTime;
-use enforcer_core::{Checkpoint, Decision, Event, Supervisor, WorkloadName};
+use enforcer_core::{Checkpoint, Decision, Event, ReplicaId, Supervisor, WorkloadState};
 use enforcer_kernel::clock;
 use enforcer_model::Record;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
-use waiting::{PartitionMap as _, Waiter, outcome};
+use waiting::{PartitionMap as _, Waiter, outcome_of};
 
 /// The way in which an agent has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) struct Runtime {
     ready: bool,
     /// The status that the service manager has may be an old one.
     status_changed: bool,
+    /// The reason for which the last command about a group was not carried out.
+    refused: Option<String>,
 }
 
 impl Runtime {
@@ -77,6 +79,7 @@ impl Runtime {
             manager: Manager::found(clock::now()),
             ready: false,
             status_changed: true,
+            refused: None,
         }
     }
 
@@ -163,6 +166,8 @@ impl Runtime {
             transitions,
             probes,
             checkpoints,
+            groups,
+            refused,
             plan,
             answered,
             wake,
@@ -184,6 +189,14 @@ impl Runtime {
             self.keep(&checkpoints, &reported, true);
             failpoint!("event-kept");
         }
+        for (name, group) in &groups {
+            if let Err(error) = self.handover.keep_group(name, group.as_ref()) {
+                tracing::error!(
+                    "{name}: failed to write the state of its replicas: {error}; a later agent would not know of this change"
+                );
+            }
+        }
+        self.refused = refused;
         self.history.append(reported);
         // A checkpoint is removed only after its last event was reported.
         self.keep(&checkpoints, &[], false);
@@ -238,7 +251,7 @@ impl Runtime {
     /// be done. Otherwise removes those of workloads that are gone.
     fn keep(
         &self,
-        checkpoints: &[(WorkloadName, Option<Checkpoint>)],
+        checkpoints: &[(ReplicaId, Option<Checkpoint>)],
         reported: &[Arc<Record>],
         there: bool,
     ) {
@@ -282,15 +295,37 @@ impl Runtime {
                 self.limit_waiters.push(reply);
                 self.wake_limit_waiters();
             }
+            Question::Group(name, reply) => {
+                let group = self.supervisor.group(&name);
+                let found = group.map(|group| (group, self.supervisor.views_of(&name)));
+                drop(reply.send(found));
+            }
+            Question::GroupRequest(name, request, reply) => {
+                let finished = self.handle(Event::Group(name, request));
+                let refused = self.refused.take();
+                drop(reply.send(refused.map_or(Ok(()), Err)));
+                return finished;
+            }
             Question::Request(workload, request, reply) => {
-                let Some(view) = self.supervisor.view(&workload) else {
+                let name = workload.workload();
+                let is_group = workload.index().is_none() && self.supervisor.group(name).is_some();
+                let asked = match is_group {
+                    true => self.supervisor.views_of(name),
+                    false => self.supervisor.view(&workload).into_iter().collect(),
+                };
+                if asked.is_empty() {
                     drop(reply.send(Err(RequestError::NoSuchWorkload)));
                     return false;
-                };
+                }
+                let all_rest = asked
+                    .iter()
+                    .all(|view| view.state == WorkloadState::Stopped);
+                let asked = asked.into_iter().map(|view| (view.name, view.instance));
                 self.waiters.push(Waiter {
-                    workload: workload.clone(),
+                    asked_of: asked.collect(),
+                    rollout_of: (is_group && request == Request::Restart && !all_rest)
+                        .then(|| name.clone()),
                     request,
-                    instance: view.instance,
                     asked: clock::now(),
                     reply,
                 });
@@ -324,12 +359,10 @@ impl Runtime {
         let (done, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.waiters)
             .into_iter()
             .filter(|waiter| !waiter.reply.is_closed())
-            .partition_map(
-                |waiter| match outcome(supervisor.view(&waiter.workload), &waiter) {
-                    Some(outcome) => Ok((waiter.reply, outcome)),
-                    None => Err(waiter),
-                },
-            );
+            .partition_map(|waiter| match outcome_of(supervisor, &waiter) {
+                Some(outcome) => Ok((waiter.reply, outcome)),
+                None => Err(waiter),
+            });
         self.waiters = waiting;
         for (reply, outcome) in done {
             drop(reply.send(outcome));

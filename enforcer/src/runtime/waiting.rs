@@ -1,19 +1,20 @@
 //! The callers that wait for the result of a request.
 
 use crate::inbox::RequestError;
-use enforcer_core::event::{InstanceId, Request};
+use enforcer_core::event::{InstanceId, Request, RolloutState};
 use enforcer_core::supervisor::{ProbeView, View};
 use enforcer_core::units::MonoTime;
-use enforcer_core::{WorkloadName, WorkloadState};
+use enforcer_core::{ReplicaId, Supervisor, WorkloadName, WorkloadState};
 use tokio::sync::oneshot;
 
 /// Someone who waits for a workload to come to rest or to life.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) workload: WorkloadName,
+    /// The workload or its replicas, each with the instance there was when it was asked.
+    pub(super) asked_of: Vec<(ReplicaId, InstanceId)>,
+    /// The workload whose rollout is waited for.
+    pub(super) rollout_of: Option<WorkloadName>,
     pub(super) request: Request,
-    /// The instance there was when it was asked, and when that was.
-    pub(super) instance: InstanceId,
     pub(super) asked: MonoTime,
     pub(super) reply: oneshot::Sender<Result<View, RequestError>>,
 }
@@ -35,7 +36,47 @@ pub(super) trait PartitionMap: Iterator + Sized {
 impl<I: Iterator> PartitionMap for I {}
 
 /// Returns the result of a request; `None` while it is under way.
-pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View, RequestError>> {
+pub(super) fn outcome_of(
+    supervisor: &Supervisor,
+    waiter: &Waiter,
+) -> Option<Result<View, RequestError>> {
+    if let Some(name) = &waiter.rollout_of {
+        let stays = |what: &str| {
+            let why = format!("{what}; see `enforcer rollout status {name}`");
+            Some(Err(RequestError::Failed(why)))
+        };
+        let rollout = supervisor.group(name).and_then(|group| group.rollout);
+        return match rollout {
+            None => {
+                let mut views = supervisor.views_of(name).into_iter();
+                views.next().map(Ok)
+            }
+            Some(RolloutState::Paused) => stays("the rollout is paused"),
+            Some(RolloutState::Failed) => stays("the rollout has failed, and goes back"),
+            Some(_) => None,
+        };
+    }
+    let mut last = None;
+    for (id, instance) in &waiter.asked_of {
+        match outcome(supervisor.view(id), *instance, waiter)? {
+            Ok(view) => last = last.or(Some(Ok(view))),
+            Err(error) if waiter.asked_of.len() == 1 => return Some(Err(error)),
+            Err(RequestError::Failed(why)) => {
+                return Some(Err(RequestError::Failed(format!("{id}: {why}"))));
+            }
+            // It was removed meanwhile.
+            Err(RequestError::NoSuchWorkload) => {}
+        }
+    }
+    last.or(Some(Err(RequestError::NoSuchWorkload)))
+}
+
+/// Returns the result of a request for one instance.
+fn outcome(
+    view: Option<View>,
+    instance: InstanceId,
+    waiter: &Waiter,
+) -> Option<Result<View, RequestError>> {
     let Some(view) = view else {
         return Some(Err(RequestError::NoSuchWorkload));
     };
@@ -90,9 +131,7 @@ pub(super) fn outcome(view: Option<View>, waiter: &Waiter) -> Option<Result<View
         WorkloadState::Stopped | WorkloadState::Failed | WorkloadState::Pending if !upwards => {
             Some(Ok(view))
         }
-        _ if !upwards && view.instance > waiter.instance => {
-            failed("it was started again meanwhile")
-        }
+        _ if !upwards && view.instance > instance => failed("it was started again meanwhile"),
         _ => None,
     }
 }

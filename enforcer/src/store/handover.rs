@@ -6,12 +6,14 @@
 //! state.json             the shape of all this, the boot, and whose the cgroup root is
 //! instances/NAME.json    a process, recorded before it runs
 //! workloads/NAME.json    a workload's checkpoint
+//! groups/NAME.json       the replicas of a workload, and the rollout that is under way
 //! ```
 //!
 //! The core gives it its meaning.
 
 use enforcer_core::event::{CgroupId, InstanceId, ProcessId, Seq};
-use enforcer_core::{Checkpoint, WorkloadName};
+use enforcer_core::group::Group;
+use enforcer_core::{Checkpoint, ReplicaId, WorkloadName};
 use enforcer_kernel::replacement::{Survives, replace};
 use enforcer_model::Record;
 use serde::de::DeserializeOwned;
@@ -22,6 +24,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// The folders.
+const PARTS: [&str; 3] = ["instances", "workloads", "groups"];
 /// Raised with every change that an older agent would misread.
 const SCHEMA: u32 = 2;
 
@@ -69,7 +73,7 @@ struct Shape {
 /// One running instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RunningInstance {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) instance: InstanceId,
     pub(crate) pid: u32,
     /// The start time in clock ticks since boot. With the pid and the boot id it names the process.
@@ -114,7 +118,7 @@ struct Kept<C, R> {
 /// A workload as it was left.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub(crate) workload: WorkloadName,
+    pub(crate) workload: ReplicaId,
     pub(crate) checkpoint: Checkpoint,
     pub(crate) instance: Option<RunningInstance>,
 }
@@ -128,6 +132,7 @@ pub(crate) struct Legacy {
     /// The last events of each workload.
     pub(crate) reported: Vec<Record>,
     pub(crate) root: Option<(PathBuf, bool)>,
+    pub(crate) groups: Vec<(WorkloadName, Group)>,
 }
 
 impl Handover {
@@ -158,7 +163,7 @@ impl Handover {
                 Legacy::default()
             }
         };
-        for part in ["instances", "workloads"] {
+        for part in PARTS {
             let path = this.folder.join(part);
             let made = fs::DirBuilder::new()
                 .recursive(true)
@@ -193,7 +198,7 @@ impl Handover {
                 continue;
             }
             let stem = path.file_stem().and_then(std::ffi::OsStr::to_str);
-            let Some(workload) = stem.and_then(WorkloadName::parse) else {
+            let Some(workload) = stem.and_then(ReplicaId::from_file_name) else {
                 continue;
             };
             let Some(kept) = read::<Kept<Checkpoint, Vec<Record>>>(&path)? else {
@@ -209,10 +214,39 @@ impl Handover {
                 instance,
             });
         }
+        legacy.groups = self.read_groups()?;
         legacy
             .workloads
             .sort_by(|one, other| one.workload.cmp(&other.workload));
         Ok(legacy)
+    }
+
+    fn read_groups(&self) -> Result<Vec<(WorkloadName, Group)>, HandoverError> {
+        let mut groups = Vec::new();
+        let entries = fs::read_dir(self.folder.join("groups"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let stem = path.file_stem().and_then(std::ffi::OsStr::to_str);
+            if let Some(name) = stem.and_then(WorkloadName::parse)
+                && let Some(group) = read::<Group>(&path)?
+            {
+                groups.push((name, group));
+            }
+        }
+        groups.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(groups)
+    }
+
+    /// Replaces the checkpoint of a workload with replicas, or removes it.
+    pub(crate) fn keep_group(&self, name: &WorkloadName, group: Option<&Group>) -> io::Result<()> {
+        let path = self.folder.join(format!("groups/{name}.json"));
+        match group {
+            Some(group) => write(&path, group),
+            None => remove_if_there(&path),
+        }
     }
 
     /// Replaces the record of what runs in one step: a reader sees the old one or the
@@ -221,7 +255,7 @@ impl Handover {
         write(&self.instance(&instance.workload), instance)
     }
 
-    pub(crate) fn forget(&self, workload: &WorkloadName) {
+    pub(crate) fn forget(&self, workload: &ReplicaId) {
         // A record without a process is harmless: it names no process of this start time.
         let _ = fs::remove_file(self.instance(workload));
     }
@@ -229,11 +263,13 @@ impl Handover {
     /// Replaces a workload's checkpoint, or removes it.
     pub(crate) fn keep(
         &self,
-        workload: &WorkloadName,
+        workload: &ReplicaId,
         checkpoint: Option<&Checkpoint>,
         (seq, reported): (Seq, &[Arc<Record>]),
     ) -> io::Result<()> {
-        let path = self.folder.join(format!("workloads/{workload}.json"));
+        let path = self
+            .folder
+            .join(format!("workloads/{}.json", workload.file_name()));
         match checkpoint {
             Some(checkpoint) => {
                 let of_it = |record: &&Arc<Record>| record.workload.as_ref() == Some(workload);
@@ -244,22 +280,27 @@ impl Handover {
                 };
                 write(&path, &kept)
             }
-            None => match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            },
+            None => remove_if_there(&path),
         }
     }
 
     /// Removes the state: nothing is left to be taken over.
     fn clear(&self) {
-        for part in ["instances", "workloads"] {
+        for part in PARTS {
             let _ = fs::remove_dir_all(self.folder.join(part));
         }
     }
 
-    fn instance(&self, workload: &WorkloadName) -> PathBuf {
-        self.folder.join(format!("instances/{workload}.json"))
+    fn instance(&self, workload: &ReplicaId) -> PathBuf {
+        self.folder
+            .join(format!("instances/{}.json", workload.file_name()))
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The queries of the history.
 
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_model::Record;
 use serde::Deserialize;
 
@@ -25,8 +25,13 @@ pub(crate) struct Query {
 
 impl Query {
     pub(crate) fn takes(&self, record: &Record) -> bool {
-        let workload = record.workload.as_ref().map(WorkloadName::as_str);
-        let named = |wanted: &String| workload == Some(wanted.as_str());
+        let named = |wanted: &String| {
+            let wanted = ReplicaId::parse(wanted);
+            let found = record.workload.as_ref();
+            wanted
+                .zip(found)
+                .is_some_and(|(wanted, found)| wanted.names(found))
+        };
         self.workload.as_ref().is_none_or(named)
             && self
                 .kind

@@ -1,7 +1,7 @@
 //! Counts of what has happened since this agent began, and that the kernel does not count. A
 //! workload that is removed takes its counts with it.
 
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::cpu_loop::Verdict;
 use enforcer_core::event::{
     Action, Answered, BreakerState, Cause, ConfigChange, Detail, Lost, LostFrom, Step, Transition,
@@ -39,7 +39,7 @@ pub(crate) struct Counts(Mutex<All>);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct All {
-    pub(crate) workloads: BTreeMap<WorkloadName, OfWorkload>,
+    pub(crate) workloads: BTreeMap<ReplicaId, OfWorkload>,
     pub(crate) actions: BTreeMap<(&'static str, Cause), u64>,
     /// Records of the kernel's rings that found no room.
     pub(crate) lost: u64,
@@ -72,7 +72,7 @@ impl Counts {
     }
 
     /// Returns the counts of these workloads, and drops those of others.
-    pub(super) fn of(&self, present: &BTreeSet<&WorkloadName>) -> All {
+    pub(super) fn of(&self, present: &BTreeSet<&ReplicaId>) -> All {
         let mut all = self.all();
         all.workloads.retain(|name, _| present.contains(name));
         all.clone()
@@ -121,7 +121,7 @@ impl Counts {
 }
 
 impl All {
-    fn of(&mut self, workload: &WorkloadName) -> &mut OfWorkload {
+    fn of(&mut self, workload: &ReplicaId) -> &mut OfWorkload {
         self.workloads.entry(workload.clone()).or_default()
     }
 

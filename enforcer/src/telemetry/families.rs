@@ -137,7 +137,7 @@ pub(super) fn flag(holds: bool) -> f64 {
 pub(super) fn each(scrape: &Scrape, samples: &mut Samples, value: impl Fn(&One) -> Option<f64>) {
     for one in &scrape.workloads {
         if let Some(value) = value(one) {
-            samples.add(&[("workload", one.name())], value);
+            samples.add(&one.labels(&[]), value);
         }
     }
 }
@@ -162,7 +162,7 @@ pub(super) fn by<T>(
 {
     for one in &scrape.workloads {
         for (value, sample) in values(one) {
-            samples.add(&[("workload", one.name()), (label, value.as_ref())], sample);
+            samples.add(&one.labels(&[(label, value.as_ref())]), sample);
         }
     }
 }

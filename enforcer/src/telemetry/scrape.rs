@@ -4,10 +4,9 @@
 
 use super::counts::{self, All, OfProbe, OfWorkload};
 use super::table::FAMILIES;
-use crate::executor::Executor;
+use crate::executor::{Executor, OfReplica};
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
-use enforcer_kernel::bpf::gate::Counts;
 use enforcer_kernel::clock;
 use enforcer_kernel::host_usage::{HostUsage, Used};
 use enforcer_kernel::own_process::{self, OwnProcess};
@@ -39,9 +38,11 @@ pub(super) struct One {
     pub(super) view: View,
     /// `None` where it has no cgroup.
     pub(super) read: Option<Statistics>,
+    /// The number of the replica.
+    pub(super) replica: Option<String>,
     pub(super) counts: Option<OfWorkload>,
     /// The connections of each of its ports.
-    pub(super) gate: Vec<(String, Counts)>,
+    pub(super) gate: Vec<(String, OfReplica)>,
     /// The time of each probe's last answer, in seconds of the Unix epoch.
     pub(super) answered: Vec<(ProbeName, f64)>,
 }
@@ -57,8 +58,12 @@ fn answered(view: &View) -> Vec<(ProbeName, f64)> {
 }
 
 impl One {
-    pub(super) fn name(&self) -> &str {
-        self.view.name.as_str()
+    /// Returns the labels that name the workload and its replica, and these after them.
+    pub(super) fn labels<'a>(&'a self, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+        let workload = ("workload", self.view.name.workload().as_str());
+        let replica = self.replica.as_deref().map(|index| ("replica", index));
+        let labels = std::iter::once(workload).chain(replica);
+        labels.chain(more.iter().copied()).collect()
     }
 
     /// Returns the counts of each probe that the manifest names, also while nothing runs that could
@@ -103,6 +108,7 @@ impl Telemetry {
         let mut counts = self.counts.of(&present);
         let workloads = views.into_iter().map(|view| One {
             read: executor.statistics_of(&view.name),
+            replica: view.name.index().map(|index| index.to_string()),
             counts: counts.workloads.remove(&view.name),
             gate: executor.gate_counts(&view.name),
             answered: answered(&view),
@@ -217,7 +223,7 @@ mod tests {
     use enforcer_core::spec::{Check, CheckKind, Probe, WorkloadSpec};
     use enforcer_core::supervisor::ProbeView;
     use enforcer_core::units::MonoTime;
-    use enforcer_core::{WorkloadName, WorkloadState};
+    use enforcer_core::{ReplicaId, WorkloadState};
     use enforcer_model::probe::ProbeState;
     use expect_test::expect_file;
     use std::sync::Arc;
@@ -240,7 +246,7 @@ mod tests {
 
     fn view(name: &str, state: WorkloadState) -> View {
         View {
-            name: WorkloadName::parse(name).expect("a name"),
+            name: ReplicaId::parse(name).expect("a name"),
             spec: Arc::new(WorkloadSpec {
                 probes: [(ProbeName::Liveness, tcp_probe())].into(),
                 ..WorkloadSpec::default()
@@ -310,12 +316,12 @@ mod tests {
                 waited_usec: [Some((3_000_000, 0)), Some((1_500_000, 500_000)), None],
             }),
             counts: Some(counts),
+            replica: None,
             gate: vec![(
                 "http".to_owned(),
-                Counts {
-                    given: vec![420],
-                    parked: 7,
-                    refused: 1,
+                OfReplica {
+                    given: 420,
+                    others: Some((7, 1)),
                 },
             )],
             answered: vec![(ProbeName::Liveness, 1_767_225_600.25)],
@@ -330,6 +336,7 @@ mod tests {
             read: None,
             counts: None,
             gate: Vec::new(),
+            replica: None,
             answered: Vec::new(),
         };
         let mut counts = All {

@@ -63,15 +63,16 @@ pub(super) const FAMILIES: &[Family] = &[
         |scrape, samples| {
             for one in &scrape.workloads {
                 for (port, counts) in &one.gate {
-                    let given = counts.given.iter().sum();
-                    let results = [
-                        ("given", given),
-                        ("parked", counts.parked),
-                        ("refused", counts.refused),
-                    ];
-                    for (result, count) in results {
-                        let labels = [("workload", one.name()), ("port", port), ("result", result)];
-                        samples.add(&labels, float(count));
+                    let labels = one.labels(&[("port", port), ("result", "given")]);
+                    samples.add(&labels, float(counts.given));
+                    // Of all replicas together.
+                    let workload = ("workload", one.view.name.workload().as_str());
+                    let (parked, refused) = counts.others.unzip();
+                    for (result, count) in [("parked", parked), ("refused", refused)] {
+                        if let Some(count) = count {
+                            let labels = [workload, ("port", port), ("result", result)];
+                            samples.add(&labels, float(count));
+                        }
                     }
                 }
             }
@@ -135,7 +136,8 @@ pub(super) const FAMILIES: &[Family] = &[
             for one in &scrape.workloads {
                 let probes = one.probes();
                 for (probe, counts) in probes {
-                    let labels = [("workload", one.name()), ("probe", &*probe.to_string())];
+                    let probe = probe.to_string();
+                    let labels = one.labels(&[("probe", &probe)]);
                     samples.add_duration(&labels, counts);
                 }
             }
@@ -159,11 +161,7 @@ pub(super) const FAMILIES: &[Family] = &[
             for (probe, counts) in probes {
                 let probe = probe.to_string();
                 for (answer, count) in ANSWERS.into_iter().zip(counts.answers) {
-                    let labels = [
-                        ("workload", one.name()),
-                        ("probe", &*probe),
-                        ("result", answer.as_str()),
-                    ];
+                    let labels = one.labels(&[("probe", &probe), ("result", answer.as_str())]);
                     samples.add(&labels, float(count));
                 }
             }

@@ -3,7 +3,7 @@
 use enforcer_model::detail::Details;
 use enforcer_model::ids::{Cause, InstanceId, Seq};
 use enforcer_model::views::WorkloadView;
-use enforcer_model::{Record, WorkloadName};
+use enforcer_model::{Record, ReplicaId};
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,7 +15,7 @@ pub struct Event<D> {
     pub seq: Seq,
     pub time: Timestamp,
     pub boot_id: Arc<str>,
-    pub workload: Option<WorkloadName>,
+    pub workload: Option<ReplicaId>,
     pub instance: Option<InstanceId>,
     pub reason: Option<Cause>,
     pub caused_by: Option<Seq>,
@@ -69,5 +69,5 @@ pub fn send(view: &WorkloadView, signal: Signal) {
 #[must_use]
 pub fn is_of(record: &Record, workload: &str) -> bool {
     let found = record.workload.as_ref();
-    found.map(WorkloadName::as_str) == Some(workload)
+    found.is_some_and(|found| found.to_string() == workload)
 }

@@ -5,7 +5,7 @@ use crate::{manifest, workload};
 use enforcer_model::detail::{AlertChange, AlertState, Degraded};
 use enforcer_model::requests::AlertMessage;
 use enforcer_model::spec::Severity;
-use enforcer_model::{WorkloadName, WorkloadState};
+use enforcer_model::{ReplicaId, WorkloadState};
 use enforcer_tests::agent::{Agent, Event};
 use enforcer_tests::wait_for;
 use std::collections::BTreeSet;
@@ -137,7 +137,7 @@ fn alerts_reach_a_receiver_that_fails_and_hangs_and_then_works() {
         (reported.len() >= 2).then_some(reported)
     });
     assert_eq!(fired[0].details.rule, "oom");
-    assert_eq!(fired[0].workload, WorkloadName::parse("hog"));
+    assert_eq!(fired[0].workload, ReplicaId::parse("hog"));
     assert_eq!(fired[1].details.rule, "breaker");
     assert_eq!(fired[1].details.severity, Severity::Critical);
     receiver.wait_until_asked_again();
@@ -250,7 +250,7 @@ fn a_level_is_reported_by_a_command_when_it_held_and_when_it_is_over() {
     let first = wait_for("it to be reported", || reported().into_iter().next());
     assert_eq!(first.state, AlertState::Firing, "{first:?}");
     assert_eq!(first.rule, "full");
-    assert_eq!(first.workload, WorkloadName::parse("web"));
+    assert_eq!(first.workload, ReplicaId::parse("web"));
     assert!(first.stood >= Duration::from_secs(6), "{first:?}");
     let text = &first.text;
     assert!(

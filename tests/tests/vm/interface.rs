@@ -121,7 +121,7 @@ fn ps_has_the_documented_shape() {
     assert_eq!(shown.schema, 1);
     let web = &shown.workloads[0];
     assert_eq!(
-        (web.name.as_str(), web.state, web.health),
+        (web.name.to_string().as_str(), web.state, web.health),
         ("web", WorkloadState::Running, Health::Unknown)
     );
     assert_eq!(

@@ -12,7 +12,7 @@ use enforcer_model::probe::{Answer, ProbeState};
 use enforcer_model::requests::Readiness;
 use enforcer_model::spec::{ProbeName, Resource};
 use enforcer_model::views::{ProbeStatus, WorkloadView};
-use enforcer_model::{WorkloadName, WorkloadState};
+use enforcer_model::{ReplicaId, WorkloadState};
 use enforcer_tests::agent::Agent;
 use enforcer_tests::{kernel, slowness, wait_for};
 use std::fs;
@@ -185,7 +185,7 @@ fn every_kind_of_answer_is_recognised() {
     // A probe that fails for traffic is no reason to restart anything.
     assert!(agent.events::<RestartPlan>("hang").is_empty());
     let Readiness { workloads } = agent.get("/v1/ready").unwrap();
-    let ready = |name| workloads.get(&WorkloadName::parse(name).unwrap()).copied();
+    let ready = |name| workloads.get(&ReplicaId::parse(name).unwrap()).copied();
     assert_eq!((ready("fine"), ready("hang")), (Some(true), Some(false)));
 }
 

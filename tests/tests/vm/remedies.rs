@@ -205,7 +205,7 @@ fn starts_take_turns_by_priority_and_wait_for_what_they_need() {
     agent.wait_for_state("web", WorkloadState::Running);
     let starts = agent.all_events::<Start>();
     let names = starts.iter().filter_map(|event| event.workload.as_ref());
-    let order: Vec<&str> = names.map(|name| name.as_str()).collect();
+    let order: Vec<String> = names.map(ToString::to_string).collect();
     assert_eq!(order, ["w80", "w60", "db", "w40", "w20", "log", "web"]);
     // A start by hand waits for nothing.
     fs::remove_file(flag).unwrap();

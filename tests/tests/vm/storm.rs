@@ -106,7 +106,7 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
     }
     kill(held, Signal::SIGCONT).unwrap();
     let after = wait_until_all(&agent, "all to be back", many + 1, |view| {
-        let killed = victims.contains(&view.name.as_str());
+        let killed = victims.contains(&view.name.to_string().as_str());
         view.state == WorkloadState::Running && view.restarts == u64::from(killed)
     });
     for (name, view) in &after {
@@ -118,7 +118,8 @@ fn half_of_all_fail_at_once_and_come_back_in_order() {
     // free for the request that it has read; what waits in line is in order.
     let events = agent.all_events::<Start>();
     let names = events.iter().filter_map(|event| event.workload.as_ref());
-    let starts: Vec<&str> = names.map(|name| name.as_str()).collect();
+    let starts: Vec<String> = names.map(ToString::to_string).collect();
+    let starts: Vec<&str> = starts.iter().map(String::as_str).collect();
     let again = &starts[starts.len() - victims.len()..];
     let important = |name: &&str| {
         name[1..]
@@ -184,7 +185,7 @@ fn probes_that_hang_delay_none_that_do_not() {
         &agent,
         "every probe to have answered",
         half + 2,
-        |view| match view.name.as_str().as_bytes() {
+        |view| match view.name.to_string().as_bytes() {
             [b'h', digit, ..] if digit.is_ascii_digit() => view.health == Health::Degraded,
             [b'g', digit, ..] if digit.is_ascii_digit() => view.health == Health::Healthy,
             _ => view.state == WorkloadState::Running,

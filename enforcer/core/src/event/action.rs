@@ -3,7 +3,7 @@
 use super::{Hook, InstanceId, Reason, Remedy};
 use crate::cpu_loop::Suspect;
 use crate::limits::Limits;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::spec::{Host, StopScope, WorkloadSpec};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub enum Action {
 /// A change for one workload.
 #[derive(Clone, Debug)]
 pub struct WorkloadAction {
-    pub workload: WorkloadName,
+    pub workload: ReplicaId,
     pub instance: InstanceId,
     pub reason: Reason,
     pub change: WorkloadChange,

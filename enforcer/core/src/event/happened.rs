@@ -7,8 +7,9 @@ use super::{InstanceId, Seq, TakenOver};
 use crate::alert::Standing;
 use crate::cpu_loop::{Evidence, Suspect, Thread};
 use crate::drift::Drifted;
+use crate::group::{Group, GroupRequest};
 use crate::host::HostStood;
-use crate::name::WorkloadName;
+use crate::name::{ReplicaId, WorkloadName};
 use crate::notice::Notice;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
@@ -21,9 +22,11 @@ use std::time::Duration;
 pub enum Event {
     Agent(AgentEvent),
     Host(HostEvent),
-    Workload(WorkloadName, WorkloadEvent),
+    Workload(ReplicaId, WorkloadEvent),
+    /// A person's command about the replicas of a workload.
+    Group(WorkloadName, GroupRequest),
     /// An event of one instance. It is dropped if the workload has a later instance.
-    Instance(WorkloadName, InstanceId, InstanceEvent),
+    Instance(ReplicaId, InstanceId, InstanceEvent),
 }
 
 /// An event of the agent: its manifest, its beginning and its end.
@@ -51,6 +54,7 @@ pub enum AgentEvent {
     /// event about a workload.
     TakeOver {
         workloads: Vec<TakenOver>,
+        groups: Vec<(WorkloadName, Group)>,
         /// The last numbers that the earlier agent gave to an event and to an instance.
         last: (Seq, InstanceId),
     },
@@ -88,7 +92,7 @@ pub enum HostEvent {
     Stood(HostStood, HostWatch),
     /// Levels that the kernel raises no event for, read at every tick.
     Measured {
-        workloads: Vec<(WorkloadName, Measured)>,
+        workloads: Vec<(ReplicaId, Measured)>,
         host: HostMeasured,
     },
     /// Every process on the host waited for memory for a while just now.
@@ -209,7 +213,7 @@ impl Event {
     /// Returns the answer to a write of limits; of the host's without a workload.
     #[must_use]
     pub fn limits_written(
-        workload: Option<WorkloadName>,
+        workload: Option<ReplicaId>,
         changed: Vec<LimitChange>,
         error: Option<String>,
     ) -> Self {

@@ -14,8 +14,8 @@ pub use enforcer_model::detail::{
     Adopted, AgentChange, AgentState, AlertChange, AlertState, BreakerChange, BreakerState,
     ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, Drained, DriftFound, Exit, FileChange,
     HealthChange, HostPressure, Kind, LimitChange, Lost, LostFrom, MainChange, Pressure,
-    PressureAnswer, ReadyChange, Release, ReleaseReason, Reloaded, RestartPlan, Start, StartError,
-    Stop, ThrottleChange,
+    PressureAnswer, ReadyChange, Release, ReleaseReason, Reloaded, RestartPlan, RolloutChange,
+    RolloutState, Scaled, Start, StartError, Stop, ThrottleChange,
 };
 pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId, Reason, Seq};
 
@@ -30,7 +30,8 @@ pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, WorkloadEvent};
 pub use observed::{Answered, Found, Measured, TakenOver};
 
 use crate::checkpoint::Checkpoint;
-use crate::name::WorkloadName;
+use crate::group::Group;
+use crate::name::{ReplicaId, WorkloadName};
 use crate::plan::Plan;
 use crate::spec::{ProbeName, WorkloadSpec};
 use crate::units::{MonoTime, Percent};
@@ -57,7 +58,7 @@ pub enum Request {
 /// A check to carry out. It changes nothing, so it needs no reason.
 #[derive(Clone, Debug)]
 pub struct ProbeRun {
-    pub workload: WorkloadName,
+    pub workload: ReplicaId,
     pub instance: InstanceId,
     pub spec: Arc<WorkloadSpec>,
     pub probe: ProbeName,
@@ -76,7 +77,12 @@ pub struct Decision {
     pub probes: Vec<ProbeRun>,
     /// The checkpoints that have changed, for the next agent; `None` for a workload that is gone.
     /// The caller stores them before it carries out the actions.
-    pub checkpoints: Vec<(WorkloadName, Option<Checkpoint>)>,
+    pub checkpoints: Vec<(ReplicaId, Option<Checkpoint>)>,
+    /// The groups of replicas that have changed, for the next agent; `None` for one that is gone. They are
+    /// stored after the checkpoints.
+    pub groups: Vec<(WorkloadName, Option<Group>)>,
+    /// The reason for which a request about a group is not carried out.
+    pub refused: Option<String>,
     /// The changes that an [`AgentEvent::Configure`] has led to.
     pub plan: Option<Plan>,
     /// The answer of a check that counted.

@@ -3,7 +3,7 @@
 
 use super::CgroupId;
 use crate::checkpoint::Checkpoint;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::oom::Counters;
 use crate::probe::Answer;
 use crate::spec::ProbeName;
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A workload that an earlier agent has left.
 #[derive(Clone, Debug)]
 pub struct TakenOver {
-    pub workload: WorkloadName,
+    pub workload: ReplicaId,
     pub checkpoint: Checkpoint,
     pub found: Found,
 }
@@ -60,7 +60,7 @@ pub struct Measured {
 /// An answer of a check that came in time for its instance.
 #[derive(Clone, Debug)]
 pub struct Answered {
-    pub workload: WorkloadName,
+    pub workload: ReplicaId,
     pub probe: ProbeName,
     pub answer: Answer,
     pub took: Duration,

@@ -1,7 +1,7 @@
 //! The events that a rule of `alerts` can report. An improvement, a request of a person, and an
 //! action that `observe` only considered are none.
 
-use super::{BreakerState, Cause, Detail, HostPressure, PressureAnswer, Transition};
+use super::{BreakerState, Cause, Detail, HostPressure, PressureAnswer, RolloutState, Transition};
 use crate::threshold::Level;
 use enforcer_model::sentence;
 
@@ -19,6 +19,9 @@ impl Transition {
             Detail::HostPressure(pressure) => is_shortage(pressure),
             Detail::Restart(plan) => plan.carried_out && self.reason.is_some_and(is_automatic),
             Detail::Reload(reloaded) => reloaded.error.is_some(),
+            Detail::Rollout(change) => {
+                matches!(change.state, RolloutState::Failed | RolloutState::Paused)
+            }
             Detail::Breaker(change) => change.state == BreakerState::Open,
             Detail::Start(_)
             | Detail::Adopt(_)
@@ -29,6 +32,7 @@ impl Transition {
             | Detail::Health(_)
             | Detail::Ready(_)
             | Detail::Drain(_)
+            | Detail::Scale(_)
             | Detail::FileChange(_)
             | Detail::Main(_)
             | Detail::Alert(_)

@@ -4,7 +4,7 @@
 use super::Supervisor;
 use crate::alert::{Holds, Key, Message, Pace, Standing};
 use crate::event::{AlertChange, AlertState, Decision, Detail, Moment, Seq, Transition};
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::spec::{Alerts, Resource, Rule, When};
 use crate::state::WorkloadState;
 use crate::text::printable;
@@ -75,7 +75,7 @@ impl Supervisor {
             }
             // A workload that is being removed has no alert.
             let there = self.workloads.iter().filter(|(_, known)| !known.is_gone());
-            let named: Vec<WorkloadName> = there
+            let named: Vec<ReplicaId> = there
                 .map(|(workload, _)| workload)
                 .filter(|workload| names(rule, Some(workload)))
                 .cloned()
@@ -252,13 +252,13 @@ fn of(rule: &Rule) -> &'static str {
     }
 }
 
-fn names(rule: &Rule, workload: Option<&WorkloadName>) -> bool {
+fn names(rule: &Rule, workload: Option<&ReplicaId>) -> bool {
     if matches!(rule.when, When::Host(..)) {
         return workload.is_none();
     }
     match (&rule.workloads, workload) {
         (None, _) => true,
-        (Some(named), Some(workload)) => named.contains(workload),
+        (Some(named), Some(workload)) => named.contains(workload.workload()),
         (Some(_), None) => false,
     }
 }

@@ -4,7 +4,7 @@ use super::Supervisor;
 use crate::event::{
     Action, Cause, ConfigChange, Decision, Detail, HostAction, HostChange, Moment, Reason, Seq,
 };
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::plan::{self, Change};
 use crate::spec::{Manifest, WorkloadSpec};
 use crate::workload::Workload;
@@ -41,29 +41,40 @@ impl Supervisor {
         // Other needs, and another number of places.
         self.turns_changed = true;
         let mut specs = manifest.workloads;
-        let unnamed: Vec<WorkloadName> = self
+        let unnamed: Vec<ReplicaId> = self
             .workloads
             .keys()
-            .filter(|name| !specs.contains_key(*name))
+            .filter(|id| !specs.contains_key(id.workload()))
             .cloned()
             .collect();
         for (name, change) in plan.workloads {
-            match (change, specs.remove(&name)) {
-                (Change::Add, Some(spec)) => self.add(moment, name, spec, decision),
+            let spec = specs.remove(&name);
+            if let Some(spec) = &spec
+                && (spec.replicas.is_some() || self.is_group(&name))
+            {
+                self.configure_group(moment, &name, spec, decision);
+                continue;
+            }
+            if self.is_group(&name) {
+                self.drop_group(moment, &name, prune, decision);
+                continue;
+            }
+            let id = ReplicaId::from(name);
+            match (change, spec) {
+                (Change::Add, Some(spec)) => self.add(moment, id, spec, decision),
                 (Change::Update(changes), Some(spec)) => {
-                    self.with(moment, &name, decision, |workload, context| {
+                    self.with(moment, &id, decision, |workload, context| {
                         workload.configure(context, spec, changes);
                     });
                 }
-                (Change::Remove, _) if !prune => {
-                    self.with(moment, &name, decision, Workload::disown)
-                }
+                (Change::Remove, _) if !prune => self.with(moment, &id, decision, Workload::disown),
                 (Change::Add | Change::Update(_) | Change::Remove, _) => {}
             }
         }
         if prune {
-            for name in unnamed {
-                self.with(moment, &name, decision, |workload, context| {
+            for id in unnamed {
+                self.drop_group(moment, id.workload(), prune, decision);
+                self.with(moment, &id, decision, |workload, context| {
                     workload.leave(context, Cause::Config)
                 });
             }
@@ -124,10 +135,10 @@ impl Supervisor {
     }
 
     /// Adds a workload whose name is new, or was disowned and is back.
-    fn add(
+    pub(super) fn add(
         &mut self,
         moment: Moment,
-        name: WorkloadName,
+        name: ReplicaId,
         spec: Arc<WorkloadSpec>,
         decision: &mut Decision,
     ) {

@@ -4,6 +4,7 @@
 mod adoption;
 mod alerts;
 mod configuration;
+mod groups;
 mod relief;
 mod turns;
 mod views;
@@ -13,8 +14,9 @@ use crate::event::{
     AgentChange, AgentEvent, AgentState, Cause, Decision, Degraded, Detail, Event, HostEvent,
     Moment, Seq, Transition, WorkloadEvent,
 };
+use crate::group::Group;
 use crate::host::HostState;
-use crate::name::WorkloadName;
+use crate::name::{ReplicaId, WorkloadName};
 use crate::oom::Ancestors;
 use crate::spec::Host;
 use crate::units::MonoTime;
@@ -41,28 +43,35 @@ pub struct Supervisor {
     host: Host,
     host_state: HostState,
     host_limits: HostLimits,
-    workloads: BTreeMap<WorkloadName, Workload>,
+    /// What is supervised: workloads, and the replicas of those that have them.
+    workloads: BTreeMap<ReplicaId, Workload>,
+    /// The workloads with replicas.
+    groups: BTreeMap<WorkloadName, Group>,
+    touched_groups: BTreeSet<WorkloadName>,
+    group_due: BTreeMap<WorkloadName, MonoTime>,
+    /// The groups as the next agent would find them.
+    kept_groups: BTreeMap<WorkloadName, Group>,
     /// The workloads that an event has touched. After the event, their next moments are sorted in
     /// again.
-    touched: BTreeSet<WorkloadName>,
+    touched: BTreeSet<ReplicaId>,
     /// The workloads whose checkpoint may have changed.
-    unkept: BTreeSet<WorkloadName>,
+    unkept: BTreeSet<ReplicaId>,
     /// The time at which each workload acts next, in order.
-    due: BTreeSet<(MonoTime, WorkloadName)>,
-    due_of: BTreeMap<WorkloadName, MonoTime>,
+    due: BTreeSet<(MonoTime, ReplicaId)>,
+    due_of: BTreeMap<ReplicaId, MonoTime>,
     /// The workloads whose start waits for its turn.
-    queued: BTreeSet<WorkloadName>,
+    queued: BTreeSet<ReplicaId>,
     /// Those of them that need other workloads.
-    dependent: BTreeSet<WorkloadName>,
+    dependent: BTreeSet<ReplicaId>,
     /// The workloads whose start is under way.
-    coming_up: BTreeSet<WorkloadName>,
+    coming_up: BTreeSet<ReplicaId>,
     /// The workloads whose limits are on their way to the kernel, or were refused.
-    unwritten: BTreeSet<WorkloadName>,
+    unwritten: BTreeSet<ReplicaId>,
     /// The progress of each workload, for those that wait for a turn or for it.
-    progress: BTreeMap<WorkloadName, Progress>,
+    progress: BTreeMap<ReplicaId, Progress>,
     /// Something has changed that a queued start may have waited for.
     turns_changed: bool,
-    suspected: BTreeSet<WorkloadName>,
+    suspected: BTreeSet<ReplicaId>,
     began: Option<MonoTime>,
     /// The earliest time of the next proof in a crowd of suspects.
     next_of_a_crowd: MonoTime,
@@ -86,6 +95,10 @@ impl Supervisor {
             host_state: HostState::default(),
             host_limits: HostLimits::default(),
             workloads: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            touched_groups: BTreeSet::new(),
+            group_due: BTreeMap::new(),
+            kept_groups: BTreeMap::new(),
             touched: BTreeSet::new(),
             unkept: BTreeSet::new(),
             due: BTreeSet::new(),
@@ -115,6 +128,7 @@ impl Supervisor {
         let mut decision = Decision::default();
         self.began.get_or_insert(moment.now);
         self.dispatch(moment, event, &mut decision);
+        self.advance_groups(moment, &mut decision);
         self.settle_touched();
         self.admit_proofs(moment, &mut decision);
         self.admit_starts(moment, &mut decision);
@@ -124,7 +138,8 @@ impl Supervisor {
         let crowd = (!self.suspected.is_empty()).then_some(self.next_of_a_crowd);
         let crowd = crowd.filter(|at| *at > moment.now);
         let due = self.due.first().map(|(at, _)| *at);
-        decision.wake = [due, crowd].into_iter().flatten().min();
+        let group = self.group_due.values().min().copied();
+        decision.wake = [due, crowd, group].into_iter().flatten().min();
         decision.finished = self.shutting_down && self.workloads.values().all(Workload::is_done);
         decision
     }
@@ -182,7 +197,14 @@ impl Supervisor {
             Event::Agent(event) => self.handle_agent(moment, event, decision),
             Event::Host(event) => self.handle_host(moment, event, decision),
             // The agent is ending: a person's wish comes too late.
-            Event::Workload(_, WorkloadEvent::Request { .. }) if self.shutting_down => {}
+            Event::Workload(_, WorkloadEvent::Request { .. }) | Event::Group(..)
+                if self.shutting_down => {}
+            Event::Workload(id, WorkloadEvent::Request { request })
+                if id.index().is_none() && self.is_group(id.workload()) =>
+            {
+                self.request_of_group(moment, id.workload(), request, decision);
+            }
+            Event::Group(name, request) => self.command_group(moment, &name, request, decision),
             Event::Workload(name, event) => {
                 self.with(moment, &name, decision, |workload, context| {
                     workload.handle(context, event);
@@ -217,8 +239,13 @@ impl Supervisor {
                 self.configure(moment, manifest, (prune, true), decision);
             }
             AgentEvent::ManifestRefused { why } => self.manifest_refused(why, decision),
-            AgentEvent::TakeOver { workloads, last } => {
+            AgentEvent::TakeOver {
+                workloads,
+                groups,
+                last,
+            } => {
                 self.take_over(moment, workloads, last, decision);
+                self.take_over_groups(groups);
             }
             AgentEvent::AlertsStand { standing, alerts } => {
                 self.resume_alerts(moment, standing, alerts);
@@ -236,7 +263,7 @@ impl Supervisor {
             AgentEvent::Leave => self.leave(decision),
             AgentEvent::Wake => {
                 let due = self.due.iter().take_while(|(at, _)| *at <= moment.now);
-                let names: Vec<WorkloadName> = due.map(|(_, name)| name.clone()).collect();
+                let names: Vec<ReplicaId> = due.map(|(_, name)| name.clone()).collect();
                 for name in names {
                     self.with(moment, &name, decision, Workload::wake);
                 }
@@ -283,7 +310,7 @@ impl Supervisor {
     fn with(
         &mut self,
         moment: Moment,
-        name: &WorkloadName,
+        name: &ReplicaId,
         decision: &mut Decision,
         act: impl FnOnce(&mut Workload, &mut Context<'_>),
     ) {
@@ -311,7 +338,7 @@ impl Supervisor {
         decision: &mut Decision,
         act: impl Fn(&mut Workload, &mut Context<'_>),
     ) {
-        let names: Vec<WorkloadName> = self.workloads.keys().cloned().collect();
+        let names: Vec<ReplicaId> = self.workloads.keys().cloned().collect();
         for name in names {
             self.with(moment, &name, decision, &act);
         }

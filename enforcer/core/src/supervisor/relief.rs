@@ -7,7 +7,7 @@ use crate::event::{
     Reason, Seq,
 };
 use crate::host::{Relief, Shortage};
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::spec::Mode;
 
 impl Supervisor {
@@ -103,7 +103,7 @@ impl Supervisor {
 
     /// Returns the least important running workload; of equals, the one that uses most. The last
     /// running one is left alone.
-    fn next_to_step_back(&self) -> Option<WorkloadName> {
+    fn next_to_step_back(&self) -> Option<ReplicaId> {
         let running = self
             .workloads
             .iter()
@@ -126,7 +126,7 @@ impl Supervisor {
     }
 
     /// Returns the most important workload that had to step back.
-    fn next_to_come_back(&self) -> Option<WorkloadName> {
+    fn next_to_come_back(&self) -> Option<ReplicaId> {
         let back = self
             .workloads
             .iter()

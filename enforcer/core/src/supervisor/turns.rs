@@ -3,7 +3,7 @@
 use super::Supervisor;
 use crate::admission::{self, ONE_OF_A_CROWD, PROOFS_AT_ONCE, Queued, Waiting};
 use crate::event::{Decision, Moment};
-use crate::name::WorkloadName;
+use crate::name::{ReplicaId, WorkloadName};
 use crate::spec::Need;
 use crate::workload::Workload;
 
@@ -77,7 +77,7 @@ impl Supervisor {
     /// Returns the queued starts that wait only for their turn.
     fn startable(&mut self) -> Vec<Queued> {
         let mut startable = Vec::new();
-        let mut blocked: Vec<(WorkloadName, WorkloadName, Need)> = Vec::new();
+        let mut blocked: Vec<(ReplicaId, WorkloadName, Need)> = Vec::new();
         for name in &self.queued {
             let Some((queued, workload)) = self
                 .workloads
@@ -86,12 +86,7 @@ impl Supervisor {
             else {
                 continue;
             };
-            let unmet = |(other, need): &(&WorkloadName, &Need)| {
-                !self
-                    .workloads
-                    .get(*other)
-                    .is_some_and(|other| other.meets(**need))
-            };
+            let unmet = |(other, need): &(&WorkloadName, &Need)| !self.meets(other, **need);
             match workload.spec.needs.iter().find(unmet) {
                 Some((other, need)) if !queued.at_once => {
                     blocked.push((name.clone(), other.clone(), *need));

@@ -1,7 +1,7 @@
 //! The views of the core's knowledge for the API.
 
 use super::Supervisor;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::spec::Manifest;
 use crate::workload::{View, Workload};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ impl Supervisor {
     }
 
     #[must_use]
-    pub fn view(&self, name: &WorkloadName) -> Option<View> {
+    pub fn view(&self, name: &ReplicaId) -> Option<View> {
         let shown = self
             .workloads
             .get(name)
@@ -28,14 +28,17 @@ impl Supervisor {
     /// Returns the manifest that is in force, without the workloads that it no longer names.
     #[must_use]
     pub fn manifest(&self) -> Manifest {
-        let managed = self
-            .workloads
-            .iter()
-            .filter(|(_, workload)| workload.managed);
+        let alone = self.workloads.iter().filter(|(id, workload)| {
+            workload.managed && id.index().is_none() && !self.is_group(id.workload())
+        });
+        let alone = alone.map(|(id, workload)| (id.workload(), &workload.spec));
+        let groups = self.groups.iter().filter(|(_, group)| group.is_managed());
+        let groups = groups.map(|(name, group)| (name, group.asked()));
         Manifest {
             host: Box::new(self.host.clone()),
-            workloads: managed
-                .map(|(name, workload)| (name.clone(), Arc::clone(&workload.spec)))
+            workloads: alone
+                .chain(groups)
+                .map(|(name, spec)| (name.clone(), Arc::clone(spec)))
                 .collect(),
         }
     }

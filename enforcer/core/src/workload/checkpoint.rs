@@ -9,7 +9,7 @@ use super::{Lifecycle, Workload};
 use crate::checkpoint::{Checkpoint, KeptLevels, KeptLifecycle, KeptLoops, KeptProbing};
 use crate::claims::Claims;
 use crate::event::{Cause, Seq};
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::units::{Bytes, MonoTime};
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ impl Workload {
 
     /// Returns the workload as its checkpoint has it. [`Workload::take_over`] adds the processes
     /// that are left.
-    pub(crate) fn resume(name: WorkloadName, kept: &Checkpoint) -> Self {
+    pub(crate) fn resume(name: ReplicaId, kept: &Checkpoint) -> Self {
         Self {
             managed: kept.managed,
             state: Lifecycle::resume(kept),

@@ -94,6 +94,35 @@ impl Workload {
         }
     }
 
+    /// Takes another version of the spec with a new instance, even if the version is the same. One that a
+    /// person has stopped stays stopped.
+    pub(crate) fn replace(
+        &mut self,
+        context: &mut Context<'_>,
+        spec: Arc<WorkloadSpec>,
+        changes: Vec<SettingChange>,
+    ) {
+        let restarts = changes
+            .iter()
+            .any(|change| change.effect == Effect::Restart);
+        let was_broken = self.is_waiting() || matches!(self.state, Lifecycle::Failed);
+        if !changes.is_empty() {
+            self.configure(context, spec, changes);
+        }
+        if was_broken {
+            // The new version does not wait for what the one before has used up.
+            self.close_breaker(context);
+            if self.is_waiting() || matches!(self.state, Lifecycle::Failed) {
+                let cause = Cause::Config;
+                let seq = Seq(*context.next_seq);
+                self.start_at_once(context, Reason { cause, seq });
+            }
+        } else if !restarts && !self.comes_to_rest() {
+            self.close_breaker(context);
+            self.stop(context, After::Restart(Cause::Manual), Cause::Manual, false);
+        }
+    }
+
     /// Handles the kernel's answer to new limits. After a refusal, the next `apply` tries again,
     /// though the manifest has not changed.
     pub(crate) fn limits_written(

@@ -23,7 +23,7 @@ impl Gate {
 
 impl Workload {
     /// Returns whether no instance runs, or none will once the present one has ended.
-    fn comes_to_rest(&self) -> bool {
+    pub(super) fn comes_to_rest(&self) -> bool {
         let ends = |after: After| match after {
             After::Stop | After::Remove => true,
             After::Policy | After::Restart(_) | After::Recover(_) => false,

@@ -45,7 +45,7 @@ use crate::event::{
     Moment, Reason, Remedy, Seq, Step, Transition, WorkloadAction, WorkloadChange,
 };
 use crate::health::Health;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::notice::Notice;
 use crate::oom::{Ancestors, Circumstances, Ledger};
 use crate::recovery::{RecoveryState, TRIAL};
@@ -74,7 +74,7 @@ pub(crate) struct Context<'a> {
 
 #[derive(Debug)]
 pub(crate) struct Workload {
-    name: WorkloadName,
+    name: ReplicaId,
     pub(crate) spec: Arc<WorkloadSpec>,
     pub(crate) managed: bool,
     state: Lifecycle,
@@ -124,7 +124,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 const STUCK_AGAIN: Duration = Duration::from_secs(60);
 
 impl Workload {
-    pub(crate) fn new(name: WorkloadName, spec: Arc<WorkloadSpec>, now: MonoTime) -> Self {
+    pub(crate) fn new(name: ReplicaId, spec: Arc<WorkloadSpec>, now: MonoTime) -> Self {
         Self {
             name,
             spec,

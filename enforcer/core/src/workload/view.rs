@@ -4,8 +4,9 @@ use super::loops::Loops;
 use super::{Lifecycle, ProbeView, Workload};
 use crate::claims::Claims;
 use crate::event::InstanceId;
+use crate::group::Seen;
 use crate::health::Health;
-use crate::name::WorkloadName;
+use crate::name::ReplicaId;
 use crate::spec::WorkloadSpec;
 use crate::state::WorkloadState;
 use crate::units::MonoTime;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// A workload as the API shows it.
 #[derive(Clone, Debug)]
 pub struct View {
-    pub name: WorkloadName,
+    pub name: ReplicaId,
     pub spec: Arc<WorkloadSpec>,
     pub managed: bool,
     pub state: WorkloadState,
@@ -75,6 +76,19 @@ impl View {
 }
 
 impl Workload {
+    /// Returns what a group of replicas needs to know.
+    pub(crate) fn seen(&self) -> Seen {
+        let failed = matches!(
+            self.state,
+            Lifecycle::Failed | Lifecycle::BreakerOpen { .. }
+        );
+        Seen {
+            ready: self.ready.now,
+            rests: self.comes_to_rest() && !failed && !matches!(self.state, Lifecycle::Pending),
+            is_broken: failed,
+        }
+    }
+
     pub(crate) fn progress(&self) -> Progress {
         Progress {
             runs: self.runs(),

@@ -3,7 +3,7 @@
 use super::BpfError;
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf};
 use enforcer_common::{EXITED, LIVES, Record, Watch};
-use enforcer_model::ids::{ExitStatus, ProcessId};
+use enforcer_model::ids::{CgroupId, ExitStatus, ProcessId};
 use parking_lot::Mutex;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -22,6 +22,7 @@ pub struct EventRing {
     lost: Lost,
     watched: Mutex<HashMap<MapData, u32, [u8; 16]>>,
     moved: Mutex<HashMap<MapData, u32, u32>>,
+    groups: Mutex<HashMap<MapData, u64, u32>>,
 }
 
 /// The counts by CPU: in the first slot the records that found the ring full, in the second those
@@ -110,6 +111,13 @@ impl EventRing {
         self.watch(process);
     }
 
+    /// Notes that the workloads of a cgroup are the replicas in it.
+    pub fn has_replicas(&self, group: CgroupId) {
+        if let Err(error) = self.groups.lock().insert(group.0, 1, 0) {
+            tracing::warn!("a kill or a loop of a replica will not be known by its name: {error}");
+        }
+    }
+
     /// Returns the exit of a watched process; `None` if it lives or was not watched.
     pub fn exit_of(&self, process: ProcessId) -> Option<PastExit> {
         let ProcessId { pid, start_ticks } = process;
@@ -157,6 +165,8 @@ pub(super) fn open_ring(
     let watched: HashMap<MapData, u32, [u8; 16]> =
         take("WATCHED")?.try_into().map_err(failed("WATCHED"))?;
     let moved: HashMap<MapData, u32, u32> = take("MOVED")?.try_into().map_err(failed("MOVED"))?;
+    let groups: HashMap<MapData, u64, u32> =
+        take("GROUPS")?.try_into().map_err(failed("GROUPS"))?;
     Ok(EventRing {
         descriptor: ring
             .as_fd()
@@ -166,5 +176,6 @@ pub(super) fn open_ring(
         lost: Lost(Mutex::new(lost)),
         watched: Mutex::new(watched),
         moved: Mutex::new(moved),
+        groups: Mutex::new(groups),
     })
 }

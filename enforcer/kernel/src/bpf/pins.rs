@@ -27,11 +27,12 @@ use std::{fs, io};
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// Every map that is shared. What is in them is said by the ABI's version.
-pub(super) const MAPS: [&str; 8] = [
+pub(super) const MAPS: [&str; 9] = [
     "EVENTS",
     "LOST",
     "WATCHED",
     "MOVED",
+    "GROUPS",
     "SUSPECTS",
     "SUSPECTS_LOST",
     "BUDGETS",

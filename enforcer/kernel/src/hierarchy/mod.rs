@@ -7,16 +7,19 @@
 //!   probes/          commands that check on a workload, each in one of its own
 //!   workloads/       the ceiling of all workloads together
 //!     NAME/          one workload
+//!     NAME.replicas/ the replicas of one workload (`places.rs`)
 //! ```
 //!
 //! Whatever is wrong with the host's hierarchy is refused here, with the file,
 //! the error number and the cure.
 
 mod delegation;
+mod places;
 mod refusal;
 
 use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
 use cgroups_rs::hierarchies::is_cgroup2_unified_mode;
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +70,8 @@ pub struct Tree {
     delegated: bool,
     /// The notes for the host's administrator.
     notes: Vec<String>,
+    /// Held while the cgroup of a replica, or the one above it, is made or removed.
+    groups: Mutex<()>,
 }
 
 impl Tree {
@@ -150,6 +155,7 @@ impl Tree {
             made_root,
             delegated,
             notes,
+            groups: Mutex::default(),
         })
     }
 
@@ -357,19 +363,20 @@ fn check_controllers(root: &Cgroup, asked: &Asked) -> Result<(), HierarchyError>
 /// Refuses cgroups that no earlier agent of ours has left.
 fn refuse_occupied(workloads: &Cgroup, inherited: &BTreeSet<String>) -> Result<(), HierarchyError> {
     let mut processes = 0;
-    let entries = std::fs::read_dir(workloads.path()).into_iter().flatten();
-    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+    for entry in folders(workloads.path()) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if inherited.contains(&name) {
-            continue;
-        }
-        let cgroup = Cgroup::open(&entry.path())?;
-        if cgroup.is_populated()? {
-            let listed = cgroup.read("cgroup.procs").unwrap_or_default();
-            processes += listed.lines().count().max(1);
-        } else {
-            // Empty cgroups of an earlier run are only in the way.
-            workloads.remove_child(&name)?;
+        let replicas = format!("{name}/");
+        let has_replicas = inherited.iter().any(|known| known.starts_with(&replicas));
+        if has_replicas {
+            let group = Cgroup::open(&entry.path())?;
+            for entry in folders(group.path()) {
+                let index = entry.file_name().to_string_lossy().into_owned();
+                if !inherited.contains(&format!("{name}/{index}")) {
+                    processes += occupants(&group, &index)?;
+                }
+            }
+        } else if !inherited.contains(&name) {
+            processes += occupants(workloads, &name)?;
         }
     }
     if processes == 0 {
@@ -379,6 +386,22 @@ fn refuse_occupied(workloads: &Cgroup, inherited: &BTreeSet<String>) -> Result<(
         path: workloads.path().to_owned(),
         processes,
     })
+}
+
+fn folders(path: &Path) -> impl Iterator<Item = std::fs::DirEntry> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().is_dir())
+}
+
+/// Returns the number of processes in a child. One that is empty is only in the way, and is removed.
+fn occupants(parent: &Cgroup, name: &str) -> Result<usize, HierarchyError> {
+    let cgroup = Cgroup::open(&parent.path().join(name))?;
+    if cgroup.is_populated()? {
+        let listed = cgroup.read("cgroup.procs").unwrap_or_default();
+        return Ok(listed.lines().count().max(1));
+    }
+    parent.remove_child(name)?;
+    Ok(0)
 }
 
 fn ancestors_of(workloads: &Path) -> Result<Vec<Cgroup>, CgroupError> {

@@ -13,6 +13,7 @@ pub(crate) mod needs;
 mod ports;
 pub(crate) mod probes;
 pub(crate) mod recovery;
+mod replicas;
 mod sandbox;
 pub(crate) mod watch;
 mod webhook;

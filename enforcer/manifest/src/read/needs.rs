@@ -4,7 +4,7 @@ use super::{Reader, one_of};
 use crate::fault::Fault;
 use crate::yaml::Node;
 use crate::{Manifest, WorkloadName};
-use enforcer_model::spec::{Need, RestartPolicy};
+use enforcer_model::spec::{Need, Port, RestartPolicy};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -78,17 +78,21 @@ pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
 /// Returns a fault for each port that another workload has declared as well: the gate gives its
 /// connections to one workload.
 fn shared_ports(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
-    let mut owners: BTreeMap<u16, &WorkloadName> = BTreeMap::new();
+    let mut owned: Vec<(&WorkloadName, &Port)> = Vec::new();
     let mut faults = Vec::new();
     for (name, spec) in &manifest.workloads {
-        for port in spec.ports.values().map(|port| port.port) {
-            let owner = *owners.entry(port).or_insert(name);
-            if owner != name {
+        for port in spec.ports.values() {
+            let other = owned
+                .iter()
+                .find(|(owner, other)| *owner != name && other.overlaps(port));
+            if let Some((owner, other)) = other {
+                let number = port.port.max(other.port);
                 let message =
-                    format!("the port {port} of `{name}` stands in `ports` of `{owner}` as well");
+                    format!("the port {number} of `{name}` stands in `ports` of `{owner}` as well");
                 let fault = Fault::error(0..0, message).label("a port belongs to one workload");
                 faults.push((name.clone(), fault));
             }
+            owned.push((name, port));
         }
     }
     faults

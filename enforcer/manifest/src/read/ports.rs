@@ -1,15 +1,10 @@
-//! `ports`, `unready_wait` and `rollout`: the ports behind the gate.
+//! `ports` and `unready_wait`: the ports behind the gate.
 
 use super::{Fields, Reader, is_off};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::Node;
-use enforcer_model::spec::{Port, WorkloadSpec};
-use std::time::Duration;
-
-/// The longest drain: a stop must end.
-const LONGEST_DRAIN: Duration = Duration::from_secs(24 * 60 * 60);
-
+use enforcer_model::spec::{Port, PortOf, Replicas, WorkloadSpec};
 impl Reader<'_> {
     pub(super) fn ports(&mut self, fields: &Fields<'_>, spec: &mut WorkloadSpec) {
         if let Some(node) = fields.get("ports") {
@@ -24,28 +19,18 @@ impl Reader<'_> {
             }
             None => {}
         }
+        if let Some(node) = fields.get("unready_wait")
+            && spec.ports.is_empty()
+        {
+            let fault = Fault::error(node.span.clone(), "`unready_wait` needs `ports`");
+            self.fault(
+                fault
+                    .label("for a workload with `ports`")
+                    .help("ports: { http: { port: 8080 } }"),
+            );
+        }
         if let Some(node) = fields.get("rollout") {
-            let fields = self.fields(node, &["drain"]);
-            self.set(&fields, "drain", &mut spec.rollout.drain, |text| {
-                let drain = quantity::duration(text)?;
-                match drain <= LONGEST_DRAIN {
-                    true => Ok(drain),
-                    false => Err("a time of at most 24h".to_owned()),
-                }
-            });
-        }
-        if !spec.ports.is_empty() {
-            return;
-        }
-        for key in ["unready_wait", "rollout"] {
-            if let Some(node) = fields.get(key) {
-                let fault = Fault::error(node.span.clone(), format!("`{key}` needs `ports`"));
-                self.fault(
-                    fault
-                        .label("for a workload with `ports`")
-                        .help("ports: { http: { port: 8080 } }"),
-                );
-            }
+            self.rollout(node, spec);
         }
     }
 
@@ -57,7 +42,7 @@ impl Reader<'_> {
                 self.fault(fault.label("expected small letters, digits and - before the colon"));
                 continue;
             }
-            let fields = self.fields(value, &["port"]);
+            let fields = self.fields(value, &["port", "to"]);
             let Some(number) = fields.get("port") else {
                 let fault = Fault::error(value.span.clone(), "this port has no number");
                 self.fault(
@@ -70,9 +55,29 @@ impl Reader<'_> {
             let Some(port) = self.port(&fields) else {
                 continue;
             };
+            let mut to = PortOf::Any;
+            self.set(&fields, "to", &mut to, |text| {
+                PortOf::parse(text).ok_or_else(|| "any or each".to_owned())
+            });
+            if let (PortOf::Each, None, Some(node)) = (to, spec.replicas, fields.get("to")) {
+                let fault = Fault::error(node.span.clone(), "`to: each` needs `replicas`");
+                self.fault(fault.label("for a workload with several instances"));
+            }
+            // A port of each replica is the first of as many as there may be.
+            let count = match to {
+                PortOf::Any => 1,
+                PortOf::Each => Replicas::MOST,
+            };
+            if u16::MAX - port < count - 1 {
+                let message = format!("the ports from {port} on are too few");
+                let fault = Fault::error(number.span.clone(), message);
+                self.fault(fault.label(format!("expected {} at most", u16::MAX - count + 1)));
+                continue;
+            }
             let made = spec.listen.values().filter_map(|made| made.tcp);
-            let is_made = made.map(|address| address.port()).any(|made| made == port);
-            let is_twice = spec.ports.values().any(|other| other.port == port);
+            let own = Port { port, to };
+            let is_made = made.map(|address| address.port()).any(|made| own.has(made));
+            let is_twice = spec.ports.values().any(|other| other.overlaps(&own));
             if is_made || is_twice {
                 let message = match is_made {
                     true => format!("the port {port} stands in `listen` as well"),
@@ -82,7 +87,7 @@ impl Reader<'_> {
                 self.fault(fault.label("a port is either made for the program or its own"));
                 continue;
             }
-            spec.ports.insert(name.to_owned(), Port { port });
+            spec.ports.insert(name.to_owned(), own);
         }
         if spec.ports.len() > Port::MOST {
             let message = format!("these are {} ports", spec.ports.len());

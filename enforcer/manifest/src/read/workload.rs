@@ -25,6 +25,7 @@ pub(crate) const KEYS: &[&str] = &[
     "cache_directory",
     "credentials",
     "listen",
+    "replicas",
     "ports",
     "unready_wait",
     "rollout",
@@ -193,6 +194,7 @@ impl Reader<'_> {
         if let Some(node) = fields.get("listen") {
             spec.listen = self.listen(node);
         }
+        self.replicas(&fields, &mut spec);
         self.ports(&fields, &mut spec);
         self.files(&fields, &mut spec);
         self.sandbox(&fields, usual, &mut spec);

@@ -384,18 +384,18 @@ rollout: { drain: 2d, surge: 1 }",
             13:13 error: this port has no number (expected `port`) [ports: { http: { port: 8080 } }]
             14:14 error: expected a mapping of keys to values, found `8080` (expected a mapping of keys to values)
             14:14 error: this port has no number (expected `port`) [ports: { http: { port: 8080 } }]
-            15:24 error: unknown key `address` (not a key of this section) [known keys: port]
+            15:24 error: unknown key `address` (not a key of this section) [known keys: port, to]
             16:19 error: `5` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
             17:23 error: `2d` is not valid here (expected a time of at most 24h)
-            17:27 error: unknown key `surge` (not a key of this section) [known keys: drain]
+            17:27 error: unknown key `surge` (not a key of this section) [known keys: drain, max_surge, max_unavailable, min_ready, deadline, on_failure]
         "#]],
     );
     check_workload(
         "unready_wait: 5s\nrollout: { drain: 5s }",
         &expect![[r#"
-        6:19 error: `unready_wait` needs `ports` (for a workload with `ports`) [ports: { http: { port: 8080 } }]
-        7:14 error: `rollout` needs `ports` (for a workload with `ports`) [ports: { http: { port: 8080 } }]
-    "#]],
+            6:19 error: `unready_wait` needs `ports` (for a workload with `ports`) [ports: { http: { port: 8080 } }]
+            7:14 error: `rollout` needs `replicas` or `ports` (for a workload with one of them)
+        "#]],
     );
 }
 

@@ -7,7 +7,7 @@ mod oom;
 
 use crate::detail::{
     AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Drained, Exit, Lost, LostFrom,
-    Reloaded, RestartPlan, Start, Stop,
+    Reloaded, RestartPlan, RolloutChange, RolloutState, Start, Stop,
 };
 use crate::ids::Cause;
 use crate::plan::SettingChange;
@@ -43,6 +43,13 @@ pub fn of(detail: &Detail, reason: Option<Cause>) -> String {
         Detail::Health(change) => host::of_health(change),
         Detail::Ready(change) if change.ready => "ready".to_owned(),
         Detail::Drain(drained) => of_drain(drained),
+        Detail::Rollout(change) => of_rollout(change),
+        Detail::Scale(scaled) => format!(
+            "scaled from {} to {} replicas: {}",
+            scaled.from,
+            scaled.to,
+            printable(&scaled.why)
+        ),
         Detail::Ready(change) => format!("not ready: {}", printable(&change.why)),
         Detail::HostPressure(pressure) => host::of_pressure(pressure),
         Detail::Restart(plan) => of_restart(plan, reason),
@@ -153,6 +160,23 @@ fn of_drain(drained: &Drained) -> String {
             format!("{left} of {connections} connections at its ports outlived the drain of {took}")
         }
     }
+}
+
+fn of_rollout(change: &RolloutChange) -> String {
+    let what = match change.state {
+        RolloutState::Began => "the rollout has begun",
+        RolloutState::Paused => "the rollout is paused",
+        RolloutState::Resumed => "the rollout goes on",
+        RolloutState::Failed => "the rollout has failed",
+        RolloutState::Undone => "the rollout is undone",
+        RolloutState::Completed => "the rollout is complete",
+        RolloutState::RolledBack => "the version before runs again",
+    };
+    let RolloutChange { ready, wanted, .. } = change;
+    format!(
+        "{what}, {ready} of {wanted} replicas ready: {}",
+        printable(&change.why)
+    )
 }
 
 fn of_reload(reloaded: &Reloaded) -> String {

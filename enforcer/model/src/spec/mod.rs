@@ -15,6 +15,7 @@ mod probes;
 mod promise;
 mod recovery;
 mod reload;
+mod replicas;
 mod rung;
 mod sandbox;
 mod schema;
@@ -30,7 +31,7 @@ pub use listen::Listen;
 pub use logs::{LogTarget, Logs};
 pub use modes::{FileMode, Umask};
 pub use network::{Bind, Block, Network, Peer, Protocol};
-pub use ports::{Port, Rollout};
+pub use ports::{OnFailure, Port, PortOf, Rollout};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
 };
@@ -39,6 +40,7 @@ pub use recovery::{
     Backoff, Breaker, Budget, Recovery, RestartPolicy, Strategies, Strategy, StrategyName,
 };
 pub use reload::Reload;
+pub use replicas::{PLACE, Replicas};
 pub use rung::Rung;
 pub use sandbox::{
     HOMES, OUT_OF_SANDBOX, OUT_OF_STRICT, PROGRAMS, READ_ONLY, REFUSED_BY_LANDLOCK, SOCKET_FOLDERS,
@@ -217,6 +219,12 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[setting(restart)]
     pub listen: BTreeMap<String, Listen>,
+    /// The number of instances, or `{ min, max, cpu, memory }`. `{replica}` in a command, a variable or a
+    /// probe stands for the number of the instance, from 0 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(live)]
+    #[schemars(with = "shapes::Replicas")]
+    pub replicas: Option<Replicas>,
     /// TCP ports at which the program listens, by names of the manifest's. A new connection reaches the
     /// program only while the workload is ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -453,6 +461,7 @@ impl Default for WorkloadSpec {
             cache_directory: None,
             credentials: BTreeMap::new(),
             listen: BTreeMap::new(),
+            replicas: None,
             ports: BTreeMap::new(),
             unready_wait: ports::unready_wait(),
             rollout: Rollout::default(),

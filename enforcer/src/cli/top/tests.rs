@@ -7,14 +7,14 @@ use enforcer_model::health::Health;
 use enforcer_model::ids::Seq;
 use enforcer_model::requests::Throttle;
 use enforcer_model::views::{Details as More, Waiting, WorkloadView, Workloads};
-use enforcer_model::{Record, WorkloadName, WorkloadState};
+use enforcer_model::{Record, ReplicaId, WorkloadState};
 use expect_test::{expect, expect_file};
 use ratatui::crossterm::event::{KeyCode, KeyModifiers};
 use std::time::Duration;
 
 fn workload(name: &str) -> WorkloadView {
     WorkloadView {
-        name: WorkloadName::parse(name).expect("a name"),
+        name: ReplicaId::parse(name).expect("a name"),
         state: WorkloadState::Running,
         health: Health::Healthy,
         ready: true,
@@ -102,7 +102,7 @@ fn event(time: &str, detail: Detail) -> Record {
         seq: Seq(1),
         time: time.parse().expect("a time"),
         boot_id: "boot".into(),
-        workload: WorkloadName::parse("api"),
+        workload: ReplicaId::parse("api"),
         instance: None,
         reason: None,
         caused_by: None,

@@ -8,7 +8,7 @@ pub(super) use place::{BEFORE_START, Places, RECOVERY};
 
 use super::{Executor, launch, sandbox, view};
 use crate::report::error_chain;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{
     AgentEvent, COMMAND_LIMIT, Event, ExitStatus, Hook, HostEvent, InstanceId, StartError,
     WorkloadEvent,
@@ -37,7 +37,7 @@ const MAX_OUTPUT_CHARS: usize = 200;
 #[derive(Clone, Debug)]
 pub(crate) struct ShortCommand {
     /// `None` for one of the host's, which runs as the agent itself.
-    pub(crate) workload: Option<WorkloadName>,
+    pub(crate) workload: Option<ReplicaId>,
     /// Names its cgroup; a second one of the same name waits for the first.
     pub(crate) what: Cow<'static, str>,
     pub(crate) spec: Arc<WorkloadSpec>,
@@ -288,7 +288,7 @@ impl Executor {
     /// Runs the commands of a hook, beside everything else.
     pub(super) async fn run_hook(
         self: Arc<Self>,
-        (workload, instance): (WorkloadName, InstanceId),
+        (workload, instance): (ReplicaId, InstanceId),
         spec: Arc<WorkloadSpec>,
         hook: Hook,
     ) {
@@ -314,7 +314,7 @@ impl Executor {
     /// Runs commands one after another, until one fails. With several, its error names it.
     pub(super) async fn run_in_order(
         self: &Arc<Self>,
-        (workload, spec): (&WorkloadName, &Arc<WorkloadSpec>),
+        (workload, spec): (&ReplicaId, &Arc<WorkloadSpec>),
         what: &'static str,
         (commands, limit): (Vec<Vec<String>>, Duration),
         is_aborted: impl Fn() -> bool,

@@ -4,7 +4,7 @@
 use crate::executor::Executor;
 use crate::report::error_chain;
 use crate::service;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::limits::Limits;
 use enforcer_core::spec::{Commands, ProbeName};
 use enforcer_core::units::{Bytes, CpuWeight, Limit};
@@ -84,14 +84,14 @@ impl Place {
     }
 }
 
-fn owner(workload: Option<&WorkloadName>) -> &str {
-    workload.map_or(OF_HOST, WorkloadName::as_str)
+fn owner(workload: Option<&ReplicaId>) -> String {
+    workload.map_or_else(|| OF_HOST.to_owned(), ReplicaId::file_name)
 }
 
 impl Executor {
     pub(super) fn command_place(
         &self,
-        workload: Option<&WorkloadName>,
+        workload: Option<&ReplicaId>,
         ceiling: Commands,
         what: &str,
     ) -> Result<Arc<Place>, String> {
@@ -105,7 +105,7 @@ impl Executor {
         if places.closed {
             return Err("the agent is going".to_owned());
         }
-        let made = self.open_place(&mut places, owner(workload), ceiling, what);
+        let made = self.open_place(&mut places, &owner(workload), ceiling, what);
         drop(places);
         if let (Ok(place), Some(workload)) = (&made, workload)
             && let Ok(branch) = place.branch.id()
@@ -176,14 +176,14 @@ impl Executor {
 
     /// Ends what asks an instance that is gone: its answer would count for nothing, and
     /// the next instance's would have to wait.
-    pub(in crate::executor) fn end_probes_of(&self, workload: &WorkloadName) {
+    pub(in crate::executor) fn end_probes_of(&self, workload: &ReplicaId) {
         self.end_places(workload, &ProbeName::ALL.map(ProbeName::as_str));
     }
 
-    fn end_places(&self, workload: &WorkloadName, words: &[&str]) {
+    fn end_places(&self, workload: &ReplicaId, words: &[&str]) {
         let places: Vec<Arc<Place>> = {
             let places = self.places.lock();
-            let branch = places.branches.get(workload.as_str());
+            let branch = places.branches.get(&workload.file_name());
             let known = branch.map(|branch| &branch.places);
             let words = words.iter();
             words
@@ -200,13 +200,13 @@ impl Executor {
     }
 
     /// Ends the commands of a start that is no longer wanted.
-    pub(in crate::executor) fn end_commands_before_start(&self, workload: &WorkloadName) {
+    pub(in crate::executor) fn end_commands_before_start(&self, workload: &ReplicaId) {
         self.end_places(workload, &[RECOVERY, BEFORE_START]);
     }
 
     /// Ends the commands of a workload that is removed. A hook ends by itself: it may be announcing
     /// the removal.
-    pub(in crate::executor) fn forget_commands(&self, workload: &WorkloadName) {
+    pub(in crate::executor) fn forget_commands(&self, workload: &ReplicaId) {
         let probes = ProbeName::ALL.map(ProbeName::as_str);
         let all = [&probes[..], &[RECOVERY, BEFORE_START]].concat();
         for what in &all {
@@ -217,18 +217,18 @@ impl Executor {
     }
 
     /// Returns whether a command that has ended is to remove its cgroup.
-    pub(super) fn is_unwanted(&self, workload: &WorkloadName, what: &str) -> bool {
+    pub(super) fn is_unwanted(&self, workload: &ReplicaId, what: &str) -> bool {
         let places = self.places.lock();
-        let branch = places.branches.get(workload.as_str());
+        let branch = places.branches.get(&workload.file_name());
         branch.is_some_and(|branch| branch.unwanted.contains(what))
     }
 
     /// Removes the cgroup of one command, and with the last one the workload's branch. A command that
     /// still runs there does so at its end.
-    pub(super) fn forget_place(&self, workload: &WorkloadName, what: &str) {
+    pub(super) fn forget_place(&self, workload: &ReplicaId, what: &str) {
         let taken = {
             let mut places = self.places.lock();
-            let branch = places.branches.get_mut(workload.as_str());
+            let branch = places.branches.get_mut(&workload.file_name());
             branch.and_then(|branch| {
                 let place = branch.places.get(what)?;
                 let Ok(turn) = Arc::clone(&place.turn).try_lock_owned() else {
@@ -245,12 +245,12 @@ impl Executor {
         let emptied = place.cgroup.kill_and_wait(PATIENCE);
         let gone = emptied.and_then(|()| place.branch.remove_child(what));
         let mut places = self.places.lock();
-        let branch = places.branches.get(workload.as_str());
+        let branch = places.branches.get(&workload.file_name());
         let is_empty = branch.is_some_and(|branch| branch.places.is_empty());
         let gone = gone.and_then(|()| match is_empty {
             true => {
-                let removed = self.tree.probes().remove_child(workload.as_str());
-                removed.inspect(|()| drop(places.branches.remove(workload.as_str())))
+                let removed = self.tree.probes().remove_child(&workload.file_name());
+                removed.inspect(|()| drop(places.branches.remove(&workload.file_name())))
             }
             false => Ok(()),
         });

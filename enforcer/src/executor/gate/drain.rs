@@ -1,10 +1,11 @@
 //! The wait for the end of the connections at a workload's ports, before it is stopped.
 
 use crate::executor::Executor;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{CgroupId, Drained, Event, InstanceEvent, InstanceId};
-use enforcer_kernel::clock;
-use enforcer_kernel::connections::{self, LocalSocket};
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::{clock, connections};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,22 +18,32 @@ const LOOK: Duration = Duration::from_millis(100);
 impl Executor {
     pub(in crate::executor) async fn drain(
         self: Arc<Self>,
-        (workload, instance): (WorkloadName, InstanceId),
+        (workload, instance): (ReplicaId, InstanceId),
         limit: Duration,
     ) {
         let begun = clock::now();
         let cgroup = self.instances.get(&workload).map(|found| found.open.id);
         // Those of the running instance: the manifest may name others by now.
-        let ports: Vec<u16> = {
+        let ports: Vec<Counted> = {
             let table = self.gates.table.lock();
-            let known = table.of.get(&workload).into_iter();
-            let ports = known.flat_map(|known| known.ports.values());
-            ports.map(|of| of.port).collect()
+            let ports = table.ports_of(&workload);
+            let ports = ports.map(|(_, of)| Counted {
+                port: of.port,
+                peers: of
+                    .members
+                    .values()
+                    .map(|member| member.cgroup)
+                    .filter(|peer| Some(*peer) != cgroup)
+                    .collect(),
+            });
+            ports.collect()
         };
+        let processes = self.instances.get(&workload).map(|found| found.open.cgroup);
         let mut first = None;
         let (left, unknown) = loop {
-            let asked = ports.clone();
-            let counted = tokio::task::spawn_blocking(move || count(&asked, cgroup)).await;
+            let (asked, own) = (ports.clone(), processes.clone());
+            let count = move || count(&asked, cgroup, own.as_deref());
+            let counted = tokio::task::spawn_blocking(count).await;
             let counted = counted.unwrap_or_else(|error| Err(io::Error::other(error)));
             let took = clock::now().since(begun);
             match counted {
@@ -58,14 +69,46 @@ impl Executor {
     }
 }
 
+/// A port, and the cgroups of the other replicas behind it.
+#[derive(Clone, Debug)]
+struct Counted {
+    port: u16,
+    peers: BTreeSet<CgroupId>,
+}
+
 /// Counts the connections of an instance: those that it has accepted, and those in its queues. A
-/// connection that waits has neither an inode nor its cgroup.
-fn count(ports: &[u16], cgroup: Option<CgroupId>) -> io::Result<u32> {
-    let is_its = |one: &&LocalSocket| one.inode != 0 || (cgroup.is_some() && one.cgroup == cgroup);
+/// connection that waits has neither an inode nor its cgroup. One that has waited has the cgroup of the
+/// socket where it did, so its descriptor says whose it is.
+fn count(
+    ports: &[Counted],
+    cgroup: Option<CgroupId>,
+    processes: Option<&Cgroup>,
+) -> io::Result<u32> {
     let mut count = 0;
-    for port in ports {
+    let mut held: Option<BTreeSet<u32>> = None;
+    for Counted { port, peers } in ports {
         let open = connections::open(*port)?;
-        count += u32::try_from(open.iter().filter(is_its).count()).unwrap_or(u32::MAX);
+        for one in open {
+            let is_own = cgroup.is_some() && one.cgroup == cgroup;
+            let is_a_peers = one.cgroup.is_some_and(|of| peers.contains(&of));
+            let is_its = match one.inode {
+                _ if is_own => true,
+                0 => false,
+                _ if is_a_peers => false,
+                _ if peers.is_empty() => true,
+                inode => held
+                    .get_or_insert_with(|| sockets_of(processes))
+                    .contains(&inode),
+            };
+            count += u32::from(is_its);
+        }
     }
     Ok(count)
+}
+
+/// Returns the inodes of the sockets that the processes of a cgroup have open.
+fn sockets_of(processes: Option<&Cgroup>) -> BTreeSet<u32> {
+    let pids = processes.map(Cgroup::all_processes).unwrap_or_default();
+    let of = |pid: u32| connections::sockets_of_process(pid);
+    pids.into_iter().flat_map(of).collect()
 }

@@ -7,23 +7,20 @@ mod waiting;
 use super::Executor;
 use super::start::io_failure;
 use crate::report::error_chain;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{AgentEvent, CgroupId, Door, Event, StartError};
-use enforcer_core::spec::WorkloadSpec;
+use enforcer_core::spec::{PortOf, WorkloadSpec};
 use enforcer_kernel::bpf::BpfError;
 use enforcer_kernel::bpf::gate::{self, Chooser, Counts, Gate, GateId, Member};
 use enforcer_kernel::cgroupfs::Cgroup;
-use enforcer_kernel::connections;
+use enforcer_kernel::connections::{self, LocalSocket};
 use nix::unistd::Uid;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use waiting::Waiting;
-
-/// The one replica of a workload.
-const ALONE: u32 = 0;
 
 #[derive(Debug, Default)]
 pub(super) struct Gates {
@@ -36,15 +33,19 @@ pub(super) struct Gates {
 #[derive(Debug, Default)]
 struct Table {
     open: Option<Arc<Gate>>,
-    of: BTreeMap<WorkloadName, OfWorkload>,
+    /// The last decision about each workload or replica.
+    doors: BTreeMap<ReplicaId, Door>,
+    of: BTreeMap<Owner, OfOwner>,
 }
 
+/// What has ports: a workload with all of its replicas, or one replica, whose ports are its own.
+type Owner = ReplicaId;
+
 #[derive(Debug, Default)]
-struct OfWorkload {
-    /// The last decision; `None` before the first.
-    door: Option<Door>,
+struct OfOwner {
     /// The user that the program is started as, if this agent has started it.
     user: Option<u32>,
+    /// By their names and numbers: another version may have another number.
     ports: BTreeMap<String, OfPort>,
 }
 
@@ -52,10 +53,8 @@ struct OfWorkload {
 struct OfPort {
     id: GateId,
     port: u16,
-    /// The workload's cgroup, once it is behind the gate.
-    cgroup: Option<CgroupId>,
-    /// The cgroup of its commands, whose connections reach it also while it is not ready.
-    commands: Option<CgroupId>,
+    /// The replicas behind it, by their numbers in the gate.
+    members: BTreeMap<u32, OfMember>,
     chooser: Arc<Chooser>,
     /// The connections of the port that had this number before.
     before: Counts,
@@ -63,31 +62,106 @@ struct OfPort {
     waiting: BTreeMap<u32, Waiting>,
 }
 
+#[derive(Debug)]
+struct OfMember {
+    replica: ReplicaId,
+    cgroup: CgroupId,
+    /// The cgroup of its commands, whose connections reach it also while it is not ready.
+    commands: Option<CgroupId>,
+}
+
+/// A port that a workload or a replica is to have.
+struct Wanted {
+    owner: Owner,
+    key: String,
+    port: u16,
+}
+
+/// Returns the ports that a workload or a replica is to have.
+fn wanted(replica: &ReplicaId, spec: &WorkloadSpec) -> Vec<Wanted> {
+    let ports = spec.ports.iter().map(|(name, port)| Wanted {
+        owner: match port.to {
+            PortOf::Any => ReplicaId::from(replica.workload().clone()),
+            PortOf::Each => replica.clone(),
+        },
+        key: format!("{name}:{}", port.port),
+        port: port.port,
+    });
+    ports.collect()
+}
+
+/// Returns the owners of the ports that a workload or a replica may have.
+fn owners(replica: &ReplicaId) -> BTreeSet<Owner> {
+    [ReplicaId::from(replica.workload().clone()), replica.clone()].into()
+}
+
+/// Returns the name of a port in the manifest.
+fn name_of_port(key: &str) -> &str {
+    key.rsplit_once(':').map_or(key, |(name, _)| name)
+}
+
+/// Returns the number of a workload or a replica in the gate. A workload without replicas may get some,
+/// and is among them until it has gone.
+fn slot(replica: &ReplicaId) -> u32 {
+    replica.index().map_or(0, |index| u32::from(index) + 1)
+}
+
 impl OfPort {
-    fn member(&self, cgroup: CgroupId) -> Member {
+    fn member(&self, slot: u32, cgroup: CgroupId) -> Member {
         Member {
             cgroup,
             port: self.port,
             gate: self.id,
-            replica: ALONE,
+            replica: slot,
         }
     }
 
-    /// Undoes everything that the kernel knows of the port.
-    fn forget(&self, gate: &Gate) {
-        for cgroup in [self.cgroup, self.commands].into_iter().flatten() {
-            if let Err(error) = gate.remove(self.member(cgroup)) {
+    /// Undoes everything that the kernel knows of a replica at this port.
+    fn forget(&mut self, gate: Option<&Gate>, slot: u32) {
+        let (Some(member), Some(gate)) = (self.members.remove(&slot), gate) else {
+            return;
+        };
+        for cgroup in [Some(member.cgroup), member.commands].into_iter().flatten() {
+            if let Err(error) = gate.remove(self.member(slot, cgroup)) {
                 let port = self.port;
                 tracing::warn!("a cgroup stays behind the gate of port {port}: {error}");
             }
         }
     }
+
+    /// Returns what becomes of new connections: they reach the replicas that are ready, or else wait for as
+    /// long as one of them is waited for.
+    fn door(&self, doors: &BTreeMap<ReplicaId, Door>) -> Door {
+        let mut all = Door::Refuse;
+        for member in self.members.values() {
+            match doors.get(&member.replica).copied().unwrap_or(Door::Wait) {
+                Door::Open => return Door::Open,
+                Door::Wait => all = Door::Wait,
+                Door::Refuse => {}
+            }
+        }
+        all
+    }
+
+    /// Tells the kernel which replicas get connections.
+    fn tell(&self, gate: &Gate, doors: &BTreeMap<ReplicaId, Door>) -> io::Result<()> {
+        let is_open = |member: &OfMember| doors.get(&member.replica) == Some(&Door::Open);
+        let open = self.members.iter().filter(|(_, member)| is_open(member));
+        let ready = open.fold(0, |ready, (slot, _)| ready | 1 << slot);
+        let refuses = self.door(doors) == Door::Refuse;
+        gate.set(self.id, gate::Door { ready, refuses })
+    }
 }
 
-fn door_of(door: Door) -> gate::Door {
-    gate::Door {
-        ready: u32::from(door == Door::Open) << ALONE,
-        refuses: door == Door::Refuse,
+impl Table {
+    /// Returns the ports at which a workload or a replica is.
+    fn ports_of<'t>(&'t self, replica: &ReplicaId) -> impl Iterator<Item = (&'t str, &'t OfPort)> {
+        let slot = slot(replica);
+        let owners = owners(replica).into_iter();
+        let known = owners.filter_map(|owner| self.of.get(&owner));
+        let ports = known.flat_map(|known| known.ports.iter());
+        let ports = ports.filter(move |(_, of)| of.members.contains_key(&slot));
+        ports.map(|(key, of)| (key.as_str(), of))
     }
 }
 
@@ -109,23 +183,30 @@ impl Executor {
         Ok(open)
     }
 
-    /// Puts the cgroup of a workload behind its ports, before a program that is started as `user` can
-    /// listen there. Without a user, the program runs already.
+    /// Puts the cgroup of a workload or a replica behind its ports, before a program that is started as
+    /// `user` can listen there. Without a user, the program runs already.
     pub(super) fn put_behind_gate(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        replica: &ReplicaId,
         spec: &WorkloadSpec,
         cgroup: CgroupId,
         user: Option<Uid>,
     ) -> Result<(), StartError> {
-        let is_known = self.gates.table.lock().of.contains_key(workload);
-        if spec.ports.is_empty() && !is_known && self.waiting_sockets(workload).is_empty() {
+        let wanted = wanted(replica, spec);
+        let is_known = self.gates.table.lock().ports_of(replica).next().is_some();
+        let has_waiting = || {
+            let mut owners = owners(replica).into_iter();
+            owners.any(|owner| !self.waiting_sockets(&owner).is_empty())
+        };
+        if wanted.is_empty() && !is_known && !has_waiting() {
             return Ok(());
         }
         let _alone = self.gates.setup.lock();
-        self.close_stale_waiting(workload, spec, user);
-        if spec.ports.is_empty() {
-            self.take_from_gate(workload);
+        for owner in owners(replica) {
+            self.close_stale_waiting(&owner, replica, &wanted, user);
+        }
+        self.leave_ports(replica, &wanted);
+        if wanted.is_empty() {
             return Ok(());
         }
         let closed = |error: BpfError| StartError {
@@ -135,56 +216,84 @@ impl Executor {
         };
         let failed = |error| io_failure("put it behind its ports", &error);
         let gate = self.gate().map_err(closed)?;
-        {
-            let mut table = self.gates.table.lock();
-            let known = table.of.entry(workload.clone()).or_default();
-            known.user = user.map(Uid::as_raw).or(known.user);
-            known.ports.retain(|name, of| {
-                let wanted = spec.ports.get(name);
-                let stays = wanted.is_some_and(|port| port.port == of.port);
-                if !stays {
-                    of.forget(&gate);
-                }
-                stays
-            });
-        }
-        for (name, port) in &spec.ports {
+        let slot = slot(replica);
+        for Wanted { owner, key, port } in &wanted {
             let is_known = {
-                let table = self.gates.table.lock();
-                let known = table.of.get(workload);
-                known.is_some_and(|known| known.ports.contains_key(name))
+                let mut table = self.gates.table.lock();
+                let known = table.of.entry(owner.clone()).or_default();
+                known.user = user.map(Uid::as_raw).or(known.user);
+                known.ports.contains_key(key)
             };
             let new = match is_known {
                 true => None,
-                false => Some(
-                    new_port(&gate, port.port, cgroup).map_err(|error| match error {
-                        NewPort::Kernel(error) => failed(error),
-                        NewPort::Program(error) => closed(error),
-                    })?,
-                ),
+                false => Some(new_port(&gate, *port).map_err(|error| match error {
+                    NewPort::Kernel(error) => failed(error),
+                    NewPort::Program(error) => closed(error),
+                })?),
             };
             let mut table = self.gates.table.lock();
-            let known = table.of.entry(workload.clone()).or_default();
-            known.ports.extend(new.map(|new| (name.clone(), new)));
-            let Some(of) = known.ports.get_mut(name) else {
+            let Table { doors, of, .. } = &mut *table;
+            let known = of.entry(owner.clone()).or_default();
+            known.ports.extend(new.map(|new| (key.clone(), new)));
+            let Some(of) = known.ports.get_mut(key) else {
                 continue;
             };
-            if let Some(older) = of.cgroup.filter(|older| *older != cgroup) {
-                gate.remove(of.member(older)).map_err(failed)?;
+            let older = of.members.get(&slot).map(|member| member.cgroup);
+            if let Some(older) = older.filter(|older| *older != cgroup) {
+                gate.remove(of.member(slot, older)).map_err(failed)?;
             }
-            gate.add(of.member(cgroup)).map_err(failed)?;
-            of.cgroup = Some(cgroup);
+            gate.add(of.member(slot, cgroup)).map_err(failed)?;
+            let member = of.members.entry(slot).or_insert_with(|| OfMember {
+                replica: replica.clone(),
+                cgroup,
+                commands: None,
+            });
+            member.cgroup = cgroup;
             if user.is_some() {
-                gate.begin(of.id, ALONE).map_err(failed)?;
-                let door = known.door.unwrap_or(Door::Wait);
-                gate.set(of.id, door_of(door)).map_err(failed)?;
+                gate.begin(of.id, slot).map_err(failed)?;
+                of.tell(&gate, doors).map_err(failed)?;
             }
         }
-        self.take_waiting(workload);
+        for owner in owners(replica) {
+            self.take_waiting(&owner);
+        }
         if user.is_none() {
-            self.join_listeners(workload);
+            self.join_listeners(replica);
         }
         Ok(())
+    }
+
+    /// Takes a workload or a replica away from the ports that are not wanted of it.
+    fn leave_ports(&self, replica: &ReplicaId, wanted: &[Wanted]) {
+        let mut table = self.gates.table.lock();
+        let Table { open, doors, of } = &mut *table;
+        let gate = open.as_deref();
+        let slot = slot(replica);
+        for owner in owners(replica) {
+            let Some(known) = of.get_mut(&owner) else {
+                continue;
+            };
+            let is_wanted = |key: &str| {
+                wanted
+                    .iter()
+                    .any(|one| one.owner == owner && one.key == key)
+            };
+            known.ports.retain(|key, of| {
+                if is_wanted(key) || !of.members.contains_key(&slot) {
+                    return true;
+                }
+                of.forget(gate, slot);
+                if let Some(gate) = gate
+                    && let Err(error) = of.tell(gate, doors)
+                {
+                    tracing::error!("{owner}: the gate of its port {key} stays: {error}");
+                }
+                !of.members.is_empty()
+            });
+            if known.ports.is_empty() {
+                of.remove(&owner);
+            }
+        }
     }
 
     /// Goes on with the gate of the workloads that were taken over.
@@ -208,7 +317,10 @@ impl Executor {
         let members = gate.members().unwrap_or_default();
         let table = self.gates.table.lock();
         let ports = || table.of.values().flat_map(|known| known.ports.values());
-        let is_known = |member: &Member| ports().any(|of| of.cgroup == Some(member.cgroup));
+        let is_known = |member: &Member| {
+            let mut known = ports().flat_map(|of| of.members.values());
+            known.any(|of| of.cgroup == member.cgroup)
+        };
         for member in members.into_iter().filter(|member| !is_known(member)) {
             if let Err(error) = gate.remove(member) {
                 tracing::warn!(
@@ -226,14 +338,19 @@ impl Executor {
     }
 
     /// Reports other processes that listen at a port of the workload, which does not run.
-    pub(super) fn name_strangers(&self, workload: &WorkloadName, spec: &WorkloadSpec) {
-        if spec.ports.is_empty() {
-            return;
-        }
-        let ours = self.inodes_of_waiting(workload);
-        for (name, port) in &spec.ports {
-            let listed = connections::listening(port.port).unwrap_or_default();
-            let mut others = listed.iter().filter(|one| !ours.contains(&one.inode));
+    pub(super) fn name_strangers(&self, replica: &ReplicaId, spec: &WorkloadSpec) {
+        for Wanted { owner, key, port } in wanted(replica, spec) {
+            let ours = self.inodes_of_waiting(&owner);
+            let peers = self.peers(&owner, &key);
+            let listed = connections::listening(port).unwrap_or_default();
+            let is_peer = |one: &LocalSocket| match one.cgroup {
+                Some(cgroup) => peers.contains(&cgroup),
+                // The kernel does not say whose it is.
+                None => peers.len() > 1,
+            };
+            let mut others = listed
+                .iter()
+                .filter(|one| !ours.contains(&one.inode) && !is_peer(one));
             let Some(other) = others.next() else {
                 continue;
             };
@@ -241,89 +358,125 @@ impl Executor {
                 Some((pid, command)) => format!("{command} (pid {pid})"),
                 None => format!("a process of user {}", other.uid),
             };
-            let address = SocketAddr::new(other.address, port.port);
+            let address = SocketAddr::new(other.address, port);
+            let name = name_of_port(&key);
             self.report_ports(format!(
-                "{workload}: another program listens at its port `{name}`: {by} at {address}"
+                "{replica}: another program listens at its port `{name}`: {by} at {address}"
             ));
         }
     }
 
-    /// Takes a workload away from its ports.
-    pub(super) fn take_from_gate(&self, workload: &WorkloadName) {
-        let mut table = self.gates.table.lock();
-        let gate = table.open.clone();
-        let Some(known) = table.of.get_mut(workload) else {
-            return;
-        };
-        // The next start may have been decided on already, with its door.
-        let ports = std::mem::take(&mut known.ports);
-        if known.door.is_none_or(|door| door == Door::Refuse) {
-            table.of.remove(workload);
-        }
-        if let Some(gate) = gate {
-            ports.values().for_each(|of| of.forget(&gate));
-        }
+    /// Returns the cgroups of all replicas at a port.
+    fn peers(&self, owner: &Owner, key: &str) -> BTreeSet<CgroupId> {
+        let table = self.gates.table.lock();
+        let of = table.of.get(owner).and_then(|known| known.ports.get(key));
+        let members = of.into_iter().flat_map(|of| of.members.values());
+        members.map(|member| member.cgroup).collect()
     }
 
-    /// Opens or closes the gate of a workload. Connections that wait get through, or are refused.
-    pub(super) fn set_door(self: &Arc<Self>, workload: &WorkloadName, door: Door) {
+    /// Returns whether a workload, or one of its replicas, is behind a port.
+    pub(super) fn has_ports(&self, owner: &Owner) -> bool {
+        self.gates.table.lock().of.contains_key(owner)
+    }
+
+    /// Takes a workload or a replica away from its ports.
+    pub(super) fn take_from_gate(&self, replica: &ReplicaId) {
+        self.leave_ports(replica, &[]);
+        let mut table = self.gates.table.lock();
+        // The next start may have been decided on already, with its door.
+        let is_refused = |door: &Door| *door == Door::Refuse;
+        if table.doors.get(replica).is_none_or(is_refused) {
+            table.doors.remove(replica);
+        }
+        let is_there = |owner: &Owner| table.of.contains_key(owner);
+        let left: Vec<Owner> = owners(replica)
+            .into_iter()
+            .filter(|owner| owner != replica && !is_there(owner))
+            .collect();
+        drop(table);
+        // With the last replica, nobody is waited for.
+        left.iter().for_each(|owner| self.close_sockets(owner));
+    }
+
+    /// Opens or closes the gate of a workload or a replica. Connections that wait get through, or are
+    /// refused.
+    pub(super) fn set_door(self: &Arc<Self>, replica: &ReplicaId, door: Door) {
         {
             let mut table = self.gates.table.lock();
-            let gate = table.open.clone();
-            let known = table.of.entry(workload.clone()).or_default();
-            known.door = Some(door);
-            if let Some(gate) = gate {
-                for (name, of) in &known.ports {
-                    if let Err(error) = gate.set(of.id, door_of(door)) {
-                        tracing::error!("{workload}: the gate of its port {name} stays: {error}");
+            table.doors.insert(replica.clone(), door);
+            if let Some(gate) = &table.open {
+                for (key, of) in table.ports_of(replica) {
+                    if let Err(error) = of.tell(gate, &table.doors) {
+                        let name = name_of_port(key);
+                        tracing::error!("{replica}: the gate of its port {name} stays: {error}");
                     }
                 }
             }
         }
-        let this = Arc::clone(self);
-        self.runtime.spawn(this.renew_waiting(workload.clone()));
-    }
-
-    /// Has a probe reach the instance itself, ready or not, if its port is behind the gate.
-    pub(crate) fn direct(&self, workload: &WorkloadName, from: u16, to: u16) {
-        let table = self.gates.table.lock();
-        let known = table.of.get(workload).into_iter();
-        let mut ports = known.flat_map(|known| known.ports.values());
-        if let (Some(gate), Some(of)) = (&table.open, ports.find(|of| of.port == to))
-            && let Err(error) = gate.direct(from, to, (of.id, ALONE))
-        {
-            tracing::warn!("{workload}: a probe may wait at the gate: {error}");
+        for owner in owners(replica) {
+            let this = Arc::clone(self);
+            self.runtime.spawn(this.renew_waiting(owner));
         }
     }
 
-    /// Has the commands of a workload reach its own ports.
-    pub(super) fn admit_commands(&self, workload: &WorkloadName, cgroup: CgroupId) {
+    /// Has a probe reach the instance itself, ready or not, if its port is behind the gate.
+    pub(crate) fn direct(&self, replica: &ReplicaId, from: u16, to: u16) {
+        let table = self.gates.table.lock();
+        let found = table.ports_of(replica).find(|(_, of)| of.port == to);
+        if let (Some(gate), Some((_, of))) = (&table.open, found)
+            && let Err(error) = gate.direct(from, to, (of.id, slot(replica)))
+        {
+            tracing::warn!("{replica}: a probe may wait at the gate: {error}");
+        }
+    }
+
+    /// Has the commands of a workload or a replica reach its own ports.
+    pub(super) fn admit_commands(&self, replica: &ReplicaId, cgroup: CgroupId) {
         let mut table = self.gates.table.lock();
         let Some(gate) = table.open.clone() else {
             return;
         };
-        let known = table.of.get_mut(workload).into_iter();
-        for of in known.flat_map(|known| known.ports.values_mut()) {
-            if of.commands == Some(cgroup) {
-                continue;
-            }
-            match gate.add(of.member(cgroup)) {
-                Ok(()) => of.commands = Some(cgroup),
-                Err(error) => tracing::warn!("{workload}: a command may wait at the gate: {error}"),
+        let slot = slot(replica);
+        for owner in owners(replica) {
+            let known = table.of.get_mut(&owner).into_iter();
+            for of in known.flat_map(|known| known.ports.values_mut()) {
+                let as_member = of.member(slot, cgroup);
+                let Some(member) = of.members.get_mut(&slot) else {
+                    continue;
+                };
+                if member.commands == Some(cgroup) {
+                    continue;
+                }
+                match gate.add(as_member) {
+                    Ok(()) => member.commands = Some(cgroup),
+                    Err(error) => {
+                        tracing::warn!("{replica}: a command may wait at the gate: {error}");
+                    }
+                }
             }
         }
     }
 
-    /// Returns the connections of a workload's ports so far, by their names.
-    pub(crate) fn gate_counts(&self, workload: &WorkloadName) -> Vec<(String, Counts)> {
+    /// Returns the connections of the ports of a workload or a replica so far, by their names.
+    pub(crate) fn gate_counts(&self, replica: &ReplicaId) -> Vec<(String, OfReplica)> {
         let table = self.gates.table.lock();
-        let (Some(gate), Some(known)) = (&table.open, table.of.get(workload)) else {
+        let Some(gate) = &table.open else {
             return Vec::new();
         };
-        let ports = known.ports.iter();
-        ports
-            .map(|(name, of)| (name.clone(), gate.counts(of.id).since(&of.before)))
-            .collect()
+        let number = slot(replica);
+        let ports = table.ports_of(replica).map(|(key, of)| {
+            let counts = gate.counts(of.id).since(&of.before);
+            let given = counts
+                .given
+                .get(usize::try_from(number).unwrap_or(usize::MAX));
+            let is_first = of.members.keys().next() == Some(&number);
+            let of_replica = OfReplica {
+                given: given.copied().unwrap_or(0),
+                others: is_first.then_some((counts.parked, counts.refused)),
+            };
+            (name_of_port(key).to_owned(), of_replica)
+        });
+        ports.collect()
     }
 
     /// Ends the gate: no workload is left.
@@ -334,16 +487,25 @@ impl Executor {
     }
 }
 
+/// The connections of one replica at a port.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OfReplica {
+    pub(crate) given: u64,
+    /// Those that had to wait, and those that were refused, of all replicas together. Only the first
+    /// replica has them.
+    pub(crate) others: Option<(u64, u64)>,
+}
+
 enum NewPort {
     Kernel(io::Error),
     Program(BpfError),
 }
 
-/// Finds the gate of a cgroup's port that an agent before has left, or a free one.
-fn new_port(gate: &Gate, port: u16, cgroup: CgroupId) -> Result<OfPort, NewPort> {
+/// Finds the gate of a port that an agent before has left, or a free one.
+fn new_port(gate: &Gate, port: u16) -> Result<OfPort, NewPort> {
     let members = gate.members().map_err(NewPort::Kernel)?;
     let mut members = members.iter();
-    let left = members.find(|member| (member.cgroup, member.port) == (cgroup, port));
+    let left = members.find(|member| member.port == port);
     let (id, before) = match left {
         Some(member) => (member.gate, Counts::default()),
         None => {
@@ -354,8 +516,7 @@ fn new_port(gate: &Gate, port: u16, cgroup: CgroupId) -> Result<OfPort, NewPort>
     Ok(OfPort {
         id,
         port,
-        cgroup: None,
-        commands: None,
+        members: BTreeMap::new(),
         chooser: Arc::new(gate.chooser(id).map_err(NewPort::Program)?),
         before,
         waiting: BTreeMap::new(),

@@ -5,14 +5,13 @@
 //! over the deaths of agents. While it is there, the program that chooses among the sockets of the
 //! address is as well.
 
-use super::{OfPort, Table};
+use super::{OfPort, Owner, Table, Wanted};
 use crate::executor::Executor;
 use crate::executor::sockets::PORT;
 use crate::holder::SocketName;
 use enforcer_common::gate::ADDRESSES;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::Door;
-use enforcer_core::spec::WorkloadSpec;
 use enforcer_kernel::bpf::gate::{Gate, GateId, ListenRecord};
 use enforcer_kernel::connections::{self, LocalSocket};
 use enforcer_kernel::{clock, listening, ready};
@@ -69,8 +68,8 @@ impl Address {
     }
 }
 
-/// A place for a socket: a port of a workload, and a number.
-type Place = (WorkloadName, String, u32);
+/// A place for a socket: the owner and the key of a port, and a number.
+type Place = (Owner, String, u32);
 
 fn name_of((workload, port, number): &Place) -> SocketName {
     SocketName {
@@ -126,45 +125,60 @@ impl Look {
 }
 
 impl Executor {
-    pub(super) fn inodes_of_waiting(&self, workload: &WorkloadName) -> BTreeSet<u32> {
+    pub(super) fn inodes_of_waiting(&self, workload: &Owner) -> BTreeSet<u32> {
         let table = self.gates.table.lock();
         let known = table.of.get(workload).into_iter();
         let ports = known.flat_map(|known| known.ports.values());
         ports.flat_map(OfPort::inodes).collect()
     }
 
-    /// Closes the sockets at ports that the workload no longer has, and those of another user: the
-    /// kernel would not let a program of this one listen beside them.
+    /// Closes the sockets at ports that no replica has any more, and those of another user: the kernel
+    /// would not let a program of this one listen beside them.
     pub(super) fn close_stale_waiting(
         &self,
-        workload: &WorkloadName,
-        spec: &WorkloadSpec,
+        owner: &Owner,
+        replica: &ReplicaId,
+        wanted: &[Wanted],
         user: Option<Uid>,
     ) {
-        for (name, made_for, socket) in self.waiting_sockets(workload) {
-            let Some((port, number)) = parsed(&name) else {
+        let slot = super::slot(replica);
+        for (name, made_for, socket) in self.waiting_sockets(owner) {
+            let Some((key, number)) = parsed(&name) else {
                 continue;
             };
-            let wanted = spec.ports.get(port).map(|wanted| wanted.port);
+            let is_used_by_others = {
+                let mut table = self.gates.table.lock();
+                let of = port_of(&mut table, owner, key);
+                of.is_some_and(|of| of.members.keys().any(|member| *member != slot))
+            };
+            if is_used_by_others {
+                continue;
+            }
+            let mut found = wanted.iter().filter(|one| one.owner == *owner);
+            let found = found.find(|one| one.key == key);
             let address = listening::address(&socket).map(|address| address.port());
             let before = address_for(&made_for).and_then(|address| address.user);
             let is_same_user = user
                 .map(Uid::as_raw)
                 .zip(before)
                 .is_none_or(|(now, before)| now == before);
-            if wanted.is_none() || wanted != address || !is_same_user {
-                self.close_one(&(workload.clone(), port.to_owned(), number));
+            if found.is_none_or(|one| Some(one.port) != address) || !is_same_user {
+                self.close_one(&(owner.clone(), key.to_owned(), number));
             }
         }
     }
 
     /// Closes all sockets where connections to a workload wait, if it rests and is not behind the gate:
     /// an agent before has left them.
-    fn close_left(&self, workload: &WorkloadName) {
+    fn close_left(&self, owner: &Owner) {
         let rests = || {
             let table = self.gates.table.lock();
-            let known = table.of.get(workload);
-            known.is_some_and(|known| known.ports.is_empty() && known.door == Some(Door::Refuse))
+            let doors = table.doors.iter();
+            let of_owner = doors.filter(|(replica, _)| super::owners(replica).contains(owner));
+            let mut of_owner = of_owner.map(|(_, door)| *door).peekable();
+            let is_decided = of_owner.peek().is_some();
+            let is_refused = of_owner.all(|door| door == Door::Refuse);
+            !table.of.contains_key(owner) && is_decided && is_refused
         };
         if !rests() {
             return;
@@ -174,9 +188,9 @@ impl Executor {
         if !rests() {
             return;
         }
-        for (name, ..) in self.waiting_sockets(workload) {
-            if let Some((port, number)) = parsed(&name) {
-                self.close_one(&(workload.clone(), port.to_owned(), number));
+        for (name, ..) in self.waiting_sockets(owner) {
+            if let Some((key, number)) = parsed(&name) {
+                self.close_one(&(owner.clone(), key.to_owned(), number));
             }
         }
     }
@@ -193,7 +207,7 @@ impl Executor {
     }
 
     /// Has the gate use the sockets that an agent before has left.
-    pub(super) fn take_waiting(&self, workload: &WorkloadName) {
+    pub(super) fn take_waiting(&self, workload: &Owner) {
         let kept = self.waiting_sockets(workload);
         let mut table = self.gates.table.lock();
         let Some(gate) = table.open.clone() else {
@@ -220,7 +234,7 @@ impl Executor {
 
     /// Has the gate use the sockets that came from another holder.
     pub(in crate::executor) fn take_all_waiting(&self) {
-        let known: Vec<WorkloadName> = self.gates.table.lock().of.keys().cloned().collect();
+        let known: Vec<ReplicaId> = self.gates.table.lock().of.keys().cloned().collect();
         known
             .iter()
             .for_each(|workload| self.take_waiting(workload));
@@ -229,7 +243,7 @@ impl Executor {
     /// Brings the sockets of a workload up to date with its door: connections get through to a program that
     /// listens, or are refused. It looks again for as long as connections come late: one whose handshake was
     /// under way at a flush ends in the queue that was emptied.
-    pub(super) async fn renew_waiting(self: Arc<Self>, workload: WorkloadName) {
+    pub(super) async fn renew_waiting(self: Arc<Self>, workload: Owner) {
         let (this, of) = (Arc::clone(&self), workload.clone());
         let first = move || {
             this.close_left(&of);
@@ -251,18 +265,20 @@ impl Executor {
     /// wait.
     fn flush_where(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &Owner,
         condition: impl Fn(&OwnedFd) -> bool,
     ) -> bool {
         let listeners = self.listeners_if_open(workload);
         let mut broken = Vec::new();
-        let flushes = {
+        let mut goes_on = false;
+        {
             let table = self.gates.table.lock();
             let (Some(gate), Some(known)) = (&table.open, table.of.get(workload)) else {
                 return false;
             };
-            let door = known.door.unwrap_or(Door::Wait);
             for (name, of) in &known.ports {
+                let door = of.door(&table.doors);
+                goes_on |= door != Door::Wait;
                 let listeners = listeners.get(name).map(Vec::as_slice).unwrap_or_default();
                 for (number, waiting) in &of.waiting {
                     let socket = &waiting.socket;
@@ -283,23 +299,22 @@ impl Executor {
                     }
                 }
             }
-            door != Door::Wait
-        };
+        }
         for (place, address) in broken {
             self.close_one(&place);
             self.wait_beside(workload, &place.1, address);
         }
-        flushes
+        goes_on
     }
 
     /// Returns the program's sockets at each port, if connections are to get through.
-    fn listeners_if_open(&self, workload: &WorkloadName) -> BTreeMap<String, Vec<LocalSocket>> {
+    fn listeners_if_open(&self, workload: &Owner) -> BTreeMap<String, Vec<LocalSocket>> {
         let looks: Vec<(String, Look)> = {
             let table = self.gates.table.lock();
             let known = table.of.get(workload).into_iter();
-            let open = known.filter(|known| known.door == Some(Door::Open));
-            let ports = open.flat_map(|known| known.ports.iter());
+            let ports = known.flat_map(|known| known.ports.iter());
             let ports = ports.filter(|(_, of)| !of.waiting.is_empty());
+            let ports = ports.filter(|(_, of)| of.door(&table.doors) == Door::Open);
             ports.map(|(name, of)| (name.clone(), of.look())).collect()
         };
         let looks = looks.into_iter();
@@ -374,37 +389,39 @@ impl Executor {
         self.runtime.spawn(this.prune(workload, name));
     }
 
-    /// Joins all ports of a workload at the addresses at which it listens already.
-    pub(super) fn join_listeners(self: &Arc<Self>, workload: &WorkloadName) {
+    /// Joins all ports of a workload or a replica at the addresses at which it listens already.
+    pub(super) fn join_listeners(self: &Arc<Self>, replica: &ReplicaId) {
+        let slot = super::slot(replica);
         let found: Vec<_> = {
             let table = self.gates.table.lock();
-            let known = table.of.get(workload).into_iter();
-            let ports = known.flat_map(|known| known.ports.iter());
-            ports
-                .map(|(name, of)| (name.clone(), of.cgroup, of.look()))
-                .collect()
+            let owners = super::owners(replica).into_iter();
+            let known = owners.filter_map(|owner| Some((table.of.get(&owner)?, owner)));
+            let ports = known.flat_map(|(known, owner)| {
+                let ports = known.ports.iter();
+                ports.map(move |(key, of)| (owner.clone(), key.clone(), of))
+            });
+            let ports = ports.filter_map(|(owner, key, of)| {
+                let cgroup = of.members.get(&slot)?.cgroup;
+                Some((owner, key, cgroup, of.look()))
+            });
+            ports.collect()
         };
-        for (name, cgroup, look) in found {
+        for (owner, key, cgroup, look) in found {
             // Where the kernel does not say whose they are, they are the program's.
-            let is_its = |one: &&LocalSocket| one.cgroup.is_none() || one.cgroup == cgroup;
+            let is_its =
+                |one: &&LocalSocket| one.cgroup.is_none_or(|of_socket| of_socket == cgroup);
             for one in look.listeners().iter().filter(is_its) {
-                self.join_at(workload, &name, look.port, one);
+                self.join_at(&owner, &key, look.port, one);
             }
         }
     }
 
-    fn look(&self, workload: &WorkloadName, name: &str) -> Option<Look> {
+    fn look(&self, workload: &Owner, name: &str) -> Option<Look> {
         let mut table = self.gates.table.lock();
         port_of(&mut table, workload, name).map(|of| of.look())
     }
 
-    fn join_at(
-        self: &Arc<Self>,
-        workload: &WorkloadName,
-        name: &str,
-        port: u16,
-        one: &LocalSocket,
-    ) {
+    fn join_at(self: &Arc<Self>, workload: &Owner, name: &str, port: u16, one: &LocalSocket) {
         let user = {
             let table = self.gates.table.lock();
             table.of.get(workload).and_then(|known| known.user)
@@ -436,7 +453,7 @@ impl Executor {
     }
 
     /// Makes a socket where connections to this address wait.
-    fn wait_beside(self: &Arc<Self>, workload: &WorkloadName, name: &str, address: Address) {
+    fn wait_beside(self: &Arc<Self>, workload: &Owner, name: &str, address: Address) {
         if let Err(error) = self.try_wait_beside(workload, name, &address) {
             self.report_ports(format!(
                 "{workload}: connections to {} do not wait while it is not ready: {error}",
@@ -447,7 +464,7 @@ impl Executor {
 
     fn try_wait_beside(
         self: &Arc<Self>,
-        workload: &WorkloadName,
+        workload: &Owner,
         name: &str,
         address: &Address,
     ) -> io::Result<()> {
@@ -486,7 +503,7 @@ impl Executor {
 
     /// Closes the sockets at addresses at which the program no longer listens, once it has had the time to
     /// listen at all of them.
-    async fn prune(self: Arc<Self>, workload: WorkloadName, name: String) {
+    async fn prune(self: Arc<Self>, workload: Owner, name: String) {
         tokio::time::sleep(ALL_ADDRESSES).await;
         let look = move || {
             let Some(look) = self.look(&workload, &name) else {
@@ -516,11 +533,7 @@ impl Executor {
     }
 }
 
-fn port_of<'t>(
-    table: &'t mut Table,
-    workload: &WorkloadName,
-    name: &str,
-) -> Option<&'t mut OfPort> {
+fn port_of<'t>(table: &'t mut Table, workload: &Owner, name: &str) -> Option<&'t mut OfPort> {
     table.of.get_mut(workload)?.ports.get_mut(name)
 }
 
@@ -544,9 +557,9 @@ mod tests {
 
     #[test]
     fn a_kept_socket_is_found_by_its_name() {
-        let workload = WorkloadName::parse("web").expect("a name");
-        let name = name_of(&(workload, "http".to_owned(), 3));
-        assert_eq!(parsed(&name.name), Some(("http", 3)));
+        let workload = ReplicaId::parse("web").expect("a name");
+        let name = name_of(&(workload, "http:8080".to_owned(), 3));
+        assert_eq!(parsed(&name.name), Some(("http:8080", 3)));
         assert_eq!(parsed("api"), None, "one of `listen`");
         assert_eq!(parsed("port:http"), None);
     }

@@ -1,6 +1,6 @@
 //! The threads that were examined and have not slept since: each is asked whether it has.
 
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::cpu_loop::Thread;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -21,14 +21,14 @@ pub(crate) struct Followed {
 
 #[derive(Debug, Default)]
 struct Threads {
-    known: BTreeMap<Thread, (WorkloadName, u64)>,
+    known: BTreeMap<Thread, (ReplicaId, u64)>,
     /// The last thread that was checked. The next round begins after it.
     checked: Option<Thread>,
 }
 
 impl Followed {
     /// Follows a thread.
-    pub(crate) fn add(&self, workload: WorkloadName, thread: Thread, sleeps: u64) {
+    pub(crate) fn add(&self, workload: ReplicaId, thread: Thread, sleeps: u64) {
         self.threads.lock().known.insert(thread, (workload, sleeps));
         self.added.notify_one();
     }
@@ -46,7 +46,7 @@ impl Followed {
     }
 
     /// Checks the next few threads, and removes those that have slept or are gone.
-    pub(crate) fn ended(&self) -> Vec<(WorkloadName, Thread)> {
+    pub(crate) fn ended(&self) -> Vec<(ReplicaId, Thread)> {
         let mut threads = self.threads.lock();
         let after = threads.checked.map_or(Bound::Unbounded, Bound::Excluded);
         let rest = threads.known.range((after, Bound::Unbounded));

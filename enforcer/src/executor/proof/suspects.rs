@@ -3,7 +3,7 @@
 
 use super::{Finding, investigate};
 use crate::executor::Executor;
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
 use enforcer_core::spec::WorkloadSpec;
@@ -15,7 +15,7 @@ use std::time::Duration;
 impl Executor {
     /// Returns the workloads that are watched for loops, and the CPU time that a thread of each may
     /// use between two sleeps.
-    pub(crate) fn watched_for_loops(&self) -> Vec<(WorkloadName, Arc<Cgroup>, Duration)> {
+    pub(crate) fn watched_for_loops(&self) -> Vec<(ReplicaId, Arc<Cgroup>, Duration)> {
         let all = self.instances.all().into_iter();
         let watched = all.filter_map(|(name, instance)| {
             Some((
@@ -50,7 +50,7 @@ impl Executor {
     /// that thread ends, whatever becomes of it.
     pub(in crate::executor) fn begin_investigation(
         self: &Arc<Self>,
-        workload: WorkloadName,
+        workload: ReplicaId,
         suspect: Suspect,
     ) {
         let thread = suspect.thread;

@@ -10,7 +10,7 @@ use crate::executor::{Executor, KILL_PATIENCE, sandbox};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use crate::store::handover::{Left, RunningInstance};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, Found, InstanceId, ProcessId, TakenOver, WorkloadEvent};
 use enforcer_kernel::cgroupfs::CgroupError;
 use enforcer_kernel::pidfd::PidFd;
@@ -54,7 +54,7 @@ impl Executor {
             instance,
         } = left;
         let expected = checkpoint.has_instance();
-        let there = self.tree.workloads().has_file(workload.as_str());
+        let there = self.tree.has(workload);
         if !expected && !there {
             return Ok(Found::Nothing);
         }
@@ -156,7 +156,7 @@ impl Executor {
 
     /// Waits for the exits of what was adopted, and reads once more what may have been
     /// counted meanwhile.
-    pub(crate) fn watch_adopted(self: &Arc<Self>, adopted: Vec<(WorkloadName, InstanceId)>) {
+    pub(crate) fn watch_adopted(self: &Arc<Self>, adopted: Vec<(ReplicaId, InstanceId)>) {
         for (workload, instance) in adopted {
             let Some(found) = self.instances.get(&workload) else {
                 continue;

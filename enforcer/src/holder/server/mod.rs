@@ -16,7 +16,7 @@ use super::sockets::Sockets;
 use super::stopper::Stopper;
 use super::succession::Succession;
 use super::writer::{Done, Job, Writer};
-use enforcer_core::WorkloadName;
+use enforcer_core::ReplicaId;
 use enforcer_kernel::clock::awake_now;
 use enforcer_kernel::descriptors::inherit;
 use enforcer_kernel::lock_file;
@@ -60,7 +60,7 @@ pub(crate) struct Options {
 /// The pipe of one workload's outputs.
 #[derive(Debug)]
 struct Kept {
-    workload: WorkloadName,
+    workload: ReplicaId,
     inode: u64,
     reader: OwnedFd,
 }
@@ -115,7 +115,7 @@ pub(crate) struct Server {
     connections: Connections,
     pipes: BTreeMap<u64, Kept>,
     ready: Epoll,
-    bounds: BTreeMap<WorkloadName, Bounds>,
+    bounds: BTreeMap<ReplicaId, Bounds>,
     last_id: u64,
     writer: Writer,
     turn: Turn,
@@ -378,12 +378,12 @@ impl Server {
         let _ = self.writer.jobs.send(job);
     }
 
-    fn set_bounds(&mut self, workload: WorkloadName, bounds: Bounds) {
+    fn set_bounds(&mut self, workload: ReplicaId, bounds: Bounds) {
         self.bounds.insert(workload.clone(), bounds);
         self.ask(Job::SetBounds(workload, bounds));
     }
 
-    fn keep(&mut self, workload: WorkloadName, inode: u64, reader: OwnedFd) -> io::Result<()> {
+    fn keep(&mut self, workload: ReplicaId, inode: u64, reader: OwnedFd) -> io::Result<()> {
         // An agent that lost its connection asks again.
         if self.pipes.values().any(|kept| kept.inode == inode) {
             return Ok(());

@@ -11,7 +11,7 @@ pub(crate) use writing::{BACKLOG, Trouble, Writer};
 
 use super::query::Query;
 use enforcer_core::event::{Cause, Detail, InstanceId, Seq};
-use enforcer_model::{Record, WorkloadName};
+use enforcer_model::{Record, ReplicaId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use serde_json::value::RawValue;
@@ -288,7 +288,17 @@ fn select(
         }
     };
     let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
-    add(" AND workload = ?", query.workload.clone().map(Value::from));
+    match query.workload.as_deref() {
+        // The replicas of a workload are between `web/` and `web0`, the next text after them.
+        Some(name) if !name.contains('/') => add(
+            " AND (workload = ?1 OR (workload >= ?1 || '/' AND workload < ?1 || '0'))",
+            Some(Value::from(name.to_owned())),
+        ),
+        name => add(
+            " AND workload = ?",
+            name.map(str::to_owned).map(Value::from),
+        ),
+    }
     add(" AND kind = ?", query.kind.clone().map(Value::from));
     add(
         " AND time >= ?",
@@ -362,7 +372,7 @@ impl Stored {
     fn record(self) -> Option<Record> {
         let number = |number: i64| u64::try_from(number).ok();
         let workload = match self.workload {
-            Some(name) => Some(WorkloadName::parse(&name)?),
+            Some(name) => Some(ReplicaId::parse(&name)?),
             None => None,
         };
         let reason = match self.reason {

@@ -33,7 +33,7 @@ fn record(seq: u64, kind: &str, workload: &str) -> Arc<Record> {
         seq: Seq(seq),
         time: jiff::Timestamp::from_second(1_800_000_000).expect("a time"),
         boot_id: "boot".into(),
-        workload: WorkloadName::parse(workload),
+        workload: ReplicaId::parse(workload),
         instance: None,
         reason: None,
         caused_by: None,

@@ -320,7 +320,7 @@ fn insert(
                 number(record.seq.0),
                 text_of(record.time),
                 &*record.boot_id,
-                record.workload.as_ref().map(|name| name.as_str()),
+                record.workload.as_ref().map(ToString::to_string),
                 record.instance.map(|instance| number(instance.0)),
                 record.detail.kind(),
                 record.reason.map(|reason| reason.to_string()),

@@ -241,6 +241,7 @@ fn a_level_is_not_reported_again() {
     let mut next = Supervisor::new(2);
     let take_over = Event::Agent(AgentEvent::TakeOver {
         workloads: vec![taken],
+        groups: Vec::new(),
         last: (Seq(100), InstanceId(1)),
     });
     let mut kinds = Vec::new();

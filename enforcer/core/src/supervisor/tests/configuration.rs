@@ -38,7 +38,12 @@ fn a_manifest_that_is_read_in_part_changes_nothing_else() {
         kinds.iter().all(|(of, _)| *of == Some(name(other))),
         "{kinds:?}"
     );
-    assert!(supervisor.manifest().workloads.contains_key(&name(WEB)));
+    assert!(
+        supervisor
+            .manifest()
+            .workloads
+            .contains_key(name(WEB).workload())
+    );
 }
 
 #[test]
@@ -119,7 +124,7 @@ fn limits_that_the_kernel_does_not_have_are_known() {
             let of = limits
                 .workload
                 .as_ref()
-                .map_or("host", |name| name.as_str());
+                .map_or_else(|| "host".to_owned(), ToString::to_string);
             format!("{of}: {}", limits.refused.as_deref().unwrap_or("under way"))
         });
         texts.collect::<Vec<_>>()

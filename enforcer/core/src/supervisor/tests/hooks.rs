@@ -239,7 +239,8 @@ fn a_changed_file_restarts_what_cannot_reload() {
 /// `web` needs `job` to be completed.
 fn with_a_job(job: WorkloadSpec) -> Event {
     let mut web = spec();
-    web.needs.insert(name("job"), Need::Completed);
+    web.needs
+        .insert(name("job").workload().clone(), Need::Completed);
     Event::Agent(AgentEvent::Configure {
         manifest: manifest(&[("job", job), (WEB, web)]),
         prune: false,
@@ -304,6 +305,7 @@ fn the_next_agent_knows_what_is_completed() {
     };
     let left = AgentEvent::TakeOver {
         workloads: vec![taken],
+        groups: Vec::new(),
         last: (Seq(50), InstanceId(9)),
     };
     let _ = next.handle(at(3), Event::Agent(left));

@@ -28,13 +28,14 @@ fn at(seconds: u64) -> Moment {
     }
 }
 
-fn name(text: &str) -> WorkloadName {
-    WorkloadName::parse(text).expect("a name")
+fn name(text: &str) -> ReplicaId {
+    ReplicaId::parse(text).expect("a name")
 }
 
 mod alerts;
 mod configuration;
 mod gate;
+mod groups;
 mod hooks;
 mod loops;
 mod notices;
@@ -59,7 +60,7 @@ fn spec() -> WorkloadSpec {
 fn manifest(specs: &[(&str, WorkloadSpec)]) -> Manifest {
     let workloads = specs
         .iter()
-        .map(|(text, spec)| (name(text), Arc::new(spec.clone())))
+        .map(|(text, spec)| (name(text).workload().clone(), Arc::new(spec.clone())))
         .collect();
     Manifest {
         workloads,

@@ -51,6 +51,7 @@ fn taken_over(decision: Decision) -> Supervisor {
     };
     let left = AgentEvent::TakeOver {
         workloads: vec![taken],
+        groups: Vec::new(),
         last: (Seq(50), InstanceId(1)),
     };
     let mut next = Supervisor::new(2);

@@ -67,7 +67,14 @@ pub(super) fn everything() -> WorkloadSpec {
             run: Some(vec!["/reload".to_owned()]),
         }),
         reload_on: vec!["/etc/web.conf".to_owned()],
-        ports: [("http".to_owned(), Port { port: 8080 })].into(),
+        ports: [(
+            "http".to_owned(),
+            Port {
+                port: 8080,
+                to: crate::spec::PortOf::Any,
+            },
+        )]
+        .into(),
         ..with_probes(&[
             (ProbeName::Startup, probe(1, 3)),
             (ProbeName::Liveness, probe(5, 3)),
@@ -561,7 +568,7 @@ fn starts_take_turns_by_priority() {
 #[test]
 fn a_dependant_waits_until_what_it_needs_is_ready() {
     let mut web = spec();
-    web.needs.insert(name("db"), Need::Ready);
+    web.needs.insert(name("db").workload().clone(), Need::Ready);
     let db = with_probes(&[(ProbeName::Readiness, probe(1, 1))]);
     let mut supervisor = Supervisor::new(2);
     let all = Event::Agent(AgentEvent::Configure {
@@ -591,7 +598,7 @@ fn a_dependant_waits_until_what_it_needs_is_ready() {
 #[test]
 fn what_needs_nothing_any_more_starts() {
     let mut web = spec();
-    web.needs.insert(name("db"), Need::Ready);
+    web.needs.insert(name("db").workload().clone(), Need::Ready);
     let db = with_probes(&[(ProbeName::Readiness, probe(1, 1))]);
     let all = |web| {
         Event::Agent(AgentEvent::Configure {

@@ -72,7 +72,7 @@ struct World {
     /// The limits that the kernel was given last.
     limits: Option<Limits>,
     /// The checkpoint for a later agent, in its written form.
-    kept: BTreeMap<WorkloadName, String>,
+    kept: BTreeMap<ReplicaId, String>,
     last: (Seq, InstanceId),
 }
 
@@ -99,13 +99,14 @@ impl World {
         self.hooks.clear();
         self.drains.clear();
         self.asked_to_end = false;
-        let taken = |(workload, text): (&WorkloadName, &String)| TakenOver {
+        let taken = |(workload, text): (&ReplicaId, &String)| TakenOver {
             workload: workload.clone(),
             checkpoint: serde_json::from_str(text).expect("it was written so"),
             found: found.clone(),
         };
         Event::Agent(AgentEvent::TakeOver {
             workloads: self.kept.iter().map(taken).collect(),
+            groups: Vec::new(),
             last: self.last,
         })
     }

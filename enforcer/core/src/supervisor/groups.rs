@@ -1,0 +1,327 @@
+//! The replicas of workloads: `group.rs` decides which there are to be, and here it is done.
+
+use super::Supervisor;
+use crate::event::{
+    Cause, Decision, Detail, Moment, Request, RolloutChange, Scaled, Seq, Transition, WorkloadEvent,
+};
+use crate::group::{Group, GroupRequest, GroupView, Index, Seen, Step};
+use crate::name::{ReplicaId, WorkloadName};
+use crate::spec::{Need, WorkloadSpec};
+use crate::units::MonoTime;
+use crate::workload::{View, Workload};
+use enforcer_model::settings::differences;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The most times that a group is asked again after one event: each answer changes what it sees.
+const ROUNDS: usize = 8;
+
+impl Supervisor {
+    /// Returns the instances of a workload: its replicas, and the one without a number.
+    pub(super) fn members(
+        &self,
+        name: &WorkloadName,
+    ) -> impl Iterator<Item = (&ReplicaId, &Workload)> {
+        let first = ReplicaId::from(name.clone());
+        let last = ReplicaId::new(name.clone(), Some(u16::MAX));
+        let members = self.workloads.range(first..=last);
+        members.filter(|(_, member)| !member.is_gone())
+    }
+
+    fn member_ids(&self, name: &WorkloadName) -> Vec<ReplicaId> {
+        self.members(name).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Returns whether a workload has, or is getting or losing, replicas.
+    pub(super) fn is_group(&self, name: &WorkloadName) -> bool {
+        self.groups.contains_key(name)
+    }
+
+    /// Takes the manifest's version of a workload with replicas.
+    pub(super) fn configure_group(
+        &mut self,
+        moment: Moment,
+        name: &WorkloadName,
+        spec: &Arc<WorkloadSpec>,
+        decision: &mut Decision,
+    ) {
+        self.touched_groups.insert(name.clone());
+        let alone = ReplicaId::from(name.clone());
+        let Some(group) = self.groups.get_mut(name) else {
+            let present = self.workloads.get(&alone).filter(|one| !one.is_gone());
+            let present = present.map(|one| Arc::clone(&one.spec));
+            let group = Group::new(Arc::clone(spec), present, moment.now);
+            self.groups.insert(name.clone(), group);
+            return;
+        };
+        for index in group.configure(Arc::clone(spec), moment.now) {
+            let id = ReplicaId::new(name.clone(), index);
+            self.respecify(moment, &id, false, decision);
+        }
+    }
+
+    /// Gives a replica the spec that it is to have. One that `replaces` begins a new instance, even if the
+    /// spec is the same.
+    fn respecify(
+        &mut self,
+        moment: Moment,
+        id: &ReplicaId,
+        replaces: bool,
+        decision: &mut Decision,
+    ) {
+        let Some(group) = self.groups.get(id.workload()) else {
+            return;
+        };
+        let spec = group.spec_of(id.index());
+        self.with(moment, id, decision, |workload, context| {
+            let changes = differences(&workload.spec, &spec);
+            match replaces {
+                true => workload.replace(context, spec, changes),
+                false => workload.configure(context, spec, changes),
+            }
+        });
+    }
+
+    /// Has the groups that an event has touched, or that are due, act.
+    pub(super) fn advance_groups(&mut self, moment: Moment, decision: &mut Decision) {
+        if self.groups.is_empty() || self.shutting_down {
+            return;
+        }
+        let touched = self.touched.iter().map(|id| id.workload().clone());
+        let due = self.groups.iter().filter(|(name, _)| {
+            self.group_due
+                .get(*name)
+                .is_some_and(|at| *at <= moment.now)
+        });
+        let mut names: BTreeSet<WorkloadName> = touched
+            .chain(due.map(|(name, _)| name.clone()))
+            .filter(|name| self.is_group(name))
+            .collect();
+        names.append(&mut self.touched_groups);
+        for name in names {
+            self.advance_group(moment, &name, decision);
+            self.keep_group(moment.now, name, decision);
+        }
+    }
+
+    fn advance_group(&mut self, moment: Moment, name: &WorkloadName, decision: &mut Decision) {
+        for _ in 0..ROUNDS {
+            let seen: BTreeMap<Index, Seen> = self
+                .members(name)
+                .map(|(id, workload)| (id.index(), workload.seen()))
+                .collect();
+            let Some(group) = self.groups.get_mut(name) else {
+                return;
+            };
+            let steps = group.advance(&seen, moment.now);
+            if steps.is_empty() {
+                break;
+            }
+            for step in steps {
+                self.take_step(moment, name, step, decision);
+            }
+        }
+        if self.groups.get(name).is_some_and(Group::is_over) {
+            self.groups.remove(name);
+        }
+    }
+
+    fn take_step(
+        &mut self,
+        moment: Moment,
+        name: &WorkloadName,
+        step: Step,
+        decision: &mut Decision,
+    ) {
+        match step {
+            Step::Add(index) => {
+                let Some(group) = self.groups.get(name) else {
+                    return;
+                };
+                let spec = group.spec_of(index);
+                let id = ReplicaId::new(name.clone(), index);
+                self.add(moment, id, spec, decision);
+            }
+            Step::Update(index) => {
+                let id = ReplicaId::new(name.clone(), index);
+                self.respecify(moment, &id, true, decision);
+            }
+            Step::Remove(index) => {
+                let id = ReplicaId::new(name.clone(), index);
+                self.with(moment, &id, decision, |workload, context| {
+                    workload.leave(context, Cause::Config);
+                });
+            }
+            Step::Report(change) => self.report_rollout(name, change, decision),
+        }
+    }
+
+    fn report_rollout(
+        &mut self,
+        name: &WorkloadName,
+        change: RolloutChange,
+        decision: &mut Decision,
+    ) {
+        self.report_of_group(name, None, Detail::Rollout(change), decision);
+    }
+
+    fn report_of_group(
+        &mut self,
+        name: &WorkloadName,
+        reason: Option<Cause>,
+        detail: Detail,
+        decision: &mut Decision,
+    ) {
+        self.next_seq += 1;
+        decision.transitions.push(Transition {
+            seq: Seq(self.next_seq),
+            workload: Some(ReplicaId::from(name.clone())),
+            instance: None,
+            reason,
+            caused_by: None,
+            detail,
+        });
+    }
+
+    /// Handles a manifest that no longer names a workload with replicas.
+    pub(super) fn drop_group(
+        &mut self,
+        moment: Moment,
+        name: &WorkloadName,
+        prune: bool,
+        decision: &mut Decision,
+    ) {
+        let Some(group) = self.groups.get_mut(name) else {
+            return;
+        };
+        match prune {
+            true => group.leave(),
+            false => group.disown(),
+        }
+        self.touched_groups.insert(name.clone());
+        if !prune {
+            for id in self.member_ids(name) {
+                self.with(moment, &id, decision, Workload::disown);
+            }
+        }
+    }
+
+    /// Carries out a request for all replicas of a workload.
+    pub(super) fn request_of_group(
+        &mut self,
+        moment: Moment,
+        name: &WorkloadName,
+        request: Request,
+        decision: &mut Decision,
+    ) {
+        let ids = self.member_ids(name);
+        let all_rest = self.members(name).all(|(_, member)| member.seen().rests);
+        // A restart goes on replica by replica, unless none runs.
+        if request == Request::Restart && !all_rest {
+            if let Some(group) = self.groups.get_mut(name) {
+                group.restart(moment.now);
+                self.touched_groups.insert(name.clone());
+            }
+            return;
+        }
+        for id in ids {
+            self.with(moment, &id, decision, |workload, context| {
+                workload.handle(context, WorkloadEvent::Request { request });
+            });
+        }
+    }
+
+    /// Carries out a command about a group.
+    pub(super) fn command_group(
+        &mut self,
+        moment: Moment,
+        name: &WorkloadName,
+        request: GroupRequest,
+        decision: &mut Decision,
+    ) {
+        let Some(group) = self.groups.get_mut(name) else {
+            decision.refused = Some(format!("{name} has no replicas"));
+            return;
+        };
+        let before = group.view().wanted;
+        match group.request(request, moment.now) {
+            Ok(steps) => {
+                self.touched_groups.insert(name.clone());
+                if let GroupRequest::Scale(to) = request
+                    && to != before
+                {
+                    let scaled = Scaled {
+                        from: before,
+                        to,
+                        why: "a person asked for it".to_owned(),
+                    };
+                    let detail = Detail::Scale(scaled);
+                    self.report_of_group(name, Some(Cause::Manual), detail, decision);
+                }
+                for step in steps {
+                    self.take_step(moment, name, step, decision);
+                }
+            }
+            Err(why) => decision.refused = Some(why),
+        }
+    }
+
+    /// Notes when a group is due, and its checkpoint if that has changed.
+    fn keep_group(&mut self, now: MonoTime, name: WorkloadName, decision: &mut Decision) {
+        let group = self.groups.get(&name);
+        let due = group.and_then(|group| group.deadline(now));
+        match due {
+            Some(at) => drop(self.group_due.insert(name.clone(), at)),
+            None => drop(self.group_due.remove(&name)),
+        }
+        if self.kept_groups.get(&name) != group {
+            let kept = group.cloned();
+            match &kept {
+                Some(group) => drop(self.kept_groups.insert(name.clone(), group.clone())),
+                None => drop(self.kept_groups.remove(&name)),
+            }
+            decision.groups.push((name, kept));
+        }
+    }
+
+    /// Takes the groups that another agent has left, after their replicas.
+    pub(super) fn take_over_groups(&mut self, groups: Vec<(WorkloadName, Group)>) {
+        for (name, mut group) in groups {
+            let found: BTreeMap<Index, Arc<WorkloadSpec>> = self
+                .members(&name)
+                .map(|(id, workload)| (id.index(), Arc::clone(&workload.spec)))
+                .collect();
+            self.kept_groups.insert(name.clone(), group.clone());
+            group.take_over(&found);
+            self.touched_groups.insert(name.clone());
+            self.groups.insert(name, group);
+        }
+    }
+
+    /// Returns the replicas of a workload; `None` if it has none.
+    #[must_use]
+    pub fn group(&self, name: &WorkloadName) -> Option<GroupView> {
+        self.groups.get(name).map(Group::view)
+    }
+
+    /// Returns the replicas of a workload, or the workload itself.
+    #[must_use]
+    pub fn views_of(&self, name: &WorkloadName) -> Vec<View> {
+        let members = self.members(name);
+        members.map(|(_, workload)| workload.view()).collect()
+    }
+
+    /// Returns whether a workload is as far as others need it: all of it, or one of its replicas.
+    pub(super) fn meets(&self, name: &WorkloadName, need: Need) -> bool {
+        let mut members = self.members(name);
+        match need {
+            Need::Completed if self.is_group(name) => {
+                let mut members = members.peekable();
+                members.peek().is_some() && members.all(|(_, member)| member.meets(need))
+            }
+            Need::Started | Need::Ready | Need::Completed => {
+                members.any(|(_, member)| member.meets(need))
+            }
+        }
+    }
+}

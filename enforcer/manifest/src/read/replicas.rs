@@ -1,0 +1,151 @@
+//! `replicas` and `rollout`: several instances, and how one takes the place of another.
+
+use super::{Fields, Reader};
+use crate::fault::Fault;
+use crate::quantity;
+use crate::yaml::{Node, Value};
+use enforcer_model::spec::{OnFailure, Replicas, WorkloadSpec};
+use std::time::Duration;
+
+/// The longest drain, and the longest rollout without progress: both must end.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn count(text: &str) -> Result<u16, String> {
+    let count = quantity::integer(text, 1..=u64::from(Replicas::MOST))?;
+    u16::try_from(count).map_err(|_| format!("a number from 1 to {}", Replicas::MOST))
+}
+
+fn bounded(text: &str) -> Result<Duration, String> {
+    let time = quantity::duration(text)?;
+    match time <= LONGEST {
+        true => Ok(time),
+        false => Err("a time of at most 24h".to_owned()),
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn replicas(&mut self, fields: &Fields<'_>, spec: &mut WorkloadSpec) {
+        let Some(node) = fields.get("replicas") else {
+            return;
+        };
+        spec.replicas = match &node.value {
+            Value::Mapping(_) => self.bounds(node),
+            Value::Null | Value::Scalar { .. } | Value::Sequence(_) => {
+                self.parsed(node, count).map(Replicas::fixed)
+            }
+        };
+        if spec.replicas.is_some() && !spec.listen.is_empty() {
+            let message = "`replicas` does not go with `listen`";
+            let fault = Fault::error(node.span.clone(), message);
+            self.fault(
+                fault
+                    .label("one socket cannot be balanced among them")
+                    .help("name the port that the program binds itself: `ports: { http: { port: 8080 } }`"),
+            );
+        }
+    }
+
+    fn bounds(&mut self, node: &Node) -> Option<Replicas> {
+        let fields = self.fields(node, &["min", "max", "cpu", "memory"]);
+        let mut replicas = Replicas::fixed(1);
+        self.set(&fields, "min", &mut replicas.min, count);
+        replicas.max = replicas.min;
+        self.set(&fields, "max", &mut replicas.max, count);
+        for (key, of) in [("cpu", &mut replicas.cpu), ("memory", &mut replicas.memory)] {
+            self.set_some(&fields, key, of, quantity::share);
+        }
+        if replicas.max < replicas.min {
+            let message = format!("from {} to {} replicas", replicas.min, replicas.max);
+            let fault = Fault::error(node.span.clone(), message);
+            self.fault(fault.label("expected `max` to be at least `min`"));
+            return None;
+        }
+        let has_target = replicas.cpu.is_some() || replicas.memory.is_some();
+        if replicas.min < replicas.max && !has_target {
+            let fault = Fault::error(
+                node.span.clone(),
+                "nothing says how many replicas there are to be",
+            );
+            self.fault(
+                fault
+                    .label("expected `cpu` or `memory`, which they follow")
+                    .help("replicas: { min: 2, max: 6, cpu: 70% }"),
+            );
+            return None;
+        }
+        Some(replicas)
+    }
+
+    pub(super) fn rollout(&mut self, node: &Node, spec: &mut WorkloadSpec) {
+        let keys = [
+            "drain",
+            "max_surge",
+            "max_unavailable",
+            "min_ready",
+            "deadline",
+            "on_failure",
+        ];
+        let fields = self.fields(node, &keys);
+        let rollout = &mut spec.rollout;
+        self.set(&fields, "drain", &mut rollout.drain, bounded);
+        let up_to = |most: u16| {
+            move |text: &str| {
+                let count = quantity::integer(text, 0..=u64::from(most))?;
+                u16::try_from(count).map_err(|_| format!("a number up to {most}"))
+            }
+        };
+        let most = Replicas::MOST;
+        self.set(
+            &fields,
+            "max_surge",
+            &mut rollout.max_surge,
+            up_to(most - 1),
+        );
+        self.set(
+            &fields,
+            "max_unavailable",
+            &mut rollout.max_unavailable,
+            up_to(most),
+        );
+        self.set(&fields, "min_ready", &mut rollout.min_ready, bounded);
+        self.set(
+            &fields,
+            "deadline",
+            &mut rollout.deadline,
+            |text| match bounded(text)? {
+                short if short < Duration::from_secs(1) => Err("at least 1s".to_owned()),
+                deadline => Ok(deadline),
+            },
+        );
+        self.set(&fields, "on_failure", &mut rollout.on_failure, |text| {
+            OnFailure::parse(text).ok_or_else(|| "rollback or pause".to_owned())
+        });
+        if let Some(replicas) = spec.replicas {
+            if rollout.max_surge == 0 && rollout.max_unavailable == 0 {
+                let message = "a rollout that may neither add nor miss a replica never ends";
+                let fault = Fault::error(node.span.clone(), message);
+                self.fault(
+                    fault.label("expected `max_surge` or `max_unavailable` to be 1 or more"),
+                );
+            }
+            if replicas.max + rollout.max_surge > most {
+                let sum = replicas.max + rollout.max_surge;
+                let message = format!("with those of `max_surge` there may be {sum} replicas");
+                let fault = Fault::error(node.span.clone(), message);
+                self.fault(fault.label(format!("expected at most {most}")));
+            }
+            return;
+        }
+        if spec.ports.is_empty() {
+            let fault = Fault::error(node.span.clone(), "`rollout` needs `replicas` or `ports`");
+            self.fault(fault.label("for a workload with one of them"));
+            return;
+        }
+        for key in &keys[1..] {
+            if let Some(node) = fields.get(key) {
+                let fault = Fault::error(node.span.clone(), format!("`{key}` needs `replicas`"));
+                self.fault(fault.label("for a workload with several instances"));
+            }
+        }
+    }
+}
