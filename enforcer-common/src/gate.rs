@@ -2,7 +2,7 @@
 //! are, they are part of the place where they are pinned, by [`ABI`].
 
 /// Raised with every change of a map's type or of what is in it.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// The most declared ports of a host.
 pub const GATES: u32 = 64;
@@ -23,7 +23,18 @@ pub struct MemberKey {
     pub zero: u32,
 }
 
-/// A replica behind a port: the value of `MEMBERS`.
+/// The value of `MEMBERS`: the replica, and where its sockets are bound in place of what the program says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Membership {
+    pub member: Member,
+    /// The port that clients connect to.
+    pub port: u32,
+    /// 1 for every address of the host.
+    pub is_any: u32,
+}
+
+/// A replica behind a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Member {
@@ -96,6 +107,29 @@ impl Listens {
             result: word(8).cast_signed(),
             address: super::field(bytes, 12),
         })
+    }
+}
+
+impl Membership {
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&words(self.member.gate, self.member.replica));
+        bytes[8..].copy_from_slice(&words(self.port, self.is_any));
+        bytes
+    }
+
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let word = |at: usize| u32::from_ne_bytes(super::field(bytes, at));
+        Self {
+            member: Member {
+                gate: word(0),
+                replica: word(4),
+            },
+            port: word(8),
+            is_any: word(12),
+        }
     }
 }
 

@@ -28,13 +28,13 @@ use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, map, sk_reuseport, sock_op
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::programs::{SkReuseportContext, SockAddrContext, SockContext, SockOpsContext};
 use enforcer_common::gate::{
-    ADDRESSES, COUNTERS, Door, GATES, Listens, Member, MemberKey, OWN_NS, Own, PARKED, Ports,
-    REFUSED, REPLICAS, SOCKETS as SOCKETS_OF_ONE,
+    ADDRESSES, COUNTERS, Door, GATES, Listens, Member, MemberKey, Membership, OWN_NS, Own, PARKED,
+    Ports, REFUSED, REPLICAS, SOCKETS as SOCKETS_OF_ONE,
 };
 
 /// The cgroups whose processes may listen at each declared port.
 #[map]
-static MEMBERS: HashMap<MemberKey, Member> = HashMap::with_max_entries(4096, 0);
+static MEMBERS: HashMap<MemberKey, Membership> = HashMap::with_max_entries(4096, 0);
 
 /// The declared ports. The value means nothing.
 #[map]
@@ -101,7 +101,7 @@ const LISTENS_NOW: u32 = 11;
 
 /// Returns the member that the running process is part of, by its port.
 #[inline(always)]
-fn member(port: u32) -> Option<Member> {
+fn member(port: u32) -> Option<Membership> {
     // SAFETY: the helper has no arguments.
     let own = unsafe { bpf_get_current_cgroup_id() };
     if let Some(found) = member_of(own, port) {
@@ -121,7 +121,7 @@ fn member(port: u32) -> Option<Member> {
 }
 
 #[inline(always)]
-fn member_of(cgroup: u64, port: u32) -> Option<Member> {
+fn member_of(cgroup: u64, port: u32) -> Option<Membership> {
     let key = MemberKey {
         cgroup,
         port,
@@ -147,7 +147,7 @@ fn port_of(address: *mut bpf_sock_addr) -> u32 {
 
 /// Returns the member that a call is from, if it is about a TCP port of the member's own.
 #[inline(always)]
-fn member_at(context: &SockAddrContext) -> Option<Member> {
+fn member_at(context: &SockAddrContext) -> Option<Membership> {
     // SAFETY: the kernel passes a valid context.
     let kind = unsafe { (*context.sock_addr).type_ };
     let port = port_of(context.sock_addr);
@@ -176,9 +176,18 @@ fn set(address: *mut bpf_sock_addr, option: i32) -> bool {
 
 #[inline(always)]
 fn bind(context: &SockAddrContext) -> i32 {
-    let Some(member) = member_at(context) else {
+    let Some(Membership {
+        member,
+        port,
+        is_any,
+    }) = member_at(context)
+    else {
         return 1;
     };
+    set_port(context.sock_addr, port);
+    if is_any != 0 {
+        set_any(context.sock_addr);
+    }
     // With SO_REUSEADDR a connection that is still closing does not keep another socket from the port.
     set(context.sock_addr, SO_REUSEADDR);
     if set(context.sock_addr, SO_REUSEPORT) {
@@ -199,9 +208,51 @@ pub(crate) fn gate_bind6(context: SockAddrContext) -> i32 {
     bind(&context)
 }
 
+/// Puts a port into a call in place of the program's.
+#[inline(always)]
+fn set_port(address: *mut bpf_sock_addr, port: u32) {
+    // The low half has it in network byte order.
+    let swapped = (port & 0xff) << 8 | port >> 8 & 0xff;
+    // SAFETY: the kernel lets a program write this field.
+    unsafe { core::ptr::write_volatile(&raw mut (*address).user_port, swapped) };
+}
+
+/// Has a socket be bound to every address of the host.
+#[inline(always)]
+fn set_any(address: *mut bpf_sock_addr) {
+    // SAFETY: the kernel lets a program write these fields, word by word.
+    unsafe {
+        if (*address).user_family == AF_INET {
+            core::ptr::write_volatile(&raw mut (*address).user_ip4, 0);
+        } else {
+            for word in 0..4 {
+                core::ptr::write_volatile(&raw mut (*address).user_ip6[word], 0);
+            }
+        }
+    }
+}
+
+/// Returns whether a call is about an address of the loopback device.
+#[inline(always)]
+fn is_loopback(address: *mut bpf_sock_addr) -> bool {
+    // SAFETY: the kernel lets a program read these fields, word by word.
+    unsafe {
+        if (*address).user_family == AF_INET {
+            return core::ptr::read_volatile(&raw const (*address).user_ip4) & 0xff
+                == u32::from(LOOPBACK);
+        }
+        let word = |index: usize| core::ptr::read_volatile(&raw const (*address).user_ip6[index]);
+        word(0) == 0 && word(1) == 0 && word(2) == 0 && word(3) == 1_u32.to_be()
+    }
+}
+
 #[inline(always)]
 fn connect(context: &SockAddrContext) -> i32 {
-    if let Some(member) = member_at(context) {
+    if let Some(Membership { member, port, .. }) = member_at(context) {
+        // The program may bind another port than the one that clients connect to.
+        if port != port_of(context.sock_addr) && is_loopback(context.sock_addr) {
+            set_port(context.sock_addr, port);
+        }
         // SAFETY: the context is the kernel's.
         let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
         let _ = DIALS.insert(cookie, member, 0);

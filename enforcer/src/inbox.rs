@@ -64,6 +64,9 @@ pub(crate) enum Question {
         GroupRequest,
         oneshot::Sender<Result<(), String>>,
     ),
+    Groups(oneshot::Sender<Vec<(WorkloadName, GroupView)>>),
+    /// Completes a plan with what the agent knows beside the manifests.
+    Plan(Box<Plan>, oneshot::Sender<Plan>),
     /// Asks for the manifest that is in force.
     Manifest(oneshot::Sender<Manifest>),
     /// Answered with the changes, before they are carried out.

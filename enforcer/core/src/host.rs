@@ -3,7 +3,7 @@
 
 use crate::spec::{DiskWatch, HostWatch, Resource, Threshold};
 use crate::threshold::{Gauge, Level};
-use crate::units::{MonoTime, Percent};
+use crate::units::{Bytes, MonoTime, Percent};
 use enforcer_model::detail::{HostPressure, PressureAnswer};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ pub struct HostMeasured {
     pub memory: Option<Percent>,
     pub cpu: Option<Percent>,
     pub disk: Option<Percent>,
+    /// The memory that all workloads together may still take; `None` if it was not read or has no limit.
+    pub free: Option<Bytes>,
 }
 
 /// The time between two workloads that step back, and between two that come back: the effect of the

@@ -7,7 +7,7 @@ use crate::spec::{Host, Manifest, WorkloadSpec};
 use crate::units::{Bytes, Limit};
 pub use enforcer_model::plan::{Change, Effect, Plan, SettingChange};
 use enforcer_model::settings::differences;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Returns the changes from one manifest to another.
@@ -16,6 +16,7 @@ pub fn between(old: &Manifest, new: &Manifest) -> Plan {
     let mut plan = Plan {
         host: differences(&*old.host, &*new.host),
         workloads: BTreeMap::new(),
+        rolled_back: BTreeSet::new(),
     };
     for (name, spec) in &new.workloads {
         match old.workloads.get(name) {

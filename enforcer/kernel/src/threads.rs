@@ -98,6 +98,60 @@ pub fn others(thread: Thread) -> Vec<ThreadState> {
         .collect()
 }
 
+/// Where a thread stands.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub tid: u32,
+    pub name: String,
+    /// The letter of proc_pid_stat(5).
+    pub state: char,
+    /// The system call that it is in.
+    pub call: Option<String>,
+    /// The kernel's functions, the innermost first; empty if the kernel does not show them.
+    pub kernel_stack: Vec<String>,
+    /// The address of the next instruction in the program.
+    pub address: Option<u64>,
+}
+
+/// Returns where the threads of a process stand, up to this many. The stack in the kernel needs
+/// `CAP_SYS_ADMIN` (`/proc/TID/stack`, `CONFIG_STACKTRACE`).
+#[must_use]
+pub fn standings(pid: u32, most: usize) -> Vec<Standing> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let entries = listed.into_iter().flatten().flatten();
+    let tids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    tids.take(most)
+        .filter_map(|tid| standing(pid, tid))
+        .collect()
+}
+
+fn standing(pid: u32, tid: u32) -> Option<Standing> {
+    let read = |file: &str| proc_text::read(&format!("/proc/{pid}/task/{tid}/{file}")).ok();
+    let status = read("status")?;
+    let state = proc_text::field(&status, "State")?.chars().next()?;
+    // The number of the call, its arguments, the stack and the instruction.
+    let call = read("syscall").unwrap_or_default();
+    let words: Vec<&str> = call.split_whitespace().collect();
+    let number = words.first().and_then(|word| word.parse::<u32>().ok());
+    let address = words.last().and_then(|word| word.strip_prefix("0x"));
+    let frames = read("stack").unwrap_or_default();
+    let frames = frames.lines().filter_map(|line| {
+        // Such as `[<0>] futex_wait+0x79/0x120`.
+        let function = line.split_once(' ')?.1;
+        Some(function.split('+').next()?.to_owned())
+    });
+    Some(Standing {
+        tid,
+        name: command(pid, tid).unwrap_or_default(),
+        state,
+        call: number.map(|number| {
+            super::seccomp::name_of(number).map_or_else(|| format!("call {number}"), str::to_owned)
+        }),
+        kernel_stack: frames.collect(),
+        address: address.and_then(|text| u64::from_str_radix(text, 16).ok()),
+    })
+}
+
 impl ThreadState {
     fn unreadable(tid: u32) -> Self {
         Self {

@@ -279,6 +279,13 @@ pub fn read_cpu(cgroup: &Cgroup) -> Usage {
     }
 }
 
+/// Returns the memory that a cgroup may still take; `None` without a limit.
+pub fn memory_free(cgroup: &Cgroup) -> Option<Bytes> {
+    let max: u64 = cgroup.read("memory.max").ok()?.trim().parse().ok()?;
+    let used = memory_current(cgroup)?;
+    Some(Bytes(max.saturating_sub(used.0)))
+}
+
 /// Returns the memory that is charged now; `None` without a memory controller.
 pub fn memory_current(cgroup: &Cgroup) -> Option<Bytes> {
     let current = cgroup.read("memory.current").ok()?;

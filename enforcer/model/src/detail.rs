@@ -92,6 +92,8 @@ kinds! {
     "exit": Exit(Exit),
     "oom_kill": OomKill(Incident),
     "cpu_loop": CpuLoop(Box<CpuLoopFound>),
+    /// Where a replica hung, before it was restarted, while its peers did not.
+    "hang": Hang(Hang),
     "throttle": Throttle(ThrottleChange),
     "release": Release(Release),
     "pressure": Pressure(Pressure),
@@ -299,6 +301,27 @@ pub struct Drained {
     pub left: u32,
     /// The reason why the connections are not known. Then the wait was as long as it may be.
     pub unknown: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hang {
+    pub threads: Vec<HungThread>,
+}
+
+/// A thread of a program that hung, as the kernel showed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HungThread {
+    pub pid: u32,
+    pub tid: u32,
+    pub name: String,
+    /// The letter of proc_pid_stat(5), such as `S` or `D`.
+    pub state: String,
+    /// The system call that it is in.
+    pub call: Option<String>,
+    /// The kernel's functions that it is in, the innermost first.
+    pub kernel_stack: Vec<String>,
+    /// The place in the program.
+    pub at: Option<String>,
 }
 
 words! {

@@ -3,7 +3,7 @@
 use crate::name::WorkloadName;
 use crate::words::words;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 words! {
     /// The cost of a change.
@@ -41,9 +41,13 @@ pub enum Change {
 pub struct Plan {
     pub host: Vec<SettingChange>,
     pub workloads: BTreeMap<WorkloadName, Change>,
+    /// The workloads that do not run the manifest's version, because it was rolled back, and that stay so.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub rolled_back: BTreeSet<WorkloadName>,
 }
 
 impl Plan {
+    /// Returns whether nothing is to be done.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.host.is_empty() && self.workloads.is_empty()

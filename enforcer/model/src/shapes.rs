@@ -190,6 +190,7 @@ shapes! {
         either(&[count, bounds])
     };
     PortOf(_generator) = json!({ "enum": ["any", "each"] });
+    PortAddress(_generator) = json!({ "enum": ["*"] });
     OnFailure(_generator) = json!({ "enum": ["rollback", "pause"] });
     LogTarget(_generator) = json!({ "enum": ["file", "journal"] });
     Restart(_generator) = json!({ "enum": ["always", "on-failure", "never"] });
@@ -220,7 +221,7 @@ shapes! {
         ("state", json!({ "enum": ["breaker_open", "backing_off", "failed", "stopped", "pending"] })),
         ("health", json!({ "enum": ["unhealthy", "degraded"] })),
         ("event", json!({ "enum": [
-            "oom_kill", "cpu_loop", "restart", "reload", "breaker", "drift", "conflict", "pressure",
+            "oom_kill", "cpu_loop", "restart", "reload", "breaker", "rollout", "drift", "conflict", "pressure",
             "host_pressure", "lost", "degraded",
         ] })),
         ("host", section(&["memory", "cpu", "disk"].map(|resource| (resource, share())))),

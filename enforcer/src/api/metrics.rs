@@ -52,9 +52,11 @@ async fn scrape(
         .ask(Question::Views)
         .await
         .ok_or_else(Failure::going_down)?;
+    let groups = api.events.ask(Question::Groups).await;
+    let groups = groups.ok_or_else(Failure::going_down)?;
     let telemetry = Arc::clone(&api.telemetry);
     let reported = super::blocking(move || {
-        let reported = telemetry.scrape(&api.executor, views, format);
+        let reported = telemetry.scrape(&api.executor, (views, groups), format);
         drop(turn);
         Ok(reported)
     })

@@ -184,6 +184,11 @@ fn print_plan(plan: &Plan, manifest: Option<&Manifest>) {
             }
         }
     }
+    for name in &plan.rolled_back {
+        println!(
+            "! {name}: the manifest's version was rolled back, and another one runs; `enforcer rollout retry {name}` tries it again"
+        );
+    }
 }
 
 /// The kernel files that a new workload's limits will be written to.

@@ -86,8 +86,10 @@ impl Configuration {
         let this = Arc::clone(self);
         let loaded = blocking(move || this.read(proposal.file.as_ref(), &BTreeSet::new())).await?;
         let in_force = self.in_force().await?;
+        let plan = Box::new(plan::between(&in_force, &loaded.manifest));
+        let plan = self.events.ask(|reply| Question::Plan(plan, reply)).await;
         Ok(PlanAnswer {
-            plan: plan::between(&in_force, &loaded.manifest),
+            plan: plan.ok_or(ConfigurationError::Ending)?,
             warnings: loaded.warnings,
         })
     }

@@ -3,16 +3,17 @@
 use super::drift::relative;
 use super::instances::Instance;
 use super::marks;
+use super::proof::symbolize;
 use super::{Executor, KILL_PATIENCE};
 use crate::failpoint::failpoint;
 use crate::report::error_chain;
 use enforcer_core::ReplicaId;
-use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
+use enforcer_core::event::{Event, ExitStatus, HungThread, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::StopScope;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::pidfd::PidFd;
-use enforcer_kernel::{clock, process};
+use enforcer_kernel::{clock, process, threads};
 use enforcer_model::signals::signal_number;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,9 @@ fn signal_others(instance: &Instance, number: i32) {
     }
 }
 
+/// The most threads of a program that hung that are reported, and those whose place in the program is.
+const HUNG_THREADS: usize = 32;
+const HUNG_NAMED: usize = 4;
 /// The most processes that one report names.
 const STUCK_SHOWN: usize = 3;
 
@@ -92,6 +96,32 @@ impl Executor {
                 },
             ));
         }
+    }
+
+    /// Reports where the threads of an instance stand: it hangs, and its peers do not.
+    pub(super) fn collect_hang(&self, workload: &ReplicaId, instance: InstanceId) {
+        let pids = self.with_cgroup(workload, Cgroup::all_processes);
+        let mut all = Vec::new();
+        for pid in pids.unwrap_or_default() {
+            let left = HUNG_THREADS.saturating_sub(all.len());
+            for thread in threads::standings(pid, left) {
+                // A name takes a process of its own.
+                let address = thread.address.filter(|_| all.len() < HUNG_NAMED);
+                let at = address.and_then(|address| symbolize::stack(pid, &[address]).pop());
+                all.push(HungThread {
+                    pid,
+                    tid: thread.tid,
+                    name: thread.name,
+                    state: thread.state.to_string(),
+                    call: thread.call,
+                    kernel_stack: thread.kernel_stack,
+                    at,
+                });
+            }
+        }
+        let event = InstanceEvent::Collected { threads: all };
+        let event = Event::Instance(workload.clone(), instance, event);
+        self.events.send(event);
     }
 
     /// Waits for the main process, kills what it left behind, and reads the counters before the

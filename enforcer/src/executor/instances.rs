@@ -282,6 +282,12 @@ impl Instances {
         Some(found.launch.get_or_insert(launch).clone())
     }
 
+    /// Returns whether an instance fulfils a condition.
+    pub(super) fn any(&self, condition: impl Fn(&WorkloadSpec) -> bool) -> bool {
+        let table = self.0.lock();
+        table.of.values().any(|found| condition(&found.spec))
+    }
+
     /// Returns the workloads whose use is to be read now, with the files to read it from. `is_due`
     /// knows what is watched.
     pub(super) fn due_for_reading(

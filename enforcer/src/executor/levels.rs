@@ -124,7 +124,7 @@ impl Executor {
             let watched =
                 spec.watch.memory.is_some() || alerts.least_memory(name.workload()).is_some();
             let bounded = spec.limits.memory_max.is_some() && watched;
-            all || spec.watch.cpu.is_some() || (bounded && readings.is_due(now))
+            all || spec.is_scaled || spec.watch.cpu.is_some() || (bounded && readings.is_due(now))
         };
         let due = self.instances.due_for_reading(is_due).into_iter();
         let measured = due.filter_map(|watched| {
@@ -174,7 +174,17 @@ impl Executor {
             memory: memory.then(|| usage.memory()).flatten().map(Used::percent),
             cpu: cpu.then(|| usage.cpu()).flatten().map(Used::percent),
             disk: disk.map(Used::percent_up),
+            free: self.free_for_all(),
         }
+    }
+
+    /// Returns the memory that all workloads together may still take, if the number of replicas depends on
+    /// it.
+    fn free_for_all(&self) -> Option<Bytes> {
+        if !self.instances.any(|spec| spec.is_scaled) {
+            return None;
+        }
+        usage::memory_free(self.tree.workloads())
     }
 
     /// Returns the use of the watched file system, or of the root file system without one.
@@ -249,7 +259,7 @@ fn measure(watched: &Watched, warn: Option<Percent>, from: Option<Percent>) -> O
             measured.memory_stalled = usage::read_load(&watched.cgroup).memory;
         }
     }
-    if watched.spec.watch.cpu.is_some() {
+    if watched.spec.watch.cpu.is_some() || watched.spec.is_scaled {
         measured.cpu = watched.files.cpu();
     }
     Some(measured)

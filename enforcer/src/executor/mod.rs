@@ -232,6 +232,11 @@ impl Executor {
             Aside::Drain { limit } => {
                 self.runtime.spawn(this.drain((workload, instance), limit));
             }
+            Aside::Collect => {
+                let this = Arc::clone(self);
+                let collect = move || this.collect_hang(&workload, instance);
+                self.runtime.spawn_blocking(collect);
+            }
             Aside::ReportStuck => {
                 self.runtime
                     .spawn_blocking(move || this.report_stuck(&workload, instance));
@@ -270,8 +275,13 @@ impl Executor {
         failpoint!("limits-unwritten");
         self.bound_log(&workload, spec);
         let home = self.bring_home(&workload, instance);
-        self.tree.enable(&wanted.controllers().collect());
+        self.tree.enable(&workload, &wanted.controllers().collect());
+        let of_all = self.write_limits_of_all(&workload, spec, false);
         let written = self.with_cgroup(&workload, |cgroup| limits::apply(cgroup, wanted));
+        let written = match of_all {
+            Ok(()) => written,
+            Err(error) => Some(Err(error)),
+        };
         failpoint!("limits-written");
         let are_written = matches!(written, Some(Ok(_)));
         self.instances.set_limits(&workload, wanted, are_written);
@@ -284,6 +294,23 @@ impl Executor {
         changed.extend(home);
         let written = Event::limits_written(Some(workload), changed, error);
         self.events.send(written);
+    }
+
+    /// Writes the limits of all replicas of a workload together. A start leaves them as they are if there
+    /// are none.
+    fn write_limits_of_all(
+        &self,
+        workload: &ReplicaId,
+        spec: &WorkloadSpec,
+        is_start: bool,
+    ) -> Result<(), limits::LimitError> {
+        let Some(group) = self.tree.group(workload)? else {
+            return Ok(());
+        };
+        match &spec.replicas_cgroup {
+            None if is_start => Ok(()),
+            wanted => limits::apply(&group, &wanted.clone().unwrap_or_default()).map(drop),
+        }
     }
 
     fn write_limits_of_host(&self, host: &Host) {

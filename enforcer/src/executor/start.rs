@@ -166,7 +166,7 @@ impl Executor {
     ) -> Result<Gated, StartError> {
         let (open, is_new) = self.open_fit_cgroup(workload)?;
         failpoint!("start-fit");
-        self.limit(workload, &open, is_new, effective)?;
+        self.limit((workload, spec), &open, is_new, effective)?;
         sandbox::filter_network(spec, &open.cgroup, &open.network)?;
         failpoint!("start-limited");
         let launch = self.launch(workload, spec, cause)?;
@@ -231,7 +231,7 @@ impl Executor {
     /// Writes what the cgroup lacks of its limits.
     fn limit(
         &self,
-        workload: &ReplicaId,
+        (workload, spec): (&ReplicaId, &WorkloadSpec),
         open: &OpenCgroup,
         is_new: bool,
         effective: &Limits,
@@ -239,12 +239,15 @@ impl Executor {
         if !is_new && self.has_limits(workload, open.id, effective) {
             return Ok(());
         }
-        self.tree.enable(&effective.controllers().collect());
+        self.tree
+            .enable(workload, &effective.controllers().collect());
+        let of_all = self.write_limits_of_all(workload, spec, true);
         let written = match is_new {
             true => limits::apply_to_new(&open.cgroup, effective),
             false => limits::apply(&open.cgroup, effective),
         };
-        written.map(drop).map_err(|error| StartError {
+        let written = of_all.and(written.map(drop));
+        written.map_err(|error| StartError {
             stage: "apply the limits".to_owned(),
             errno: error.errno(),
             error: error_chain(&error),
@@ -402,7 +405,7 @@ impl Executor {
         })?;
         let cgroup = Arc::new(cgroup);
         let id = cgroup.id()?;
-        let counters = CounterReader::new(Arc::clone(&cgroup), Arc::clone(self.tree.ancestors()));
+        let counters = CounterReader::new(Arc::clone(&cgroup), self.tree.ancestors_of(workload)?);
         let open = OpenCgroup {
             cgroup,
             id,

@@ -300,6 +300,10 @@ impl Runtime {
                 let found = group.map(|group| (group, self.supervisor.views_of(&name)));
                 drop(reply.send(found));
             }
+            Question::Groups(reply) => drop(reply.send(self.supervisor.groups().collect())),
+            Question::Plan(plan, reply) => {
+                drop(reply.send(self.supervisor.with_rolled_back(*plan)));
+            }
             Question::GroupRequest(name, request, reply) => {
                 let finished = self.handle(Event::Group(name, request));
                 let refused = self.refused.take();

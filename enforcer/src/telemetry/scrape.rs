@@ -5,6 +5,8 @@
 use super::counts::{self, All, OfProbe, OfWorkload};
 use super::table::FAMILIES;
 use crate::executor::{Executor, OfReplica};
+use enforcer_core::WorkloadName;
+use enforcer_core::group::GroupView;
 use enforcer_core::spec::ProbeName;
 use enforcer_core::supervisor::View;
 use enforcer_kernel::clock;
@@ -83,6 +85,8 @@ pub(super) struct Host {
 
 pub(super) struct Scrape {
     pub(super) workloads: Vec<One>,
+    /// The workloads with replicas.
+    pub(super) groups: Vec<(WorkloadName, GroupView)>,
     pub(super) counts: All,
     pub(super) host: Host,
     pub(super) own: Option<OwnProcess>,
@@ -103,7 +107,12 @@ impl Default for Telemetry {
 
 impl Telemetry {
     /// Reads the kernel and writes all metrics. With many workloads it takes a while.
-    pub(crate) fn scrape(&self, executor: &Executor, views: Vec<View>, format: Format) -> String {
+    pub(crate) fn scrape(
+        &self,
+        executor: &Executor,
+        (views, groups): (Vec<View>, Vec<(WorkloadName, GroupView)>),
+        format: Format,
+    ) -> String {
         let present: BTreeSet<_> = views.iter().map(|view| &view.name).collect();
         let mut counts = self.counts.of(&present);
         let workloads = views.into_iter().map(|view| One {
@@ -116,6 +125,7 @@ impl Telemetry {
         });
         let scrape = Scrape {
             workloads: workloads.collect(),
+            groups,
             host: self.host(executor),
             own: own_process::read(),
             programs: executor.attached_programs(),
@@ -345,6 +355,17 @@ mod tests {
         };
         counts.actions.insert(("start", Cause::OomKill), 3);
         let scrape = Scrape {
+            groups: vec![(
+                WorkloadName::parse("api").expect("a name"),
+                GroupView {
+                    wanted: 3,
+                    ready: 2,
+                    current: 3,
+                    total: 3,
+                    rollout: None,
+                    differs: false,
+                },
+            )],
             workloads: vec![web(), down],
             counts,
             host: Host {

@@ -5,6 +5,7 @@ use super::counts::{ANSWERS, ASKED, AUTOMATIC, SCOPES, VERDICTS};
 use super::families::{Family, by, counter, each, flag, float, gauge, own, read, seconds, waited};
 use enforcer_core::WorkloadState;
 use enforcer_core::event::Cause;
+use enforcer_core::event::RolloutState;
 use enforcer_core::health::Health;
 use enforcer_kernel::statistics::MEMORY_EVENTS;
 use prometheus::proto::MetricType;
@@ -234,6 +235,16 @@ pub(super) const FAMILIES: &[Family] = &[
         |scrape, samples| read(scrape, samples, |read| Some(seconds(read.cpu_usec))),
     ),
     gauge(
+        "workload_differs",
+        "1 if what runs differs from the manifest, because its version was rolled back.",
+        |scrape, samples| {
+            for (name, group) in &scrape.groups {
+                let differs = group.differs && group.rollout.is_none();
+                samples.add(&[("workload", name.as_str())], flag(differs));
+            }
+        },
+    ),
+    gauge(
         "workload_health",
         "1 for the health that it has, 0 for the others.",
         |scrape, samples| {
@@ -310,6 +321,23 @@ pub(super) const FAMILIES: &[Family] = &[
         "Whether it may be used: it runs, and its startup and readiness probes have passed.",
         |scrape, samples| each(scrape, samples, |one| Some(flag(one.view.ready))),
     ),
+    gauge(
+        "workload_replicas",
+        "Replicas of a workload that has some: those that are wanted, ready, and of the version that runs or is rolled out.",
+        |scrape, samples| {
+            for (name, group) in &scrape.groups {
+                let states = [
+                    ("wanted", group.wanted),
+                    ("ready", group.ready),
+                    ("current", group.current),
+                ];
+                for (state, count) in states {
+                    let labels = [("workload", name.as_str()), ("state", state)];
+                    samples.add(&labels, f64::from(count));
+                }
+            }
+        },
+    ),
     counter(
         "workload_restarts_total",
         "Restarts, by what led to them; manual is also a start by hand.",
@@ -326,6 +354,24 @@ pub(super) const FAMILIES: &[Family] = &[
                 all.map(|(cause, count)| (cause.to_string(), float(count)))
                     .collect()
             });
+        },
+    ),
+    gauge(
+        "workload_rollout",
+        "1 for the present state of a workload's rollout, 0 for the others.",
+        |scrape, samples| {
+            for (name, group) in &scrape.groups {
+                let states = [
+                    ("none", None),
+                    ("began", Some(RolloutState::Began)),
+                    ("paused", Some(RolloutState::Paused)),
+                    ("failed", Some(RolloutState::Failed)),
+                ];
+                for (state, rollout) in states {
+                    let labels = [("workload", name.as_str()), ("state", state)];
+                    samples.add(&labels, flag(group.rollout == rollout));
+                }
+            }
         },
     ),
     gauge(

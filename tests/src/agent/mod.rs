@@ -268,7 +268,7 @@ impl Agent {
     /// Returns a workload; `None` if the agent doesn't answer, or has no such workload.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<WorkloadView> {
-        self.get(&format!("/v1/workloads/{name}"))
+        self.get(&route_of(name))
     }
 
     /// Returns a workload, as soon as the agent has it.
@@ -279,7 +279,7 @@ impl Agent {
     /// Returns all that the agent says about a workload, as soon as it has the workload.
     pub fn inspect(&self, name: &str) -> Inspection {
         wait_for(&format!("an answer about {name}"), || {
-            self.get(&format!("/v1/workloads/{name}"))
+            self.get(&route_of(name))
         })
     }
 
@@ -409,6 +409,14 @@ impl Agent {
         )
         .unwrap();
         wait_for("the agent to end", || self.process.try_wait().unwrap()).success()
+    }
+}
+
+/// Returns the route of a workload or of a replica, such as `web/1`.
+fn route_of(name: &str) -> String {
+    match name.split_once('/') {
+        Some((name, index)) => format!("/v1/workloads/{name}/replicas/{index}"),
+        None => format!("/v1/workloads/{name}"),
     }
 }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 /// The length of the page that is asked for: more than a socket's first window.
 const PAGE: usize = 100_000;
 
-/// A server of python's own library, as nobody here wrote it.
-fn python(name: &str, port: u16, more: &str) -> String {
+/// A server that nobody here wrote.
+fn server(name: &str, port: u16, command: &str, more: &str) -> String {
     // A host's kernel loads them by itself.
     enforcer_tests::modules::load(&["inet_diag", "tcp_diag"]);
     let text = workload(
@@ -29,24 +29,43 @@ fn python(name: &str, port: u16, more: &str) -> String {
     );
     fs::create_dir_all("/tmp/served").unwrap();
     fs::write("/tmp/served/page", vec![b'x'; PAGE]).unwrap();
-    text.replace(
-        "[/bin/fixture, \"rest\"]",
-        &format!(
-            "[/usr/bin/python3, -m, http.server, \"{port}\", --bind, 127.0.0.1, --directory, /tmp/served]"
-        ),
-    )
+    text.replace("[/bin/fixture, \"rest\"]", command)
 }
 
-const PROBED: &str = "readiness: { http: { port: PORT }, period: 1s, timeout: 10s }";
+/// The server of python's own library: one process with threads. It takes an emulated guest seconds to
+/// start.
+fn python(name: &str, port: u16, more: &str) -> String {
+    let command = format!(
+        "[/usr/bin/python3, -m, http.server, \"{port}\", --bind, 127.0.0.1, --directory, /tmp/served]"
+    );
+    server(name, port, &command, more)
+}
+
+/// The server of busybox: a process for each connection.
+pub(crate) fn httpd(name: &str, port: u16, more: &str) -> String {
+    let command =
+        format!("[/usr/bin/busybox, httpd, -f, -p, \"127.0.0.1:{port}\", -h, /tmp/served]");
+    server(name, port, &command, more)
+}
+
+/// A probe that asks the server for its page.
+pub(crate) fn asked(port: u16) -> String {
+    format!("readiness: {{ http: {{ port: {port}, path: /page }}, period: 1s, timeout: 10s }}")
+}
 
 /// A server that is probed. A busy guest may take long to start it.
 fn probed(port: u16) -> String {
-    let probe = PROBED.replace("PORT", &port.to_string());
+    let probe = asked(port);
     format!("unready_wait: 1h\nrollout: {{ drain: 10m }}\nprobes: {{ {probe} }}\n")
 }
 
+/// A command that asks the server for its page.
+pub(crate) fn wget(port: u16) -> String {
+    format!("[/usr/bin/busybox, wget, -q, -O, /dev/null, \"http://127.0.0.1:{port}/page\"]")
+}
+
 /// Asks once, and returns the length of the whole answer.
-fn get(port: u16) -> io::Result<usize> {
+pub(crate) fn get(port: u16) -> io::Result<usize> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(120)))?;
     stream.write_all(b"GET /page HTTP/1.0\r\n\r\n")?;
@@ -62,13 +81,13 @@ fn get(port: u16) -> io::Result<usize> {
 }
 
 /// Clients that ask one time after the other, and never again for what has failed.
-struct Clients {
+pub(crate) struct Clients {
     ended: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vec<io::Result<usize>>>>,
 }
 
 impl Clients {
-    fn begin(count: usize, port: u16) -> Self {
+    pub(crate) fn begin(count: usize, port: u16) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let client = |_| {
             let ended = Arc::clone(&ended);
@@ -78,6 +97,8 @@ impl Clients {
                 // More would say nothing new.
                 while !ended.load(Ordering::Relaxed) && failures < 20 {
                     answers.push(get(port));
+                    // Others use the guest as well.
+                    std::thread::park_timeout(Duration::from_millis(5));
                     failures += usize::from(answers.last().is_some_and(Result::is_err));
                 }
                 answers
@@ -90,7 +111,7 @@ impl Clients {
     }
 
     /// Returns the number of answers, and the failures.
-    fn end(self) -> (usize, Vec<io::Error>) {
+    pub(crate) fn end(self) -> (usize, Vec<io::Error>) {
         self.ended.store(true, Ordering::Relaxed);
         let threads = self.threads.into_iter();
         let answers: Vec<_> = threads.flat_map(|thread| thread.join().unwrap()).collect();
@@ -110,7 +131,7 @@ fn counted(agent: &Agent, result: &str) -> u64 {
     value.map_or(0, |(_, value)| value.parse().unwrap())
 }
 
-fn kill_now(pid: u32) {
+pub(crate) fn kill_now(pid: u32) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
 }
 
@@ -169,7 +190,7 @@ fn planned_restarts_of_an_unmodified_server_lose_no_connection() {
 fn a_killed_server_loses_what_it_had_and_refuses_no_one() {
     const PORT: u16 = 9082;
     let more = format!("{}recovery: {{ backoff: off }}\n", probed(PORT));
-    let agent = Agent::start(&manifest(&python("web", PORT, &more)));
+    let agent = Agent::start(&manifest(&httpd("web", PORT, &more)));
     wait_for("it to answer", || get(PORT).ok());
     let clients = Clients::begin(4, PORT);
     for _ in 0..2 {
@@ -182,7 +203,7 @@ fn a_killed_server_loses_what_it_had_and_refuses_no_one() {
     }
     wait_for("it to answer", || get(PORT).ok());
     let (count, lost) = clients.end();
-    // The server answers each connection in a thread of its own, so each client may have had one there.
+    // The server answers each connection in a process of its own, so each client may have had one there.
     let refused = lost
         .iter()
         .filter(|error| error.kind() == io::ErrorKind::ConnectionRefused);
@@ -198,7 +219,7 @@ fn told(name: &str, port: u16, more: &str) -> String {
     let probe = format!(
         "probes: {{ readiness: {{ file: {{ path: {ready}, fresh_within: 1h }}, period: 1s, failure_threshold: 1 }} }}\n{more}"
     );
-    python(name, port, &probe)
+    httpd(name, port, &probe)
 }
 
 #[test]
@@ -237,17 +258,11 @@ fn a_connection_waits_until_the_workload_is_ready_and_is_refused_after_a_while()
 #[test]
 fn a_workloads_own_commands_and_probes_reach_it_before_it_is_ready() {
     const PORT: u16 = 9084;
-    let script = "/tmp/own-probe.py";
-    fs::write(
-        script,
-        format!("import urllib.request\nurllib.request.urlopen('http://127.0.0.1:{PORT}/', timeout=20)\n"),
-    )
-    .unwrap();
+    let (command, asked) = (wget(PORT), asked(PORT));
     let probes = format!(
-        "probes: {{ startup: {{ exec: {{ command: [/usr/bin/python3, {script}] }}, period: 2s, timeout: 60s, failure_threshold: 30 }}, \
-         readiness: {{ http: {{ port: {PORT} }}, period: 1s, timeout: 10s }} }}\n"
+        "probes: {{ startup: {{ exec: {{ command: {command} }}, period: 1s, timeout: 60s, failure_threshold: 30 }}, {asked} }}\n"
     );
-    let agent = Agent::start(&manifest(&python("web", PORT, &probes)));
+    let agent = Agent::start(&manifest(&httpd("web", PORT, &probes)));
     wait_for("it to be ready", || {
         agent.workload("web").ready.then_some(())
     });
@@ -255,9 +270,30 @@ fn a_workloads_own_commands_and_probes_reach_it_before_it_is_ready() {
 }
 
 #[test]
+fn a_program_may_bind_another_port_than_its_clients_connect_to() {
+    const PORT: u16 = 9086;
+    const TARGET: u16 = 9087;
+    let probe = format!(
+        "probes: {{ startup: {{ exec: {{ command: {} }}, period: 1s, timeout: 60s, failure_threshold: 30 }} }}\n",
+        wget(TARGET)
+    );
+    let text = httpd("web", PORT, &probe)
+        .replace("port: 9086 }", "port: 9086, target: 9087 }")
+        .replace("127.0.0.1:9086", "127.0.0.1:9087");
+    let agent = Agent::start(&manifest(&text));
+    // Its own command asks the port that it binds.
+    wait_for("it to be ready", || {
+        agent.workload("web").ready.then_some(())
+    });
+    get(PORT).unwrap();
+    let refused = get(TARGET).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
 fn no_other_program_gets_a_connection_to_a_port() {
     const PORT: u16 = 9085;
-    let agent = Agent::start(&manifest(&python("web", PORT, &probed(PORT))));
+    let agent = Agent::start(&manifest(&httpd("web", PORT, &probed(PORT))));
     wait_for("it to answer", || get(PORT).ok());
     let taken = TcpListener::bind(("127.0.0.1", PORT)).unwrap_err();
     assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);

@@ -38,6 +38,7 @@ mod recovery;
 mod refuse;
 mod reload;
 mod remedies;
+mod replicas;
 mod roots;
 mod sandbox;
 mod start;

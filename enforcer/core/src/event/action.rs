@@ -81,6 +81,8 @@ pub enum Aside {
     ReportStuck,
     /// Opens or closes the gate in front of the workload's ports. It is done before any later change.
     SetDoor { door: Door },
+    /// Finds where the instance hangs. Answered by `Collected`.
+    Collect,
     /// Waits until the instance has no connection at its ports, for this long at most. Answered by
     /// `Drained`.
     Drain { limit: Duration },
@@ -158,6 +160,7 @@ impl Aside {
             Self::RunHook { .. } => "run_hook",
             Self::ReportStuck => "report_stuck",
             Self::SetDoor { .. } => "set_door",
+            Self::Collect => "collect",
             Self::Drain { .. } => "drain",
         }
     }

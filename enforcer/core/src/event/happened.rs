@@ -1,7 +1,8 @@
 //! The events that the core decides about.
 
 use super::{
-    CgroupId, Drained, ExitStatus, Hook, HostMeasured, LimitChange, Measured, Request, StartError,
+    CgroupId, Drained, ExitStatus, Hook, HostMeasured, HungThread, LimitChange, Measured, Request,
+    StartError,
 };
 use super::{InstanceId, Seq, TakenOver};
 use crate::alert::Standing;
@@ -202,6 +203,10 @@ pub enum InstanceEvent {
     /// Processes of the instance are still there long after SIGKILL.
     Stays {
         processes: String,
+    },
+    /// The answer to [`super::Aside::Collect`].
+    Collected {
+        threads: Vec<HungThread>,
     },
     /// The answer to [`super::Aside::Drain`].
     Drained {

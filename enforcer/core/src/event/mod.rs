@@ -13,9 +13,9 @@ pub use transition::Transition;
 pub use enforcer_model::detail::{
     Adopted, AgentChange, AgentState, AlertChange, AlertState, BreakerChange, BreakerState,
     ConfigChange, Conflict, CpuLoopFound, Degraded, Detail, Drained, DriftFound, Exit, FileChange,
-    HealthChange, HostPressure, Kind, LimitChange, Lost, LostFrom, MainChange, Pressure,
-    PressureAnswer, ReadyChange, Release, ReleaseReason, Reloaded, RestartPlan, RolloutChange,
-    RolloutState, Scaled, Start, StartError, Stop, ThrottleChange,
+    Hang, HealthChange, HostPressure, HungThread, Kind, LimitChange, Lost, LostFrom, MainChange,
+    Pressure, PressureAnswer, ReadyChange, Release, ReleaseReason, Reloaded, RestartPlan,
+    RolloutChange, RolloutState, Scaled, Start, StartError, Stop, ThrottleChange,
 };
 pub use enforcer_model::ids::{Cause, CgroupId, ExitStatus, InstanceId, ProcessId, Reason, Seq};
 

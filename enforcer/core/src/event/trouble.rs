@@ -11,6 +11,7 @@ impl Transition {
         let is_trouble = match &self.detail {
             Detail::OomKill(_)
             | Detail::CpuLoop(_)
+            | Detail::Hang(_)
             | Detail::Drift(_)
             | Detail::Conflict(_)
             | Detail::Lost(_)

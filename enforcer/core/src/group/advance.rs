@@ -16,11 +16,7 @@ impl Group {
             .as_mut()
             .is_some_and(|rollout| !std::mem::replace(&mut rollout.reported, true));
         if is_new {
-            let of = self
-                .members
-                .iter()
-                .filter(|member| !self.is_current(member))
-                .count();
+            let of = self.count(|member| !self.is_current(member));
             steps.push(self.report(RolloutState::Began, format!("replicas to replace: {of}")));
         }
         if let Some(why) = self.failure(seen, now) {

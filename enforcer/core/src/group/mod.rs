@@ -11,12 +11,16 @@
 //! A replica is available while it is ready. One of the new version must have been ready for `min_ready`.
 
 mod advance;
+mod scaling;
+
+pub(crate) use scaling::{Reading, Rescaled, Room};
 
 use crate::event::{RolloutChange, RolloutState};
 use crate::plan::Effect;
 use crate::spec::{Replicas, WorkloadSpec};
 use crate::units::MonoTime;
 use enforcer_model::settings::differences;
+use scaling::Readings;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,9 +49,11 @@ pub struct Group {
     last_version: u64,
     members: Vec<Member>,
     rollout: Option<Rollout>,
-    /// The time since which fewer replicas than there are would do.
+    /// The time since which fewer replicas would do, and the most of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    idle_since: Option<MonoTime>,
+    lower: Option<(MonoTime, u16)>,
+    #[serde(skip)]
+    readings: Readings,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -137,7 +143,8 @@ impl Group {
             last_version: 1,
             members: Vec::new(),
             rollout: None,
-            idle_since: None,
+            lower: None,
+            readings: Readings::default(),
             asked,
         };
         if let Some(present) = is_there {

@@ -28,7 +28,7 @@ impl Supervisor {
             || self.host_limits.refused.is_some()
             || self.host_limits.are_inherited
             || protections(&current) != host.limits;
-        decision.plan = Some(plan.clone());
+        decision.plan = Some(self.with_rolled_back(plan.clone()));
         if !plan.host.is_empty() {
             let change = ConfigChange::Changed(plan.host);
             self.report(decision, Some(Cause::Config), Detail::Config(change));

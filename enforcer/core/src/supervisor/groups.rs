@@ -2,12 +2,14 @@
 
 use super::Supervisor;
 use crate::event::{
-    Cause, Decision, Detail, Moment, Request, RolloutChange, Scaled, Seq, Transition, WorkloadEvent,
+    Cause, Decision, Detail, Measured, Moment, Request, RolloutChange, Scaled, Seq, Transition,
+    WorkloadEvent,
 };
-use crate::group::{Group, GroupRequest, GroupView, Index, Seen, Step};
+use crate::group::{Group, GroupRequest, GroupView, Index, Reading, Rescaled, Room, Seen, Step};
 use crate::name::{ReplicaId, WorkloadName};
+use crate::plan::Plan;
 use crate::spec::{Need, WorkloadSpec};
-use crate::units::MonoTime;
+use crate::units::{Bytes, Limit, MonoTime};
 use crate::workload::{View, Workload};
 use enforcer_model::settings::differences;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +28,12 @@ impl Supervisor {
         let last = ReplicaId::new(name.clone(), Some(u16::MAX));
         let members = self.workloads.range(first..=last);
         members.filter(|(_, member)| !member.is_gone())
+    }
+
+    /// Returns whether another replica of the same workload is ready.
+    pub(super) fn has_ready_peer(&self, id: &ReplicaId) -> bool {
+        let mut members = self.members(id.workload());
+        members.any(|(other, member)| other != id && member.seen().ready)
     }
 
     fn member_ids(&self, name: &WorkloadName) -> Vec<ReplicaId> {
@@ -231,6 +239,46 @@ impl Supervisor {
         }
     }
 
+    /// Lets the number of replicas follow what was measured.
+    pub(super) fn scale_groups(
+        &mut self,
+        moment: Moment,
+        measured: &[(ReplicaId, Measured)],
+        free: Option<Bytes>,
+        decision: &mut Decision,
+    ) {
+        if self.groups.is_empty() || self.shutting_down {
+            return;
+        }
+        let mut readings: BTreeMap<WorkloadName, BTreeMap<Index, Reading>> = BTreeMap::new();
+        let mut of_one = BTreeMap::new();
+        for (id, measured) in measured {
+            let Some(workload) = self.workloads.get(id).filter(|one| one.spec.is_scaled) else {
+                continue;
+            };
+            if workload.seen().ready {
+                let of_group = readings.entry(id.workload().clone()).or_default();
+                of_group.insert(id.index(), workload.reading(measured));
+            }
+            let max = workload.spec.limits.memory_max.and_then(Limit::at);
+            of_one.insert(id.workload().clone(), max);
+        }
+        for (name, readings) in readings {
+            let room = Room {
+                free,
+                of_one: of_one.get(&name).copied().flatten(),
+            };
+            let Some(group) = self.groups.get_mut(&name) else {
+                continue;
+            };
+            if let Some(Rescaled { from, to, why }) = group.measure(&readings, room, moment.now) {
+                let detail = Detail::Scale(Scaled { from, to, why });
+                self.report_of_group(&name, None, detail, decision);
+            }
+            self.touched_groups.insert(name);
+        }
+    }
+
     /// Carries out a command about a group.
     pub(super) fn command_group(
         &mut self,
@@ -302,6 +350,22 @@ impl Supervisor {
     #[must_use]
     pub fn group(&self, name: &WorkloadName) -> Option<GroupView> {
         self.groups.get(name).map(Group::view)
+    }
+
+    /// Returns all workloads with replicas.
+    pub fn groups(&self) -> impl Iterator<Item = (WorkloadName, GroupView)> + '_ {
+        let groups = self.groups.iter();
+        groups.map(|(name, group)| (name.clone(), group.view()))
+    }
+
+    /// Adds the workloads to a plan that will not run the manifest's version after it.
+    #[must_use]
+    pub fn with_rolled_back(&self, mut plan: Plan) -> Plan {
+        let differing = self.groups().filter(|(_, group)| group.differs);
+        let staying = differing.map(|(name, _)| name);
+        let staying = staying.filter(|name| !plan.workloads.contains_key(name));
+        plan.rolled_back = staying.collect();
+        plan
     }
 
     /// Returns the replicas of a workload, or the workload itself.

@@ -279,6 +279,7 @@ impl Supervisor {
             }
             HostEvent::Measured { workloads, host } => {
                 let cpus = self.cpus;
+                self.scale_groups(moment, &workloads, host.free, decision);
                 for (name, measured) in workloads {
                     self.with(moment, &name, decision, |workload, context| {
                         workload.measured(context, measured, cpus);
@@ -314,9 +315,11 @@ impl Supervisor {
         decision: &mut Decision,
         act: impl FnOnce(&mut Workload, &mut Context<'_>),
     ) {
+        let peers_pass = name.index().is_some() && self.has_ready_peer(name);
         if let Some(workload) = self.workloads.get_mut(name) {
             let mut context = Context {
                 moment,
+                peers_pass,
                 ebpf: self.ebpf,
                 agent_began: self.began.unwrap_or(moment.now),
                 ancestors: &mut self.ancestors,

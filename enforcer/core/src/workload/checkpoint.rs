@@ -6,7 +6,7 @@ use super::notice::Words;
 use super::probes::Probing;
 use super::readiness::Ready;
 use super::{Lifecycle, Workload};
-use crate::checkpoint::{Checkpoint, KeptLevels, KeptLifecycle, KeptLoops, KeptProbing};
+use crate::checkpoint::{After, Checkpoint, KeptLevels, KeptLifecycle, KeptLoops, KeptProbing};
 use crate::claims::Claims;
 use crate::event::{Cause, Seq};
 use crate::name::ReplicaId;
@@ -194,8 +194,9 @@ impl Lifecycle {
                 reason,
                 withdrawing,
                 draining: false,
+                collecting: false,
                 // They may not have ended, so they run again.
-                finishing: withdrawing.is_none(),
+                finishing: withdrawing.is_none() || matches!(after, After::Recover(_)),
                 asked_at: kept.since,
                 kill_at,
                 report_stuck_at: None,

@@ -56,6 +56,7 @@ impl Workload {
             InstanceEvent::Remedied { error } => self.remedied(context, error),
             InstanceEvent::Notified { notice } => self.notified(context, notice),
             InstanceEvent::Stays { processes } => self.stays(context, &processes),
+            InstanceEvent::Collected { threads } => self.collected(context, threads),
             InstanceEvent::Drained { drained } => self.drained(context, drained),
         }
     }

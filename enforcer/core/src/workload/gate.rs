@@ -114,7 +114,9 @@ impl Workload {
         let Lifecycle::Stopping(stopping) = &mut self.state else {
             return false;
         };
-        let left = stopping.withdrawing.map(|until| until.since(now));
+        let drains = !matches!(stopping.after, After::Recover(_));
+        let left = stopping.withdrawing.filter(|_| drains);
+        let left = left.map(|until| until.since(now));
         let Some(limit) = left.filter(|left| has_ports && !left.is_zero()) else {
             return false;
         };

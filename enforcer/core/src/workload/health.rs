@@ -7,6 +7,7 @@ use crate::checkpoint::KeptLevels;
 use crate::claims::Throttling;
 use crate::cpu_loop::Verdict;
 use crate::event::{Detail, HealthChange, Measured, Pressure};
+use crate::group::Reading;
 use crate::health::Health;
 use crate::spec::{ProbeName, Resource};
 use crate::threshold::{Gauge, Level};
@@ -160,6 +161,15 @@ impl Workload {
         }
     }
 
+    /// Returns what the number of replicas follows.
+    pub(crate) fn reading(&self, measured: &Measured) -> Reading {
+        Reading {
+            cpu: measured.cpu,
+            cpus: self.quota_in_cpus().unwrap_or(1.0),
+            memory: measured.memory,
+        }
+    }
+
     /// Returns the use of `memory.max` at the last tick, while the workload runs.
     pub(crate) fn memory_share(&self) -> Option<Percent> {
         self.state.running()?.levels.used
@@ -177,12 +187,14 @@ impl Workload {
 
     /// Returns the number of CPUs that `cpu.max` allows in effect, or that the host has.
     fn cpus_allowed(&self, cpus: u32) -> f64 {
-        let quota = self.effective_limits().cpu_max;
-        let allowed = quota.and_then(|quota| {
-            let micros = quota.quota.at()?;
-            Some(micros as f64 / quota.period as f64)
-        });
-        allowed.unwrap_or(f64::INFINITY).min(f64::from(cpus))
+        let allowed = self.quota_in_cpus().unwrap_or(f64::INFINITY);
+        allowed.min(f64::from(cpus))
+    }
+
+    fn quota_in_cpus(&self) -> Option<f64> {
+        let quota = self.effective_limits().cpu_max?;
+        let micros = quota.quota.at()?;
+        Some(micros as f64 / quota.period as f64)
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Stopping {
     pub(super) withdrawing: Option<MonoTime>,
     /// The stop signal waits for the end of connections, at most until `withdrawing`.
     pub(super) draining: bool,
+    /// The stop signal waits until it is known where the program hangs, at most until `withdrawing`.
+    pub(super) collecting: bool,
     /// The commands of `before_stop` have begun, or are not wanted.
     pub(super) finishing: bool,
     /// The time of the stop.

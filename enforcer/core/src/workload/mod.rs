@@ -64,6 +64,8 @@ use std::time::Duration;
 pub(crate) struct Context<'a> {
     pub(crate) moment: Moment,
     pub(crate) ebpf: bool,
+    /// Another replica of the same workload is ready.
+    pub(crate) peers_pass: bool,
     /// The time of the agent's first event.
     pub(crate) agent_began: MonoTime,
     pub(crate) ancestors: &'a mut Ancestors,

@@ -3,7 +3,8 @@
 use super::lifecycle::Stopping;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::event::{
-    Aside, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Hook, Reason, Seq, Step, Stop,
+    Aside, BreakerChange, BreakerState, Cause, ConfigChange, Detail, Hang, Hook, HungThread,
+    Reason, Seq, Step, Stop,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,14 @@ use std::time::Duration;
 /// The time that a start may go on after a request to stop, so that a program which begins in this
 /// moment gets its signal and its grace.
 const START_WAIT: Duration = Duration::from_secs(1);
+
+/// The longest time for which a stop waits until it is known where the program hangs.
+const COLLECTING: Duration = Duration::from_secs(3);
+
+/// Returns whether a program is stopped because it does nothing.
+fn is_hang(after: After) -> bool {
+    matches!(after, After::Recover(Cause::Liveness | Cause::Progress))
+}
 
 impl Workload {
     /// Stops the workload for a shutdown or a removal.
@@ -68,6 +77,7 @@ impl Workload {
                 if kill {
                     stopping.withdrawing = None;
                     stopping.draining = false;
+                    stopping.collecting = false;
                     stopping.kill_at = None;
                     let reason = stopping.reason;
                     self.kill_tree(context, reason);
@@ -154,12 +164,14 @@ impl Workload {
         let is_urgent = matches!(cause, Cause::Agent | Cause::HostPressure);
         let draining = waits && was_open && !is_urgent;
         let withdrawing = busy.filter(|_| waits);
+        let hangs_alone = !kill && context.peers_pass && is_hang(after);
         let stopping = Stopping {
             instance: running.instance,
             after,
             reason,
             withdrawing,
             draining,
+            collecting: hangs_alone,
             finishing: !waits,
             asked_at: context.moment.now,
             kill_at: None,
@@ -170,6 +182,10 @@ impl Workload {
         self.enter(context, Lifecycle::Stopping(Box::new(stopping)), why);
         // Before the signal, so that no new connection reaches the program.
         self.refresh_gate(context);
+        if hangs_alone {
+            self.collect(context, reason);
+            return;
+        }
         if draining {
             let until = self.drain(context, reason);
             if let Lifecycle::Stopping(stopping) = &mut self.state {
@@ -180,6 +196,30 @@ impl Workload {
         if withdrawing.is_none() && !self.finish(context) {
             self.ask_to_end(context, kill);
         }
+    }
+
+    /// Has the edges find where the program hangs, while its peers do not. Afterwards nobody could.
+    fn collect(&mut self, context: &mut Context<'_>, reason: Reason) {
+        if let Lifecycle::Stopping(stopping) = &mut self.state {
+            stopping.withdrawing = Some(context.moment.now.after(COLLECTING));
+        }
+        self.aside(context, reason, Aside::Collect);
+    }
+
+    /// The edges have found where the program hangs.
+    pub(super) fn collected(&mut self, context: &mut Context<'_>, threads: Vec<HungThread>) {
+        let Lifecycle::Stopping(stopping) = &mut self.state else {
+            return;
+        };
+        if !std::mem::replace(&mut stopping.collecting, false) {
+            return;
+        }
+        let reason = stopping.reason;
+        if !threads.is_empty() {
+            let detail = Detail::Hang(Hang { threads });
+            self.report(context, Some(reason.cause), Some(reason.seq), detail);
+        }
+        self.withdrawn(context, false);
     }
 
     /// Begins the commands of `before_stop`, once. Returns whether the stop signal waits for them.
@@ -232,7 +272,8 @@ impl Workload {
             return;
         };
         // A hook of readiness may end beside them, and beside the end of the connections.
-        let waits_for_others = (stopping.finishing && !finished) || stopping.draining;
+        let runs_commands = stopping.finishing && !finished && !is_hang(stopping.after);
+        let waits_for_others = runs_commands || stopping.draining || stopping.collecting;
         if waits_for_others
             && stopping
                 .withdrawing
@@ -241,6 +282,7 @@ impl Workload {
             return;
         }
         stopping.draining = false;
+        stopping.collecting = false;
         if stopping.withdrawing.take().is_some() && !self.finish(context) {
             self.ask_to_end(context, false);
         }

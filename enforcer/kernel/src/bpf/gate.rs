@@ -20,7 +20,7 @@ use crate::clock;
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::Object;
 use enforcer_common::gate::{
-    ADDRESSES, COUNTERS, GATES, Listens, MemberKey, PARKED, REFUSED, REPLICAS, words,
+    ADDRESSES, COUNTERS, GATES, Listens, MemberKey, Membership, PARKED, REFUSED, REPLICAS, words,
 };
 use enforcer_model::ids::CgroupId;
 use parking_lot::Mutex;
@@ -40,7 +40,12 @@ pub struct GateId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     pub cgroup: CgroupId,
+    /// The port that the program binds.
+    pub target: u16,
+    /// The port that clients connect to.
     pub port: u16,
+    /// The program listens at every address of the host, whatever it binds.
+    pub is_any: bool,
     pub gate: GateId,
     pub replica: u32,
 }
@@ -184,15 +189,21 @@ impl Gate {
         let keys = calls::keys::<16>(map, 4096)?.into_iter();
         let members = keys.filter_map(|bytes| {
             let key = MemberKey::from_bytes(&bytes);
-            let port = u16::try_from(key.port).ok().filter(|port| *port > 0)?;
-            let mut value = [0; 8];
+            let target = u16::try_from(key.port).ok().filter(|port| *port > 0)?;
+            let mut value = [0; 16];
             calls::look_up(map, &bytes, &mut value).ok()?;
-            let [gate, replica] = halves(value);
+            let Membership {
+                member,
+                port,
+                is_any,
+            } = Membership::from_bytes(&value);
             Some(Member {
                 cgroup: CgroupId(key.cgroup),
-                port,
-                gate: GateId(gate),
-                replica,
+                target,
+                port: u16::try_from(port).ok()?,
+                is_any: is_any != 0,
+                gate: GateId(member.gate),
+                replica: member.replica,
             })
         });
         Ok(members.collect())
@@ -217,15 +228,25 @@ impl Gate {
     pub fn add(&self, member: Member) -> io::Result<()> {
         let Member {
             cgroup,
+            target,
             port,
+            is_any,
             gate,
             replica,
         } = member;
-        let value = words(gate.0, replica);
-        for port in [u32::from(port), 0] {
-            calls::update(self.map("MEMBERS")?, &key(cgroup, port), &value)?;
+        let value = Membership {
+            member: enforcer_common::gate::Member {
+                gate: gate.0,
+                replica,
+            },
+            port: port.into(),
+            is_any: is_any.into(),
+        };
+        for target in [u32::from(target), 0] {
+            let key = key(cgroup, target);
+            calls::update(self.map("MEMBERS")?, &key, &value.to_bytes())?;
         }
-        let port = u32::from(port).to_ne_bytes();
+        let port = u32::from(target).to_ne_bytes();
         calls::update(self.map("PORTS")?, &port, &1_u32.to_ne_bytes())
     }
 
@@ -236,14 +257,14 @@ impl Gate {
     pub fn remove(&self, member: Member) -> io::Result<()> {
         remove_if_there(
             self.map("MEMBERS")?,
-            &key(member.cgroup, member.port.into()),
+            &key(member.cgroup, member.target.into()),
         )?;
         let left = self.members()?;
         if left.iter().all(|other| other.cgroup != member.cgroup) {
             remove_if_there(self.map("MEMBERS")?, &key(member.cgroup, 0))?;
         }
-        if left.iter().all(|other| other.port != member.port) {
-            let port = u32::from(member.port).to_ne_bytes();
+        if left.iter().all(|other| other.target != member.target) {
+            let port = u32::from(member.target).to_ne_bytes();
             remove_if_there(self.map("PORTS")?, &port)?;
         }
         Ok(())
@@ -418,9 +439,4 @@ fn remove_if_there(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
     }
-}
-
-fn halves(value: [u8; 8]) -> [u32; 2] {
-    let [a, b, c, d, e, f, g, h] = value;
-    [[a, b, c, d], [e, f, g, h]].map(u32::from_ne_bytes)
 }

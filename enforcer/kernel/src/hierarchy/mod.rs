@@ -19,6 +19,7 @@ mod refusal;
 
 use super::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
 use cgroups_rs::hierarchies::is_cgroup2_unified_mode;
+use enforcer_model::ReplicaId;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -159,9 +160,9 @@ impl Tree {
         })
     }
 
-    /// Enables the controllers that limits ask for after [`Self::prepare`]. If one cannot be enabled, the
-    /// write of the limit fails and says so.
-    pub fn enable(&self, asked: &Asked) {
+    /// Enables the controllers that limits of a workload ask for after [`Self::prepare`]. If one cannot be
+    /// enabled, the write of the limit fails and says so.
+    pub fn enable(&self, workload: &ReplicaId, asked: &Asked) {
         if asked
             .keys()
             .all(|controller| CONTROLLERS.contains(controller))
@@ -174,7 +175,11 @@ impl Tree {
                 make_way(self.root.path(), asked, &mut notes)?;
             }
             enable(&self.root, asked)?;
-            enable(&self.workloads, asked)
+            enable(&self.workloads, asked)?;
+            match self.group(workload).map_err(refine)? {
+                Some(group) => places::hand_down_all(&group).map_err(refine),
+                None => Ok(()),
+            }
         })();
         for note in notes {
             tracing::info!("{note}");

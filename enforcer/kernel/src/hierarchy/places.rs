@@ -11,6 +11,19 @@ use enforcer_model::ReplicaId;
 use enforcer_model::ids::CgroupId;
 use enforcer_model::name::REPLICAS;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Has the cgroups below this one have every controller that it has.
+pub(super) fn hand_down_all(group: &Cgroup) -> Result<(), CgroupError> {
+    let has = group.read("cgroup.controllers")?;
+    let handed_down = group.read("cgroup.subtree_control")?;
+    let is_missing = |name: &&str| !handed_down.split_whitespace().any(|one| one == *name);
+    let missing: Vec<&str> = has.split_whitespace().filter(is_missing).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => group.hand_down(&missing),
+    }
+}
 
 impl Tree {
     /// Opens the cgroup of a workload, and makes it if it is missing. Returns whether it was made. `note`
@@ -30,14 +43,32 @@ impl Tree {
         let name = format!("{}{REPLICAS}", workload.workload());
         let (group, _) = self.workloads.make_child(&name)?;
         note(group.id()?);
-        let has = group.read("cgroup.controllers")?;
-        let handed_down = group.read("cgroup.subtree_control")?;
-        let is_missing = |name: &&str| !handed_down.split_whitespace().any(|one| one == *name);
-        let missing: Vec<&str> = has.split_whitespace().filter(is_missing).collect();
-        if !missing.is_empty() {
-            group.hand_down(&missing)?;
-        }
+        hand_down_all(&group)?;
         group.make_child(&index.to_string())
+    }
+
+    /// Opens the cgroup of all replicas of a workload; `None` if it has none.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn group(&self, workload: &ReplicaId) -> Result<Option<Cgroup>, CgroupError> {
+        let group = workload.index().map(|_| self.group_of(workload));
+        group.map(|path| Cgroup::open(&path)).transpose()
+    }
+
+    /// Returns the cgroups above a workload whose limits hold for it as well.
+    pub fn ancestors_of(&self, workload: &ReplicaId) -> Result<Arc<Vec<Cgroup>>, CgroupError> {
+        let Some(group) = self.group(workload)? else {
+            return Ok(Arc::clone(&self.ancestors));
+        };
+        let above = self
+            .ancestors
+            .iter()
+            .map(|above| Cgroup::open(above.path()));
+        std::iter::once(Ok(group))
+            .chain(above)
+            .collect::<Result<Vec<_>, _>>()
+            .map(Arc::new)
     }
 
     /// Removes the cgroup of a workload, which must be empty, and with the last replica the one that

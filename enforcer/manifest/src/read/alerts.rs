@@ -38,12 +38,13 @@ const STATES: [WorkloadState; 5] = [
 ];
 const HEALTHS: [Health; 2] = [Health::Unhealthy, Health::Degraded];
 /// The kinds of events that are trouble.
-const EVENTS: [Kind; 11] = [
+const EVENTS: [Kind; 12] = [
     Kind::OomKill,
     Kind::CpuLoop,
     Kind::Restart,
     Kind::Reload,
     Kind::Breaker,
+    Kind::Rollout,
     Kind::Drift,
     Kind::Conflict,
     Kind::Pressure,

@@ -4,7 +4,7 @@ use super::{Fields, Reader, is_off};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::Node;
-use enforcer_model::spec::{Port, PortOf, Replicas, WorkloadSpec};
+use enforcer_model::spec::{Port, PortAddress, PortOf, Replicas, WorkloadSpec};
 impl Reader<'_> {
     pub(super) fn ports(&mut self, fields: &Fields<'_>, spec: &mut WorkloadSpec) {
         if let Some(node) = fields.get("ports") {
@@ -42,58 +42,76 @@ impl Reader<'_> {
                 self.fault(fault.label("expected small letters, digits and - before the colon"));
                 continue;
             }
-            let fields = self.fields(value, &["port", "to"]);
-            let Some(number) = fields.get("port") else {
-                let fault = Fault::error(value.span.clone(), "this port has no number");
-                self.fault(
-                    fault
-                        .label("expected `port`")
-                        .help("ports: { http: { port: 8080 } }"),
-                );
-                continue;
-            };
-            let Some(port) = self.port(&fields) else {
-                continue;
-            };
-            let mut to = PortOf::Any;
-            self.set(&fields, "to", &mut to, |text| {
-                PortOf::parse(text).ok_or_else(|| "any or each".to_owned())
-            });
-            if let (PortOf::Each, None, Some(node)) = (to, spec.replicas, fields.get("to")) {
-                let fault = Fault::error(node.span.clone(), "`to: each` needs `replicas`");
-                self.fault(fault.label("for a workload with several instances"));
+            if let Some(port) = self.one_port(value, spec) {
+                spec.ports.insert(name.to_owned(), port);
             }
-            // A port of each replica is the first of as many as there may be.
-            let count = match to {
-                PortOf::Any => 1,
-                PortOf::Each => Replicas::MOST,
-            };
-            if u16::MAX - port < count - 1 {
-                let message = format!("the ports from {port} on are too few");
-                let fault = Fault::error(number.span.clone(), message);
-                self.fault(fault.label(format!("expected {} at most", u16::MAX - count + 1)));
-                continue;
-            }
-            let made = spec.listen.values().filter_map(|made| made.tcp);
-            let own = Port { port, to };
-            let is_made = made.map(|address| address.port()).any(|made| own.has(made));
-            let is_twice = spec.ports.values().any(|other| other.overlaps(&own));
-            if is_made || is_twice {
-                let message = match is_made {
-                    true => format!("the port {port} stands in `listen` as well"),
-                    false => format!("the port {port} stands here twice"),
-                };
-                let fault = Fault::error(number.span.clone(), message);
-                self.fault(fault.label("a port is either made for the program or its own"));
-                continue;
-            }
-            spec.ports.insert(name.to_owned(), own);
         }
         if spec.ports.len() > Port::MOST {
             let message = format!("these are {} ports", spec.ports.len());
             let fault = Fault::error(node.span.clone(), message);
             self.fault(fault.label(format!("expected at most {}", Port::MOST)));
         }
+    }
+
+    fn one_port(&mut self, node: &Node, spec: &WorkloadSpec) -> Option<Port> {
+        let fields = self.fields(node, &["port", "to", "target", "address"]);
+        let Some(number) = fields.get("port") else {
+            let fault = Fault::error(node.span.clone(), "this port has no number");
+            self.fault(
+                fault
+                    .label("expected `port`")
+                    .help("ports: { http: { port: 8080 } }"),
+            );
+            return None;
+        };
+        let mut own = Port::plain(self.port(&fields)?);
+        self.set(&fields, "to", &mut own.to, |text| {
+            PortOf::parse(text).ok_or_else(|| "any or each".to_owned())
+        });
+        self.set_some(&fields, "target", &mut own.target, |text| {
+            let target = quantity::integer(text, 1..=u64::from(u16::MAX))?;
+            u16::try_from(target).map_err(|_| "a port".to_owned())
+        });
+        self.set_some(&fields, "address", &mut own.address, |text| {
+            let known = PortAddress::parse(text);
+            known.ok_or_else(|| "\"*\", for every address of the host".to_owned())
+        });
+        if let (PortOf::Each, None, Some(to)) = (own.to, spec.replicas, fields.get("to")) {
+            let fault = Fault::error(to.span.clone(), "`to: each` needs `replicas`");
+            self.fault(fault.label("for a workload with several instances"));
+        }
+        let port = own.port;
+        let binds = |port: &Port| port.target.unwrap_or(port.port);
+        let made = spec.listen.values().filter_map(|made| made.tcp);
+        let mut made = made.map(|address| address.port());
+        let mut others = spec.ports.values();
+        let last = u16::MAX - (Replicas::MOST - 1);
+        let (message, label) = if own.to == PortOf::Each && port > last {
+            let message = format!("the ports from {port} on are too few for the replicas");
+            (message, format!("expected {last} at most"))
+        } else if made.any(|made| own.has(made)) {
+            let label = "a port is either made for the program or its own";
+            (
+                format!("the port {port} stands in `listen` as well"),
+                label.to_owned(),
+            )
+        } else if others.clone().any(|other| other.overlaps(&own)) {
+            let label = "each port of clients stands once";
+            (
+                format!("the port {port} stands here twice"),
+                label.to_owned(),
+            )
+        } else if others.any(|other| binds(other) == binds(&own)) {
+            let label = "two ports of clients cannot lead to one of the program";
+            (
+                format!("the program binds {} twice", binds(&own)),
+                label.to_owned(),
+            )
+        } else {
+            return Some(own);
+        };
+        self.fault(Fault::error(number.span.clone(), message).label(label));
+        None
     }
 }
 

@@ -4,6 +4,7 @@ use super::{Fields, Reader};
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
+use enforcer_model::limits::Limits;
 use enforcer_model::spec::{OnFailure, Replicas, WorkloadSpec};
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ fn bounded(text: &str) -> Result<Duration, String> {
 
 impl Reader<'_> {
     pub(super) fn replicas(&mut self, fields: &Fields<'_>, spec: &mut WorkloadSpec) {
+        if let Some(node) = fields.get("replicas_cgroup") {
+            self.limits_of_all(node, fields, spec);
+        }
         let Some(node) = fields.get("replicas") else {
             return;
         };
@@ -42,6 +46,30 @@ impl Reader<'_> {
                     .label("one socket cannot be balanced among them")
                     .help("name the port that the program binds itself: `ports: { http: { port: 8080 } }`"),
             );
+        }
+    }
+
+    fn limits_of_all(&mut self, node: &Node, fields: &Fields<'_>, spec: &mut WorkloadSpec) {
+        let limits = self.limits(node, Limits::default());
+        let fault = if fields.get("replicas").is_none() {
+            Some((
+                "`replicas_cgroup` needs `replicas`",
+                "for a workload with several instances",
+            ))
+        } else if limits.memory_oom_group.is_some() {
+            let message = "`memory.oom.group` is for each replica, in `cgroup`";
+            Some((
+                message,
+                "an OOM kill of one replica must not take the others",
+            ))
+        } else {
+            None
+        };
+        match fault {
+            Some((message, label)) => {
+                self.fault(Fault::error(node.span.clone(), message).label(label));
+            }
+            None => spec.replicas_cgroup = Some(limits),
         }
     }
 

@@ -26,6 +26,7 @@ pub(crate) const KEYS: &[&str] = &[
     "credentials",
     "listen",
     "replicas",
+    "replicas_cgroup",
     "ports",
     "unready_wait",
     "rollout",

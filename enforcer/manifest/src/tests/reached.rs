@@ -379,12 +379,11 @@ rollout: { drain: 2d, surge: 1 }",
         &expect![[r#"
             8:21 error: `0` is not valid here (expected a whole number from 1 to 65535)
             9:22 error: the port 8080 stands in `listen` as well (a port is either made for the program or its own)
-            11:20 error: the port 1 stands here twice (a port is either made for the program or its own)
+            11:20 error: the port 1 stands here twice (each port of clients stands once)
             12:13 error: `None` is no name of a port (expected small letters, digits and - before the colon)
             13:13 error: this port has no number (expected `port`) [ports: { http: { port: 8080 } }]
             14:14 error: expected a mapping of keys to values, found `8080` (expected a mapping of keys to values)
             14:14 error: this port has no number (expected `port`) [ports: { http: { port: 8080 } }]
-            15:24 error: unknown key `address` (not a key of this section) [known keys: port, to]
             16:19 error: `5` is not valid here (expected a duration like 400ms, 10s or 1h30m; a unit is missing)
             17:23 error: `2d` is not valid here (expected a time of at most 24h)
             17:27 error: unknown key `surge` (not a key of this section) [known keys: drain, max_surge, max_unavailable, min_ready, deadline, on_failure]

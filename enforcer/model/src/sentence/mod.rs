@@ -6,8 +6,8 @@ mod host;
 mod oom;
 
 use crate::detail::{
-    AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Drained, Exit, Lost, LostFrom,
-    Reloaded, RestartPlan, RolloutChange, RolloutState, Start, Stop,
+    AgentState, BreakerChange, BreakerState, ConfigChange, Detail, Drained, Exit, Hang, Lost,
+    LostFrom, Reloaded, RestartPlan, RolloutChange, RolloutState, Start, Stop,
 };
 use crate::ids::Cause;
 use crate::plan::SettingChange;
@@ -34,6 +34,7 @@ pub fn of(detail: &Detail, reason: Option<Cause>) -> String {
         Detail::Exit(exit) => of_exit(exit),
         Detail::OomKill(incident) => oom::of_incident(incident),
         Detail::CpuLoop(found) => cpu_loop::of_loop(found),
+        Detail::Hang(hang) => of_hang(hang),
         Detail::Throttle(change) => cpu_loop::of_throttle(change, reason),
         Detail::Release(release) => cpu_loop::of_release(release),
         Detail::Pressure(pressure) => format!(
@@ -160,6 +161,37 @@ fn of_drain(drained: &Drained) -> String {
             format!("{left} of {connections} connections at its ports outlived the drain of {took}")
         }
     }
+}
+
+/// The most threads that a sentence names.
+const HUNG: usize = 3;
+
+fn of_hang(hang: &Hang) -> String {
+    let shown = hang.threads.iter().take(HUNG).map(|thread| {
+        let mut text = format!(
+            "{} (pid {}, tid {}) in state {}",
+            printable(&thread.name),
+            thread.pid,
+            thread.tid,
+            printable(&thread.state)
+        );
+        if let Some(call) = &thread.call {
+            text.push_str(&format!(", in {}", printable(call)));
+        }
+        if let Some(function) = thread.kernel_stack.first() {
+            text.push_str(&format!(" ({})", printable(function)));
+        }
+        if let Some(at) = &thread.at {
+            text.push_str(&format!(", at {}", printable(at)));
+        }
+        text
+    });
+    let shown: Vec<String> = shown.collect();
+    let more = match hang.threads.len().saturating_sub(HUNG) {
+        0 => String::new(),
+        more => format!("; and {more} threads more"),
+    };
+    format!("hangs while its peers pass: {}{more}", shown.join("; "))
 }
 
 fn of_rollout(change: &RolloutChange) -> String {

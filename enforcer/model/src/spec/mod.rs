@@ -31,7 +31,7 @@ pub use listen::Listen;
 pub use logs::{LogTarget, Logs};
 pub use modes::{FileMode, Umask};
 pub use network::{Bind, Block, Network, Peer, Protocol};
-pub use ports::{OnFailure, Port, PortOf, Rollout};
+pub use ports::{OnFailure, Port, PortAddress, PortOf, Rollout};
 pub use probes::{
     Check, CheckKind, DiskWatch, HostWatch, Need, Probe, ProbeName, Probes, Threshold,
 };
@@ -87,7 +87,11 @@ impl Manifest {
         let sum = |of: fn(&Limits) -> Option<Limit<Bytes>>| {
             let mut total = Bytes(0);
             for spec in self.workloads.values() {
-                match of(&spec.limits) {
+                let limits = match spec.replicas {
+                    Some(_) => &spec.limits_of_all(),
+                    None => &spec.limits,
+                };
+                match of(limits) {
                     Some(Limit::Max) => return Some(Limit::Max),
                     Some(Limit::At(bytes)) => total.0 = total.0.saturating_add(bytes.0),
                     None => {}
@@ -225,6 +229,16 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(with = "shapes::Replicas")]
     pub replicas: Option<Replicas>,
+    /// The limits of all replicas together. There is no `memory.oom.group`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(live)]
+    #[schemars(with = "Limits")]
+    pub replicas_cgroup: Option<Limits>,
+    /// It is a replica whose use decides how many there are to be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[setting(live)]
+    #[schemars(skip)]
+    pub is_scaled: bool,
     /// TCP ports at which the program listens, by names of the manifest's. A new connection reaches the
     /// program only while the workload is ready.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -462,6 +476,8 @@ impl Default for WorkloadSpec {
             credentials: BTreeMap::new(),
             listen: BTreeMap::new(),
             replicas: None,
+            replicas_cgroup: None,
+            is_scaled: false,
             ports: BTreeMap::new(),
             unready_wait: ports::unready_wait(),
             rollout: Rollout::default(),

@@ -20,6 +20,21 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "PortOf::is_usual")]
     #[schemars(with = "shapes::PortOf")]
     pub to: PortOf,
+    /// The port that the program binds, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "shapes::Port")]
+    pub target: Option<u16>,
+    /// `*` has the program listen at every address of the host, whatever it binds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "shapes::PortAddress")]
+    pub address: Option<PortAddress>,
+}
+
+words! {
+    /// The addresses at which a port is reached.
+    pub enum PortAddress {
+        Any = "*",
+    }
 }
 
 words! {
@@ -46,7 +61,7 @@ words! {
     }
 }
 
-words_are_settings!(PortOf, OnFailure);
+words_are_settings!(OnFailure, PortAddress, PortOf);
 
 impl PortOf {
     #[expect(
@@ -61,6 +76,17 @@ impl PortOf {
 impl Port {
     /// The most ports of a workload.
     pub const MOST: usize = 16;
+
+    /// Returns a port that the program binds as it is.
+    #[must_use]
+    pub const fn plain(port: u16) -> Self {
+        Self {
+            port,
+            to: PortOf::Any,
+            target: None,
+            address: None,
+        }
+    }
 
     /// Returns the first and the last number that the replicas of a workload may use.
     #[must_use]

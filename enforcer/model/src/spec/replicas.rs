@@ -1,9 +1,10 @@
 //! Several instances of one workload.
 
 use super::{Check, PortOf, WorkloadSpec};
+use crate::limits::Limits;
 use crate::settings::Setting;
 use crate::shapes;
-use crate::units::Percent;
+use crate::units::{Bytes, Limit, Percent};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,23 @@ pub const PLACE: &str = "{replica}";
 pub(crate) const VARIABLE: &str = "ENFORCER_REPLICA";
 
 impl WorkloadSpec {
+    /// Returns the limits of all replicas together. What is protected in each must be so above them.
+    #[must_use]
+    pub fn limits_of_all(&self) -> Limits {
+        let mut all = self.replicas_cgroup.clone().unwrap_or_default();
+        let most = self.replicas.map_or(1, |replicas| replicas.max);
+        let most = u64::from(most.saturating_add(self.rollout.max_surge));
+        let together = |of_one: Option<Limit<Bytes>>| {
+            of_one.map(|of_one| match of_one {
+                Limit::At(bytes) => Limit::At(Bytes(bytes.0.saturating_mul(most))),
+                Limit::Max => Limit::Max,
+            })
+        };
+        all.memory_low = all.memory_low.or(together(self.limits.memory_low));
+        all.memory_min = all.memory_min.or(together(self.limits.memory_min));
+        all
+    }
+
     /// Returns the spec of one replica.
     #[must_use]
     pub fn of_replica(&self, index: u16) -> Self {
@@ -60,6 +78,10 @@ impl WorkloadSpec {
             }
         };
         let mut spec = self.clone();
+        let follows = |of: Replicas| of.cpu.is_some() || of.memory.is_some();
+        spec.is_scaled = spec.replicas.is_some_and(follows);
+        let all = self.limits_of_all();
+        spec.replicas_cgroup = (all != Limits::default()).then_some(all);
         spec.replicas = None;
         let hooks = [&mut spec.on_ready, &mut spec.on_unready];
         let reload = spec
@@ -149,7 +171,11 @@ mod tests {
         };
         let (any, each) = (PortOf::Any, PortOf::Each);
         for (name, port, to) in [("http", 8080, any), ("admin", 9100, each)] {
-            spec.ports.insert(name.to_owned(), Port { port, to });
+            let port = Port {
+                to,
+                ..Port::plain(port)
+            };
+            spec.ports.insert(name.to_owned(), port);
         }
         spec.probes.insert(ProbeName::Startup, Probe::of(tcp(9100)));
         spec.probes

@@ -66,6 +66,7 @@ struct OfPort {
 struct OfMember {
     replica: ReplicaId,
     cgroup: CgroupId,
+    bound: Bound,
     /// The cgroup of its commands, whose connections reach it also while it is not ready.
     commands: Option<CgroupId>,
 }
@@ -75,6 +76,15 @@ struct Wanted {
     owner: Owner,
     key: String,
     port: u16,
+    bound: Bound,
+}
+
+/// What the program binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bound {
+    port: u16,
+    /// It listens at every address of the host, whatever it binds.
+    is_any: bool,
 }
 
 /// Returns the ports that a workload or a replica is to have.
@@ -86,6 +96,10 @@ fn wanted(replica: &ReplicaId, spec: &WorkloadSpec) -> Vec<Wanted> {
         },
         key: format!("{name}:{}", port.port),
         port: port.port,
+        bound: Bound {
+            port: port.target.unwrap_or(port.port),
+            is_any: port.address.is_some(),
+        },
     });
     ports.collect()
 }
@@ -107,9 +121,11 @@ fn slot(replica: &ReplicaId) -> u32 {
 }
 
 impl OfPort {
-    fn member(&self, slot: u32, cgroup: CgroupId) -> Member {
+    fn member(&self, slot: u32, cgroup: CgroupId, bound: Bound) -> Member {
         Member {
             cgroup,
+            target: bound.port,
+            is_any: bound.is_any,
             port: self.port,
             gate: self.id,
             replica: slot,
@@ -122,7 +138,7 @@ impl OfPort {
             return;
         };
         for cgroup in [Some(member.cgroup), member.commands].into_iter().flatten() {
-            if let Err(error) = gate.remove(self.member(slot, cgroup)) {
+            if let Err(error) = gate.remove(self.member(slot, cgroup, member.bound)) {
                 let port = self.port;
                 tracing::warn!("a cgroup stays behind the gate of port {port}: {error}");
             }
@@ -217,7 +233,13 @@ impl Executor {
         let failed = |error| io_failure("put it behind its ports", &error);
         let gate = self.gate().map_err(closed)?;
         let slot = slot(replica);
-        for Wanted { owner, key, port } in &wanted {
+        for Wanted {
+            owner,
+            key,
+            port,
+            bound,
+        } in &wanted
+        {
             let is_known = {
                 let mut table = self.gates.table.lock();
                 let known = table.of.entry(owner.clone()).or_default();
@@ -238,17 +260,19 @@ impl Executor {
             let Some(of) = known.ports.get_mut(key) else {
                 continue;
             };
-            let older = of.members.get(&slot).map(|member| member.cgroup);
-            if let Some(older) = older.filter(|older| *older != cgroup) {
-                gate.remove(of.member(slot, older)).map_err(failed)?;
+            let older = of.members.get(&slot);
+            let older = older.map(|member| (member.cgroup, member.bound));
+            if let Some((older, was)) = older.filter(|older| *older != (cgroup, *bound)) {
+                gate.remove(of.member(slot, older, was)).map_err(failed)?;
             }
-            gate.add(of.member(slot, cgroup)).map_err(failed)?;
+            gate.add(of.member(slot, cgroup, *bound)).map_err(failed)?;
             let member = of.members.entry(slot).or_insert_with(|| OfMember {
                 replica: replica.clone(),
                 cgroup,
+                bound: *bound,
                 commands: None,
             });
-            member.cgroup = cgroup;
+            (member.cgroup, member.bound) = (cgroup, *bound);
             if user.is_some() {
                 gate.begin(of.id, slot).map_err(failed)?;
                 of.tell(&gate, doors).map_err(failed)?;
@@ -339,7 +363,10 @@ impl Executor {
 
     /// Reports other processes that listen at a port of the workload, which does not run.
     pub(super) fn name_strangers(&self, replica: &ReplicaId, spec: &WorkloadSpec) {
-        for Wanted { owner, key, port } in wanted(replica, spec) {
+        for Wanted {
+            owner, key, port, ..
+        } in wanted(replica, spec)
+        {
             let ours = self.inodes_of_waiting(&owner);
             let peers = self.peers(&owner, &key);
             let listed = connections::listening(port).unwrap_or_default();
@@ -440,7 +467,10 @@ impl Executor {
         for owner in owners(replica) {
             let known = table.of.get_mut(&owner).into_iter();
             for of in known.flat_map(|known| known.ports.values_mut()) {
-                let as_member = of.member(slot, cgroup);
+                let Some(bound) = of.members.get(&slot).map(|member| member.bound) else {
+                    continue;
+                };
+                let as_member = of.member(slot, cgroup, bound);
                 let Some(member) = of.members.get_mut(&slot) else {
                     continue;
                 };

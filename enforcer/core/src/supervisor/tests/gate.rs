@@ -3,19 +3,12 @@
 use super::probes::hook_ended;
 use super::*;
 use crate::event::{Drained, Hook};
-use crate::spec::{Port, PortOf, Rollout};
+use crate::spec::{Port, Rollout};
 use std::time::Duration;
 
 fn behind_gate() -> WorkloadSpec {
     WorkloadSpec {
-        ports: [(
-            "http".to_owned(),
-            Port {
-                port: 8080,
-                to: PortOf::Any,
-            },
-        )]
-        .into(),
+        ports: [("http".to_owned(), Port::plain(8080))].into(),
         rollout: Rollout {
             drain: Duration::from_secs(30),
             ..Rollout::default()

@@ -1,10 +1,11 @@
 //! Replicas: rollouts, rollbacks and the number of them, in a world where each replica takes its time.
 
 use super::*;
-use crate::event::{Detail, Drained, RolloutState};
+use crate::event::{Detail, Drained, HungThread, RolloutState};
 use crate::group::{Group, GroupRequest};
 use crate::name::WorkloadName;
-use crate::spec::{OnFailure, Port, PortOf, Replicas, Rollout};
+use crate::probe::{Failure, Outcome};
+use crate::spec::{Check, OnFailure, Port, Probe, ProbeName, Replicas, Rollout};
 
 /// The name of a version whose replicas never come up.
 const BROKEN: &str = "/bin/false";
@@ -25,6 +26,10 @@ struct World {
     /// The fewest replicas that were ready at a time.
     least_ready: usize,
     most: usize,
+    /// The replicas that answer nothing.
+    hung: BTreeSet<ReplicaId>,
+    /// The kinds of the events of `web/1`.
+    of_one: Vec<String>,
 }
 
 impl World {
@@ -41,6 +46,8 @@ impl World {
             reported: String::new(),
             least_ready: usize::MAX,
             most: 0,
+            hung: BTreeSet::new(),
+            of_one: Vec::new(),
         };
         world.tell(Event::Agent(AgentEvent::EbpfAttached(true)));
         world
@@ -78,6 +85,9 @@ impl World {
         }
         for transition in &decision.transitions {
             self.last.0 = self.last.0.max(transition.seq);
+            if transition.workload == Some(name("web/1")) {
+                self.of_one.push(transition.detail.kind().to_owned());
+            }
             if let Detail::Rollout(change) = &transition.detail {
                 let seconds = self.now / 1_000_000_000;
                 let ready = change.ready;
@@ -90,7 +100,23 @@ impl World {
         for action in decision.actions {
             self.take(action);
         }
-        assert!(decision.probes.is_empty(), "no probe is declared");
+        for run in decision.probes {
+            let is_hung = self.hung.contains(&run.workload);
+            let outcome = match is_hung {
+                true => Outcome::Failed(Failure {
+                    why: "no answer within 1s".to_owned(),
+                    ..Failure::default()
+                }),
+                false => Outcome::Passed,
+            };
+            let event = InstanceEvent::Probed {
+                probe: run.probe,
+                run: run.run,
+                outcome,
+                took: Duration::from_millis(10),
+            };
+            self.later(10, Event::Instance(run.workload, run.instance, event));
+        }
     }
 
     fn later(&mut self, millis: u64, event: Event) {
@@ -136,6 +162,18 @@ impl World {
                 let status = ExitStatus::Code(0);
                 let counters = Counters::default();
                 self.later(50, of(InstanceEvent::Reaped { status, counters }));
+            }
+            WorkloadChange::Aside(Aside::Collect) => {
+                let threads = vec![HungThread {
+                    pid: 7,
+                    tid: 7,
+                    name: "web".to_owned(),
+                    state: "S".to_owned(),
+                    call: Some("futex".to_owned()),
+                    kernel_stack: Vec::new(),
+                    at: None,
+                }];
+                self.later(500, of(InstanceEvent::Collected { threads }));
             }
             WorkloadChange::Aside(Aside::Drain { .. }) => {
                 let drained = Drained {
@@ -227,14 +265,7 @@ fn web(program: &str, replicas: Option<u16>) -> WorkloadSpec {
     WorkloadSpec {
         command: vec![program.to_owned(), "{replica}".to_owned()],
         replicas: replicas.map(Replicas::fixed),
-        ports: [(
-            "http".to_owned(),
-            Port {
-                port: 8080,
-                to: PortOf::Any,
-            },
-        )]
-        .into(),
+        ports: [("http".to_owned(), Port::plain(8080))].into(),
         ..spec()
     }
 }
@@ -408,6 +439,32 @@ fn a_workload_gets_and_loses_replicas_without_a_gap() {
     assert!(world.least_ready >= 1);
     assert_eq!(world.supervisor.group(name(WEB).workload()), None);
     assert!(world.kept_groups.is_empty());
+}
+
+#[test]
+fn a_replica_that_hangs_alone_is_looked_at_before_it_is_restarted() {
+    let mut world = World::new();
+    let check = Check::Tcp {
+        host: "127.0.0.1".to_owned(),
+        port: 8080,
+    };
+    let mut spec = web("/bin/one", Some(2));
+    spec.probes.insert(ProbeName::Liveness, Probe::of(check));
+    world.apply(spec);
+    world.pass(30);
+    world.of_one.clear();
+    world.hung.insert(name("web/1"));
+    world.pass(40);
+    world.hung.clear();
+    world.pass(30);
+    world.of_one.retain(|kind| kind != "health");
+    let kinds = world.of_one.join(" ");
+    assert_eq!(kinds, "stop ready hang exit restart start ready");
+    // All of them hang: that has another cause.
+    world.of_one.clear();
+    world.hung.extend([name("web/0"), name("web/1")]);
+    world.pass(60);
+    assert!(world.of_one.iter().any(|kind| kind == "stop"));
 }
 
 #[test]

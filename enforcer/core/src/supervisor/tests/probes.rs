@@ -67,14 +67,7 @@ pub(super) fn everything() -> WorkloadSpec {
             run: Some(vec!["/reload".to_owned()]),
         }),
         reload_on: vec!["/etc/web.conf".to_owned()],
-        ports: [(
-            "http".to_owned(),
-            Port {
-                port: 8080,
-                to: crate::spec::PortOf::Any,
-            },
-        )]
-        .into(),
+        ports: [("http".to_owned(), Port::plain(8080))].into(),
         ..with_probes(&[
             (ProbeName::Startup, probe(1, 3)),
             (ProbeName::Liveness, probe(5, 3)),

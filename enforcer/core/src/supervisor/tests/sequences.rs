@@ -204,7 +204,7 @@ impl World {
                     let starting = self.owed.last().is_some_and(|(_, owed)| starting(owed));
                     assert!(starting, "nothing to abort");
                 }
-                WorkloadChange::Aside(Aside::ReportStuck) => {}
+                WorkloadChange::Aside(Aside::ReportStuck | Aside::Collect) => {}
             }
         }
         for run in &decision.probes {
