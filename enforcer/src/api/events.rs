@@ -210,13 +210,15 @@ pub(super) async fn why(
 }
 
 /// The kinds of events that change a workload's course.
-const TURNS: [Kind; 6] = [
+const TURNS: [Kind; 8] = [
     Kind::Restart,
     Kind::Breaker,
     Kind::Exit,
     Kind::Stop,
     Kind::CpuLoop,
     Kind::OomKill,
+    Kind::Rollout,
+    Kind::Hang,
 ];
 
 /// Returns the chain from an event to its first cause.

@@ -186,7 +186,8 @@ fn environment(
     variables.extend(directories::environment(spec));
     let declared = spec.environment.iter();
     variables.extend(declared.map(|(name, value)| (name.clone(), value.clone().into())));
-    variables.insert("ENFORCER_WORKLOAD".to_owned(), workload.to_string().into());
+    let name = workload.workload().to_string();
+    variables.insert("ENFORCER_WORKLOAD".to_owned(), name.into());
     Ok(variables)
 }
 

@@ -4,7 +4,7 @@
 use crate::gate::{Clients, asked, get, httpd, kill_now, wget};
 use crate::manifest;
 use enforcer_model::WorkloadState;
-use enforcer_model::detail::{Detail, Drained, Hang, RolloutChange, RolloutState};
+use enforcer_model::detail::{Detail, Drained, Hang, RolloutChange, RolloutState, Scaled};
 use enforcer_model::oom::Incident;
 use enforcer_model::views::Replicas;
 use enforcer_tests::agent::{Agent, pid_of};
@@ -346,4 +346,17 @@ fn each_replica_has_ports_of_its_own_and_all_have_limits_together() {
     // Two replicas and one of a rollout.
     assert_eq!(read("memory.low").trim(), (12 << 20).to_string());
     assert_eq!(read("memory.oom.group").trim(), "0");
+}
+
+#[test]
+fn the_number_of_replicas_follows_their_cpu_time() {
+    let text = "  busy:\n    command: [/bin/fixture, burn]\n    user: web\n    cgroup: { cpu.max: 2% }\n    watch: { cpu_loop: off }\n    replicas: { min: 1, max: 3, cpu: 50% }\n";
+    let agent = Agent::start(&manifest(text));
+    wait_for("three replicas", || {
+        (agent.workloads().len() == 3).then_some(())
+    });
+    let scaled = agent.events::<Scaled>("busy");
+    let last = &scaled.last().unwrap().details;
+    assert_eq!(last.to, 3, "{scaled:?}");
+    assert!(last.why.starts_with("CPU use is "), "{scaled:?}");
 }

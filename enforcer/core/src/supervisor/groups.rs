@@ -2,8 +2,8 @@
 
 use super::Supervisor;
 use crate::event::{
-    Cause, Decision, Detail, Measured, Moment, Request, RolloutChange, Scaled, Seq, Transition,
-    WorkloadEvent,
+    Cause, Decision, Detail, FileChange, Measured, Moment, Request, RolloutChange, Scaled, Seq,
+    Transition, WorkloadEvent,
 };
 use crate::group::{Group, GroupRequest, GroupView, Index, Reading, Rescaled, Room, Seen, Step};
 use crate::name::{ReplicaId, WorkloadName};
@@ -62,7 +62,11 @@ impl Supervisor {
             self.groups.insert(name.clone(), group);
             return;
         };
-        for index in group.configure(Arc::clone(spec), moment.now) {
+        let live = group.configure(Arc::clone(spec), moment.now);
+        for id in self.member_ids(name) {
+            self.with(moment, &id, decision, |workload, _| workload.managed = true);
+        }
+        for index in live {
             let id = ReplicaId::new(name.clone(), index);
             self.respecify(moment, &id, false, decision);
         }
@@ -276,6 +280,35 @@ impl Supervisor {
                 self.report_of_group(&name, None, detail, decision);
             }
             self.touched_groups.insert(name);
+        }
+    }
+
+    /// Returns whether a change of a file restarts a replica.
+    pub(super) fn restarts_for_file(&self, id: &ReplicaId) -> bool {
+        let workload = self.workloads.get(id);
+        self.is_group(id.workload()) && workload.is_some_and(|one| one.spec.reload.is_none())
+    }
+
+    /// Handles a changed file of `reload_on`. Every replica is told of it, and the first one counts.
+    pub(super) fn file_of_group_changed(
+        &mut self,
+        moment: Moment,
+        id: &ReplicaId,
+        path: String,
+        decision: &mut Decision,
+    ) {
+        let name = id.workload();
+        let first = self.members(name).next().map(|(first, _)| first);
+        if first != Some(id) {
+            return;
+        }
+        let is_named = self.workloads.get(id);
+        let is_named = is_named.is_some_and(|one| one.spec.reload_on.contains(&path));
+        if let Some(group) = self.groups.get_mut(name).filter(|_| is_named) {
+            group.restart(moment.now);
+            self.touched_groups.insert(name.clone());
+            let detail = Detail::FileChange(FileChange { path });
+            self.report_of_group(name, Some(Cause::Config), detail, decision);
         }
     }
 

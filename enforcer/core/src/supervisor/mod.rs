@@ -204,6 +204,12 @@ impl Supervisor {
             {
                 self.request_of_group(moment, id.workload(), request, decision);
             }
+            // A restart for a file goes on one by one, as one of a person does.
+            Event::Workload(id, WorkloadEvent::FileChanged { path })
+                if self.restarts_for_file(&id) =>
+            {
+                self.file_of_group_changed(moment, &id, path, decision);
+            }
             Event::Group(name, request) => self.command_group(moment, &name, request, decision),
             Event::Workload(name, event) => {
                 self.with(moment, &name, decision, |workload, context| {

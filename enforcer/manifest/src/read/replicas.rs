@@ -32,13 +32,15 @@ impl Reader<'_> {
         let Some(node) = fields.get("replicas") else {
             return;
         };
-        spec.replicas = match &node.value {
+        let read = match &node.value {
             Value::Mapping(_) => self.bounds(node),
             Value::Null | Value::Scalar { .. } | Value::Sequence(_) => {
                 self.parsed(node, count).map(Replicas::fixed)
             }
         };
-        if spec.replicas.is_some() && !spec.listen.is_empty() {
+        // After a fault, what needs replicas has no further one.
+        spec.replicas = Some(read.unwrap_or(Replicas::fixed(1)));
+        if !spec.listen.is_empty() {
             let message = "`replicas` does not go with `listen`";
             let fault = Fault::error(node.span.clone(), message);
             self.fault(

@@ -434,3 +434,79 @@ fn disks_are_named_by_device_or_path() {
         "#]],
     );
 }
+
+#[test]
+fn replicas_are_a_number_or_follow_their_use() {
+    for good in [
+        "replicas: 3",
+        "replicas: { min: 2, max: 6, cpu: 70% }
+replicas_cgroup: { memory.max: 1G }
+ports: { http: { port: 8080 }, admin: { port: 9100, to: each, target: 9000 } }
+rollout: { max_surge: 2, max_unavailable: 1, min_ready: 2s, deadline: 1m, on_failure: pause }",
+    ] {
+        check_workload(good, &expect![""]);
+    }
+    check_workload(
+        "replicas: 16
+replicas_cgroup: { memory.oom.group: true }
+rollout: { max_surge: 15, on_failure: stop, deadline: 0s }",
+        &expect![[r#"
+            6:15 error: `16` is not valid here (expected a whole number from 1 to 15)
+            7:22 error: `memory.oom.group` is for each replica, in `cgroup` (an OOM kill of one replica must not take the others)
+            8:27 error: `15` is not valid here (expected a whole number from 0 to 14)
+            8:43 error: `stop` is not valid here (expected rollback or pause)
+            8:59 error: `0s` is not valid here (expected at least 1s)
+        "#]],
+    );
+    check_workload(
+        "replicas: { min: 4, max: 2 }
+rollout: { max_surge: 0 }",
+        &expect![[r#"
+            6:15 error: from 4 to 2 replicas (expected `max` to be at least `min`)
+            7:14 error: a rollout that may neither add nor miss a replica never ends (expected `max_surge` or `max_unavailable` to be 1 or more)
+        "#]],
+    );
+    check_workload(
+        "replicas: { min: 1, max: 2 }",
+        &expect![[r#"
+        6:15 error: nothing says how many replicas there are to be (expected `cpu` or `memory`, which they follow) [replicas: { min: 2, max: 6, cpu: 70% }]
+    "#]],
+    );
+    check_workload(
+        "replicas: 14
+listen: { api: { tcp: \"127.0.0.1:8080\" } }
+rollout: { max_surge: 2 }",
+        &expect![[r#"
+            6:15 error: `replicas` does not go with `listen` (one socket cannot be balanced among them) [name the port that the program binds itself: `ports: { http: { port: 8080 } }`]
+            8:14 error: with those of `max_surge` there may be 16 replicas (expected at most 15)
+        "#]],
+    );
+    check_workload(
+        "replicas: 2
+ports:
+  one: { port: 65530, to: each }
+  two: { port: 9100, to: each }
+  three: { port: 9105 }
+  four: { port: 80, target: 8080 }
+  five: { port: 81, target: 8080 }
+  six: { port: 82, address: all }
+rollout: { max_surge: 0 }",
+        &expect![[r#"
+            8:20 error: the ports from 65530 on are too few for the replicas (expected 65521 at most)
+            10:22 error: the port 9105 stands here twice (each port of clients stands once)
+            12:21 error: the program binds 8080 twice (two ports of clients cannot lead to one of the program)
+            13:33 error: `all` is not valid here (expected "*", for every address of the host)
+            14:14 error: a rollout that may neither add nor miss a replica never ends (expected `max_surge` or `max_unavailable` to be 1 or more)
+        "#]],
+    );
+    check_workload(
+        "replicas_cgroup: { memory.max: 1G }
+ports: { http: { port: 8080, to: each } }
+rollout: { max_surge: 1 }",
+        &expect![[r#"
+            6:22 error: `replicas_cgroup` needs `replicas` (for a workload with several instances)
+            7:38 error: `to: each` needs `replicas` (for a workload with several instances)
+            8:27 error: `max_surge` needs `replicas` (for a workload with several instances)
+        "#]],
+    );
+}

@@ -468,6 +468,29 @@ fn a_replica_that_hangs_alone_is_looked_at_before_it_is_restarted() {
 }
 
 #[test]
+fn a_changed_file_restarts_replicas_one_by_one() {
+    let mut world = World::new();
+    let mut spec = web("/bin/one", Some(2));
+    spec.reload_on = vec!["/etc/web.conf".to_owned()];
+    world.apply(spec);
+    world.pass(10);
+    world.watch();
+    let before = world.running.clone();
+    for replica in ["web/0", "web/1"] {
+        let path = "/etc/web.conf".to_owned();
+        let event = WorkloadEvent::FileChanged { path };
+        world.tell(Event::Workload(name(replica), event));
+    }
+    world.pass(60);
+    assert_eq!((world.least_ready, world.most), (2, 3));
+    assert!(
+        before
+            .iter()
+            .all(|(name, (instance, _))| world.running[name].0 != *instance)
+    );
+}
+
+#[test]
 fn all_replicas_stop_and_start_together() {
     let mut world = up(2);
     world.tell(request(Request::Stop));
