@@ -175,7 +175,7 @@ fn set(address: *mut bpf_sock_addr, option: i32) -> bool {
 }
 
 #[inline(always)]
-fn bind(context: &SockAddrContext) -> i32 {
+fn bind(context: &SockAddrContext, set_any: impl Fn(*mut bpf_sock_addr)) -> i32 {
     let Some(Membership {
         member,
         port,
@@ -198,16 +198,6 @@ fn bind(context: &SockAddrContext) -> i32 {
     1
 }
 
-#[cgroup_sock_addr(bind4)]
-pub(crate) fn gate_bind4(context: SockAddrContext) -> i32 {
-    bind(&context)
-}
-
-#[cgroup_sock_addr(bind6)]
-pub(crate) fn gate_bind6(context: SockAddrContext) -> i32 {
-    bind(&context)
-}
-
 /// Puts a port into a call in place of the program's.
 #[inline(always)]
 fn set_port(address: *mut bpf_sock_addr, port: u32) {
@@ -217,37 +207,59 @@ fn set_port(address: *mut bpf_sock_addr, port: u32) {
     unsafe { core::ptr::write_volatile(&raw mut (*address).user_port, swapped) };
 }
 
-/// Has a socket be bound to every address of the host.
+/// Has a socket be bound to every address of the host. The kernel lets a program of a family use the
+/// address of that family alone.
 #[inline(always)]
-fn set_any(address: *mut bpf_sock_addr) {
-    // SAFETY: the kernel lets a program write these fields, word by word.
+fn set_any4(address: *mut bpf_sock_addr) {
+    // SAFETY: the kernel lets a program write this field.
+    unsafe { core::ptr::write_volatile(&raw mut (*address).user_ip4, 0) };
+}
+
+#[inline(always)]
+fn set_any6(address: *mut bpf_sock_addr) {
+    // SAFETY: the kernel lets a program write these fields, word by word and at fixed places.
     unsafe {
-        if (*address).user_family == AF_INET {
-            core::ptr::write_volatile(&raw mut (*address).user_ip4, 0);
-        } else {
-            for word in 0..4 {
-                core::ptr::write_volatile(&raw mut (*address).user_ip6[word], 0);
-            }
-        }
+        core::ptr::write_volatile(&raw mut (*address).user_ip6[0], 0);
+        core::ptr::write_volatile(&raw mut (*address).user_ip6[1], 0);
+        core::ptr::write_volatile(&raw mut (*address).user_ip6[2], 0);
+        core::ptr::write_volatile(&raw mut (*address).user_ip6[3], 0);
     }
 }
 
 /// Returns whether a call is about an address of the loopback device.
 #[inline(always)]
-fn is_loopback(address: *mut bpf_sock_addr) -> bool {
-    // SAFETY: the kernel lets a program read these fields, word by word.
-    unsafe {
-        if (*address).user_family == AF_INET {
-            return core::ptr::read_volatile(&raw const (*address).user_ip4) & 0xff
-                == u32::from(LOOPBACK);
-        }
-        let word = |index: usize| core::ptr::read_volatile(&raw const (*address).user_ip6[index]);
-        word(0) == 0 && word(1) == 0 && word(2) == 0 && word(3) == 1_u32.to_be()
-    }
+fn is_loopback4(address: *mut bpf_sock_addr) -> bool {
+    // SAFETY: the kernel lets a program read this field.
+    let ip = unsafe { core::ptr::read_volatile(&raw const (*address).user_ip4) };
+    ip & 0xff == u32::from(LOOPBACK)
 }
 
 #[inline(always)]
-fn connect(context: &SockAddrContext) -> i32 {
+fn is_loopback6(address: *mut bpf_sock_addr) -> bool {
+    // SAFETY: the kernel lets a program read these fields, word by word and at fixed places.
+    let [a, b, c, d] = unsafe {
+        [
+            core::ptr::read_volatile(&raw const (*address).user_ip6[0]),
+            core::ptr::read_volatile(&raw const (*address).user_ip6[1]),
+            core::ptr::read_volatile(&raw const (*address).user_ip6[2]),
+            core::ptr::read_volatile(&raw const (*address).user_ip6[3]),
+        ]
+    };
+    a | b | c == 0 && d == 1_u32.to_be()
+}
+
+#[cgroup_sock_addr(bind4)]
+pub(crate) fn gate_bind4(context: SockAddrContext) -> i32 {
+    bind(&context, set_any4)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub(crate) fn gate_bind6(context: SockAddrContext) -> i32 {
+    bind(&context, set_any6)
+}
+
+#[inline(always)]
+fn connect(context: &SockAddrContext, is_loopback: impl Fn(*mut bpf_sock_addr) -> bool) -> i32 {
     if let Some(Membership { member, port, .. }) = member_at(context) {
         // The program may bind another port than the one that clients connect to.
         if port != port_of(context.sock_addr) && is_loopback(context.sock_addr) {
@@ -262,12 +274,12 @@ fn connect(context: &SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 pub(crate) fn gate_connect4(context: SockAddrContext) -> i32 {
-    connect(&context)
+    connect(&context, is_loopback4)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub(crate) fn gate_connect6(context: SockAddrContext) -> i32 {
-    connect(&context)
+    connect(&context, is_loopback6)
 }
 
 #[cgroup_sock(sock_create)]

@@ -2,7 +2,7 @@
 //! peak is no alarm, and a dip is no all-clear.
 
 use crate::spec::Threshold;
-use crate::units::{MonoTime, Percent, STANDSTILL};
+use crate::units::{Bytes, MonoTime, Percent, STANDSTILL};
 pub use enforcer_model::level::Level;
 use std::time::Duration;
 
@@ -108,20 +108,55 @@ pub struct Readings {
     /// The time of the last reading near the threshold, until the use has been far below it for long
     /// enough.
     near: Option<MonoTime>,
+    /// The last reading, if it was far below the threshold.
+    far: Option<Far>,
 }
+
+/// A use far below its threshold.
+#[derive(Clone, Copy, Debug)]
+struct Far {
+    at: MonoTime,
+    /// The CPU time of all workloads until then.
+    cpu: Duration,
+    /// The memory up to the threshold.
+    room: Bytes,
+}
+
+/// What a reading says of how soon the threshold can be met: the CPU time of all workloads so far, and the
+/// memory up to the threshold.
+pub type Slack = (Duration, Bytes);
 
 impl Readings {
     /// The longest time between two readings. It is shorter than the gap that ends a level's time.
     const LONGEST: Duration = Duration::from_secs(STANDSTILL.as_secs() / 2);
+
+    /// The most memory that a CPU takes in a second: it is zeroed first. 10 GB/s were seen.
+    const FASTEST: u64 = 40 << 30;
+    /// The longest time without a reading, whatever the CPU time says.
+    const REST: Duration = Duration::from_secs(300);
 
     #[must_use]
     pub fn is_due(&self, now: MonoTime) -> bool {
         self.next <= now
     }
 
+    /// Returns whether the use may have met its threshold since the last reading. All workloads together
+    /// have used this much CPU time so far, and none takes memory without.
+    #[must_use]
+    pub fn may_have_grown(&self, now: MonoTime, cpu: Option<Duration>) -> bool {
+        let Some((far, cpu)) = self.far.zip(cpu) else {
+            return true;
+        };
+        let used = cpu.saturating_sub(far.cpu).as_micros();
+        let most = used.saturating_mul(u128::from(Self::FASTEST / 1_000_000));
+        // A counter that begins anew says nothing.
+        cpu < far.cpu || now.since(far.at) >= Self::REST || most >= u128::from(far.room.0)
+    }
+
     /// Makes the next reading due at once.
     pub fn hasten(&mut self) {
         self.next = MonoTime::default();
+        self.far = None;
     }
 
     /// Takes note of a reading of this share. `from` is the lowest share that matters, and `hold` the
@@ -129,7 +164,7 @@ impl Readings {
     pub fn note(
         &mut self,
         now: MonoTime,
-        used: Option<Percent>,
+        (used, slack): (Option<Percent>, Option<Slack>),
         from: Option<Percent>,
         hold: Duration,
     ) {
@@ -145,6 +180,8 @@ impl Readings {
             Some(_) => now,
             None => now.after((hold / 2).min(Self::LONGEST)),
         };
+        let far = slack.filter(|_| self.near.is_none());
+        self.far = far.map(|(cpu, room)| Far { at: now, cpu, room });
     }
 }
 
@@ -180,7 +217,12 @@ mod tests {
             if readings.is_due(now) {
                 let used = changes.iter().rfind(|(from, _)| *from <= second);
                 let used = used.map(|(_, used)| Percent(*used));
-                readings.note(now, used, Some(Percent(90)), Duration::from_secs(60));
+                readings.note(
+                    now,
+                    (used, None),
+                    Some(Percent(90)),
+                    Duration::from_secs(60),
+                );
                 seconds.push(second);
             }
         }
@@ -197,6 +239,35 @@ mod tests {
         assert_eq!(near[..4], [0, 30, 60, 90]);
         assert_eq!(near[4..19], until_left_for_long);
         assert_eq!(near[19..], [220, 250]);
+    }
+
+    #[test]
+    fn a_use_is_not_read_again_before_it_can_have_grown() {
+        let second = |second: u64| MonoTime(second * 1_000_000_000);
+        let mut readings = Readings::default();
+        let cpu = Duration::from_secs(7);
+        let mut note = |used: u32| {
+            let slack = Some((cpu, Bytes(400 << 20)));
+            let hold = Duration::from_secs(60);
+            readings.note(
+                second(0),
+                (Some(Percent(used)), slack),
+                Some(Percent(90)),
+                hold,
+            );
+            readings
+        };
+        let far = note(10);
+        let after = |millis: u64| Some(cpu + Duration::from_millis(millis));
+        assert!(!far.may_have_grown(second(60), after(5)));
+        assert!(far.may_have_grown(second(60), after(11)));
+        assert!(far.may_have_grown(second(60), None), "it is not known");
+        assert!(far.may_have_grown(second(300), after(0)), "long ago");
+        assert!(
+            far.may_have_grown(second(60), Some(Duration::ZERO)),
+            "a counter began anew"
+        );
+        assert!(note(60).may_have_grown(second(60), after(0)), "it is near");
     }
 
     #[test]

@@ -120,11 +120,14 @@ impl Executor {
         };
         let all = all || is_near;
         let now = clock::now();
+        let cpu = self.use_of_all.cpu();
         let is_due = |name: &ReplicaId, spec: &WorkloadSpec, readings: Readings| {
             let watched =
                 spec.watch.memory.is_some() || alerts.least_memory(name.workload()).is_some();
             let bounded = spec.limits.memory_max.is_some() && watched;
-            all || spec.is_scaled || spec.watch.cpu.is_some() || (bounded && readings.is_due(now))
+            all || spec.is_scaled
+                || spec.watch.cpu.is_some()
+                || (bounded && readings.is_due(now) && readings.may_have_grown(now, cpu))
         };
         let due = self.instances.due_for_reading(is_due).into_iter();
         let measured = due.filter_map(|watched| {
@@ -134,8 +137,15 @@ impl Executor {
             let from = [warn, alert_from].into_iter().flatten().min();
             let measured = measure(&watched, warn, from)?;
             let hold = watch.map_or(Duration::ZERO, |watch| watch.hold);
+            let max = watched.spec.limits.memory_max.and_then(Limit::at);
+            let room = max.zip(from).map(|(max, from)| {
+                let threshold = u128::from(max.0) * u128::from(from.0) / 100;
+                let threshold = u64::try_from(threshold).unwrap_or(u64::MAX);
+                Bytes(threshold.saturating_sub(measured.memory_bytes.0))
+            });
             self.instances.set_readings(&watched.name, |readings| {
-                readings.note(now, measured.memory, from, hold);
+                let used = (measured.memory, cpu.zip(room));
+                readings.note(now, used, from, hold);
             });
             Some((watched.name, measured))
         });
