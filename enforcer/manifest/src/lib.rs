@@ -15,6 +15,7 @@ mod yaml;
 
 pub use fault::{Fault, Severity};
 pub use read::workload::{CAPABILITIES, capability_number, rlimit_number};
+pub use yaml::{Node, Value};
 
 use enforcer_model::name::WorkloadName;
 use enforcer_model::spec::{Alerts, Manifest, WorkloadSpec};
@@ -23,6 +24,14 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Reads the first document of any YAML text into a tree, with its anchors and merge keys resolved.
+///
+/// # Errors
+/// If it is no YAML, or is too large when it is expanded.
+pub fn read_yaml(source: &str) -> Result<Node, Fault> {
+    yaml::parse(source).map(|(root, _)| root)
+}
 
 /// Reads the argument of `throttle W --cpu`: a percentage of one CPU, from 1 % on. The error says
 /// what was expected.

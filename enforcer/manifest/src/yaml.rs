@@ -13,14 +13,15 @@ pub(super) const MAX_SOURCE: usize = 1 << 20;
 pub(super) const MAX_NODES: usize = 100_000;
 const MAX_DEPTH: usize = 32;
 
+/// A value of a text, with its place there.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
-    pub(super) span: Range<usize>,
-    pub(super) value: Value,
+pub struct Node {
+    pub span: Range<usize>,
+    pub value: Value,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     Null,
     /// `plain` where it was written without quotes.
     Scalar {
@@ -33,7 +34,7 @@ pub(super) enum Value {
 
 impl Value {
     /// Returns each key of a mapping whose keys are words, with its place and its value.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &Range<usize>, &Node)> {
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &Range<usize>, &Node)> {
         let entries = match self {
             Self::Mapping(entries) => entries.as_slice(),
             Self::Null | Self::Scalar { .. } | Self::Sequence(_) => &[],
@@ -45,7 +46,8 @@ impl Value {
     }
 
     /// Returns the node in words, for "expected …, found …".
-    pub(super) fn describe(&self) -> String {
+    #[must_use]
+    pub fn describe(&self) -> String {
         match self {
             Self::Null => "nothing".to_owned(),
             Self::Scalar { text, .. } => format!("`{}`", text.chars().take(40).collect::<String>()),

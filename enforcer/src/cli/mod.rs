@@ -7,6 +7,7 @@ mod events;
 mod examine;
 mod format;
 mod hold;
+mod import;
 mod learn;
 pub(crate) mod logs;
 mod manual;
@@ -149,6 +150,11 @@ enum Command {
     Stop { workload: String },
     /// Stop and start a workload
     Restart { workload: String },
+    /// Turn the files of others into a manifest; exits with 1 if a key has no meaning here, or needs you
+    Import {
+        #[command(subcommand)]
+        wanted: import::Wanted,
+    },
     /// Change the number of a workload's replicas
     Scale { workload: String, replicas: u16 },
     /// Look after the rollout of a workload with replicas
@@ -314,6 +320,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Start { workload } => workload::request(&settings, &workload, "start"),
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
+        Command::Import { wanted } => import::import(&wanted),
         Command::Scale { workload, replicas } => replicas::scale(&settings, &workload, replicas),
         Command::Rollout { wanted } => replicas::rollout(&settings, &wanted),
         Command::Reload { workload } => workload::request(&settings, &workload, "reload"),
