@@ -8,7 +8,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// `SOCK_DIAG_BY_FAMILY`, a message of linux/sock_diag.h.
@@ -29,6 +29,9 @@ const LISTEN: u8 = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalSocket {
     pub address: IpAddr,
+    pub port: u16,
+    /// The other end of a connection.
+    pub remote: SocketAddr,
     /// It does not take connections of IPv4.
     pub is_v6_only: bool,
     pub uid: u32,
@@ -43,7 +46,7 @@ pub struct LocalSocket {
 /// # Errors
 /// If the kernel does not list them.
 pub fn listening(port: u16) -> io::Result<Vec<LocalSocket>> {
-    list(port, &[LISTEN])
+    list(End::Local(port), &[LISTEN])
 }
 
 /// Returns the connections at a local port that a program may still write to.
@@ -51,26 +54,48 @@ pub fn listening(port: u16) -> io::Result<Vec<LocalSocket>> {
 /// # Errors
 /// If the kernel does not list them.
 pub fn open(port: u16) -> io::Result<Vec<LocalSocket>> {
-    list(port, &[ESTABLISHED, CLOSE_WAIT])
+    list(End::Local(port), &[ESTABLISHED, CLOSE_WAIT])
 }
 
-fn list(port: u16, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
-    match list_by_diag(port, states) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => list_by_proc(port, states),
+/// Returns the connections whose other end is at a port.
+///
+/// # Errors
+/// If the kernel does not list them.
+pub fn towards(port: u16) -> io::Result<Vec<LocalSocket>> {
+    list(End::Remote(port), &[ESTABLISHED, CLOSE_WAIT])
+}
+
+/// The end of a connection that is at a port.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Local(u16),
+    Remote(u16),
+}
+
+fn list(end: End, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
+    match list_by_diag(end, states) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => list_by_proc(end, states),
         listed => listed,
     }
 }
 
 /// The same without cgroups, and without what only an IPv6 socket has.
-fn list_by_proc(port: u16, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
+fn list_by_proc(end: End, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
     let read = [procfs::net::tcp(), procfs::net::tcp6()];
     let mut all = Vec::new();
     for entries in read {
         let found = entries.map_err(io::Error::other)?.into_iter();
-        let found = found
-            .filter(|one| one.local_address.port() == port && states.contains(&one.state.to_u8()));
+        let found = found.filter(|one| {
+            let is_at = match end {
+                End::Local(port) => one.local_address.port() == port,
+                End::Remote(port) => one.remote_address.port() == port,
+            };
+            is_at && states.contains(&one.state.to_u8())
+        });
         all.extend(found.map(|one| LocalSocket {
             address: one.local_address.ip(),
+            port: one.local_address.port(),
+            remote: one.remote_address,
             is_v6_only: false,
             uid: one.uid,
             inode: u32::try_from(one.inode).unwrap_or_default(),
@@ -80,7 +105,7 @@ fn list_by_proc(port: u16, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
     Ok(all)
 }
 
-fn list_by_diag(port: u16, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
+fn list_by_diag(end: End, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
     let netlink = socket(
         AddressFamily::Netlink,
         SockType::Datagram,
@@ -90,7 +115,7 @@ fn list_by_diag(port: u16, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
     let mut all = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).unwrap_or_default();
-        let request = request(family, port, states);
+        let request = request(family, end, states);
         let kernel = NetlinkAddr::new(0, 0);
         sendto(netlink.as_raw_fd(), &request, &kernel, MsgFlags::empty())?;
         receive(&netlink, &mut all)?;
@@ -98,7 +123,7 @@ fn list_by_diag(port: u16, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
     Ok(all)
 }
 
-fn request(family: u8, port: u16, states: &[u8]) -> Vec<u8> {
+fn request(family: u8, end: End, states: &[u8]) -> Vec<u8> {
     const LENGTH: u32 = 72;
     let flags = u16::try_from(libc::NLM_F_REQUEST | libc::NLM_F_DUMP).unwrap_or_default();
     let mut bytes = Vec::new();
@@ -111,7 +136,12 @@ fn request(family: u8, port: u16, states: &[u8]) -> Vec<u8> {
     bytes.extend([family, tcp, 0, 0]);
     let mask = states.iter().fold(0_u32, |mask, state| mask | 1 << state);
     bytes.extend(mask.to_ne_bytes());
-    bytes.extend(port.to_be_bytes());
+    let (local, remote) = match end {
+        End::Local(port) => (port, 0),
+        End::Remote(port) => (0, port),
+    };
+    bytes.extend(local.to_be_bytes());
+    bytes.extend(remote.to_be_bytes());
     bytes.resize(LENGTH as usize, 0);
     bytes
 }
@@ -160,13 +190,18 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 fn parse(body: &[u8]) -> Option<LocalSocket> {
     let word = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
     let is_v6 = i32::from(*body.first()?) == libc::AF_INET6;
-    let source = body.get(8..24)?;
-    let address = match is_v6 {
-        true => IpAddr::V6(Ipv6Addr::from(*source.first_chunk::<16>()?)),
-        false => IpAddr::V4(Ipv4Addr::from(*source.first_chunk::<4>()?)),
+    let port = |at: usize| Some(u16::from_be_bytes(*body.get(at..)?.first_chunk()?));
+    let address = |at: usize| {
+        let bytes = body.get(at..)?;
+        Some(match is_v6 {
+            true => IpAddr::V6(Ipv6Addr::from(*bytes.first_chunk::<16>()?)),
+            false => IpAddr::V4(Ipv4Addr::from(*bytes.first_chunk::<4>()?)),
+        })
     };
     let mut found = LocalSocket {
-        address,
+        address: address(8)?,
+        port: port(4)?,
+        remote: SocketAddr::new(address(24)?, port(6)?),
         is_v6_only: false,
         uid: word(64)?,
         inode: word(68)?,
@@ -243,7 +278,7 @@ mod tests {
         let [one] = found.as_slice() else {
             panic!("{found:?}");
         };
-        assert_eq!(one.address, address.ip());
+        assert_eq!((one.address, one.port), (address.ip(), address.port()));
         assert_eq!(one.uid, nix::unistd::getuid().as_raw());
         let (pid, _) = holder_of(one.inode).expect("this process");
         assert_eq!(pid, std::process::id());
@@ -252,6 +287,10 @@ mod tests {
         let waiting = open(address.port()).expect("a list");
         assert_eq!(waiting.len(), 1);
         assert_eq!(waiting[0].inode, 0, "it is not accepted yet");
+        let ends = towards(address.port()).expect("a list");
+        let own = client.local_addr().expect("its address");
+        assert_eq!((ends.len(), waiting[0].remote), (1, own));
+        assert_eq!((ends[0].port, ends[0].remote), (own.port(), address));
         let accepted = listener.accept().expect("a connection");
         let accepted_now = open(address.port()).expect("a list");
         assert_ne!(accepted_now[0].inode, 0);

@@ -132,6 +132,19 @@ impl Client {
     }
 }
 
+/// Restarts all replicas of a server, one by one.
+fn restart(name: &str) {
+    let route = format!("enforcer restart {name}");
+    let asked = std::thread::spawn(move || shell(&route));
+    wait_for(&format!("the restart of {name}"), || {
+        asked.is_finished().then_some(())
+    });
+    let output = asked.join().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{name}: {text}\n{}", journal());
+    let _ = writeln!(io::stderr().lock(), "{name} was restarted");
+}
+
 #[test]
 fn servers_that_people_run_lose_no_connection_when_they_are_restarted() {
     install_anew();
@@ -147,14 +160,14 @@ fn servers_that_people_run_lose_no_connection_when_they_are_restarted() {
     }
     let clients: Vec<Client> = SERVERS.into_iter().map(Client::begin).collect();
     for (name, ..) in SERVERS {
-        sh(&format!("enforcer restart {name}"));
+        restart(name);
     }
     // An agent that is killed is followed by another one, and the gate goes on.
     sh("systemctl kill --signal=KILL --kill-whom=main enforcer");
     wait_for("another agent", || {
         shell("enforcer ps").status.success().then_some(())
     });
-    sh("enforcer restart nginx");
+    restart("nginx");
     let ended = clients.into_iter().map(Client::end);
     for ((name, ..), (asked, failures)) in SERVERS.into_iter().zip(ended) {
         assert!(

@@ -350,7 +350,7 @@ fn each_replica_has_ports_of_its_own_and_all_have_limits_together() {
 
 #[test]
 fn the_number_of_replicas_follows_their_cpu_time() {
-    let text = "  busy:\n    command: [/bin/fixture, burn]\n    user: web\n    cgroup: { cpu.max: 2% }\n    watch: { cpu_loop: off }\n    replicas: { min: 1, max: 3, cpu: 50% }\n";
+    let text = "  busy:\n    command: [/bin/fixture, spin]\n    user: web\n    cgroup: { cpu.max: 2% }\n    watch: { cpu_loop: off }\n    replicas: { min: 1, max: 3, cpu: 50% }\n";
     let agent = Agent::start(&manifest(text));
     wait_for("three replicas", || {
         (agent.workloads().len() == 3).then_some(())

@@ -259,11 +259,38 @@ impl Service<'_> {
         }
     }
 
-    pub(super) fn secrets(&mut self, value: &Node) -> Outcome {
-        let _ = value;
-        needs_you(
-            "name the files in `credentials`; the program finds them in $CREDENTIALS_DIRECTORY",
-        )
+    /// Secrets and configs: files of the host's that the program finds where Docker puts them.
+    pub(super) fn kept_files(&mut self, kind: &str, folder: &str, value: &Node) -> Outcome {
+        let Value::Sequence(items) = &value.value else {
+            return unread();
+        };
+        let mut lacking = Vec::new();
+        for item in items {
+            let of = |key: &str| entry(item, key).and_then(text);
+            let Some(name) = text(item).or_else(|| of("source")) else {
+                return unread();
+            };
+            let target = of("target").unwrap_or(name);
+            let to = match target.starts_with('/') {
+                true => target.to_owned(),
+                false => format!("{folder}{target}"),
+            };
+            let Some(file) = self.files.get(&format!("{kind}.{name}")) else {
+                lacking.push(name);
+                continue;
+            };
+            let mut mount = Yaml::map();
+            mount.put(&["from"], Yaml::Text(self.absolute(file)));
+            mount.put(&["to"], Yaml::Text(to));
+            mount.put(&["read_only"], Yaml::word("true"));
+            self.mounts.push(mount);
+        }
+        match lacking.is_empty() {
+            true => near(
+                "the user needs the right to read the file; `credentials` gives it a copy of its own",
+            ),
+            false => needs_you(format!("{} has no `file`", lacking.join(", "))),
+        }
     }
 
     pub(super) fn hooks(&mut self, key: &str, value: &Node) -> Outcome {

@@ -111,6 +111,7 @@ pub fn compose(files: &[Source], options: &Options, load: Load<'_>) -> Result<Im
     let mut workloads = Yaml::map();
     let names: BTreeSet<&str> = services.value.pairs().map(|(name, ..)| name).collect();
     let mut ports = BTreeMap::new();
+    let files_of = files_of(&project);
     for (name, _, _) in services.value.pairs() {
         let node = extended(name, services, (first, options, load), &mut missing, 0)?;
         let place = format!("services.{name}");
@@ -123,7 +124,7 @@ pub fn compose(files: &[Source], options: &Options, load: Load<'_>) -> Result<Im
             });
             continue;
         }
-        let mut service = Service::new(name, &names, options);
+        let mut service = Service::new(name, (&names, &files_of), options);
         service.read(&node);
         service.finish(&mut ports);
         report.append(&mut service.report);
@@ -302,6 +303,20 @@ fn without(mut node: Node, keys: &[&str]) -> Node {
     node
 }
 
+/// Returns the files of the project's secrets and configs, by `secrets.NAME` and `configs.NAME`.
+fn files_of(project: &Node) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    for kind in ["secrets", "configs"] {
+        let all = entry(project, kind).into_iter();
+        for (name, _, value) in all.flat_map(|all| all.value.pairs()) {
+            if let Some(file) = entry(value, "file").and_then(crate::values::text) {
+                files.insert(format!("{kind}.{name}"), file.to_owned());
+            }
+        }
+    }
+    files
+}
+
 fn profiles_of(service: &Node) -> BTreeSet<String> {
     let profiles = entry(service, "profiles").and_then(crate::values::texts);
     profiles.unwrap_or_default().into_iter().collect()
@@ -324,7 +339,7 @@ fn report_rest(project: &Node, report: &mut Vec<Line>) {
             "volumes" => (Verdict::Near, "named volumes become folders below /var/lib"),
             "secrets" => (
                 Verdict::Near,
-                "files become `credentials` of the services that use them",
+                "files become `mounts` of the services that use them",
             ),
             "configs" => (
                 Verdict::Near,

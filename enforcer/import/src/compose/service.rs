@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Service<'o> {
     pub(super) name: &'o str,
     pub(super) names: &'o BTreeSet<&'o str>,
+    /// The files of secrets and configs.
+    pub(super) files: &'o BTreeMap<String, String>,
     pub(super) options: &'o Options,
     pub(super) draft: Yaml,
     pub(super) report: Vec<Line>,
@@ -101,10 +103,15 @@ pub(super) fn workload_name(service: &str) -> String {
 }
 
 impl<'o> Service<'o> {
-    pub(super) fn new(name: &'o str, names: &'o BTreeSet<&'o str>, options: &'o Options) -> Self {
+    pub(super) fn new(
+        name: &'o str,
+        (names, files): (&'o BTreeSet<&'o str>, &'o BTreeMap<String, String>),
+        options: &'o Options,
+    ) -> Self {
         Self {
             name,
             names,
+            files,
             options,
             draft: Yaml::map(),
             report: Vec::new(),
@@ -250,7 +257,8 @@ impl<'o> Service<'o> {
             "links" | "external_links" | "extra_hosts" | "dns" | "dns_search" | "dns_opt"
             | "domainname" => dropped("names are the host's: use 127.0.0.1, or /etc/hosts"),
             "init" => exact("a workload's processes have an init above them"),
-            "container_name" | "labels" | "label_file" | "annotations" | "attach" => {
+            "container_name" => near("the workload has the name of its service"),
+            "labels" | "label_file" | "annotations" | "attach" => {
                 dropped("it has no effect on the program")
             }
             "platform" | "pull_policy" | "pull_refresh_after" => dropped("there are no images"),
@@ -272,8 +280,8 @@ impl<'o> Service<'o> {
             "device_cgroup_rules" => {
                 dropped("without a sandbox the user's permissions decide about devices")
             }
-            "secrets" => self.secrets(value),
-            "configs" => needs_you("name the files in `mounts`"),
+            "secrets" => self.kept_files("secrets", "/run/secrets/", value),
+            "configs" => self.kept_files("configs", "/", value),
             "post_start" => self.hooks("after_start", value),
             "pre_stop" => self.hooks("before_stop", value),
             "scale" => resources::replicas(self, value),

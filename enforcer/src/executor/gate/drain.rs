@@ -7,6 +7,7 @@ use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::{clock, connections};
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,7 +89,13 @@ fn count(
     let mut held: Option<BTreeSet<u32>> = None;
     for Counted { port, peers } in ports {
         let open = connections::open(*port)?;
-        for one in open {
+        // A program may have connections to itself, which end with it.
+        let dialled = connections::towards(*port)?.into_iter();
+        let dialled = dialled.filter(|one| cgroup.is_some() && one.cgroup == cgroup);
+        let own: BTreeSet<SocketAddr> = dialled
+            .map(|one| plain(SocketAddr::new(one.address, one.port)))
+            .collect();
+        for one in open.iter().filter(|one| !own.contains(&plain(one.remote))) {
             let is_own = cgroup.is_some() && one.cgroup == cgroup;
             let is_a_peers = one.cgroup.is_some_and(|of| peers.contains(&of));
             let is_its = match one.inode {
@@ -104,6 +111,11 @@ fn count(
         }
     }
     Ok(count)
+}
+
+/// Returns an address as IPv4 has it, if it is one of those.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// Returns the inodes of the sockets that the processes of a cgroup have open.
