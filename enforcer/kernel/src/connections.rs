@@ -303,8 +303,8 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
         for states in [&[LISTEN][..], &[ESTABLISHED, CLOSE_WAIT]] {
-            let less = list_by_proc(port, states).expect("a list");
-            let more = list(port, states).expect("a list");
+            let less = list_by_proc(End::Local(port), states).expect("a list");
+            let more = list(End::Local(port), states).expect("a list");
             let without_cgroup = more.into_iter().map(|one| LocalSocket {
                 cgroup: None,
                 ..one
