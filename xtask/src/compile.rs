@@ -122,7 +122,13 @@ const GUEST: [&str; 6] = [
 pub(crate) fn test_programs() -> Result<Programs> {
     ebpf()?;
     say("build", "the agent with failpoints");
-    run(static_release("build").args(GUEST).args([
+    // It is for the tests alone: its own crate is compiled in parts, and with less care.
+    let quickly = [
+        "profile.release.package.enforcer.codegen-units=16",
+        "profile.release.package.enforcer.opt-level=1",
+    ];
+    let quickly = quickly.iter().flat_map(|setting| ["--config", *setting]);
+    run(static_release("build").args(GUEST).args(quickly).args([
         "--bin",
         "enforcer",
         "--features",
