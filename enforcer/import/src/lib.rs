@@ -7,9 +7,11 @@
 
 pub mod compose;
 mod output;
+pub mod systemd;
 mod values;
 
 pub use compose::compose;
+pub use systemd::systemd;
 
 use serde::Serialize;
 use std::fmt;

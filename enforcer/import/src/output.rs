@@ -100,6 +100,21 @@ impl Yaml {
         }
     }
 
+    /// Writes a manifest with these workloads.
+    pub(crate) fn manifest(workloads: &Self, sources: &[&str]) -> String {
+        let mut text = format!(
+            "# Imported from {}.\nversion: 2\nworkloads:",
+            sources.join(", ")
+        );
+        match workloads {
+            Self::Map(entries) if entries.is_empty() => text.push_str(" {}\n"),
+            Self::Text(_) | Self::Word(_) | Self::List(_) | Self::Map(_) => {
+                workloads.write(&mut text, 1);
+            }
+        }
+        text
+    }
+
     fn in_line(&self) -> String {
         match self {
             Self::Text(text) => quoted(text),

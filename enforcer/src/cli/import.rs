@@ -5,7 +5,8 @@ use super::format::{Format, Output};
 use crate::fault::Fault;
 use clap::Subcommand;
 use enforcer_import::compose::{Image, Options, Source};
-use enforcer_import::{Imported, Refused, compose};
+use enforcer_import::systemd::Files;
+use enforcer_import::{Imported, Refused, compose, systemd};
 use enforcer_manifest::environment_file;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +27,13 @@ pub(super) enum Wanted {
         /// A folder with the files of a service's image, as `umoci unpack` makes it
         #[arg(long = "image", value_name = "SERVICE=DIR")]
         images: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Import services of systemd, with their drop-ins, and the sockets that are named with them
+    Systemd {
+        #[arg(required = true)]
+        units: Vec<PathBuf>,
         #[command(flatten)]
         output: Output,
     },
@@ -59,6 +67,14 @@ pub(super) fn import(wanted: &Wanted) -> Result<(), Fault> {
                 *output,
             )
         }
+        Wanted::Systemd { units, output } => {
+            let units = units.iter().map(|path| unit(path));
+            let units = units.collect::<Result<Vec<Files>, Fault>>()?;
+            let sources: Vec<Source> = units.iter().flat_map(|unit| unit.files.clone()).collect();
+            let imported = systemd(&units);
+            let imported = imported.map_err(|error| refused(&error, &sources))?;
+            print(&imported, *output)
+        }
     }
 }
 
@@ -71,6 +87,28 @@ fn source(path: &Path) -> Result<Source, Fault> {
     Ok(Source {
         name: path.display().to_string(),
         text: read(path)?,
+    })
+}
+
+/// Reads a unit and its drop-ins, which are in a folder beside it, in the order of their names.
+fn unit(path: &Path) -> Result<Files, Fault> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut files = vec![source(path)?];
+    let mut folder = path.as_os_str().to_owned();
+    folder.push(".d");
+    let entries = std::fs::read_dir(Path::new(&folder)).into_iter().flatten();
+    let mut drop_ins: Vec<PathBuf> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "conf"))
+        .collect();
+    drop_ins.sort();
+    for drop_in in drop_ins {
+        files.push(source(&drop_in)?);
+    }
+    Ok(Files {
+        name: name.into_owned(),
+        files,
     })
 }
 

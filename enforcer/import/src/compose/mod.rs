@@ -12,6 +12,7 @@ use crate::output::Yaml;
 use crate::{Imported, Line, Refused, Verdict};
 use enforcer_manifest::{Node, Value, read_yaml};
 use interpolate::Variables;
+pub(crate) use service::program;
 use service::{Service, workload_name};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -139,21 +140,11 @@ pub fn compose(files: &[Source], options: &Options, load: Load<'_>) -> Result<Im
                 .to_owned(),
         });
     }
-    let mut text = header(files);
-    text.push_str("version: 2\nworkloads:");
-    match workloads.get(&[]) {
-        Some(Yaml::Map(entries)) if entries.is_empty() => text.push_str(" {}\n"),
-        _ => workloads.write(&mut text, 1),
-    }
+    let sources: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     Ok(Imported {
-        manifest: text,
+        manifest: Yaml::manifest(&workloads, &sources),
         report,
     })
-}
-
-fn header(files: &[Source]) -> String {
-    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-    format!("# Imported from {}.\n", names.join(", "))
 }
 
 fn refused(file: &str, at: usize, message: impl Into<String>) -> Refused {

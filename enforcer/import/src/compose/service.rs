@@ -425,7 +425,7 @@ pub(super) fn argument_list(node: &Node) -> Option<Vec<String>> {
 }
 
 /// Returns a command whose program has an absolute path: env(1) finds one in `PATH`.
-pub(super) fn program(mut arguments: Vec<String>) -> Vec<String> {
+pub(crate) fn program(mut arguments: Vec<String>) -> Vec<String> {
     let is_absolute = arguments.first().is_none_or(|first| first.starts_with('/'));
     if !is_absolute {
         arguments.insert(0, "/usr/bin/env".to_owned());
