@@ -218,8 +218,8 @@ fn ignoring(arguments: Vec<String>) -> Vec<String> {
 
 /// A reload by kill(1) is a signal.
 fn reload(unit: &mut Unit<'_>, values: &[String]) -> Outcome {
-    let [value] = values else {
-        return needs_you("there is one command: join them in a script");
+    let Some(value) = values.last() else {
+        return exact("");
     };
     let plain = value.trim_start_matches(['-', '+', '@', ':', '!']);
     let words: Vec<&str> = plain.split_whitespace().collect();
@@ -235,7 +235,13 @@ fn reload(unit: &mut Unit<'_>, values: &[String]) -> Outcome {
     };
     if let Some(signal) = signal {
         unit.put(&["reload", "signal"], Yaml::Text(signal.to_owned()));
-        return exact("");
+        return match values.len() {
+            1 => exact(""),
+            _ => near("the signal alone: what checks the configuration before is left out"),
+        };
+    }
+    if values.len() > 1 {
+        return needs_you("there is one command: join them in a script");
     }
     match command(value) {
         Ok(_) if value.contains("MAINPID") => {

@@ -43,7 +43,10 @@ pub(super) fn read(unit: &mut Unit<'_>, key: &str, value: &str) -> Option<Outcom
             near("then the breaker opens, and tries again later")
         }
         "StartLimitAction" | "RestartMode" => dropped("there is no such setting"),
-        "SuccessExitStatus" | "RestartPreventExitStatus" | "RestartForceExitStatus" => needs_you(
+        "SuccessExitStatus" => {
+            near("however a program ends when it was asked to stop, that is no failure")
+        }
+        "RestartPreventExitStatus" | "RestartForceExitStatus" => needs_you(
             "exit code 0 alone is a success: a shell around the command can change others",
         ),
         _ => return None,

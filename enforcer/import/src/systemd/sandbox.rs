@@ -70,9 +70,13 @@ pub(super) fn read(
             near("a user other than root has the capabilities of `capabilities` alone")
         }
         "SecureBits" => near("the defaults hold"),
-        "ReadWritePaths" => list(unit, "read_write_paths", paths().collect()),
-        "ReadOnlyPaths" => list(unit, "read_only_paths", paths().collect()),
-        "InaccessiblePaths" => near("a sandbox hides what other users have"),
+        "ReadWritePaths" | "ReadWriteDirectories" => {
+            list(unit, "read_write_paths", paths().collect())
+        }
+        "ReadOnlyPaths" | "ReadOnlyDirectories" => list(unit, "read_only_paths", paths().collect()),
+        "InaccessiblePaths" | "InaccessibleDirectories" => {
+            near("a sandbox hides what other users have")
+        }
         "BindPaths" | "BindReadOnlyPaths" => {
             let read_only = key == "BindReadOnlyPaths";
             let mut mounts = match unit.draft.get(&["mounts"]) {

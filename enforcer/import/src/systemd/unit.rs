@@ -86,7 +86,9 @@ const LISTS: &[&str] = &[
     "LoadCredential",
     "LogsDirectory",
     "PartOf",
+    "ReadOnlyDirectories",
     "ReadOnlyPaths",
+    "ReadWriteDirectories",
     "ReadWritePaths",
     "Requires",
     "RestrictAddressFamilies",
@@ -215,12 +217,47 @@ impl<'u> Unit<'u> {
             "JobTimeoutSec" | "JobRunningTimeoutSec" | "JobTimeoutAction" => {
                 near("see `start_timeout`")
             }
-            _ if key.starts_with("Condition") || key.starts_with("Assert") => needs_you(
-                "a command of `before_start` can refuse the start: [/bin/test, -e, /path]",
-            ),
+            _ if key.starts_with("Condition") || key.starts_with("Assert") => {
+                self.condition(key, value)
+            }
             _ if key.starts_with("X-") => exact("an extension, which systemd ignores"),
             _ => dropped("the setting is not known"),
         }
+    }
+
+    /// A condition about a file becomes a command that refuses the start.
+    fn condition(&mut self, key: &str, value: &str) -> Outcome {
+        let about = key
+            .trim_start_matches("Condition")
+            .trim_start_matches("Assert");
+        let flag = match about {
+            "PathExists" => "-e",
+            "PathIsDirectory" => "-d",
+            "PathIsSymbolicLink" => "-L",
+            "PathIsReadWrite" => "-w",
+            "FileNotEmpty" => "-s",
+            "FileIsExecutable" => "-x",
+            _ => return needs_you("a command of `before_start` can refuse the start"),
+        };
+        if value.starts_with('|') {
+            return needs_you(
+                "of several such conditions one is enough: write a command of `before_start`",
+            );
+        }
+        let (not, path) = match value.strip_prefix('!') {
+            Some(path) => (Some("!"), path),
+            None => (None, value),
+        };
+        let words = std::iter::once("/usr/bin/test")
+            .chain(not)
+            .chain([flag, path]);
+        let mut all = match self.draft.get(&["before_start"]) {
+            Some(Yaml::List(known)) => known.clone(),
+            _ => Vec::new(),
+        };
+        all.push(Yaml::texts(words));
+        self.put(&["before_start"], Yaml::List(all));
+        near("a start that is refused is a failed one, which the recovery tries again")
     }
 
     /// Needs other services of the same import. The host's own units are up before the agent is.
