@@ -8,6 +8,8 @@ use crate::probe::http::resolve_redirect;
 use crate::store::handover;
 use crate::store::journal;
 use enforcer_core::notice::Notice;
+use enforcer_import::compose::{Options, Source};
+use enforcer_import::systemd::Files;
 use enforcer_kernel::counters;
 use enforcer_kernel::process::FileMapping;
 use enforcer_manifest::Accounts;
@@ -45,6 +47,36 @@ pub fn manifest(bytes: &[u8]) {
         assert!(text.get(fault.span.clone()).is_some(), "{:?}", fault.span);
     }
     let _ = enforcer_manifest::join(vec![parsed]);
+}
+
+/// Files of others that are imported. What comes out must be YAML.
+pub fn import(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let source = Source {
+        name: "web.service".to_owned(),
+        text: text.to_owned(),
+    };
+    let nothing = |path: &str| Err(format!("{path} is not there"));
+    let composed =
+        enforcer_import::compose(std::slice::from_ref(&source), &Options::default(), &nothing);
+    let unit = Files {
+        name: source.name.clone(),
+        files: vec![source],
+    };
+    for imported in [composed, enforcer_import::systemd(&[unit])] {
+        match imported {
+            Ok(imported) => {
+                assert!(
+                    enforcer_manifest::read_yaml(&imported.manifest).is_ok(),
+                    "{}",
+                    imported.manifest
+                );
+            }
+            Err(refused) => assert!(text.get(..refused.at).is_some() || refused.at > text.len()),
+        }
+    }
 }
 
 /// A request's body: a manifest to apply, or a throttle.
@@ -200,6 +232,17 @@ mod tests {
             4000,
             manifest,
         );
+    }
+
+    #[test]
+    fn damaged_imports_are_refused_and_nothing_else() {
+        let compose = b"services:\n  web:\n    image: a:${T:-1}\n    command: [a, \"b c\"]\n    ports: [\"80:8080\"]\n    \
+            volumes: [\"./a:/b:ro\", \"c:/d\"]\n    healthcheck: { test: \"curl -f http://localhost:8080/ || exit 1\" }\n    \
+            deploy: { resources: { limits: { cpus: \"0.5\", memory: 1g } } }\n";
+        damaged(compose, 4000, import);
+        let unit = b"[Unit]\nAfter=a.service\n[Service]\nExecStart=-/bin/a \"%i x\" $B ${C}d \\x41 \\\n  e\n\
+            Environment=B=1 \"C=2 3\"\nMemoryMax=1G\nRestartSec=1min 2s\nLimitNOFILE=1:2\nBindPaths=/a:/b\n";
+        damaged(unit, 4000, import);
     }
 
     #[test]
