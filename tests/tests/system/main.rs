@@ -13,7 +13,6 @@ mod package;
 mod scope;
 mod strict;
 mod top;
-mod traffic;
 mod units;
 
 use enforcer_model::WorkloadState;
