@@ -6,6 +6,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod compose;
+mod outcome;
 mod output;
 pub mod systemd;
 mod values;

@@ -3,6 +3,50 @@
 
 use std::fmt::Write as _;
 
+/// The keys of a workload in the order in which they are written.
+const ORDER: &[&str] = &[
+    "command",
+    "user",
+    "group",
+    "groups",
+    "umask",
+    "nice",
+    "main_pid_file",
+    "directory",
+    "root",
+    "read_only",
+    "hostname",
+    "mounts",
+    "tmpfs",
+    "runtime_directory",
+    "state_directory",
+    "cache_directory",
+    "credentials",
+    "listen",
+    "replicas",
+    "ports",
+    "rollout",
+    "sandbox",
+    "read_only_paths",
+    "read_write_paths",
+    "environment",
+    "environment_files",
+    "capabilities",
+    "rlimits",
+    "priority",
+    "cgroup",
+    "needs",
+    "probes",
+    "reload",
+    "before_start",
+    "after_start",
+    "before_stop",
+    "recovery",
+    "start_timeout",
+    "stop",
+    "logs",
+];
+
 /// A value of the manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Yaml {
@@ -60,11 +104,11 @@ impl Yaml {
         entry.get(rest)
     }
 
-    /// Puts the keys of a map into this order; the others follow.
-    pub(crate) fn sort(&mut self, order: &[&str]) {
+    /// Puts the keys of a workload into their order; the others follow.
+    pub(crate) fn sort(&mut self) {
         if let Self::Map(entries) = self {
-            let rank = |key: &str| order.iter().position(|known| *known == key);
-            entries.sort_by_key(|(key, _)| rank(key).unwrap_or(order.len()));
+            let rank = |key: &str| ORDER.iter().position(|known| *known == key);
+            entries.sort_by_key(|(key, _)| rank(key).unwrap_or(ORDER.len()));
         }
     }
 

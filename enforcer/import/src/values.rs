@@ -153,6 +153,33 @@ pub(crate) fn weight(shares: u64) -> u64 {
     weight
 }
 
+/// Returns a name that a workload may have.
+pub(crate) fn workload_name(service: &str) -> String {
+    let name: String = service
+        .to_ascii_lowercase()
+        .chars()
+        .map(|letter| match letter {
+            'a'..='z' | '0'..='9' | '-' => letter,
+            _ => '-',
+        })
+        .take(63)
+        .collect();
+    let name = name.trim_matches('-');
+    match name.is_empty() {
+        true => "service".to_owned(),
+        false => name.to_owned(),
+    }
+}
+
+/// Returns a command whose program has an absolute path: env(1) finds one in `PATH`.
+pub(crate) fn program(mut arguments: Vec<String>) -> Vec<String> {
+    let is_absolute = arguments.first().is_none_or(|first| first.starts_with('/'));
+    if !is_absolute {
+        arguments.insert(0, "/usr/bin/env".to_owned());
+    }
+    arguments
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,9 +2,10 @@
 //! `readiness` probe, which restarts nothing.
 
 use super::entry;
-use super::service::{Outcome, Service, exact, near, needs_you, program};
+use super::service::Service;
+use crate::outcome::{Outcome, exact, near, needs_you};
 use crate::output::Yaml;
-use crate::values::{duration, text, texts};
+use crate::values::{duration, program, text, texts};
 use enforcer_manifest::Node;
 
 pub(super) fn read(service: &mut Service<'_>, node: &Node) -> Outcome {

@@ -1,13 +1,11 @@
 //! The keys of a service that take more than a line.
 
 use super::places::{port, tmpfs, volume};
-use super::service::{
-    Outcome, Service, argument_list, dropped, exact, near, needs_you, program, unread,
-    workload_name,
-};
+use super::service::{Service, argument_list};
 use super::{Image, entry};
+use crate::outcome::{Outcome, dropped, exact, near, needs_you, unread};
 use crate::output::Yaml;
-use crate::values::{pairs, size, text, texts};
+use crate::values::{pairs, program, size, text, texts, workload_name};
 use enforcer_manifest::{Node, Value};
 use std::collections::BTreeSet;
 

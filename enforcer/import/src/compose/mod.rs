@@ -9,11 +9,11 @@ mod resources;
 mod service;
 
 use crate::output::Yaml;
+use crate::values::workload_name;
 use crate::{Imported, Line, Refused, Verdict};
 use enforcer_manifest::{Node, Value, read_yaml};
 use interpolate::Variables;
-pub(crate) use service::program;
-use service::{Service, workload_name};
+use service::Service;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A file of Compose.

@@ -1,7 +1,8 @@
 //! Limits, `deploy`, and what else the kernel holds.
 
 use super::entry;
-use super::service::{Outcome, Service, dropped, exact, near, needs_you};
+use super::service::Service;
+use crate::outcome::{Outcome, dropped, exact, near, needs_you};
 use crate::output::Yaml;
 use crate::values::{bytes, cpus, duration, size, text, weight};
 use enforcer_manifest::{Node, Value};

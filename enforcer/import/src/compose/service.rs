@@ -2,9 +2,10 @@
 
 use super::places::{Ports, tmpfs};
 use super::{Image, Options, health, resources};
+use crate::Line;
+use crate::outcome::{Outcome, dropped, exact, near, needs_you, unread};
 use crate::output::Yaml;
-use crate::values::{duration, text, texts, words};
-use crate::{Line, Verdict};
+use crate::values::{duration, program, text, texts, words, workload_name};
 use enforcer_manifest::{Node, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,76 +31,6 @@ pub(super) struct Service<'o> {
     /// The port that clients connect to, and the one that the program binds.
     pub(super) ports: Ports,
     pub(super) memory: Option<u64>,
-}
-
-/// What became of a key.
-pub(super) type Outcome = (Verdict, String);
-
-pub(super) fn exact(note: impl Into<String>) -> Outcome {
-    (Verdict::Exact, note.into())
-}
-
-pub(super) fn near(note: impl Into<String>) -> Outcome {
-    (Verdict::Near, note.into())
-}
-
-pub(super) fn dropped(note: impl Into<String>) -> Outcome {
-    (Verdict::Dropped, note.into())
-}
-
-pub(super) fn needs_you(note: impl Into<String>) -> Outcome {
-    (Verdict::NeedsYou, note.into())
-}
-
-pub(super) fn unread() -> Outcome {
-    needs_you("the value is not understood")
-}
-
-/// The keys of a workload in the order in which they are written.
-const ORDER: &[&str] = &[
-    "command",
-    "user",
-    "groups",
-    "directory",
-    "root",
-    "read_only",
-    "hostname",
-    "mounts",
-    "tmpfs",
-    "state_directory",
-    "credentials",
-    "replicas",
-    "ports",
-    "rollout",
-    "environment",
-    "environment_files",
-    "capabilities",
-    "rlimits",
-    "priority",
-    "cgroup",
-    "needs",
-    "probes",
-    "recovery",
-    "stop",
-    "logs",
-];
-
-/// Returns a name that a workload may have.
-pub(super) fn workload_name(service: &str) -> String {
-    let name: String = service
-        .to_ascii_lowercase()
-        .chars()
-        .map(|letter| match letter {
-            'a'..='z' | '0'..='9' | '-' => letter,
-            _ => '-',
-        })
-        .take(63)
-        .collect();
-    let name = name.trim_matches('-');
-    match name.is_empty() {
-        true => "service".to_owned(),
-        false => name.to_owned(),
-    }
 }
 
 impl<'o> Service<'o> {
@@ -342,7 +273,7 @@ impl<'o> Service<'o> {
                 self.ask_at(bound, published);
             }
         }
-        self.draft.sort(ORDER);
+        self.draft.sort();
     }
 
     /// Has a probe ask the port that clients connect to: the program's socket is there.
@@ -422,15 +353,6 @@ pub(super) fn argument_list(node: &Node) -> Option<Vec<String>> {
         Value::Null => Some(Vec::new()),
         Value::Mapping(_) => None,
     }
-}
-
-/// Returns a command whose program has an absolute path: env(1) finds one in `PATH`.
-pub(crate) fn program(mut arguments: Vec<String>) -> Vec<String> {
-    let is_absolute = arguments.first().is_none_or(|first| first.starts_with('/'));
-    if !is_absolute {
-        arguments.insert(0, "/usr/bin/env".to_owned());
-    }
-    arguments
 }
 
 fn is_true(node: &Node) -> bool {

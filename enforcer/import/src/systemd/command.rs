@@ -2,8 +2,9 @@
 
 use super::text::words;
 use super::unit::Unit;
-use super::{Outcome, dropped, exact, near, needs_you};
+use crate::outcome::{Outcome, dropped, exact, near, needs_you};
 use crate::output::Yaml;
+use crate::values::program;
 
 /// A command, and what its prefixes and variables mean.
 struct Command {
@@ -38,7 +39,7 @@ fn command(value: &str) -> Result<Command, String> {
             let script = format!("exec {}", words.join(" "));
             ["/bin/sh".to_owned(), "-c".to_owned(), script].into()
         }
-        false => crate::compose::program(
+        false => program(
             arguments
                 .into_iter()
                 .map(|word| {

@@ -1,8 +1,9 @@
 //! The place of a program: its user, folders, variables and outputs (systemd.exec(5)).
 
+use super::command;
 use super::text::words;
 use super::unit::{Unit, is_yes, time};
-use super::{Outcome, command, dropped, exact, near, needs_you};
+use crate::outcome::{Outcome, dropped, exact, near, needs_you};
 use crate::output::Yaml;
 
 /// Reads the variables first: other settings need them.

@@ -1,7 +1,7 @@
 //! Limits of resources (systemd.resource-control(5), setrlimit(2)).
 
 use super::unit::{Unit, is_yes};
-use super::{Outcome, dropped, exact, near, needs_you};
+use crate::outcome::{Outcome, dropped, exact, near, needs_you};
 use crate::output::Yaml;
 use crate::values::weight;
 

@@ -16,25 +16,6 @@ use std::collections::BTreeSet;
 use text::{Name, Setting};
 use unit::Unit;
 
-/// What became of a setting.
-type Outcome = (Verdict, String);
-
-fn exact(note: impl Into<String>) -> Outcome {
-    (Verdict::Exact, note.into())
-}
-
-fn near(note: impl Into<String>) -> Outcome {
-    (Verdict::Near, note.into())
-}
-
-fn dropped(note: impl Into<String>) -> Outcome {
-    (Verdict::Dropped, note.into())
-}
-
-fn needs_you(note: impl Into<String>) -> Outcome {
-    (Verdict::NeedsYou, note.into())
-}
-
 /// A unit with its drop-ins, in the order in which systemd reads them.
 #[derive(Clone, Debug)]
 pub struct Files {

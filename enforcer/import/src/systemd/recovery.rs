@@ -1,7 +1,7 @@
 //! Restarts.
 
 use super::unit::{Unit, time};
-use super::{Outcome, dropped, exact, near, needs_you};
+use crate::outcome::{Outcome, dropped, exact, near, needs_you};
 use crate::output::Yaml;
 
 pub(super) fn read(unit: &mut Unit<'_>, key: &str, value: &str) -> Option<Outcome> {

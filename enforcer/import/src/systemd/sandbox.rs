@@ -1,7 +1,7 @@
 //! What a program is kept from.
 
 use super::unit::{Unit, is_yes};
-use super::{Outcome, exact, near, needs_you};
+use crate::outcome::{Outcome, exact, near, needs_you};
 use crate::output::Yaml;
 
 /// Settings that `sandbox: default` has as well.

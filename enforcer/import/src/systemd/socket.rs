@@ -1,9 +1,10 @@
 //! Socket units: sockets that the agent keeps for its workload.
 
+use super::Files;
 use super::text::Setting;
 use super::unit::{Unit, is_yes};
-use super::{Files, dropped, exact, near, needs_you};
 use crate::Line;
+use crate::outcome::{dropped, exact, near, needs_you};
 use crate::output::Yaml;
 
 /// Returns the service that a socket unit belongs to.

@@ -1,7 +1,8 @@
 //! One service on its way into a workload.
 
 use super::text::Setting;
-use super::{Outcome, command, dropped, exact, exec, limits, near, needs_you, recovery, sandbox};
+use super::{command, exec, limits, recovery, sandbox};
+use crate::outcome::{Outcome, dropped, exact, near, needs_you};
 use crate::output::Yaml;
 use crate::{Line, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,45 +18,6 @@ pub(super) struct Unit<'u> {
     pub(super) environment: Vec<(String, String)>,
     pub(super) has_sandbox: bool,
 }
-
-/// The keys of a workload in the order in which they are written.
-const ORDER: &[&str] = &[
-    "command",
-    "user",
-    "group",
-    "groups",
-    "umask",
-    "nice",
-    "main_pid_file",
-    "directory",
-    "root",
-    "mounts",
-    "tmpfs",
-    "runtime_directory",
-    "state_directory",
-    "cache_directory",
-    "credentials",
-    "listen",
-    "sandbox",
-    "read_only_paths",
-    "read_write_paths",
-    "environment",
-    "environment_files",
-    "capabilities",
-    "rlimits",
-    "priority",
-    "cgroup",
-    "needs",
-    "probes",
-    "reload",
-    "before_start",
-    "after_start",
-    "before_stop",
-    "recovery",
-    "start_timeout",
-    "stop",
-    "logs",
-];
 
 /// Keys whose assignments add to a list. An empty one begins it anew.
 const LISTS: &[&str] = &[
@@ -295,7 +257,7 @@ impl<'u> Unit<'u> {
         if !self.has_sandbox {
             self.put(&["sandbox"], Yaml::word("off"));
         }
-        self.draft.sort(ORDER);
+        self.draft.sort();
         if self.draft.get(&["command"]).is_none() {
             self.report.push(Line {
                 key: self.name.to_owned(),
