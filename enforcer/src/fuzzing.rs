@@ -61,11 +61,15 @@ pub fn import(bytes: &[u8]) {
     let nothing = |path: &str| Err(format!("{path} is not there"));
     let composed =
         enforcer_import::compose(std::slice::from_ref(&source), &Options::default(), &nothing);
+    let objects = enforcer_import::kubernetes(
+        std::slice::from_ref(&source),
+        &enforcer_import::kubernetes::Options::default(),
+    );
     let unit = Files {
         name: source.name.clone(),
         files: vec![source],
     };
-    for imported in [composed, enforcer_import::systemd(&[unit])] {
+    for imported in [composed, objects, enforcer_import::systemd(&[unit])] {
         match imported {
             Ok(imported) => {
                 assert!(

@@ -6,12 +6,14 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod compose;
+pub mod kubernetes;
 mod outcome;
 mod output;
 pub mod systemd;
 mod values;
 
 pub use compose::compose;
+pub use kubernetes::kubernetes;
 pub use systemd::systemd;
 
 use serde::Serialize;

@@ -1,6 +1,7 @@
 //! Values that several sources write alike.
 
 use enforcer_manifest::{Node, Value, parse_duration};
+use std::collections::BTreeSet;
 
 /// Returns the text of a scalar.
 pub(crate) fn text(node: &Node) -> Option<&str> {
@@ -153,6 +154,52 @@ pub(crate) fn weight(shares: u64) -> u64 {
     weight
 }
 
+/// What root has in a container unless its capabilities are named: moby's and containerd's defaults.
+const OF_ROOT: &[&str] = &[
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
+/// Returns the capabilities of a container that adds and removes some, as the manifest names them. There is
+/// no list if nothing is said, or if all are added.
+pub(crate) fn capabilities(
+    added: &[String],
+    removed: &[String],
+    is_root: bool,
+) -> Option<Vec<String>> {
+    let plain = |name: &String| {
+        let name = name.to_ascii_uppercase();
+        name.strip_prefix("CAP_")
+            .map_or(name.clone(), str::to_owned)
+    };
+    let added: Vec<String> = added.iter().map(plain).collect();
+    let removed: Vec<String> = removed.iter().map(plain).collect();
+    let is_all = |names: &[String]| names.iter().any(|name| name == "ALL");
+    if is_all(&added) || (added.is_empty() && (removed.is_empty() || !is_root)) {
+        return None;
+    }
+    let usual: &[&str] = match is_root && !is_all(&removed) {
+        true => OF_ROOT,
+        false => &[],
+    };
+    let mut all: BTreeSet<String> = usual.iter().map(|name| (*name).to_owned()).collect();
+    all.retain(|name| !removed.contains(name));
+    all.extend(added);
+    Some(all.into_iter().map(|name| format!("CAP_{name}")).collect())
+}
+
 /// Returns a name that a workload may have.
 pub(crate) fn workload_name(service: &str) -> String {
     let name: String = service
@@ -194,6 +241,23 @@ mod tests {
         );
         assert_eq!(split("'' x").as_deref(), Ok("|x"));
         assert!(split("'a").is_err());
+    }
+
+    #[test]
+    fn root_keeps_what_a_container_has_by_default() {
+        let names =
+            |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+        let of = |added: &str, removed: &str, is_root| {
+            capabilities(&names(added), &names(removed), is_root).map(|all| all.len())
+        };
+        assert_eq!(of("", "", true), None);
+        assert_eq!(of("", "ALL", true), Some(0));
+        assert_eq!(of("", "ALL", false), None);
+        assert_eq!(of("NET_ADMIN", "", true), Some(15));
+        assert_eq!(of("NET_BIND_SERVICE", "all", true), Some(1));
+        assert_eq!(of("CAP_NET_ADMIN", "", false), Some(1));
+        assert_eq!(of("", "CAP_MKNOD NET_RAW", true), Some(12));
+        assert_eq!(of("ALL", "", true), None);
     }
 
     #[test]

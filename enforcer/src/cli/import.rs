@@ -5,6 +5,7 @@ use super::format::{Format, Output};
 use crate::fault::Fault;
 use clap::Subcommand;
 use enforcer_import::compose::{Image, Options, Source};
+use enforcer_import::kubernetes;
 use enforcer_import::systemd::Files;
 use enforcer_import::{Imported, Refused, compose, systemd};
 use enforcer_manifest::environment_file;
@@ -26,6 +27,16 @@ pub(super) enum Wanted {
         profiles: Vec<String>,
         /// A folder with the files of a service's image, as `umoci unpack` makes it
         #[arg(long = "image", value_name = "SERVICE=DIR")]
+        images: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Import objects of Kubernetes: pods, what makes pods, and what those refer to in the same files
+    Kubernetes {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// A folder with the files of a container's image, as `umoci unpack` makes it
+        #[arg(long = "image", value_name = "CONTAINER=DIR")]
         images: Vec<String>,
         #[command(flatten)]
         output: Output,
@@ -54,14 +65,27 @@ pub(super) fn import(wanted: &Wanted) -> Result<(), Fault> {
             let options = Options {
                 variables: variables(env_file.as_deref(), &folder)?,
                 profiles: profiles.iter().cloned().collect(),
-                images: images
-                    .iter()
-                    .map(|text| image(text))
-                    .collect::<Result<_, _>>()?,
+                images: self::images(images)?,
                 folder: folder.display().to_string(),
             };
             let load = |path: &str| read(&folder.join(path)).map_err(|fault| fault.text());
             let imported = compose(&sources, &options, &load);
+            print(
+                &imported.map_err(|error| refused(&error, &sources))?,
+                *output,
+            )
+        }
+        Wanted::Kubernetes {
+            files,
+            images,
+            output,
+        } => {
+            let sources = files.iter().map(|path| source(path));
+            let sources = sources.collect::<Result<Vec<Source>, Fault>>()?;
+            let options = kubernetes::Options {
+                images: self::images(images)?,
+            };
+            let imported = enforcer_import::kubernetes(&sources, &options);
             print(
                 &imported.map_err(|error| refused(&error, &sources))?,
                 *output,
@@ -159,10 +183,14 @@ struct User {
     gid: u32,
 }
 
+fn images(texts: &[String]) -> Result<BTreeMap<String, Image>, Fault> {
+    texts.iter().map(|text| image(text)).collect()
+}
+
 /// Reads `SERVICE=DIR`: a bundle with `rootfs` and `config.json`, or a folder that is a root itself.
 fn image(text: &str) -> Result<(String, Image), Fault> {
     let Some((service, folder)) = text.split_once('=') else {
-        return Err(Fault::Usage(format!("`{text}`: expected SERVICE=DIR")));
+        return Err(Fault::Usage(format!("`{text}`: expected NAME=DIR")));
     };
     let folder = std::path::absolute(folder)
         .map_err(|error| Fault::Failed(format!("failed to find {folder}: {error}")))?;

@@ -195,21 +195,6 @@ impl Service<'_> {
         }
     }
 
-    pub(super) fn capabilities(&mut self, value: &Node) -> Outcome {
-        let names = texts(value).unwrap_or_default();
-        if names.iter().any(|name| name == "ALL") {
-            return near("root has all capabilities, and other users none");
-        }
-        let names = names
-            .into_iter()
-            .map(|name| match name.starts_with("CAP_") {
-                true => name,
-                false => format!("CAP_{name}"),
-            });
-        self.put(&["capabilities"], Yaml::texts(names));
-        exact("")
-    }
-
     pub(super) fn security(&mut self, value: &Node) -> Outcome {
         let options = texts(value).unwrap_or_default();
         let is_known = |option: &String| option.starts_with("no-new-privileges");

@@ -5,7 +5,7 @@ use super::{Image, Options, health, resources};
 use crate::Line;
 use crate::outcome::{Outcome, dropped, exact, near, needs_you, unread};
 use crate::output::Yaml;
-use crate::values::{duration, program, text, texts, words, workload_name};
+use crate::values::{capabilities, duration, program, text, texts, words, workload_name};
 use enforcer_manifest::{Node, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +27,9 @@ pub(super) struct Service<'o> {
     directory: Option<String>,
     user: Option<String>,
     restart: Option<Node>,
+    added: Vec<String>,
+    removed: Vec<String>,
+    is_privileged: bool,
     pub(super) deploys_restart: bool,
     /// The port that clients connect to, and the one that the program binds.
     pub(super) ports: Ports,
@@ -55,6 +58,9 @@ impl<'o> Service<'o> {
             directory: None,
             user: None,
             restart: None,
+            added: Vec::new(),
+            removed: Vec::new(),
+            is_privileged: false,
             deploys_restart: false,
             ports: Vec::new(),
             memory: None,
@@ -170,11 +176,20 @@ impl<'o> Service<'o> {
                 }
                 None => unread(),
             },
-            "cap_add" => self.capabilities(value),
-            "cap_drop" => near("a user other than root has none; root has those of `capabilities`"),
-            "privileged" if is_true(value) => near(
-                "without a sandbox there is nothing to be privileged in; root has all capabilities",
-            ),
+            "cap_add" | "cap_drop" => {
+                let names = texts(value).unwrap_or_default();
+                match key {
+                    "cap_add" => self.added = names,
+                    _ => self.removed = names,
+                }
+                exact("")
+            }
+            "privileged" if is_true(value) => {
+                self.is_privileged = true;
+                near(
+                    "without a sandbox there is nothing to be privileged in; root has all capabilities",
+                )
+            }
             "security_opt" => self.security(value),
             "logging" => self.logging(value),
             "network_mode" => match text(value) {
@@ -233,6 +248,14 @@ impl<'o> Service<'o> {
         let image = image.unwrap_or_default();
         self.command_line(&image);
         let user = self.user.clone().or(image.user);
+        let is_root = user
+            .as_deref()
+            .is_none_or(|user| matches!(user.split(':').next(), Some("0" | "root")));
+        if !self.is_privileged
+            && let Some(list) = capabilities(&self.added, &self.removed, is_root)
+        {
+            self.put(&["capabilities"], Yaml::texts(list));
+        }
         match user {
             Some(user) => self.put(&["user"], Yaml::Text(user)),
             None => {
