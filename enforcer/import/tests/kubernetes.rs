@@ -254,6 +254,7 @@ items:
     metadata: { name: db }
     spec:
       serviceName: db
+      volumeClaimTemplates: [{ metadata: { name: wal } }]
       template:
         spec:
           containers:
@@ -261,7 +262,7 @@ items:
               image: postgres:16
               ports: [{ containerPort: 5432, hostPort: 15432 }]
               readinessProbe: { tcpSocket: { port: 5432 } }
-              volumeMounts: [{ name: data, mountPath: /data, subPath: pg }]
+              volumeMounts: [{ name: data, mountPath: /data, subPath: pg }, { name: wal, mountPath: /wal }]
               securityContext: { readOnlyRootFilesystem: true }
           volumes: [{ name: data, persistentVolumeClaim: { claimName: db } }]
   - apiVersion: batch/v1
@@ -301,7 +302,8 @@ items:
                 read_only: true
                 mounts:
                   - { from: /var/lib/db/pg, to: /data }
-                state_directory: [db, db/pg]
+                  - { from: /var/lib/db-wal, to: /wal }
+                state_directory: [db, db/pg, db-wal]
                 ports:
                   p15432:
                     port: 15432
@@ -353,6 +355,7 @@ items:
             exact StatefulSet/db.metadata.name
             near StatefulSet/db.spec.template.spec.volumes.data: it is /var/lib/db, without a size of its own
             near StatefulSet/db.spec.serviceName: names are the host's
+            near StatefulSet/db.spec.volumeClaimTemplates: each is a folder below /var/lib, without a size of its own
             exact StatefulSet/db.spec.template.spec.containers.db.name
             exact StatefulSet/db.spec.template.spec.containers.db.image: its files are in /srv/images/db
             exact StatefulSet/db.spec.template.spec.containers.db.ports: workloads share the host's network

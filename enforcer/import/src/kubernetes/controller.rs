@@ -53,6 +53,13 @@ pub(super) fn read(import: &mut Import, object: &Object, values: &Values, option
         }
     }
     let mut shared = pod::read(import, (&place, &object.name), spec);
+    for claim in items(&object.node, &["spec", "volumeClaimTemplates"]) {
+        let claim = word(claim, &["metadata", "name"]).unwrap_or_default();
+        let folder = format!("{}-{}", workload_name(&object.name), workload_name(claim));
+        shared
+            .volumes
+            .insert(claim.to_owned(), pod::Volume::State(folder));
+    }
     let before = import.workloads.len();
     let mut rest = BTreeMap::new();
     if !is_pod {
@@ -61,13 +68,9 @@ pub(super) fn read(import: &mut Import, object: &Object, values: &Values, option
     if object.kind == "Job" && shared.restart.is_none() {
         shared.restart = Some("OnFailure".to_owned());
     }
-    let count = word(&object.node, &["spec", "replicas"]);
-    let is_several = count
-        .and_then(|count| count.parse::<u16>().ok())
-        .is_some_and(|count| count > 1);
     let name = workload_name(&object.name);
     let pod = Pod {
-        name: match is_several {
+        name: match has_several(object) {
             true => format!("{name}-{{replica}}"),
             false => name,
         },
@@ -103,6 +106,13 @@ pub(super) fn read(import: &mut Import, object: &Object, values: &Values, option
         container::read(import, &context, node, (name, false));
     }
     finish(import, before, &object.kind, &rest);
+}
+
+/// Returns whether an object has more than one pod.
+fn has_several(object: &Object) -> bool {
+    let count = word(&object.node, &["spec", "replicas"]);
+    let count = count.and_then(|count| count.parse::<u16>().ok());
+    count.is_some_and(|count| count > 1)
 }
 
 fn metadata(import: &mut Import, place: &str, node: &Node) {
@@ -151,9 +161,12 @@ fn settings(import: &mut Import, object: &Object) -> BTreeMap<&'static str, Yaml
             "podManagementPolicy" => near("replicas start at once, and are replaced one by one"),
             "ordinals" => needs_you("replicas are numbered from 0"),
             "persistentVolumeClaimRetentionPolicy" => near("nothing removes their folders"),
-            "volumeClaimTemplates" => needs_you(
-                "write `state_directory`, with `{replica}` in the command where each has a folder of its own",
-            ),
+            "volumeClaimTemplates" => match has_several(object) {
+                false => near("each is a folder below /var/lib, without a size of its own"),
+                true => needs_you(
+                    "replicas share one folder below /var/lib: have each use one of its own, by `{replica}`",
+                ),
+            },
             "backoffLimit" => match number {
                 Some(limit) => {
                     settings.insert("backoff", Yaml::word(limit));

@@ -37,7 +37,13 @@ impl Object {
     fn is_pod_or_its_controller(&self) -> bool {
         matches!(
             &*self.kind,
-            "Pod" | "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job"
+            "Pod"
+                | "Deployment"
+                | "StatefulSet"
+                | "DaemonSet"
+                | "ReplicaSet"
+                | "ReplicationController"
+                | "Job"
         )
     }
 }
