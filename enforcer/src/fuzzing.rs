@@ -65,11 +65,17 @@ pub fn import(bytes: &[u8]) {
         std::slice::from_ref(&source),
         &enforcer_import::kubernetes::Options::default(),
     );
+    let labelled = enforcer_import::labels(&source, "", &Options::default());
     let unit = Files {
         name: source.name.clone(),
         files: vec![source],
     };
-    for imported in [composed, objects, enforcer_import::systemd(&[unit])] {
+    for imported in [
+        composed,
+        objects,
+        labelled,
+        enforcer_import::systemd(&[unit]),
+    ] {
         match imported {
             Ok(imported) => {
                 assert!(

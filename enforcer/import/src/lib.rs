@@ -12,7 +12,7 @@ mod output;
 pub mod systemd;
 mod values;
 
-pub use compose::compose;
+pub use compose::{compose, labels};
 pub use kubernetes::kubernetes;
 pub use systemd::systemd;
 

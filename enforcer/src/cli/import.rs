@@ -7,7 +7,7 @@ use clap::Subcommand;
 use enforcer_import::compose::{Image, Options, Source};
 use enforcer_import::kubernetes;
 use enforcer_import::systemd::Files;
-use enforcer_import::{Imported, Refused, compose, systemd};
+use enforcer_import::{Imported, Refused, compose, labels, systemd};
 use enforcer_manifest::environment_file;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,18 @@ pub(super) enum Wanted {
         files: Vec<PathBuf>,
         /// A folder with the files of a container's image, as `umoci unpack` makes it
         #[arg(long = "image", value_name = "CONTAINER=DIR")]
+        images: Vec<String>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Import what labels say: a Dockerfile, or what `docker inspect` prints
+    Labels {
+        file: PathBuf,
+        /// What the names of the labels begin with
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        label_prefix: String,
+        /// A folder with the files of a service's image, as `umoci unpack` makes it
+        #[arg(long = "image", value_name = "SERVICE=DIR")]
         images: Vec<String>,
         #[command(flatten)]
         output: Output,
@@ -88,6 +100,24 @@ pub(super) fn import(wanted: &Wanted) -> Result<(), Fault> {
             let imported = enforcer_import::kubernetes(&sources, &options);
             print(
                 &imported.map_err(|error| refused(&error, &sources))?,
+                *output,
+            )
+        }
+        Wanted::Labels {
+            file,
+            label_prefix,
+            images,
+            output,
+        } => {
+            let source = source(file)?;
+            let options = Options {
+                images: self::images(images)?,
+                folder: folder_of(file)?.display().to_string(),
+                ..Options::default()
+            };
+            let imported = labels(&source, label_prefix, &options);
+            print(
+                &imported.map_err(|error| refused(&error, &[source]))?,
                 *output,
             )
         }

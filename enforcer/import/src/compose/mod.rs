@@ -4,6 +4,7 @@
 mod health;
 mod interpolate;
 mod keys;
+mod labels;
 mod places;
 mod resources;
 mod service;
@@ -13,6 +14,7 @@ use crate::values::workload_name;
 use crate::{Imported, Line, Refused, Verdict};
 use enforcer_manifest::{Node, Value, read_yaml};
 use interpolate::Variables;
+pub use labels::labels;
 use service::Service;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// A service on its way into a workload.
 pub(super) struct Service<'o> {
     pub(super) name: &'o str,
+    /// Where it is in its source.
+    pub(super) place: String,
     pub(super) names: &'o BTreeSet<&'o str>,
     /// The files of secrets and configs.
     pub(super) files: &'o BTreeMap<String, String>,
@@ -44,6 +46,7 @@ impl<'o> Service<'o> {
     ) -> Self {
         Self {
             name,
+            place: format!("services.{name}"),
             names,
             files,
             options,
@@ -70,7 +73,7 @@ impl<'o> Service<'o> {
     pub(super) fn line(&mut self, key: &str, (verdict, note): Outcome) {
         let dot = if key.is_empty() { "" } else { "." };
         self.report.push(Line {
-            key: format!("services.{}{dot}{key}", self.name),
+            key: format!("{}{dot}{key}", self.place),
             verdict,
             note,
         });
@@ -90,12 +93,16 @@ impl<'o> Service<'o> {
                 resources::deploy(self, value);
                 continue;
             }
-            let outcome = match key {
-                "blkio_config" => resources::blkio(self, value),
-                "healthcheck" => health::read(self, value),
-                _ => self.key(key, value),
-            };
+            let outcome = self.known(key, value);
             self.line(key, outcome);
+        }
+    }
+
+    pub(super) fn known(&mut self, key: &str, value: &Node) -> Outcome {
+        match key {
+            "blkio_config" => resources::blkio(self, value),
+            "healthcheck" => health::read(self, value),
+            _ => self.key(key, value),
         }
     }
 
@@ -301,11 +308,22 @@ impl<'o> Service<'o> {
 
     /// Has a probe ask the port that clients connect to: the program's socket is there.
     fn ask_at(&mut self, bound: u16, published: u16) {
-        for kind in ["http", "https", "tcp"] {
-            let path = ["probes", "readiness", kind, "port"];
-            if self.draft.get(&path) == Some(&Yaml::word(bound)) {
-                self.put(&path, Yaml::word(published));
+        for probe in ["liveness", "readiness"] {
+            for kind in ["http", "https", "tcp"] {
+                let path = ["probes", probe, kind, "port"];
+                if self.draft.get(&path) == Some(&Yaml::word(bound)) {
+                    self.put(&path, Yaml::word(published));
+                }
             }
+        }
+    }
+
+    /// Has the service be restarted if its policy does not say when.
+    pub(super) fn restart_by_default(&mut self) {
+        let policy = self.restart.as_ref().and_then(text).unwrap_or("no");
+        if policy == "no" {
+            self.put(&["recovery", "restart"], Yaml::word("always"));
+            self.deploys_restart = true;
         }
     }
 
