@@ -237,13 +237,21 @@ fn dockerfile(file: &Source, options: &Options) -> Result<Described, Refused> {
     }
 }
 
-/// Returns each instruction with its line and its place. A backslash at the end joins the next line.
+/// Returns each instruction with its line and its place. A backslash at the end joins the next line, and a
+/// document that begins with `<<EOF` is left out.
 fn instructions(text: &str) -> Vec<(usize, usize, String)> {
     let mut all: Vec<(usize, usize, String)> = Vec::new();
     let (mut at, mut is_open) = (0, false);
+    let mut document: Option<String> = None;
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let (place, content) = (at, line.trim());
         at += line.len();
+        if let Some(end) = &document {
+            if content == end {
+                document = None;
+            }
+            continue;
+        }
         if content.starts_with('#') || content.is_empty() {
             continue;
         }
@@ -259,8 +267,22 @@ fn instructions(text: &str) -> Vec<(usize, usize, String)> {
             None => all.push((index + 1, place, part.to_owned())),
         }
         is_open = joins;
+        document = all.last().and_then(|(.., begun)| begins_document(begun));
     }
     all
+}
+
+/// Returns the line that ends the document of an instruction.
+fn begins_document(instruction: &str) -> Option<String> {
+    let word = instruction.split_whitespace().next()?.to_ascii_uppercase();
+    let (_, behind) = instruction.split_once("<<")?;
+    let end = behind.trim_start_matches('-').split_whitespace().next()?;
+    let end = end.trim_matches(['"', '\'']);
+    let is_name = end
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_build = matches!(word.as_str(), "RUN" | "COPY" | "ADD");
+    (is_build && is_name && !end.is_empty()).then(|| end.to_owned())
 }
 
 /// Returns the words of a command: a list, or a text for a shell.
@@ -555,12 +577,17 @@ mod tests {
 
     #[test]
     fn instructions_go_on_over_lines() {
-        let text = "# a\nFROM x\nLABEL A=1 \\\n  # between\n  B=\"2 3\"\nRUN y\n";
+        let text = "# a\nFROM x\nLABEL A=1 \\\n  # between\n  B=\"2 3\"\nRUN <<'EOF' sh\nUSER y\nEOF\nUSER z\n";
         let all: Vec<(usize, String)> = instructions(text)
             .into_iter()
             .map(|(number, _, line)| (number, line))
             .collect();
-        let expected = [(2, "FROM x"), (3, "LABEL A=1 B=\"2 3\""), (6, "RUN y")];
+        let expected = [
+            (2, "FROM x"),
+            (3, "LABEL A=1 B=\"2 3\""),
+            (6, "RUN <<'EOF' sh"),
+            (9, "USER z"),
+        ];
         assert_eq!(
             all,
             expected.map(|(number, line)| (number, line.to_owned()))
