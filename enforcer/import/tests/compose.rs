@@ -70,6 +70,37 @@ fn check(text: &str, options: &Options, expected: &Expect) {
 }
 
 #[test]
+fn swap_is_what_docker_allows() {
+    let swap = |keys: &str| {
+        let text = format!("services: {{ a: {{ command: [/bin/a], user: a, {keys} }} }}");
+        let imported = import(&text, &options());
+        let mut lines = imported.manifest.lines().map(str::trim);
+        let found = lines.find(|line| line.starts_with("memory.swap.max"));
+        assert!(imported.carries_over(), "{:?}", imported.report);
+        found.unwrap_or("-").to_owned()
+    };
+    let all = [
+        swap("mem_limit: 1g"),
+        swap("memswap_limit: 3g, mem_limit: 1g"),
+        swap("mem_limit: 1g, memswap_limit: 1g"),
+        swap("memswap_limit: -1, mem_limit: 1g"),
+        swap("memswap_limit: 0, mem_limit: 1g"),
+        swap("mem_limit: 0"),
+        swap("deploy: { resources: { limits: { memory: 64M } } }"),
+    ];
+    let expected = [
+        "memory.swap.max: 1G",
+        "memory.swap.max: 2147483648",
+        "memory.swap.max: 0",
+        "memory.swap.max: max",
+        "memory.swap.max: 1G",
+        "-",
+        "memory.swap.max: 64M",
+    ];
+    assert_eq!(all, expected);
+}
+
+#[test]
 fn a_usual_service_carries_over() {
     check(
         r#"
@@ -156,6 +187,7 @@ networks: { front: }
                   KEY: none
                 cgroup:
                   memory.max: 256M
+                  memory.swap.max: 256M
                   cpu.max: 50%
                 needs:
                   db: ready
@@ -179,7 +211,6 @@ networks: { front: }
             exact services.db.command
             exact services.db.user
             exact services.db.mem_limit
-            exact services.db.memswap_limit: memory.swap.max 536870912, which is swap alone
             near services.db.mem_reservation: it protects from reclaim
             exact services.db.cpus: 1.5 CPUs → 150%
             near services.db.cpu_shares: shares 512 → weight 59
@@ -187,6 +218,7 @@ networks: { front: }
             near services.db.volumes: `db` is /var/lib/db-db
             near services.db.healthcheck: a `readiness` probe; `liveness` in its place restarts what fails
             near services.db.ports: the program itself chooses the address 127.0.0.1
+            exact services.db.memswap_limit: memory.swap.max 536870912, which is swap alone
             needs you services.web.image: unpack it, and import with `--image web=DIR`: skopeo copy docker://shop:7 oci:web:latest && umoci unpack --image web:latest DIR
             exact services.web.command
             exact services.web.working_dir

@@ -61,12 +61,11 @@ pub(crate) fn file(source: &str, root: Option<&Node>) -> Option<Fault> {
     }
     if let (Some((_, place, _)), Some((_, _, kind))) = (has("apiVersion"), has("kind")) {
         let what = format!("a Kubernetes manifest of kind {}", kind.value.describe());
-        let advice = "write each container as a workload, with a `command` in place of its `image`";
+        let advice = "`enforcer import kubernetes FILE` turns it into one";
         return Some(fault(place.clone(), &what, advice));
     }
     if let Some((_, place, _)) = has("services") {
-        let advice =
-            "write its services under `workloads`, each with a `command` in place of its `image`";
+        let advice = "`enforcer import compose FILE` turns it into one";
         return Some(fault(place.clone(), "a Compose file", advice));
     }
     let (at, line) = first_line(source)?;
@@ -74,7 +73,7 @@ pub(crate) fn file(source: &str, root: Option<&Node>) -> Option<Fault> {
     let place = at..at + line.len();
     match section {
         "Unit" | "Service" | "Install" => {
-            let advice = "write the service under `workloads`, its `ExecStart` as a `command`";
+            let advice = "`enforcer import systemd FILE` turns it into one";
             Some(fault(place, "a systemd unit", advice))
         }
         _ if section.starts_with("program:") || section == "supervisord" => {

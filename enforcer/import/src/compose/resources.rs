@@ -79,6 +79,7 @@ pub(super) fn key(service: &mut Service<'_>, key: &str, value: &Node) -> Option<
 
 fn sized(service: &mut Service<'_>, file: &str, word: &str, outcome: Outcome) -> Outcome {
     match size(word) {
+        Some(_) if bytes(word) == Some(0) => exact("no limit"),
         Some(size) => {
             service.put(&["cgroup", file], Yaml::Word(size));
             outcome
@@ -87,13 +88,21 @@ fn sized(service: &mut Service<'_>, file: &str, word: &str, outcome: Outcome) ->
     }
 }
 
+/// Without `memswap_limit`, Docker allows as much swap as memory.
 fn memory(service: &mut Service<'_>, word: &str) -> Outcome {
-    service.memory = bytes(word);
-    sized(service, "memory.max", word, exact(""))
+    service.memory = bytes(word).filter(|bytes| *bytes > 0);
+    let outcome = sized(service, "memory.max", word, exact(""));
+    if service.memory.is_some() {
+        sized(service, "memory.swap.max", word, exact(""));
+    }
+    outcome
 }
 
-/// `memswap_limit` is memory and swap together. Without it, Docker allows as much swap as memory.
+/// `memswap_limit` is memory and swap together.
 fn swap(service: &mut Service<'_>, word: &str) -> Outcome {
+    if bytes(word) == Some(0) {
+        return exact("the default: as much swap as memory");
+    }
     if word == "-1" {
         service.put(&["cgroup", "memory.swap.max"], Yaml::word("max"));
         return exact("swap without a limit");

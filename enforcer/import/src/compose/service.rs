@@ -88,7 +88,11 @@ impl<'o> Service<'o> {
             let note = format!("it is called `{}` here", workload_name(self.name));
             self.line("", near(note));
         }
-        for (key, _, value) in node.value.pairs() {
+        // `memswap_limit` means something beside the limit of the memory alone.
+        let is_swap = |key: &str| key == "memswap_limit";
+        let first = node.value.pairs().filter(|(key, ..)| !is_swap(key));
+        let last = node.value.pairs().filter(|(key, ..)| is_swap(key));
+        for (key, _, value) in first.chain(last) {
             if key == "deploy" {
                 resources::deploy(self, value);
                 continue;

@@ -214,25 +214,25 @@ fn a_file_of_another_tool_is_called_by_its_name() {
     check(
         "services:\n  web:\n    image: nginx\n    restart: always\n",
         &expect![[r#"
-            1:1 error: this is a Compose file (not a manifest of enforcer's) [write its services under `workloads`, each with a `command` in place of its `image`; the document coming-from.md has what each key is here]
+            1:1 error: this is a Compose file (not a manifest of enforcer's) [`enforcer import compose FILE` turns it into one; the document coming-from.md has what each key is here]
         "#]],
     );
     check(
         "# a comment\nversion: '3'\nservices: { web: { image: nginx } }\nvolumes: {}\n",
         &expect![[r#"
-            3:1 error: this is a Compose file (not a manifest of enforcer's) [write its services under `workloads`, each with a `command` in place of its `image`; the document coming-from.md has what each key is here]
+            3:1 error: this is a Compose file (not a manifest of enforcer's) [`enforcer import compose FILE` turns it into one; the document coming-from.md has what each key is here]
         "#]],
     );
     check(
         "apiVersion: apps/v1\nkind: Deployment\nspec: {}\n---\napiVersion: v1\nkind: Service\n",
         &expect![[r#"
-            1:1 error: this is a Kubernetes manifest of kind `Deployment` (not a manifest of enforcer's) [write each container as a workload, with a `command` in place of its `image`; the document coming-from.md has what each key is here]
+            1:1 error: this is a Kubernetes manifest of kind `Deployment` (not a manifest of enforcer's) [`enforcer import kubernetes FILE` turns it into one; the document coming-from.md has what each key is here]
         "#]],
     );
     check(
         "# a comment\n\n[Unit]\nDescription=Web\n\n[Service]\nExecStart=/bin/a\n",
         &expect![[r#"
-            3:1 error: this is a systemd unit (not a manifest of enforcer's) [write the service under `workloads`, its `ExecStart` as a `command`; the document coming-from.md has what each key is here]
+            3:1 error: this is a systemd unit (not a manifest of enforcer's) [`enforcer import systemd FILE` turns it into one; the document coming-from.md has what each key is here]
         "#]],
     );
     check(
