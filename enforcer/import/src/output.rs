@@ -171,6 +171,7 @@ impl Yaml {
                 let items: Vec<String> = items.iter().map(Self::in_line).collect();
                 format!("[{}]", items.join(", "))
             }
+            Self::Map(entries) if entries.is_empty() => "{}".to_owned(),
             Self::Map(entries) => {
                 let entries = entries
                     .iter()

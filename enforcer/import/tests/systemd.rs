@@ -153,7 +153,7 @@ WantedBy=multi-user.target
                   db: started
                 probes:
                   startup:
-                    notify: {  }
+                    notify: {}
                   liveness:
                     notify:
                       within: 1m30s
