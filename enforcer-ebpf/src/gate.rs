@@ -84,6 +84,11 @@ const TRIES: u32 = 3;
 /// The most cgroups above a process that are looked up.
 const DEPTH: i32 = 9;
 
+/// What a program of bind(2) returns: the call goes on, and with the second bit without
+/// `CAP_NET_BIND_SERVICE` (`BPF_RET_BIND_NO_CAP_NET_BIND_SERVICE`, Linux 5.12).
+const ALLOW: i32 = 1;
+const ALLOW_ANY_PORT: i32 = 3;
+
 const AF_INET: u32 = 2;
 const SOCK_STREAM: u32 = 1;
 const SOL_SOCKET: i32 = 1;
@@ -182,7 +187,7 @@ fn bind(context: &SockAddrContext, set_any: impl Fn(*mut bpf_sock_addr)) -> i32 
         is_any,
     }) = member_at(context)
     else {
-        return 1;
+        return ALLOW;
     };
     set_port(context.sock_addr, port);
     if is_any != 0 {
@@ -195,7 +200,8 @@ fn bind(context: &SockAddrContext, set_any: impl Fn(*mut bpf_sock_addr)) -> i32 
         let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
         let _ = BOUND.insert(cookie, member, 0);
     }
-    1
+    // The manifest has given it this port, also below 1024.
+    ALLOW_ANY_PORT
 }
 
 /// Puts a port into a call in place of the program's.

@@ -269,15 +269,16 @@ fn a_workloads_own_commands_and_probes_reach_it_before_it_is_ready() {
 
 #[test]
 fn a_program_may_bind_another_port_than_its_clients_connect_to() {
-    const PORT: u16 = 9086;
+    // Only root may bind a port below 1024, or who has been given it.
+    const PORT: u16 = 86;
     const TARGET: u16 = 9087;
     let probe = format!(
         "probes: {{ startup: {{ exec: {{ command: {} }}, period: 1s, timeout: 60s, failure_threshold: 30 }} }}\n",
         wget(TARGET)
     );
     let text = httpd("web", PORT, &probe)
-        .replace("port: 9086 }", "port: 9086, target: 9087 }")
-        .replace("127.0.0.1:9086", "127.0.0.1:9087");
+        .replace("port: 86 }", "port: 86, target: 9087 }")
+        .replace("127.0.0.1:86", "127.0.0.1:9087");
     let agent = Agent::start(&manifest(&text));
     // Its own command asks the port that it binds.
     wait_for("it to be ready", || {
