@@ -268,23 +268,10 @@ impl<'u> Unit<'u> {
     }
 }
 
-/// Returns a name that a workload may have.
+/// Returns the name of a unit's workload.
 pub(super) fn workload_name(unit: &str) -> String {
     let stem = unit.rsplit_once('.').map_or(unit, |(stem, _)| stem);
-    let name: String = stem
-        .to_ascii_lowercase()
-        .chars()
-        .map(|letter| match letter {
-            'a'..='z' | '0'..='9' | '-' => letter,
-            _ => '-',
-        })
-        .take(63)
-        .collect();
-    let name = name.trim_matches('-');
-    match name.is_empty() {
-        true => "service".to_owned(),
-        false => name.to_owned(),
-    }
+    crate::values::workload_name(stem)
 }
 
 /// Returns whether a value is one of systemd's words for yes.

@@ -4,7 +4,7 @@ use enforcer_import::compose::{Options, Source};
 use enforcer_import::systemd::Files;
 use enforcer_import::{Imported, compose, kubernetes, systemd};
 
-const GUIDES: &str = include_str!("../../../docs/coming-from.md");
+const GUIDES: &str = include_str!("../../../../docs/coming-from.md");
 
 /// Returns the texts of a section that are set apart as code.
 fn examples(section: &str) -> Vec<&'static str> {

@@ -1,31 +1,11 @@
 //! What a Compose file becomes, and that the agent reads it.
 
+use super::{agrees, faults};
 use enforcer_import::compose::{Image, Options, Source};
 use enforcer_import::{Imported, Verdict, compose};
-use enforcer_manifest::{Accounts, Severity};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
-
-struct Anybody;
-
-impl Accounts for Anybody {
-    fn agent_is_root(&self) -> bool {
-        true
-    }
-
-    fn has_user(&self, _: &str) -> bool {
-        true
-    }
-
-    fn has_user_of_number(&self, _: u32) -> bool {
-        true
-    }
-
-    fn has_group(&self, _: &str) -> bool {
-        true
-    }
-}
 
 fn options() -> Options {
     Options {
@@ -44,29 +24,11 @@ fn import(text: &str, options: &Options) -> Imported {
     compose(&[source], options, &nothing).expect("it is imported")
 }
 
-fn faults(manifest: &str) -> Vec<String> {
-    let parsed = enforcer_manifest::parse(manifest, &Anybody);
-    let faults = parsed.faults.into_iter();
-    let faults = faults.filter(|fault| fault.severity == Severity::Error);
-    faults
-        .map(|fault| format!("{} ({})", fault.message, fault.label))
-        .collect()
-}
-
 fn check(text: &str, options: &Options, expected: &Expect) {
     let imported = import(text, options);
     let again = import(text, options);
     assert_eq!(imported, again);
-    let mut shown = imported.manifest.clone();
-    for line in &imported.report {
-        let dash = if line.note.is_empty() { "" } else { ": " };
-        shown.push_str(&format!(
-            "{} {}{dash}{}\n",
-            line.verdict, line.key, line.note
-        ));
-    }
-    expected.assert_eq(&shown);
-    assert_eq!(faults(&imported.manifest), [""; 0], "{}", imported.manifest);
+    agrees(&imported, expected);
 }
 
 #[test]

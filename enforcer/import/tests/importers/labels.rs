@@ -1,30 +1,10 @@
 //! What labels become, in a Dockerfile and in what `docker inspect` prints.
 
+use super::agrees;
 use enforcer_import::compose::{Options, Source};
 use enforcer_import::{Imported, Refused, labels};
-use enforcer_manifest::{Accounts, Severity};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-
-struct Anybody;
-
-impl Accounts for Anybody {
-    fn agent_is_root(&self) -> bool {
-        true
-    }
-
-    fn has_user(&self, _: &str) -> bool {
-        true
-    }
-
-    fn has_user_of_number(&self, _: u32) -> bool {
-        true
-    }
-
-    fn has_group(&self, _: &str) -> bool {
-        true
-    }
-}
 
 fn read(name: &str, text: &str, prefix: &str) -> Result<Imported, Refused> {
     let source = Source {
@@ -41,22 +21,7 @@ fn read(name: &str, text: &str, prefix: &str) -> Result<Imported, Refused> {
 fn check((name, prefix): (&str, &str), text: &str, expected: &Expect) {
     let imported = read(name, text, prefix).expect("it is imported");
     assert_eq!(Ok(&imported), read(name, text, prefix).as_ref());
-    let mut shown = imported.manifest.clone();
-    for line in &imported.report {
-        let colon = if line.note.is_empty() { "" } else { ": " };
-        shown.push_str(&format!(
-            "{} {}{colon}{}\n",
-            line.verdict, line.key, line.note
-        ));
-    }
-    expected.assert_eq(&shown);
-    let parsed = enforcer_manifest::parse(&imported.manifest, &Anybody);
-    let faults = parsed.faults.into_iter();
-    let faults: Vec<String> = faults
-        .filter(|fault| fault.severity == Severity::Error)
-        .map(|fault| format!("{} ({})", fault.message, fault.label))
-        .collect();
-    assert_eq!(faults, [""; 0], "{}", imported.manifest);
+    agrees(&imported, expected);
 }
 
 #[test]

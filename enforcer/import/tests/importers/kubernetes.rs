@@ -1,31 +1,11 @@
 //! What objects of Kubernetes become, and that the agent reads it.
 
+use super::agrees;
 use enforcer_import::compose::{Image, Source};
 use enforcer_import::kubernetes::Options;
 use enforcer_import::{Imported, Refused, Verdict, kubernetes};
-use enforcer_manifest::{Accounts, Severity};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-
-struct Anybody;
-
-impl Accounts for Anybody {
-    fn agent_is_root(&self) -> bool {
-        true
-    }
-
-    fn has_user(&self, _: &str) -> bool {
-        true
-    }
-
-    fn has_user_of_number(&self, _: u32) -> bool {
-        true
-    }
-
-    fn has_group(&self, _: &str) -> bool {
-        true
-    }
-}
 
 fn read(text: &str, options: &Options) -> Result<Imported, Refused> {
     let source = Source {
@@ -35,32 +15,10 @@ fn read(text: &str, options: &Options) -> Result<Imported, Refused> {
     kubernetes(&[source], options)
 }
 
-fn faults(manifest: &str) -> Vec<String> {
-    let parsed = enforcer_manifest::parse(manifest, &Anybody);
-    let faults = parsed.faults.into_iter();
-    let faults = faults.filter(|fault| fault.severity == Severity::Error);
-    faults
-        .map(|fault| format!("{} ({})", fault.message, fault.label))
-        .collect()
-}
-
-fn shown(imported: &Imported) -> String {
-    let mut shown = imported.manifest.clone();
-    for line in &imported.report {
-        let colon = if line.note.is_empty() { "" } else { ": " };
-        shown.push_str(&format!(
-            "{} {}{colon}{}\n",
-            line.verdict, line.key, line.note
-        ));
-    }
-    shown
-}
-
 fn check(text: &str, options: &Options, expected: &Expect) {
     let imported = read(text, options).expect("it is imported");
     assert_eq!(Ok(&imported), read(text, options).as_ref());
-    expected.assert_eq(&shown(&imported));
-    assert_eq!(faults(&imported.manifest), [""; 0], "{}", imported.manifest);
+    agrees(&imported, expected);
 }
 
 #[test]

@@ -1,31 +1,11 @@
 //! What units become, and that the agent reads it.
 
+use super::agrees;
 use enforcer_import::compose::Source;
+use enforcer_import::systemd;
 use enforcer_import::systemd::Files;
-use enforcer_import::{Imported, systemd};
-use enforcer_manifest::{Accounts, Severity};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
-
-struct Anybody;
-
-impl Accounts for Anybody {
-    fn agent_is_root(&self) -> bool {
-        true
-    }
-
-    fn has_user(&self, _: &str) -> bool {
-        true
-    }
-
-    fn has_user_of_number(&self, _: u32) -> bool {
-        true
-    }
-
-    fn has_group(&self, _: &str) -> bool {
-        true
-    }
-}
 
 fn unit(name: &str, texts: &[&str]) -> Files {
     let files = texts.iter().enumerate().map(|(number, text)| Source {
@@ -41,32 +21,10 @@ fn unit(name: &str, texts: &[&str]) -> Files {
     }
 }
 
-fn faults(manifest: &str) -> Vec<String> {
-    let parsed = enforcer_manifest::parse(manifest, &Anybody);
-    let faults = parsed.faults.into_iter();
-    let faults = faults.filter(|fault| fault.severity == Severity::Error);
-    faults
-        .map(|fault| format!("{} ({})", fault.message, fault.label))
-        .collect()
-}
-
 fn check(units: &[Files], expected: &Expect) {
     let imported = systemd(units).expect("it is imported");
     assert_eq!(systemd(units).as_ref(), Ok(&imported));
-    expected.assert_eq(&shown(&imported));
-    assert_eq!(faults(&imported.manifest), [""; 0], "{}", imported.manifest);
-}
-
-fn shown(imported: &Imported) -> String {
-    let mut shown = imported.manifest.clone();
-    for line in &imported.report {
-        let dash = if line.note.is_empty() { "" } else { ": " };
-        shown.push_str(&format!(
-            "{} {}{dash}{}\n",
-            line.verdict, line.key, line.note
-        ));
-    }
-    shown
+    agrees(&imported, expected);
 }
 
 #[test]
