@@ -35,6 +35,8 @@ pub(super) struct Service<'o> {
     pub(super) deploys_restart: bool,
     /// The port that clients connect to, and the one that the program binds.
     pub(super) ports: Ports,
+    /// The ports at which it says to listen.
+    listens: Vec<u16>,
     pub(super) memory: Option<u64>,
 }
 
@@ -66,6 +68,7 @@ impl<'o> Service<'o> {
             is_privileged: false,
             deploys_restart: false,
             ports: Vec::new(),
+            listens: Vec::new(),
             memory: None,
         }
     }
@@ -154,7 +157,14 @@ impl<'o> Service<'o> {
             }
             "depends_on" => self.needs(value),
             "ports" => self.published(value),
-            "expose" => exact("workloads share the host's network"),
+            "expose" => {
+                let ports = texts(value).unwrap_or_default();
+                let ports = ports
+                    .iter()
+                    .filter_map(|port| port.trim_end_matches("/tcp").parse::<u16>().ok());
+                self.listens.extend(ports);
+                exact("workloads share the host's network")
+            }
             "volumes" => self.volumes(value),
             "tmpfs" => {
                 let paths = texts(value).unwrap_or_default();
@@ -294,6 +304,19 @@ impl<'o> Service<'o> {
             self.put(&["state_directory"], Yaml::texts(states));
         }
         self.restarts();
+        for port in std::mem::take(&mut self.listens) {
+            // The socket of a published port is bound to that one.
+            if self.ports.iter().any(|(_, bound)| *bound == port) {
+                continue;
+            }
+            if let Some(other) = taken.insert(port, self.name.to_owned()) {
+                let note = format!(
+                    "`{other}` listens at the port {port} as well: `ports: {{ http: {{ port: OTHER, target: {port} }} }}` \
+                     moves one of them"
+                );
+                self.line("", needs_you(note));
+            }
+        }
         for (published, bound) in std::mem::take(&mut self.ports) {
             if let Some(other) = taken.insert(published, self.name.to_owned()) {
                 let note = format!("`{other}` publishes {published} as well");

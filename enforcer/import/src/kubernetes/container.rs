@@ -150,9 +150,22 @@ impl Container<'_> {
         }
     }
 
+    /// Returns the ports at which it says to listen, and those that its probes ask.
     fn ports(&self) -> Vec<(Option<String>, u16)> {
         let all = ports(self.node).map(|(name, number, _)| (name.map(str::to_owned), number));
-        all.collect()
+        let mut all: Vec<(Option<String>, u16)> = all.collect();
+        for kind in ["liveness", "readiness", "startup"] {
+            for check in ["http", "https", "tcp", "grpc"] {
+                let asked = self.draft.get(&["probes", kind, check, "port"]);
+                if let Some(Yaml::Word(port)) = asked
+                    && let Ok(port) = port.parse()
+                    && !all.iter().any(|(_, known)| *known == port)
+                {
+                    all.push((None, port));
+                }
+            }
+        }
+        all
     }
 
     fn command(&mut self, import: &mut Import, place: &str) {

@@ -133,7 +133,10 @@ fn metadata(import: &mut Import, place: &str, node: &Node) {
 fn settings(import: &mut Import, object: &Object) -> BTreeMap<&'static str, Yaml> {
     let mut settings = BTreeMap::new();
     let keys = at(&object.node, &["spec"]).into_iter();
-    for (key, _, value) in keys.flat_map(|keys| keys.value.pairs()) {
+    let keys = keys.flat_map(|keys| keys.value.pairs());
+    // The strategy may name a share of the replicas.
+    let (first, rest): (Vec<_>, Vec<_>) = keys.partition(|(key, ..)| *key == "replicas");
+    for (key, _, value) in first.into_iter().chain(rest) {
         let number = text(value).and_then(|text| text.parse::<u64>().ok());
         let place = format!("{}.spec", object.place());
         let outcome = match key {
@@ -222,8 +225,7 @@ fn strategy(
             ("type", "RollingUpdate") => exact(""),
             ("type", "Recreate") => {
                 settings.insert("max_surge", Yaml::word(0));
-                // There is no number of replicas before `replicas` is read, so all that there may be.
-                settings.insert("max_unavailable", Yaml::word(14));
+                settings.insert("max_unavailable", replicas.clone().unwrap_or(Yaml::word(1)));
                 exact("all are replaced at once")
             }
             ("type", "OnDelete") => needs_you("`enforcer rollout pause NAME` before an apply"),
@@ -257,13 +259,13 @@ fn bound(
     word: &str,
     replicas: Option<&Yaml>,
 ) -> Outcome {
+    let replicas = match replicas {
+        Some(Yaml::Word(count)) => count.parse::<u64>().unwrap_or(1),
+        Some(Yaml::Text(_) | Yaml::List(_) | Yaml::Map(_)) | None => 1,
+    };
     let number = match word.strip_suffix('%') {
         None => word.parse::<u64>().ok(),
         Some(share) => {
-            let replicas = match replicas {
-                Some(Yaml::Word(count)) => count.parse::<u64>().unwrap_or(1),
-                Some(Yaml::Text(_) | Yaml::List(_) | Yaml::Map(_)) | None => 1,
-            };
             let share = share.parse::<u64>().ok().filter(|share| *share <= 100);
             share.map(|share| match to {
                 "max_surge" => (share * replicas).div_ceil(100),
@@ -271,15 +273,19 @@ fn bound(
             })
         }
     };
-    match number.filter(|number| *number <= 14) {
-        Some(number) => {
-            settings.insert(to, Yaml::word(number));
-            match word.ends_with('%') {
-                true => near(format!("{word} → {number}")),
-                false => exact(""),
-            }
-        }
-        None => unread(),
+    let Some(number) = number else {
+        return unread();
+    };
+    // There may be 15 replicas, with those that a rollout adds.
+    let most = match to {
+        "max_surge" => 15_u64.saturating_sub(replicas),
+        _ => 14,
+    };
+    let number = number.min(most);
+    settings.insert(to, Yaml::word(number));
+    match word == number.to_string() {
+        true => exact(""),
+        false => near(format!("{word} → {number}")),
     }
 }
 

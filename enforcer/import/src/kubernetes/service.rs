@@ -117,50 +117,94 @@ fn port(import: &mut Import, chosen: &[usize], port: &Node) -> Outcome {
     near("workloads ask 127.0.0.1, not the Service's name")
 }
 
-/// Gives replicas their ports, has probes ask the port that clients connect to, and reports what two
-/// workloads have.
+/// Gives replicas the ports at which they listen, has probes ask the port that clients connect to, and
+/// reports what two workloads have.
 pub(super) fn share(import: &mut Import) {
     let mut taken: BTreeMap<u16, String> = BTreeMap::new();
     let mut lines = Vec::new();
     for workload in &mut import.workloads {
-        if workload.draft.get(&["replicas"]).is_some() && workload.draft.get(&["ports"]).is_none() {
-            for (name, number) in &workload.ports {
-                let name = name
-                    .as_deref()
-                    .map_or_else(|| format!("p{number}"), workload_name);
-                let number = Yaml::word(number);
-                workload.draft.put(&["ports", &name, "port"], number);
+        let is_several = workload.draft.get(&["replicas"]).is_some();
+        let mut kept: Vec<(String, Yaml)> = Vec::new();
+        let mut at = Vec::new();
+        let mut take = |number: u16, advice: &str| match taken.get(&number) {
+            Some(other) if *other != workload.name => {
+                let note = format!("`{other}` listens at the port {number} as well: {advice}");
+                lines.push((workload.place.clone(), needs_you(note)));
+                false
             }
-        }
-        let Some(Yaml::Map(ports)) = workload.draft.get(&["ports"]).cloned() else {
-            continue;
+            Some(_) | None => {
+                taken.insert(number, workload.name.clone());
+                true
+            }
         };
-        let mut kept = Vec::new();
-        for (name, port) in ports {
+        let declared = match workload.draft.get(&["ports"]) {
+            Some(Yaml::Map(ports)) => ports.clone(),
+            Some(Yaml::Text(_) | Yaml::Word(_) | Yaml::List(_)) | None => Vec::new(),
+        };
+        for (name, port) in declared {
             let (Some(number), target) = (word_of(&port, "port"), word_of(&port, "target")) else {
                 continue;
             };
-            if let Some(other) = taken.get(&number) {
-                let note = format!("`{other}` has the port {number} as well: choose another one");
-                lines.push((workload.place.clone(), needs_you(note)));
+            if take(number, "choose another one") {
+                at.push((number, target.unwrap_or(number)));
+                kept.push((name, port));
+            }
+        }
+        for (name, number) in &workload.ports {
+            if at.iter().any(|(_, bound)| bound == number) {
                 continue;
             }
-            taken.insert(number, workload.name.clone());
-            for kind in ["liveness", "readiness", "startup"] {
-                for check in ["http", "https", "tcp", "grpc"] {
-                    let path = ["probes", kind, check, "port"];
-                    let asked = workload.draft.get(&path).cloned();
-                    if target.is_some() && asked == target.map(Yaml::word) {
-                        workload.draft.put(&path, Yaml::word(number));
-                    }
-                }
+            if take(
+                *number,
+                "`ports: { http: { port: OTHER, target: THIS } }` moves one of them",
+            ) && is_several
+            {
+                let name = name
+                    .as_deref()
+                    .map_or_else(|| format!("p{number}"), workload_name);
+                let mut port = Yaml::map();
+                port.put(&["port"], Yaml::word(number));
+                kept.push((name, port));
             }
-            kept.push((name, port));
         }
-        workload.draft.put(&["ports"], Yaml::Map(kept));
+        for (number, bound) in at {
+            ask_at(&mut workload.draft, bound, number);
+        }
+        if !kept.is_empty() || workload.draft.get(&["ports"]).is_some() {
+            workload.draft.put(&["ports"], Yaml::Map(kept));
+        }
+        fit(&mut workload.draft);
     }
     for (place, outcome) in lines {
         import.line(&place, "", outcome);
+    }
+}
+
+/// Has the probes of one port ask another one.
+fn ask_at(draft: &mut Yaml, bound: u16, number: u16) {
+    for kind in ["liveness", "readiness", "startup"] {
+        for check in ["http", "https", "tcp", "grpc"] {
+            let path = ["probes", kind, check, "port"];
+            if draft.get(&path) == Some(&Yaml::word(bound)) {
+                draft.put(&path, Yaml::word(number));
+            }
+        }
+    }
+}
+
+/// There may be 15 replicas, with those that a rollout adds.
+fn fit(draft: &mut Yaml) {
+    let number = |value: Option<&Yaml>| match value {
+        Some(Yaml::Word(word)) => word.parse::<u16>().ok(),
+        Some(Yaml::Text(_) | Yaml::List(_) | Yaml::Map(_)) | None => None,
+    };
+    let most = number(draft.get(&["replicas"])).or(number(draft.get(&["replicas", "max"])));
+    let surge = number(draft.get(&["rollout", "max_surge"]));
+    if let (Some(most), Some(surge)) = (most, surge)
+        && surge > 1
+    {
+        let room = 15_u16.saturating_sub(most).max(1);
+        draft.put(&["rollout", "max_surge"], Yaml::word(surge.min(room)));
     }
 }
 

@@ -107,6 +107,8 @@ spec:
                   http:
                     port: 80
                     target: 8080
+                  p9000:
+                    port: 9000
                 rollout:
                   drain: 15s
                   max_surge: 1
@@ -350,6 +352,93 @@ items:
             near Pod/tools.spec.containers.b.user: it runs as root, unless its image names another account: write `user`
             needs you CronJob/nightly: there are no schedules: import its Job, and call `enforcer start NAME` from cron(8) or a timer
         "##]],
+    );
+}
+
+#[test]
+fn two_workloads_at_one_port_are_reported_and_replicas_share_all_of_theirs() {
+    let deployment = |name: &str, more: &str, container: &str| {
+        format!(
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: {name} }}\nspec:\n{more}  template:\n    \
+             metadata: {{ labels: {{ app: {name} }} }}\n    spec:\n      containers:\n      - {{ name: c, command: [/c], {container} }}\n---\n"
+        )
+    };
+    let port = "ports: [{ containerPort: 8080 }]";
+    let mut text = deployment("a", "", port) + &deployment("b", "", port);
+    text += &deployment(
+        "c",
+        "  strategy: { type: RollingUpdate, rollingUpdate: { maxSurge: 50%, maxUnavailable: 10% } }\n  replicas: 12\n",
+        &format!("{port}, livenessProbe: {{ tcpSocket: {{ port: 9100 }} }}"),
+    );
+    text += &deployment(
+        "d",
+        "  strategy: { type: Recreate }\n  replicas: 2\n",
+        "stdin: false",
+    );
+    text += "apiVersion: v1\nkind: Service\nmetadata: { name: c }\nspec: { selector: { app: c }, ports: [{ port: 90, targetPort: 8080 }] }\n";
+    let imported = read(&text, &Options::default()).expect("it is imported");
+    let kept = imported
+        .report
+        .iter()
+        .filter(|line| line.key.ends_with(".c"));
+    let imported = Imported {
+        manifest: imported.manifest.clone(),
+        report: kept.cloned().collect(),
+    };
+    agrees(
+        &imported,
+        &expect![[r#"
+        # Imported from shop.yaml.
+        version: 2
+        workloads:
+          a:
+            command: [/c]
+            user: root
+            recovery:
+              restart: always
+            stop:
+              grace: 30s
+          b:
+            command: [/c]
+            user: root
+            recovery:
+              restart: always
+            stop:
+              grace: 30s
+          c:
+            command: [/c]
+            user: root
+            replicas: 12
+            ports:
+              p90:
+                port: 90
+                target: 8080
+              p9100:
+                port: 9100
+            rollout:
+              max_surge: 3
+              max_unavailable: 1
+            probes:
+              liveness:
+                tcp:
+                  port: 9100
+            recovery:
+              restart: always
+            stop:
+              grace: 30s
+          d:
+            command: [/c]
+            user: root
+            replicas: 2
+            rollout:
+              max_surge: 0
+              max_unavailable: 2
+            recovery:
+              restart: always
+            stop:
+              grace: 30s
+        needs you Deployment/b.spec.template.spec.containers.c: `a` listens at the port 8080 as well: `ports: { http: { port: OTHER, target: THIS } }` moves one of them
+    "#]],
     );
 }
 
