@@ -19,7 +19,7 @@ pub use systemd::systemd;
 use serde::Serialize;
 use std::fmt;
 
-/// What became of a key of the source.
+/// The verdict on a key of the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -60,7 +60,7 @@ pub struct Line {
     pub note: String,
 }
 
-/// A manifest, and what became of every key of its source.
+/// A manifest, and the verdict on every key of its source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Imported {
     pub manifest: String,

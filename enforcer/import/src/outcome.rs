@@ -1,8 +1,8 @@
-//! What became of a key, and a workload on its way into a manifest.
+//! The outcomes of keys, which the report has.
 
 use crate::Verdict;
 
-/// What became of a key, and the note of its line.
+/// The verdict on a key, and the note of its line.
 pub(crate) type Outcome = (Verdict, String);
 
 pub(crate) fn exact(note: impl Into<String>) -> Outcome {
@@ -24,3 +24,6 @@ pub(crate) fn needs_you(note: impl Into<String>) -> Outcome {
 pub(crate) fn unread() -> Outcome {
     needs_you("the value is not understood")
 }
+
+/// The note about capabilities that a container adds.
+pub(crate) const ADDED: &str = "a user other than root has them as well, unlike in a container";

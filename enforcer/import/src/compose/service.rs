@@ -3,7 +3,7 @@
 use super::places::{Ports, tmpfs};
 use super::{Image, Options, health, resources};
 use crate::Line;
-use crate::outcome::{Outcome, dropped, exact, near, needs_you, unread};
+use crate::outcome::{ADDED, Outcome, dropped, exact, near, needs_you, unread};
 use crate::output::Yaml;
 use crate::values::{capabilities, duration, program, text, texts, words, workload_name};
 use enforcer_manifest::{Node, Value};
@@ -200,10 +200,15 @@ impl<'o> Service<'o> {
             "cap_add" | "cap_drop" => {
                 let names = texts(value).unwrap_or_default();
                 match key {
-                    "cap_add" => self.added = names,
-                    _ => self.removed = names,
+                    "cap_add" => {
+                        self.added = names;
+                        near(ADDED)
+                    }
+                    _ => {
+                        self.removed = names;
+                        exact("")
+                    }
                 }
-                exact("")
             }
             "privileged" if is_true(value) => {
                 self.is_privileged = true;

@@ -3,7 +3,7 @@
 use super::pod::{self, Lists, Shared};
 use super::variables::{Pod, Values, Variables};
 use super::{Import, Options, Workload, at, is_true, items, probes, quantity, word};
-use crate::outcome::{Outcome, dropped, exact, near, needs_you, unread};
+use crate::outcome::{ADDED, Outcome, dropped, exact, near, needs_you, unread};
 use crate::output::Yaml;
 use crate::values::{capabilities, program, text, texts, weight, workload_name};
 use enforcer_manifest::Node;
@@ -408,7 +408,10 @@ impl Container<'_> {
                 "capabilities" => {
                     self.added = at(value, &["add"]).and_then(texts).unwrap_or_default();
                     self.removed = at(value, &["drop"]).and_then(texts).unwrap_or_default();
-                    exact("")
+                    match self.added.is_empty() {
+                        true => exact(""),
+                        false => near(ADDED),
+                    }
                 }
                 "seccompProfile" | "appArmorProfile" | "seLinuxOptions" => pod::profile(),
                 "procMount" => near("/proc is the host's, without other users' processes"),

@@ -330,7 +330,7 @@ items:
             exact Job/report.spec.template.spec.containers.report.command
             exact Job/report.spec.template.spec.containers.report.name
             needs you Job/report.spec.template.spec.containers.report.image: unpack it, and import with `--image report=DIR`: skopeo copy docker://report oci:report:latest && umoci unpack --image report:latest DIR
-            exact Job/report.spec.template.spec.containers.report.securityContext.capabilities
+            near Job/report.spec.template.spec.containers.report.securityContext.capabilities: a user other than root has them as well, unlike in a container
             near Job/report.spec.template.spec.containers.report.user: it runs as root, unless its image names another account: write `user`
             exact Pod/tools.apiVersion
             exact Pod/tools.kind
