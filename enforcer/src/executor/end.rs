@@ -11,7 +11,7 @@ use enforcer_core::ReplicaId;
 use enforcer_core::event::{Event, ExitStatus, HungThread, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::oom::Counters;
 use enforcer_core::spec::StopScope;
-use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::cgroupfs::{Cgroup, CgroupError};
 use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::{clock, process, threads};
 use enforcer_model::signals::signal_number;
@@ -206,6 +206,15 @@ impl Executor {
         self.remove_cgroup(workload);
     }
 
+    /// Removes the cgroup of a workload, and what the kernel's programs know of it.
+    pub(super) fn remove_from_tree(&self, workload: &ReplicaId) -> Result<(), CgroupError> {
+        self.tree.remove(workload, |group| {
+            if let Some(ring) = &self.ring {
+                ring.has_no_replicas(group);
+            }
+        })
+    }
+
     /// Removes the cgroup of a workload, which may begin anew in another one.
     pub(super) fn remove_cgroup(&self, workload: &ReplicaId) {
         self.instances.stop_watching(workload);
@@ -214,7 +223,7 @@ impl Executor {
         if let Some(watch) = &self.tree_watch {
             watch.remove(workload);
         }
-        if let Err(error) = self.tree.remove(workload) {
+        if let Err(error) = self.remove_from_tree(workload) {
             tracing::error!(
                 "{workload}: failed to {}; it stays behind",
                 error_chain(&error)

@@ -363,8 +363,7 @@ impl Executor {
             errno: error.errno(),
             error: error_chain(&error),
         };
-        self.tree
-            .remove(workload)
+        self.remove_from_tree(workload)
             .map_err(|error| failed(fit.err().unwrap_or(error)))?;
         self.open_cgroup(workload)
     }

@@ -118,6 +118,12 @@ impl EventRing {
         }
     }
 
+    /// Forgets a cgroup of replicas that is gone.
+    pub fn has_no_replicas(&self, group: CgroupId) {
+        // Nobody may have noted it.
+        let _ = self.groups.lock().remove(&group.0);
+    }
+
     /// Returns the exit of a watched process; `None` if it lives or was not watched.
     pub fn exit_of(&self, process: ProcessId) -> Option<PastExit> {
         let ProcessId { pid, start_ticks } = process;

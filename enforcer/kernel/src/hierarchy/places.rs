@@ -72,11 +72,15 @@ impl Tree {
     }
 
     /// Removes the cgroup of a workload, which must be empty, and with the last replica the one that
-    /// they were in.
+    /// they were in. `note` gets that one when it is gone.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn remove(&self, workload: &ReplicaId) -> Result<(), CgroupError> {
+    pub fn remove(
+        &self,
+        workload: &ReplicaId,
+        note: impl FnOnce(CgroupId),
+    ) -> Result<(), CgroupError> {
         let Some(index) = workload.index() else {
             return self.workloads.remove_child(workload.workload().as_str());
         };
@@ -85,9 +89,13 @@ impl Tree {
         if !path.exists() {
             return Ok(());
         }
-        Cgroup::open(&path)?.remove_child(&index.to_string())?;
-        // It stays for as long as another replica is in it.
-        let _ = std::fs::remove_dir(path);
+        let group = Cgroup::open(&path)?;
+        let id = group.id()?;
+        group.remove_child(&index.to_string())?;
+        // The kernel refuses for as long as another replica is in it.
+        if std::fs::remove_dir(path).is_ok() {
+            note(id);
+        }
         Ok(())
     }
 
