@@ -84,9 +84,10 @@ const TRIES: u32 = 3;
 /// The most cgroups above a process that are looked up.
 const DEPTH: i32 = 9;
 
-/// What a program of bind(2) returns: the call goes on, and with the second bit without
-/// `CAP_NET_BIND_SERVICE` (`BPF_RET_BIND_NO_CAP_NET_BIND_SERVICE`, Linux 5.12).
+/// The kernel carries the call out.
 const ALLOW: i32 = 1;
+/// The kernel carries a bind(2) out without asking for `CAP_NET_BIND_SERVICE`
+/// (`BPF_RET_BIND_NO_CAP_NET_BIND_SERVICE`, Linux 5.12).
 const ALLOW_ANY_PORT: i32 = 3;
 
 const AF_INET: u32 = 2;

@@ -122,8 +122,8 @@ struct Far {
     room: Bytes,
 }
 
-/// What a reading says of how soon the threshold can be met: the CPU time of all workloads so far, and the
-/// memory up to the threshold.
+/// The CPU time of all workloads at a reading, and the memory that is missing to the threshold. Together
+/// they say how soon the threshold can be met.
 pub type Slack = (Duration, Bytes);
 
 impl Readings {

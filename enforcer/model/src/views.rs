@@ -130,7 +130,7 @@ pub struct Replicas {
     pub total: u16,
     /// `began`, `paused` or `failed` (it goes back), while a rollout is under way.
     pub rollout: Option<RolloutState>,
-    /// What runs differs from the manifest.
+    /// The running version differs from the manifest.
     pub differs: bool,
     pub replicas: Vec<WorkloadView>,
 }

@@ -122,7 +122,7 @@ impl Group {
             .iter()
             .filter(|member| self.is_available(member, now))
             .count();
-        // Replicas that are missing.
+        // Missing replicas are added.
         for index in &slots {
             let is_there = self.members.iter().any(|member| member.index == *index);
             if !is_there && total < ceiling {
@@ -130,7 +130,7 @@ impl Group {
                 total += 1;
             }
         }
-        // Those of another version: first the ones that serve nobody.
+        // Replicas of another version are replaced. The first ones are those that are not available.
         let mut old: Vec<(bool, Index)> = self
             .members
             .iter()
@@ -150,7 +150,7 @@ impl Group {
                 false => self.remove(index, steps),
             }
         }
-        // A replica more, so that another one can be replaced.
+        // One more replica makes room, so that another one can be replaced.
         let is_surge = |member: &&Member| !member.leaves && !slots.contains(&member.index);
         let extra = self.members.iter().filter(is_surge).count();
         let most = left.min(usize::from(surge));

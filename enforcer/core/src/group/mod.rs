@@ -80,7 +80,7 @@ struct Rollout {
     reported: bool,
 }
 
-/// What is known of a replica.
+/// The state of a replica, as a group needs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) ready: bool,
@@ -121,7 +121,7 @@ pub struct GroupView {
     pub current: u16,
     pub total: u16,
     pub rollout: Option<RolloutState>,
-    /// What runs differs from the manifest.
+    /// The running version differs from the manifest.
     pub differs: bool,
 }
 

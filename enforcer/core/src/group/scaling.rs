@@ -29,7 +29,7 @@ pub(crate) struct Reading {
     pub(crate) memory: Option<Percent>,
 }
 
-/// What the host has room for.
+/// The memory that more replicas may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Room {
     /// The memory that all workloads together do not use; `None` if that is not limited.

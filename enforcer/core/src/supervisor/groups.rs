@@ -1,4 +1,5 @@
-//! The replicas of workloads: `group.rs` decides which there are to be, and here it is done.
+//! The replicas of workloads: the module `group` decides which there are to be, and this one adds, updates
+//! and removes them.
 
 use super::Supervisor;
 use crate::event::{
@@ -289,7 +290,8 @@ impl Supervisor {
         self.is_group(id.workload()) && workload.is_some_and(|one| one.spec.reload.is_none())
     }
 
-    /// Handles a changed file of `reload_on`. Every replica is told of it, and the first one counts.
+    /// Handles a changed file of `reload_on`. Every replica reports it, and the report of the first one
+    /// begins the restart.
     pub(super) fn file_of_group_changed(
         &mut self,
         moment: Moment,

@@ -43,7 +43,7 @@ pub struct Supervisor {
     host: Host,
     host_state: HostState,
     host_limits: HostLimits,
-    /// What is supervised: workloads, and the replicas of those that have them.
+    /// The state machines of workloads without replicas, and of the replicas of the others.
     workloads: BTreeMap<ReplicaId, Workload>,
     /// The workloads with replicas.
     groups: BTreeMap<WorkloadName, Group>,
