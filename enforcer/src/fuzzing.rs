@@ -253,6 +253,14 @@ mod tests {
         let unit = b"[Unit]\nAfter=a.service\n[Service]\nExecStart=-/bin/a \"%i x\" $B ${C}d \\x41 \\\n  e\n\
             Environment=B=1 \"C=2 3\"\nMemoryMax=1G\nRestartSec=1min 2s\nLimitNOFILE=1:2\nBindPaths=/a:/b\n";
         damaged(unit, 4000, import);
+        let objects = b"apiVersion: apps/v1\nkind: Deployment\nmetadata: { name: web }\nspec:\n  replicas: 3\n  strategy: { \
+            rollingUpdate: { maxSurge: 25% } }\n  template:\n    spec:\n      containers:\n      - name: a\n        command: [a, \"$(B)\"]\n        \
+            env: [{ name: B, value: \"1$$\" }]\n        resources: { limits: { cpu: 500m, memory: 1.5Gi } }\n        livenessProbe: { httpGet: { \
+            port: 80 } }\n---\napiVersion: v1\nkind: Secret\nmetadata: { name: s }\ndata: { a: c2VjcmV0 }\n";
+        damaged(objects, 4000, import);
+        let dockerfile = b"FROM a AS b\nFROM c\nRUN <<E\nx\nE\nENV A=1 B=\"2 \\\n3\"\nEXPOSE 80/tcp\nLABEL HEALTH_URI=/h CPU_SHARES=512\n\
+            HEALTHCHECK --interval=5s CMD [\"a\"]\nCMD [\"a\", \"b\"]\n";
+        damaged(dockerfile, 4000, import);
     }
 
     #[test]
