@@ -289,7 +289,8 @@ fn select(
     };
     let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
     match query.workload.as_deref() {
-        // The replicas of a workload are between `web/` and `web0`, the next text after them.
+        // The replicas of a workload are between `web/` and `web0`, the next text after them. The name is
+        // the first value, so `?1` means it.
         Some(name) if !name.contains('/') => add(
             " AND (workload = ?1 OR (workload >= ?1 || '/' AND workload < ?1 || '0'))",
             Some(Value::from(name.to_owned())),
