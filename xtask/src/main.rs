@@ -71,8 +71,8 @@ enum Command {
     },
     /// Measure, each figure beside its floor, in the VM
     Bench {
-        /// One measurement; `history` runs on this machine's own disk, and `guard` compares
-        /// `side` with docs/benchmarks.toml
+        /// One measurement; `history` runs on this machine's own disk, `gate` takes an hour, and
+        /// `guard` compares `side` with docs/benchmarks.toml
         name: Option<String>,
         #[command(flatten)]
         kernel: Kernel,

@@ -20,6 +20,8 @@ const OUTPUTS: &str = "outputs";
 const SIDE: &str = "side";
 /// The same, compared with the recorded ratios.
 const GUARD: &str = "guard";
+/// It takes hours.
+const GATE: &str = "gate";
 /// The measurement that needs no VM: a VM's disk is none.
 const HISTORY: &str = "history";
 
@@ -103,10 +105,14 @@ pub(crate) fn bench(
         return crate::compile::history_bench();
     }
     if let Some(part) = name.and_then(|name| name.strip_prefix(SIDE)) {
-        return bench_side(part.trim_start_matches('/'), kernel, false);
+        return bench_side((0, part.trim_start_matches('/')), kernel, false);
+    }
+    if name == Some(GATE) {
+        // This host has nginx and HAProxy.
+        return bench_side((1, GATE), kernel, false);
     }
     if name == Some(GUARD) {
-        return bench_side("", kernel, true);
+        return bench_side((0, ""), kernel, true);
     }
     let (mut programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
     programs.agent_before = before;
@@ -146,10 +152,10 @@ pub(crate) fn trace(kernel: Option<&str>) -> Result<()> {
 
 /// Measures beside systemd, in a Debian that has it, on every kernel. If `guards`, fails if a ratio is
 /// worse than the recorded one.
-fn bench_side(part: &str, kernel: Option<&str>, guards: bool) -> Result<()> {
+fn bench_side((host, part): (usize, &str), kernel: Option<&str>, guards: bool) -> Result<()> {
     let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
     let packages = [crate::package::debian(1)?];
-    let initramfs = debian::pack(debian::HOSTS[0], &programs, &packages)?;
+    let initramfs = debian::pack(debian::HOSTS[host], &programs, &packages)?;
     for kernel in &kernels {
         println!("kernel {kernel}");
         let job = format!("side/{part}");

@@ -39,6 +39,8 @@ pub struct LocalSocket {
     pub inode: u32,
     /// The cgroup of the process that has made it, or of the listening socket behind it.
     pub cgroup: Option<CgroupId>,
+    /// The connections that wait to be accepted, of one that listens.
+    pub queued: u32,
 }
 
 /// Returns the sockets that listen at a port.
@@ -100,6 +102,7 @@ fn list_by_proc(end: End, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
             uid: one.uid,
             inode: u32::try_from(one.inode).unwrap_or_default(),
             cgroup: None,
+            queued: one.rx_queue,
         }));
     }
     Ok(all)
@@ -206,6 +209,7 @@ fn parse(body: &[u8]) -> Option<LocalSocket> {
         uid: word(64)?,
         inode: word(68)?,
         cgroup: None,
+        queued: word(56)?,
     };
     let mut rest = body.get(SOCKET..)?;
     while let (Some(length), Some(kind)) = (
@@ -287,6 +291,7 @@ mod tests {
         let waiting = open(address.port()).expect("a list");
         assert_eq!(waiting.len(), 1);
         assert_eq!(waiting[0].inode, 0, "it is not accepted yet");
+        assert_eq!(listening(address.port()).expect("a list")[0].queued, 1);
         let ends = towards(address.port()).expect("a list");
         let own = client.local_addr().expect("its address");
         assert_eq!((ends.len(), waiting[0].remote), (1, own));

@@ -26,11 +26,16 @@ pub fn tcp(address: SocketAddr, backlog: u32) -> io::Result<OwnedFd> {
 }
 
 /// Listens at an address together with other sockets of this user, as `SO_REUSEPORT` (socket(7)) lets
-/// them. Connections wait there.
+/// them.
 ///
 /// # Errors
 /// If another user has the address.
-pub fn shared(address: SocketAddr, is_v6_only: bool, user: Uid) -> io::Result<OwnedFd> {
+pub fn shared(
+    address: SocketAddr,
+    is_v6_only: bool,
+    user: Uid,
+    backlog: u32,
+) -> io::Result<OwnedFd> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::Inet,
         SocketAddr::V6(_) => AddressFamily::Inet6,
@@ -44,7 +49,7 @@ pub fn shared(address: SocketAddr, is_v6_only: bool, user: Uid) -> io::Result<Ow
         setsockopt(&made, sockopt::Ipv6V6Only, &is_v6_only)?;
     }
     bind(made.as_raw_fd(), &SockaddrStorage::from(address))?;
-    listen(&made, backlog_of(u32::MAX))?;
+    listen(&made, backlog_of(backlog))?;
     Ok(made)
 }
 
@@ -53,10 +58,10 @@ pub fn shared(address: SocketAddr, is_v6_only: bool, user: Uid) -> io::Result<Ow
 ///
 /// # Errors
 /// If it cannot listen again.
-pub fn flush(made: &OwnedFd) -> io::Result<()> {
+pub fn flush(made: &OwnedFd, backlog: u32) -> io::Result<()> {
     // It may not listen, if an agent has died in between.
     let _ = shutdown(made.as_raw_fd(), Shutdown::Both);
-    Ok(listen(made, backlog_of(u32::MAX))?)
+    Ok(listen(made, backlog_of(backlog))?)
 }
 
 /// Listens at a path, whose file gets this mode and owner. A socket at which no process listens is

@@ -173,6 +173,7 @@ impl Executor {
             clock::pause(KILL_PATIENCE / 100);
         }
         failpoint!("reap-gone");
+        self.pass_on_held(&workload, &ended.spec);
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
         }

@@ -58,7 +58,7 @@ impl Executor {
         spec: &WorkloadSpec,
         user: &Identity,
     ) -> Result<Vec<Arc<OwnedFd>>, StartError> {
-        let is_port = |name: &str| name.starts_with(PORT) && !spec.ports.is_empty();
+        let is_port = |name: &str| name.starts_with(PORT) && spec.has_gate();
         if spec.listen.is_empty() {
             self.close_sockets_of(workload, is_port);
             return Ok(Vec::new());
@@ -110,10 +110,13 @@ impl Executor {
         made_for: String,
     ) -> Result<Arc<OwnedFd>, StartError> {
         let (shown, made) = match (&listen.tcp, &listen.unix) {
-            (Some(address), _) => (
-                address.to_string(),
-                listening::tcp(*address, listen.backlog),
-            ),
+            (Some(address), _) => {
+                let made = match listen.gated() {
+                    Some(_) => listening::shared(*address, false, user.uid, listen.backlog),
+                    None => listening::tcp(*address, listen.backlog),
+                };
+                (address.to_string(), made)
+            }
             (None, path) => {
                 let path = path.as_deref().unwrap_or_default();
                 let owner = (user.uid, group_of(listen, user)?);
@@ -176,6 +179,19 @@ impl Executor {
             )
         });
         found.collect()
+    }
+
+    /// Returns the socket that is kept under a name.
+    pub(super) fn kept_socket(&self, name: &SocketName) -> Option<Arc<OwnedFd>> {
+        let all = self.kept_sockets.lock();
+        all.open.get(name).map(|kept| Arc::clone(&kept.socket))
+    }
+
+    /// Returns the sockets that are kept under names of a kind.
+    pub(super) fn all_kept(&self, which: impl Fn(&SocketName) -> bool) -> Vec<Arc<OwnedFd>> {
+        let all = self.kept_sockets.lock();
+        let found = all.open.iter().filter(|(name, _)| which(name));
+        found.map(|(_, kept)| Arc::clone(&kept.socket)).collect()
     }
 
     /// Closes the sockets of a workload, so that clients are refused instead of waiting. Those at ports that
@@ -267,8 +283,9 @@ fn path_of(made_for: &str) -> Option<String> {
 fn setting(listen: &Listen, user: &Identity) -> Result<String, StartError> {
     let text = serde_json::to_string(listen);
     let text = text.map_err(|error| io_failure("prepare its sockets", &error.into()))?;
-    match listen.unix {
+    match &listen.unix {
         Some(_) => Ok(format!("{text} {} {}", user.uid, group_of(listen, user)?)),
+        None if listen.is_of_each => Ok(format!("{text} {}", user.uid)),
         None => Ok(text),
     }
 }

@@ -178,6 +178,7 @@ impl Executor {
         failpoint!("start-counted");
         self.make_directories(workload, spec, owner)?;
         let sockets = self.sockets_of(workload, spec, identity)?;
+        self.hold_and_join(workload, spec);
         failpoint!("start-listening");
         let mut output = self.open_output(workload, spec, owner)?;
         failpoint!("start-output");

@@ -105,7 +105,7 @@ impl Prober {
 
     /// Returns the pass of a probe to its own workload's ports.
     fn pass(&self, run: &ProbeRun) -> Pass {
-        if run.spec.ports.is_empty() {
+        if !run.spec.has_gate() {
             return Pass::default();
         }
         let (executor, workload) = (Arc::clone(&self.executor), run.workload.clone());

@@ -13,6 +13,7 @@ mod package;
 mod scope;
 mod strict;
 mod top;
+mod traffic;
 mod units;
 
 use enforcer_model::WorkloadState;

@@ -88,6 +88,11 @@ pub(crate) struct Clients {
 
 impl Clients {
     pub(crate) fn begin(count: usize, port: u16) -> Self {
+        Self::asking(count, port, get)
+    }
+
+    /// Clients that ask in a way of their own.
+    pub(crate) fn asking(count: usize, port: u16, ask: fn(u16) -> io::Result<usize>) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
         let client = |_| {
             let ended = Arc::clone(&ended);
@@ -96,7 +101,7 @@ impl Clients {
                 let mut failures = 0;
                 // More would say nothing new.
                 while !ended.load(Ordering::Relaxed) && failures < 20 {
-                    answers.push(get(port));
+                    answers.push(ask(port));
                     // Others use the guest as well.
                     std::thread::park_timeout(Duration::from_millis(5));
                     failures += usize::from(answers.last().is_some_and(Result::is_err));

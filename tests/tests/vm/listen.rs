@@ -1,9 +1,11 @@
 //! Sockets that are kept for a workload: no client is refused while it is restarted, or while no
 //! agent lives.
 
+use crate::gate::{Clients, kill_now};
 use crate::{manifest, workload};
 use enforcer_model::WorkloadState;
 use enforcer_model::detail::Start;
+use enforcer_model::views::Replicas;
 use enforcer_tests::agent::{Agent, pid_of};
 use enforcer_tests::wait_for;
 use nix::sys::signal::{Signal, kill};
@@ -160,6 +162,108 @@ fn no_client_is_refused_while_a_workload_is_restarted() {
         ask(PORT).unwrap_err().kind(),
         io::ErrorKind::ConnectionRefused
     );
+}
+
+#[test]
+fn each_replica_has_a_socket_of_its_own_behind_the_gate() {
+    const PORT: u16 = 9074;
+    let listen = format!(
+        "{{ api: {{ tcp: \"127.0.0.1:{PORT}\" }}, ctl: {{ unix: \"/tmp/kept-{{replica}}.sock\" }} }}"
+    );
+    let version = |replicas: &str, nice: u32| {
+        let more = format!("{replicas}nice: {nice}\n");
+        manifest(&server("web", &listen, &more))
+    };
+    let rules = "unready_wait: 1h\nrollout: { drain: 10m, deadline: 1h }\n";
+    let (three, one) = (&format!("replicas: 3\n{rules}"), "");
+    let ready = |agent: &Agent, count: usize| {
+        wait_for("replicas that are ready", || {
+            let all = agent.workloads();
+            let is_ready = all.len() == count && all.iter().all(|one| one.ready);
+            let rollout: Replicas = agent.get("/v1/workloads/web/rollout")?;
+            (is_ready && rollout.rollout.is_none()).then_some(())
+        });
+    };
+    let asking = || Clients::asking(3, PORT, |port| ask(port).map(|said| said.len()));
+    let mut agent = Agent::start(&version(three, 1));
+    ready(&agent, 3);
+    for index in 0..3 {
+        let mut said = String::new();
+        let mut local = UnixStream::connect(format!("/tmp/kept-{index}.sock")).unwrap();
+        local.read_to_string(&mut said).unwrap();
+        let pid = pid_of(&agent.workload(&format!("web/{index}")));
+        assert_eq!(said, format!("ctl {pid}"));
+    }
+
+    // A rollout, and one in which the agent dies.
+    let clients = asking();
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    ready(&agent, 3);
+    agent.write_manifest(&version(three, 2));
+    assert!(agent.cli(&["apply"]).status.success());
+    wait_for("a stop", || {
+        let mut all = agent.workloads().into_iter();
+        all.any(|one| one.state == WorkloadState::Stopping)
+            .then_some(())
+    });
+    agent.kill();
+    std::thread::park_timeout(Duration::from_millis(300));
+    agent.start_again();
+    ready(&agent, 3);
+    // One replica less: what waits at its socket goes to the others.
+    assert!(agent.cli(&["scale", "web", "2"]).status.success());
+    ready(&agent, 2);
+    let (count, lost) = clients.end();
+    assert!(lost.is_empty(), "{} of {count}: {lost:?}", lost.len());
+    assert!(count > 30, "{count}");
+    assert!(!Path::new("/tmp/kept-2.sock").exists());
+    let (_, text) = agent.raw("GET /metrics/prometheus", "");
+    for index in 0..2 {
+        let label = format!("replica=\"{index}\"");
+        let mut lines = text.lines().filter(|line| line.contains(&label));
+        assert!(
+            lines.any(|line| {
+                line.starts_with("enforcer_gate_connections_total")
+                    && line.contains("port=\"api\"")
+                    && !line.ends_with(" 0")
+            }),
+            "replica {index}: {text}"
+        );
+    }
+
+    // All of them are killed, and no client is refused. Each loses what it had accepted at most.
+    let clients = asking();
+    wait_for("an answer", || ask(PORT).ok());
+    for one in agent.workloads() {
+        kill_now(pid_of(&one));
+    }
+    ready(&agent, 2);
+    wait_for("an answer", || ask(PORT).ok());
+    let (count, lost) = clients.end();
+    let refused = |error: &&io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    assert_eq!(lost.iter().filter(refused).count(), 0, "{lost:?}");
+    assert!(lost.len() <= 2, "{} of {count}: {lost:?}", lost.len());
+
+    // One instance has the address alone, and replicas may take it again.
+    for (version, names) in [
+        (version(one, 2), vec!["web"]),
+        (version(three, 2), vec!["web/0", "web/1", "web/2"]),
+    ] {
+        agent.write_manifest(&version);
+        assert!(agent.cli(&["apply"]).status.success());
+        wait_for("the other kind", || {
+            let all = agent.workloads();
+            let is_same = all
+                .iter()
+                .map(|one| one.name.to_string())
+                .eq(names.iter().copied());
+            (is_same && all.iter().all(|one| one.ready)).then_some(())
+        });
+        wait_for("it to answer", || ask(PORT).ok());
+    }
+    assert!(agent.cli(&["stop", "web"]).status.success());
+    let refused = ask(PORT).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{Group, Index, Member, Seen, Step};
 use crate::event::RolloutState;
-use crate::spec::{OnFailure, Replicas};
+use crate::spec::{OnFailure, Replicas, WorkloadSpec};
 use crate::units::MonoTime;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,6 +108,9 @@ impl Group {
 
     fn replace(&mut self, seen: &BTreeMap<Index, Seen>, now: MonoTime, steps: &mut Vec<Step>) {
         let slots = self.slots();
+        if self.makes_room(steps) {
+            return;
+        }
         let rules = &self.target.rollout;
         let (surge, unavailable) = (rules.max_surge, rules.max_unavailable);
         let rests = |index: Index| seen.get(&index).is_some_and(|seen| seen.rests);
@@ -169,6 +172,29 @@ impl Group {
             }
         }
         self.finish(&slots, (floor, available), (&rests, now), steps);
+    }
+
+    /// Between one instance and replicas, those of before end first if they have a TCP socket of `listen`:
+    /// that of one instance has its address alone. Returns whether they are still there.
+    fn makes_room(&mut self, steps: &mut Vec<Step>) -> bool {
+        let listens = |spec: &WorkloadSpec| spec.listen.values().any(|one| one.tcp.is_some());
+        let rollout = self.rollout.as_ref();
+        let from = rollout.and_then(|rollout| rollout.from.as_ref());
+        if !listens(&self.target) && from.is_none_or(|(spec, _)| !listens(spec)) {
+            return false;
+        }
+        let is_alone = self.wanted.is_none();
+        let others = self.members.iter();
+        let others: Vec<(Index, bool)> = others
+            .filter(|member| member.index.is_none() != is_alone)
+            .map(|member| (member.index, member.leaves))
+            .collect();
+        for (index, leaves) in &others {
+            if !leaves {
+                self.remove(*index, steps);
+            }
+        }
+        !others.is_empty()
     }
 
     /// Removes what is no longer needed, once every wanted replica is in place.

@@ -52,7 +52,7 @@ impl Workload {
     pub(super) fn refresh_gate(&mut self, context: &mut Context<'_>) {
         let now = context.moment.now;
         // The running instance may still have the ports that its manifest had.
-        let has_none = self.spec.ports.is_empty();
+        let has_none = !self.spec.has_gate();
         let rests = self.comes_to_rest() || has_none;
         // The wait begins when what is under way has ended.
         self.gate.unready_since = match self.ready.now || rests || self.drains() {
@@ -110,7 +110,7 @@ impl Workload {
     /// for it.
     pub(super) fn resume_drain(&mut self, context: &mut Context<'_>) -> bool {
         let now = context.moment.now;
-        let has_ports = !self.spec.ports.is_empty();
+        let has_ports = self.spec.has_gate();
         let Lifecycle::Stopping(stopping) = &mut self.state else {
             return false;
         };

@@ -89,7 +89,7 @@ impl Workload {
         let spec = &self.spec;
         let gates = [ProbeName::Startup, ProbeName::Readiness];
         let matters = gates.iter().any(|name| spec.probes.contains_key(name))
-            || !spec.ports.is_empty()
+            || spec.has_gate()
             || spec.on_ready.is_some()
             || spec.on_unready.is_some();
         self.ready.seq = if matters {

@@ -20,7 +20,8 @@ use crate::clock;
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use aya_obj::Object;
 use enforcer_common::gate::{
-    ADDRESSES, COUNTERS, GATES, Listens, MemberKey, Membership, PARKED, REFUSED, REPLICAS, words,
+    ADDRESSES, COUNTERS, GATES, Listens, MemberKey, Membership, PARKED, REFUSED, REPLICAS, SOCKETS,
+    words,
 };
 use enforcer_model::ids::CgroupId;
 use parking_lot::Mutex;
@@ -290,6 +291,21 @@ impl Gate {
             &place.to_ne_bytes(),
             &0_u32.to_ne_bytes(),
         )
+    }
+
+    /// Gives a replica the listening sockets that were made for it, in place of those before.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn hold(&self, gate: GateId, replica: u32, sockets: &[&OwnedFd]) -> io::Result<()> {
+        let index = gate.0 * REPLICAS + replica % REPLICAS;
+        for (place, socket) in (0..SOCKETS).zip(sockets) {
+            let place = index * SOCKETS + place;
+            let socket = socket.as_raw_fd().to_ne_bytes();
+            calls::update(self.map("SOCKETS")?, &place.to_ne_bytes(), &socket)?;
+        }
+        let used = u32::try_from(sockets.len()).map_or(SOCKETS, |count| count.min(SOCKETS));
+        calls::update(self.map("USED")?, &index.to_ne_bytes(), &used.to_ne_bytes())
     }
 
     /// Detaches the programs, for good. What listens goes on.

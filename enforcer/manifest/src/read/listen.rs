@@ -46,6 +46,7 @@ impl Reader<'_> {
             mode: Listen::MODE,
             group: None,
             backlog: Listen::BACKLOG,
+            is_of_each: false,
         };
         self.set_some(&fields, "tcp", &mut socket.tcp, |text| {
             let address = text.parse::<std::net::SocketAddr>().ok();

@@ -78,13 +78,13 @@ pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
 /// Returns a fault for each port that another workload has declared as well: the gate gives its
 /// connections to one workload.
 fn shared_ports(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
-    let mut owned: Vec<(&WorkloadName, &Port)> = Vec::new();
+    let mut owned: Vec<(&WorkloadName, Port)> = Vec::new();
     let mut faults = Vec::new();
     for (name, spec) in &manifest.workloads {
-        for port in spec.ports.values() {
+        for port in spec.gated_ports().into_values() {
             let other = owned
                 .iter()
-                .find(|(owner, other)| *owner != name && other.overlaps(port));
+                .find(|(owner, other)| *owner != name && other.overlaps(&port));
             if let Some((owner, other)) = other {
                 let number = port.port.max(other.port);
                 let message =

@@ -20,7 +20,7 @@ impl Reader<'_> {
             None => {}
         }
         if let Some(node) = fields.get("unready_wait")
-            && spec.ports.is_empty()
+            && !spec.has_gate()
         {
             let fault = Fault::error(node.span.clone(), "`unready_wait` needs `ports`");
             self.fault(

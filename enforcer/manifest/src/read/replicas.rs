@@ -5,7 +5,9 @@ use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
 use enforcer_model::limits::Limits;
-use enforcer_model::spec::{OnFailure, Replicas, WorkloadSpec};
+use enforcer_model::spec::{Listen, OnFailure, PLACE, Port, Replicas, WorkloadSpec};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The longest drain, and the longest rollout without progress: both must end.
@@ -40,14 +42,48 @@ impl Reader<'_> {
         };
         // After a fault, what needs replicas has no further one.
         spec.replicas = Some(read.unwrap_or(Replicas::fixed(1)));
-        if !spec.listen.is_empty() {
-            let message = "`replicas` does not go with `listen`";
+        if let Some(listen) = fields.get("listen") {
+            self.sockets_of_each(listen, spec);
+        }
+    }
+
+    /// Each replica has a socket of its own: at one TCP address, or at a path with its number.
+    fn sockets_of_each(&mut self, node: &Node, spec: &mut WorkloadSpec) {
+        for (name, place, _) in node.value.pairs() {
+            let Some(listen) = spec.listen.get_mut(name) else {
+                continue;
+            };
+            let Some(path) = &listen.unix else {
+                listen.is_of_each = true;
+                continue;
+            };
+            if !path.contains(PLACE) {
+                let message = format!("all replicas would have the socket {path}");
+                let fault = Fault::error(place.clone(), message);
+                self.fault(
+                    fault
+                        .label("expected a path with `{replica}`")
+                        .help("listen: { ctl: { unix: \"/run/web-{replica}.sock\" } }"),
+                );
+            }
+        }
+        let mut addresses: BTreeMap<u16, BTreeSet<IpAddr>> = BTreeMap::new();
+        for address in spec.listen.values().filter_map(Listen::gated) {
+            let of = addresses.entry(address.port()).or_default();
+            if !of.insert(address.ip()) {
+                let message = format!("two sockets at {address}");
+                self.fault(Fault::error(node.span.clone(), message).label("expected one"));
+            }
+        }
+        if let Some((port, _)) = addresses.iter().find(|(_, of)| of.len() > Port::ADDRESSES) {
+            let message = format!("too many addresses with the port {port}");
             let fault = Fault::error(node.span.clone(), message);
-            self.fault(
-                fault
-                    .label("one socket cannot be balanced among them")
-                    .help("name the port that the program binds itself: `ports: { http: { port: 8080 } }`"),
-            );
+            self.fault(fault.label(format!("expected at most {}", Port::ADDRESSES)));
+        }
+        if addresses.len() > Port::MOST {
+            let message = format!("these are {} ports", addresses.len());
+            let fault = Fault::error(node.span.clone(), message);
+            self.fault(fault.label(format!("expected at most {}", Port::MOST)));
         }
     }
 
@@ -166,7 +202,7 @@ impl Reader<'_> {
             }
             return;
         }
-        if spec.ports.is_empty() {
+        if !spec.has_gate() {
             let fault = Fault::error(node.span.clone(), "`rollout` needs `replicas` or `ports`");
             self.fault(fault.label("for a workload with one of them"));
             return;

@@ -443,6 +443,9 @@ fn replicas_are_a_number_or_follow_their_use() {
 replicas_cgroup: { memory.max: 1G }
 ports: { http: { port: 8080 }, admin: { port: 9100, to: each, target: 9000 } }
 rollout: { max_surge: 2, max_unavailable: 1, min_ready: 2s, deadline: 1m, on_failure: pause }",
+        "replicas: 2
+listen: { api: { tcp: \"127.0.0.1:8080\" }, also: { tcp: \"[::1]:8080\" }, ctl: { unix: \"/run/web-{replica}.sock\" } }
+unready_wait: 1m",
     ] {
         check_workload(good, &expect![""]);
     }
@@ -474,11 +477,14 @@ rollout: { max_surge: 0 }",
     );
     check_workload(
         "replicas: 14
-listen: { api: { tcp: \"127.0.0.1:8080\" } }
+listen: { api: { tcp: \"127.0.0.1:8080\" }, again: { tcp: \"127.0.0.1:8080\" }, ctl: { unix: /run/web.sock } }
+ports: { http: { port: 8080 } }
 rollout: { max_surge: 2 }",
         &expect![[r#"
-            6:15 error: `replicas` does not go with `listen` (one socket cannot be balanced among them) [name the port that the program binds itself: `ports: { http: { port: 8080 } }`]
-            8:14 error: with those of `max_surge` there may be 16 replicas (expected at most 15)
+            7:13 error: two sockets at 127.0.0.1:8080 (expected one)
+            7:81 error: all replicas would have the socket /run/web.sock (expected a path with `{replica}`) [listen: { ctl: { unix: "/run/web-{replica}.sock" } }]
+            8:28 error: the port 8080 stands in `listen` as well (a port is either made for the program or its own)
+            9:14 error: with those of `max_surge` there may be 16 replicas (expected at most 15)
         "#]],
     );
     check_workload(

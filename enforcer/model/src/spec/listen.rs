@@ -32,6 +32,10 @@ pub struct Listen {
     /// The most connections that wait to be accepted; `net.core.somaxconn` is a bound as well.
     #[schemars(with = "shapes::Whole<1, 2_147_483_647>")]
     pub backlog: u32,
+    /// Each replica has a TCP socket of its own there, behind the gate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(skip)]
+    pub is_of_each: bool,
 }
 
 impl Listen {
@@ -40,4 +44,10 @@ impl Listen {
     pub const MODE: FileMode = FileMode(0o666);
     /// The most sockets of a workload.
     pub const MOST: usize = 64;
+
+    /// Returns the address that each replica listens at, behind the gate.
+    #[must_use]
+    pub fn gated(&self) -> Option<SocketAddr> {
+        self.tcp.filter(|_| self.is_of_each)
+    }
 }

@@ -422,6 +422,31 @@ impl WorkloadSpec {
         }
     }
 
+    /// Returns the ports behind the gate by their names: those of `ports`, and those at which each replica
+    /// has a socket of `listen`. Sockets at several addresses share the port of the first one.
+    #[must_use]
+    pub fn gated_ports(&self) -> BTreeMap<&str, Port> {
+        let ports = self.ports.iter();
+        let mut all: BTreeMap<&str, Port> = ports
+            .map(|(name, port)| (name.as_str(), port.clone()))
+            .collect();
+        for (name, listen) in &self.listen {
+            let Some(number) = listen.gated().map(|address| address.port()) else {
+                continue;
+            };
+            if all.values().all(|other| other.port != number) {
+                all.insert(name, Port::plain(number));
+            }
+        }
+        all
+    }
+
+    /// Returns whether the gate stands before a port of the workload.
+    #[must_use]
+    pub fn has_gate(&self) -> bool {
+        !self.ports.is_empty() || self.listen.values().any(|one| one.gated().is_some())
+    }
+
     /// Returns whether the manifest names root as the user.
     #[must_use]
     pub fn is_root(&self) -> bool {

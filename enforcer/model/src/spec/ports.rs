@@ -76,6 +76,8 @@ impl PortOf {
 impl Port {
     /// The most ports of a workload.
     pub const MOST: usize = 16;
+    /// The most addresses at which replicas listen at one port.
+    pub const ADDRESSES: usize = 4;
 
     /// Returns a port that the program binds as it is.
     #[must_use]

@@ -99,6 +99,10 @@ impl WorkloadSpec {
             .chain(lists.into_iter().flatten());
         commands.flatten().for_each(fill);
         spec.environment.values_mut().for_each(fill);
+        let sockets = spec.listen.values_mut();
+        sockets
+            .filter_map(|listen| listen.unix.as_mut())
+            .for_each(fill);
         [&mut spec.directory, &mut spec.main_pid_file]
             .into_iter()
             .flatten()

@@ -25,8 +25,15 @@ impl Executor {
         let begun = clock::now();
         let cgroup = self.instances.get(&workload).map(|found| found.open.id);
         // Those of the running instance: the manifest may name others by now.
-        let ports: Vec<Counted> = {
+        let (ports, family): (Vec<Counted>, BTreeSet<CgroupId>) = {
             let table = self.gates.table.lock();
+            let of_workload = table.of.iter();
+            let of_workload =
+                of_workload.filter(|(owner, _)| owner.workload() == workload.workload());
+            let members = of_workload
+                .flat_map(|(_, known)| known.ports.values())
+                .flat_map(|of| of.members.values());
+            let family = members.map(|member| member.cgroup).chain(cgroup).collect();
             let ports = table.ports_of(&workload);
             let ports = ports.map(|(_, of)| Counted {
                 port: of.port,
@@ -37,13 +44,16 @@ impl Executor {
                     .filter(|peer| Some(*peer) != cgroup)
                     .collect(),
             });
-            ports.collect()
+            (ports.collect(), family)
         };
         let processes = self.instances.get(&workload).map(|found| found.open.cgroup);
         let mut first = None;
         let (left, unknown) = loop {
-            let (asked, own) = (ports.clone(), processes.clone());
-            let count = move || count(&asked, cgroup, own.as_deref());
+            let (asked, own, family) = (ports.clone(), processes.clone(), family.clone());
+            let made = self.inodes_held_for(&workload);
+            let count = move || {
+                Ok(count(&asked, (cgroup, &family), own.as_deref())? + queued(&asked, &made)?)
+            };
             let counted = tokio::task::spawn_blocking(count).await;
             let counted = counted.unwrap_or_else(|error| Err(io::Error::other(error)));
             let took = clock::now().since(begun);
@@ -82,16 +92,16 @@ struct Counted {
 /// socket where it did, so its descriptor says whose it is.
 fn count(
     ports: &[Counted],
-    cgroup: Option<CgroupId>,
+    (cgroup, family): (Option<CgroupId>, &BTreeSet<CgroupId>),
     processes: Option<&Cgroup>,
 ) -> io::Result<u32> {
     let mut count = 0;
     let mut held: Option<BTreeSet<u32>> = None;
     for Counted { port, peers } in ports {
         let open = connections::open(*port)?;
-        // A program may have connections to itself, which end with it.
+        // A program may have connections to itself, which end with it, and lasting ones to its peers.
         let dialled = connections::towards(*port)?.into_iter();
-        let dialled = dialled.filter(|one| cgroup.is_some() && one.cgroup == cgroup);
+        let dialled = dialled.filter(|one| one.cgroup.is_some_and(|of| family.contains(&of)));
         let own: BTreeSet<SocketAddr> = dialled
             .map(|one| plain(SocketAddr::new(one.address, one.port)))
             .collect();
@@ -109,6 +119,17 @@ fn count(
             };
             count += u32::from(is_its);
         }
+    }
+    Ok(count)
+}
+
+/// Counts the connections that wait at the sockets which were made for a replica: those have not its cgroup.
+fn queued(ports: &[Counted], made: &BTreeSet<u32>) -> io::Result<u32> {
+    let mut count = 0;
+    for Counted { port, .. } in ports.iter().filter(|_| !made.is_empty()) {
+        let listed = connections::listening(*port)?.into_iter();
+        let its = listed.filter(|one| made.contains(&one.inode));
+        count += its.map(|one| one.queued).sum::<u32>();
     }
     Ok(count)
 }

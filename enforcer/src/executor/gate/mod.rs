@@ -2,6 +2,7 @@
 //! connections get through. The sockets where they wait otherwise are in `waiting.rs`.
 
 mod drain;
+mod held;
 mod waiting;
 
 use super::Executor;
@@ -89,7 +90,8 @@ struct Bound {
 
 /// Returns the ports that a workload or a replica is to have.
 fn wanted(replica: &ReplicaId, spec: &WorkloadSpec) -> Vec<Wanted> {
-    let ports = spec.ports.iter().map(|(name, port)| Wanted {
+    let ports = spec.gated_ports().into_iter();
+    let ports = ports.map(|(name, port)| Wanted {
         owner: match port.to {
             PortOf::Any => ReplicaId::from(replica.workload().clone()),
             PortOf::Each => replica.clone(),
@@ -282,6 +284,7 @@ impl Executor {
             self.take_waiting(&owner);
         }
         if user.is_none() {
+            self.hold_at_gate(replica, spec);
             self.join_listeners(replica);
         }
         Ok(())
@@ -367,7 +370,8 @@ impl Executor {
             owner, key, port, ..
         } in wanted(replica, spec)
         {
-            let ours = self.inodes_of_waiting(&owner);
+            let mut ours = self.inodes_of_waiting(&owner);
+            ours.extend(self.inodes_held_for_all(owner.workload()));
             let peers = self.peers(&owner, &key);
             let listed = connections::listening(port).unwrap_or_default();
             let is_peer = |one: &LocalSocket| match one.cgroup {

@@ -289,7 +289,7 @@ impl Executor {
                         Door::Wait => false,
                     };
                     let flushed = match flushes && condition(socket) {
-                        true => listening::flush(socket),
+                        true => listening::flush(socket, u32::MAX),
                         false => Ok(()),
                     };
                     if let Err(error) = flushed.and_then(|()| of.install(gate, *number, socket)) {
@@ -407,9 +407,12 @@ impl Executor {
             ports.collect()
         };
         for (owner, key, cgroup, look) in found {
+            let held = self.inodes_held_for(replica);
             // Where the kernel does not say whose they are, they are the program's.
-            let is_its =
-                |one: &&LocalSocket| one.cgroup.is_none_or(|of_socket| of_socket == cgroup);
+            let is_its = |one: &&LocalSocket| {
+                let is_made = one.cgroup.is_none_or(|of_socket| of_socket == cgroup);
+                is_made || held.contains(&one.inode)
+            };
             for one in look.listeners().iter().filter(is_its) {
                 self.join_at(&owner, &key, look.port, one);
             }
@@ -469,7 +472,7 @@ impl Executor {
         address: &Address,
     ) -> io::Result<()> {
         let user = Uid::from_raw(address.uid);
-        let made = listening::shared(address.address, address.is_v6_only, user)?;
+        let made = listening::shared(address.address, address.is_v6_only, user, u32::MAX)?;
         let socket = Arc::new(made);
         let made_for = serde_json::to_string(address)?;
         let number = {
