@@ -34,6 +34,11 @@ static WATCHED: HashMap<u32, Watch> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static MOVED: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 
+/// The cgroups of services that others have started, and that the agent looks after. The value means
+/// nothing.
+#[map]
+static ATTACHED: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
+
 /// The cgroups below the parent of all workloads that hold replicas. The value means nothing.
 #[map]
 static GROUPS: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);

@@ -1,7 +1,7 @@
 //! Reads a `task_struct` by offsets that the agent took from the running
 //! kernel's BTF: rustc emits no relocations for them.
 
-use crate::{GROUPS, PARENT_CGROUP};
+use crate::{ATTACHED, GROUPS, PARENT_CGROUP};
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use enforcer_common::{ABSENT, COMM_LEN};
@@ -137,8 +137,8 @@ impl Task {
         read(read(self.0, &TASK_MM), &MM_PGTABLES_BYTES)
     }
 
-    /// The id of the cgroup of the workload or the replica that this task is in or below; 0 if it
-    /// is none of ours.
+    /// The id of the cgroup of the workload, the replica or the attached service that this task is in or
+    /// below; 0 if it is none of these.
     pub(crate) fn workload(self) -> u64 {
         let css_set: u64 = read(self.0, &TASK_CGROUPS);
         let cgroup: u64 = read(css_set, &CSS_SET_DFL_CGRP);
@@ -160,6 +160,9 @@ impl Task {
                     Some(_) => grandchild,
                     None => child,
                 };
+            }
+            if ATTACHED.get_ptr(id).is_some() {
+                return id;
             }
             (child, grandchild) = (id, child);
         }

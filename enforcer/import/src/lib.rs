@@ -9,6 +9,7 @@ pub mod compose;
 pub mod kubernetes;
 mod outcome;
 mod output;
+pub mod running;
 pub mod systemd;
 mod values;
 

@@ -33,6 +33,8 @@ pub enum CgroupError {
         value: String,
         source: io::Error,
     },
+    #[error("change the cgroup {}: it is not enforcer's", path.display())]
+    Foreign { path: PathBuf },
     #[error("empty the cgroup {}: processes are still in it after {} s", path.display(), waited.as_secs())]
     StillPopulated { path: PathBuf, waited: Duration },
 }
@@ -45,7 +47,7 @@ impl CgroupError {
             | Self::Create { source, .. }
             | Self::Remove { source, .. } => Some(*source as i32),
             Self::Read { source, .. } | Self::Write { source, .. } => source.raw_os_error(),
-            Self::StillPopulated { .. } => None,
+            Self::StillPopulated { .. } | Self::Foreign { .. } => None,
         }
     }
 }
@@ -76,6 +78,8 @@ fn read_text(file: &File, is_list: bool) -> io::Result<String> {
 pub struct Cgroup {
     path: PathBuf,
     directory: OwnedFd,
+    /// Another one has made it, so nothing is written there.
+    is_foreign: bool,
 }
 
 impl Cgroup {
@@ -88,7 +92,31 @@ impl Cgroup {
         Ok(Self {
             path: path.to_owned(),
             directory,
+            is_foreign: false,
         })
+    }
+
+    /// Opens a cgroup that another one has made. Every change of it is an error.
+    pub fn open_foreign(path: &Path) -> Result<Self, CgroupError> {
+        Ok(Self {
+            is_foreign: true,
+            ..Self::open(path)?
+        })
+    }
+
+    /// Returns whether another one has made it.
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
+    }
+
+    /// Returns an error for a cgroup that another one has made.
+    fn check_own(&self) -> Result<(), CgroupError> {
+        match self.is_foreign {
+            true => Err(CgroupError::Foreign {
+                path: self.path.clone(),
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Opens a child, which is made if it isn't there.
@@ -98,6 +126,7 @@ impl Cgroup {
 
     /// Opens a child, which is made if it isn't there. Returns whether it was made.
     pub fn make_child(&self, name: &str) -> Result<(Self, bool), CgroupError> {
+        self.check_own()?;
         let path = self.path.join(name);
         let is_new = match mkdirat(&self.directory, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) => true,
@@ -201,6 +230,7 @@ impl Cgroup {
     }
 
     pub fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
+        self.check_own()?;
         self.open_file(file, OFlag::O_WRONLY)
             .and_then(|mut open| open.write_all(value.as_bytes()))
             .map_err(|source| CgroupError::Write {
@@ -225,6 +255,7 @@ impl Cgroup {
 
     /// Kills everything in it and below it, and waits until it is empty.
     pub fn kill_and_wait(&self, patience: Duration) -> Result<(), CgroupError> {
+        self.check_own()?;
         let started = Instant::now();
         let mut events = match self.open_file("cgroup.events", OFlag::O_RDONLY) {
             Ok(events) => events,
@@ -317,6 +348,7 @@ impl Cgroup {
 
     /// Removes the child of this name and all cgroups below it. They must be empty.
     pub fn remove_child(&self, name: &str) -> Result<(), CgroupError> {
+        self.check_own()?;
         let path = self.path.join(name);
         if let Ok(entries) = std::fs::read_dir(&path) {
             let folders = entries

@@ -12,6 +12,12 @@ pub fn now() -> MonoTime {
     MonoTime(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
+/// Returns the time since boot in the unit of a process's start time (proc_pid_stat(5)).
+pub fn boot_ticks() -> u64 {
+    const NANOS: u64 = 10_000_000;
+    now().0 / NANOS
+}
+
 /// Returns the time for waits of this process itself. This clock stops while the host is suspended.
 pub fn awake_now() -> std::time::Instant {
     std::time::Instant::now()

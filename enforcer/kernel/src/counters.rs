@@ -33,7 +33,15 @@ impl CounterReader {
     }
 
     pub fn read(&mut self) -> Result<Counters, CgroupError> {
-        let events = self.cgroup.read("memory.events")?;
+        let events = match self.cgroup.is_foreign() {
+            false => self.cgroup.read("memory.events")?,
+            // Its owner may have removed it, with all counts, or may not count its memory.
+            true => match (self.cgroup.read_if_present("memory.events")?, &self.last) {
+                (Some(events), _) => events,
+                (None, Some(last)) => return Ok(last.clone()),
+                (None, None) => return Ok(Counters::default()),
+            },
+        };
         let oom_kill = field(&events, "oom_kill");
         if let Some(last) = &self.last
             && last.oom_kill == oom_kill

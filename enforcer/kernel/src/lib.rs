@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "clocks are read here")]
 
 pub mod account;
+pub mod attached;
 pub mod bpf;
 pub mod capabilities;
 pub mod cgroupfs;
@@ -44,6 +45,7 @@ pub mod ptrace;
 pub mod ready;
 pub mod regular_file;
 pub mod replacement;
+pub mod running;
 pub mod seccomp;
 pub mod settings_file;
 pub mod signal;

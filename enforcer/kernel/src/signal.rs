@@ -18,9 +18,10 @@ pub fn end_on_broken_pipes() {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
-/// The signals that would end a program which has taken over the terminal.
+/// The signals that would end a program which has taken over the terminal. They do so again when this is
+/// dropped.
 #[derive(Debug)]
-pub struct Ends(nix::sys::signalfd::SignalFd);
+pub struct Ends(nix::sys::signalfd::SignalFd, SigSet);
 
 impl Ends {
     /// Blocks the signals for this thread and those that it starts.
@@ -36,7 +37,8 @@ impl Ends {
             ends.add(signal);
         }
         ends.thread_block()?;
-        SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map(Self)
+        let made = SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
+        made.map(|descriptor| Self(descriptor, ends))
     }
 
     /// Waits for a signal, at most this long. Returns whether one has come.
@@ -57,6 +59,13 @@ impl Ends {
     /// Returns whether a signal has come.
     pub fn has_come(&self) -> bool {
         matches!(self.0.read_signal(), Ok(Some(_)))
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // The set is valid, so this cannot fail.
+        let _ = self.1.thread_unblock();
     }
 }
 

@@ -11,6 +11,7 @@ use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -277,6 +278,13 @@ pub fn read_cpu(cgroup: &Cgroup) -> Usage {
         throttled_periods: field(&cpu, "nr_throttled"),
         ..Usage::default()
     }
+}
+
+/// Returns the CPU time of the cgroup at a path, with those below it; 0 if it cannot be read.
+#[must_use]
+pub fn cpu_of(path: &Path) -> Duration {
+    let used = Cgroup::open_foreign(path).map(|cgroup| read_cpu(&cgroup).cpu_usec);
+    Duration::from_micros(used.unwrap_or_default())
 }
 
 /// Returns the memory that a cgroup may still take; `None` without a limit.

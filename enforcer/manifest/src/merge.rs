@@ -64,14 +64,31 @@ pub(crate) fn with_defaults(
         )
         .label(format!("past {MAX_NODES} values")));
     }
+    let for_attached = of_attached(defaults);
     let entries = entries
         .iter()
-        .map(|(name, workload)| (name.clone(), merged(defaults, workload, &[])))
+        .map(|(name, workload)| {
+            let is_attached = workload.value.pairs().any(|(key, ..)| key == "attach");
+            let defaults = if is_attached { &for_attached } else { defaults };
+            (name.clone(), merged(defaults, workload, &[]))
+        })
         .collect();
     Ok(Node {
         span: workloads.span.clone(),
         value: Value::Mapping(entries),
     })
+}
+
+/// Returns the defaults that hold for a service which another one has started. The others are for programs
+/// of the agent's own.
+fn of_attached(defaults: &Node) -> Node {
+    let mut defaults = defaults.clone();
+    if let Value::Mapping(entries) = &mut defaults.value {
+        entries.retain(|(key, _)| {
+            matches!(&key.value, Value::Scalar { text, .. } if text != "mode" && crate::read::attach::KEYS.contains(&text.as_str()))
+        });
+    }
+    defaults
 }
 
 /// `path` has the keys from the workload down to here.

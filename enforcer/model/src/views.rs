@@ -8,7 +8,7 @@ use crate::health::Health;
 use crate::ids::{InstanceId, LastExit};
 use crate::name::{ReplicaId, WorkloadName};
 use crate::probe::{Answer, ProbeState};
-use crate::spec::{CheckKind, Mode, ProbeName, RestartPolicy, Sandbox};
+use crate::spec::{Attach, CheckKind, Mode, ProbeName, RestartPolicy, Sandbox};
 use crate::state::WorkloadState;
 use crate::words::words;
 use jiff::Timestamp;
@@ -86,6 +86,9 @@ pub struct Inspection {
     pub workload: WorkloadView,
     pub instance: InstanceId,
     pub managed: bool,
+    /// The service of another one's that is looked after, in place of a command.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<Attach>,
     pub command: Vec<String>,
     pub user: Option<String>,
     pub directory: Option<String>,

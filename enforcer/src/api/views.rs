@@ -22,6 +22,7 @@ use enforcer_model::views::{
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// Returns a probe of the core's as the API shows it.
 fn probe_status(view: &ProbeView) -> ProbeStatus {
@@ -135,7 +136,14 @@ pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
         usage = read;
         rates = api.usage.rates(&view.name, instance.begun, now, &usage);
     }
-    let path = api.executor.tree.path_of(&view.name);
+    let path = match &view.spec.attach {
+        None => api.executor.tree.path_of(&view.name),
+        // It is not known while its owner does not run it.
+        Some(_) => {
+            let found = api.executor.instances.cgroup(&view.name);
+            found.map_or_else(PathBuf::new, |cgroup| cgroup.path().to_owned())
+        }
+    };
     WorkloadView {
         name: view.name.clone(),
         state: view.state,
@@ -254,6 +262,7 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         workload: describe(api, view),
         instance: view.instance,
         managed: view.managed,
+        attach: spec.attach.clone(),
         command: spec.command.clone(),
         user: spec.user.clone(),
         directory: spec.directory.clone(),

@@ -17,14 +17,17 @@ use std::time::Duration;
 /// The choice of events.
 #[derive(Debug, clap::Args)]
 pub(super) struct Wanted {
+    /// Events of this workload
+    #[arg(value_name = "WORKLOAD", conflicts_with = "workload")]
+    of: Option<String>,
     /// Events from this time on: a time, or an age such as 10m or 2h
     #[arg(long, value_name = "WHEN")]
     since: Option<String>,
     /// Events before this time
     #[arg(long, value_name = "WHEN")]
     until: Option<String>,
-    /// Events of this workload
-    #[arg(long)]
+    /// The same
+    #[arg(long, value_name = "WORKLOAD")]
     workload: Option<String>,
     /// Events of this kind
     #[arg(long)]
@@ -53,7 +56,8 @@ pub(super) fn events(
     };
     add("since", wanted.since.as_deref().map(moment).transpose()?);
     add("until", wanted.until.as_deref().map(moment).transpose()?);
-    add("workload", wanted.workload.clone());
+    let workload = wanted.of.as_ref().or(wanted.workload.as_ref());
+    add("workload", workload.cloned());
     add("kind", wanted.kind.clone());
     // A follower that connects again asks for everything since its last event.
     let lasting = query.clone();

@@ -8,6 +8,7 @@ mod examine;
 mod format;
 mod hold;
 mod import;
+mod init;
 mod learn;
 pub(crate) mod logs;
 mod manual;
@@ -150,6 +151,11 @@ enum Command {
     Stop { workload: String },
     /// Stop and start a workload
     Restart { workload: String },
+    /// Print a first manifest of what runs on this host, which is picked from a list
+    Init {
+        #[command(flatten)]
+        wanted: init::Wanted,
+    },
     /// Turn the files of others into a manifest; exits with 1 if a key has no meaning here, or needs you
     Import {
         #[command(subcommand)]
@@ -320,6 +326,7 @@ fn dispatch(Arguments { settings, command }: Arguments) -> Result<(), Fault> {
         Command::Start { workload } => workload::request(&settings, &workload, "start"),
         Command::Stop { workload } => workload::request(&settings, &workload, "stop"),
         Command::Restart { workload } => workload::request(&settings, &workload, "restart"),
+        Command::Init { wanted } => init::init(&wanted),
         Command::Import { wanted } => import::import(&wanted),
         Command::Scale { workload, replicas } => replicas::scale(&settings, &workload, replicas),
         Command::Rollout { wanted } => replicas::rollout(&settings, &wanted),

@@ -100,6 +100,7 @@ impl Executor {
         self.unchecked.lock().remove(workload);
         // Another process may have this pid by now.
         let found = self.instances.get(workload);
+        let found = found.filter(|found| !found.cgroup().is_foreign());
         let Some(instance) = found.filter(|found| process::is_there(found.main)) else {
             return;
         };

@@ -129,17 +129,23 @@ impl Executor {
     pub(super) fn reap(self: &Arc<Self>, workload: ReplicaId, instance: InstanceId) {
         failpoint!("reap-begun");
         let Some(ended) = self.instances.get(&workload) else {
-            // The take-over found no process of it.
+            // The take-over found no process of it. What killed it may be recorded.
+            if let Some(ring) = &self.ring {
+                marks::drain(ring, self);
+            }
+            let end = self.end_of_gone(&workload);
+            let (status, counters) = end.unwrap_or((ExitStatus::Unknown, Counters::default()));
             self.events.send(Event::Instance(
                 workload,
                 instance,
-                InstanceEvent::Reaped {
-                    status: ExitStatus::Unknown,
-                    counters: Counters::default(),
-                },
+                InstanceEvent::Reaped { status, counters },
             ));
             return;
         };
+        if ended.cgroup().is_foreign() {
+            self.collect_service(workload, instance, &ended);
+            return;
+        }
         // This comes first. If a mark has only a pid, its owner is still in /proc.
         if let Some(ring) = &self.ring {
             marks::drain(ring, self);
@@ -200,6 +206,7 @@ impl Executor {
     }
 
     pub(super) fn remove(&self, workload: &ReplicaId) {
+        self.let_service_go(workload);
         self.remove_directories(workload);
         self.remove_credentials_folder(workload);
         self.take_from_gate(workload);

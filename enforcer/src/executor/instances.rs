@@ -16,7 +16,8 @@ use enforcer_kernel::pidfd::PidFd;
 use enforcer_kernel::spawn::Launch;
 use enforcer_kernel::usage::{Usage, UsageFiles};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::AbortHandle;
@@ -122,6 +123,15 @@ impl Instances {
 
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().of.is_empty()
+    }
+
+    /// Returns the cgroups above those that others have made.
+    pub(super) fn foreign_places(&self) -> BTreeSet<PathBuf> {
+        let table = self.0.lock();
+        let all = table.of.values().map(Instance::cgroup);
+        let foreign = all.filter(|cgroup| cgroup.is_foreign());
+        let above = foreign.filter_map(|cgroup| cgroup.path().parent());
+        above.map(Path::to_owned).collect()
     }
 
     /// Returns every instance, in the order of the names.

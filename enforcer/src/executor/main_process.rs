@@ -169,7 +169,7 @@ impl Executor {
             .send(Event::Instance(workload.clone(), instance, changed));
     }
 
-    fn take_main(
+    pub(super) fn take_main(
         &self,
         workload: &ReplicaId,
         known: &Instance,

@@ -62,6 +62,13 @@ fn mark(record: &Record, executor: &Executor) {
         0 => owner_of_thread(executor, &mut victim),
         id => executor.instances.owner_of(CgroupId(id)),
     };
+    if owner.is_none()
+        && let Some((workload, counters)) = executor.owner_of_gone(CgroupId(record.cgroup))
+    {
+        let killed = WorkloadEvent::OomMark { victim, counters };
+        executor.send(Event::Workload(workload, killed));
+        return;
+    }
     let Some((workload, cgroup)) = owner else {
         tracing::debug!(pid = record.tgid, "an OOM victim that is none of ours");
         return;

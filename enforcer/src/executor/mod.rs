@@ -2,6 +2,7 @@
 //! Actions of one workload run in order, one at a time; nothing here decides
 //! what comes next, and every answer goes back as an event.
 
+mod attached;
 mod ceiling;
 mod commands;
 mod directories;
@@ -97,6 +98,7 @@ pub(crate) struct Executor {
     fork_server: ForkServer,
     holder: Holder,
     kept_sockets: Mutex<sockets::KeptSockets>,
+    sought: Mutex<attached::Sought>,
     gates: gate::Gates,
     /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
@@ -156,6 +158,7 @@ impl Executor {
             fork_server,
             holder,
             kept_sockets: Mutex::default(),
+            sought: Mutex::default(),
             gates: gate::Gates::default(),
             holder_connections: Mutex::default(),
             places: Mutex::default(),
@@ -223,6 +226,9 @@ impl Executor {
                 let of = (workload, instance);
                 self.runtime.spawn(this.run_remedy(of, spec, *remedy));
             }
+            Aside::AskOwner { spec } => {
+                self.runtime.spawn(this.ask_owner(workload, spec));
+            }
             // The start itself is in the queue and may stand still.
             Aside::AbortStart => {
                 self.runtime
@@ -251,7 +257,22 @@ impl Executor {
             cause,
             step,
         } = queued;
+        // Whatever the core decides, a service of another one's is neither signalled nor written to.
+        let is_foreign = self.with_cgroup(&workload, Cgroup::is_foreign) == Some(true);
         match step {
+            Step::Signal { .. } | Step::KillTree if is_foreign => {
+                tracing::error!("{workload}: it is attached, and gets no signal");
+            }
+            Step::Start { spec, .. } if spec.attach.is_some() => {
+                self.look_for(&workload, instance, &spec);
+            }
+            Step::WriteLimits { spec, .. } if spec.attach.is_some() || is_foreign => {
+                if let Some(cgroup) = self.instances.set_spec(&workload, &spec) {
+                    self.watch_loops(cgroup, &spec);
+                }
+                let written = Event::limits_written(Some(workload), Vec::new(), None);
+                self.events.send(written);
+            }
             Step::Start { spec, limits } => {
                 self.start(&workload, instance, (&spec, &limits), cause)
             }

@@ -429,7 +429,9 @@ impl Executor {
     /// Enters a new instance into the table, and watches its cgroup.
     pub(super) fn register(self: &Arc<Self>, workload: &ReplicaId, begun: Begun) {
         let (main, spec, id) = (begun.main, Arc::clone(&begun.spec), begun.open.id);
-        self.watch_cgroup(workload);
+        if !begun.open.cgroup.is_foreign() {
+            self.watch_cgroup(workload);
+        }
         let watch = |open: &OpenCgroup| self.watch_memory_events(workload, open);
         let before = self.instances.begin(workload, begun, watch);
         if let Some(before) = before.filter(|before| *before != main) {

@@ -92,6 +92,7 @@ impl Executor {
         mounts.extend(sandbox::mounts(spec, user, &self.runtime_dir).map_err(failed)?);
         if spec.root.is_some() {
             mounts.extend(self.mounts_of_root(spec).map_err(failed)?);
+            mounts.extend(self.names_of_hosts(workload, spec).map_err(failed)?);
         }
         let mut taken = BTreeSet::new();
         // If two have the same place, the first one is used: the manifest names it.
@@ -150,6 +151,30 @@ impl Executor {
             }
         }
         Ok(all)
+    }
+
+    /// Writes the workload's `/etc/hosts`, which must be there in its root: it is mounted over that file.
+    fn names_of_hosts(
+        &self,
+        workload: &ReplicaId,
+        spec: &WorkloadSpec,
+    ) -> io::Result<Option<Mount>> {
+        if spec.hosts.is_empty() {
+            return Ok(None);
+        }
+        let folder = self.runtime_dir.join("hosts");
+        make_folder(&folder)?;
+        let path = folder.join(workload.file_name());
+        let mut text = "127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_owned();
+        for (name, address) in &spec.hosts {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+        std::fs::write(&path, text)?;
+        let source = Source::Hosts {
+            path: of_path(&path)?,
+            read_only: true,
+        };
+        mount("/etc/hosts", source).map(Some)
     }
 
     /// Copies the credentials.

@@ -321,6 +321,15 @@ impl Runtime {
                     drop(reply.send(Err(RequestError::NoSuchWorkload)));
                     return false;
                 }
+                if request != Request::Probe
+                    && let Some(service) = asked.iter().find_map(|view| view.spec.attach.as_ref())
+                {
+                    let why = format!(
+                        "{workload} is {service}, which its owner has started; ask its owner"
+                    );
+                    drop(reply.send(Err(RequestError::Failed(why))));
+                    return false;
+                }
                 let all_rest = asked
                     .iter()
                     .all(|view| view.state == WorkloadState::Stopped);

@@ -1,12 +1,15 @@
 //! The tests of a host with systemd as its first process: what the package brings, what
 //! the units promise, and what a shell of such a host may do. One after another, each
 //! leaves the host as it found it.
+#![allow(clippy::disallowed_methods, reason = "a test measures times itself")]
 #![allow(
     clippy::unwrap_used,
     reason = "a test that can't go on should say where"
 )]
 
+mod attach;
 mod daemons;
+mod import;
 mod journal;
 mod metrics;
 mod package;
@@ -24,13 +27,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A wait this long costs nothing where all is well, and a slow host needs its time.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// The number of looks, a fifth of a second apart, after which a test says that it waits: a guest that
-/// prints nothing for five minutes is taken for one that stands still.
-const SIGN_OF_LIFE: u32 = 300;
+/// The time after which a test says that it waits: a guest that prints nothing for five minutes is taken
+/// for one that stands still.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
 const MANIFEST: &str = "/etc/enforcer/workloads.d/web.yaml";
 
@@ -61,10 +64,10 @@ fn journal() -> String {
 }
 
 fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let mut looks = 0u32;
+    let mut said = Instant::now();
     let patient = || {
-        looks += 1;
-        if looks.is_multiple_of(SIGN_OF_LIFE) {
+        if said.elapsed() > SIGN_OF_LIFE {
+            said = Instant::now();
             // The test's own output is shown only if it fails.
             let _ = writeln!(std::io::stderr().lock(), "still waiting for {what}");
         }

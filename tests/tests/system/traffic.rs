@@ -46,9 +46,6 @@ const SERVERS: [(&str, u16, &str, &str, &str); 4] = [
     ),
 ];
 
-/// The longest restart of two replicas, on a slow machine.
-const LONGEST: Duration = Duration::from_secs(400);
-
 const MAKE: &str = r#"
 set -e
 mkdir -p -m 0777 /tmp/traffic
@@ -139,7 +136,7 @@ impl Client {
 fn restart(name: &str) {
     let route = format!("enforcer restart {name}");
     let asked = std::thread::spawn(move || shell(&route));
-    wait_within(LONGEST, &format!("{name} to be restarted"), || {
+    wait_for(&format!("{name} to be restarted"), || {
         asked.is_finished().then_some(())
     });
     let output = asked.join().unwrap();

@@ -9,7 +9,8 @@ use enforcer_tests::{kernel, slowness, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 /// Every place where `failpoint!` stands in the agent.
@@ -35,6 +36,10 @@ const PLACES: [&str; 18] = [
 ];
 /// How long an agent may live on if it doesn't come by its place of death.
 const PATIENCE: Duration = Duration::from_secs(20);
+const PORT: u16 = 9600;
+/// The replicas of `pair`, with the one that a rollout adds.
+const REPLICAS: [&str; 3] = ["pair.replicas/0", "pair.replicas/1", "pair.replicas/2"];
+
 fn text(memory: u32) -> String {
     let limits = format!("cgroup: {{ memory.max: {memory}M, pids.max: 20 }}");
     let restarts = "recovery: { backoff: off, budget: off }\nstop: { grace: 2s }";
@@ -51,6 +56,11 @@ fn text(memory: u32) -> String {
         };
         text.push_str(&workload(name, mode, &format!("{limits}\n{restarts}")));
     }
+    // Two replicas behind the gate.
+    let more = format!(
+        "{limits}\n{restarts}\nreplicas: 2\nports: {{ http: {{ port: {PORT} }} }}\nrollout: {{ deadline: 1h }}"
+    );
+    text.push_str(&workload("pair", &format!("http {PORT}"), &more));
     manifest(&text)
 }
 
@@ -58,13 +68,14 @@ fn text(memory: u32) -> String {
 fn disturb(agent: &Agent, step: usize) {
     // Each answer may be lost with the agent.
     let asked = |route: &str, body: &str| drop(agent.post(route, body));
-    match step % 8 {
-        0 => asked("/v1/workloads/asked/restart", ""),
-        1 | 5 => {
-            for pid in kernel::processes("crashed") {
-                let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
-            }
+    let kill_all = |name: &str| {
+        for pid in kernel::processes(name) {
+            let _ = kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL);
         }
+    };
+    match step % 10 {
+        0 => asked("/v1/workloads/asked/restart", ""),
+        1 | 5 => kill_all("crashed"),
         2 => {
             agent.write_manifest(&text(20 + u32::try_from(step % 10).unwrap()));
             asked("/v1/apply", "{}");
@@ -72,6 +83,18 @@ fn disturb(agent: &Agent, step: usize) {
         3 => asked("/v1/workloads/asked/stop", ""),
         4 => asked("/v1/workloads/asked/start", ""),
         6 => asked("/v1/workloads/stubborn/kill", ""),
+        // Its answer would come after the whole rollout.
+        7 => {
+            let socket = agent.folder().join("run/enforcer.sock");
+            if let Ok(mut stream) = UnixStream::connect(socket) {
+                let _ = stream.write_all(
+                    b"POST /v1/workloads/pair/restart HTTP/1.0\r\nhost: enforcer\r\ncontent-length: 0\r\n\r\n",
+                );
+                let _ = stream.set_read_timeout(Some(Duration::from_millis(200)));
+                let _ = stream.read(&mut [0]);
+            }
+        }
+        8 => kill_all(REPLICAS[0]),
         _ => asked("/v1/workloads/stubborn/start", ""),
     }
 }
@@ -79,13 +102,21 @@ fn disturb(agent: &Agent, step: usize) {
 /// Nothing runs twice, nothing runs without its limits, and nothing runs that isn't
 /// named: whatever the agent was doing when it died.
 fn assert_sound(place: &str) {
-    for entry in fs::read_dir(kernel::workloads()).unwrap().flatten() {
-        if !entry.path().is_dir() {
+    let group = kernel::workloads().join("pair.replicas");
+    for (folder, prefix) in [(kernel::workloads(), ""), (group, "pair.replicas/")] {
+        assert_folder_is_sound(place, &folder, prefix);
+    }
+}
+
+fn assert_folder_is_sound(place: &str, folder: &std::path::Path, prefix: &str) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if !entry.path().is_dir() || name == "pair.replicas" {
             continue;
         }
-        let name = entry.file_name().to_string_lossy().into_owned();
+        let known = ["steady", "asked", "crashed", "stubborn"];
         assert!(
-            ["steady", "asked", "crashed", "stubborn"].contains(&name.as_str()),
+            known.iter().chain(&REPLICAS).any(|one| *one == name),
             "{place}: a stray cgroup {name}"
         );
         // A zombie waits for init alone, and its number is listed no more.
@@ -146,6 +177,14 @@ fn it_may_die_anywhere() {
             (kernel::processes(name).len() == 1).then_some(())
         });
     }
+    wait_for("two replicas", || {
+        let all = agent.workloads().into_iter();
+        let pair: Vec<_> = all
+            .filter(|one| one.name.workload().as_str() == "pair")
+            .collect();
+        (pair.len() == 2 && pair.iter().all(|one| one.ready)).then_some(())
+    });
+    crate::gate::get(PORT).unwrap();
     let view = agent.workload("steady");
     assert_eq!((pid_of(&view), view.restarts), (steady, 0));
     assert!(

@@ -9,6 +9,7 @@
 mod adopt;
 mod alerts;
 mod apply;
+mod attach;
 mod clock;
 mod corpus;
 mod cpu;

@@ -31,6 +31,7 @@ fn tree(name: &str) -> PathBuf {
     let accounts = format!("root:x:0:0::/:\nweb:x:{WEB}:{WEB}::/data:\nbad:x:0:0::/:\n");
     fs::write(root.join("etc/passwd"), accounts).unwrap();
     fs::write(root.join("etc/group"), format!("web:x:{WEB}:\n")).unwrap();
+    fs::write(root.join("etc/hosts"), "").unwrap();
     root
 }
 
@@ -70,6 +71,7 @@ fn a_workload_sees_its_root_and_what_is_mounted_there() {
         tmpfs: [/tmp, { path: /run/own/deep, size: 1M }]
         read_only: true
         hostname: shop
+        hosts: { db: 127.0.0.1, mail_1: \"2001:db8::7\" }
         state_directory: rooted
         credentials: { key: /run/credential-of-root-test }
         before_start: [[/opt/own/program, copy, /proc/sys/kernel/hostname, /data/before]]
@@ -87,6 +89,9 @@ fn a_workload_sees_its_root_and_what_is_mounted_there() {
     // The files are the tree's, and nothing of the host's is left.
     assert!(inside(pid, "/opt/own/program").exists());
     assert!(!inside(pid, "/bin/fixture").exists());
+    let names = fs::read_to_string(inside(pid, "/etc/hosts")).unwrap();
+    let expected = "127.0.0.1\tlocalhost\n::1\tlocalhost\n127.0.0.1\tdb\n2001:db8::7\tmail_1\n";
+    assert_eq!(names, expected);
     let mounts = mounts_of(&pid.to_string());
     for place in [
         "/",

@@ -44,6 +44,8 @@ pub struct Checkpoint {
     pub(crate) health: Health,
     pub(crate) health_why: String,
     pub(crate) health_seq: Seq,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) attached: bool,
     pub(crate) remedy: Remedy,
     pub(crate) sacrificed: bool,
     pub(crate) stopped_for: Cause,
@@ -62,6 +64,12 @@ impl Checkpoint {
     #[must_use]
     pub fn instance(&self) -> InstanceId {
         self.instance
+    }
+
+    /// Returns whether the instance is a service that another one has started.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.attached
     }
 
     /// Returns whether a process of this instance may be there, or its exit may be unreported.

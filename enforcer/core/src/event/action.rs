@@ -74,6 +74,9 @@ pub enum Aside {
         spec: Arc<WorkloadSpec>,
         remedy: Box<Remedy>,
     },
+    /// Asks the owner of an attached service to restart it. Answered by `RemedyFailed`, or by the end of the
+    /// service.
+    AskOwner { spec: Arc<WorkloadSpec> },
     /// Runs a hook. Answered by `HookDone`.
     RunHook { spec: Arc<WorkloadSpec>, hook: Hook },
     /// Reports the processes that are still there after they were killed.
@@ -157,6 +160,7 @@ impl Aside {
         match self {
             Self::AbortStart => "abort_start",
             Self::Remedy { .. } => "remedy",
+            Self::AskOwner { .. } => "ask_owner",
             Self::RunHook { .. } => "run_hook",
             Self::ReportStuck => "report_stuck",
             Self::SetDoor { .. } => "set_door",

@@ -41,6 +41,7 @@ impl Workload {
                 remedying: Some(reason),
                 ..
             } => self.carry_out_remedy(context, reason),
+            Lifecycle::Starting { .. } if self.attached => self.look_for_service(context, reason),
             Lifecycle::Starting {
                 remedying: None,
                 then,

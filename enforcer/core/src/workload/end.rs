@@ -24,7 +24,10 @@ impl Workload {
     pub(super) fn main_exited(&mut self, context: &mut Context<'_>) {
         let state = std::mem::replace(&mut self.state, Lifecycle::Pending);
         let (instance, after, reason, stuck) = match state {
-            Lifecycle::Running(running) => (running.instance, After::Policy, None, false),
+            Lifecycle::Running(running) => {
+                let asked = std::mem::take(&mut self.asking).reason();
+                (running.instance, After::Policy, asked, false)
+            }
             Lifecycle::Stopping(stopping) => (
                 stopping.instance,
                 stopping.after,
@@ -235,6 +238,10 @@ impl Workload {
         ran: Duration,
         failure: bool,
     ) {
+        if self.attached {
+            self.service_ended(context, cause, seq);
+            return;
+        }
         let wanted = match self.spec.recovery.restart {
             RestartPolicy::Always => true,
             RestartPolicy::OnFailure => failure,
@@ -328,12 +335,15 @@ impl Workload {
     /// Reports that the command between two instances failed.
     pub(crate) fn remedy_failed(&mut self, context: &mut Context<'_>, why: String) {
         let what = "recovery".to_owned();
-        self.report(
+        let seq = self.report(
             context,
             None,
             None,
             Detail::Degraded(Degraded { what, why }),
         );
+        if self.attached {
+            self.owner_failed(context, seq);
+        }
     }
 }
 

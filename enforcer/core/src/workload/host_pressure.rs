@@ -19,7 +19,7 @@ impl Workload {
 
     /// Returns whether the workload may step back. Under `observe` this is reported once.
     pub(crate) fn may_step_back(&self) -> bool {
-        self.spec.mode == Mode::Enforce || !self.spared_by_mode
+        (self.spec.mode == Mode::Enforce && !self.attached) || !self.spared_by_mode
     }
 
     /// Returns whether the workload is being stopped because the host is short of memory.
@@ -41,7 +41,7 @@ impl Workload {
             return;
         }
         let demoted = self.standing_claims.demoted;
-        let observed = self.spec.mode == Mode::Observe;
+        let observed = self.spec.mode == Mode::Observe || self.attached;
         let done = if demoted || observed {
             PressureAnswer::Stopped
         } else {

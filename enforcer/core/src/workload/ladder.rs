@@ -47,7 +47,8 @@ impl Workload {
                 return;
             }
         }
-        if self.spec.mode == Mode::Observe {
+        // Its limits are its owner's.
+        if self.spec.mode == Mode::Observe || self.attached {
             self.report_throttle(context, Cause::CpuLoop, Some(seq), claims, false);
             return;
         }

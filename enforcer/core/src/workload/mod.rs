@@ -13,6 +13,7 @@
 //! effect.
 
 mod adoption;
+mod attached;
 mod checkpoint;
 mod configuration;
 mod drift;
@@ -100,6 +101,9 @@ pub(crate) struct Workload {
     health_why: String,
     /// The event that reported the health.
     health_seq: Seq,
+    /// What runs, or is looked for, is a service that another one has started.
+    attached: bool,
+    asking: attached::Asking,
     /// The work before the next automatic start.
     remedy: Box<Remedy>,
     /// The workload was stopped because the host was short of memory, and comes back.
@@ -146,6 +150,8 @@ impl Workload {
             health: Health::default(),
             health_why: String::new(),
             health_seq: Seq(0),
+            attached: false,
+            asking: attached::Asking::default(),
             remedy: Box::default(),
             sacrificed: false,
             stopped_for: Cause::Agent,
@@ -336,6 +342,7 @@ impl Workload {
         self.ask_probes(context);
         self.abort_start_if_due(context);
         self.ask_about_stuck(context);
+        self.ask_owner_if_due(context);
         let is_due = |at: Option<MonoTime>| at.is_some_and(|at| at <= now);
         match self.state {
             Lifecycle::Stopping(ref stopping) if is_due(stopping.withdrawing) => {
@@ -401,7 +408,8 @@ impl Workload {
         let settle = self.ledger.deadline(self.circumstances(ebpf));
         let loops = self.loops().and_then(Loops::deadline);
         let repair = self.repairs.deadline();
-        let all = [due, settle, loops, repair, gate];
+        let asking = self.asking.deadline();
+        let all = [due, settle, loops, repair, gate, asking];
         all.into_iter().flatten().min()
     }
 }

@@ -79,7 +79,9 @@ impl Workload {
             }
         );
         let running = self.state.running();
-        starting || running.is_some_and(|running| running.probing.takes_a_turn())
+        let comes = starting || running.is_some_and(|running| running.probing.takes_a_turn());
+        // Its owner starts an attached service, and it may never come.
+        comes && !self.attached
     }
 
     /// Returns whether the workload is as far as others need it.
@@ -107,6 +109,11 @@ impl Workload {
         self.instance = InstanceId(*context.next_instance);
         self.early = Notice::default();
         let why = format!("starting ({})", reason.cause);
+        self.attached = self.spec.attach.is_some();
+        if self.attached {
+            self.look_for_service(context, reason);
+            return;
+        }
         if self.remedy.strategy == Strategy::Restart && self.spec.before_start.is_empty() {
             self.carry_out_start(context, reason);
         } else {
@@ -281,6 +288,8 @@ impl Workload {
         let Lifecycle::Starting { then, .. } = self.state else {
             return;
         };
+        // The owner has started it again.
+        self.restarts += u64::from(self.attached && self.last_exit.is_some());
         let detail = Detail::Start(Start::Started { pid });
         let start_seq = self.report(context, None, None, detail);
         let running = Running {

@@ -40,6 +40,10 @@ impl Workload {
         cause: Cause,
         kill: bool,
     ) {
+        if self.is_attached() {
+            self.let_go(context, after, cause);
+            return;
+        }
         match &mut self.state {
             // Between two instances the cgroup stays, with its counters.
             Lifecycle::BackingOff { seq, .. } | Lifecycle::BreakerOpen { seq, .. } => {
@@ -143,6 +147,10 @@ impl Workload {
         kill: bool,
     ) {
         if !self.runs() {
+            return;
+        }
+        if self.attached {
+            self.ask_owner(context, (cause, because));
             return;
         }
         let detail = Detail::Stop(Stop {

@@ -35,6 +35,60 @@ impl Service<'_> {
         }
     }
 
+    /// Returns whether the service has the files of its image, as a root of its own.
+    pub(super) fn has_image(&self) -> bool {
+        self.options.images.contains_key(self.name)
+    }
+
+    /// Host names with their addresses: `name:address`, `name=address` or a mapping.
+    pub(super) fn extra_hosts(&mut self, value: &Node) -> Outcome {
+        let pairs: Vec<(String, String)> = match &value.value {
+            Value::Mapping(_) => value
+                .value
+                .pairs()
+                .filter_map(|(name, _, address)| Some((name.to_owned(), text(address)?.to_owned())))
+                .collect(),
+            Value::Null | Value::Scalar { .. } | Value::Sequence(_) => {
+                let lines = texts(value).unwrap_or_default();
+                let split = |line: &String| {
+                    let pair = line.split_once('=').or_else(|| line.split_once(':'));
+                    pair.map(|(name, address)| (name.to_owned(), address.to_owned()))
+                };
+                lines.iter().filter_map(split).collect()
+            }
+        };
+        if pairs.is_empty() {
+            return unread();
+        }
+        if !self.has_image() {
+            let lines: Vec<String> = pairs
+                .iter()
+                .map(|(name, address)| format!("{address} {name}"))
+                .collect();
+            return dropped(format!(
+                "without a root of its own it sees the host's /etc/hosts: add `{}` there",
+                lines.join("; ")
+            ));
+        }
+        let mut is_exact = true;
+        for (name, address) in pairs {
+            let address = address.trim_matches(['[', ']']).to_owned();
+            let address = match address.as_str() {
+                // The host itself.
+                "host-gateway" => {
+                    is_exact = false;
+                    "127.0.0.1".to_owned()
+                }
+                _ => address,
+            };
+            self.put(&["hosts", &name], Yaml::Text(address));
+        }
+        match is_exact {
+            true => exact("its root needs a file /etc/hosts"),
+            false => near("`host-gateway` is 127.0.0.1; its root needs a file /etc/hosts"),
+        }
+    }
+
     pub(super) fn variables(&mut self, value: &Node) -> Outcome {
         let Some(all) = pairs(value) else {
             return unread();

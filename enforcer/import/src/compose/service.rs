@@ -223,11 +223,19 @@ impl<'o> Service<'o> {
                 Some("none") => dropped("use `sandbox: strict` with `network: {}`"),
                 _ => near("workloads share the host's network"),
             },
+            "networks" if self.has_image() => near(
+                "workloads share the host's network, and `hosts` has the names of the services",
+            ),
             "networks" => {
                 near("workloads share the host's network: other services are at 127.0.0.1")
             }
-            "links" | "external_links" | "extra_hosts" | "dns" | "dns_search" | "dns_opt"
-            | "domainname" => dropped("names are the host's: use 127.0.0.1, or /etc/hosts"),
+            "extra_hosts" => self.extra_hosts(value),
+            "links" | "external_links" if self.has_image() => {
+                near("`hosts` has the names of all services")
+            }
+            "links" | "external_links" | "dns" | "dns_search" | "dns_opt" | "domainname" => {
+                dropped("names are the host's: use 127.0.0.1, or /etc/hosts")
+            }
             "init" => exact("a workload's processes have an init above them"),
             "container_name" => near("the workload has the name of its service"),
             "labels" | "label_file" | "annotations" | "attach" => {
@@ -307,6 +315,15 @@ impl<'o> Service<'o> {
         if !self.states.is_empty() {
             let states = std::mem::take(&mut self.states);
             self.put(&["state_directory"], Yaml::texts(states));
+        }
+        if self.has_image() {
+            // All services are at the host's own address.
+            for name in self.names.iter().filter(|name| **name != self.name) {
+                let path = ["hosts", name];
+                if self.draft.get(&path).is_none() {
+                    self.draft.put(&path, Yaml::word("127.0.0.1"));
+                }
+            }
         }
         self.restarts();
         for port in std::mem::take(&mut self.listens) {

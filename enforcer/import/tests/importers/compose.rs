@@ -222,7 +222,7 @@ fn an_image_gives_what_the_file_does_not_say() {
         ..options()
     };
     check(
-        "services: { web: { image: nginx, tmpfs: [\"/run:size=8m\"] } }",
+        "services: { web: { image: nginx, tmpfs: [\"/run:size=8m\"], extra_hosts: [\"mail:10.0.0.7\", \"host.docker.internal:host-gateway\"], networks: [front] }, db_1: { command: [/bin/db], extra_hosts: { mail: 10.0.0.7 } } }",
         &with_image,
         &expect![[r##"
             # Imported from compose.yaml.
@@ -239,8 +239,23 @@ fn an_image_gives_what_the_file_does_not_say() {
                   PATH: "/usr/sbin:/usr/bin"
                 recovery:
                   restart: never
+                hosts:
+                  mail: "10.0.0.7"
+                  host.docker.internal: "127.0.0.1"
+                  db_1: 127.0.0.1
+              db-1:
+                command: [/bin/db]
+                user: root
+                recovery:
+                  restart: never
             exact services.web.image: its files are in /srv/images/web/rootfs
             exact services.web.tmpfs
+            near services.web.extra_hosts: `host-gateway` is 127.0.0.1; its root needs a file /etc/hosts
+            near services.web.networks: workloads share the host's network, and `hosts` has the names of the services
+            near services.db_1: it is called `db-1` here
+            exact services.db_1.command
+            dropped services.db_1.extra_hosts: without a root of its own it sees the host's /etc/hosts: add `10.0.0.7 mail` there
+            near services.db_1: it runs as root, as in the container: name another account in `user`
         "##]],
     );
     let without = import("services: { web: { image: nginx } }", &options());

@@ -4,6 +4,7 @@ mod compose;
 mod guides;
 mod kubernetes;
 mod labels;
+mod running;
 mod systemd;
 
 use enforcer_import::Imported;

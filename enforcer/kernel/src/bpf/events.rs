@@ -23,6 +23,7 @@ pub struct EventRing {
     watched: Mutex<HashMap<MapData, u32, [u8; 16]>>,
     moved: Mutex<HashMap<MapData, u32, u32>>,
     groups: Mutex<HashMap<MapData, u64, u32>>,
+    attached: Mutex<HashMap<MapData, u64, u32>>,
 }
 
 /// The counts by CPU: in the first slot the records that found the ring full, in the second those
@@ -124,6 +125,18 @@ impl EventRing {
         let _ = self.groups.lock().remove(&group.0);
     }
 
+    /// Has kills and loops in a cgroup reported that another one has made.
+    pub fn attach(&self, cgroup: CgroupId) {
+        if let Err(error) = self.attached.lock().insert(cgroup.0, 1, 0) {
+            tracing::warn!("a kill or a loop of an attached service will not be known: {error}");
+        }
+    }
+
+    /// Undoes [`attach`](Self::attach).
+    pub fn detach(&self, cgroup: CgroupId) {
+        let _ = self.attached.lock().remove(&cgroup.0);
+    }
+
     /// Returns the exit of a watched process; `None` if it lives or was not watched.
     pub fn exit_of(&self, process: ProcessId) -> Option<PastExit> {
         let ProcessId { pid, start_ticks } = process;
@@ -173,6 +186,13 @@ pub(super) fn open_ring(
     let moved: HashMap<MapData, u32, u32> = take("MOVED")?.try_into().map_err(failed("MOVED"))?;
     let groups: HashMap<MapData, u64, u32> =
         take("GROUPS")?.try_into().map_err(failed("GROUPS"))?;
+    let mut attached: HashMap<MapData, u64, u32> =
+        take("ATTACHED")?.try_into().map_err(failed("ATTACHED"))?;
+    // Those of the agent before: this one attaches anew.
+    let older: Vec<u64> = attached.keys().flatten().collect();
+    for cgroup in older {
+        let _ = attached.remove(&cgroup);
+    }
     Ok(EventRing {
         descriptor: ring
             .as_fd()
@@ -183,5 +203,6 @@ pub(super) fn open_ring(
         watched: Mutex::new(watched),
         moved: Mutex::new(moved),
         groups: Mutex::new(groups),
+        attached: Mutex::new(attached),
     })
 }

@@ -27,12 +27,13 @@ use std::{fs, io};
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
 /// Every map that is shared. What is in them is said by the ABI's version.
-pub(super) const MAPS: [&str; 9] = [
+pub(super) const MAPS: [&str; 10] = [
     "EVENTS",
     "LOST",
     "WATCHED",
     "MOVED",
     "GROUPS",
+    "ATTACHED",
     "SUSPECTS",
     "SUSPECTS_LOST",
     "BUDGETS",

@@ -5,7 +5,8 @@ use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{Node, Value};
 use enforcer_model::spec::{Mount, Tmpfs, WorkloadSpec};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// The most places of `mounts` and `tmpfs` together.
 const MOST_PLACES: usize = 64;
@@ -35,7 +36,33 @@ impl Reader<'_> {
             );
         }
         self.set_some(fields, "hostname", &mut spec.hostname, host_name);
+        if let Some(node) = fields.get("hosts") {
+            spec.hosts = self.hosts(node, spec.root.is_some());
+        }
         self.check_places(fields, spec);
+    }
+
+    fn hosts(&mut self, node: &Node, has_root: bool) -> BTreeMap<String, IpAddr> {
+        let mut all = BTreeMap::new();
+        for (name, value) in self.entries(node).iter() {
+            if !is_name_of_host(name) {
+                let message = format!("`{}` is no host name", name.escape_debug());
+                let fault = Fault::error(value.span.clone(), message);
+                self.fault(fault.label("expected letters, digits and - . _ before the colon"));
+                continue;
+            }
+            let address = self.parsed(value, |text| {
+                let address = text.parse::<IpAddr>();
+                address.map_err(|_| "an address, such as 127.0.0.1 or ::1".to_owned())
+            });
+            all.extend(address.map(|address| (name.to_owned(), address)));
+        }
+        if !has_root {
+            let message = "`hosts` is for a workload with a `root` of its own";
+            let fault = Fault::error(node.span.clone(), message);
+            self.fault(fault.label("the others see the host's /etc/hosts"));
+        }
+        all
     }
 
     fn mount(&mut self, node: &Node) -> Option<Mount> {
@@ -118,6 +145,12 @@ fn in_files(text: &str) -> Result<String, String> {
         true => Err(EXPECTED.to_owned()),
         false => Ok(path),
     }
+}
+
+/// Compose's names may have underscores.
+fn is_name_of_host(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    (1..=253).contains(&text.len()) && text.bytes().all(is_good)
 }
 
 fn host_name(text: &str) -> Result<String, String> {

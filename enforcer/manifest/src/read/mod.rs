@@ -2,6 +2,7 @@
 //! and every fault collected instead of the first one thrown.
 
 pub(crate) mod alerts;
+pub(crate) mod attach;
 mod directories;
 pub(crate) mod document;
 mod files;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 pub(crate) const KEYS: &[&str] = &[
     "mode",
+    "attach",
+    "prove",
     "command",
     "user",
     "group",
@@ -35,6 +37,7 @@ pub(crate) const KEYS: &[&str] = &[
     "tmpfs",
     "read_only",
     "hostname",
+    "hosts",
     "sandbox",
     "private_tmp",
     "read_only_paths",
@@ -155,6 +158,13 @@ pub fn rlimit_number(name: &str) -> Option<u8> {
 impl Reader<'_> {
     pub(super) fn workload(&mut self, node: &Node, mode: Mode, usual: Sandbox) -> WorkloadSpec {
         let fields = self.fields(node, KEYS);
+        if fields.get("attach").is_some() {
+            return self.attached(node, &fields);
+        }
+        if let Some(node) = fields.get("prove") {
+            let fault = Fault::error(node.span.clone(), "`prove` needs `attach`");
+            self.fault(fault.label("loops of the agent's own programs are always proved"));
+        }
         let mut spec = WorkloadSpec {
             mode,
             ..WorkloadSpec::default()
@@ -169,7 +179,7 @@ impl Reader<'_> {
             Some(node) => spec.command = self.command(node).unwrap_or_default(),
             None => self.fault(
                 Fault::error(node.span.clone(), "this workload has no `command`")
-                    .label("expected a `command`")
+                    .label("expected a `command`, or `attach`")
                     .help("command: [/path/to/program, argument]"),
             ),
         }
@@ -212,10 +222,7 @@ impl Reader<'_> {
         if let Some(node) = fields.get("rlimits") {
             spec.rlimits = self.rlimits(node);
         }
-        self.set(&fields, "priority", &mut spec.priority, |text| {
-            let priority = quantity::integer(text, 0..=100)?;
-            u8::try_from(priority).map_err(|_| "a number from 0 to 100".to_owned())
-        });
+        self.priority(&fields, &mut spec);
         if let Some(node) = fields.get("cgroup") {
             spec.limits = self.limits(node, spec.limits);
         }
@@ -255,7 +262,19 @@ impl Reader<'_> {
         spec
     }
 
-    fn account(&mut self, node: &Node, fields: &super::Fields<'_>, spec: &mut WorkloadSpec) {
+    pub(super) fn priority(&mut self, fields: &super::Fields<'_>, spec: &mut WorkloadSpec) {
+        self.set(fields, "priority", &mut spec.priority, |text| {
+            let priority = quantity::integer(text, 0..=100)?;
+            u8::try_from(priority).map_err(|_| "a number from 0 to 100".to_owned())
+        });
+    }
+
+    pub(super) fn account(
+        &mut self,
+        node: &Node,
+        fields: &super::Fields<'_>,
+        spec: &mut WorkloadSpec,
+    ) {
         let accounts = self.accounts;
         // Those of a tree are looked up at the start.
         let of_host = fields.get("root").is_none();

@@ -2,6 +2,7 @@ use super::*;
 use enforcer_model::units::{Bytes, Limit};
 use expect_test::{Expect, expect};
 
+mod attach;
 mod reached;
 mod schema;
 mod shared;
@@ -139,7 +140,7 @@ fn all_faults_are_reported_at_once() {
         &expect![[r#"
             3:3 error: `Web` is not a workload's name (expected 1 to 63 of a-z, 0-9 and `-`, with a letter or digit at both ends)
             6:5 error: unknown key `comand` (did you mean `command`?)
-            6:5 error: this workload has no `command` (expected a `command`) [command: [/path/to/program, argument]]
+            6:5 error: this workload has no `command` (expected a `command`, or `attach`) [command: [/path/to/program, argument]]
             7:11 error: there is no user `nobody-here` on this host (expected the name or the number of a user)
             9:7 error: unknown key `memroy.max` (did you mean `memory.max`?)
             10:16 error: `1.5` is not valid here (expected a percentage of one CPU like 150%, the kernel's `150000 100000`, or max; a bare number has no unit)

@@ -233,14 +233,16 @@ fn a_root_of_its_own_has_mounts() {
 mounts: [{ from: /srv/data, to: /data }, { from: /etc/ssl, to: /etc/ssl, read_only: true }]
 tmpfs: [/tmp, { path: /run/shop, size: 16M }]
 read_only: true
-hostname: shop-1",
+hostname: shop-1
+hosts: { db_1: 127.0.0.1, mail.example.org: \"2001:db8::7\" }",
         &expect![""],
     );
     check_workload(
         "root: /
 mounts: [{ from: srv, to: /a/../b }, { from: /srv }, /srv, { from: /x, to: /proc/sys }]
 tmpfs: [/tmp, /tmp/, { size: 1M }]
-hostname: -x",
+hostname: -x
+hosts: { \"a b\": 127.0.0.1, db: localhost }",
         &expect![[r#"
             6:11 error: `/` is not valid here (expected a folder other than /)
             7:13 error: two mounts have the place /tmp (expected one)
@@ -251,14 +253,18 @@ hostname: -x",
             7:80 error: `/proc/sys` is not valid here (expected an absolute path other than / and outside /proc)
             8:26 error: this tmpfs has no `path` (expected a `path`) [tmpfs: [{ path: /tmp, size: 64M }]]
             9:15 error: `-x` is not valid here (expected a host name: letters, digits, - and ., at most 64)
+            10:12 error: `hosts` is for a workload with a `root` of its own (the others see the host's /etc/hosts)
+            10:21 error: `a b` is no host name (expected letters, digits and - . _ before the colon)
+            10:36 error: `localhost` is not valid here (expected an address, such as 127.0.0.1 or ::1)
         "#]],
     );
     check_workload(
-        "read_only: true\nmounts: /data",
+        "read_only: true\nmounts: /data\nhosts: { db: ::1 }",
         &expect![[r#"
-        6:16 error: `read_only` is for a workload with a `root` of its own (the host's files are not made read-only)
-        7:13 error: expected a list of mounts, found `/data` (expected a list of mounts)
-    "#]],
+            6:16 error: `read_only` is for a workload with a `root` of its own (the host's files are not made read-only)
+            7:13 error: expected a list of mounts, found `/data` (expected a list of mounts)
+            8:12 error: `hosts` is for a workload with a `root` of its own (the others see the host's /etc/hosts)
+        "#]],
     );
 }
 

@@ -124,7 +124,7 @@ workloads:
             4:25 error: `64X` is not valid here (expected a size like 512M or 1.5G (K, M, G, T are binary; plain numbers are bytes), or max)
             6:6 error: this workload has no `user` (it would run as root) [name the account it runs as; write `user: root` to mean it]
             7:6 error: this workload has no `user` (it would run as root) [name the account it runs as; write `user: root` to mean it]
-            8:6 error: this workload has no `command` (expected a `command`) [command: [/path/to/program, argument]]
+            8:6 error: this workload has no `command` (expected a `command`, or `attach`) [command: [/path/to/program, argument]]
         "#]],
     );
     check(

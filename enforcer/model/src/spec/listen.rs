@@ -5,9 +5,9 @@ use crate::settings::{Setting, displayed};
 use crate::shapes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-displayed!(SocketAddr);
+displayed!(SocketAddr, IpAddr);
 
 /// A listening socket: either `tcp` or `unix` is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Setting, JsonSchema)]

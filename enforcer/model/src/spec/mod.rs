@@ -2,6 +2,7 @@
 //! its unit, nothing left to interpret.
 
 mod alerts;
+mod attach;
 mod consequence;
 mod directories;
 mod files;
@@ -23,6 +24,7 @@ mod stop;
 mod watch;
 
 pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
+pub use attach::Attach;
 pub use consequence::{Consequence, Denial};
 pub use directories::{Directories, DirectoryKind};
 pub use files::{Mount, Tmpfs};
@@ -58,6 +60,7 @@ use crate::units::{Bytes, Limit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,6 +140,15 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(with = "shapes::Mode")]
     pub mode: Mode,
+    /// A service that another one has started, and that is looked after, in place of `command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(restart)]
+    pub attach: Option<Attach>,
+    /// A suspected loop of an attached service is traced, as that of a program of the agent's own is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[setting(live)]
+    #[schemars(with = "shapes::Truth")]
+    pub prove: bool,
     /// The program's absolute path, and its arguments.
     #[setting(restart)]
     #[schemars(with = "shapes::Command")]
@@ -218,6 +230,11 @@ pub struct WorkloadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
     pub hostname: Option<String>,
+    /// The addresses of host names, in the file `/etc/hosts` that a workload with a `root` sees.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[setting(restart)]
+    #[schemars(with = "shapes::Variables")]
+    pub hosts: BTreeMap<String, IpAddr>,
     /// Sockets that are made and kept for the workload, over its restarts, and passed to its program by
     /// sd_listen_fds(3) in the order of their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -441,6 +458,12 @@ impl WorkloadSpec {
         all
     }
 
+    /// Returns whether a suspected loop is traced to prove it.
+    #[must_use]
+    pub fn is_traced(&self) -> bool {
+        self.attach.is_none() || self.prove
+    }
+
     /// Returns whether the gate stands before a port of the workload.
     #[must_use]
     pub fn has_gate(&self) -> bool {
@@ -487,6 +510,8 @@ impl Default for WorkloadSpec {
     fn default() -> Self {
         Self {
             mode: Mode::Enforce,
+            attach: None,
+            prove: false,
             command: Vec::new(),
             user: None,
             group: None,
@@ -499,6 +524,7 @@ impl Default for WorkloadSpec {
             state_directory: None,
             cache_directory: None,
             credentials: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             listen: BTreeMap::new(),
             replicas: None,
             replicas_cgroup: None,

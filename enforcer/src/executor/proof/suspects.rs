@@ -8,6 +8,7 @@ use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::usage;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,11 @@ impl Executor {
 
     /// Returns the CPU time of all workloads together so far.
     pub(crate) fn cpu_time_of_all(&self) -> Duration {
-        self.use_of_all.cpu().unwrap_or_default()
+        let own = self.use_of_all.cpu().unwrap_or_default();
+        // Many services of others are in one slice.
+        let places = self.instances.foreign_places().into_iter();
+        let used = places.map(|place| usage::cpu_of(&place));
+        own + used.sum::<Duration>()
     }
 
     /// Has the sampler watch the threads of a cgroup as the spec says.

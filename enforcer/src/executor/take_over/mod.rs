@@ -53,6 +53,9 @@ impl Executor {
             checkpoint,
             instance,
         } = left;
+        if checkpoint.is_attached() {
+            return Ok(self.find_again(left));
+        }
         let expected = checkpoint.has_instance();
         let there = self.tree.has(workload);
         if !expected && !there {
@@ -168,8 +171,12 @@ impl Executor {
                     WorkloadEvent::CountersRead { counters },
                 ));
             }
-            if let Some(pidfd) = found.pidfd {
-                self.watch_exit(workload, instance, pidfd, &found.spec);
+            match found.pidfd {
+                Some(pidfd) if found.open.cgroup.is_foreign() => {
+                    self.watch_service(&workload, instance, pidfd);
+                }
+                Some(pidfd) => self.watch_exit(workload, instance, pidfd, &found.spec),
+                None => {}
             }
         }
     }

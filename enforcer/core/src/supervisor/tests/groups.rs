@@ -5,7 +5,7 @@ use crate::event::{Detail, Drained, HungThread, RolloutState};
 use crate::group::{Group, GroupRequest};
 use crate::name::WorkloadName;
 use crate::probe::{Failure, Outcome};
-use crate::spec::{Check, OnFailure, Port, Probe, ProbeName, Replicas, Rollout};
+use crate::spec::{Check, Listen, OnFailure, Port, Probe, ProbeName, Replicas, Rollout};
 
 /// The name of a version whose replicas never come up.
 const BROKEN: &str = "/bin/false";
@@ -439,6 +439,41 @@ fn a_workload_gets_and_loses_replicas_without_a_gap() {
     assert!(world.least_ready >= 1);
     assert_eq!(world.supervisor.group(name(WEB).workload()), None);
     assert!(world.kept_groups.is_empty());
+}
+
+#[test]
+fn one_instance_with_a_socket_and_replicas_never_run_at_once() {
+    let listening = |replicas: Option<u16>| {
+        let mut spec = web("/bin/one", replicas);
+        spec.ports.clear();
+        let socket = Listen {
+            tcp: Some("127.0.0.1:8080".parse().expect("an address")),
+            unix: None,
+            mode: Listen::MODE,
+            group: None,
+            backlog: 16,
+            is_of_each: replicas.is_some(),
+        };
+        spec.listen.insert("api".to_owned(), socket);
+        spec
+    };
+    let mut world = World::new();
+    world.apply(listening(None));
+    world.pass(5);
+    for (replicas, most) in [(Some(2), 2), (None, 1)] {
+        world.apply(listening(replicas));
+        for _ in 0..60 {
+            world.pass(1);
+            let kinds: BTreeSet<bool> = world
+                .running
+                .keys()
+                .map(|one| one.index().is_some())
+                .collect();
+            assert!(kinds.len() <= 1, "{}", world.names());
+        }
+        assert_eq!(world.ready(), most, "{}", world.names());
+    }
+    assert_eq!(world.names(), "web running /bin/one {replica}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn name(text: &str) -> ReplicaId {
 }
 
 mod alerts;
+mod attached;
 mod configuration;
 mod gate;
 mod groups;

@@ -5,7 +5,7 @@ use crate::event::{Hook, HostMeasured, Measured};
 use crate::probe::{Failure, Load, Outcome};
 use crate::spec::{Check, Mode, Need, Port, Probe, ProbeName, Reload, Strategy, Threshold};
 
-fn probe(period: u64, failures: u32) -> Probe {
+pub(super) fn probe(period: u64, failures: u32) -> Probe {
     Probe {
         period: Duration::from_secs(period),
         failure_threshold: failures,
@@ -16,7 +16,7 @@ fn probe(period: u64, failures: u32) -> Probe {
     }
 }
 
-fn probed(instance: u64, probe: ProbeName, run: u64, outcome: Outcome) -> Event {
+pub(super) fn probed(instance: u64, probe: ProbeName, run: u64, outcome: Outcome) -> Event {
     Event::Instance(
         name(WEB),
         InstanceId(instance),
@@ -29,7 +29,7 @@ fn probed(instance: u64, probe: ProbeName, run: u64, outcome: Outcome) -> Event 
     )
 }
 
-fn refused() -> Outcome {
+pub(super) fn refused() -> Outcome {
     Outcome::Failed(Failure {
         why: "refused".to_owned(),
         ..Failure::default()

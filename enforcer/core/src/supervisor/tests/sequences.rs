@@ -186,6 +186,7 @@ impl World {
                     );
                     self.hooks.push((*hook, instance));
                 }
+                WorkloadChange::Aside(Aside::AskOwner { .. }) => panic!("nothing is attached"),
                 WorkloadChange::Aside(Aside::Remedy { .. }) => {
                     assert!(
                         self.owed.is_empty(),

@@ -148,7 +148,8 @@ impl Workload {
         }
         let now = context.moment.now;
         let threads = &mut running.instance.loops.threads;
-        threads.entry(suspect.thread).or_insert(SpinningThread {
+        let thread = suspect.thread;
+        threads.entry(thread).or_insert(SpinningThread {
             suspect,
             suspected: now,
             cpu_before: None,
@@ -161,6 +162,9 @@ impl Workload {
             confirming: None,
             muted: false,
         });
+        if !self.spec.is_traced() {
+            self.judge_untraced(context, thread);
+        }
     }
 
     pub(crate) fn proofs_running(&self) -> usize {
@@ -258,7 +262,7 @@ impl Workload {
         }
     }
 
-    fn judge(
+    pub(super) fn judge(
         &mut self,
         context: &mut Context<'_>,
         thread: Thread,

@@ -1,0 +1,166 @@
+//! A service that another one has started, and that is looked after: it is found, observed, and let go. Its
+//! owner starts and ends it, so nothing is asked of its process. Where the manifest allows it, the owner is
+//! asked to restart it.
+//!
+//! ```text
+//! Starting (it is looked for) ─found→ Running ─its last process has ended→ Ending ─→ Starting
+//! ```
+
+use super::{After, Context, Lifecycle, Workload};
+use crate::cpu_loop::{Evidence, LoopSource, Thread, Verdict};
+use crate::event::{
+    Aside, BreakerChange, BreakerState, Cause, Detail, Reason, RestartPlan, Seq, Step,
+};
+use crate::recovery::Next;
+use crate::units::MonoTime;
+use std::sync::Arc;
+
+/// What is asked of the owner of a service that fails.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Asking {
+    /// The time at which it is asked, and why.
+    due: Option<(MonoTime, Reason)>,
+    /// The owner was asked, and the service has not ended since.
+    asked: Option<Reason>,
+    /// The breaker is open until then.
+    is_open: bool,
+}
+
+impl Asking {
+    /// Returns why the service ends, if its owner was asked for that.
+    pub(super) fn reason(self) -> Option<Reason> {
+        self.asked
+    }
+
+    pub(super) fn deadline(self) -> Option<MonoTime> {
+        self.due.map(|(at, _)| at)
+    }
+}
+
+impl Workload {
+    /// Returns the service that is looked for or looked after, in words.
+    pub(super) fn attached_to(&self) -> String {
+        let service = self.spec.attach.as_ref();
+        service.map_or_else(String::new, ToString::to_string)
+    }
+
+    /// Has the edges look for the service, for as long as it takes.
+    pub(super) fn look_for_service(&mut self, context: &mut Context<'_>, reason: Reason) {
+        self.carry_out_start(context, reason);
+        self.reason = format!("waiting for {} to run", self.attached_to());
+    }
+
+    /// Ends the observation. The service goes on.
+    pub(super) fn let_go(&mut self, context: &mut Context<'_>, after: After, cause: Cause) {
+        self.forget_loops(context);
+        self.attached = false;
+        self.asking = Asking::default();
+        let seq = Seq(*context.next_seq);
+        let reason = Reason { cause, seq };
+        match after {
+            After::Restart(cause) => {
+                self.step(context, reason, Step::RemoveCgroup);
+                self.start_at_once(context, Reason { cause, seq });
+            }
+            After::Stop | After::Remove | After::Policy | After::Recover(_) => {
+                self.rest_after(context, after, cause, seq);
+            }
+        }
+    }
+
+    /// Handles the end of a service: its owner decides whether it comes back.
+    pub(super) fn service_ended(&mut self, context: &mut Context<'_>, cause: Cause, seq: Seq) {
+        self.start(context, Reason { cause, seq });
+    }
+
+    /// Judges a suspect without a proof, where tracing was not allowed.
+    pub(super) fn judge_untraced(&mut self, context: &mut Context<'_>, thread: Thread) {
+        let Some(found) = self.thread_mut(thread) else {
+            return;
+        };
+        let (source, cpu): (LoopSource, _) = (found.suspect.source, found.suspect.cpu);
+        found.proof = super::loops::Proof::Done(None);
+        let why = "it is attached, and not traced without `prove: true`";
+        let evidence = Evidence::none(source, why);
+        self.judge(context, thread, Verdict::OverBudget, cpu, evidence);
+    }
+
+    /// Returns whether what runs, or is looked for, is a service of another one's.
+    pub(super) fn is_attached(&self) -> bool {
+        let is_there = matches!(
+            self.state,
+            Lifecycle::Starting { .. } | Lifecycle::Running(_) | Lifecycle::Ending(_)
+        );
+        self.attached && is_there
+    }
+
+    /// Decides when the owner of a service that fails is asked to restart it.
+    pub(super) fn ask_owner(
+        &mut self,
+        context: &mut Context<'_>,
+        (cause, because): (Cause, Option<Seq>),
+    ) {
+        let Some(instance) = self.state.instance() else {
+            return;
+        };
+        if self.asking.due.is_some() || self.asking.asked.is_some() {
+            return;
+        }
+        let now = context.moment.now;
+        let ran = now.since(instance.since);
+        let spec = Arc::clone(&self.spec);
+        let next = self
+            .recovery
+            .after_failure(context.moment, ran, &spec.recovery);
+        let (detail, wait) = match next {
+            Next::Restart {
+                attempt,
+                delay,
+                rate_limited,
+            } => {
+                let plan = RestartPlan {
+                    rate_limited,
+                    ..self.restart_plan(cause, attempt, delay, true)
+                };
+                (Detail::Restart(plan), delay)
+            }
+            Next::Open { cooldown } => {
+                self.asking.is_open = true;
+                let state = BreakerState::Open;
+                (Detail::Breaker(BreakerChange { state, cooldown }), cooldown)
+            }
+        };
+        let seq = self.report(context, Some(cause), because, detail);
+        self.asking.due = Some((now.after(wait), Reason { cause, seq }));
+        self.ask_owner_if_due(context);
+    }
+
+    pub(super) fn ask_owner_if_due(&mut self, context: &mut Context<'_>) {
+        let Some((at, mut reason)) = self.asking.due else {
+            return;
+        };
+        if at > context.moment.now || !self.runs() {
+            return;
+        }
+        if std::mem::take(&mut self.asking.is_open) {
+            let cooldown = self.recovery.half_open();
+            let change = BreakerChange {
+                state: BreakerState::HalfOpen,
+                cooldown,
+            };
+            let (cause, because) = (reason.cause, Some(reason.seq));
+            reason.seq = self.report(context, Some(cause), because, Detail::Breaker(change));
+        }
+        self.asking.due = None;
+        self.asking.asked = Some(reason);
+        let spec = Arc::clone(&self.spec);
+        self.aside(context, reason, Aside::AskOwner { spec });
+    }
+
+    /// Handles a command of the owner's that has failed: the service was not restarted.
+    pub(super) fn owner_failed(&mut self, context: &mut Context<'_>, seq: Seq) {
+        if let Some(reason) = self.asking.asked.take() {
+            self.ask_owner(context, (reason.cause, Some(seq)));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Finds the cgroup of a service that another one has started. No socket of its owner is asked: systemd
+//! names a unit's cgroup after the unit, and Docker and Podman name a container's after its id, which
+//! stands beside its name in their files.
+//!
+//! ```text
+//! /system.slice/nginx.service                           a unit, below slices alone
+//! /system.slice/docker-ID.scope     /docker/ID          a container of Docker's
+//! /machine.slice/libpod-ID.scope    /libpod_parent/libpod-ID    one of Podman's
+//! ```
+//!
+//! Podman's helper has a cgroup of its own, `libpod-conmon-ID.scope`, which is none of these.
+
+use crate::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
+use crate::process;
+use enforcer_model::ids::ProcessId;
+use enforcer_model::spec::Attach;
+use serde::Deserialize;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The places where Docker and Podman keep what they know of their containers.
+const DOCKER: &str = "/var/lib/docker/containers";
+const PODMAN: [&str; 2] = [
+    "/var/lib/containers/storage/overlay-containers/containers.json",
+    "/var/lib/containers/storage/vfs-containers/containers.json",
+];
+/// The most that is read of one of their files.
+const LONGEST_FILE: u64 = 1 << 20;
+/// The slices of systemd are this deep at most.
+const DEPTH: usize = 8;
+/// A container's id in full, and the fewest digits that name one.
+const ID: usize = 64;
+const SHORT_ID: usize = 12;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is more than 1 MiB", .0.display())]
+    TooLong(PathBuf),
+    #[error("{0} names several containers")]
+    Several(String),
+}
+
+/// Returns the cgroup of a service; `None` if it does not run.
+///
+/// # Errors
+/// If a file of its owner's cannot be read, or does not say which one it is.
+pub fn locate(service: &Attach) -> Result<Option<PathBuf>, AttachError> {
+    let top = Path::new(MOUNT_POINT);
+    match service {
+        Attach::Systemd(unit) => Ok(unit_below(top, unit, DEPTH)),
+        Attach::Cgroup(path) => {
+            let path = top.join(path.trim_start_matches('/'));
+            Ok(path.is_dir().then_some(path))
+        }
+        Attach::Docker(name) => {
+            let id = docker_id(Path::new(DOCKER), name)?;
+            Ok(id.and_then(|id| {
+                first_folder(&[
+                    top.join(format!("system.slice/docker-{id}.scope")),
+                    top.join(format!("docker/{id}")),
+                ])
+            }))
+        }
+        Attach::Podman(name) => {
+            let id = podman_id(&PODMAN.map(Path::new), name)?;
+            Ok(id.and_then(|id| {
+                first_folder(&[
+                    top.join(format!("machine.slice/libpod-{id}.scope")),
+                    top.join(format!("libpod_parent/libpod-{id}")),
+                ])
+            }))
+        }
+    }
+}
+
+/// Returns the containers that run, by their names, with their cgroups.
+///
+/// # Errors
+/// If a file of an engine's cannot be read.
+pub fn containers() -> Result<Vec<(Attach, PathBuf)>, AttachError> {
+    let docker = docker_containers(Path::new(DOCKER))?;
+    let podman = podman_containers(&PODMAN.map(Path::new))?;
+    let named = |make: fn(String) -> Attach| {
+        move |(id, names): Named| make(names.into_iter().next().unwrap_or(id))
+    };
+    let all = docker.into_iter().map(named(Attach::Docker));
+    let all = all.chain(podman.into_iter().map(named(Attach::Podman)));
+    let found = all.filter_map(|service| {
+        let place = locate(&service).ok().flatten()?;
+        Some((service, place))
+    });
+    Ok(found.collect())
+}
+
+/// Returns the cgroups above one whose limits hold for it, nearest first. The root has none.
+#[must_use]
+pub fn ancestors_of(path: &Path) -> Arc<Vec<Cgroup>> {
+    let top = Path::new(MOUNT_POINT);
+    let above = path.ancestors().skip(1);
+    let above = above.take_while(|one| one.starts_with(top) && *one != top);
+    let above = above.filter_map(|one| Cgroup::open_foreign(one).ok());
+    let above = above.filter(|one| one.has_file("memory.events.local"));
+    Arc::new(above.collect())
+}
+
+/// Returns the process of a cgroup that is taken for its main one: the one that has lived longest.
+///
+/// # Errors
+/// If the processes cannot be listed.
+pub fn oldest(cgroup: &Cgroup) -> Result<Option<ProcessId>, CgroupError> {
+    cgroup.processes()?;
+    let all = cgroup.all_processes().into_iter();
+    let all = all.filter_map(process::identify);
+    Ok(all.min_by_key(|one| (one.start_ticks, one.pid)))
+}
+
+fn first_folder(paths: &[PathBuf]) -> Option<PathBuf> {
+    paths.iter().find(|path| path.is_dir()).cloned()
+}
+
+/// Finds the folder of a unit. Only slices have units below them.
+fn unit_below(folder: &Path, unit: &str, depth: usize) -> Option<PathBuf> {
+    let here = folder.join(unit);
+    if here.is_dir() {
+        return Some(here);
+    }
+    if depth == 0 {
+        return None;
+    }
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let mut slices: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "slice") && path.is_dir())
+        .collect();
+    slices.sort();
+    slices
+        .iter()
+        .find_map(|slice| unit_below(slice, unit, depth - 1))
+}
+
+#[derive(Deserialize)]
+struct DockerContainer {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "Name")]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct PodmanContainer {
+    id: String,
+    #[serde(default)]
+    names: Vec<String>,
+}
+
+/// A container, by its id and its names.
+type Named = (String, Vec<String>);
+
+/// Returns the id of a container of this name, or whose id begins so.
+fn docker_id(folder: &Path, name: &str) -> Result<Option<String>, AttachError> {
+    chosen(docker_containers(folder)?, name)
+}
+
+fn docker_containers(folder: &Path) -> Result<Vec<Named>, AttachError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            let path = folder.to_owned();
+            return Err(AttachError::Read { path, source });
+        }
+    };
+    let mut all: Vec<Named> = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path().join("config.v2.json");
+        // One that is being made or removed has no such file, or half of it.
+        let Some(found) = read_json::<DockerContainer>(&path)? else {
+            continue;
+        };
+        // Docker puts a slash before its names.
+        let name = found.name.trim_start_matches('/').to_owned();
+        all.push((found.id, vec![name]));
+    }
+    Ok(all)
+}
+
+fn podman_id(files: &[&Path], name: &str) -> Result<Option<String>, AttachError> {
+    chosen(podman_containers(files)?, name)
+}
+
+fn podman_containers(files: &[&Path]) -> Result<Vec<Named>, AttachError> {
+    let mut all: Vec<Named> = Vec::new();
+    for file in files {
+        let found = read_json::<Vec<PodmanContainer>>(file)?.unwrap_or_default();
+        all.extend(found.into_iter().map(|one| (one.id, one.names)));
+    }
+    Ok(all)
+}
+
+fn chosen(all: Vec<Named>, name: &str) -> Result<Option<String>, AttachError> {
+    let is_id = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // The id becomes a part of a path.
+    let mut all = all;
+    all.retain(|(id, _)| id.len() == ID && is_id(id));
+    let by_name = all
+        .iter()
+        .find(|(_, names)| names.iter().any(|one| one == name));
+    if let Some((id, _)) = by_name {
+        return Ok(Some(id.clone()));
+    }
+    if name.len() < SHORT_ID || !is_id(name) {
+        return Ok(None);
+    }
+    let mut by_id = all.iter().filter(|(id, _)| id.starts_with(name));
+    match (by_id.next(), by_id.next()) {
+        (Some(_), Some(_)) => Err(AttachError::Several(name.to_owned())),
+        (first, _) => Ok(first.map(|(id, _)| id.clone())),
+    }
+}
+
+/// Reads a file of an engine's; `None` if it is not there, or is half written.
+fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, AttachError> {
+    let failed = |source| AttachError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    let read = file.take(LONGEST_FILE + 1).read_to_end(&mut bytes);
+    read.map_err(failed)?;
+    if bytes.len() as u64 > LONGEST_FILE {
+        return Err(AttachError::TooLong(path.to_owned()));
+    }
+    Ok(serde_json::from_slice(&bytes).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("attached-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        folder
+    }
+
+    #[test]
+    fn a_unit_is_found_below_slices_alone() {
+        let top = folder("unit");
+        for path in [
+            "system.slice/nginx.service/inner.service",
+            "system.slice/system-getty.slice/getty@tty1.service",
+            "other/hidden.service",
+        ] {
+            fs::create_dir_all(top.join(path)).expect("a folder");
+        }
+        let found = |unit| unit_below(&top, unit, DEPTH);
+        assert_eq!(
+            found("nginx.service"),
+            Some(top.join("system.slice/nginx.service"))
+        );
+        assert_eq!(
+            found("getty@tty1.service"),
+            Some(top.join("system.slice/system-getty.slice/getty@tty1.service"))
+        );
+        assert_eq!(found("inner.service"), None);
+        assert_eq!(found("hidden.service"), None);
+        fs::remove_dir_all(top).expect("an end");
+    }
+
+    #[test]
+    fn a_container_is_found_by_its_name_or_its_id() {
+        let top = folder("docker");
+        let (one, two) = ("a".repeat(ID), format!("{}b", "a".repeat(ID - 1)));
+        for (id, name) in [(&one, "web"), (&two, "db")] {
+            let place = top.join(id);
+            fs::create_dir_all(&place).expect("a folder");
+            let text = format!(r#"{{"ID":"{id}","Name":"/{name}","State":{{}}}}"#);
+            fs::write(place.join("config.v2.json"), text).expect("a file");
+        }
+        fs::create_dir_all(top.join("half")).expect("a folder");
+        fs::write(top.join("half/config.v2.json"), "{\"ID\":").expect("a file");
+        let found = |name: &str| docker_id(&top, name);
+        assert_eq!(found("web").expect("an answer"), Some(one.clone()));
+        assert_eq!(found("db").expect("an answer"), Some(two));
+        assert_eq!(found(&one).expect("an answer"), Some(one));
+        assert_eq!(found("aaaa").expect("an answer"), None, "too short");
+        assert!(matches!(
+            found(&"a".repeat(SHORT_ID)),
+            Err(AttachError::Several(_))
+        ));
+        assert_eq!(found("../../etc").expect("an answer"), None);
+        fs::write(top.join("half/config.v2.json"), vec![b' '; 2 << 20]).expect("a file");
+        assert!(matches!(found("web"), Err(AttachError::TooLong(_))));
+        fs::remove_dir_all(&top).expect("an end");
+        assert_eq!(found("web").expect("an answer"), None);
+    }
+
+    #[test]
+    fn podmans_containers_have_several_names() {
+        let top = folder("podman");
+        let file = top.join("containers.json");
+        let id = "0123456789abcdef".repeat(4);
+        let text = format!(
+            r#"[{{"id":"{id}","names":["web","old"],"layer":"x"}},{{"id":"../up","names":["bad"]}}]"#
+        );
+        fs::write(&file, text).expect("a file");
+        let found = |name: &str| podman_id(&[&file, &top.join("none")], name).expect("an answer");
+        assert_eq!(found("old"), Some(id.clone()));
+        assert_eq!(found(&id[..SHORT_ID]), Some(id));
+        assert_eq!(found("bad"), None, "its id is no id");
+        fs::remove_dir_all(top).expect("an end");
+    }
+}

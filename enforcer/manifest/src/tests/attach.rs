@@ -1,0 +1,100 @@
+//! Services that others have started.
+
+use super::{check, check_workload};
+use expect_test::{Expect, expect};
+
+#[test]
+fn a_service_of_others_is_named_in_four_ways() {
+    check_attached("attach: { systemd: nginx.service }", &expect![""]);
+    check_attached(
+        "attach: { docker: shop_web.1 }
+prove: true
+probes: { liveness: { http: { port: 80, path: / } } }
+watch: { cpu_loop: { after: 10s } }
+priority: 70",
+        &expect![""],
+    );
+    check_attached(
+        "attach: { podman: 0123456789ab }
+user: web
+mode: observe
+probes: { readiness: { exec: { command: [/bin/true] } } }
+on_unready: [/bin/true]",
+        &expect![""],
+    );
+    check_attached("attach: { cgroup: /machine.slice/vm.scope }", &expect![""]);
+    // What defaults say of programs is not about services of others.
+    check(
+        "version: 1
+defaults: { cgroup: { memory.max: 64M }, user: web, mode: enforce, priority: 10 }
+workloads:
+  shop: { attach: { systemd: shop.service } }
+",
+        &expect![""],
+    );
+}
+
+#[test]
+fn a_service_has_one_owner_and_a_name_of_its_kind() {
+    check_attached(
+        "attach: nginx.service",
+        &expect![[r#"
+        4:13 error: expected one service (one of `systemd`, `docker`, `podman` and `cgroup`) [attach: { systemd: nginx.service }]
+    "#]],
+    );
+    check_attached(
+        "attach: { systemd: nginx, docker: web }",
+        &expect![[r#"
+        4:13 error: expected one service (one of `systemd`, `docker`, `podman` and `cgroup`) [attach: { systemd: nginx.service }]
+    "#]],
+    );
+    check_attached(
+        "attach: { systemd: nginx }",
+        &expect![[r#"
+        4:24 error: `nginx` is not valid here (expected the full name of a service, a scope or a slice, such as nginx.service)
+    "#]],
+    );
+    check_attached(
+        "attach: { docker: \"--help\" }",
+        &expect![[r#"
+        4:23 error: `--help` is not valid here (expected the name or the id of a container)
+    "#]],
+    );
+    check_attached(
+        "attach: { cgroup: /a/../b }",
+        &expect![[r#"
+        4:23 error: `/a/../b` is not valid here (expected a path below /sys/fs/cgroup, such as /system.slice/nginx.service)
+    "#]],
+    );
+}
+
+#[test]
+fn what_only_a_program_of_ones_own_has_is_a_fault() {
+    check_attached(
+        "attach: { systemd: nginx.service }
+command: [/bin/true]
+cgroup: { memory.max: 1G }
+mode: enforce
+probes: { startup: { notify: {} }, readiness: { exec: { command: [/bin/true] } } }",
+        &expect![[r#"
+            4:5 error: this workload has no `user` (its commands would run as root) [name the account that they run as; write `user: root` to mean it]
+            5:5 error: `command` does not go with `attach` (its owner has started it, and decides about this) [keys beside `attach`: prove, mode, user, group, groups, priority, probes, on_ready, on_unready, watch, recovery, commands]
+            6:5 error: `cgroup` does not go with `attach` (its owner has started it, and decides about this) [keys beside `attach`: prove, mode, user, group, groups, priority, probes, on_ready, on_unready, watch, recovery, commands]
+            8:15 error: an attached service does not say `READY=1` to enforcer (expected another kind of probe)
+        "#]],
+    );
+    check_workload(
+        "prove: true",
+        &expect![[r#"
+        6:12 error: `prove` needs `attach` (loops of the agent's own programs are always proved)
+    "#]],
+    );
+}
+
+fn check_attached(lines: &str, expected: &Expect) {
+    let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    check(
+        &format!("version: 1\nworkloads:\n  web:\n{indented}"),
+        expected,
+    );
+}

@@ -1,0 +1,461 @@
+//! Services that others have started: they are looked for, observed and let go. Nothing is written to their
+//! cgroups, and no process of theirs is signalled.
+
+use super::Executor;
+use super::commands::{RECOVERY, ShortCommand, outcome_of};
+use super::instances::{Begun, Instance, OpenCgroup};
+use super::marks;
+use crate::report::error_chain;
+use crate::store::handover::{Left, RunningInstance};
+use crate::watch;
+use enforcer_core::ReplicaId;
+use enforcer_core::event::{
+    AgentEvent, COMMAND_LIMIT, CgroupId, Event, ExitStatus, Found, InstanceEvent, InstanceId,
+    ProcessId, WorkloadEvent,
+};
+use enforcer_core::oom::Counters;
+use enforcer_core::spec::{Attach, WorkloadSpec};
+use enforcer_kernel::attached;
+use enforcer_kernel::bpf::network::NetworkFilters;
+use enforcer_kernel::cgroupfs::Cgroup;
+use enforcer_kernel::counters::CounterReader;
+use enforcer_kernel::pidfd::PidFd;
+use enforcer_kernel::{clock, usage};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The first and the longest pause between two looks for a service that does not run. A service that its
+/// owner restarts is back at once.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+const LAST_LOOK: Duration = Duration::from_secs(2);
+/// The time that the processes beside a main one get to end with it.
+const TOGETHER: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Default)]
+pub(super) struct Sought {
+    /// The instances that are looked for.
+    wanted: BTreeMap<ReplicaId, InstanceId>,
+    /// What the last instance of a service has left: another cgroup counts from 0 on.
+    before: BTreeMap<ReplicaId, (CgroupId, Counters)>,
+    /// What was reported of a service that is not found.
+    reported: BTreeMap<ReplicaId, String>,
+    /// The instances that have ended while no agent lived.
+    gone: BTreeMap<ReplicaId, Gone>,
+}
+
+/// An instance whose cgroup is gone, with its counters.
+#[derive(Debug)]
+struct Gone {
+    main: ProcessId,
+    cgroup: CgroupId,
+    /// The OOM kills whose records were read since.
+    kills: u64,
+}
+
+/// What follows the exit of a process that was taken for the main one.
+enum After {
+    /// Others have run beside it, and run on.
+    Next(Arc<PidFd>),
+    Ended,
+    /// It is observed no more.
+    LetGo,
+}
+
+impl Executor {
+    /// Begins to look for a service.
+    pub(super) fn look_for(
+        self: &Arc<Self>,
+        workload: &ReplicaId,
+        instance: InstanceId,
+        spec: &Arc<WorkloadSpec>,
+    ) {
+        self.sought.lock().wanted.insert(workload.clone(), instance);
+        let seek = Arc::clone(self).seek(workload.clone(), instance, Arc::clone(spec));
+        self.runtime.spawn(seek);
+    }
+
+    async fn seek(
+        self: Arc<Self>,
+        workload: ReplicaId,
+        instance: InstanceId,
+        spec: Arc<WorkloadSpec>,
+    ) {
+        let mut pause = FIRST_LOOK;
+        loop {
+            let (this, name, of) = (Arc::clone(&self), workload.clone(), Arc::clone(&spec));
+            let look = move || this.try_attach(&name, instance, &of);
+            match tokio::task::spawn_blocking(look).await {
+                Ok(Ok(true)) | Err(_) => return,
+                Ok(Ok(false)) => {}
+                Ok(Err(why)) => self.report_unfound(&workload, why),
+            }
+            tokio::time::sleep(pause).await;
+            pause = LAST_LOOK.min(pause.saturating_mul(2));
+        }
+    }
+
+    /// Reports once why a service cannot be looked for.
+    fn report_unfound(&self, workload: &ReplicaId, why: String) {
+        let mut sought = self.sought.lock();
+        if sought.reported.get(workload) == Some(&why) {
+            return;
+        }
+        sought.reported.insert(workload.clone(), why.clone());
+        drop(sought);
+        let what = "attach".to_owned();
+        let why = format!("{workload}: {why}");
+        self.events
+            .send(Event::Agent(AgentEvent::Degraded { what, why }));
+    }
+
+    fn is_wanted(&self, workload: &ReplicaId, instance: InstanceId) -> bool {
+        self.sought.lock().wanted.get(workload) == Some(&instance)
+    }
+
+    /// Looks for a service once. Returns true if it was found, or is not looked for any more.
+    fn try_attach(
+        self: &Arc<Self>,
+        workload: &ReplicaId,
+        instance: InstanceId,
+        spec: &Arc<WorkloadSpec>,
+    ) -> Result<bool, String> {
+        if !self.is_wanted(workload, instance) {
+            return Ok(true);
+        }
+        let Some(service) = &spec.attach else {
+            return Ok(true);
+        };
+        let Some((open, main, pidfd)) = self.find_service(workload, service)? else {
+            return Ok(false);
+        };
+        if let Some(ring) = &self.ring {
+            ring.attach(open.id);
+            ring.watch_on(main);
+        }
+        let counters = open.counters.lock().read();
+        let counters = counters.map_err(|error| format!("failed to {}", error_chain(&error)))?;
+        let recorded = self.handover.record(&RunningInstance {
+            workload: workload.clone(),
+            instance,
+            pid: main.pid,
+            start_ticks: main.start_ticks,
+            cgroup: open.id,
+            output: None,
+            has_run: true,
+        });
+        if let Err(error) = recorded {
+            tracing::error!("{workload}: the next agent will not know its main process: {error}");
+        }
+        {
+            let mut sought = self.sought.lock();
+            // It may have been let go just now.
+            if sought.wanted.get(workload) != Some(&instance) {
+                return Ok(true);
+            }
+            sought.wanted.remove(workload);
+            sought.reported.remove(workload);
+        }
+        let pidfd = Arc::new(pidfd);
+        self.register(workload, begun(instance, open.clone(), main, spec));
+        self.instances.set_main(workload, (main, &pidfd), true);
+        let before = self.sought.lock().before.remove(workload);
+        let base = match &before {
+            // The agent has not seen how this cgroup began.
+            None => counters.clone(),
+            Some((cgroup, counters)) if *cgroup == open.id => counters.clone(),
+            Some(_) => uncounted(&counters),
+        };
+        let send = |event| {
+            let event = Event::Instance(workload.clone(), instance, event);
+            self.events.send(event);
+        };
+        send(InstanceEvent::Prepared {
+            cgroup: open.id,
+            counters: base,
+        });
+        send(InstanceEvent::Started { pid: main.pid });
+        if before.is_some() {
+            let counted = WorkloadEvent::CountersRead { counters };
+            self.events.send(Event::Workload(workload.clone(), counted));
+        }
+        self.follow_service(workload, instance, pidfd);
+        Ok(true)
+    }
+
+    /// Finds a service that runs, with its main process.
+    fn find_service(
+        &self,
+        workload: &ReplicaId,
+        service: &Attach,
+    ) -> Result<Option<(OpenCgroup, ProcessId, PidFd)>, String> {
+        let place = attached::locate(service);
+        let Some(path) = place.map_err(|error| format!("failed to {}", error_chain(&error)))?
+        else {
+            return Ok(None);
+        };
+        if path.starts_with(self.tree.root().0) {
+            return Err(format!("{} is enforcer's own cgroup", path.display()));
+        }
+        // It may go at any time.
+        let Ok(cgroup) = Cgroup::open_foreign(&path) else {
+            return Ok(None);
+        };
+        let (Ok(id), Ok(Some(main))) = (cgroup.id(), attached::oldest(&cgroup)) else {
+            return Ok(None);
+        };
+        if let Some((other, _)) = self.instances.owner_of(id)
+            && other != *workload
+        {
+            return Err(format!("{service} is attached as {other} already"));
+        }
+        let Ok(Some(pidfd)) = PidFd::of(main) else {
+            return Ok(None);
+        };
+        let cgroup = Arc::new(cgroup);
+        let counters = CounterReader::new(Arc::clone(&cgroup), attached::ancestors_of(&path));
+        let open = OpenCgroup {
+            cgroup,
+            id,
+            counters: Arc::new(Mutex::new(counters)),
+            network: Arc::new(NetworkFilters::of_older_cgroup()),
+        };
+        Ok(Some((open, main, pidfd)))
+    }
+
+    fn follow_service(
+        self: &Arc<Self>,
+        workload: &ReplicaId,
+        instance: InstanceId,
+        pidfd: Arc<PidFd>,
+    ) {
+        let follow = Arc::clone(self).follow_to_its_end(workload.clone(), instance, pidfd);
+        self.runtime.spawn(follow);
+    }
+
+    /// Reports the end of a service: that of its main process and of all that have run beside it.
+    async fn follow_to_its_end(
+        self: Arc<Self>,
+        workload: ReplicaId,
+        instance: InstanceId,
+        mut pidfd: Arc<PidFd>,
+    ) {
+        loop {
+            watch::ended(&pidfd, &workload).await;
+            let (this, name) = (Arc::clone(&self), workload.clone());
+            let next = move || this.after_main(&name, instance);
+            match tokio::task::spawn_blocking(next).await {
+                Ok(After::Next(next)) => pidfd = next,
+                Ok(After::LetGo) => return,
+                Ok(After::Ended) | Err(_) => break,
+            }
+        }
+        let exited = InstanceEvent::MainExited;
+        self.events
+            .send(Event::Instance(workload, instance, exited));
+    }
+
+    fn after_main(&self, workload: &ReplicaId, instance: InstanceId) -> After {
+        let ended_at = clock::boot_ticks();
+        let until = clock::now().after(TOGETHER);
+        loop {
+            let known = self.instances.get(workload);
+            let Some(known) = known.filter(|known| known.id == instance) else {
+                return After::LetGo;
+            };
+            let left = attached::oldest(known.cgroup()).ok().flatten();
+            // What began later is the next instance.
+            let Some(main) = left.filter(|one| one.start_ticks <= ended_at) else {
+                return After::Ended;
+            };
+            if clock::now() >= until
+                && let Ok(Some(pidfd)) = PidFd::of(main)
+            {
+                return After::Next(self.take_main(workload, &known, main, pidfd));
+            }
+            clock::pause(AGAIN);
+        }
+    }
+
+    /// Collects what is known of a service that has ended, and forgets its cgroup.
+    pub(super) fn collect_service(
+        self: &Arc<Self>,
+        workload: ReplicaId,
+        instance: InstanceId,
+        ended: &Instance,
+    ) {
+        // A kill that ended it is known before its end.
+        if let Some(ring) = &self.ring {
+            marks::drain(ring, self);
+        }
+        let status = self.past_status(ended.main);
+        self.end_probes_of(&workload);
+        let counters = ended.open.counters.lock().read().unwrap_or_default();
+        let left = (ended.open.id, counters.clone());
+        self.sought.lock().before.insert(workload.clone(), left);
+        self.forget_service(&workload, ended);
+        let reaped = InstanceEvent::Reaped { status, counters };
+        self.events
+            .send(Event::Instance(workload, instance, reaped));
+    }
+
+    /// Has the owner of a service restart it, by the owner's own command and as root.
+    pub(super) async fn ask_owner(self: Arc<Self>, workload: ReplicaId, spec: Arc<WorkloadSpec>) {
+        let Some(command) = spec.attach.as_ref().and_then(Attach::restart) else {
+            return;
+        };
+        let shown = command.join(" ");
+        let root = WorkloadSpec {
+            user: Some("root".to_owned()),
+            commands: spec.commands,
+            ..WorkloadSpec::default()
+        };
+        let command = ShortCommand {
+            workload: Some(workload.clone()),
+            what: RECOVERY.into(),
+            spec: Arc::new(root),
+            command,
+            environment: Vec::new(),
+            limit: COMMAND_LIMIT,
+        };
+        if let Some(error) = outcome_of(self.run_command(command).await) {
+            let error = format!("`{shown}`: {error}");
+            self.send(Event::Workload(
+                workload,
+                WorkloadEvent::RemedyFailed { error },
+            ));
+        }
+    }
+
+    fn forget_service(&self, workload: &ReplicaId, known: &Instance) {
+        self.instances.stop_watching(workload);
+        self.handover.forget(workload);
+        self.instances.remove(workload);
+        self.unwatch_loops(known.open.id);
+        self.forget_exit(known.main);
+        if let Some(ring) = &self.ring {
+            ring.detach(known.open.id);
+        }
+    }
+
+    /// Ends the observation of a service, or the search for it.
+    pub(super) fn let_service_go(&self, workload: &ReplicaId) {
+        {
+            let mut sought = self.sought.lock();
+            sought.wanted.remove(workload);
+            sought.before.remove(workload);
+            sought.reported.remove(workload);
+        }
+        let known = self.instances.get(workload);
+        if let Some(known) = known.filter(|known| known.cgroup().is_foreign()) {
+            self.forget_service(workload, &known);
+            self.forget_commands(workload);
+        }
+    }
+
+    /// Finds a service again that the agent before has looked after.
+    pub(super) fn find_again(self: &Arc<Self>, left: &Left) -> Found {
+        let checkpoint = &left.checkpoint;
+        let (Some(service), Some(recorded)) = (&checkpoint.spec().attach, &left.instance) else {
+            return Found::Nothing;
+        };
+        if recorded.instance != checkpoint.instance() || !checkpoint.has_instance() {
+            return Found::Nothing;
+        }
+        let main = recorded.process();
+        let found = self.find_service(&left.workload, service).ok().flatten();
+        let found = found.filter(|(open, ..)| open.id == recorded.cgroup);
+        let held = PidFd::of(main)
+            .ok()
+            .flatten()
+            .filter(|main| !main.has_exited());
+        let read = |open: &OpenCgroup| open.counters.lock().read().ok();
+        let found = found.and_then(|(open, ..)| Some((read(&open)?, open)));
+        let (Some((counters, open)), Some(pidfd)) = (found, held) else {
+            let gone = Gone {
+                main,
+                cgroup: recorded.cgroup,
+                kills: 0,
+            };
+            self.sought.lock().gone.insert(left.workload.clone(), gone);
+            return Found::Nothing;
+        };
+        if let Some(ring) = &self.ring {
+            ring.attach(open.id);
+            ring.watch_on(main);
+        }
+        let id = open.id;
+        let begun = begun(recorded.instance, open, main, checkpoint.spec());
+        self.register(&left.workload, begun);
+        let pidfd = Arc::new(pidfd);
+        self.instances
+            .set_main(&left.workload, (main, &pidfd), true);
+        Found::Running(id, counters, main.pid)
+    }
+
+    /// Returns whose OOM kill this is, if the cgroup is that of an instance that has ended while no agent
+    /// lived. Its counters are gone, so the records are counted.
+    pub(super) fn owner_of_gone(&self, cgroup: CgroupId) -> Option<(ReplicaId, Counters)> {
+        let mut sought = self.sought.lock();
+        let mut all = sought.gone.iter_mut();
+        let (workload, gone) = all.find(|(_, gone)| gone.cgroup == cgroup)?;
+        gone.kills += 1;
+        let counters = Counters {
+            oom_kill: gone.kills,
+            own_oom: gone.kills,
+            subtree_oom: gone.kills,
+            ..Counters::default()
+        };
+        Some((workload.clone(), counters))
+    }
+
+    /// Returns how an instance ended that no agent has seen end, and its counters.
+    pub(super) fn end_of_gone(&self, workload: &ReplicaId) -> Option<(ExitStatus, Counters)> {
+        let gone = self.sought.lock().gone.remove(workload)?;
+        let status = self.past_status(gone.main);
+        self.forget_exit(gone.main);
+        self.handover.forget(workload);
+        let counters = Counters {
+            oom_kill: gone.kills,
+            own_oom: gone.kills,
+            subtree_oom: gone.kills,
+            ..Counters::default()
+        };
+        Some((status, counters))
+    }
+
+    /// Goes on to wait for the end of a service that was taken over.
+    pub(super) fn watch_service(
+        self: &Arc<Self>,
+        workload: &ReplicaId,
+        instance: InstanceId,
+        pidfd: Arc<PidFd>,
+    ) {
+        self.follow_service(workload, instance, pidfd);
+    }
+}
+
+fn begun(id: InstanceId, open: OpenCgroup, main: ProcessId, spec: &Arc<WorkloadSpec>) -> Begun {
+    Begun {
+        id,
+        begun: (clock::now(), usage::read_cpu(&open.cgroup)),
+        open,
+        main,
+        output: None,
+        spec: Arc::clone(spec),
+        launch: None,
+    }
+}
+
+/// Returns the counters as they were when the cgroup was made.
+fn uncounted(counters: &Counters) -> Counters {
+    let mut none = counters.clone();
+    (none.oom_kill, none.oom_group_kill) = (0, 0);
+    (none.own_oom, none.subtree_oom) = (0, 0);
+    for below in &mut none.descendants {
+        below.oom = 0;
+    }
+    none
+}

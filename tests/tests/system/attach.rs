@@ -1,0 +1,126 @@
+//! A unit of systemd's that enforcer looks after: systemd starts and restarts it, and enforcer says why.
+
+use super::*;
+use enforcer_model::record::Record;
+use std::fs;
+
+const UNIT: &str = "/etc/systemd/system/shop.service";
+const ATTACHED: &str = "/etc/enforcer/workloads.d/shop.yaml";
+const PORT: u16 = 18320;
+
+fn manifest(more: &str) -> String {
+    format!(
+        "version: 1\nworkloads:\n  shop:\n    attach: {{ systemd: shop.service }}\n    \
+         watch: {{ cpu_loop: {{ after: 3s }} }}\n{more}"
+    )
+}
+
+fn shop() -> Option<WorkloadView> {
+    let listed = shell("enforcer ps --json");
+    let listed: Workloads = serde_json::from_slice(&listed.stdout).ok()?;
+    let mut all = listed.workloads.into_iter();
+    all.find(|one| one.name.to_string() == "shop")
+}
+
+fn main_pid() -> Option<u32> {
+    let pid = sh("systemctl show -p MainPID --value shop");
+    pid.parse().ok().filter(|pid| *pid > 0)
+}
+
+/// Waits until enforcer knows another main process than this one.
+fn restarted(before: Option<u32>) -> u32 {
+    wait_for("the next process", || {
+        let pid = main_pid().filter(|pid| Some(*pid) != before)?;
+        (shop()?.pid == Some(pid)).then_some(pid)
+    })
+}
+
+fn events() -> Vec<Record> {
+    let text = sh("enforcer events shop --json");
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+fn kinds() -> String {
+    let events = events().into_iter();
+    let kinds: Vec<String> = events.map(|one| one.detail.kind().to_owned()).collect();
+    kinds.join(" ")
+}
+
+fn get(path: &str) {
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{PORT}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; head -c 1 <&3"
+    );
+    shell(&format!("timeout 2 bash -c \"{script}\""));
+}
+
+#[test]
+fn a_unit_goes_on_under_systemd_and_is_explained_by_enforcer() {
+    install_anew();
+    let unit = format!(
+        "[Service]\nExecStart=/usr/bin/fixture http {PORT}\nUser=web\nMemoryMax=48M\nMemorySwapMax=0\n\
+         Restart=always\nRestartSec=0\n"
+    );
+    fs::write(UNIT, unit).unwrap();
+    sh("systemctl daemon-reload");
+    fs::write(ATTACHED, manifest("")).unwrap();
+    sh("systemctl reload enforcer");
+    wait_for("the search", || {
+        let reason = shop()?.reason;
+        (reason == "waiting for systemd shop.service to run").then_some(())
+    });
+    sh("systemctl start shop");
+    let first = restarted(None);
+    let found = shop().unwrap();
+    assert_eq!(found.cgroup, "/sys/fs/cgroup/system.slice/shop.service");
+    assert_eq!(found.memory_max_bytes, Some(48 << 20));
+
+    // The kernel kills it at its limit, and systemd starts it again at the same moment.
+    wait_for("it to listen", || {
+        shell(&format!("bash -c '</dev/tcp/127.0.0.1/{PORT}'"))
+            .status
+            .success()
+            .then_some(())
+    });
+    get("/leak");
+    let second = restarted(Some(first));
+    let why = sh("enforcer why shop");
+    assert!(why.contains("OOM") && why.contains("48"), "{why}");
+    assert!(kinds().contains("oom_kill exit start"), "{}", kinds());
+    assert_eq!(shop().unwrap().restarts, 1);
+
+    // A loop is seen. Nothing is done about it.
+    wait_for("it to listen", || {
+        shell(&format!("bash -c '</dev/tcp/127.0.0.1/{PORT}'"))
+            .status
+            .success()
+            .then_some(())
+    });
+    get("/break");
+    wait_for("the loop", || kinds().contains("cpu_loop").then_some(()));
+    assert_eq!(main_pid(), Some(second));
+
+    // With `mode: enforce`, systemd is asked to restart it.
+    let probe = format!(
+        "    mode: enforce\n    probes: {{ liveness: {{ http: {{ port: {PORT}, path: /health }}, period: 1s, timeout: 1s, \
+         failure_threshold: 2 }} }}\n"
+    );
+    fs::write(ATTACHED, manifest(&probe)).unwrap();
+    sh("systemctl reload enforcer");
+    restarted(Some(second));
+    wait_for("it to be healthy", || {
+        (shop()?.health == enforcer_model::health::Health::Healthy).then_some(())
+    });
+    assert!(kinds().contains("restart exit"), "{}", kinds());
+    let shown = shell("enforcer stop shop");
+    let error = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(error.contains("ask its owner"), "{error}");
+
+    // The package goes, and the unit stays.
+    let last = main_pid();
+    purge();
+    assert_eq!(main_pid(), last);
+    sh("systemctl stop shop");
+    fs::remove_file(UNIT).unwrap();
+    sh("systemctl daemon-reload");
+}
