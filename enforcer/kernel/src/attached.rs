@@ -96,6 +96,18 @@ pub fn containers() -> Result<Vec<(Attach, PathBuf)>, AttachError> {
     Ok(found.collect())
 }
 
+/// Returns the id of a unit's present start, which systemd keeps for those that may not ask it
+/// (systemd.exec(5), `$INVOCATION_ID`). Others have none.
+#[must_use]
+pub fn invocation(service: &Attach) -> Option<String> {
+    let Attach::Systemd(unit) = service else {
+        return None;
+    };
+    let link = format!("/run/systemd/units/invocation:{unit}");
+    let target = fs::read_link(link).ok()?;
+    target.to_str().map(str::to_owned)
+}
+
 /// Returns the cgroups above one whose limits hold for it, nearest first. The root has none.
 #[must_use]
 pub fn ancestors_of(path: &Path) -> Arc<Vec<Cgroup>> {

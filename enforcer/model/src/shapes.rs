@@ -100,7 +100,24 @@ pub(crate) fn section(keys: &[(&str, Value)]) -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 
+/// Returns the schema of a service of another one's, which has one owner.
+fn attach() -> Value {
+    let name = json!({ "type": "string" });
+    let path = json!({ "type": "string", "pattern": "^/" });
+    let keys = [
+        ("systemd", name.clone()),
+        ("docker", name.clone()),
+        ("podman", name),
+        ("cgroup", path),
+    ];
+    let mut schema = section(&keys);
+    schema["minProperties"] = json!(1);
+    schema["maxProperties"] = json!(1);
+    schema
+}
+
 shapes! {
+    Attach(_generator) = attach();
     Texts(_generator) = list(&json!({ "type": "string" }));
     Truth(_generator) = json!({ "type": "boolean" });
     AbsolutePath(_generator) = json!({ "type": "string", "pattern": "^/" });

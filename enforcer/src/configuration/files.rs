@@ -1,7 +1,7 @@
 //! Reads manifests from disk, one file or a folder, and draws every fault in its place.
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use enforcer_core::spec::Manifest;
+use enforcer_core::spec::{MAY_BE_MISSING, Manifest};
 use enforcer_core::text::printable;
 use enforcer_kernel::account;
 use enforcer_manifest::{Accounts, Fault, Parsed, Severity};
@@ -246,9 +246,15 @@ fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     for spec in parsed.manifest.workloads.values_mut() {
         let spec = Arc::make_mut(spec);
-        let credentials = spec.credentials.values_mut();
-        for file in spec.environment_files.iter_mut().chain(credentials) {
-            *file = folder.join(&*file).display().to_string();
+        let absolute = |path: &str| folder.join(path).display().to_string();
+        for file in &mut spec.environment_files {
+            *file = match file.strip_prefix(MAY_BE_MISSING) {
+                Some(path) => format!("{MAY_BE_MISSING}{}", absolute(path)),
+                None => absolute(file),
+            };
+        }
+        for file in spec.credentials.values_mut() {
+            *file = absolute(file);
         }
     }
     parsed

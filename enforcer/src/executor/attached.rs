@@ -40,6 +40,8 @@ pub(super) struct Sought {
     wanted: BTreeMap<ReplicaId, InstanceId>,
     /// What the last instance of a service has left: another cgroup counts from 0 on.
     before: BTreeMap<ReplicaId, (CgroupId, Counters)>,
+    /// The starts of units, as systemd counts them.
+    invocations: BTreeMap<ReplicaId, String>,
     /// What was reported of a service that is not found.
     reported: BTreeMap<ReplicaId, String>,
     /// The instances that have ended while no agent lived.
@@ -53,6 +55,15 @@ struct Gone {
     cgroup: CgroupId,
     /// The OOM kills whose records were read since.
     kills: u64,
+}
+
+impl Sought {
+    fn note_invocation(&mut self, workload: &ReplicaId, service: &Attach) {
+        match attached::invocation(service) {
+            Some(invocation) => self.invocations.insert(workload.clone(), invocation),
+            None => self.invocations.remove(workload),
+        };
+    }
 }
 
 /// What follows the exit of a process that was taken for the main one.
@@ -131,12 +142,29 @@ impl Executor {
         let Some((open, main, pidfd)) = self.find_service(workload, service)? else {
             return Ok(false);
         };
-        if let Some(ring) = &self.ring {
-            ring.attach(open.id);
-            ring.watch_on(main);
-        }
-        let counters = open.counters.lock().read();
-        let counters = counters.map_err(|error| format!("failed to {}", error_chain(&error)))?;
+        let pidfd = Arc::new(pidfd);
+        let (before, counters) = {
+            let mut sought = self.sought.lock();
+            // It may have been let go just now.
+            if sought.wanted.get(workload) != Some(&instance) {
+                return Ok(true);
+            }
+            // Another name of the same service may have been faster.
+            self.is_free(workload, service, open.id)?;
+            if let Some(ring) = &self.ring {
+                ring.attach(open.id);
+                ring.watch_on(main);
+            }
+            let counters = open.counters.lock().read();
+            let counters =
+                counters.map_err(|error| format!("failed to {}", error_chain(&error)))?;
+            sought.wanted.remove(workload);
+            sought.reported.remove(workload);
+            sought.note_invocation(workload, service);
+            self.register(workload, begun(instance, open.clone(), main, spec));
+            self.instances.set_main(workload, (main, &pidfd), true);
+            (sought.before.remove(workload), counters)
+        };
         let recorded = self.handover.record(&RunningInstance {
             workload: workload.clone(),
             instance,
@@ -149,19 +177,6 @@ impl Executor {
         if let Err(error) = recorded {
             tracing::error!("{workload}: the next agent will not know its main process: {error}");
         }
-        {
-            let mut sought = self.sought.lock();
-            // It may have been let go just now.
-            if sought.wanted.get(workload) != Some(&instance) {
-                return Ok(true);
-            }
-            sought.wanted.remove(workload);
-            sought.reported.remove(workload);
-        }
-        let pidfd = Arc::new(pidfd);
-        self.register(workload, begun(instance, open.clone(), main, spec));
-        self.instances.set_main(workload, (main, &pidfd), true);
-        let before = self.sought.lock().before.remove(workload);
         let base = match &before {
             // The agent has not seen how this cgroup began.
             None => counters.clone(),
@@ -206,11 +221,7 @@ impl Executor {
         let (Ok(id), Ok(Some(main))) = (cgroup.id(), attached::oldest(&cgroup)) else {
             return Ok(None);
         };
-        if let Some((other, _)) = self.instances.owner_of(id)
-            && other != *workload
-        {
-            return Err(format!("{service} is attached as {other} already"));
-        }
+        self.is_free(workload, service, id)?;
         let Ok(Some(pidfd)) = PidFd::of(main) else {
             return Ok(None);
         };
@@ -223,6 +234,21 @@ impl Executor {
             network: Arc::new(NetworkFilters::of_older_cgroup()),
         };
         Ok(Some((open, main, pidfd)))
+    }
+
+    /// Returns an error if a cgroup is looked after under another name.
+    fn is_free(
+        &self,
+        workload: &ReplicaId,
+        service: &Attach,
+        cgroup: CgroupId,
+    ) -> Result<(), String> {
+        match self.instances.owner_of(cgroup) {
+            Some((other, _)) if other != *workload => {
+                Err(format!("{service} is attached as {other} already"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn follow_service(
@@ -266,8 +292,16 @@ impl Executor {
                 return After::LetGo;
             };
             let left = attached::oldest(known.cgroup()).ok().flatten();
-            // What began later is the next instance.
-            let Some(main) = left.filter(|one| one.start_ticks <= ended_at) else {
+            // What began later is the next instance. systemd says so itself.
+            let begun = self.sought.lock().invocations.get(workload).cloned();
+            let is_same = match begun {
+                Some(begun) => {
+                    let service = known.spec.attach.as_ref();
+                    service.and_then(attached::invocation) == Some(begun)
+                }
+                None => left.is_some_and(|one| one.start_ticks <= ended_at),
+            };
+            let Some(main) = left.filter(|_| is_same) else {
                 return After::Ended;
             };
             if clock::now() >= until
@@ -346,6 +380,7 @@ impl Executor {
             let mut sought = self.sought.lock();
             sought.wanted.remove(workload);
             sought.before.remove(workload);
+            sought.invocations.remove(workload);
             sought.reported.remove(workload);
         }
         let known = self.instances.get(workload);
@@ -392,6 +427,8 @@ impl Executor {
         let pidfd = Arc::new(pidfd);
         self.instances
             .set_main(&left.workload, (main, &pidfd), true);
+        let mut sought = self.sought.lock();
+        sought.note_invocation(&left.workload, service);
         Found::Running(id, counters, main.pid)
     }
 

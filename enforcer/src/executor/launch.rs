@@ -5,7 +5,7 @@
 use super::{directories, sandbox};
 use enforcer_core::ReplicaId;
 use enforcer_core::event::StartError;
-use enforcer_core::spec::{OUT_OF_SANDBOX, OUT_OF_STRICT, Sandbox, WorkloadSpec};
+use enforcer_core::spec::{MAY_BE_MISSING, OUT_OF_SANDBOX, OUT_OF_STRICT, Sandbox, WorkloadSpec};
 use enforcer_kernel::account::{self, Accounts, Identity};
 use enforcer_kernel::process::OWN_PROGRAM;
 use enforcer_kernel::settings_file;
@@ -175,8 +175,19 @@ fn environment(
         ("USER".to_owned(), identity.name.clone().into()),
     ]);
     for file in &spec.environment_files {
-        let stage = format!("read {file}");
-        let text = settings_file::read(file, identity).map_err(|error| StartError {
+        let (path, may_be_missing) = match file.strip_prefix(MAY_BE_MISSING) {
+            Some(path) => (path, true),
+            None => (file.as_str(), false),
+        };
+        let stage = format!("read {path}");
+        let read = settings_file::read(path, identity);
+        if let Err(error) = &read
+            && may_be_missing
+            && error.kind() == std::io::ErrorKind::NotFound
+        {
+            continue;
+        }
+        let text = read.map_err(|error| StartError {
             errno: error.raw_os_error(),
             ..failure(&stage, enforcer_kernel::spawn::describe(&error))
         })?;

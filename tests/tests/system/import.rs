@@ -65,7 +65,7 @@ const UNITS: [&str; 30] = [
 ];
 
 /// The differences that docs/coming-from.md tells of: by the number of the unit and the beginning of the line.
-const DIFFER: [(usize, &str); 0] = [];
+const DIFFER: [(usize, &str); 1] = [(24, "Max open files")];
 
 fn name(number: usize) -> String {
     format!("unit-{number}")

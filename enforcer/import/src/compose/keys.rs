@@ -120,18 +120,17 @@ impl Service<'_> {
             Value::Null | Value::Scalar { .. } | Value::Mapping(_) => std::slice::from_ref(value),
         };
         let mut files = Vec::new();
-        let mut is_optional = false;
         for item in items {
             let path = text(item).or_else(|| text(entry(item, "path")?));
             let required = entry(item, "required").and_then(text);
-            is_optional |= required == Some("false");
-            files.extend(path.map(|path| self.absolute(path)));
+            let mark = match required {
+                Some("false") => "-",
+                _ => "",
+            };
+            files.extend(path.map(|path| format!("{mark}{}", self.absolute(path))));
         }
         self.put(&["environment_files"], Yaml::texts(files));
-        match is_optional {
-            true => near("a file that is missing is a start error"),
-            false => exact(""),
-        }
+        exact("")
     }
 
     /// Returns a path of the host's.

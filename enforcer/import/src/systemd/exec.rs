@@ -57,15 +57,9 @@ pub(super) fn read(
             false => needs_you("a quote is not closed"),
         },
         "EnvironmentFile" => {
-            let files = values.iter().map(|value| value.trim_start_matches('-'));
-            let files: Vec<&str> = files.collect();
+            let files: Vec<&str> = values.iter().map(String::as_str).collect();
             unit.put(&["environment_files"], Yaml::texts(files));
-            match values.iter().any(|value| value.starts_with('-')) {
-                true => near(
-                    "a file that is missing is a start error; `Environment` wins over the file",
-                ),
-                false => near("`Environment` wins over the file"),
-            }
+            near("`Environment` wins over the file")
         }
         "PassEnvironment" => dropped("write the variables into `environment`"),
         "UnsetEnvironment" => exact("a workload has the variables of its manifest alone"),

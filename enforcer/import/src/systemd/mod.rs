@@ -33,10 +33,17 @@ pub fn systemd(units: &[Files]) -> Result<Imported, Refused> {
     let mut workloads = Yaml::map();
     let services = units.iter().filter(|unit| unit.name.ends_with(".service"));
     let names: BTreeSet<&str> = services.clone().map(|unit| unit.name.as_str()).collect();
-    for files in services {
-        let settings = settings(files)?;
-        let mut unit = Unit::new(&files.name, &names);
-        unit.read(&settings);
+    let read = services.map(|files| Ok((files, settings(files)?)));
+    let read = read.collect::<Result<Vec<(&Files, Vec<Setting>)>, Refused>>()?;
+    let is_job = |settings: &[Setting]| {
+        let kinds = settings.iter().filter(|setting| setting.key == "Type");
+        kinds.last().is_some_and(|kind| kind.value == "oneshot")
+    };
+    let jobs = read.iter().filter(|(_, settings)| is_job(settings));
+    let jobs: BTreeSet<&str> = jobs.map(|(files, _)| files.name.as_str()).collect();
+    for (files, settings) in &read {
+        let mut unit = Unit::new(&files.name, (&names, &jobs));
+        unit.read(settings);
         for sockets in units {
             if socket::service_of(sockets) == files.name {
                 socket::read(&mut unit, &sockets.name, &self::settings(sockets)?);

@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) struct Unit<'u> {
     name: &'u str,
     names: &'u BTreeSet<&'u str>,
+    /// Those of them that do their work and end.
+    jobs: &'u BTreeSet<&'u str>,
     pub(super) workload: String,
     pub(super) draft: Yaml,
     pub(super) report: Vec<Line>,
@@ -63,10 +65,14 @@ const LISTS: &[&str] = &[
 ];
 
 impl<'u> Unit<'u> {
-    pub(super) fn new(name: &'u str, names: &'u BTreeSet<&'u str>) -> Self {
+    pub(super) fn new(
+        name: &'u str,
+        (names, jobs): (&'u BTreeSet<&'u str>, &'u BTreeSet<&'u str>),
+    ) -> Self {
         Self {
             name,
             names,
+            jobs,
             workload: workload_name(name),
             draft: Yaml::map(),
             report: Vec::new(),
@@ -226,12 +232,15 @@ impl<'u> Unit<'u> {
     fn needs(&mut self, is_required: bool, values: &[String]) -> Outcome {
         let all = values.iter().flat_map(|value| value.split_whitespace());
         let mut others = Vec::new();
-        let mut found = false;
+        let (mut found, mut found_job) = (false, false);
         for name in all {
             if self.names.contains(name) && name != self.name {
                 found = true;
+                let is_job = self.jobs.contains(name);
+                found_job |= is_job;
                 let key = workload_name(name);
-                self.put(&["needs", &key], Yaml::word("started"));
+                let until = if is_job { "completed" } else { "started" };
+                self.put(&["needs", &key], Yaml::word(until));
             } else if name.ends_with(".service") {
                 others.push(name);
             }
@@ -241,6 +250,9 @@ impl<'u> Unit<'u> {
                 "{}: the agent's own unit can require it, with `systemctl edit enforcer`",
                 others.join(", ")
             )),
+            (true, _) if found_job && !is_required => {
+                near("`needs` waits until the job has succeeded, and not only until it has ended")
+            }
             (true, _) => exact("`needs` holds starts back, and stops nothing"),
             (false, _) => exact("the agent starts after the host's own units"),
         }

@@ -98,7 +98,7 @@ WantedBy=multi-user.target
                 environment:
                   PORT: "8080"
                   GREETING: "hello world"
-                environment_files: [/etc/default/shop]
+                environment_files: ["-/etc/default/shop"]
                 capabilities: [CAP_NET_BIND_SERVICE]
                 rlimits:
                   nofile: 65536
@@ -108,7 +108,7 @@ WantedBy=multi-user.target
                   cpu.max: 150%
                   pids.max: max
                 needs:
-                  db: started
+                  db: completed
                 probes:
                   startup:
                     notify: {}
@@ -142,7 +142,7 @@ WantedBy=multi-user.target
                 logs:
                   to: journal
             exact shop@blue.service.Unit.Description: it has no effect on the program
-            exact shop@blue.service.Unit.After: `needs` holds starts back, and stops nothing
+            near shop@blue.service.Unit.After: `needs` waits until the job has succeeded, and not only until it has ended
             exact shop@blue.service.Unit.Requires: `needs` holds starts back, and stops nothing
             exact shop@blue.service.Service.Type
             exact shop@blue.service.Service.User
@@ -150,7 +150,7 @@ WantedBy=multi-user.target
             exact shop@blue.service.Service.ExecStart
             exact shop@blue.service.Service.ExecReload
             exact shop@blue.service.Service.Environment
-            near shop@blue.service.Service.EnvironmentFile: a file that is missing is a start error; `Environment` wins over the file
+            near shop@blue.service.Service.EnvironmentFile: `Environment` wins over the file
             exact shop@blue.service.Service.Restart
             near shop@blue.service.Service.RestartSec: the first restart follows at once, and later ones wait longer
             near shop@blue.service.Service.StartLimitBurst: then the breaker opens, and tries again later

@@ -1,12 +1,11 @@
 //! Services that others have started, and that enforcer looks after.
 
 use crate::settings::displayed;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A service that another one has started, by its name there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attach {
     /// A unit of the host's systemd, such as `nginx.service`.

@@ -132,6 +132,9 @@ impl Mode {
     }
 }
 
+/// The beginning of a file of variables that may be missing.
+pub const MAY_BE_MISSING: &str = "-";
+
 /// One program, and everything that is wanted of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Setting, JsonSchema)]
 #[schemars(deny_unknown_fields)]
@@ -143,6 +146,7 @@ pub struct WorkloadSpec {
     /// A service that another one has started, and that is looked after, in place of `command`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
+    #[schemars(with = "shapes::Attach")]
     pub attach: Option<Attach>,
     /// A suspected loop of an attached service is traced, as that of a program of the agent's own is.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
