@@ -11,7 +11,7 @@ use axum::extract::{Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
 use enforcer_core::ReplicaId;
-use enforcer_core::spec::LogTarget;
+use enforcer_core::spec::{LogTarget, WorkloadSpec};
 use enforcer_kernel::log_file::Reader;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -42,7 +42,15 @@ pub(super) async fn logs(
 ) -> Result<Response, Failure> {
     let Query(wanted) = wanted.map_err(|error| Failure::bad_request(error.body_text()))?;
     let name = parsed.to_string();
-    if is_in_journal(&api, &parsed).await? {
+    let spec = spec_of(&api, &parsed).await?;
+    if let Some(service) = spec.as_ref().and_then(|spec| spec.attach.as_ref()) {
+        let how = service
+            .logs()
+            .map_or_else(String::new, |command| format!(": {command}"));
+        let why = format!("{name} is {service}, whose owner has its output{how}");
+        return Err(Failure::refused(why));
+    }
+    if spec.is_some_and(|spec| spec.logs.to == LogTarget::Journal) {
         let wanted = enforcer_kernel::journal::Wanted {
             tail: wanted.tail,
             follow: wanted.follow,
@@ -64,13 +72,13 @@ pub(super) async fn logs(
 }
 
 /// Returns whether a workload writes to the journal. A workload that is gone may have left a file.
-async fn is_in_journal(api: &Api, workload: &ReplicaId) -> Result<bool, Failure> {
+async fn spec_of(api: &Api, workload: &ReplicaId) -> Result<Option<Arc<WorkloadSpec>>, Failure> {
     let view = api
         .events
         .ask(|reply| Question::View(workload.clone(), reply))
         .await
         .ok_or_else(Failure::going_down)?;
-    Ok(view.is_some_and(|view| view.spec.logs.to == LogTarget::Journal))
+    Ok(view.map(|view| view.spec))
 }
 
 fn from_file(name: String, mut reader: Reader, follow: bool) -> Response {

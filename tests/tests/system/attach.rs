@@ -115,6 +115,9 @@ fn a_unit_goes_on_under_systemd_and_is_explained_by_enforcer() {
     let shown = shell("enforcer stop shop");
     let error = String::from_utf8_lossy(&shown.stderr).into_owned();
     assert!(error.contains("ask its owner"), "{error}");
+    let shown = shell("enforcer logs shop");
+    let error = String::from_utf8_lossy(&shown.stderr).into_owned();
+    assert!(error.contains("journalctl -u shop.service"), "{error}");
 
     // The package goes, and the unit stays.
     let last = main_pid();

@@ -243,7 +243,9 @@ fn a_container_is_known_by_its_name_and_its_loop_is_seen() {
     let because = format!("{found:?}");
     assert!(because.contains("prove: true"), "{because}");
 
-    // With `prove`, it is traced.
+    // With `prove`, it is traced. A thread is reported once, so this is another one.
+    end(child);
+    let child = container.run("spin");
     let more = format!("{loops}    prove: true\n");
     agent.write_manifest(&manifest(&attach("proved", "docker: shop", &more)));
     assert!(agent.cli(&["apply", "--prune"]).status.success());

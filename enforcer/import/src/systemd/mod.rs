@@ -36,8 +36,10 @@ pub fn systemd(units: &[Files]) -> Result<Imported, Refused> {
     let read = services.map(|files| Ok((files, settings(files)?)));
     let read = read.collect::<Result<Vec<(&Files, Vec<Setting>)>, Refused>>()?;
     let is_job = |settings: &[Setting]| {
-        let kinds = settings.iter().filter(|setting| setting.key == "Type");
-        kinds.last().is_some_and(|kind| kind.value == "oneshot")
+        let mut kinds = settings.iter().filter(|setting| setting.key == "Type");
+        kinds
+            .next_back()
+            .is_some_and(|kind| kind.value == "oneshot")
     };
     let jobs = read.iter().filter(|(_, settings)| is_job(settings));
     let jobs: BTreeSet<&str> = jobs.map(|(files, _)| files.name.as_str()).collect();

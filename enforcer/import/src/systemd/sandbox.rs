@@ -3,6 +3,8 @@
 use super::unit::{Unit, is_yes};
 use crate::outcome::{Outcome, exact, near, needs_you};
 use crate::output::Yaml;
+use enforcer_manifest::CAPABILITIES;
+use std::collections::BTreeSet;
 
 /// Settings that `sandbox: default` has as well.
 const DEFAULT: &[&str] = &[
@@ -66,9 +68,7 @@ pub(super) fn read(
             unit.put(&["capabilities"], Yaml::texts(names));
             exact("")
         }
-        "CapabilityBoundingSet" => {
-            near("a user other than root has the capabilities of `capabilities` alone")
-        }
+        "CapabilityBoundingSet" => bounding_set(unit, values),
         "SecureBits" => near("the defaults hold"),
         "ReadWritePaths" | "ReadWriteDirectories" => {
             list(unit, "read_write_paths", paths().collect())
@@ -138,5 +138,35 @@ fn list(unit: &mut Unit<'_>, key: &str, paths: Vec<String>) -> Outcome {
         unit.put(&["sandbox"], Yaml::word("default"));
     }
     unit.put(&[key], Yaml::texts(paths));
+    exact("")
+}
+
+/// Writes the capabilities that root is left with. Lines add to each other; one that begins with `~` takes its
+/// names away.
+fn bounding_set(unit: &mut Unit<'_>, values: &[String]) -> Outcome {
+    let user = unit.last("User").unwrap_or("root");
+    if !matches!(user, "root" | "0") {
+        return near("a user other than root has the capabilities of `capabilities` alone");
+    }
+    let all = || CAPABILITIES.iter().copied().collect::<BTreeSet<&str>>();
+    let mut left: Option<BTreeSet<&str>> = None;
+    for value in values {
+        let (takes, names) = match value.strip_prefix('~') {
+            Some(names) => (true, names),
+            None => (false, value.as_str()),
+        };
+        let names: BTreeSet<&str> = names.split_whitespace().collect();
+        let before = left.take();
+        left = Some(match takes {
+            true => &before.unwrap_or_else(all) - &names,
+            false => &before.unwrap_or_default() | &names,
+        });
+    }
+    let left = left.unwrap_or_else(all);
+    if left.len() < CAPABILITIES.len() {
+        let in_order = CAPABILITIES.iter().filter(|name| left.contains(**name));
+        let names: Vec<&str> = in_order.copied().collect();
+        unit.put(&["capabilities"], Yaml::texts(names));
+    }
     exact("")
 }

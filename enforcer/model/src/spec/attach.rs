@@ -48,6 +48,17 @@ impl Attach {
         Some([program, "restart", name].map(str::to_owned).into())
     }
 
+    /// Returns the command by which the owner shows its output; `None` if nobody keeps that.
+    #[must_use]
+    pub fn logs(&self) -> Option<String> {
+        match self {
+            Self::Systemd(unit) => Some(format!("journalctl -u {unit}")),
+            Self::Docker(name) => Some(format!("docker logs {name}")),
+            Self::Podman(name) => Some(format!("podman logs {name}")),
+            Self::Cgroup(_) => None,
+        }
+    }
+
     /// Returns whether the host, or enforcer itself, depends on it: it is never restarted.
     #[must_use]
     pub fn is_protected(&self) -> bool {

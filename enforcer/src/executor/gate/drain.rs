@@ -101,7 +101,15 @@ fn count(
         let open = connections::open(*port)?;
         // A program may have connections to itself, which end with it, and lasting ones to its peers.
         let dialled = connections::towards(*port)?.into_iter();
-        let dialled = dialled.filter(|one| one.cgroup.is_some_and(|of| family.contains(&of)));
+        let mut is_held = |inode: u32| {
+            let held = held.get_or_insert_with(|| sockets_of(processes));
+            held.contains(&inode)
+        };
+        let dialled = dialled.filter(|one| match one.cgroup {
+            Some(of) => family.contains(&of),
+            // The kernel does not say whose it is. Then at least its own ones are known.
+            None => is_held(one.inode),
+        });
         let own: BTreeSet<SocketAddr> = dialled
             .map(|one| plain(SocketAddr::new(one.address, one.port)))
             .collect();
@@ -113,9 +121,7 @@ fn count(
                 0 => false,
                 _ if is_a_peers => false,
                 _ if peers.is_empty() => true,
-                inode => held
-                    .get_or_insert_with(|| sockets_of(processes))
-                    .contains(&inode),
+                inode => is_held(inode),
             };
             count += u32::from(is_its);
         }
