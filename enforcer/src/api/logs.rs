@@ -71,7 +71,7 @@ pub(super) async fn logs(
     Ok(from_file(name, reader, wanted.follow))
 }
 
-/// Returns whether a workload writes to the journal. A workload that is gone may have left a file.
+/// Returns the spec of a workload; `None` if it is gone, and may have left a file.
 async fn spec_of(api: &Api, workload: &ReplicaId) -> Result<Option<Arc<WorkloadSpec>>, Failure> {
     let view = api
         .events

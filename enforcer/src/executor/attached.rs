@@ -37,7 +37,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Sought {
     /// The instances that are looked for.
-    wanted: BTreeMap<ReplicaId, InstanceId>,
+    wanted: BTreeMap<ReplicaId, (InstanceId, Arc<WorkloadSpec>)>,
     /// What the last instance of a service has left: another cgroup counts from 0 on.
     before: BTreeMap<ReplicaId, (CgroupId, Counters)>,
     /// The starts of units, as systemd counts them.
@@ -83,21 +83,17 @@ impl Executor {
         instance: InstanceId,
         spec: &Arc<WorkloadSpec>,
     ) {
-        self.sought.lock().wanted.insert(workload.clone(), instance);
-        let seek = Arc::clone(self).seek(workload.clone(), instance, Arc::clone(spec));
+        let wanted = (instance, Arc::clone(spec));
+        self.sought.lock().wanted.insert(workload.clone(), wanted);
+        let seek = Arc::clone(self).seek(workload.clone(), instance);
         self.runtime.spawn(seek);
     }
 
-    async fn seek(
-        self: Arc<Self>,
-        workload: ReplicaId,
-        instance: InstanceId,
-        spec: Arc<WorkloadSpec>,
-    ) {
+    async fn seek(self: Arc<Self>, workload: ReplicaId, instance: InstanceId) {
         let mut pause = FIRST_LOOK;
         loop {
-            let (this, name, of) = (Arc::clone(&self), workload.clone(), Arc::clone(&spec));
-            let look = move || this.try_attach(&name, instance, &of);
+            let (this, name) = (Arc::clone(&self), workload.clone());
+            let look = move || this.try_attach(&name, instance);
             match tokio::task::spawn_blocking(look).await {
                 Ok(Ok(true)) | Err(_) => return,
                 Ok(Ok(false)) => {}
@@ -122,8 +118,18 @@ impl Executor {
             .send(Event::Agent(AgentEvent::Degraded { what, why }));
     }
 
-    fn is_wanted(&self, workload: &ReplicaId, instance: InstanceId) -> bool {
-        self.sought.lock().wanted.get(workload) == Some(&instance)
+    /// Returns the spec of a service that is looked for; `None` if it is not looked for any more.
+    fn wanted_spec(&self, workload: &ReplicaId, instance: InstanceId) -> Option<Arc<WorkloadSpec>> {
+        let sought = self.sought.lock();
+        let (wanted, spec) = sought.wanted.get(workload)?;
+        (*wanted == instance).then(|| Arc::clone(spec))
+    }
+
+    /// Notes another spec of a service that is looked for.
+    pub(super) fn look_for_as(&self, workload: &ReplicaId, spec: &Arc<WorkloadSpec>) {
+        if let Some((_, wanted)) = self.sought.lock().wanted.get_mut(workload) {
+            *wanted = Arc::clone(spec);
+        }
     }
 
     /// Looks for a service once. Returns true if it was found, or is not looked for any more.
@@ -131,11 +137,10 @@ impl Executor {
         self: &Arc<Self>,
         workload: &ReplicaId,
         instance: InstanceId,
-        spec: &Arc<WorkloadSpec>,
     ) -> Result<bool, String> {
-        if !self.is_wanted(workload, instance) {
+        let Some(spec) = self.wanted_spec(workload, instance) else {
             return Ok(true);
-        }
+        };
         let Some(service) = &spec.attach else {
             return Ok(true);
         };
@@ -145,10 +150,15 @@ impl Executor {
         let pidfd = Arc::new(pidfd);
         let (before, counters) = {
             let mut sought = self.sought.lock();
-            // It may have been let go just now.
-            if sought.wanted.get(workload) != Some(&instance) {
+            // It may have been let go just now, or have another spec.
+            let Some((_, spec)) = sought
+                .wanted
+                .get(workload)
+                .filter(|(id, _)| *id == instance)
+            else {
                 return Ok(true);
-            }
+            };
+            let spec = Arc::clone(spec);
             // Another name of the same service may have been faster.
             self.is_free(workload, service, open.id)?;
             if let Some(ring) = &self.ring {
@@ -161,22 +171,24 @@ impl Executor {
             sought.wanted.remove(workload);
             sought.reported.remove(workload);
             sought.note_invocation(workload, service);
-            self.register(workload, begun(instance, open.clone(), main, spec));
+            self.register(workload, begun(instance, open.clone(), main, &spec));
             self.instances.set_main(workload, (main, &pidfd), true);
+            let recorded = self.handover.record(&RunningInstance {
+                workload: workload.clone(),
+                instance,
+                pid: main.pid,
+                start_ticks: main.start_ticks,
+                cgroup: open.id,
+                output: None,
+                has_run: true,
+            });
+            if let Err(error) = recorded {
+                tracing::error!(
+                    "{workload}: the next agent will not know its main process: {error}"
+                );
+            }
             (sought.before.remove(workload), counters)
         };
-        let recorded = self.handover.record(&RunningInstance {
-            workload: workload.clone(),
-            instance,
-            pid: main.pid,
-            start_ticks: main.start_ticks,
-            cgroup: open.id,
-            output: None,
-            has_run: true,
-        });
-        if let Err(error) = recorded {
-            tracing::error!("{workload}: the next agent will not know its main process: {error}");
-        }
         let base = match &before {
             // The agent has not seen how this cgroup began.
             None => counters.clone(),
@@ -301,10 +313,11 @@ impl Executor {
                 }
                 None => left.is_some_and(|one| one.start_ticks <= ended_at),
             };
-            let Some(main) = left.filter(|_| is_same) else {
+            if !is_same || (left.is_none() && clock::now() >= until) {
                 return After::Ended;
-            };
-            if clock::now() >= until
+            }
+            // Between the commands of one start, no process may be there for a moment.
+            if let Some(main) = left.filter(|_| clock::now() >= until)
                 && let Ok(Some(pidfd)) = PidFd::of(main)
             {
                 return After::Next(self.take_main(workload, &known, main, pidfd));
@@ -382,6 +395,9 @@ impl Executor {
             sought.before.remove(workload);
             sought.invocations.remove(workload);
             sought.reported.remove(workload);
+            if let Some(gone) = sought.gone.remove(workload) {
+                self.forget_exit(gone.main);
+            }
         }
         let known = self.instances.get(workload);
         if let Some(known) = known.filter(|known| known.cgroup().is_foreign()) {
@@ -461,6 +477,14 @@ impl Executor {
             ..Counters::default()
         };
         Some((status, counters))
+    }
+
+    /// Has the kernel's programs forget the services that the agent before has looked after, and this one
+    /// has not found.
+    pub(super) fn sweep_services(&self) {
+        if let Some(ring) = &self.ring {
+            ring.detach_unless(|cgroup| self.instances.owner_of(cgroup).is_some());
+        }
     }
 
     /// Goes on to wait for the end of a service that was taken over.

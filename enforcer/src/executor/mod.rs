@@ -267,6 +267,7 @@ impl Executor {
                 self.look_for(&workload, instance, &spec);
             }
             Step::WriteLimits { spec, .. } if spec.attach.is_some() || is_foreign => {
+                self.look_for_as(&workload, &spec);
                 if let Some(cgroup) = self.instances.set_spec(&workload, &spec) {
                     self.watch_loops(cgroup, &spec);
                 }

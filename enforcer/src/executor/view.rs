@@ -16,6 +16,7 @@ use nix::unistd::geteuid;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The folder of the agent's own files in a root.
@@ -170,6 +171,10 @@ impl Executor {
             text.push_str(&format!("{address}\t{name}\n"));
         }
         std::fs::write(&path, text)?;
+        // Whatever umask the agent was started with.
+        for (path, mode) in [(&folder, 0o755), (&path, 0o644)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        }
         let source = Source::Hosts {
             path: of_path(&path)?,
             read_only: true,
@@ -222,6 +227,8 @@ impl Executor {
     pub(super) fn remove_credentials_folder(&self, workload: &ReplicaId) {
         // It is not there if the workload has none.
         let _ = std::fs::remove_dir(credentials_of(&self.runtime_dir, workload));
+        let names = self.runtime_dir.join("hosts").join(workload.file_name());
+        let _ = std::fs::remove_file(names);
     }
 
     /// Returns what a short command sees: what the running instance sees, if there is one.

@@ -322,8 +322,10 @@ impl Runtime {
                     return false;
                 }
                 if request != Request::Probe
-                    && let Some(service) = asked.iter().find_map(|view| view.spec.attach.as_ref())
+                    && let Some(view) = asked.iter().find(|view| view.is_attached)
                 {
+                    let service = view.spec.attach.as_ref();
+                    let service = service.map_or_else(String::new, ToString::to_string);
                     let why = format!(
                         "{workload} is {service}, which its owner has started; ask its owner"
                     );

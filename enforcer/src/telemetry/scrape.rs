@@ -256,6 +256,7 @@ mod tests {
 
     fn view(name: &str, state: WorkloadState) -> View {
         View {
+            is_attached: false,
             name: ReplicaId::parse(name).expect("a name"),
             spec: Arc::new(WorkloadSpec {
                 probes: [(ProbeName::Liveness, tcp_probe())].into(),

@@ -184,7 +184,7 @@ fn it_may_die_anywhere() {
             .collect();
         (pair.len() == 2 && pair.iter().all(|one| one.ready)).then_some(())
     });
-    crate::gate::get(PORT).unwrap();
+    std::net::TcpStream::connect(("127.0.0.1", PORT)).unwrap();
     let view = agent.workload("steady");
     assert_eq!((pid_of(&view), view.restarts), (steady, 0));
     assert!(

@@ -17,7 +17,7 @@ use crate::recovery::{RecoveryState, Remedy};
 use crate::spec::{ProbeName, WorkloadSpec};
 use crate::threshold::Level;
 use crate::units::{MonoTime, Percent};
-use enforcer_model::ids::{Cause, InstanceId, LastExit, Seq};
+use enforcer_model::ids::{Cause, InstanceId, LastExit, Reason, Seq};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,6 +46,8 @@ pub struct Checkpoint {
     pub(crate) health_seq: Seq,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) attached: bool,
+    #[serde(default, skip_serializing_if = "KeptAsking::is_none")]
+    pub(crate) asking: KeptAsking,
     pub(crate) remedy: Remedy,
     pub(crate) sacrificed: bool,
     pub(crate) stopped_for: Cause,
@@ -100,6 +102,21 @@ impl Checkpoint {
     #[must_use]
     pub fn is_starting(&self) -> bool {
         matches!(self.state, KeptLifecycle::Starting { .. })
+    }
+}
+
+/// What the owner of an attached service is to be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KeptAsking {
+    /// The time at which it is asked, and why.
+    pub(crate) due: Option<(MonoTime, Reason)>,
+    /// The breaker is open until then.
+    pub(crate) is_open: bool,
+}
+
+impl KeptAsking {
+    fn is_none(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -372,6 +372,10 @@ impl Group {
 
     /// Goes back to an earlier version. Replicas that still have it stay as they are.
     fn go_back(&mut self, (spec, version): (Arc<WorkloadSpec>, u64), now: MonoTime) {
+        // One instance's sockets of `listen` cannot be shared among replicas.
+        if spec.replicas.is_none() && !spec.listen.is_empty() {
+            self.wanted = None;
+        }
         self.target = spec;
         self.version = version;
         let began = self.rollout.as_ref().map_or(now, |rollout| rollout.began);

@@ -24,7 +24,8 @@ impl Workload {
             context.ancestors.observe(now, counters);
             self.ledger = Ledger::resume(now, kept.oom, (cgroup, counters.clone()));
         }
-        if let Some(instance) = self.state.instance_mut() {
+        // Nothing tells when a thread sleeps that must not be traced: it is reported anew.
+        if let Some(instance) = self.state.instance_mut().filter(|_| kept.spec.is_traced()) {
             instance.loops = Loops::resume(&kept.loops, now);
         }
         self.resume_what_was_leaving();

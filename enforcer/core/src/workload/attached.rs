@@ -7,11 +7,14 @@
 //! ```
 
 use super::{After, Context, Lifecycle, Workload};
+use crate::checkpoint::KeptAsking;
 use crate::cpu_loop::{Evidence, LoopSource, Thread, Verdict};
 use crate::event::{
     Aside, BreakerChange, BreakerState, Cause, Detail, Reason, RestartPlan, Seq, Step,
 };
+use crate::health::Health;
 use crate::recovery::Next;
+use crate::spec::Mode;
 use crate::units::MonoTime;
 use std::sync::Arc;
 
@@ -34,6 +37,28 @@ impl Asking {
 
     pub(super) fn deadline(self) -> Option<MonoTime> {
         self.due.map(|(at, _)| at)
+    }
+
+    /// Returns whether the owner was asked, and the service has not ended since.
+    pub(super) fn is_asked(self) -> bool {
+        self.asked.is_some()
+    }
+
+    pub(super) fn kept(self) -> KeptAsking {
+        // A command may have died with the agent, so it is run again.
+        let asked = self.asked.map(|reason| (MonoTime(0), reason));
+        KeptAsking {
+            due: self.due.or(asked),
+            is_open: self.is_open,
+        }
+    }
+
+    pub(super) fn resume(kept: KeptAsking) -> Self {
+        Self {
+            due: kept.due,
+            asked: None,
+            is_open: kept.is_open,
+        }
     }
 }
 
@@ -142,6 +167,10 @@ impl Workload {
         if at > context.moment.now || !self.runs() {
             return;
         }
+        if !self.still_fails(reason.cause) {
+            self.asking = Asking::default();
+            return;
+        }
         if std::mem::take(&mut self.asking.is_open) {
             let cooldown = self.recovery.half_open();
             let change = BreakerChange {
@@ -157,9 +186,20 @@ impl Workload {
         self.aside(context, reason, Aside::AskOwner { spec });
     }
 
+    /// Returns whether the owner may be asked, and the reason for it still holds.
+    fn still_fails(&self, cause: Cause) -> bool {
+        let holds = match cause == Cause::CpuLoop {
+            true => self.worst_verdict().is_some(),
+            false => self.health == Health::Unhealthy,
+        };
+        holds && self.spec.mode == Mode::Enforce
+    }
+
     /// Handles a command of the owner's that has failed: the service was not restarted.
     pub(super) fn owner_failed(&mut self, context: &mut Context<'_>, seq: Seq) {
-        if let Some(reason) = self.asking.asked.take() {
+        if let Some(reason) = self.asking.asked.take()
+            && self.still_fails(reason.cause)
+        {
             self.ask_owner(context, (reason.cause, Some(seq)));
         }
     }

@@ -1,5 +1,6 @@
 //! A workload's checkpoint: how it is made, and how a workload is resumed from one.
 
+use super::attached::Asking;
 use super::health::Levels;
 use super::lifecycle::{Ending, Instance, Running, Stopping};
 use super::notice::Words;
@@ -65,6 +66,7 @@ impl Workload {
             health_why: self.health_why.clone(),
             health_seq: self.health_seq,
             attached: self.attached,
+            asking: self.asking.kept(),
             remedy: (*self.remedy).clone(),
             sacrificed: self.sacrificed,
             stopped_for: self.stopped_for,
@@ -94,6 +96,7 @@ impl Workload {
             health_why: kept.health_why.clone(),
             health_seq: kept.health_seq,
             attached: kept.attached,
+            asking: Asking::resume(kept.asking),
             remedy: Box::new(kept.remedy.clone()),
             sacrificed: kept.sacrificed,
             stopped_for: kept.stopped_for,

@@ -328,7 +328,8 @@ impl Workload {
 
     /// Returns when a half-open breaker closes, if time alone decides about it.
     fn trial_ends(&self) -> Option<MonoTime> {
-        let running = self.state.running()?;
+        // The trial is the next instance, which the owner starts.
+        let running = self.state.running().filter(|_| !self.asking.is_asked())?;
         let decides = self.recovery.is_on_trial() && running.probing.startup_passed;
         decides.then(|| running.instance.since.after(TRIAL))
     }

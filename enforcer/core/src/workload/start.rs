@@ -6,6 +6,7 @@ use super::notice::Words;
 use super::probes::Probing;
 use super::{After, Context, Lifecycle, Then, Workload};
 use crate::admission::Queued;
+use crate::claims::Claims;
 use crate::event::{
     Aside, Cause, CgroupId, Detail, Hook, InstanceId, MainChange, Reason, Remedy, Request, Seq,
     Start, StartError, Step, Stop,
@@ -105,12 +106,18 @@ impl Workload {
         let Lifecycle::Queued { reason, .. } = self.state else {
             return;
         };
+        let had_instance = self.instance != InstanceId(0);
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
         self.early = Notice::default();
         let why = format!("starting ({})", reason.cause);
-        self.attached = self.spec.attach.is_some();
+        let was_attached = std::mem::replace(&mut self.attached, self.spec.attach.is_some());
         if self.attached {
+            if had_instance && !was_attached {
+                // The program before may have left sockets, ports and a cgroup.
+                self.step(context, reason, Step::RemoveCgroup);
+                self.standing_claims = Claims::default();
+            }
             self.look_for_service(context, reason);
             return;
         }

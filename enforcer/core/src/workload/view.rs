@@ -17,6 +17,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct View {
     pub name: ReplicaId,
+    /// What runs, or is looked for, is a service of another one's.
+    pub is_attached: bool,
     pub spec: Arc<WorkloadSpec>,
     pub managed: bool,
     pub state: WorkloadState,
@@ -135,8 +137,10 @@ impl Workload {
 
     pub(crate) fn view(&self) -> View {
         let (state, pid, next_start) = self.standing();
+        let rests = self.state.instance().is_none();
         View {
             name: self.name.clone(),
+            is_attached: self.is_attached() || (rests && self.spec.attach.is_some()),
             spec: Arc::clone(&self.spec),
             managed: self.managed,
             state,

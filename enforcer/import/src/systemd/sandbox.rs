@@ -142,27 +142,35 @@ fn list(unit: &mut Unit<'_>, key: &str, paths: Vec<String>) -> Outcome {
 }
 
 /// Writes the capabilities that root is left with. Lines add to each other; one that begins with `~` takes its
-/// names away.
-fn bounding_set(unit: &mut Unit<'_>, values: &[String]) -> Outcome {
+/// names away, and `~` alone stands for all.
+pub(super) fn bounding_set(unit: &mut Unit<'_>, values: &[String]) -> Outcome {
     let user = unit.last("User").unwrap_or("root");
     if !matches!(user, "root" | "0") {
         return near("a user other than root has the capabilities of `capabilities` alone");
     }
-    let all = || CAPABILITIES.iter().copied().collect::<BTreeSet<&str>>();
-    let mut left: Option<BTreeSet<&str>> = None;
+    let all = || -> BTreeSet<String> { CAPABILITIES.map(str::to_owned).into() };
+    let mut left: Option<BTreeSet<String>> = None;
     for value in values {
         let (takes, names) = match value.strip_prefix('~') {
             Some(names) => (true, names),
             None => (false, value.as_str()),
         };
-        let names: BTreeSet<&str> = names.split_whitespace().collect();
+        let names = names.split_whitespace().map(str::to_ascii_uppercase);
+        let names: BTreeSet<String> = names.collect();
+        if let Some(unknown) = names
+            .iter()
+            .find(|name| !CAPABILITIES.contains(&name.as_str()))
+        {
+            return needs_you(format!("{unknown} is not known: write `capabilities`"));
+        }
         let before = left.take();
         left = Some(match takes {
+            true if names.is_empty() => all(),
             true => &before.unwrap_or_else(all) - &names,
             false => &before.unwrap_or_default() | &names,
         });
     }
-    let left = left.unwrap_or_else(all);
+    let left = left.unwrap_or_default();
     if left.len() < CAPABILITIES.len() {
         let in_order = CAPABILITIES.iter().filter(|name| left.contains(**name));
         let names: Vec<&str> = in_order.copied().collect();

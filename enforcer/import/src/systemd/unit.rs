@@ -123,6 +123,10 @@ impl<'u> Unit<'u> {
         for (section, key) in keys {
             let values = self.values.get(key).cloned().unwrap_or_default();
             let outcome = match (section, values.last()) {
+                // Of all lists, this one is empty then.
+                ("Service", None) if key == "CapabilityBoundingSet" => {
+                    sandbox::bounding_set(self, &[])
+                }
                 (_, None) => exact("an empty value is the default"),
                 ("Unit", Some(value)) => self.about(key, value, &values),
                 ("Install", Some(_)) => exact("every workload of the manifest is started"),

@@ -137,6 +137,15 @@ impl EventRing {
         let _ = self.attached.lock().remove(&cgroup.0);
     }
 
+    /// Undoes [`attach`](Self::attach) for all cgroups but those that are known.
+    pub fn detach_unless(&self, is_known: impl Fn(CgroupId) -> bool) {
+        let mut attached = self.attached.lock();
+        let all: Vec<u64> = attached.keys().flatten().collect();
+        for cgroup in all.into_iter().filter(|id| !is_known(CgroupId(*id))) {
+            let _ = attached.remove(&cgroup);
+        }
+    }
+
     /// Returns the exit of a watched process; `None` if it lives or was not watched.
     pub fn exit_of(&self, process: ProcessId) -> Option<PastExit> {
         let ProcessId { pid, start_ticks } = process;
@@ -186,13 +195,8 @@ pub(super) fn open_ring(
     let moved: HashMap<MapData, u32, u32> = take("MOVED")?.try_into().map_err(failed("MOVED"))?;
     let groups: HashMap<MapData, u64, u32> =
         take("GROUPS")?.try_into().map_err(failed("GROUPS"))?;
-    let mut attached: HashMap<MapData, u64, u32> =
+    let attached: HashMap<MapData, u64, u32> =
         take("ATTACHED")?.try_into().map_err(failed("ATTACHED"))?;
-    // Those of the agent before: this one attaches anew.
-    let older: Vec<u64> = attached.keys().flatten().collect();
-    for cgroup in older {
-        let _ = attached.remove(&cgroup);
-    }
     Ok(EventRing {
         descriptor: ring
             .as_fd()

@@ -165,7 +165,10 @@ fn unit(text: &str) -> Result<String, String> {
     let has_kind = [".service", ".scope", ".slice"]
         .iter()
         .any(|kind| text.len() > kind.len() && text.ends_with(kind));
-    match has_kind && text.len() <= LONGEST && text.bytes().all(is_good) {
+    // It stands on a command line. The root slice alone begins with `-`.
+    let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_');
+    let begins = begins || text == "-.slice";
+    match has_kind && begins && text.len() <= LONGEST && text.bytes().all(is_good) {
         true => Ok(text.to_owned()),
         false => {
             Err("the full name of a service, a scope or a slice, such as nginx.service".to_owned())

@@ -47,6 +47,15 @@ pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
             faults.push((name.clone(), fault));
         }
         for (other, need) in &spec.needs {
+            let needed = manifest.workloads.get(other);
+            if *need == Need::Completed && needed.is_some_and(|other| other.attach.is_some()) {
+                let message = format!(
+                    "`{name}` needs `{other}` to be completed, and `{other}` is attached: its owner alone knows"
+                );
+                let fault = Fault::error(0..0, message).label("expected `started` or `ready`");
+                faults.push((name.clone(), fault));
+                continue;
+            }
             let never_completes = manifest
                 .workloads
                 .get(other)

@@ -39,13 +39,17 @@ impl Attach {
     /// Returns the command by which the owner restarts it; `None` if it has none.
     #[must_use]
     pub fn restart(&self) -> Option<Vec<String>> {
-        let (program, name) = match self {
-            Self::Systemd(unit) if unit.ends_with(".service") => ("/usr/bin/systemctl", unit),
-            Self::Docker(name) => ("/usr/bin/docker", name),
-            Self::Podman(name) => ("/usr/bin/podman", name),
+        // A unit's stop may take longer than a command here.
+        let (words, name): (&[&str], _) = match self {
+            Self::Systemd(unit) if unit.ends_with(".service") => {
+                (&["/usr/bin/systemctl", "--no-block", "restart"], unit)
+            }
+            Self::Docker(name) => (&["/usr/bin/docker", "restart"], name),
+            Self::Podman(name) => (&["/usr/bin/podman", "restart"], name),
             Self::Systemd(_) | Self::Cgroup(_) => return None,
         };
-        Some([program, "restart", name].map(str::to_owned).into())
+        let words = words.iter().copied().chain(["--", name.as_str()]);
+        Some(words.map(str::to_owned).collect())
     }
 
     /// Returns the command by which the owner shows its output; `None` if nobody keeps that.

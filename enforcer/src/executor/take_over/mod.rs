@@ -44,7 +44,9 @@ impl Executor {
                 found,
             })
         });
-        adopted.collect()
+        let adopted = adopted.collect();
+        self.sweep_services();
+        adopted
     }
 
     fn find(self: &Arc<Self>, left: &Left) -> Result<Found, AdoptError> {

@@ -72,6 +72,7 @@ fn it_is_let_go_at_the_end_and_with_another_manifest() {
             5 s:   → reap #2
             5 s: #7 exit because of #6
             5 s: #8 restart (config) because of #7
+            5 s:   → remove_cgroup #3
             5 s:   → start #3
             6 s: #9 agent (agent)
             6 s:   → remove_cgroup #3
@@ -135,4 +136,146 @@ fn its_owner_is_asked_to_restart_it() {
             13 s: #11 breaker (liveness) because of #10
         "#]],
     );
+}
+
+/// What is due is not asked for if the service has recovered, or is only to be observed by then.
+#[test]
+fn its_owner_is_not_asked_without_a_reason() {
+    let mut enforced = WorkloadSpec {
+        mode: Mode::Enforce,
+        probes: [(ProbeName::Liveness, probe(5, 1))].into(),
+        ..shop()
+    };
+    enforced.recovery.backoff = Some(Backoff {
+        initial: Duration::from_secs(30),
+        max: Duration::from_secs(30),
+        jitter: Percent(0),
+        ..Backoff::default()
+    });
+    let observed = WorkloadSpec {
+        mode: Mode::Observe,
+        ..enforced.clone()
+    };
+    let error = || "it failed".to_owned();
+    let begin = || {
+        vec![
+            (1, prepared(1)),
+            (1, started(1)),
+            (2, probed(1, ProbeName::Liveness, 1, refused())),
+            (
+                3,
+                Event::Workload(name(WEB), WorkloadEvent::RemedyFailed { error: error() }),
+            ),
+        ]
+    };
+    let wake = |at| (at, Event::Agent(AgentEvent::Wake));
+    let mut recovers = begin();
+    recovers.extend([
+        wake(6),
+        (
+            6,
+            probed(1, ProbeName::Liveness, 2, crate::probe::Outcome::Passed),
+        ),
+        wake(60),
+    ]);
+    check(
+        enforced.clone(),
+        recovers,
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            1 s: #2 start
+            1 s:   → ask liveness
+            2 s: #3 health
+            2 s: #4 restart (liveness) because of #3
+            2 s:   → ask_owner #1
+            3 s: #5 degraded
+            3 s: #6 restart (liveness) because of #5
+            6 s:   → ask liveness
+            6 s: #7 health
+            60 s:   → ask liveness
+        "#]],
+    );
+    let mut observes = begin();
+    observes.extend([(3, configure(observed)), wake(60)]);
+    check(
+        enforced,
+        observes,
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        1 s: #2 start
+        1 s:   → ask liveness
+        2 s: #3 health
+        2 s: #4 restart (liveness) because of #3
+        2 s:   → ask_owner #1
+        3 s: #5 degraded
+        3 s: #6 restart (liveness) because of #5
+        3 s: #7 config (config)
+        3 s: #8 health
+        3 s:   → write_limits #1
+        60 s:   → ask liveness
+    "#]],
+    );
+}
+
+/// A thread that must not be traced is not examined by the next agent either.
+#[test]
+fn the_next_agent_traces_no_more_than_this_one() {
+    let mut supervisor = Supervisor::new(2);
+    let spec = WorkloadSpec {
+        watch: crate::spec::Watch {
+            cpu_loop: Some(crate::spec::CpuLoopWatch::default()),
+            ..crate::spec::Watch::default()
+        },
+        ..shop()
+    };
+    let mut kept = None;
+    for event in [
+        Event::Agent(AgentEvent::EbpfAttached(true)),
+        configure(spec),
+        prepared(1),
+        started(1),
+        super::loops::suspect(7),
+    ] {
+        let decision = supervisor.handle(at(1), event);
+        let examined = decision.actions.iter().any(is_investigation);
+        assert!(!examined);
+        kept = decision
+            .checkpoints
+            .into_iter()
+            .find_map(|(_, kept)| kept)
+            .or(kept);
+    }
+    let checkpoint = kept.expect("a checkpoint");
+    let mut next = Supervisor::new(2);
+    let found = Found::Running(CgroupId(1), Counters::default(), 101);
+    let taken = TakenOver {
+        workload: name(WEB),
+        checkpoint,
+        found,
+    };
+    let take_over = AgentEvent::TakeOver {
+        workloads: vec![taken],
+        groups: Vec::new(),
+        last: (Seq(9), InstanceId(1)),
+    };
+    for event in [
+        Event::Agent(take_over),
+        Event::Agent(AgentEvent::EbpfAttached(true)),
+        Event::Agent(AgentEvent::Wake),
+    ] {
+        let decision = next.handle(at(2), event);
+        assert!(!decision.actions.iter().any(is_investigation));
+    }
+}
+
+fn is_investigation(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Workload(WorkloadAction {
+            change: WorkloadChange::Step(Step::Investigate { .. }),
+            ..
+        })
+    )
 }

@@ -180,7 +180,8 @@ impl Workload {
     pub(crate) fn waiting_for_proof(&self) -> impl Iterator<Item = Waiting> + '_ {
         let judged = self.worst_verdict().is_some();
         let crowded = judged && self.threads().count() >= CROWD;
-        self.threads().filter_map(move |(thread, found)| {
+        let traced = self.threads().filter(|_| self.spec.is_traced());
+        traced.filter_map(move |(thread, found)| {
             let Proof::Waiting(since) = found.proof else {
                 return None;
             };
