@@ -50,13 +50,21 @@ pub(super) async fn logs(
         let why = format!("{name} is {service}, whose owner has its output{how}");
         return Err(Failure::refused(why));
     }
-    if spec.is_some_and(|spec| spec.logs.to == LogTarget::Journal) {
+    if spec
+        .as_ref()
+        .is_some_and(|spec| spec.logs.to == LogTarget::Journal)
+    {
         let wanted = enforcer_kernel::journal::Wanted {
             tail: wanted.tail,
             follow: wanted.follow,
             previous: wanted.previous,
         };
         return journal::lines(&api, &parsed, wanted).await;
+    }
+    if spec.is_none() && has_replicas(&api, &parsed).await? {
+        let why =
+            format!("{name} has replicas, each with its own output: name one, such as {name}/0");
+        return Err(Failure::refused(why));
     }
     let path = api.executor.log_path(&parsed);
     let executor = Arc::clone(&api.executor);
@@ -69,6 +77,20 @@ pub(super) async fn logs(
         _ => Failure::refused(format!("failed to open its log: {error}")),
     })?;
     Ok(from_file(name, reader, wanted.follow))
+}
+
+/// Returns whether this is a workload with replicas, and not one of them.
+async fn has_replicas(api: &Api, id: &ReplicaId) -> Result<bool, Failure> {
+    if id.index().is_some() {
+        return Ok(false);
+    }
+    let name = id.workload().clone();
+    let group = api
+        .events
+        .ask(|reply| Question::Group(name, reply))
+        .await
+        .ok_or_else(Failure::going_down)?;
+    Ok(group.is_some())
 }
 
 /// Returns the spec of a workload; `None` if it is gone, and may have left a file.

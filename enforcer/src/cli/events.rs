@@ -8,7 +8,7 @@ use crate::settings::Settings;
 use enforcer_kernel::clock;
 use enforcer_model::Record;
 use enforcer_model::ids::Seq;
-use enforcer_model::views::Inspection;
+use enforcer_model::views::{Inspection, Replicas};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::fmt::Write as _;
@@ -179,7 +179,12 @@ pub(super) fn why(
             indent = depth.saturating_sub(1) * 3
         );
     }
-    if let Ok(now) = now {
+    let Ok(now) = now else {
+        return Ok(());
+    };
+    if let Ok(found) = now.read::<Replicas>() {
+        println!("now: {}", super::replicas::summary(&found));
+    } else {
         let found: Inspection = now.read()?;
         println!(
             "now: {} ({})",

@@ -62,7 +62,7 @@ pub(super) fn print(found: &Replicas) {
 }
 
 /// Returns the replicas of a workload in a line.
-fn summary(found: &Replicas) -> String {
+pub(super) fn summary(found: &Replicas) -> String {
     let Replicas {
         name,
         wanted,
