@@ -19,7 +19,7 @@ use std::time::Duration;
 const PAGE: usize = 100_000;
 
 /// A server that nobody here wrote.
-fn server(name: &str, port: u16, command: &str, more: &str) -> String {
+pub(crate) fn server(name: &str, port: u16, command: &str, more: &str) -> String {
     // A host's kernel loads them by itself.
     enforcer_tests::modules::load(&["inet_diag", "tcp_diag"]);
     let text = workload(
@@ -54,7 +54,7 @@ pub(crate) fn asked(port: u16) -> String {
 }
 
 /// A server that is probed. A busy guest may take long to start it.
-fn probed(port: u16) -> String {
+pub(crate) fn probed(port: u16) -> String {
     let probe = asked(port);
     format!("unready_wait: 1h\nrollout: {{ drain: 10m }}\nprobes: {{ {probe} }}\n")
 }
@@ -138,33 +138,6 @@ fn counted(agent: &Agent, result: &str) -> u64 {
 
 pub(crate) fn kill_now(pid: u32) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
-}
-
-/// etcd has a lasting connection to its own port, as its gateway.
-#[test]
-fn a_connection_of_a_program_to_itself_does_not_hold_up_its_drain() {
-    const PORT: u16 = 9099;
-    let script = format!(
-        "import http.server, socket, threading\n\
-         server = http.server.ThreadingHTTPServer(('127.0.0.1', {PORT}), http.server.SimpleHTTPRequestHandler)\n\
-         own = socket.create_connection(('127.0.0.1', {PORT}))\n\
-         server.serve_forever()\n"
-    );
-    fs::write("/tmp/itself.py", script).unwrap();
-    let more = format!("{}replicas: 2\n", probed(PORT));
-    let text = server("web", PORT, "[/usr/bin/python3, /tmp/itself.py]", &more);
-    let agent = Agent::start(&manifest(&text.replace("/page", "/tmp/itself.py")));
-    let drained = |index: u16| agent.events::<Drained>(&format!("web/{index}"));
-    wait_for("two replicas", || {
-        let all = agent.workloads();
-        (all.len() == 2 && all.iter().all(|one| one.ready)).then_some(())
-    });
-    assert!(agent.cli(&["restart", "web"]).status.success());
-    for index in 0..2 {
-        let all = drained(index);
-        let lasting = all.iter().filter(|event| event.details.left > 0);
-        assert_eq!((all.len(), lasting.count()), (1, 0), "{all:?}");
-    }
 }
 
 #[test]

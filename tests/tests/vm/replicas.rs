@@ -1,7 +1,7 @@
 //! Several replicas of an unmodified server: rollouts, rollbacks and deaths, under clients that never try
 //! again.
 
-use crate::gate::{Clients, asked, get, httpd, kill_now, wget};
+use crate::gate::{Clients, asked, get, httpd, kill_now, probed, server, wget};
 use crate::manifest;
 use enforcer_model::WorkloadState;
 use enforcer_model::detail::{Detail, Drained, Hang, RolloutChange, RolloutState, Scaled};
@@ -359,4 +359,30 @@ fn the_number_of_replicas_follows_their_cpu_time() {
     let last = &scaled.last().unwrap().details;
     assert_eq!(last.to, 3, "{scaled:?}");
     assert!(last.why.starts_with("CPU use is "), "{scaled:?}");
+}
+
+/// etcd has a lasting connection to its own port, as its gateway.
+#[test]
+fn a_connection_of_a_program_to_itself_does_not_hold_up_its_drain() {
+    const PORT: u16 = 9099;
+    let script = format!(
+        "import socket, threading\n\
+         server = socket.create_server(('127.0.0.1', {PORT}))\n\
+         def answer(client):\n    \
+             if client.recv(4096):\n        \
+                 client.sendall(b'HTTP/1.0 200 OK\\r\\ncontent-length: 0\\r\\n\\r\\n')\n        \
+                 client.close()\n\
+         own = socket.create_connection(('127.0.0.1', {PORT}))\n\
+         while True:\n    \
+             threading.Thread(target=answer, args=[server.accept()[0]]).start()\n"
+    );
+    fs::write("/tmp/itself.py", script).unwrap();
+    let command = "[/usr/bin/python3, /tmp/itself.py]";
+    let agent = Agent::start(&manifest(&server("web", PORT, command, &probed(PORT))));
+    wait_for("it to be ready", || {
+        agent.workload("web").ready.then_some(())
+    });
+    assert!(agent.cli(&["restart", "web"]).status.success());
+    let drained = agent.wait_for_event::<Drained>("web").details;
+    assert_eq!(drained.left, 0, "{drained:?}");
 }
