@@ -2,6 +2,7 @@
 
 use super::{owners, slot};
 use crate::executor::Executor;
+use crate::executor::sockets::PORT;
 use crate::holder::SocketName;
 use enforcer_core::ReplicaId;
 use enforcer_core::name::WorkloadName;
@@ -104,7 +105,8 @@ impl Executor {
     }
 
     fn inodes_held(&self, which: impl Fn(&SocketName) -> bool) -> BTreeSet<u32> {
-        let kept = self.all_kept(which);
+        // Those where connections wait are nobody's.
+        let kept = self.all_kept(|name| !name.name.starts_with(PORT) && which(name));
         let inodes = kept.iter().map(|socket| listening::inode(socket));
         inodes.flatten().collect()
     }
