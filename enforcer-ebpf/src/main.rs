@@ -34,8 +34,7 @@ static WATCHED: HashMap<u32, Watch> = HashMap::with_max_entries(16_384, 0);
 #[map]
 static MOVED: HashMap<u32, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// The cgroups of services that others have started, and that the agent looks after. The value means
-/// nothing.
+/// The cgroups of attached services. The value means nothing.
 #[map]
 static ATTACHED: HashMap<u64, u32> = HashMap::with_max_entries(4096, 0);
 

@@ -1,5 +1,5 @@
-//! What runs on a host already, as a first manifest: services of others are attached, and programs get limits
-//! from what they have used.
+//! Makes a first manifest from what runs on a host. It attaches services, and gives each program limits
+//! from what the program has used.
 
 use crate::values::workload_name;
 use enforcer_model::spec::Attach;
@@ -7,7 +7,7 @@ use enforcer_model::units::Bytes;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// Something that runs, and what it has used while it was watched.
+/// A service or a program, and its use while it was watched.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Running {
     pub what: What,
@@ -21,7 +21,7 @@ pub struct Running {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A service that another one has started.
+    /// A service that another program has started.
     Service(Attach),
     /// A program that belongs to no service.
     Program {
@@ -148,7 +148,7 @@ fn free_name(of: &str, names: &mut BTreeSet<String>) -> String {
     free.unwrap_or(name)
 }
 
-/// Returns a text as YAML takes it: plain where nobody could read it otherwise, and as JSON else.
+/// Writes a text for YAML. It quotes a text that YAML could read as something else.
 fn quoted(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-@".contains(&byte);
     let begins = text.starts_with(|first: char| first.is_ascii_alphabetic() || first == '/');

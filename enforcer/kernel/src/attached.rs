@@ -1,4 +1,4 @@
-//! Finds the cgroup of a service that another one has started. No socket of its owner is asked: systemd
+//! Finds the cgroup of an attached service. It asks no socket of the owner: systemd
 //! names a unit's cgroup after the unit, and Docker and Podman name a container's after its id, which
 //! stands beside its name in their files.
 //!

@@ -78,7 +78,7 @@ fn read_text(file: &File, is_list: bool) -> io::Result<String> {
 pub struct Cgroup {
     path: PathBuf,
     directory: OwnedFd,
-    /// Another one has made it, so nothing is written there.
+    /// Another program has made it, so nothing is written there.
     is_foreign: bool,
 }
 
@@ -96,7 +96,7 @@ impl Cgroup {
         })
     }
 
-    /// Opens a cgroup that another one has made. Every change of it is an error.
+    /// Opens a cgroup that another program has made. Every change of it is an error.
     pub fn open_foreign(path: &Path) -> Result<Self, CgroupError> {
         Ok(Self {
             is_foreign: true,
@@ -104,12 +104,12 @@ impl Cgroup {
         })
     }
 
-    /// Returns whether another one has made it.
+    /// Returns whether another program has made it.
     pub fn is_foreign(&self) -> bool {
         self.is_foreign
     }
 
-    /// Returns an error for a cgroup that another one has made.
+    /// Returns an error for a cgroup that another program has made.
     fn check_own(&self) -> Result<(), CgroupError> {
         match self.is_foreign {
             true => Err(CgroupError::Foreign {

@@ -1,4 +1,4 @@
-//! What runs on this host beside enforcer: the services of others, and the programs that belong to none.
+//! Lists what runs on this host beside enforcer: services, and programs that belong to no service.
 
 use crate::account;
 use crate::attached::{self, AttachError};

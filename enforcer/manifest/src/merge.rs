@@ -79,8 +79,8 @@ pub(crate) fn with_defaults(
     })
 }
 
-/// Returns the defaults that hold for a service which another one has started. The others are for programs
-/// of the agent's own.
+/// Returns the defaults that hold for an attached service. The others are for programs that the agent
+/// starts.
 fn of_attached(defaults: &Node) -> Node {
     let mut defaults = defaults.clone();
     if let Value::Mapping(entries) = &mut defaults.value {

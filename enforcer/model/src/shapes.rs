@@ -100,7 +100,7 @@ pub(crate) fn section(keys: &[(&str, Value)]) -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
 
-/// Returns the schema of a service of another one's, which has one owner.
+/// Returns the schema of an attached service, which has one owner.
 fn attach() -> Value {
     let name = json!({ "type": "string" });
     let path = json!({ "type": "string", "pattern": "^/" });

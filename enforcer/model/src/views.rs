@@ -86,7 +86,7 @@ pub struct Inspection {
     pub workload: WorkloadView,
     pub instance: InstanceId,
     pub managed: bool,
-    /// The service of another one's that is looked after, in place of a command.
+    /// The attached service, which takes the place of a command.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<Attach>,
     pub command: Vec<String>,

@@ -1,12 +1,12 @@
-//! Services that others have started: they are looked for, observed and let go. Nothing is written to their
-//! cgroups, and no process of theirs is signalled.
+//! Attached services: the agent finds them, observes them and lets them go. It writes nothing to their cgroups
+//! and signals none of their processes.
 
 use super::Executor;
 use super::commands::{RECOVERY, ShortCommand, outcome_of};
 use super::instances::{Begun, Instance, OpenCgroup};
 use super::marks;
 use crate::report::error_chain;
-use crate::store::handover::{Left, RunningInstance};
+use crate::store::handover::Left;
 use crate::watch;
 use enforcer_core::ReplicaId;
 use enforcer_core::event::{
@@ -38,11 +38,11 @@ const AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Sought {
     /// The instances that are looked for.
     wanted: BTreeMap<ReplicaId, (InstanceId, Arc<WorkloadSpec>)>,
-    /// What the last instance of a service has left: another cgroup counts from 0 on.
+    /// The last counters of each service that has ended. Another cgroup counts from 0 on.
     before: BTreeMap<ReplicaId, (CgroupId, Counters)>,
     /// The starts of units, as systemd counts them.
     invocations: BTreeMap<ReplicaId, String>,
-    /// What was reported of a service that is not found.
+    /// The last reported error about each service that cannot be looked for.
     reported: BTreeMap<ReplicaId, String>,
     /// The instances that have ended while no agent lived.
     gone: BTreeMap<ReplicaId, Gone>,
@@ -57,6 +57,18 @@ struct Gone {
     kills: u64,
 }
 
+impl Gone {
+    /// Returns the counters that the records make up.
+    fn counters(&self) -> Counters {
+        Counters {
+            oom_kill: self.kills,
+            own_oom: self.kills,
+            subtree_oom: self.kills,
+            ..Counters::default()
+        }
+    }
+}
+
 impl Sought {
     fn note_invocation(&mut self, workload: &ReplicaId, service: &Attach) {
         match attached::invocation(service) {
@@ -66,7 +78,7 @@ impl Sought {
     }
 }
 
-/// What follows the exit of a process that was taken for the main one.
+/// The meaning of the exit of the main process.
 enum After {
     /// Others have run beside it, and run on.
     Next(Arc<PidFd>),
@@ -165,28 +177,19 @@ impl Executor {
                 ring.attach(open.id);
                 ring.watch_on(main);
             }
-            let counters = open.counters.lock().read();
-            let counters =
-                counters.map_err(|error| format!("failed to {}", error_chain(&error)))?;
+            // After it, so that each kill is either counted here or reported by its record.
+            let counters = open.counters.lock().read().map_err(|error| {
+                if let Some(ring) = &self.ring {
+                    ring.detach(open.id);
+                }
+                format!("failed to {}", error_chain(&error))
+            })?;
             sought.wanted.remove(workload);
             sought.reported.remove(workload);
             sought.note_invocation(workload, service);
             self.register(workload, begun(instance, open.clone(), main, &spec));
             self.instances.set_main(workload, (main, &pidfd), true);
-            let recorded = self.handover.record(&RunningInstance {
-                workload: workload.clone(),
-                instance,
-                pid: main.pid,
-                start_ticks: main.start_ticks,
-                cgroup: open.id,
-                output: None,
-                has_run: true,
-            });
-            if let Err(error) = recorded {
-                tracing::error!(
-                    "{workload}: the next agent will not know its main process: {error}"
-                );
-            }
+            self.record_main((workload, instance), main, (open.id, None));
             (sought.before.remove(workload), counters)
         };
         let base = match &before {
@@ -263,7 +266,8 @@ impl Executor {
         }
     }
 
-    fn follow_service(
+    /// Begins to wait for the end of a service.
+    pub(super) fn follow_service(
         self: &Arc<Self>,
         workload: &ReplicaId,
         instance: InstanceId,
@@ -455,13 +459,7 @@ impl Executor {
         let mut all = sought.gone.iter_mut();
         let (workload, gone) = all.find(|(_, gone)| gone.cgroup == cgroup)?;
         gone.kills += 1;
-        let counters = Counters {
-            oom_kill: gone.kills,
-            own_oom: gone.kills,
-            subtree_oom: gone.kills,
-            ..Counters::default()
-        };
-        Some((workload.clone(), counters))
+        Some((workload.clone(), gone.counters()))
     }
 
     /// Returns how an instance ended that no agent has seen end, and its counters.
@@ -470,13 +468,7 @@ impl Executor {
         let status = self.past_status(gone.main);
         self.forget_exit(gone.main);
         self.handover.forget(workload);
-        let counters = Counters {
-            oom_kill: gone.kills,
-            own_oom: gone.kills,
-            subtree_oom: gone.kills,
-            ..Counters::default()
-        };
-        Some((status, counters))
+        Some((status, gone.counters()))
     }
 
     /// Has the kernel's programs forget the services that the agent before has looked after, and this one
@@ -485,16 +477,6 @@ impl Executor {
         if let Some(ring) = &self.ring {
             ring.detach_unless(|cgroup| self.instances.owner_of(cgroup).is_some());
         }
-    }
-
-    /// Goes on to wait for the end of a service that was taken over.
-    pub(super) fn watch_service(
-        self: &Arc<Self>,
-        workload: &ReplicaId,
-        instance: InstanceId,
-        pidfd: Arc<PidFd>,
-    ) {
-        self.follow_service(workload, instance, pidfd);
     }
 }
 

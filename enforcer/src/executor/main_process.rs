@@ -9,7 +9,7 @@ use super::view::find_in;
 use crate::store::handover::RunningInstance;
 use crate::watch;
 use enforcer_core::ReplicaId;
-use enforcer_core::event::{Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
+use enforcer_core::event::{CgroupId, Event, ExitStatus, InstanceEvent, InstanceId, ProcessId};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::pidfd::PidFd;
@@ -179,23 +179,34 @@ impl Executor {
         if let Some(ring) = &self.ring {
             ring.watch_on(main);
         }
-        let recorded = self.handover.record(&RunningInstance {
-            workload: workload.clone(),
-            instance: known.id,
-            pid: main.pid,
-            start_ticks: main.start_ticks,
-            cgroup: known.open.id,
-            output: known.output.as_ref().map(|pipe| pipe.inode),
-            has_run: true,
-        });
-        if let Err(error) = recorded {
-            tracing::error!("{workload}: the next agent will not know its main process: {error}");
-        }
+        let output = known.output.as_ref().map(|pipe| pipe.inode);
+        self.record_main((workload, known.id), main, (known.open.id, output));
         let pidfd = Arc::new(pidfd);
         self.instances.change_main(workload, main, &pidfd);
         self.forget_exit(known.main);
         self.report_main(workload, known.id, main.pid);
         pidfd
+    }
+
+    /// Keeps the main process of an instance that runs for the next agent.
+    pub(super) fn record_main(
+        &self,
+        (workload, instance): (&ReplicaId, InstanceId),
+        main: ProcessId,
+        (cgroup, output): (CgroupId, Option<u64>),
+    ) {
+        let recorded = self.handover.record(&RunningInstance {
+            workload: workload.clone(),
+            instance,
+            pid: main.pid,
+            start_ticks: main.start_ticks,
+            cgroup,
+            output,
+            has_run: true,
+        });
+        if let Err(error) = recorded {
+            tracing::error!("{workload}: the next agent will not know its main process: {error}");
+        }
     }
 
     /// Returns the main process that an instance has named while no agent ran.

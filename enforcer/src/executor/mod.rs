@@ -257,7 +257,7 @@ impl Executor {
             cause,
             step,
         } = queued;
-        // Whatever the core decides, a service of another one's is neither signalled nor written to.
+        // Whatever the core decides, the executor neither signals an attached service nor writes to its cgroup.
         let is_foreign = self.with_cgroup(&workload, Cgroup::is_foreign) == Some(true);
         match step {
             Step::Signal { .. } | Step::KillTree if is_foreign => {

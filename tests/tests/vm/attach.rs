@@ -1,4 +1,4 @@
-//! Services that others have started: what happens to them is seen, and nothing is done to them.
+//! Attached services: the agent sees what happens to them, and does nothing to them.
 
 use crate::manifest;
 use enforcer_model::WorkloadState;
@@ -243,7 +243,7 @@ fn a_container_is_known_by_its_name_and_its_loop_is_seen() {
     let because = format!("{found:?}");
     assert!(because.contains("prove: true"), "{because}");
 
-    // With `prove`, it is traced. A thread is reported once, so this is another one.
+    // With `prove`, the agent traces it. It reports a thread once, so this is a new one.
     end(child);
     let child = container.run("spin");
     let more = format!("{loops}    prove: true\n");

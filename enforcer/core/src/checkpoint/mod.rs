@@ -68,7 +68,7 @@ impl Checkpoint {
         self.instance
     }
 
-    /// Returns whether the instance is a service that another one has started.
+    /// Returns whether the instance is an attached service.
     #[must_use]
     pub fn is_attached(&self) -> bool {
         self.attached
@@ -105,7 +105,7 @@ impl Checkpoint {
     }
 }
 
-/// What the owner of an attached service is to be asked.
+/// A request to the owner of an attached service, which the next agent has to make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct KeptAsking {
     /// The time at which it is asked, and why.

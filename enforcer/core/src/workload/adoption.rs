@@ -24,7 +24,7 @@ impl Workload {
             context.ancestors.observe(now, counters);
             self.ledger = Ledger::resume(now, kept.oom, (cgroup, counters.clone()));
         }
-        // Nothing tells when a thread sleeps that must not be traced: it is reported anew.
+        // This agent could not tell when an untraced thread sleeps. The sampler reports its next streak.
         if let Some(instance) = self.state.instance_mut().filter(|_| kept.spec.is_traced()) {
             instance.loops = Loops::resume(&kept.loops, now);
         }

@@ -1,6 +1,6 @@
-//! A service that another one has started, and that is looked after: it is found, observed, and let go. Its
-//! owner starts and ends it, so nothing is asked of its process. Where the manifest allows it, the owner is
-//! asked to restart it.
+//! An attached service: another program, its owner, has started it. The workload finds it, observes it and lets
+//! it go, and asks nothing of its processes. Where the manifest allows it, the workload asks the owner to
+//! restart it.
 //!
 //! ```text
 //! Starting (it is looked for) ─found→ Running ─its last process has ended→ Ending ─→ Starting
@@ -18,7 +18,7 @@ use crate::spec::Mode;
 use crate::units::MonoTime;
 use std::sync::Arc;
 
-/// What is asked of the owner of a service that fails.
+/// The request to restart a service that fails, which goes to its owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asking {
     /// The time at which it is asked, and why.
@@ -110,7 +110,7 @@ impl Workload {
         self.judge(context, thread, Verdict::OverBudget, cpu, evidence);
     }
 
-    /// Returns whether what runs, or is looked for, is a service of another one's.
+    /// Returns whether the present instance is an attached service, or the edges look for one.
     pub(super) fn is_attached(&self) -> bool {
         let is_there = matches!(
             self.state,

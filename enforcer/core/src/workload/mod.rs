@@ -101,7 +101,7 @@ pub(crate) struct Workload {
     health_why: String,
     /// The event that reported the health.
     health_seq: Seq,
-    /// What runs, or is looked for, is a service that another one has started.
+    /// The present instance is an attached service, or the edges look for one.
     attached: bool,
     asking: attached::Asking,
     /// The work before the next automatic start.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct View {
     pub name: ReplicaId,
-    /// What runs, or is looked for, is a service of another one's.
+    /// The present instance is an attached service, or the edges look for one.
     pub is_attached: bool,
     pub spec: Arc<WorkloadSpec>,
     pub managed: bool,

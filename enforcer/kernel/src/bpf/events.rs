@@ -125,7 +125,7 @@ impl EventRing {
         let _ = self.groups.lock().remove(&group.0);
     }
 
-    /// Has kills and loops in a cgroup reported that another one has made.
+    /// Has kills and loops in the cgroup of an attached service reported.
     pub fn attach(&self, cgroup: CgroupId) {
         if let Err(error) = self.attached.lock().insert(cgroup.0, 1, 0) {
             tracing::warn!("a kill or a loop of an attached service will not be known: {error}");

@@ -1,4 +1,4 @@
-//! `attach`: a service that another one has started, in place of a `command`.
+//! `attach`: a service that another program has started, in place of a `command`.
 
 use super::{Fields, Reader, boolean, place};
 use crate::fault::Fault;

@@ -1,4 +1,4 @@
-//! Services that others have started.
+//! Attached services.
 
 use super::{check, check_workload};
 use expect_test::{Expect, expect};
@@ -23,7 +23,7 @@ on_unready: [/bin/true]",
         &expect![""],
     );
     check_attached("attach: { cgroup: /machine.slice/vm.scope }", &expect![""]);
-    // What defaults say of programs is not about services of others.
+    // Defaults for programs do not hold for an attached service.
     check(
         "version: 1
 defaults: { cgroup: { memory.max: 64M }, user: web, mode: enforce, priority: 10 }

@@ -1,10 +1,10 @@
-//! Services that others have started, and that enforcer looks after.
+//! Attached services: another program has started them, and enforcer looks after them.
 
 use crate::settings::displayed;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A service that another one has started, by its name there.
+/// A service that another program has started, by its name there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attach {

@@ -143,7 +143,7 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(with = "shapes::Mode")]
     pub mode: Mode,
-    /// A service that another one has started, and that is looked after, in place of `command`.
+    /// A service that another program has started, and that the agent looks after. It takes the place of `command`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(restart)]
     #[schemars(with = "shapes::Attach")]

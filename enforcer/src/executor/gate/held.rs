@@ -105,7 +105,7 @@ impl Executor {
     }
 
     fn inodes_held(&self, which: impl Fn(&SocketName) -> bool) -> BTreeSet<u32> {
-        // Those where connections wait are nobody's.
+        // The sockets where connections wait belong to no instance.
         let kept = self.all_kept(|name| !name.name.starts_with(PORT) && which(name));
         let inodes = kept.iter().map(|socket| listening::inode(socket));
         inodes.flatten().collect()

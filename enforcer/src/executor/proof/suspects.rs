@@ -31,7 +31,7 @@ impl Executor {
     /// Returns the CPU time of all workloads together so far.
     pub(crate) fn cpu_time_of_all(&self) -> Duration {
         let own = self.use_of_all.cpu().unwrap_or_default();
-        // Many services of others are in one slice.
+        // Many attached services are in one slice.
         let places = self.instances.foreign_places().into_iter();
         let used = places.map(|place| usage::cpu_of(&place));
         own + used.sum::<Duration>()

@@ -175,7 +175,7 @@ impl Executor {
             }
             match found.pidfd {
                 Some(pidfd) if found.open.cgroup.is_foreign() => {
-                    self.watch_service(&workload, instance, pidfd);
+                    self.follow_service(&workload, instance, pidfd);
                 }
                 Some(pidfd) => self.watch_exit(workload, instance, pidfd, &found.spec),
                 None => {}

@@ -1,4 +1,4 @@
-//! Services that others have started: they are looked for, observed and let go.
+//! Attached services: the agent finds them, observes them and lets them go.
 
 use super::probes::{probe, probed, refused};
 use super::*;
@@ -138,7 +138,7 @@ fn its_owner_is_asked_to_restart_it() {
     );
 }
 
-/// What is due is not asked for if the service has recovered, or is only to be observed by then.
+/// The agent drops a request to the owner if the service has recovered, or may only be observed.
 #[test]
 fn its_owner_is_not_asked_without_a_reason() {
     let mut enforced = WorkloadSpec {
