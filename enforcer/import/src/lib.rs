@@ -1,4 +1,5 @@
-//! Turns the files of others into a manifest, and reports what carries over.
+//! Turns the files of other tools into a manifest, and reports what carries over. `running` does the same for
+//! what runs already.
 //!
 //! This crate reads no file: the texts come in as arguments. The report has one line for every key of the
 //! source. Importing the same texts twice gives the same bytes.

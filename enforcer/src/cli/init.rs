@@ -9,6 +9,7 @@ use enforcer_import::running::{self, Running, What};
 use enforcer_kernel::running as host;
 use enforcer_kernel::running::Used;
 use enforcer_kernel::signal::Ends;
+use nix::unistd::geteuid;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
@@ -79,6 +80,11 @@ impl Candidate {
 }
 
 pub(super) fn init(wanted: &Wanted) -> Result<(), Fault> {
+    if !geteuid().is_root() {
+        return Err(Fault::NotPermitted(
+            "only root sees what all users and engines run".to_owned(),
+        ));
+    }
     let mut candidates = candidates()?;
     let time = human_duration(wanted.watch);
     eprintln!("watching what runs for {time}; Ctrl-C ends that earlier");
