@@ -55,9 +55,13 @@ impl Service {
         child
     }
 
-    /// Removes it, once it is empty.
+    /// Removes it, once it is empty, and the slices above it that hold nothing else.
     fn remove(&self) {
         wait_for("an empty cgroup", || fs::remove_dir(&self.path).ok());
+        let above = self.path.ancestors().skip(1);
+        for slice in above.take_while(|slice| *slice != Path::new(TOP)) {
+            let _ = fs::remove_dir(slice);
+        }
     }
 }
 

@@ -40,9 +40,12 @@ fn make_ground() {
     fs::set_permissions(&file, PermissionsExt::from_mode(0o666)).unwrap();
     // Its owner alone sets its mode: the user `web`.
     std::os::unix::fs::chown(&file, Some(1000), Some(1000)).unwrap();
+    // It is there as a whole or not at all: another test may make it at the same time.
     let program = format!("{FREE}/program");
     if !Path::new(&program).exists() {
-        fs::copy("/usr/bin/attempts", &program).unwrap();
+        let copy = format!("{program}-{}", std::process::id());
+        fs::copy("/usr/bin/attempts", &copy).unwrap();
+        fs::rename(copy, program).unwrap();
     }
 }
 
