@@ -15,6 +15,7 @@ pub mod host;
 mod moment;
 pub mod notice;
 pub mod oom;
+pub mod owner;
 pub mod plan;
 pub mod probe;
 pub mod recovery;

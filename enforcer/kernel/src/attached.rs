@@ -11,9 +11,9 @@
 //! Podman's helper has a cgroup of its own, `libpod-conmon-ID.scope`, which is none of these.
 
 use crate::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
-use crate::process;
+use crate::{limits, process};
 use enforcer_model::ids::ProcessId;
-use enforcer_model::spec::Attach;
+use enforcer_model::spec::{Attach, Container};
 use serde::Deserialize;
 use std::fs;
 use std::io::{self, Read as _};
@@ -96,6 +96,29 @@ pub fn containers() -> Result<Vec<(Attach, PathBuf)>, AttachError> {
     Ok(found.collect())
 }
 
+/// Returns what the engine of a container is told beside the limits that change. What cannot be read is left out.
+pub fn container(service: &Attach, cgroup: &Cgroup) -> Container {
+    let swap = limits::present(cgroup, "memory.swap.max");
+    Container {
+        swap: swap.and_then(|swap| swap.parse().ok()),
+        has_cpus: has_cpus(service),
+    }
+}
+
+fn has_cpus(service: &Attach) -> bool {
+    let Attach::Docker(name) = service else {
+        return false;
+    };
+    let folder = Path::new(DOCKER);
+    let Ok(Some(id)) = docker_id(folder, name) else {
+        return false;
+    };
+    let read = read_json::<HostConfig>(&folder.join(id).join("hostconfig.json"));
+    read.ok()
+        .flatten()
+        .is_some_and(|found| found.nano_cpus != 0)
+}
+
 /// Returns the id of a unit's present start, which systemd keeps for those that may not ask it
 /// (systemd.exec(5), `$INVOCATION_ID`). Others have none.
 #[must_use]
@@ -160,6 +183,13 @@ struct DockerContainer {
     id: String,
     #[serde(rename = "Name")]
     name: String,
+}
+
+/// The part of Docker's settings of a container that is read.
+#[derive(Deserialize)]
+struct HostConfig {
+    #[serde(rename = "NanoCpus", default)]
+    nano_cpus: u64,
 }
 
 #[derive(Deserialize)]

@@ -167,6 +167,19 @@ pub fn drifted(cgroup: &Cgroup, limits: &Limits) -> Vec<Drifted> {
     files.into_iter().filter_map(differs).collect()
 }
 
+/// Returns the value of a file as it would be written; `None` if the kernel has no such file here. The weight of
+/// an idle cgroup is `idle`.
+pub fn present(cgroup: &Cgroup, file: &str) -> Option<String> {
+    if file == "cpu.weight" {
+        let idle = cgroup.read_if_present("cpu.idle").ok().flatten();
+        if idle.is_some_and(|idle| idle.trim() == "1") {
+            return Some("idle".to_owned());
+        }
+    }
+    let text = cgroup.read_if_present(file).ok()??;
+    Some(shown(file, &text))
+}
+
 /// Returns the protections that a cgroup above this one lacks: the kernel protects no more than
 /// each of them does (`mm/memcontrol.c`, `effective_protection`).
 pub fn unprotected(above: &[Cgroup], limits: &Limits) -> Vec<String> {

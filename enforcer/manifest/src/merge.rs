@@ -85,7 +85,11 @@ fn of_attached(defaults: &Node) -> Node {
     let mut defaults = defaults.clone();
     if let Value::Mapping(entries) = &mut defaults.value {
         entries.retain(|(key, _)| {
-            matches!(&key.value, Value::Scalar { text, .. } if text != "mode" && crate::read::attach::KEYS.contains(&text.as_str()))
+            let Value::Scalar { text, .. } = &key.value else {
+                return false;
+            };
+            let is_of_programs = matches!(text.as_str(), "mode" | "cgroup");
+            !is_of_programs && crate::read::attach::KEYS.contains(&text.as_str())
         });
     }
     defaults

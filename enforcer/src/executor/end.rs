@@ -205,7 +205,7 @@ impl Executor {
         }
     }
 
-    pub(super) fn remove(&self, workload: &ReplicaId) {
+    pub(super) fn remove(self: &Arc<Self>, workload: &ReplicaId) {
         self.let_service_go(workload);
         self.remove_directories(workload);
         self.remove_credentials_folder(workload);
@@ -251,6 +251,7 @@ impl Executor {
 
     /// Carries out what is still queued, then leaves the host as it was found.
     pub(crate) fn close(&self) {
+        self.finish_giving_back();
         self.close_places();
         let begun = clock::now();
         let is_done = || self.is_idle() && self.instances.is_empty();

@@ -266,12 +266,13 @@ impl Executor {
             Step::Start { spec, .. } if spec.attach.is_some() => {
                 self.look_for(&workload, instance, &spec);
             }
-            Step::WriteLimits { spec, .. } if spec.attach.is_some() || is_foreign => {
+            Step::WriteLimits { spec, limits } if spec.attach.is_some() || is_foreign => {
                 self.look_for_as(&workload, &spec);
                 if let Some(cgroup) = self.instances.set_spec(&workload, &spec) {
                     self.watch_loops(cgroup, &spec);
                 }
-                let written = Event::limits_written(Some(workload), Vec::new(), None);
+                let (changed, error) = outcome(self.limit_service(&workload, &spec, &limits));
+                let written = Event::limits_written(Some(workload), changed, error);
                 self.events.send(written);
             }
             Step::Start { spec, limits } => {

@@ -14,7 +14,8 @@ use crate::store::history::History;
 use crate::telemetry::Telemetry;
 use enforcer_core::event::{AgentEvent, Detail, Moment, Request, Seq, Transition, WorkloadEvent};
 use enforcer_core::plan::Plan;
-use enforcer_core::spec::Manifest;
+use enforcer_core::spec::{Attach, Manifest, Mode};
+use enforcer_core::supervisor::View;
 use enforcer_core::units::MonoTime;
 use enforcer_core::{Checkpoint, Decision, Event, ReplicaId, Supervisor, WorkloadState};
 use enforcer_kernel::clock;
@@ -321,9 +322,7 @@ impl Runtime {
                     drop(reply.send(Err(RequestError::NoSuchWorkload)));
                     return false;
                 }
-                if request != Request::Probe
-                    && let Some(view) = asked.iter().find(|view| view.is_attached)
-                {
+                if let Some(view) = asked.iter().find(|view| !may_be_asked(view, &request)) {
                     let service = view.spec.attach.as_ref();
                     let service = service.map_or_else(String::new, ToString::to_string);
                     let why = format!(
@@ -407,4 +406,21 @@ fn time_of(transition: &Transition, now: MonoTime) -> jiff::Timestamp {
         _ => now,
     };
     clock::wall_time_of(moment)
+}
+
+/// Returns whether a workload's agent may be asked for this. The owner of an attached service starts and stops it, and lowers its CPU time
+/// where it may.
+fn may_be_asked(view: &View, request: &Request) -> bool {
+    if !view.is_attached {
+        return true;
+    }
+    let service = view.spec.attach.as_ref();
+    let takes_quota = service.is_some_and(Attach::takes_quota);
+    match request {
+        Request::Probe => true,
+        Request::Throttle(_) | Request::Release => view.spec.mode == Mode::Enforce && takes_quota,
+        Request::Start | Request::Stop | Request::Restart | Request::Kill | Request::Reload => {
+            false
+        }
+    }
 }

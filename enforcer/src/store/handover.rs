@@ -7,12 +7,14 @@
 //! instances/NAME.json    a process, recorded before it runs
 //! workloads/NAME.json    a workload's checkpoint
 //! groups/NAME.json       the replicas of a workload, and the rollout that is under way
+//! limits/NAME.json       what the owner of an attached service was asked for, and what it had before
 //! ```
 //!
 //! The core gives it its meaning.
 
 use enforcer_core::event::{CgroupId, InstanceId, ProcessId, Seq};
 use enforcer_core::group::Group;
+use enforcer_core::owner::OwnerLimits;
 use enforcer_core::{Checkpoint, ReplicaId, WorkloadName};
 use enforcer_kernel::replacement::{Survives, replace};
 use enforcer_model::Record;
@@ -25,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The folders.
-const PARTS: [&str; 3] = ["instances", "workloads", "groups"];
+const PARTS: [&str; 4] = ["instances", "workloads", "groups", "limits"];
 /// Raised with every change that an older agent would misread.
 const SCHEMA: u32 = 2;
 
@@ -247,6 +249,40 @@ impl Handover {
             Some(group) => write(&path, group),
             None => remove_if_there(&path),
         }
+    }
+
+    /// Returns what the owner of an attached service was asked for.
+    pub(crate) fn owner_limits(&self, workload: &ReplicaId) -> Option<OwnerLimits> {
+        let path = self.limits(workload);
+        let found = read::<OwnerLimits>(&path);
+        found.unwrap_or_else(|error| {
+            tracing::error!("{workload}: {error}; its limits are not given back");
+            None
+        })
+    }
+
+    /// Replaces what the owner of an attached service was asked for.
+    pub(crate) fn keep_owner_limits(
+        &self,
+        workload: &ReplicaId,
+        limits: &OwnerLimits,
+    ) -> io::Result<()> {
+        let path = self.limits(workload);
+        match limits.is_empty() {
+            true => remove_if_there(&path),
+            false => write(&path, limits),
+        }
+    }
+
+    /// Returns whether the owner of any service has set limits for enforcer.
+    pub(crate) fn has_owner_limits(&self) -> bool {
+        let entries = fs::read_dir(self.folder.join("limits"));
+        entries.is_ok_and(|mut entries| entries.next().is_some())
+    }
+
+    fn limits(&self, workload: &ReplicaId) -> PathBuf {
+        self.folder
+            .join(format!("limits/{}.json", workload.file_name()))
     }
 
     /// Replaces the record of what runs in one step: a reader sees the old one or the

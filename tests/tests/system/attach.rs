@@ -54,6 +54,55 @@ fn get(path: &str) {
     shell(&format!("timeout 2 bash -c \"{script}\""));
 }
 
+const LIMITS: &str = "    cgroup: { memory.max: 64M, cpu.max: 50%, pids.max: 200 }\n";
+
+/// Waits until the kernel has these values of `memory.max`, `cpu.max` and `pids.max`.
+fn await_limits(expected: [&str; 3]) {
+    let read = |file| {
+        let path = format!("/sys/fs/cgroup/system.slice/shop.service/{file}");
+        // Without a limit of CPU time, systemd takes the controller away.
+        fs::read_to_string(path).map_or("max 100000".to_owned(), |text| text.trim().to_owned())
+    };
+    wait_for(&expected.join(", "), || {
+        let found = ["memory.max", "cpu.max", "pids.max"].map(read);
+        (found == expected).then_some(())
+    });
+}
+
+/// The limit of tasks that systemd gives each service.
+fn own_tasks() -> String {
+    sh("systemctl show -p DefaultTasksMax --value")
+}
+
+/// systemd sets the limits of the manifest, also those of a throttle, and those of the unit come back: after a change of the
+/// manifest, and when the agent was killed before.
+fn its_limits_are_set_by_systemd_and_given_back(probe: &str) {
+    let own = [&(48 << 20).to_string(), "max 100000", &own_tasks()];
+    await_limits(own);
+    fs::write(ATTACHED, manifest(&format!("{probe}{LIMITS}"))).unwrap();
+    sh("systemctl reload enforcer");
+    let limited = [&(64 << 20).to_string(), "50000 100000", "200"];
+    await_limits(limited);
+    let shown = sh("systemctl show -p MemoryMax --value shop");
+    assert_eq!(shown, (64 << 20).to_string());
+
+    sh("enforcer throttle shop 20%");
+    await_limits([limited[0], "20000 100000", limited[2]]);
+    sh("enforcer release shop");
+    await_limits(limited);
+
+    let agent = sh("systemctl show -p MainPID --value enforcer");
+    sh("systemctl kill -s KILL enforcer");
+    wait_for("the next agent", || {
+        let next = sh("systemctl show -p MainPID --value enforcer");
+        (next != agent && next != "0" && shop()?.pid == main_pid()).then_some(())
+    });
+    await_limits(limited);
+    fs::write(ATTACHED, manifest(probe)).unwrap();
+    sh("systemctl reload enforcer");
+    await_limits(own);
+}
+
 #[test]
 fn a_unit_goes_on_under_systemd_and_is_explained_by_enforcer() {
     install_anew();
@@ -119,10 +168,16 @@ fn a_unit_goes_on_under_systemd_and_is_explained_by_enforcer() {
     let error = String::from_utf8_lossy(&shown.stderr).into_owned();
     assert!(error.contains("journalctl -u shop.service"), "{error}");
 
-    // The package goes, and the unit stays.
+    its_limits_are_set_by_systemd_and_given_back(&probe);
+
+    // The package goes, and the unit stays, with its own limits.
+    fs::write(ATTACHED, manifest(&format!("{probe}{LIMITS}"))).unwrap();
+    sh("systemctl reload enforcer");
+    await_limits([&(64 << 20).to_string(), "50000 100000", "200"]);
     let last = main_pid();
     purge();
     assert_eq!(main_pid(), last);
+    await_limits([&(48 << 20).to_string(), "max 100000", &own_tasks()]);
     sh("systemctl stop shop");
     fs::remove_file(UNIT).unwrap();
     sh("systemctl daemon-reload");

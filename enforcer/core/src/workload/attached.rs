@@ -8,7 +8,7 @@
 
 use super::{After, Context, Lifecycle, Workload};
 use crate::checkpoint::KeptAsking;
-use crate::cpu_loop::{Evidence, LoopSource, Thread, Verdict};
+use crate::cpu_loop::{Evidence, LoopSource, Rung, Thread, Verdict};
 use crate::event::{
     Aside, BreakerChange, BreakerState, Cause, Detail, Reason, RestartPlan, Seq, Step,
 };
@@ -108,6 +108,24 @@ impl Workload {
         let why = "it is attached, and not traced without `prove: true`";
         let evidence = Evidence::none(source, why);
         self.judge(context, thread, Verdict::OverBudget, cpu, evidence);
+    }
+
+    /// Has the owner of a service that was found set the limits, and give back what an earlier instance was throttled to.
+    pub(super) fn limit_service(&mut self, context: &mut Context<'_>, seq: Seq) {
+        if self.attached && self.spec.mode == Mode::Enforce {
+            self.write_limits(context, Cause::Agent, seq);
+        }
+    }
+
+    /// Returns whether the limits can be lowered so. The owner of an attached service knows some of them.
+    pub(super) fn owner_takes(&self, rung: Rung) -> bool {
+        let file = match rung {
+            Rung::Demote => "cpu.weight",
+            Rung::Throttle(_) => "cpu.max",
+            Rung::Tell | Rung::Restart => return true,
+        };
+        let service = self.spec.attach.as_ref().filter(|_| self.attached);
+        service.is_none_or(|service| service.limits().contains(&file))
     }
 
     /// Returns whether the present instance is an attached service, or the edges look for one.

@@ -47,8 +47,7 @@ impl Workload {
                 return;
             }
         }
-        // Its limits are its owner's.
-        if self.spec.mode == Mode::Observe || self.attached {
+        if self.spec.mode == Mode::Observe || !self.owner_takes(rung) {
             self.report_throttle(context, Cause::CpuLoop, Some(seq), claims, false);
             return;
         }

@@ -315,6 +315,7 @@ impl Workload {
             let (spec, hook) = (Arc::clone(&self.spec), Hook::AfterStart);
             self.aside(context, reason, Aside::RunHook { spec, hook });
         }
+        self.limit_service(context, start_seq);
         self.ask_probes(context);
         self.hear_early(context);
         if let Some(Then { after, cause, kill }) = then {

@@ -10,6 +10,7 @@ pub(crate) const KEYS: &[&str] = &[
     "attach",
     "prove",
     "mode",
+    "cgroup",
     "user",
     "group",
     "groups",
@@ -70,6 +71,10 @@ impl Reader<'_> {
                 self.fault(fault.label(label).help("mode: observe"));
             }
         }
+        if let Some(node) = fields.get("cgroup") {
+            spec.limits = self.limits(node, spec.limits.clone());
+            self.limits_of_attached(node, &spec);
+        }
         self.set(fields, "prove", &mut spec.prove, boolean);
         if fields.get("user").is_some() {
             self.account(node, fields, &mut spec);
@@ -106,6 +111,33 @@ impl Reader<'_> {
             );
         }
         spec
+    }
+
+    /// Refuses the limits that the owner of a service cannot set.
+    fn limits_of_attached(&mut self, node: &Node, spec: &WorkloadSpec) {
+        if spec.mode == Mode::Observe {
+            let fault = Fault::error(node.span.clone(), "an observed service gets no limits");
+            self.fault(
+                fault
+                    .label("its owner is asked for them with `mode: enforce` alone")
+                    .help("mode: enforce"),
+            );
+            return;
+        }
+        let known = spec.attach.as_ref().map_or_else(Vec::new, Attach::limits);
+        for (name, place, _) in node.value.pairs() {
+            if super::limits::KEYS.contains(&name) && !known.contains(&name) {
+                let owner = spec.attach.as_ref().map_or("its owner", |of| of.parts().0);
+                let message = format!("{owner} does not set `{name}`");
+                let fault = Fault::error(place.clone(), message);
+                let help = format!("it sets {}", known.join(", "));
+                self.fault(
+                    fault
+                        .label("the owner of the service sets its limits")
+                        .help(help),
+                );
+            }
+        }
     }
 
     /// Refuses the probes that only a program of the agent's own answers.

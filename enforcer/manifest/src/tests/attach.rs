@@ -73,13 +73,13 @@ fn what_only_a_program_of_ones_own_has_is_a_fault() {
     check_attached(
         "attach: { systemd: nginx.service }
 command: [/bin/true]
-cgroup: { memory.max: 1G }
+hostname: web
 mode: enforce
 probes: { startup: { notify: {} }, readiness: { exec: { command: [/bin/true] } } }",
         &expect![[r#"
             4:5 error: this workload has no `user` (its commands would run as root) [name the account that they run as; write `user: root` to mean it]
-            5:5 error: `command` does not go with `attach` (its owner has started it, and decides about this) [keys beside `attach`: prove, mode, user, group, groups, priority, probes, on_ready, on_unready, watch, recovery, commands]
-            6:5 error: `cgroup` does not go with `attach` (its owner has started it, and decides about this) [keys beside `attach`: prove, mode, user, group, groups, priority, probes, on_ready, on_unready, watch, recovery, commands]
+            5:5 error: `command` does not go with `attach` (its owner has started it, and decides about this) [keys beside `attach`: prove, mode, cgroup, user, group, groups, priority, probes, on_ready, on_unready, watch, recovery, commands]
+            6:5 error: `hostname` does not go with `attach` (its owner has started it, and decides about this) [keys beside `attach`: prove, mode, cgroup, user, group, groups, priority, probes, on_ready, on_unready, watch, recovery, commands]
             8:15 error: an attached service does not say `READY=1` to enforcer (expected another kind of probe)
         "#]],
     );
@@ -88,6 +88,46 @@ probes: { startup: { notify: {} }, readiness: { exec: { command: [/bin/true] } }
         &expect![[r#"
         6:12 error: `prove` needs `attach` (loops of the agent's own programs are always proved)
     "#]],
+    );
+}
+
+#[test]
+fn its_owner_sets_its_limits() {
+    check_attached(
+        "attach: { systemd: nginx.service }
+mode: enforce
+cgroup: { memory.max: 1G, cpu.max: 50%, cpu.weight: idle, io.weight: 50, pids.max: 100 }",
+        &expect![""],
+    );
+    check_attached(
+        "attach: { docker: web }
+mode: enforce
+cgroup: { memory.max: 1G, cpu.max: 50%, pids.max: 100 }",
+        &expect![""],
+    );
+    check_attached(
+        "attach: { systemd: nginx.service }
+cgroup: { memory.max: 1G }",
+        &expect![[r#"
+            5:13 error: an observed service gets no limits (its owner is asked for them with `mode: enforce` alone) [mode: enforce]
+        "#]],
+    );
+    check_attached(
+        "attach: { systemd: nginx.service }
+mode: enforce
+cgroup: { cpuset.cpus: \"0\", memory.high: 80% }",
+        &expect![[r#"
+            6:15 error: systemd does not set `cpuset.cpus` (the owner of the service sets its limits) [it sets cpu.weight, cpu.max, memory.min, memory.low, memory.high, memory.max, memory.swap.max, pids.max, io.weight]
+            6:46 error: `80%` is not valid here (expected a size: there is no memory.max to take a percentage of)
+        "#]],
+    );
+    check_attached(
+        "attach: { podman: web }
+mode: enforce
+cgroup: { cpu.weight: 50 }",
+        &expect![[r#"
+            6:15 error: podman does not set `cpu.weight` (the owner of the service sets its limits) [it sets cpu.max, memory.max, pids.max]
+        "#]],
     );
 }
 

@@ -2,6 +2,7 @@
 
 use crate::settings::displayed;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A service that another program has started, by its name there.
@@ -52,6 +53,80 @@ impl Attach {
         Some(words.map(str::to_owned).collect())
     }
 
+    /// The limits that systemd sets at run time (systemd.resource-control(5)), and its names for them.
+    pub const OF_SYSTEMD: [(&str, &str); 9] = [
+        ("cpu.weight", "CPUWeight"),
+        ("cpu.max", "CPUQuota"),
+        ("memory.min", "MemoryMin"),
+        ("memory.low", "MemoryLow"),
+        ("memory.high", "MemoryHigh"),
+        ("memory.max", "MemoryMax"),
+        ("memory.swap.max", "MemorySwapMax"),
+        ("pids.max", "TasksMax"),
+        ("io.weight", "IOWeight"),
+    ];
+    /// The limits that `docker update` and `podman update` set to the very number. They turn CPU shares into a weight, in a way
+    /// that depends on their version.
+    pub const OF_ENGINES: [&str; 3] = ["cpu.max", "memory.max", "pids.max"];
+
+    /// Returns the limits that the owner can set, by the names of the kernel's files.
+    #[must_use]
+    pub fn limits(&self) -> Vec<&'static str> {
+        match self {
+            Self::Systemd(_) => Self::OF_SYSTEMD.iter().map(|(file, _)| *file).collect(),
+            Self::Docker(_) | Self::Podman(_) => Self::OF_ENGINES.to_vec(),
+            Self::Cgroup(_) => Vec::new(),
+        }
+    }
+
+    /// Returns whether the owner can bound the CPU time.
+    #[must_use]
+    pub fn takes_quota(&self) -> bool {
+        self.limits().contains(&"cpu.max")
+    }
+
+    /// Returns the command by which the owner sets limits; `None` if it cannot. The values are those of the kernel's
+    /// files, and `idle` for the weight of an idle cgroup.
+    #[must_use]
+    pub fn set_limits(
+        &self,
+        values: &BTreeMap<String, String>,
+        container: Container,
+    ) -> Option<Vec<String>> {
+        let (words, options, name): (&[&str], _, _) = match self {
+            Self::Systemd(unit) => {
+                let options = values
+                    .iter()
+                    .filter_map(|(file, value)| of_systemd(file, value));
+                let options = options.flatten().collect();
+                return Some(command(
+                    &[
+                        "/usr/bin/systemctl",
+                        "set-property",
+                        "--runtime",
+                        "--",
+                        unit,
+                    ],
+                    options,
+                ));
+            }
+            Self::Docker(name) => (
+                &["/usr/bin/docker", "update"],
+                of_engine(values, container),
+                name,
+            ),
+            Self::Podman(name) => (
+                &["/usr/bin/podman", "update"],
+                of_engine(values, container),
+                name,
+            ),
+            Self::Cgroup(_) => return None,
+        };
+        let mut words = command(words, options);
+        words.extend(["--".to_owned(), name.clone()]);
+        Some(words)
+    }
+
     /// Returns the command by which the owner shows its output; `None` if nobody keeps that.
     #[must_use]
     pub fn logs(&self) -> Option<String> {
@@ -87,9 +162,167 @@ impl Attach {
     }
 }
 
+/// What a container's engine is told beside the limits that change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Container {
+    /// The present limit of swap, in bytes; `None` if there is none. An engine takes memory and swap together.
+    pub swap: Option<u64>,
+    /// It was made with `--cpus`. Docker then refuses a quota.
+    pub has_cpus: bool,
+}
+
+fn command(words: &[&str], options: Vec<String>) -> Vec<String> {
+    let words = words.iter().map(|word| (*word).to_owned());
+    words.chain(options).collect()
+}
+
+/// Returns the settings of a unit that stand for a file's value; `None` if there are none.
+fn of_systemd(file: &str, value: &str) -> Option<Vec<String>> {
+    let (_, key) = Attach::OF_SYSTEMD
+        .iter()
+        .find(|(known, _)| *known == file)?;
+    let value = value.trim();
+    let of_weight = value.strip_prefix("default ").unwrap_or(value);
+    Some(match file {
+        "cpu.max" => match quota(value) {
+            Some((time, period)) => {
+                let hundredths = u128::from(time) * 10_000 / u128::from(period.max(1));
+                let (whole, rest) = (hundredths / 100, hundredths % 100);
+                vec![
+                    format!("{key}={whole}.{rest:02}%"),
+                    format!("CPUQuotaPeriodSec={period}us"),
+                ]
+            }
+            None => vec![format!("{key}="), "CPUQuotaPeriodSec=".to_owned()],
+        },
+        _ if value == "max" => vec![format!("{key}=infinity")],
+        _ => vec![format!("{key}={of_weight}")],
+    })
+}
+
+/// The engines know no `max` for memory, and read a number as a float: it is the greatest multiple of 1,024 below
+/// 2^63, which the kernel shows as `max` again (`mm/page_counter.c`, `page_counter_memparse`).
+const NO_LIMIT: u64 = (1 << 63) - 1024;
+
+fn of_engine(values: &BTreeMap<String, String>, container: Container) -> Vec<String> {
+    let mut options = Vec::new();
+    for (file, value) in values {
+        match file.as_str() {
+            "memory.max" => {
+                let memory: Option<u64> = value.trim().parse().ok();
+                options.push(format!("--memory={}", memory.unwrap_or(NO_LIMIT)));
+                let both = memory.zip(container.swap);
+                let both = both.and_then(|(memory, swap)| memory.checked_add(swap));
+                options.push(match both {
+                    Some(both) => format!("--memory-swap={both}"),
+                    None => "--memory-swap=-1".to_owned(),
+                });
+            }
+            "pids.max" => {
+                let count = if value.trim() == "max" { "-1" } else { value };
+                options.push(format!("--pids-limit={count}"));
+            }
+            "cpu.max" => match quota(value) {
+                Some((time, period)) if container.has_cpus => {
+                    let billionths = u128::from(time) * 1_000_000_000 / u128::from(period.max(1));
+                    let (whole, rest) = (billionths / 1_000_000_000, billionths % 1_000_000_000);
+                    options.push(format!("--cpus={whole}.{rest:09}"));
+                }
+                Some((time, period)) => {
+                    options.push(format!("--cpu-period={period}"));
+                    options.push(format!("--cpu-quota={time}"));
+                }
+                None => options.push("--cpu-quota=-1".to_owned()),
+            },
+            _ => {}
+        }
+    }
+    options
+}
+
+/// Reads `cpu.max`: the time and the period in microseconds; `None` without a limit.
+fn quota(value: &str) -> Option<(u64, u64)> {
+    let (time, period) = value.trim().split_once(' ')?;
+    Some((time.parse().ok()?, period.parse().ok()?))
+}
+
 impl fmt::Display for Attach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (owner, name) = self.parts();
         write!(f, "{owner} {name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(service: &Attach, values: &[(&str, &str)], container: Container) -> String {
+        let values = values.iter();
+        let values = values.map(|(file, value)| ((*file).to_owned(), (*value).to_owned()));
+        let words = service.set_limits(&values.collect(), container);
+        words.map_or_else(|| "nothing".to_owned(), |words| words.join(" "))
+    }
+
+    #[test]
+    fn systemd_gets_the_kernels_values_under_its_own_names() {
+        let unit = Attach::Systemd("shop.service".to_owned());
+        let set = |values: &[(&str, &str)]| set(&unit, values, Container::default());
+        let begin = "/usr/bin/systemctl set-property --runtime -- shop.service";
+        let limited = [
+            ("cpu.max", "33333 100000"),
+            ("cpu.weight", "59"),
+            ("io.weight", "default 50"),
+            ("memory.max", "52428800"),
+            ("pids.max", "max"),
+        ];
+        assert_eq!(
+            set(&limited),
+            format!(
+                "{begin} CPUQuota=33.33% CPUQuotaPeriodSec=100000us CPUWeight=59 IOWeight=50 \
+                 MemoryMax=52428800 TasksMax=infinity"
+            )
+        );
+        assert_eq!(
+            set(&[("cpu.max", "max 100000"), ("cpu.weight", "idle")]),
+            format!("{begin} CPUQuota= CPUQuotaPeriodSec= CPUWeight=idle")
+        );
+        for file in unit.limits() {
+            let words = of_systemd(file, "1");
+            assert!(words.is_some(), "{file}");
+        }
+    }
+
+    #[test]
+    fn an_engine_takes_memory_and_swap_together() {
+        let docker = Attach::Docker("web".to_owned());
+        let limited = [
+            ("cpu.max", "50000 100000"),
+            ("memory.max", "52428800"),
+            ("pids.max", "100"),
+        ];
+        let swapless = Container {
+            swap: Some(0),
+            has_cpus: true,
+        };
+        assert_eq!(
+            set(&docker, &limited, swapless),
+            "/usr/bin/docker update --cpus=0.500000000 --memory=52428800 --memory-swap=52428800 \
+             --pids-limit=100 -- web"
+        );
+        let open = [
+            ("cpu.max", "max 100000"),
+            ("memory.max", "max"),
+            ("pids.max", "max"),
+        ];
+        let podman = Attach::Podman("web".to_owned());
+        assert_eq!(
+            set(&podman, &open, Container::default()),
+            "/usr/bin/podman update --cpu-quota=-1 --memory=9223372036854774784 --memory-swap=-1 \
+             --pids-limit=-1 -- web"
+        );
+        let cgroup = Attach::Cgroup("/web".to_owned());
+        assert_eq!(set(&cgroup, &limited, swapless), "nothing");
+        assert!(cgroup.limits().is_empty());
     }
 }

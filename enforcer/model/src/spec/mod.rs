@@ -24,7 +24,7 @@ mod stop;
 mod watch;
 
 pub use alerts::{Alerts, Preset, Resource, Rule, Severity, Target, When};
-pub use attach::Attach;
+pub use attach::{Attach, Container};
 pub use consequence::{Consequence, Denial};
 pub use directories::{Directories, DirectoryKind};
 pub use files::{Mount, Tmpfs};

@@ -4,7 +4,7 @@
 
 mod place;
 
-pub(super) use place::{BEFORE_START, Places, RECOVERY};
+pub(super) use place::{BEFORE_START, LIMITS, Places, RECOVERY};
 
 use super::{Executor, launch, sandbox, view};
 use crate::report::error_chain;

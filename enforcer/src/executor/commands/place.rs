@@ -24,6 +24,8 @@ const OF_HOST: &str = "_host";
 
 /// The names of the places where the commands before a start run.
 pub(in crate::executor) const RECOVERY: &str = "recovery";
+/// The place of the commands by which an owner sets limits.
+pub(in crate::executor) const LIMITS: &str = "limits";
 pub(in crate::executor) const BEFORE_START: &str = "before_start";
 
 #[derive(Debug, Default)]
@@ -208,7 +210,7 @@ impl Executor {
     /// the removal.
     pub(in crate::executor) fn forget_commands(&self, workload: &ReplicaId) {
         let probes = ProbeName::ALL.map(ProbeName::as_str);
-        let all = [&probes[..], &[RECOVERY, BEFORE_START]].concat();
+        let all = [&probes[..], &[RECOVERY, BEFORE_START, LIMITS]].concat();
         for what in &all {
             self.forget_place(workload, what);
         }

@@ -119,6 +119,7 @@ fn its_owner_is_asked_to_restart_it() {
             0 s:   → start #1
             1 s: #2 start
             1 s:   → ask liveness
+            1 s:   → write_limits #1
             2 s: #3 health
             2 s: #4 restart (liveness) because of #3
             2 s:   → ask_owner #1
@@ -132,6 +133,7 @@ fn its_owner_is_asked_to_restart_it() {
             11 s:   → start #2
             12 s: #9 start
             12 s:   → ask liveness
+            12 s:   → write_limits #2
             13 s: #10 health
             13 s: #11 breaker (liveness) because of #10
         "#]],
@@ -186,6 +188,7 @@ fn its_owner_is_not_asked_without_a_reason() {
             0 s:   → start #1
             1 s: #2 start
             1 s:   → ask liveness
+            1 s:   → write_limits #1
             2 s: #3 health
             2 s: #4 restart (liveness) because of #3
             2 s:   → ask_owner #1
@@ -202,20 +205,21 @@ fn its_owner_is_not_asked_without_a_reason() {
         enforced,
         observes,
         &expect![[r#"
-        0 s: #1 config (config)
-        0 s:   → start #1
-        1 s: #2 start
-        1 s:   → ask liveness
-        2 s: #3 health
-        2 s: #4 restart (liveness) because of #3
-        2 s:   → ask_owner #1
-        3 s: #5 degraded
-        3 s: #6 restart (liveness) because of #5
-        3 s: #7 config (config)
-        3 s: #8 health
-        3 s:   → write_limits #1
-        60 s:   → ask liveness
-    "#]],
+            0 s: #1 config (config)
+            0 s:   → start #1
+            1 s: #2 start
+            1 s:   → ask liveness
+            1 s:   → write_limits #1
+            2 s: #3 health
+            2 s: #4 restart (liveness) because of #3
+            2 s:   → ask_owner #1
+            3 s: #5 degraded
+            3 s: #6 restart (liveness) because of #5
+            3 s: #7 config (config)
+            3 s: #8 health
+            3 s:   → write_limits #1
+            60 s:   → ask liveness
+        "#]],
     );
 }
 
@@ -278,4 +282,71 @@ fn is_investigation(action: &Action) -> bool {
             ..
         })
     )
+}
+
+/// Its owner takes a quota, so it can be throttled by hand. A container's owner takes no weight, so that rung is only reported.
+#[test]
+fn its_owner_lowers_its_cpu_time() {
+    use super::loops::{evidence, suspect};
+    let mut unit = WorkloadSpec {
+        mode: Mode::Enforce,
+        prove: true,
+        ..shop()
+    };
+    unit.watch.cpu_loop = Some(crate::spec::CpuLoopWatch {
+        respond: vec![crate::cpu_loop::Rung::Demote],
+        ..crate::spec::CpuLoopWatch::default()
+    });
+    let container = WorkloadSpec {
+        attach: Some(Attach::Docker("shop".to_owned())),
+        ..unit.clone()
+    };
+    let ask = |request| Event::Workload(name(WEB), WorkloadEvent::Request { request });
+    let events = || {
+        vec![
+            (1, prepared(1)),
+            (1, started(1)),
+            (2, suspect(1)),
+            (3, evidence(1, crate::cpu_loop::Verdict::DeadLoop)),
+            (4, ask(Request::Throttle(crate::units::Percent(20)))),
+            (5, ask(Request::Release)),
+        ]
+    };
+    check(
+        unit,
+        events(),
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        1 s: #2 start
+        1 s:   → write_limits #1
+        2 s:   → investigate #1
+        3 s: #3 cpu_loop
+        3 s: #4 throttle (cpu_loop) because of #3
+        3 s: #5 health
+        3 s:   → write_limits #1
+        4 s: #6 throttle (manual)
+        4 s:   → write_limits #1
+        5 s: #7 release (manual)
+        5 s:   → write_limits #1
+    "#]],
+    );
+    check(
+        container,
+        events(),
+        &expect![[r#"
+        0 s: #1 config (config)
+        0 s:   → start #1
+        1 s: #2 start
+        1 s:   → write_limits #1
+        2 s:   → investigate #1
+        3 s: #3 cpu_loop
+        3 s: #4 throttle (cpu_loop) because of #3
+        3 s: #5 health
+        4 s: #6 throttle (manual)
+        4 s:   → write_limits #1
+        5 s: #7 release (manual)
+        5 s:   → write_limits #1
+    "#]],
+    );
 }

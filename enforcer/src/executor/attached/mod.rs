@@ -1,8 +1,10 @@
 //! Attached services: the agent finds them, observes them and lets them go. It writes nothing to their cgroups
 //! and signals none of their processes.
 
+mod limits;
+
 use super::Executor;
-use super::commands::{RECOVERY, ShortCommand, outcome_of};
+use super::commands::{LIMITS, RECOVERY, ShortCommand, outcome_of};
 use super::instances::{Begun, Instance, OpenCgroup};
 use super::marks;
 use crate::report::error_chain;
@@ -357,6 +359,24 @@ impl Executor {
         let Some(command) = spec.attach.as_ref().and_then(Attach::restart) else {
             return;
         };
+        if let Err(error) = self
+            .run_of_owner(&workload, &spec, (RECOVERY, command))
+            .await
+        {
+            self.send(Event::Workload(
+                workload,
+                WorkloadEvent::RemedyFailed { error },
+            ));
+        }
+    }
+
+    /// Runs a command of an owner's as root, in the place of this name.
+    async fn run_of_owner(
+        self: &Arc<Self>,
+        workload: &ReplicaId,
+        spec: &WorkloadSpec,
+        (what, command): (&'static str, Vec<String>),
+    ) -> Result<(), String> {
         let shown = command.join(" ");
         let root = WorkloadSpec {
             user: Some("root".to_owned()),
@@ -365,18 +385,15 @@ impl Executor {
         };
         let command = ShortCommand {
             workload: Some(workload.clone()),
-            what: RECOVERY.into(),
+            what: what.into(),
             spec: Arc::new(root),
             command,
             environment: Vec::new(),
             limit: COMMAND_LIMIT,
         };
-        if let Some(error) = outcome_of(self.run_command(command).await) {
-            let error = format!("`{shown}`: {error}");
-            self.send(Event::Workload(
-                workload,
-                WorkloadEvent::RemedyFailed { error },
-            ));
+        match outcome_of(self.run_command(command).await) {
+            Some(error) => Err(format!("`{shown}`: {error}")),
+            None => Ok(()),
         }
     }
 
@@ -391,8 +408,9 @@ impl Executor {
         }
     }
 
-    /// Ends the observation of a service, or the search for it.
-    pub(super) fn let_service_go(&self, workload: &ReplicaId) {
+    /// Ends the observation of a service, or the search for it. Its owner gives it the limits that it has had before.
+    pub(super) fn let_service_go(self: &Arc<Self>, workload: &ReplicaId) {
+        self.give_limits_back(workload);
         {
             let mut sought = self.sought.lock();
             sought.wanted.remove(workload);
