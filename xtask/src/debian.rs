@@ -51,9 +51,12 @@ pub(crate) const OWN: Host = Host {
 };
 
 /// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs` and
-/// `strict.rs`.
+/// `strict.rs`. The engines run containers; see `engines.rs`.
 const DAEMONS: &[&str] = &[
+    "crun",
     "dnsmasq-base",
+    "docker-cli",
+    "docker.io",
     "etcd-server",
     "haproxy",
     "lighttpd",
@@ -61,6 +64,7 @@ const DAEMONS: &[&str] = &[
     "mosquitto",
     "nginx",
     "nodejs",
+    "podman",
     "postgresql",
     "redis-server",
     "tinyproxy-bin",
@@ -95,7 +99,8 @@ const PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
-/// Files and folders that nothing here opens. PostgreSQL loads LLVM for very large queries only.
+/// Files and folders that nothing here opens. PostgreSQL loads LLVM for very large queries only, and the engines need
+/// plugins for networks of their own.
 const UNUSED: &[&str] = &[
     "usr/include",
     "usr/share/doc",
@@ -105,6 +110,7 @@ const UNUSED: &[&str] = &[
     "usr/share/man",
     "usr/lib/x86_64-linux-gnu/gconv",
     "usr/lib/udev",
+    "usr/lib/cni",
     "usr/lib/llvm-19",
     "usr/lib/x86_64-linux-gnu/libLLVM.so.19.1",
     "usr/lib/x86_64-linux-gnu/libz3.so.4",

@@ -1,0 +1,177 @@
+//! Containers of Debian's own Podman and Docker that enforcer looks after: the engine starts and restarts them, and enforcer
+//! says why.
+
+use super::*;
+use enforcer_model::Record;
+use std::fs;
+
+const ATTACHED: &str = "/etc/enforcer/workloads.d/shop.yaml";
+const PORT: u16 = 18340;
+const IMAGE: &str = "/srv/shop-image";
+
+/// Without a network of its own, a container needs no module of the kernel's that is not there.
+const DOCKER_UNIT: &str = "[Service]\nEnvironment=DOCKER_RAMDISK=1\nExecStart=/usr/sbin/dockerd \
+    --bridge=none --iptables=false --ip6tables=false --storage-driver=vfs\n";
+
+/// An engine, by its key of `attach` and its command.
+struct Engine {
+    key: &'static str,
+    /// Starts a container, up to its image or root and its command.
+    run: &'static str,
+    /// The beginning of its cgroup.
+    cgroup: &'static str,
+}
+
+const ENGINES: [Engine; 2] = [
+    Engine {
+        key: "podman",
+        run: "podman run --detach --name shop --network host --memory 48m --memory-swap 48m --rootfs /srv/shop-image",
+        cgroup: "/sys/fs/cgroup/machine.slice/libpod-",
+    },
+    Engine {
+        key: "docker",
+        run: "docker run --detach --name shop --network host --memory 48m --memory-swap 48m shop",
+        cgroup: "/sys/fs/cgroup/system.slice/docker-",
+    },
+];
+
+fn manifest(engine: &Engine, more: &str) -> String {
+    format!(
+        "version: 1\nworkloads:\n  shop:\n    attach: {{ {}: shop }}\n    mode: enforce\n    \
+         watch: {{ cpu_loop: {{ after: 3s }} }}\n    probes: {{ liveness: {{ http: {{ port: {PORT}, path: /health }}, \
+         period: 1s, timeout: 1s, failure_threshold: 3 }} }}\n{more}",
+        engine.key
+    )
+}
+
+fn shop() -> Option<WorkloadView> {
+    workload().filter(|found| found.name.to_string() == "shop")
+}
+
+/// The process that the engine says is the container's.
+fn pid_of_engine(engine: &Engine) -> Option<u32> {
+    let shown = shell(&format!(
+        "{} inspect --format '{{{{.State.Pid}}}}' shop",
+        engine.key
+    ));
+    let pid = String::from_utf8_lossy(&shown.stdout).trim().parse().ok()?;
+    (pid != 0).then_some(pid)
+}
+
+/// Waits until enforcer and the engine know the same process, and it is healthy.
+fn healthy(engine: &Engine, before: Option<u32>) -> u32 {
+    wait_for("a healthy container", || {
+        let found = shop()?;
+        let pid = found.pid.filter(|pid| Some(*pid) != before)?;
+        let is_healthy = found.health == enforcer_model::health::Health::Healthy;
+        (is_healthy && pid_of_engine(engine) == Some(pid)).then_some(pid)
+    })
+}
+
+fn get(path: &str) {
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{PORT}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; head -c 1 <&3"
+    );
+    shell(&format!("timeout 5 bash -c \"{script}\""));
+}
+
+fn events() -> Vec<Record> {
+    let text = sh("enforcer events shop --json");
+    let lines = text.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().unwrap()
+}
+
+fn kinds() -> String {
+    let events = events().into_iter();
+    let kinds: Vec<String> = events.map(|one| one.detail.kind().to_owned()).collect();
+    kinds.join(" ")
+}
+
+fn await_limit(file: &str, expected: &str) {
+    wait_for(&format!("{file} {expected}"), || {
+        let path = format!("{}/{file}", shop()?.cgroup);
+        let found = fs::read_to_string(path).ok()?;
+        (found.trim() == expected).then_some(())
+    });
+}
+
+fn set_manifest(engine: &Engine, more: &str) {
+    fs::write(ATTACHED, manifest(engine, more)).unwrap();
+    sh("systemctl reload enforcer");
+}
+
+/// A container is started by its engine, and its death, its loop and its limits are as those of any workload.
+fn look_after_a_container(engine: &Engine) {
+    sh(&format!("{} /usr/bin/fixture http {PORT}", engine.run));
+    set_manifest(engine, "");
+    let first = healthy(engine, None);
+    let found = shop().unwrap();
+    assert!(found.cgroup.starts_with(engine.cgroup), "{}", found.cgroup);
+    assert_eq!(found.memory_max_bytes, Some(48 << 20));
+
+    // The engine sets the limits, and gives back what it has had.
+    let own = (48 << 20).to_string();
+    set_manifest(
+        engine,
+        "    cgroup: { memory.max: 64M, cpu.max: 80%, pids.max: 200 }\n",
+    );
+    await_limit("memory.max", &(64 << 20).to_string());
+    await_limit("cpu.max", "80000 100000");
+    await_limit("pids.max", "200");
+    set_manifest(engine, "");
+    await_limit("memory.max", &own);
+    wait_for("no quota", || {
+        let text = fs::read_to_string(format!("{}/cpu.max", shop()?.cgroup));
+        text.map_or(true, |text| text.starts_with("max "))
+            .then_some(())
+    });
+    assert_eq!(pid_of_engine(engine), Some(first));
+
+    // It loops and does not answer, so its engine is asked to restart it.
+    get("/break");
+    let second = healthy(engine, Some(first));
+    assert!(kinds().contains("cpu_loop"), "{}", kinds());
+
+    // The kernel kills it at its limit.
+    get("/leak");
+    wait_for("the OOM kill", || {
+        kinds().contains("oom_kill").then_some(())
+    });
+    let why = sh("enforcer why shop");
+    assert!(why.contains("OOM") && why.contains("48"), "{why}");
+    sh(&format!("{} start shop", engine.key));
+    healthy(engine, Some(second));
+    sh(&format!(
+        "{0} rm --force --time 1 shop 2>/dev/null || {0} rm --force shop",
+        engine.key
+    ));
+    wait_for("the search", || {
+        let reason = shop()?.reason;
+        (reason == format!("waiting for {} shop to run", engine.key)).then_some(())
+    });
+    fs::remove_file(ATTACHED).unwrap();
+    sh("systemctl reload enforcer && enforcer apply --prune");
+}
+
+#[test]
+fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
+    install_anew();
+    sh(&format!(
+        "mkdir -p {IMAGE}/usr/bin {IMAGE}/tmp {IMAGE}/etc {IMAGE}/proc {IMAGE}/sys {IMAGE}/dev {IMAGE}/run && \
+         cp /usr/bin/fixture {IMAGE}/usr/bin/ && mkdir -p /etc/containers && \
+         printf '[storage]\\ndriver = \"vfs\"\\n' >/etc/containers/storage.conf"
+    ));
+    fs::write("/etc/systemd/system/docker-alone.service", DOCKER_UNIT).unwrap();
+    sh("systemctl daemon-reload && systemctl start docker-alone");
+    wait_for("Docker", || {
+        shell("docker version").status.success().then_some(())
+    });
+    sh(&format!("tar -C {IMAGE} -c . | docker import - shop"));
+    for engine in &ENGINES {
+        look_after_a_container(engine);
+    }
+    sh(
+        "systemctl stop docker-alone && rm /etc/systemd/system/docker-alone.service && systemctl daemon-reload",
+    );
+    purge();
+}
