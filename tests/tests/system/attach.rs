@@ -86,7 +86,7 @@ fn its_limits_are_set_by_systemd_and_given_back(probe: &str) {
     let shown = sh("systemctl show -p MemoryMax --value shop");
     assert_eq!(shown, (64 << 20).to_string());
 
-    sh("enforcer throttle shop 20%");
+    sh("enforcer throttle shop --cpu 20%");
     await_limits([limited[0], "20000 100000", limited[2]]);
     sh("enforcer release shop");
     await_limits(limited);

@@ -16,8 +16,6 @@ const DOCKER_UNIT: &str = "[Service]\nEnvironment=DOCKER_RAMDISK=1\nExecStart=/u
 /// An engine, by its key of `attach` and its command.
 struct Engine {
     key: &'static str,
-    /// Starts a container, up to its image or root and its command.
-    run: &'static str,
     /// The beginning of its cgroup.
     cgroup: &'static str,
 }
@@ -25,12 +23,10 @@ struct Engine {
 const ENGINES: [Engine; 2] = [
     Engine {
         key: "podman",
-        run: "podman run --detach --name shop --network host --memory 48m --memory-swap 48m --rootfs /srv/shop-image",
         cgroup: "/sys/fs/cgroup/machine.slice/libpod-",
     },
     Engine {
         key: "docker",
-        run: "docker run --detach --name shop --network host --memory 48m --memory-swap 48m shop",
         cgroup: "/sys/fs/cgroup/system.slice/docker-",
     },
 ];
@@ -102,7 +98,11 @@ fn set_manifest(engine: &Engine, more: &str) {
 
 /// A container is started by its engine, and its death, its loop and its limits are as those of any workload.
 fn look_after_a_container(engine: &Engine) {
-    sh(&format!("{} /usr/bin/fixture http {PORT}", engine.run));
+    sh(&format!(
+        "tar -C {IMAGE} -c . | {0} import - shop && {0} run --detach --name shop --network host \
+         --memory 48m --memory-swap 48m shop /usr/bin/fixture http {PORT}",
+        engine.key
+    ));
     set_manifest(engine, "");
     let first = healthy(engine, None);
     let found = shop().unwrap();
@@ -159,14 +159,14 @@ fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
     sh(&format!(
         "mkdir -p {IMAGE}/usr/bin {IMAGE}/tmp {IMAGE}/etc {IMAGE}/proc {IMAGE}/sys {IMAGE}/dev {IMAGE}/run && \
          cp /usr/bin/fixture {IMAGE}/usr/bin/ && mkdir -p /etc/containers && \
-         printf '[storage]\\ndriver = \"vfs\"\\n' >/etc/containers/storage.conf"
+         printf '[storage]\\ndriver = \"vfs\"\\nrunroot = \"/run/containers\"\\n\
+         graphroot = \"/var/lib/containers/storage\"\\n' >/etc/containers/storage.conf"
     ));
     fs::write("/etc/systemd/system/docker-alone.service", DOCKER_UNIT).unwrap();
     sh("systemctl daemon-reload && systemctl start docker-alone");
     wait_for("Docker", || {
         shell("docker version").status.success().then_some(())
     });
-    sh(&format!("tar -C {IMAGE} -c . | docker import - shop"));
     for engine in &ENGINES {
         look_after_a_container(engine);
     }

@@ -40,14 +40,19 @@ impl Service {
         fs::write(self.path.join(file), value).unwrap();
     }
 
-    /// Starts the fixture in it, as an owner would.
-    fn run(&self, arguments: &str) -> Child {
+    /// Begins to start the fixture in it, as an owner would.
+    fn begin(&self, arguments: &str) -> Child {
         let script = format!(
             "echo 0 >{}/cgroup.procs; exec /bin/fixture {arguments}",
             self.path.display()
         );
         let child = Command::new("/bin/sh").args(["-c", &script]).spawn();
-        let child = child.unwrap();
+        child.unwrap()
+    }
+
+    /// Starts the fixture in it.
+    fn run(&self, arguments: &str) -> Child {
+        let child = self.begin(arguments);
         wait_for("the program", || {
             let name = fs::read_to_string(format!("/proc/{}/comm", child.id())).ok()?;
             (name.trim() == "fixture").then_some(())
@@ -259,4 +264,98 @@ fn a_container_is_known_by_its_name_and_its_loop_is_seen() {
     end(child);
     container.remove();
     fs::remove_dir_all(folder).unwrap();
+}
+
+/// The number of processes that the kernel kills in each layout.
+const KILLS: usize = 8;
+/// The places that systemd and the engines give to a service, and how each is attached. `ID` is a container's.
+const LAYOUTS: [(&str, &str); 8] = [
+    ("layout.slice/unit.service", "systemd: unit.service"),
+    (
+        "layout.slice/layout-of.slice/unit@1.service",
+        "systemd: unit@1.service",
+    ),
+    (
+        "layout.slice/user-1000.slice/user@1000.service/app.slice/app.service",
+        "cgroup: /layout.slice/user-1000.slice/user@1000.service/app.slice/app.service",
+    ),
+    ("system.slice/docker-ID.scope", "docker: layout4"),
+    ("docker/ID", "docker: layout5"),
+    ("machine.slice/libpod-ID.scope", "podman: layout6"),
+    ("libpod_parent/libpod-ID", "podman: layout7"),
+    (
+        "kubepods.slice/kubepods-pod1.slice/cri-containerd-ID.scope",
+        "cgroup: /kubepods.slice/kubepods-pod1.slice/cri-containerd-ID.scope",
+    ),
+];
+
+/// Writes what Docker and Podman keep of the containers in the layouts.
+fn write_engines_files(id: impl Fn(usize) -> String) {
+    for number in [4, 5] {
+        let id = id(number);
+        let folder = PathBuf::from(format!("/var/lib/docker/containers/{id}"));
+        fs::create_dir_all(&folder).unwrap();
+        let described = format!(r#"{{"ID":"{id}","Name":"/layout{number}"}}"#);
+        fs::write(folder.join("config.v2.json"), described).unwrap();
+    }
+    let all =
+        [6, 7].map(|number| format!(r#"{{"id":"{}","names":["layout{number}"]}}"#, id(number)));
+    let folder = Path::new("/var/lib/containers/storage/overlay-containers");
+    fs::create_dir_all(folder).unwrap();
+    fs::write(
+        folder.join("containers.json"),
+        format!("[{}]", all.join(",")),
+    )
+    .unwrap();
+}
+
+/// Each kill of a child is one incident of the right workload, with its victim and its limit.
+#[test]
+fn each_kill_is_reported_once_in_every_layout() {
+    let id = |number: usize| number.to_string().repeat(64);
+    write_engines_files(id);
+    let mut text = String::new();
+    let mut services = Vec::new();
+    for (number, (place, service)) in (1..).zip(LAYOUTS) {
+        let name = format!("layout{number}");
+        text.push_str(&attach(&name, &service.replace("ID", &id(number)), ""));
+        let unit = Service::new(&place.replace("ID", &id(number)));
+        unit.set("memory.max", "16M");
+        let main = unit.run("rest");
+        services.push((name, unit, main, Vec::new()));
+    }
+    let agent = Agent::start(&manifest(&text));
+    for (name, _, main, _) in &services {
+        wait_for_pid(&agent, name, main);
+    }
+    for _ in 0..KILLS {
+        let hogs: Vec<Child> = services
+            .iter()
+            .map(|(_, unit, ..)| unit.begin("hog"))
+            .collect();
+        for ((.., victims), mut hog) in services.iter_mut().zip(hogs) {
+            victims.push(hog.id());
+            let status = hog.wait().unwrap();
+            assert!(!status.success());
+        }
+    }
+    for (name, unit, main, victims) in services {
+        let incidents = agent.wait_for_events::<Incident>(&name, KILLS);
+        let found = incidents.iter().map(|incident| {
+            let details = &incident.details;
+            assert!(matches!(details.scope, Scope::Own), "{name}: {details:?}");
+            assert_eq!(details.source, OomSource::Ebpf, "{name}");
+            assert_eq!(details.limit_bytes.map(|limit| limit.0), Some(16 << 20));
+            assert_eq!(details.victims.len(), 1, "{name}: {details:?}");
+            details.victims[0].pid
+        });
+        let mut found: Vec<u32> = found.collect();
+        found.sort_unstable();
+        let mut expected = victims;
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{name}");
+        assert_eq!(pid_of(&agent.workload(&name)), main.id());
+        end(main);
+        unit.remove();
+    }
 }
