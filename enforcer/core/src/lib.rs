@@ -10,6 +10,7 @@ mod checkpoint;
 pub mod cpu_loop;
 pub mod drift;
 pub mod event;
+pub mod expansion;
 pub mod group;
 pub mod host;
 mod moment;

@@ -96,6 +96,58 @@ pub fn containers() -> Result<Vec<(Attach, PathBuf)>, AttachError> {
     Ok(found.collect())
 }
 
+/// Returns the services that run and that a pattern stands for. enforcer's own units are none of them.
+///
+/// # Errors
+/// If a file of their owner's cannot be read.
+pub fn matching(pattern: &Attach) -> Result<Vec<Attach>, AttachError> {
+    let top = Path::new(MOUNT_POINT);
+    let mut found: Vec<Attach> = match pattern {
+        Attach::Systemd(_) => {
+            let mut units = Vec::new();
+            units_below(top, DEPTH, &mut units);
+            units.into_iter().map(Attach::Systemd).collect()
+        }
+        Attach::Cgroup(path) => {
+            let (above, _) = path.rsplit_once('/').unwrap_or_default();
+            let entries = fs::read_dir(top.join(above.trim_start_matches('/')));
+            let entries = entries.into_iter().flatten().flatten();
+            let folders = entries.filter(|entry| entry.path().is_dir());
+            let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
+            names
+                .map(|name| Attach::Cgroup(format!("{above}/{name}")))
+                .collect()
+        }
+        Attach::Docker(_) | Attach::Podman(_) => {
+            let of_owner = |service: &Attach| service.parts().0 == pattern.parts().0;
+            let all = containers()?.into_iter().map(|(service, _)| service);
+            all.filter(of_owner).collect()
+        }
+    };
+    found.retain(|service| {
+        let name = service.parts().1;
+        let last = name.rsplit('/').next().unwrap_or_default();
+        pattern.has_match(name) && !last.starts_with("enforcer")
+    });
+    Ok(found)
+}
+
+/// Collects the names of all services, scopes and slices. Only slices have units below them.
+fn units_below(folder: &Path, depth: usize, found: &mut Vec<String>) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    for entry in entries {
+        let path = entry.path();
+        let kind = path.extension().and_then(std::ffi::OsStr::to_str);
+        let is_unit = matches!(kind, Some("service" | "scope" | "slice")) && path.is_dir();
+        if let Some(name) = entry.file_name().to_str().filter(|_| is_unit) {
+            found.push(name.to_owned());
+        }
+        if kind == Some("slice") && depth > 0 {
+            units_below(&path, depth - 1, found);
+        }
+    }
+}
+
 /// Returns what the engine of a container is told beside the limits that change. What cannot be read is left out.
 pub fn container(service: &Attach, cgroup: &Cgroup) -> Container {
     let swap = limits::present(cgroup, "memory.swap.max");
@@ -316,6 +368,33 @@ mod tests {
         );
         assert_eq!(found("inner.service"), None);
         assert_eq!(found("hidden.service"), None);
+        fs::remove_dir_all(top).expect("an end");
+    }
+
+    #[test]
+    fn units_are_listed_below_slices_alone() {
+        let top = folder("units");
+        for path in [
+            "init.scope",
+            "system.slice/nginx.service/inner.service",
+            "system.slice/system-getty.slice/getty@tty1.service",
+            "other/hidden.service",
+        ] {
+            fs::create_dir_all(top.join(path)).expect("a folder");
+        }
+        let mut found = Vec::new();
+        units_below(&top, DEPTH, &mut found);
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                "getty@tty1.service",
+                "init.scope",
+                "nginx.service",
+                "system-getty.slice",
+                "system.slice"
+            ]
+        );
         fs::remove_dir_all(top).expect("an end");
     }
 

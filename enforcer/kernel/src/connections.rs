@@ -7,6 +7,7 @@ use enforcer_model::ids::CgroupId;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
 };
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -79,6 +80,14 @@ fn list(end: End, states: &[u8]) -> io::Result<Vec<LocalSocket>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => list_by_proc(end, states),
         listed => listed,
     }
+    .map(each_once)
+}
+
+/// The kernel lists in several steps, and may repeat a connection when others come and go between two of them.
+fn each_once(mut all: Vec<LocalSocket>) -> Vec<LocalSocket> {
+    let mut seen = HashSet::new();
+    all.retain(|one| one.remote.port() == 0 || seen.insert((one.address, one.port, one.remote)));
+    all
 }
 
 /// The same without cgroups, and without what only an IPv6 socket has.
@@ -308,7 +317,8 @@ mod tests {
         let port = listener.local_addr().expect("its address").port();
         let client = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
         for states in [&[LISTEN][..], &[ESTABLISHED, CLOSE_WAIT]] {
-            let less = list_by_proc(End::Local(port), states).expect("a list");
+            let less = list_by_proc(End::Local(port), states).map(each_once);
+            let less = less.expect("a list");
             let more = list(End::Local(port), states).expect("a list");
             let without_cgroup = more.into_iter().map(|one| LocalSocket {
                 cgroup: None,

@@ -197,6 +197,9 @@ impl Agent<'_> {
             Arc::clone(&configuration),
         );
         report_dormant(&events, &found);
+        let (begun, is_partial) = (Arc::clone(&configuration), self.is_partial);
+        let manifest = tokio::task::spawn_blocking(move || begun.begin(manifest, is_partial)).await;
+        let manifest = manifest.map_err(|error| Fault::Failed(error.to_string()))?;
         if let Some(address) = self.settings.listen.0 {
             tokio::spawn(api::public::serve(address, api.clone()));
         }
@@ -215,6 +218,7 @@ impl Agent<'_> {
         }));
         tokio::spawn(levels::tick(Arc::clone(&executor)));
         tokio::spawn(Arc::clone(&executor).watch_files());
+        tokio::spawn(Arc::clone(&configuration).look_for_services());
         if self.manner == Manner::Daemon {
             tokio::spawn(follow::follow(configuration));
         }

@@ -7,11 +7,13 @@
 //! ```
 //!
 //! [`files`] reads manifests from disk, [`follow`] notices their changes, and [`dormant`] names the
-//! files that are not read before the next `apply`.
+//! files that are not read before the next `apply`. [`patterns`] finds the services that a pattern of
+//! `attach` stands for.
 
 pub(crate) mod dormant;
 pub(crate) mod files;
 pub(crate) mod follow;
+pub(crate) mod patterns;
 
 use crate::executor::Executor;
 use crate::inbox::{Events, Question};
@@ -25,6 +27,7 @@ use enforcer_kernel::usage::memory_current;
 use enforcer_kernel::{memory_info, system_limits};
 use enforcer_model::requests::{ApplyAnswer, PlanAnswer, Proposal, ProposedFile};
 use files::{LoadError, Loaded, Source};
+use patterns::Patterns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -47,6 +50,7 @@ pub(crate) struct Configuration {
     /// Held from reading to applying, so that the files on disk and the manifest in force are of
     /// the same change.
     changing: Mutex<()>,
+    patterns: Patterns,
 }
 
 /// The reason for which a manifest is not in force.
@@ -75,6 +79,7 @@ impl Configuration {
             executor,
             events,
             changing: Mutex::default(),
+            patterns: Patterns::default(),
         })
     }
 
@@ -84,7 +89,12 @@ impl Configuration {
         proposal: Proposal,
     ) -> Result<PlanAnswer, ConfigurationError> {
         let this = Arc::clone(self);
-        let loaded = blocking(move || this.read(proposal.file.as_ref(), &BTreeSet::new())).await?;
+        let read = blocking(move || {
+            let loaded = this.read(proposal.file.as_ref(), &BTreeSet::new())?;
+            let manifest = this.patterns.expand(&loaded.manifest).manifest;
+            Ok(Loaded { manifest, ..loaded })
+        });
+        let loaded = read.await?;
         let in_force = self.in_force().await?;
         let plan = Box::new(plan::between(&in_force, &loaded.manifest));
         let plan = self.events.ask(|reply| Question::Plan(plan, reply)).await;
@@ -147,8 +157,9 @@ impl Configuration {
         let this = Arc::clone(self);
         let loaded = blocking(move || {
             let loaded = this.read(proposal.file.as_ref(), &skipped)?;
+            let expanded = this.patterns.expand(&loaded.manifest);
             if !proposal.force {
-                this.refuse_shrinks(&in_force, &loaded.manifest)?;
+                this.refuse_shrinks(&in_force, &expanded.manifest)?;
             }
             if let Some(file) = &proposal.file {
                 this.install(file)?;
@@ -156,10 +167,12 @@ impl Configuration {
             if reads_all {
                 this.dormant.wake();
             }
-            Ok(loaded)
+            Ok((loaded, expanded))
         });
-        let loaded = loaded.await?;
-        let manifest = Box::new(loaded.manifest);
+        let (loaded, expanded) = loaded.await?;
+        let manifest = Box::new(expanded.manifest.clone());
+        self.patterns
+            .install(loaded.manifest, expanded, &self.events);
         let plan = self.events.ask(|reply| Question::Apply {
             manifest,
             prune,
@@ -169,6 +182,17 @@ impl Configuration {
             plan.await.ok_or(ConfigurationError::Ending)?,
             loaded.warnings,
         ))
+    }
+
+    /// Takes the manifest that the agent begins with. Returns it with a workload for each service that its patterns stand for. Of one
+    /// that could be read in part, they are looked for once: applied again, it would disown the other workloads.
+    pub(crate) fn begin(&self, manifest: Manifest, is_partial: bool) -> Manifest {
+        let expanded = self.patterns.expand(&manifest);
+        let begun = expanded.manifest.clone();
+        if !is_partial {
+            self.patterns.install(manifest, expanded, &self.events);
+        }
+        begun
     }
 
     /// Reads the manifest with this file in its place, and without those that are skipped.

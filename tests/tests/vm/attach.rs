@@ -266,6 +266,40 @@ fn a_container_is_known_by_its_name_and_its_loop_is_seen() {
     fs::remove_dir_all(folder).unwrap();
 }
 
+/// A pattern stands for the services that run, and for those that come.
+#[test]
+fn a_pattern_finds_services_as_they_come() {
+    let first = Service::new("patterns.slice/pattern-a.service");
+    let child = first.run("rest");
+    let agent = Agent::start(&manifest(&attach(
+        "units",
+        "systemd: \"pattern-*.service\"",
+        "",
+    )));
+    wait_for_pid(&agent, "units-a", &child);
+    assert_eq!(agent.workloads().len(), 1, "the pattern is no workload");
+    let second = Service::new("patterns.slice/pattern-B.service");
+    let other = second.run("rest");
+    let found = wait_for("the other one", || {
+        let mut all = agent.workloads().into_iter();
+        all.find(|one| one.pid == Some(other.id()))
+    });
+    let name = found.name.to_string();
+    assert!(name.starts_with("units-"), "{name}");
+    // One that ends is looked for, under its name.
+    end(child);
+    agent.wait_for_state("units-a", WorkloadState::Starting);
+    let child = first.run("rest");
+    wait_for_pid(&agent, "units-a", &child);
+    agent.write_manifest("version: 1\nworkloads: {}\n");
+    assert!(agent.cli(&["apply", "--prune"]).status.success());
+    wait_for("no workload", || agent.workloads().is_empty().then_some(()));
+    end(child);
+    end(other);
+    first.remove();
+    second.remove();
+}
+
 /// The number of processes that the kernel kills in each layout.
 const KILLS: usize = 8;
 /// The places that systemd and the engines give to a service, and how each is attached. `ID` is a container's.

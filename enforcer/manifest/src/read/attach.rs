@@ -58,7 +58,9 @@ impl Reader<'_> {
         if let (Mode::Enforce, Some(node), Some(service)) =
             (spec.mode, fields.get("mode"), &spec.attach)
         {
-            let fault = if service.is_protected() {
+            let fault = if service.is_pattern() {
+                Some("it stands for several services, and a remedy needs the full name of one")
+            } else if service.is_protected() {
                 Some("the host depends on it, so enforcer never restarts it")
             } else if service.restart().is_none() {
                 Some("it has no owner that could restart it")
@@ -181,24 +183,37 @@ impl Reader<'_> {
         };
         let name = self.parsed(value, |text| match key {
             "systemd" => unit(text),
-            "cgroup" => place(
-                text,
-                "a path below /sys/fs/cgroup, such as /system.slice/nginx.service",
-            ),
+            "cgroup" => cgroup(text),
             _ => container(text),
         })?;
         Attach::new(key, name)
     }
 }
 
-/// Reads the name of a unit that has a cgroup.
+/// Reads the path of a cgroup. Its last part may be a pattern.
+fn cgroup(text: &str) -> Result<String, String> {
+    let path = place(
+        text,
+        "a path below /sys/fs/cgroup, such as /system.slice/nginx.service",
+    )?;
+    let (above, _) = path.rsplit_once('/').unwrap_or_default();
+    match above.contains(['*', '?']) {
+        true => {
+            Err("a path whose last part alone is a pattern, such as /system.slice/*".to_owned())
+        }
+        false => Ok(path),
+    }
+}
+
+/// Reads the name of a unit that has a cgroup, or a pattern of such names.
 fn unit(text: &str) -> Result<String, String> {
-    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte);
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@*?".contains(&byte);
     let has_kind = [".service", ".scope", ".slice"]
         .iter()
         .any(|kind| text.len() > kind.len() && text.ends_with(kind));
     // It stands on a command line. The root slice alone begins with `-`.
-    let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_');
+    let begins = |first: char| first.is_ascii_alphanumeric() || "_*?".contains(first);
+    let begins = text.starts_with(begins);
     let begins = begins || text == "-.slice";
     match has_kind && begins && text.len() <= LONGEST && text.bytes().all(is_good) {
         true => Ok(text.to_owned()),
@@ -208,10 +223,11 @@ fn unit(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads the name or the id of a container, in the engines' own characters.
+/// Reads the name or the id of a container, in the engines' own characters, or a pattern of names.
 fn container(text: &str) -> Result<String, String> {
-    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let begins = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-*?".contains(&byte);
+    let begins = |first: char| first.is_ascii_alphanumeric() || "*?".contains(first);
+    let begins = text.starts_with(begins);
     match begins && text.len() <= LONGEST && text.bytes().all(is_good) {
         true => Ok(text.to_owned()),
         false => Err("the name or the id of a container".to_owned()),

@@ -4,7 +4,7 @@ use super::{Reader, one_of};
 use crate::fault::Fault;
 use crate::yaml::Node;
 use crate::{Manifest, WorkloadName};
-use enforcer_model::spec::{Need, Port, RestartPolicy};
+use enforcer_model::spec::{Attach, Need, Port, RestartPolicy};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -48,6 +48,14 @@ pub(crate) fn faults(manifest: &Manifest) -> Vec<(WorkloadName, Fault)> {
         }
         for (other, need) in &spec.needs {
             let needed = manifest.workloads.get(other);
+            let service = needed.and_then(|other| other.attach.as_ref());
+            if service.is_some_and(Attach::is_pattern) {
+                let message =
+                    format!("`{name}` needs `{other}`, which stands for several services");
+                let fault = Fault::error(0..0, message).label("expected one service");
+                faults.push((name.clone(), fault));
+                continue;
+            }
             if *need == Need::Completed && needed.is_some_and(|other| other.attach.is_some()) {
                 let message = format!(
                     "`{name}` needs `{other}` to be completed, and `{other}` is attached: its owner alone knows"

@@ -131,6 +131,37 @@ cgroup: { cpu.weight: 50 }",
     );
 }
 
+#[test]
+fn a_pattern_stands_for_services_that_are_observed() {
+    check_attached("attach: { systemd: \"nginx@*.service\" }", &expect![""]);
+    check_attached("attach: { docker: \"*\" }", &expect![""]);
+    check_attached("attach: { cgroup: \"/system.slice/web-?\" }", &expect![""]);
+    check_attached(
+        "attach: { cgroup: \"/*/web\" }",
+        &expect![[r#"
+        4:23 error: `/*/web` is not valid here (expected a path whose last part alone is a pattern, such as /system.slice/*)
+    "#]],
+    );
+    check_attached(
+        "attach: { podman: \"web-*\" }\nmode: enforce",
+        &expect![[r#"
+        5:11 error: podman web-* can only be observed (it stands for several services, and a remedy needs the full name of one) [mode: observe]
+    "#]],
+    );
+    let source = "version: 1
+workloads:
+  all: { attach: { systemd: \"*.service\" } }
+  web: { command: [/bin/true], user: web, needs: { all: ready } }
+";
+    let parsed = super::parse(source, &super::Known);
+    let (_, faults) = crate::join(vec![parsed]);
+    let shown = faults.iter().map(|(_, fault)| super::shown(source, fault));
+    expect![[r#"
+        4:43 error: `web` needs `all`, which stands for several services (expected one service)
+    "#]]
+    .assert_eq(&shown.collect::<String>());
+}
+
 fn check_attached(lines: &str, expected: &Expect) {
     let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
     check(

@@ -1,11 +1,17 @@
 //! Attached services: another program has started them, and enforcer looks after them.
 
+use crate::name::WorkloadName;
 use crate::settings::displayed;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A service that another program has started, by its name there.
+/// The characters of a pattern that stand for others.
+const WILD: [char; 2] = ['*', '?'];
+/// The longest name of a workload.
+const LONGEST_NAME: usize = 63;
+
+/// A service that another program has started, by its name there; also a pattern, which stands for several.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attach {
@@ -150,6 +156,59 @@ impl Attach {
         begins.iter().any(|begin| stem.starts_with(begin)) || names.contains(&stem)
     }
 
+    /// Returns whether it stands for all services whose names match.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        self.parts().1.contains(WILD)
+    }
+
+    /// Returns whether a pattern stands for this name. `*` is any text and `?` any character; neither is a slash.
+    #[must_use]
+    pub fn has_match(&self, name: &str) -> bool {
+        matches(self.parts().1, name)
+    }
+
+    /// Returns the service of the same owner with this name.
+    #[must_use]
+    pub fn with_name(&self, name: String) -> Self {
+        match self {
+            Self::Systemd(_) => Self::Systemd(name),
+            Self::Docker(_) => Self::Docker(name),
+            Self::Podman(_) => Self::Podman(name),
+            Self::Cgroup(_) => Self::Cgroup(name),
+        }
+    }
+
+    /// Returns the name of the workload for a service that the pattern of this workload has matched: what the pattern leaves
+    /// open stands behind the workload's own name. A name that would say less than the service's has a hash at its end.
+    #[must_use]
+    pub fn matched_name(&self, workload: &WorkloadName, service: &str) -> WorkloadName {
+        let pattern = self.parts().1;
+        let first = pattern.find(WILD).unwrap_or(0);
+        let last = pattern.rfind(WILD).map_or(0, |at| pattern.len() - at - 1);
+        let open = service.get(first..service.len().saturating_sub(last));
+        let open = open.filter(|open| !open.is_empty()).unwrap_or(service);
+        let is_good = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+        let words: Vec<&str> = open
+            .split(|letter| !is_good(letter))
+            .filter(|word| !word.is_empty())
+            .collect();
+        let words = words.join("-");
+        let whole = format!("{workload}-{words}");
+        let known = WorkloadName::parse(&whole).filter(|_| words == open);
+        known.unwrap_or_else(|| {
+            // FNV-1a: the same name in each life of the agent.
+            let hash = service.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+                (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+            });
+            let hash = format!("{hash:08x}");
+            let room = LONGEST_NAME - hash.len() - 1;
+            let begin: String = whole.chars().take(room).collect();
+            let hashed = format!("{}-{hash}", begin.trim_end_matches('-'));
+            WorkloadName::parse(&hashed).unwrap_or_else(|| workload.clone())
+        })
+    }
+
     /// Returns whose it is, and its name there.
     #[must_use]
     pub fn parts(&self) -> (&'static str, &str) {
@@ -169,6 +228,35 @@ pub struct Container {
     pub swap: Option<u64>,
     /// It was made with `--cpus`. Docker then refuses a quota.
     pub has_cpus: bool,
+}
+
+/// Matches from the left. After a mismatch, the last star takes one character more.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    let (mut at, mut of_name) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(&letter) = name.get(of_name) {
+        match pattern.get(at) {
+            Some('*') => {
+                at += 1;
+                star = Some((at, of_name));
+            }
+            Some('?') if letter != '/' => (at, of_name) = (at + 1, of_name + 1),
+            Some(&expected) if expected == letter => (at, of_name) = (at + 1, of_name + 1),
+            _ => {
+                let Some((after, taken)) = star.filter(|(_, taken)| name.get(*taken) != Some(&'/'))
+                else {
+                    return false;
+                };
+                star = Some((after, taken + 1));
+                (at, of_name) = (after, taken + 1);
+            }
+        }
+    }
+    pattern
+        .get(at..)
+        .is_none_or(|rest| rest.iter().all(|letter| *letter == '*'))
 }
 
 fn command(words: &[&str], options: Vec<String>) -> Vec<String> {
@@ -291,6 +379,41 @@ mod tests {
             let words = of_systemd(file, "1");
             assert!(words.is_some(), "{file}");
         }
+    }
+
+    #[test]
+    fn a_pattern_stands_for_names() {
+        let unit = |text: &str| Attach::Systemd(text.to_owned());
+        assert!(!unit("nginx.service").is_pattern());
+        let pattern = unit("nginx@*.service");
+        assert!(pattern.is_pattern());
+        for (pattern, name, expected) in [
+            ("nginx@*.service", "nginx@blue.service", true),
+            ("nginx@*.service", "nginx@.service", true),
+            ("nginx@*.service", "nginx.service", false),
+            ("*", "web", true),
+            ("**", "a/b", false),
+            ("/a/*", "/a/b", true),
+            ("/a/*", "/a/b/c", false),
+            ("web-?", "web-1", true),
+            ("web-?", "web-12", false),
+            ("*a*a*a*a*b", "aaaaaaaaaaaaaaaaaaaaaaaa", false),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+        let web = WorkloadName::parse("web").expect("a name");
+        let named = |service: &str| pattern.matched_name(&web, service).to_string();
+        assert_eq!(named("nginx@blue.service"), "web-blue");
+        assert_eq!(named("nginx@blue-2.service"), "web-blue-2");
+        let other = named("nginx@Blue.service");
+        assert!(
+            other.starts_with("web-lue-") && other.len() == 16,
+            "{other}"
+        );
+        assert_ne!(other, named("nginx@-lue.service"));
+        let long = format!("nginx@{}.service", "a".repeat(100));
+        assert_eq!(named(&long).len(), LONGEST_NAME);
+        assert_eq!(pattern.with_name("x".to_owned()), unit("x"));
     }
 
     #[test]
