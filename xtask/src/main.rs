@@ -131,7 +131,10 @@ fn run(command: Command) -> Result<()> {
         Command::Setup => setup::everything(),
         Command::BuildEbpf => compile::ebpf().map(|object| println!("{}", object.display())),
         Command::Build => compile::agent().map(|binary| println!("{}", binary.display())),
-        Command::Package => package::debian(1).map(|file| println!("{}", file.display())),
+        Command::Package => {
+            let built = package::debian(1, package::Compression::Best);
+            built.map(|file| println!("{}", file.display()))
+        }
         Command::Demo(kernel) => vm::demo(kernel.wanted.as_deref()),
         Command::Test {
             names,

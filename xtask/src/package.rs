@@ -8,8 +8,17 @@ use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// How well a package is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    /// For the network. It takes half a minute.
+    Best,
+    /// For a test. An emulated guest takes seconds to unpack the best one.
+    Fast,
+}
+
 /// Builds the package, and returns where it lies; a later revision replaces an earlier.
-pub(crate) fn debian(revision: u32) -> Result<PathBuf> {
+pub(crate) fn debian(revision: u32, compression: Compression) -> Result<PathBuf> {
     let cargo_deb = tools::cargo_deb()?;
     let agent = agent()?;
     // cargo-deb finds what lies beside the binary, wherever the target folder is.
@@ -20,6 +29,10 @@ pub(crate) fn debian(revision: u32) -> Result<PathBuf> {
         Command::new(cargo_deb)
             .args(["--quiet", "--no-build", "--no-strip", "--no-dbgsym"])
             .args(["--package", "enforcer", "--target", HOST])
+            .args(match compression {
+                Compression::Best => &[][..],
+                Compression::Fast => &["--fast", "--compress-type", "gz"],
+            })
             .args(["--deb-revision", &revision.to_string(), "--output"])
             .arg(&file)
             .current_dir(crate::process::root()),

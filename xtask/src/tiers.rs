@@ -20,6 +20,7 @@ use crate::guest::Accelerator;
 use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN, Matrix};
+use crate::package::{self, Compression};
 use crate::progress::Phase;
 use crate::report::{Report, conclude};
 use crate::{corpus, debian, power, prometheus, setup, tidy, tools};
@@ -156,7 +157,10 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
             compile::build_host_tests()?;
         }
         let packages = match selection.systemd {
-            Some(_) => Some([crate::package::debian(1)?, crate::package::debian(2)?]),
+            Some(_) => {
+                let build = |revision| package::debian(revision, Compression::Fast);
+                Some([build(1)?, build(2)?])
+            }
             None => None,
         };
         Ok((programs, packages))

@@ -8,6 +8,7 @@ use crate::guest::Accelerator;
 use crate::guest::Boot;
 use crate::image::{self, Contents};
 use crate::kernels::{self, Kernel, MAIN};
+use crate::package::{self, Compression};
 use crate::progress::{Phase, say};
 use crate::{debian, guard, setup};
 use anyhow::{Context as _, Result};
@@ -154,7 +155,7 @@ pub(crate) fn trace(kernel: Option<&str>) -> Result<()> {
 /// worse than the recorded one.
 fn bench_side((host, part): (usize, &str), kernel: Option<&str>, guards: bool) -> Result<()> {
     let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
-    let packages = [crate::package::debian(1)?];
+    let packages = [package::debian(1, Compression::Fast)?];
     let initramfs = debian::pack(debian::HOSTS[host], &programs, &packages)?;
     for kernel in &kernels {
         println!("kernel {kernel}");

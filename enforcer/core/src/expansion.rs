@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The most services of one pattern.
-pub const MOST: usize = 256;
+pub const MOST: usize = 1000;
 
 /// The services that were found for each pattern, by its workload.
 pub type Found = BTreeMap<WorkloadName, BTreeSet<Attach>>;

@@ -63,6 +63,58 @@ pub(super) fn bulk(floor: &Samples) {
     }
 }
 
+/// The services of the comparison of attached ones with the agent's own.
+const ATTACHED: usize = 500;
+
+/// Measures the agent at rest with services of systemd's that are attached, beside as many workloads of its own.
+pub(super) fn attached(_floor: &Samples) {
+    let agent: u32 = shell("systemctl show -P MainPID enforcer")
+        .trim()
+        .parse()
+        .unwrap();
+    let idle_with = |text: &dyn Fn(usize) -> String| {
+        let text: String = (0..ATTACHED).map(text).collect();
+        fs::write(MANIFEST, format!("version: 1\nworkloads:\n{text}")).unwrap();
+        timed(&["enforcer", "apply", "--prune"]);
+        wait_within(LONG, "all to run", || {
+            let running = workloads()?.workloads.into_iter();
+            let running = running
+                .filter(|one| one.state == WorkloadState::Running)
+                .count();
+            println!("    {running} run");
+            std::thread::sleep(Duration::from_secs(5));
+            (running == ATTACHED).then_some(())
+        });
+        at_rest(&[agent])
+    };
+    let file = fresh_file("attached");
+    let own = idle_with(&|number| {
+        format!(
+            "  w-{number}: {{ command: [/usr/bin/floor, stamp, {file}], user: web, cgroup: {{ memory.max: 16M }} }}\n"
+        )
+    });
+    unit(
+        "w@.service",
+        &format!("ExecStart=/usr/bin/floor stamp {file}\nUser=web\nMemoryMax=16M\n"),
+    );
+    let names: Vec<String> = (0..ATTACHED)
+        .map(|number| format!("w@{number}.service"))
+        .collect();
+    for some in names.chunks(50) {
+        shell(&format!("systemctl start {}", some.join(" ")));
+        println!("    {} and those before are up", some[0]);
+    }
+    let theirs = idle_with(&|number| {
+        format!("  a-{number}: {{ attach: {{ systemd: \"w@{number}.service\" }} }}\n")
+    });
+    println!(
+        "  {ATTACHED} at rest for {} s: own {own:.3} % of a CPU, attached {theirs:.3} %",
+        QUIET.as_secs()
+    );
+    println!("ratio idle-attached/own {:.3}", theirs / own.max(0.1));
+    shell(&format!("systemctl stop {}", names.join(" ")));
+}
+
 struct Figures {
     up: Samples,
     stopped: Samples,

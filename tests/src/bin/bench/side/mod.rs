@@ -31,12 +31,13 @@ type Part = (&'static str, fn(&Samples));
 
 /// Measures the named part, or all of them.
 pub(super) fn run(wanted: &str) {
-    let parts: [Part; 5] = [
+    let parts: [Part; 6] = [
         ("restart", restart::restart),
         ("start", commands::start),
         ("sandboxes", commands::sandboxes),
         ("commands", commands::answers),
         ("bulk", bulk::bulk),
+        ("attached", bulk::attached),
     ];
     prepare();
     let floor = floor::starts();
