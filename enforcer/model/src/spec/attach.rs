@@ -320,7 +320,12 @@ fn of_engine(values: &BTreeMap<String, String>, container: Container) -> Vec<Str
                     options.push(format!("--cpu-period={period}"));
                     options.push(format!("--cpu-quota={time}"));
                 }
-                None => options.push("--cpu-quota=-1".to_owned()),
+                // crun takes no quota for none only if it gets a period (`write_cpu_resources`).
+                None => {
+                    let period = value.split_whitespace().nth(1).unwrap_or("100000");
+                    options.push(format!("--cpu-period={period}"));
+                    options.push("--cpu-quota=-1".to_owned());
+                }
             },
             _ => {}
         }
@@ -441,7 +446,7 @@ mod tests {
         let podman = Attach::Podman("web".to_owned());
         assert_eq!(
             set(&podman, &open, Container::default()),
-            "/usr/bin/podman update --cpu-quota=-1 --memory=9223372036854774784 --memory-swap=-1 \
+            "/usr/bin/podman update --cpu-period=100000 --cpu-quota=-1 --memory=9223372036854774784 --memory-swap=-1 \
              --pids-limit=-1 -- web"
         );
         let cgroup = Attach::Cgroup("/web".to_owned());
