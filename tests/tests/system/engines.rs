@@ -153,6 +153,69 @@ fn look_after_a_container(engine: &Engine) {
     sh("systemctl reload enforcer && enforcer apply --prune");
 }
 
+const LIMITED: &str = "/etc/enforcer/workloads.d/limited.yaml";
+/// The options of `run` for a container, and the same limits in a Compose file and in a Pod.
+const OPTIONS: &str =
+    "--memory 64m --memory-swap 96m --memory-reservation 32m --cpus 0.5 --pids-limit 60";
+const COMPOSE: &str = "services:\n  limited:\n    command: [/usr/bin/fixture, rest]\n    user: web\n    mem_limit: 64m\n    \
+    memswap_limit: 96m\n    mem_reservation: 32m\n    cpus: 0.5\n    pids_limit: 60\n";
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: { name: limited }\nspec:\n  containers:\n  - name: limited\n    \
+    command: [/usr/bin/fixture, rest]\n    securityContext: { runAsUser: 1000 }\n    \
+    resources: { limits: { memory: 64Mi, cpu: 500m } }\n";
+
+/// The values of a cgroup that both sources set.
+fn limits_of(cgroup: &str, files: &[&str]) -> Vec<String> {
+    let read = |file| fs::read_to_string(format!("{cgroup}/{file}")).unwrap();
+    files
+        .iter()
+        .map(|file| format!("{file} {}", read(file).trim()))
+        .collect()
+}
+
+/// Limits of an imported file are those that crun and runc set from the same numbers.
+fn compare_imported_limits(engine: &Engine) {
+    sh(&format!(
+        "{} run --detach --name limited --network host {OPTIONS} shop /usr/bin/fixture rest",
+        engine.key
+    ));
+    let pid = sh(&format!(
+        "{} inspect --format '{{{{.State.Pid}}}}' limited",
+        engine.key
+    ));
+    let place = sh(&format!("cut -d: -f3 /proc/{pid}/cgroup"));
+    // crun gives the program a cgroup below the one with the limits.
+    let cgroup = format!("/sys/fs/cgroup{}", place.trim_end_matches("/container"));
+    for (kind, text, files) in [
+        (
+            "compose",
+            COMPOSE,
+            &[
+                "memory.max",
+                "memory.swap.max",
+                "memory.low",
+                "cpu.max",
+                "pids.max",
+            ][..],
+        ),
+        ("kubernetes", POD, &["memory.max", "cpu.max"]),
+    ] {
+        fs::write("/tmp/limited.yaml", text).unwrap();
+        // The report may ask for something that has nothing to do with limits.
+        let imported = shell(&format!("enforcer import {kind} /tmp/limited.yaml"));
+        fs::write(LIMITED, imported.stdout).unwrap();
+        sh("enforcer apply");
+        let ours = wait_for("the imported workload", || {
+            let listed = workload().filter(|found| found.state == WorkloadState::Running)?;
+            Some(listed.cgroup)
+        });
+        assert_eq!(limits_of(&ours, files), limits_of(&cgroup, files), "{kind}");
+        fs::remove_file(LIMITED).unwrap();
+        sh("enforcer apply --prune");
+        wait_for("no workload", || workload().is_none().then_some(()));
+    }
+    sh(&format!("{} rm --force limited", engine.key));
+}
+
 /// crun asks systemd for a scope over D-Bus, which this host has not, so Podman makes its cgroups itself.
 #[test]
 fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
@@ -171,6 +234,7 @@ fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
     });
     for engine in &ENGINES {
         look_after_a_container(engine);
+        compare_imported_limits(engine);
     }
     sh(
         "systemctl stop docker-alone && rm /etc/systemd/system/docker-alone.service && systemctl daemon-reload",

@@ -10,6 +10,7 @@
 mod attach;
 mod daemons;
 mod engines;
+mod images;
 mod import;
 mod journal;
 mod metrics;
