@@ -44,19 +44,24 @@ pub fn default_of(file: &str) -> String {
     default.map_or_else(String::new, |entry| entry.value)
 }
 
-/// Returns whether the kernel has what the owner was asked for. systemd takes a quota in hundredths of a percent.
+/// A quota of more hundredths of a percent is none: 10,000 CPUs.
+const UNBOUND: u64 = 100_000_000;
+
+/// Returns whether the kernel has what the owner was asked for. systemd takes a quota in hundredths of a percent, and
+/// Podman gives a vast one where there was none.
 #[must_use]
 pub fn is_set(file: &str, asked: &str, present: &str) -> bool {
     let hundredths = |text: &str| -> Option<u64> {
         let (time, period) = text.trim().split_once(' ')?;
         let (time, period): (u64, u64) = (time.parse().ok()?, period.parse().ok()?);
-        time.checked_mul(10_000)?.checked_div(period)
+        let share = time.checked_mul(10_000)?.checked_div(period)?;
+        (share < UNBOUND).then_some(share)
     };
     let quotas = (hundredths(asked), hundredths(present));
     match (file, quotas) {
         ("cpu.max", (Some(asked), Some(present))) => asked.abs_diff(present) <= 1,
         // The period of no quota says nothing.
-        ("cpu.max", (None, None)) => asked.starts_with("max") == present.starts_with("max"),
+        ("cpu.max", (None, None)) => true,
         _ => is_in_effect(file, asked, present),
     }
 }
@@ -211,6 +216,7 @@ mod tests {
         assert!(!is_set("cpu.max", "33333 100000", "33000 100000"));
         assert!(is_set("cpu.max", "max 100000", "max 50000"));
         assert!(!is_set("cpu.max", "max 100000", "50000 100000"));
+        assert!(is_set("cpu.max", "max 100000", "1000000000000 100000"));
         assert!(is_set("memory.max", "52428801", "52428800"));
         assert_eq!(default_of("cpu.max"), "max 100000");
         let limits = Limits {

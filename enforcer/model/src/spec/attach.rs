@@ -118,12 +118,12 @@ impl Attach {
             }
             Self::Docker(name) => (
                 &["/usr/bin/docker", "update"],
-                of_engine(values, container),
+                of_engine(values, container, "-1"),
                 name,
             ),
             Self::Podman(name) => (
                 &["/usr/bin/podman", "update"],
-                of_engine(values, container),
+                of_engine(values, container, UNBOUND_QUOTA),
                 name,
             ),
             Self::Cgroup(_) => return None,
@@ -292,7 +292,14 @@ fn of_systemd(file: &str, value: &str) -> Option<Vec<String>> {
 /// 2^63, which the kernel shows as `max` again (`mm/page_counter.c`, `page_counter_memparse`).
 const NO_LIMIT: u64 = (1 << 63) - 1024;
 
-fn of_engine(values: &BTreeMap<String, String>, container: Container) -> Vec<String> {
+/// Podman leaves a quota that is not above 0 as it was, and so cannot take one away. This is the time of ten million CPUs.
+const UNBOUND_QUOTA: &str = "1000000000000";
+
+fn of_engine(
+    values: &BTreeMap<String, String>,
+    container: Container,
+    no_quota: &str,
+) -> Vec<String> {
     let mut options = Vec::new();
     for (file, value) in values {
         match file.as_str() {
@@ -320,11 +327,10 @@ fn of_engine(values: &BTreeMap<String, String>, container: Container) -> Vec<Str
                     options.push(format!("--cpu-period={period}"));
                     options.push(format!("--cpu-quota={time}"));
                 }
-                // crun takes no quota for none only if it gets a period (`write_cpu_resources`).
                 None => {
                     let period = value.split_whitespace().nth(1).unwrap_or("100000");
                     options.push(format!("--cpu-period={period}"));
-                    options.push("--cpu-quota=-1".to_owned());
+                    options.push(format!("--cpu-quota={no_quota}"));
                 }
             },
             _ => {}
@@ -446,7 +452,7 @@ mod tests {
         let podman = Attach::Podman("web".to_owned());
         assert_eq!(
             set(&podman, &open, Container::default()),
-            "/usr/bin/podman update --cpu-period=100000 --cpu-quota=-1 --memory=9223372036854774784 --memory-swap=-1 \
+            "/usr/bin/podman update --cpu-period=100000 --cpu-quota=1000000000000 --memory=9223372036854774784 --memory-swap=-1 \
              --pids-limit=-1 -- web"
         );
         let cgroup = Attach::Cgroup("/web".to_owned());
