@@ -6,17 +6,21 @@
 //! /system.slice/nginx.service                           a unit, below slices alone
 //! /system.slice/docker-ID.scope     /docker/ID          a container of Docker's
 //! /machine.slice/libpod-ID.scope    /libpod_parent/libpod-ID    one of Podman's
+//! /user.slice/user-UID.slice/user@UID.service/…           what a user's own systemd and Podman run
 //! ```
 //!
 //! Podman's helper has a cgroup of its own, `libpod-conmon-ID.scope`, which is none of these.
 
+use crate::account::{AccountError, Accounts, Identity};
 use crate::cgroupfs::{Cgroup, CgroupError, MOUNT_POINT};
 use crate::{limits, process};
 use enforcer_model::ids::ProcessId;
 use enforcer_model::spec::{Attach, Container};
+use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use serde::Deserialize;
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +38,12 @@ const DEPTH: usize = 8;
 const ID: usize = 64;
 const SHORT_ID: usize = 12;
 
+/// The part of a user's home with the files of the user's own Podman.
+const PODMAN_OF_USER: [&str; 2] = [
+    ".local/share/containers/storage/overlay-containers/containers.json",
+    ".local/share/containers/storage/vfs-containers/containers.json",
+];
+
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
     #[error("read {}", path.display())]
@@ -42,6 +52,86 @@ pub enum AttachError {
     TooLong(PathBuf),
     #[error("{0} names several containers")]
     Several(String),
+    #[error("find the user {user}")]
+    User { user: String, source: AccountError },
+}
+
+/// The user whose systemd or Podman runs a service.
+struct Owner {
+    identity: Identity,
+    /// The cgroup of the user's systemd.
+    manager: PathBuf,
+}
+
+impl Owner {
+    /// Reads the files of the user's own Podman with the user's rights, so that a link there leads to nothing that the user may not
+    /// read.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&[&Path]) -> Result<T, AttachError>,
+    ) -> Result<T, AttachError> {
+        let files = PODMAN_OF_USER.map(|file| Path::new(&self.identity.home).join(file));
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        let _rights = Rights::of(&self.identity);
+        read(&files)
+    }
+}
+
+/// The rights of another user to files, which this thread has until this is dropped (setfsuid(2)).
+struct Rights {
+    before: (Uid, Gid),
+}
+
+impl Rights {
+    fn of(identity: &Identity) -> Self {
+        // The group first: a user may not choose it.
+        let gid = setfsgid(identity.gid);
+        let uid = setfsuid(identity.uid);
+        Self { before: (uid, gid) }
+    }
+}
+
+impl Drop for Rights {
+    fn drop(&mut self) {
+        let (uid, gid) = self.before;
+        setfsuid(uid);
+        setfsgid(gid);
+    }
+}
+
+/// Returns the user whose service it is; `None` if it is the host's.
+fn owner(service: &Attach) -> Option<Result<Owner, AttachError>> {
+    let user = service.user()?;
+    let found = Accounts::Host.identity(Some(user), None, &[]);
+    let found = found.map_err(|source| AttachError::User {
+        user: user.to_owned(),
+        source,
+    });
+    Some(found.map(|identity| {
+        let uid = identity.uid;
+        let manager = format!("user.slice/user-{uid}.slice/user@{uid}.service");
+        Owner {
+            identity,
+            manager: Path::new(MOUNT_POINT).join(manager),
+        }
+    }))
+}
+
+/// Returns the variables with which a user's own systemd and Podman are found.
+#[must_use]
+pub fn environment(service: &Attach) -> Vec<(String, String)> {
+    let Some(Ok(owner)) = owner(service) else {
+        return Vec::new();
+    };
+    let folder = format!("/run/user/{}", owner.identity.uid);
+    let bus = format!("unix:path={folder}/bus");
+    let variables = [
+        ("XDG_RUNTIME_DIR", folder),
+        ("DBUS_SESSION_BUS_ADDRESS", bus),
+    ];
+    variables
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
 }
 
 /// Returns the cgroup of a service; `None` if it does not run.
@@ -51,7 +141,10 @@ pub enum AttachError {
 pub fn locate(service: &Attach) -> Result<Option<PathBuf>, AttachError> {
     let top = Path::new(MOUNT_POINT);
     match service {
-        Attach::Systemd(unit) => Ok(unit_below(top, unit, DEPTH)),
+        Attach::Systemd(unit) => Ok(match owner(service) {
+            Some(owner) => unit_below(&owner?.manager, service.own_name(), DEPTH),
+            None => unit_below(top, unit, DEPTH),
+        }),
         Attach::Cgroup(path) => {
             let path = top.join(path.trim_start_matches('/'));
             Ok(path.is_dir().then_some(path))
@@ -66,6 +159,12 @@ pub fn locate(service: &Attach) -> Result<Option<PathBuf>, AttachError> {
             }))
         }
         Attach::Podman(name) => {
+            if let Some(owner) = owner(service) {
+                let owner = owner?;
+                let id = owner.read(|files| podman_id(files, service.own_name()))?;
+                let scope = id.map(|id| format!("libpod-{id}.scope"));
+                return Ok(scope.and_then(|scope| unit_below(&owner.manager, &scope, DEPTH)));
+            }
             let id = podman_id(&PODMAN.map(Path::new), name)?;
             Ok(id.and_then(|id| {
                 first_folder(&[
@@ -104,9 +203,18 @@ pub fn matching(pattern: &Attach) -> Result<Vec<Attach>, AttachError> {
     let top = Path::new(MOUNT_POINT);
     let mut found: Vec<Attach> = match pattern {
         Attach::Systemd(_) => {
+            let owner = owner(pattern).transpose()?;
             let mut units = Vec::new();
-            units_below(top, DEPTH, &mut units);
-            units.into_iter().map(Attach::Systemd).collect()
+            units_below(
+                owner.as_ref().map_or(top, |owner| &owner.manager),
+                DEPTH,
+                &mut units,
+            );
+            let named = |unit: String| match pattern.user() {
+                Some(user) => format!("{user}/{unit}"),
+                None => unit,
+            };
+            units.into_iter().map(named).map(Attach::Systemd).collect()
         }
         Attach::Cgroup(path) => {
             let (above, _) = path.rsplit_once('/').unwrap_or_default();
@@ -117,6 +225,18 @@ pub fn matching(pattern: &Attach) -> Result<Vec<Attach>, AttachError> {
             names
                 .map(|name| Attach::Cgroup(format!("{above}/{name}")))
                 .collect()
+        }
+        Attach::Podman(_) if pattern.user().is_some() => {
+            let all = owner(pattern).transpose()?;
+            let all = all.map(|owner| owner.read(podman_containers)).transpose()?;
+            let user = pattern.user().unwrap_or_default();
+            let named = |(id, names): Named| {
+                let name = names.into_iter().next().unwrap_or(id);
+                Attach::Podman(format!("{user}/{name}"))
+            };
+            let mut all: Vec<Attach> = all.into_iter().flatten().map(named).collect();
+            all.retain(|service| locate(service).ok().flatten().is_some());
+            all
         }
         Attach::Docker(_) | Attach::Podman(_) => {
             let of_owner = |service: &Attach| service.parts().0 == pattern.parts().0;
@@ -322,8 +442,13 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Att
         path: path.to_owned(),
         source,
     };
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
+    let opened = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let file = match opened {
+        Ok(file) if file.metadata().is_ok_and(|found| found.is_file()) => file,
+        Ok(_) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };

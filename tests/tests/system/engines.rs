@@ -242,3 +242,66 @@ fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
     );
     purge();
 }
+
+/// A unit of a user's own systemd.
+const OF_USER: &str = "/etc/systemd/user/own.service";
+const AS_USER: &str =
+    "setpriv --reuid 1000 --regid 1000 --clear-groups env XDG_RUNTIME_DIR=/run/user/1000";
+
+fn own_pid() -> Option<u32> {
+    let shown = sh(&format!("{AS_USER} systemctl --user show -P MainPID own"));
+    shown.parse().ok().filter(|pid| *pid != 0)
+}
+
+fn own_is_healthy(before: Option<u32>) -> u32 {
+    wait_for("a healthy service", || {
+        let found = workload()?;
+        let pid = found.pid.filter(|pid| Some(*pid) != before)?;
+        let is_healthy = found.health == enforcer_model::health::Health::Healthy;
+        (is_healthy && own_pid() == Some(pid)).then_some(pid)
+    })
+}
+
+/// A user's own systemd is asked as that user, to restart the unit and to limit it.
+#[test]
+fn a_users_own_service_is_looked_after() {
+    install_anew();
+    fs::write(
+        OF_USER,
+        format!("[Service]\nExecStart=/usr/bin/fixture http {PORT}\n"),
+    )
+    .unwrap();
+    sh("systemctl start user@1000");
+    sh(&format!("{AS_USER} systemctl --user start own"));
+    let manifest = |more: &str| {
+        format!(
+            "version: 1\nworkloads:\n  own:\n    attach: {{ systemd: web/own.service }}\n    mode: enforce\n    \
+             probes: {{ liveness: {{ http: {{ port: {PORT}, path: /health }}, period: 1s, timeout: 1s, \
+             failure_threshold: 3 }} }}\n{more}"
+        )
+    };
+    fs::write(ATTACHED, manifest("    cgroup: { memory.max: 64M }\n")).unwrap();
+    sh("systemctl reload enforcer");
+    let first = own_is_healthy(None);
+    let cgroup = workload().unwrap().cgroup;
+    assert!(
+        cgroup.starts_with("/sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service/"),
+        "{cgroup}"
+    );
+    let limit = |expected: &str| {
+        wait_for(&format!("memory.max {expected}"), || {
+            let found = fs::read_to_string(format!("{}/memory.max", workload()?.cgroup)).ok()?;
+            (found.trim() == expected).then_some(())
+        });
+    };
+    limit(&(64 << 20).to_string());
+    get("/break");
+    own_is_healthy(Some(first));
+    limit(&(64 << 20).to_string());
+    fs::write(ATTACHED, manifest("")).unwrap();
+    sh("systemctl reload enforcer");
+    limit("max");
+    purge();
+    assert!(own_pid().is_some());
+    sh(&format!("systemctl stop user@1000 && rm {OF_USER}"));
+}

@@ -182,11 +182,33 @@ impl Reader<'_> {
             return None;
         };
         let name = self.parsed(value, |text| match key {
-            "systemd" => unit(text),
+            "systemd" => of_user(text, unit),
             "cgroup" => cgroup(text),
+            "podman" => of_user(text, container),
             _ => container(text),
         })?;
-        Attach::new(key, name)
+        let service = Attach::new(key, name)?;
+        if let Some(user) = service.user()
+            && !self.accounts.has_user(user)
+        {
+            let message = format!("there is no user `{user}` on this host");
+            let fault = Fault::error(value.span.clone(), message);
+            self.fault(fault.label("the service is one of this user's own"));
+        }
+        Some(service)
+    }
+}
+
+/// Reads a name, which may have the user before it whose service it is.
+fn of_user(text: &str, read: impl Fn(&str) -> Result<String, String>) -> Result<String, String> {
+    let Some((user, name)) = text.split_once('/') else {
+        return read(text);
+    };
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let begins = user.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+    match begins && user.bytes().all(is_good) {
+        true => Ok(format!("{user}/{}", read(name)?)),
+        false => Err("the name of a user before the slash".to_owned()),
     }
 }
 

@@ -132,6 +132,30 @@ cgroup: { cpu.weight: 50 }",
 }
 
 #[test]
+fn a_service_of_a_users_own_has_the_user_before_its_name() {
+    check_attached("attach: { systemd: web/app.service }", &expect![""]);
+    check_attached("attach: { podman: \"web/*\" }", &expect![""]);
+    check_attached(
+        "attach: { podman: unknown/shop }",
+        &expect![[r#"
+        4:23 error: there is no user `unknown` on this host (the service is one of this user's own)
+    "#]],
+    );
+    check_attached(
+        "attach: { systemd: \"*/app.service\" }",
+        &expect![[r#"
+        4:24 error: `*/app.service` is not valid here (expected the name of a user before the slash)
+    "#]],
+    );
+    check_attached(
+        "attach: { docker: web/shop }",
+        &expect![[r#"
+        4:23 error: `web/shop` is not valid here (expected the name or the id of a container)
+    "#]],
+    );
+}
+
+#[test]
 fn a_pattern_stands_for_services_that_are_observed() {
     check_attached("attach: { systemd: \"nginx@*.service\" }", &expect![""]);
     check_attached("attach: { docker: \"*\" }", &expect![""]);

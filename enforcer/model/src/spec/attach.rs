@@ -15,11 +15,11 @@ const LONGEST_NAME: usize = 63;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attach {
-    /// A unit of the host's systemd, such as `nginx.service`.
+    /// A unit of the host's systemd, such as `nginx.service`; `alice/app.service` is one of a user's own systemd.
     Systemd(String),
     /// A container of Docker's, by its name or its id.
     Docker(String),
-    /// A container of root's Podman, by its name or its id.
+    /// A container of root's Podman, by its name or its id; `alice/web` is one of a user's own Podman.
     Podman(String),
     /// A cgroup, by its path below `/sys/fs/cgroup`, such as `/system.slice/nginx.service`.
     Cgroup(String),
@@ -43,19 +43,46 @@ impl Attach {
         }
     }
 
+    /// Returns the user whose systemd or Podman it belongs to; `None` if it is the host's.
+    #[must_use]
+    pub fn user(&self) -> Option<&str> {
+        let (user, _) = self.user_and_name();
+        user
+    }
+
+    /// Returns the name without the user.
+    #[must_use]
+    pub fn own_name(&self) -> &str {
+        let (_, name) = self.user_and_name();
+        name
+    }
+
+    fn user_and_name(&self) -> (Option<&str>, &str) {
+        match self {
+            Self::Systemd(name) | Self::Podman(name) => match name.split_once('/') {
+                Some((user, name)) => (Some(user), name),
+                None => (None, name),
+            },
+            Self::Docker(name) | Self::Cgroup(name) => (None, name),
+        }
+    }
+
     /// Returns the command by which the owner restarts it; `None` if it has none.
     #[must_use]
     pub fn restart(&self) -> Option<Vec<String>> {
+        let (user, name) = self.user_and_name();
         // A unit's stop may take longer than a command here.
-        let (words, name): (&[&str], _) = match self {
-            Self::Systemd(unit) if unit.ends_with(".service") => {
-                (&["/usr/bin/systemctl", "--no-block", "restart"], unit)
+        let words: &[&str] = match self {
+            Self::Systemd(_) if !name.ends_with(".service") => return None,
+            Self::Systemd(_) if user.is_some() => {
+                &["/usr/bin/systemctl", "--user", "--no-block", "restart"]
             }
-            Self::Docker(name) => (&["/usr/bin/docker", "restart"], name),
-            Self::Podman(name) => (&["/usr/bin/podman", "restart"], name),
-            Self::Systemd(_) | Self::Cgroup(_) => return None,
+            Self::Systemd(_) => &["/usr/bin/systemctl", "--no-block", "restart"],
+            Self::Docker(_) => &["/usr/bin/docker", "restart"],
+            Self::Podman(_) => &["/usr/bin/podman", "restart"],
+            Self::Cgroup(_) => return None,
         };
-        let words = words.iter().copied().chain(["--", name.as_str()]);
+        let words = words.iter().copied().chain(["--", name]);
         Some(words.map(str::to_owned).collect())
     }
 
@@ -99,57 +126,60 @@ impl Attach {
         values: &BTreeMap<String, String>,
         container: Container,
     ) -> Option<Vec<String>> {
-        let (words, options, name): (&[&str], _, _) = match self {
-            Self::Systemd(unit) => {
+        let (user, name) = self.user_and_name();
+        let (words, options): (&[&str], Vec<String>) = match self {
+            Self::Systemd(_) => {
                 let options = values
                     .iter()
                     .filter_map(|(file, value)| of_systemd(file, value));
-                let options = options.flatten().collect();
+                let words: &[&str] = match user {
+                    Some(_) => &["/usr/bin/systemctl", "--user", "set-property", "--runtime"],
+                    None => &["/usr/bin/systemctl", "set-property", "--runtime"],
+                };
                 return Some(command(
-                    &[
-                        "/usr/bin/systemctl",
-                        "set-property",
-                        "--runtime",
-                        "--",
-                        unit,
-                    ],
-                    options,
+                    &[words, &["--", name]].concat(),
+                    options.flatten().collect(),
                 ));
             }
-            Self::Docker(name) => (
+            Self::Docker(_) => (
                 &["/usr/bin/docker", "update"],
                 of_engine(values, container, "-1"),
-                name,
             ),
-            Self::Podman(name) => (
+            Self::Podman(_) => (
                 &["/usr/bin/podman", "update"],
                 of_engine(values, container, UNBOUND_QUOTA),
-                name,
             ),
             Self::Cgroup(_) => return None,
         };
         let mut words = command(words, options);
-        words.extend(["--".to_owned(), name.clone()]);
+        words.extend(["--".to_owned(), name.to_owned()]);
         Some(words)
     }
 
     /// Returns the command by which the owner shows its output; `None` if nobody keeps that.
     #[must_use]
     pub fn logs(&self) -> Option<String> {
-        match self {
-            Self::Systemd(unit) => Some(format!("journalctl -u {unit}")),
-            Self::Docker(name) => Some(format!("docker logs {name}")),
-            Self::Podman(name) => Some(format!("podman logs {name}")),
-            Self::Cgroup(_) => None,
-        }
+        let (user, name) = self.user_and_name();
+        let command = match self {
+            Self::Systemd(_) if user.is_some() => format!("journalctl --user -u {name}"),
+            Self::Systemd(_) => format!("journalctl -u {name}"),
+            Self::Docker(_) => format!("docker logs {name}"),
+            Self::Podman(_) => format!("podman logs {name}"),
+            Self::Cgroup(_) => return None,
+        };
+        Some(match user {
+            Some(user) => format!("{command}, as {user}"),
+            None => command,
+        })
     }
 
     /// Returns whether the host, or enforcer itself, depends on it: it is never restarted.
     #[must_use]
     pub fn is_protected(&self) -> bool {
-        let Self::Systemd(unit) = self else {
+        let Self::Systemd(_) = self else {
             return false;
         };
+        let unit = self.own_name();
         let stem = unit.strip_suffix(".service").unwrap_or(unit);
         let begins = ["systemd-", "dbus", "ssh", "enforcer", "user@", "getty@"];
         let names = ["docker", "containerd", "podman", "crio", "init.scope"];
@@ -390,6 +420,34 @@ mod tests {
             let words = of_systemd(file, "1");
             assert!(words.is_some(), "{file}");
         }
+    }
+
+    #[test]
+    fn a_users_own_service_is_asked_for_as_that_user() {
+        let unit = Attach::Systemd("alice/app.service".to_owned());
+        assert_eq!(
+            (unit.user(), unit.own_name()),
+            (Some("alice"), "app.service")
+        );
+        let joined = |words: Option<Vec<String>>| words.map(|words| words.join(" "));
+        assert_eq!(
+            joined(unit.restart()).as_deref(),
+            Some("/usr/bin/systemctl --user --no-block restart -- app.service")
+        );
+        assert_eq!(
+            set(&unit, &[("memory.max", "4096")], Container::default()),
+            "/usr/bin/systemctl --user set-property --runtime -- app.service MemoryMax=4096"
+        );
+        assert_eq!(
+            unit.logs().as_deref(),
+            Some("journalctl --user -u app.service, as alice")
+        );
+        let container = Attach::Podman("alice/web".to_owned());
+        assert_eq!(
+            joined(container.restart()).as_deref(),
+            Some("/usr/bin/podman restart -- web")
+        );
+        assert_eq!(Attach::Cgroup("/a/b".to_owned()).user(), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use enforcer_core::ReplicaId;
 use enforcer_core::event::{AgentEvent, COMMAND_LIMIT, Event, LimitChange};
 use enforcer_core::limits::Limits;
 use enforcer_core::owner::{OwnerLimits, Values, asked_values, default_of, is_set};
-use enforcer_core::spec::{Attach, Mode, WorkloadSpec};
+use enforcer_core::spec::{Attach, Commands, Mode, WorkloadSpec};
 use enforcer_kernel::cgroupfs::Cgroup;
 use enforcer_kernel::{attached, clock, limits};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Executor {
             return Ok(Vec::new());
         }
         let mut owner = known.unwrap_or_else(|| OwnerLimits::new(service.clone()));
-        self.have_set(workload, spec, (&mut owner, &wanted))
+        self.have_set(workload, spec.commands, (&mut owner, &wanted))
     }
 
     /// Has the owner of a service give back all limits.
@@ -51,8 +51,8 @@ impl Executor {
         };
         let service = owner.service.clone();
         let none = Values::new();
-        let spec = WorkloadSpec::default();
-        if let Err(error) = self.have_set(workload, &spec, (&mut owner, &none)) {
+        let ceiling = WorkloadSpec::default().commands;
+        if let Err(error) = self.have_set(workload, ceiling, (&mut owner, &none)) {
             let what = "attach".to_owned();
             let why = format!("{workload}: the limits of {service} were not given back: {error}");
             self.send(Event::Agent(AgentEvent::Degraded { what, why }));
@@ -73,7 +73,7 @@ impl Executor {
     fn have_set(
         self: &Arc<Self>,
         workload: &ReplicaId,
-        spec: &WorkloadSpec,
+        ceiling: Commands,
         (owner, wanted): (&mut OwnerLimits, &Values),
     ) -> Result<Vec<LimitChange>, String> {
         let files = owner.files(wanted);
@@ -100,7 +100,7 @@ impl Executor {
             let Some(command) = owner.service.set_limits(&change, container) else {
                 return Err(format!("{} has no owner that sets limits", owner.service));
             };
-            let ran = self.run_of_owner(workload, spec, (LIMITS, command));
+            let ran = self.run_of_owner(workload, (&owner.service, ceiling), (LIMITS, command));
             self.runtime.block_on(ran)?;
             if !present.is_empty() {
                 await_values(&owner.service, &change, look)?;

@@ -16,7 +16,7 @@ use enforcer_core::event::{
     ProcessId, WorkloadEvent,
 };
 use enforcer_core::oom::Counters;
-use enforcer_core::spec::{Attach, WorkloadSpec};
+use enforcer_core::spec::{Attach, Commands, WorkloadSpec};
 use enforcer_kernel::attached;
 use enforcer_kernel::bpf::network::NetworkFilters;
 use enforcer_kernel::cgroupfs::Cgroup;
@@ -356,13 +356,14 @@ impl Executor {
 
     /// Has the owner of a service restart it, by the owner's own command and as root.
     pub(super) async fn ask_owner(self: Arc<Self>, workload: ReplicaId, spec: Arc<WorkloadSpec>) {
-        let Some(command) = spec.attach.as_ref().and_then(Attach::restart) else {
+        let Some(service) = &spec.attach else {
             return;
         };
-        if let Err(error) = self
-            .run_of_owner(&workload, &spec, (RECOVERY, command))
-            .await
-        {
+        let Some(command) = service.restart() else {
+            return;
+        };
+        let of = (service, spec.commands);
+        if let Err(error) = self.run_of_owner(&workload, of, (RECOVERY, command)).await {
             self.send(Event::Workload(
                 workload,
                 WorkloadEvent::RemedyFailed { error },
@@ -370,25 +371,25 @@ impl Executor {
         }
     }
 
-    /// Runs a command of an owner's as root, in the place of this name.
+    /// Runs a command of the owner of a service, as that owner, in the place of this name.
     async fn run_of_owner(
         self: &Arc<Self>,
         workload: &ReplicaId,
-        spec: &WorkloadSpec,
+        (service, ceiling): (&Attach, Commands),
         (what, command): (&'static str, Vec<String>),
     ) -> Result<(), String> {
         let shown = command.join(" ");
-        let root = WorkloadSpec {
-            user: Some("root".to_owned()),
-            commands: spec.commands,
+        let owner = WorkloadSpec {
+            user: Some(service.user().unwrap_or("root").to_owned()),
+            commands: ceiling,
             ..WorkloadSpec::default()
         };
         let command = ShortCommand {
             workload: Some(workload.clone()),
             what: what.into(),
-            spec: Arc::new(root),
+            spec: Arc::new(owner),
             command,
-            environment: Vec::new(),
+            environment: attached::environment(service),
             limit: COMMAND_LIMIT,
         };
         match outcome_of(self.run_command(command).await) {
