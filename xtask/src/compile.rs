@@ -242,13 +242,15 @@ pub(crate) fn build_host_tests() -> Result<()> {
 }
 
 /// The packages whose tests run on the host in the release build.
-const HOST_TESTED: [&str; 14] = [
+const HOST_TESTED: [&str; 16] = [
     "--package",
     "enforcer",
     "--package",
     "enforcer-client",
     "--package",
     "enforcer-core",
+    "--package",
+    "enforcer-fleet-core",
     "--package",
     "enforcer-kernel",
     "--package",

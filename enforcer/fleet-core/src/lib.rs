@@ -1,0 +1,10 @@
+//! Decides where the workloads of a fleet run: [`schedule::decide`] takes all that is known and the time, and returns what changes and why.
+//! It has no I/O and no clock.
+
+pub mod fleet;
+pub mod reason;
+mod room;
+pub mod schedule;
+
+pub use fleet::{Fleet, NodeId, Replica, Time};
+pub use schedule::{Decision, Memory, Settings, decide};
