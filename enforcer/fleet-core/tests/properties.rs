@@ -39,7 +39,11 @@ fn workload(number: u8) -> WorkloadName {
 }
 
 fn labels(number: u8) -> BTreeMap<String, String> {
-    let disk = if number.is_multiple_of(2) { "fast" } else { "slow" };
+    let disk = if number.is_multiple_of(2) {
+        "fast"
+    } else {
+        "slow"
+    };
     let zone = format!("z{}", number % 3);
     [
         ("disk".to_owned(), disk.to_owned()),

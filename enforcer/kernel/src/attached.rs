@@ -117,6 +117,12 @@ fn owner(service: &Attach) -> Option<Result<Owner, AttachError>> {
     }))
 }
 
+/// Returns whether the host's first process is systemd (sd_booted(3)).
+#[must_use]
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
 /// Returns the variables with which a user's own systemd and Podman are found.
 #[must_use]
 pub fn environment(service: &Attach) -> Vec<(String, String)> {

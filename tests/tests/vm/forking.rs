@@ -53,7 +53,9 @@ fn a_daemon_that_forks_is_followed() {
     let next = forked(&agent, 2);
     assert!(next != pid && kernel::processes("daemon") == [next]);
     assert!(agent.cli(&["stop", "daemon"]).status.success());
-    assert!(!kernel::cgroup("daemon").exists());
+    wait_for("no cgroup", || {
+        (!kernel::cgroup("daemon").exists()).then_some(())
+    });
 }
 
 #[test]

@@ -15,16 +15,21 @@ use crate::event::{
 use crate::health::Health;
 use crate::recovery::Next;
 use crate::spec::Mode;
-use crate::units::MonoTime;
+use crate::units::{MonoTime, human_duration};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The time in which an owner that was asked to restart a service has ended it. A unit may take 90 s to stop
+/// (systemd-system.conf(5), `DefaultTimeoutStopSec`).
+const OWNER_PATIENCE: Duration = Duration::from_secs(300);
 
 /// The request to restart a service that fails, which goes to its owner.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asking {
     /// The time at which it is asked, and why.
     due: Option<(MonoTime, Reason)>,
-    /// The owner was asked, and the service has not ended since.
-    asked: Option<Reason>,
+    /// The owner was asked at that time, and the service has not ended since.
+    asked: Option<(MonoTime, Reason)>,
     /// The breaker is open until then.
     is_open: bool,
 }
@@ -32,11 +37,17 @@ pub(super) struct Asking {
 impl Asking {
     /// Returns why the service ends, if its owner was asked for that.
     pub(super) fn reason(self) -> Option<Reason> {
-        self.asked
+        self.asked.map(|(_, reason)| reason)
     }
 
     pub(super) fn deadline(self) -> Option<MonoTime> {
-        self.due.map(|(at, _)| at)
+        let due = self.due.map(|(at, _)| at);
+        due.or(self.late_at())
+    }
+
+    /// Returns the time at which an owner that was asked counts as one that has failed.
+    fn late_at(self) -> Option<MonoTime> {
+        self.asked.map(|(at, _)| at.after(OWNER_PATIENCE))
     }
 
     /// Returns whether the owner was asked, and the service has not ended since.
@@ -46,7 +57,7 @@ impl Asking {
 
     pub(super) fn kept(self) -> KeptAsking {
         // A command may have died with the agent, so it is run again.
-        let asked = self.asked.map(|reason| (MonoTime(0), reason));
+        let asked = self.asked.map(|(_, reason)| (MonoTime(0), reason));
         KeptAsking {
             due: self.due.or(asked),
             is_open: self.is_open,
@@ -179,6 +190,15 @@ impl Workload {
     }
 
     pub(super) fn ask_owner_if_due(&mut self, context: &mut Context<'_>) {
+        let late_at = self.asking.late_at();
+        if late_at.is_some_and(|at| at <= context.moment.now) {
+            let service = self.attached_to();
+            let wait = human_duration(OWNER_PATIENCE);
+            let why = format!(
+                "{service} has not ended within {wait} after its owner was asked to restart it"
+            );
+            self.remedy_failed(context, why);
+        }
         let Some((at, mut reason)) = self.asking.due else {
             return;
         };
@@ -199,7 +219,7 @@ impl Workload {
             reason.seq = self.report(context, Some(cause), because, Detail::Breaker(change));
         }
         self.asking.due = None;
-        self.asking.asked = Some(reason);
+        self.asking.asked = Some((context.moment.now, reason));
         let spec = Arc::clone(&self.spec);
         self.aside(context, reason, Aside::AskOwner { spec });
     }
@@ -215,7 +235,7 @@ impl Workload {
 
     /// Handles a command of the owner's that has failed: the service was not restarted.
     pub(super) fn owner_failed(&mut self, context: &mut Context<'_>, seq: Seq) {
-        if let Some(reason) = self.asking.asked.take()
+        if let Some((_, reason)) = self.asking.asked.take()
             && self.still_fails(reason.cause)
         {
             self.ask_owner(context, (reason.cause, Some(seq)));

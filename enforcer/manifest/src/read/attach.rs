@@ -62,7 +62,7 @@ impl Reader<'_> {
                 Some("it stands for several services, and a remedy needs the full name of one")
             } else if service.is_protected() {
                 Some("the host depends on it, so enforcer never restarts it")
-            } else if service.restart().is_none() {
+            } else if service.restart(false).is_none() {
                 Some("it has no owner that could restart it")
             } else {
                 None

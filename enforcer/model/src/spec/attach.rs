@@ -67,9 +67,10 @@ impl Attach {
         }
     }
 
-    /// Returns the command by which the owner restarts it; `None` if it has none.
+    /// Returns the command by which the owner restarts it; `None` if it has none. Podman is a program and no service: what it
+    /// starts has the restrictions of whoever has called it. So systemd calls it where it can.
     #[must_use]
-    pub fn restart(&self) -> Option<Vec<String>> {
+    pub fn restart(&self, has_systemd: bool) -> Option<Vec<String>> {
         let (user, name) = self.user_and_name();
         // A unit's stop may take longer than a command here.
         let words: &[&str] = match self {
@@ -79,6 +80,14 @@ impl Attach {
             }
             Self::Systemd(_) => &["/usr/bin/systemctl", "--no-block", "restart"],
             Self::Docker(_) => &["/usr/bin/docker", "restart"],
+            Self::Podman(_) if has_systemd => {
+                let run: &[&str] = match user {
+                    Some(_) => &["/usr/bin/systemd-run", "--user"],
+                    None => &["/usr/bin/systemd-run"],
+                };
+                let options = ["--quiet", "--collect", "--", "/usr/bin/podman", "restart"];
+                &[run, &options].concat()
+            }
             Self::Podman(_) => &["/usr/bin/podman", "restart"],
             Self::Cgroup(_) => return None,
         };
@@ -431,7 +440,7 @@ mod tests {
         );
         let joined = |words: Option<Vec<String>>| words.map(|words| words.join(" "));
         assert_eq!(
-            joined(unit.restart()).as_deref(),
+            joined(unit.restart(true)).as_deref(),
             Some("/usr/bin/systemctl --user --no-block restart -- app.service")
         );
         assert_eq!(
@@ -444,7 +453,12 @@ mod tests {
         );
         let container = Attach::Podman("alice/web".to_owned());
         assert_eq!(
-            joined(container.restart()).as_deref(),
+            joined(container.restart(true)).as_deref(),
+            Some("/usr/bin/systemd-run --user --quiet --collect -- /usr/bin/podman restart -- web")
+        );
+        let of_root = Attach::Podman("web".to_owned());
+        assert_eq!(
+            joined(of_root.restart(false)).as_deref(),
             Some("/usr/bin/podman restart -- web")
         );
         assert_eq!(Attach::Cgroup("/a/b".to_owned()).user(), None);

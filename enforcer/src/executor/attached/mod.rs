@@ -359,7 +359,7 @@ impl Executor {
         let Some(service) = &spec.attach else {
             return;
         };
-        let Some(command) = service.restart() else {
+        let Some(command) = service.restart(attached::has_systemd()) else {
             return;
         };
         let of = (service, spec.commands);

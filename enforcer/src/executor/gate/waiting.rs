@@ -91,6 +91,17 @@ impl OfPort {
         gate.wait_at(self.id, number, socket)
     }
 
+    /// Makes another socket where connections to an address wait, as long as it is open. Without it, one that comes at the
+    /// wrong moment is refused.
+    fn spare(&self, gate: &Gate, of: &Address) -> io::Result<OwnedFd> {
+        let mut numbers = (0..ADDRESSES).filter(|number| !self.waiting.contains_key(number));
+        let number = numbers.next().ok_or(io::ErrorKind::QuotaExceeded)?;
+        let user = Uid::from_raw(of.uid);
+        let made = listening::shared(of.address, of.is_v6_only, user, u32::MAX)?;
+        self.install(gate, number, &made)?;
+        Ok(made)
+    }
+
     fn look(&self) -> Look {
         Look {
             port: self.port,
@@ -288,11 +299,17 @@ impl Executor {
                         Door::Refuse => true,
                         Door::Wait => false,
                     };
-                    let flushed = match flushes && condition(socket) {
+                    // While it is flushed, it does not listen, and the program may end just then.
+                    let is_open = door == Door::Open;
+                    let flushes = flushes && condition(socket);
+                    let spare = (flushes && is_open).then(|| of.spare(gate, &waiting.address));
+                    let flushed = match flushes {
                         true => listening::flush(socket, u32::MAX),
                         false => Ok(()),
                     };
-                    if let Err(error) = flushed.and_then(|()| of.install(gate, *number, socket)) {
+                    let installed = flushed.and_then(|()| of.install(gate, *number, socket));
+                    drop(spare);
+                    if let Err(error) = installed {
                         tracing::warn!("{workload}: another socket for port {name}: {error}");
                         let place = (workload.clone(), name.clone(), *number);
                         broken.push((place, waiting.address.clone()));

@@ -140,6 +140,43 @@ fn its_owner_is_asked_to_restart_it() {
     );
 }
 
+/// An owner that was asked and does nothing is asked again.
+#[test]
+fn an_owner_that_is_late_has_failed() {
+    let spec = WorkloadSpec {
+        mode: Mode::Enforce,
+        probes: [(ProbeName::Liveness, probe(5, 1))].into(),
+        ..shop()
+    };
+    let wake = || Event::Agent(AgentEvent::Wake);
+    let fails = probed(1, ProbeName::Liveness, 1, refused());
+    check(
+        spec,
+        vec![
+            (1, prepared(1)),
+            (1, started(1)),
+            (2, fails),
+            (300, wake()),
+            (302, wake()),
+            (320, wake()),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            1 s: #2 start
+            1 s:   → ask liveness
+            1 s:   → write_limits #1
+            2 s: #3 health
+            2 s: #4 restart (liveness) because of #3
+            2 s:   → ask_owner #1
+            300 s:   → ask liveness
+            302 s: #5 degraded
+            302 s: #6 restart (liveness) because of #5
+            320 s:   → ask_owner #1
+        "#]],
+    );
+}
+
 /// The agent drops a request to the owner if the service has recovered, or may only be observed.
 #[test]
 fn its_owner_is_not_asked_without_a_reason() {
