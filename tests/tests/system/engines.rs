@@ -271,7 +271,19 @@ fn a_users_own_service_is_looked_after() {
         format!("[Service]\nExecStart=/usr/bin/fixture http {PORT}\n"),
     )
     .unwrap();
-    sh("systemctl start user@1000");
+    // Without D-Bus and PAM, the user's systemd gets its folder from another unit.
+    fs::write(
+        "/etc/systemd/system/user-runtime-dir@.service",
+        "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/usr/bin/install -d -m 0700 -o %i -g %i /run/user/%i\n",
+    )
+    .unwrap();
+    fs::create_dir_all("/etc/systemd/system/user@.service.d").unwrap();
+    fs::write(
+        "/etc/systemd/system/user@.service.d/alone.conf",
+        "[Service]\nPAMName=\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n",
+    )
+    .unwrap();
+    sh("systemctl daemon-reload && systemctl start user@1000");
     sh(&format!("{AS_USER} systemctl --user start own"));
     let manifest = |more: &str| {
         format!(
@@ -303,5 +315,8 @@ fn a_users_own_service_is_looked_after() {
     limit("max");
     purge();
     assert!(own_pid().is_some());
-    sh(&format!("systemctl stop user@1000 && rm {OF_USER}"));
+    sh(&format!(
+        "systemctl stop user@1000 user-runtime-dir@1000; rm -r {OF_USER} /etc/systemd/system/user@.service.d \
+         /etc/systemd/system/user-runtime-dir@.service /run/user/1000; systemctl daemon-reload"
+    ));
 }

@@ -204,6 +204,7 @@ fn get(port: u16, path: &str) -> Option<String> {
 }
 
 fn await_health(name: Option<&str>) {
+    let mut looks = 0;
     wait_for("healthy services", || {
         let listed = shell("enforcer ps --json");
         let listed: Workloads = serde_json::from_slice(&listed.stdout).ok()?;
@@ -212,6 +213,13 @@ fn await_health(name: Option<&str>) {
             is_meant && one.ready
         });
         let expected = name.map_or(IMAGES.len(), |_| 1);
+        looks += 1;
+        if looks % 200 == 0 {
+            let shown =
+                shell("enforcer ps; enforcer events | tail -n 40; enforcer logs db | tail -n 20");
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            let _ = writeln!(std::io::stderr().lock(), "{shown}");
+        }
         (well.count() == expected).then_some(())
     });
 }
