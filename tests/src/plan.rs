@@ -29,6 +29,7 @@ pub const ALONE: &[Rule] = &[
         "adopt::another_process_with_its_number",
         "it chooses the next process id of the kernel",
     ),
+    rule("attach::a_container", PROOF),
     rule("clock::", "it sets the wall clock"),
     rule(
         "corpus::",
