@@ -148,7 +148,11 @@ impl Executor {
             for name in names.unwrap_or_default() {
                 let path = directories::path_of(kind, name);
                 let path = path.to_string_lossy();
-                all.push(mount(&path, hosts(&path, false)?)?);
+                // The manifest may mount it elsewhere, as an imported volume is: then the tree needs no place
+                // for it here.
+                let is_elsewhere = spec.mounts.iter().any(|one| one.from == path);
+                let place = if is_elsewhere { optional } else { mount };
+                all.push(place(&path, hosts(&path, false)?)?);
             }
         }
         Ok(all)
