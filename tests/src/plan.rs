@@ -151,7 +151,7 @@ pub const EVERY_KERNEL: &[Rule] = &[
 /// Tests that run on one certain kernel of the matrix, given by its place in it: the oldest, the
 /// main one, or the newest. The other tests that run on one kernel are dealt out in turn.
 pub const CHOSEN: &[(&str, usize)] = &[
-    // A thousand workloads, and 108 deaths of an agent, and two hundred OOM kills over ten agents, each
+    // A thousand workloads, and 72 deaths of an agent, and two hundred OOM kills over ten agents, each
     // on another one: these are the longest.
     ("storm::", 1),
     ("death::", 0),
