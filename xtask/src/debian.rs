@@ -51,7 +51,7 @@ pub(crate) const OWN: Host = Host {
 };
 
 /// The daemons that are run with their stock settings; see `tests/tests/system/daemons.rs` and
-/// `strict.rs`. The engines run containers; see `engines.rs`.
+/// `strict.rs`. The engines run containers; see `with_engines.rs`.
 const DAEMONS: &[&str] = &[
     "crun",
     "dnsmasq-base",

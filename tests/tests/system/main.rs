@@ -9,8 +9,6 @@
 
 mod attach;
 mod daemons;
-mod engines;
-mod images;
 mod import;
 mod journal;
 mod metrics;
@@ -20,6 +18,9 @@ mod strict;
 mod top;
 mod traffic;
 mod units;
+// These two leave more behind than the others, so they come last.
+mod with_engines;
+mod with_images;
 
 use enforcer_model::WorkloadState;
 use enforcer_model::views::{WorkloadView, Workloads};
