@@ -39,10 +39,12 @@ pub fn add(found: &mut Found, more: Found) -> (bool, Vec<WorkloadName>) {
     (has_more, too_many)
 }
 
-/// Returns the manifest with a workload for each service in place of the patterns. A service that a workload names in full
-/// is that one's, and one that several patterns match is the first one's.
+/// Returns the manifest with a workload for each service in place of the patterns, and the services whose workload would have
+/// the name of another one. A service that a workload names in full is that one's, and one that several patterns match is the first
+/// one's.
 #[must_use]
-pub fn expand(manifest: &Manifest, found: &Found) -> Manifest {
+pub fn expand(manifest: &Manifest, found: &Found) -> (Manifest, Vec<(WorkloadName, Attach)>) {
+    let mut nameless = Vec::new();
     let is_pattern = |service: &Attach| service.is_pattern();
     let mut expanded = manifest.clone();
     expanded
@@ -56,7 +58,11 @@ pub fn expand(manifest: &Manifest, found: &Found) -> Manifest {
         };
         for service in found.get(name).into_iter().flatten() {
             let of_service = pattern.matched_name(name, service.parts().1);
-            if !taken.insert(service.clone()) || expanded.workloads.contains_key(&of_service) {
+            if !taken.insert(service.clone()) {
+                continue;
+            }
+            if expanded.workloads.contains_key(&of_service) {
+                nameless.push((of_service, service.clone()));
                 continue;
             }
             let mut spec = (**spec).clone();
@@ -64,7 +70,7 @@ pub fn expand(manifest: &Manifest, found: &Found) -> Manifest {
             expanded.workloads.insert(of_service, Arc::new(spec));
         }
     }
-    expanded
+    (expanded, nameless)
 }
 
 #[cfg(test)]
@@ -131,7 +137,7 @@ mod tests {
             ),
         ]);
         assert_eq!(
-            shown(&expand(&manifest, &found)),
+            shown(&expand(&manifest, &found).0),
             [
                 "any-cron cron.service",
                 "shop nginx@shop.service",
@@ -139,9 +145,18 @@ mod tests {
             ]
         );
         assert_eq!(
-            shown(&expand(&manifest, &Found::new())),
+            shown(&expand(&manifest, &Found::new()).0),
             ["shop nginx@shop.service"]
         );
+    }
+
+    #[test]
+    fn a_name_that_another_workload_has_is_reported() {
+        let manifest = manifest(&[("web", "nginx@*.service"), ("web-blue", "other.service")]);
+        let found = found(&[("web", &["nginx@blue.service"])]);
+        let (expanded, nameless) = expand(&manifest, &found);
+        assert_eq!(shown(&expanded), ["web-blue other.service"]);
+        assert_eq!(nameless, [(name("web-blue"), unit("nginx@blue.service"))]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The limits that the owner of an attached service sets for enforcer. What the service had before is kept, and the owner is asked
 //! for it again when the manifest wants no limit any more.
 
-use crate::limits::{CONTROLLERS, Limits, is_in_effect};
+use crate::limits::{Limits, is_in_effect};
 use crate::spec::Attach;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ struct Asked {
     now: String,
 }
 
-/// What the owner of a service was asked for.
+/// The limits that the owner of a service was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnerLimits {
     pub service: Attach,
@@ -38,9 +38,8 @@ pub fn asked_values(limits: &Limits) -> Values {
 /// Returns the value of a file that the kernel does not have, because the owner uses no limit of its controller.
 #[must_use]
 pub fn default_of(file: &str) -> String {
-    let known = CONTROLLERS.iter().any(|(name, _)| *name == file);
     let all = Limits::default().files();
-    let default = all.into_iter().find(|entry| entry.file == file && known);
+    let default = all.into_iter().find(|entry| entry.file == file);
     default.map_or_else(String::new, |entry| entry.value)
 }
 

@@ -1,4 +1,4 @@
-//! What is known of a fleet: its nodes, the workloads that it should run, and the places and the health of their replicas.
+//! Holds the facts about a fleet: its nodes, the workloads that it should run, and the places and the health of their replicas.
 
 pub use enforcer_model::WorkloadName;
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ pub enum NodeState {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
-    /// What it has for a fleet's workloads: the host's capacity without its reserve.
+    /// The capacity for a fleet's workloads: the host's own without its reserve.
     pub capacity: Resources,
     pub labels: BTreeMap<String, String>,
     pub state: NodeState,
@@ -128,7 +128,7 @@ pub struct Node {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Desired {
     pub replicas: u32,
-    /// What each replica needs.
+    /// The resources that each replica needs.
     pub needs: Resources,
     /// The labels that a node must have.
     pub requires: BTreeMap<String, String>,
@@ -170,7 +170,7 @@ pub enum Health {
     },
 }
 
-/// All that is known at one moment.
+/// The whole knowledge of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fleet {
     pub nodes: BTreeMap<NodeId, Node>,

@@ -1,4 +1,4 @@
-//! Why something changes, and why something does not.
+//! Says why something changes, and why something does not.
 
 use crate::fleet::{NodeId, Replica};
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ pub enum Wait {
     Unavailable,
     /// There were enough moves in the last minute.
     Moves,
-    /// What leaves this node makes room for it.
+    /// Replicas that leave this node make room for it.
     Room(NodeId),
     /// A singleton may still run on the node that it leaves.
     Leaving,

@@ -1,4 +1,4 @@
-//! The room on the nodes, and the choice of a node for a replica.
+//! Counts the room on the nodes, and chooses a node for a replica.
 
 use crate::fleet::{Desired, Fleet, NodeId, NodeState, Replica, Resources, WorkloadName};
 use crate::reason::Wait;
@@ -12,9 +12,9 @@ type Rank = (u32, u32, Reverse<u64>);
 pub(crate) struct Room<'f> {
     fleet: &'f Fleet,
     free: BTreeMap<&'f NodeId, Resources>,
-    /// What becomes free when those that leave have ended.
+    /// The resources that become free when the leaving replicas have ended.
     leaving: BTreeMap<NodeId, Resources>,
-    /// What is kept for replicas that wait for it.
+    /// The resources that are reserved for replicas that wait for them.
     promised: BTreeMap<NodeId, Resources>,
     /// The replicas of each workload on a node.
     on_node: BTreeMap<(WorkloadName, NodeId), u32>,

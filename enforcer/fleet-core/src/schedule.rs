@@ -1,4 +1,4 @@
-//! What changes now. [`decide`] looks at the whole fleet, and changes as little as it can:
+//! Decides what changes now. [`decide`] looks at the whole fleet, and changes as little as it can:
 //!
 //! 1. Replicas that the fleet no longer wants go.
 //! 2. Those that cannot stay lose their node: it is lost, removed, without their labels, or refuses them.
@@ -50,7 +50,7 @@ struct Failed {
     backoff: Duration,
 }
 
-/// What a scheduler remembers from one decision to the next.
+/// The part of a scheduler's knowledge that it keeps from one decision to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// The last voluntary moves.
@@ -67,7 +67,7 @@ pub struct Waiting {
     pub why: Wait,
 }
 
-/// What is to be done.
+/// The changes that are due, and the replicas that have to wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decision {
     /// One change of a replica at most.

@@ -91,7 +91,10 @@ impl Configuration {
         let this = Arc::clone(self);
         let read = blocking(move || {
             let loaded = this.read(proposal.file.as_ref(), &BTreeSet::new())?;
-            let manifest = this.patterns.expand(&loaded.manifest).manifest;
+            let manifest = this
+                .patterns
+                .expand(&loaded.manifest, proposal.prune)
+                .manifest;
             Ok(Loaded { manifest, ..loaded })
         });
         let loaded = read.await?;
@@ -157,7 +160,7 @@ impl Configuration {
         let this = Arc::clone(self);
         let loaded = blocking(move || {
             let loaded = this.read(proposal.file.as_ref(), &skipped)?;
-            let expanded = this.patterns.expand(&loaded.manifest);
+            let expanded = this.patterns.expand(&loaded.manifest, prune);
             if !proposal.force {
                 this.refuse_shrinks(&in_force, &expanded.manifest)?;
             }
@@ -187,7 +190,7 @@ impl Configuration {
     /// Takes the manifest that the agent begins with. Returns it with a workload for each service that its patterns stand for. Of one
     /// that could be read in part, they are looked for once: applied again, it would disown the other workloads.
     pub(crate) fn begin(&self, manifest: Manifest, is_partial: bool) -> Manifest {
-        let expanded = self.patterns.expand(&manifest);
+        let expanded = self.patterns.expand(&manifest, false);
         let begun = expanded.manifest.clone();
         if !is_partial {
             self.patterns.install(manifest, expanded, &self.events);

@@ -35,9 +35,10 @@ pub(super) struct Expanded {
 }
 
 impl Patterns {
-    /// Looks for the services of a manifest's patterns.
-    pub(super) fn expand(&self, manifest: &Manifest) -> Expanded {
-        let known = self.read.lock().as_ref().map(|(of, expanded)| {
+    /// Looks for the services of a manifest's patterns. With `anew`, those that have ended are not known any more.
+    pub(super) fn expand(&self, manifest: &Manifest, anew: bool) -> Expanded {
+        let read = self.read.lock();
+        let known = read.as_ref().filter(|_| !anew).map(|(of, expanded)| {
             let is_same = |name: &_| {
                 let service = |of: &Manifest| of.workloads.get(name)?.attach.clone();
                 service(of) == service(manifest)
@@ -48,6 +49,7 @@ impl Patterns {
                 .collect()
         });
         let mut found: Found = known.unwrap_or_default();
+        drop(read);
         let mut troubles = Vec::new();
         let mut more = Found::new();
         for (name, pattern) in patterns(manifest) {
@@ -64,8 +66,12 @@ impl Patterns {
                 "{name}: it stands for more than {MOST} services; the others are not looked after"
             )
         }));
+        let (manifest, nameless) = expand(manifest, &found);
+        troubles.extend(nameless.into_iter().map(|(name, service)| {
+            format!("{name}: another workload has this name, so {service} is not looked after")
+        }));
         Expanded {
-            manifest: expand(manifest, &found),
+            manifest,
             found,
             troubles,
         }
@@ -94,7 +100,7 @@ impl Patterns {
     /// Looks again. Returns the manifest with more services; `None` if there are none.
     fn look(&self) -> Option<(Manifest, Expanded)> {
         let (manifest, before) = self.read.lock().clone()?;
-        let expanded = self.expand(&manifest);
+        let expanded = self.expand(&manifest, false);
         let has_more = expanded.found != before.found || expanded.troubles != before.troubles;
         has_more.then_some((manifest, expanded))
     }

@@ -17,6 +17,8 @@ pub(super) enum Work {
     /// Another process may have changed this workload's cgroup.
     Check(ReplicaId),
     HostLimits(Box<Host>),
+    /// The owner of a service that is looked after no more gets its limits back.
+    GiveBack(ReplicaId),
 }
 
 /// A step of a workload.
@@ -33,7 +35,7 @@ impl Work {
     fn queue(&self) -> Option<ReplicaId> {
         match self {
             Self::Step(queued) => Some(queued.workload.clone()),
-            Self::Check(workload) => Some(workload.clone()),
+            Self::Check(workload) | Self::GiveBack(workload) => Some(workload.clone()),
             Self::HostLimits(_) => None,
         }
     }
@@ -43,7 +45,7 @@ impl Work {
         match self {
             Self::Step(queued) => matches!(queued.step, Step::WriteLimits { .. }),
             Self::HostLimits(_) => true,
-            Self::Check(_) => false,
+            Self::Check(_) | Self::GiveBack(_) => false,
         }
     }
 
@@ -51,7 +53,7 @@ impl Work {
     fn waiting(&self) -> Waiting {
         match self {
             Self::HostLimits(_) => Waiting::Limits(None),
-            Self::Check(_) => Waiting::Nothing,
+            Self::Check(_) | Self::GiveBack(_) => Waiting::Nothing,
             Self::Step(queued) => match &queued.step {
                 Step::WriteLimits { .. } => Waiting::Limits(Some(queued.workload.clone())),
                 Step::Start { .. } => Waiting::Start(queued.workload.clone(), queued.instance),
@@ -168,6 +170,7 @@ impl Executor {
             Work::Step(queued) => self.carry_out(queued),
             Work::Check(workload) => self.check(&workload),
             Work::HostLimits(host) => self.write_limits_of_host(&host),
+            Work::GiveBack(workload) => self.give_limits_back(&workload),
         }));
         if let Err(panic) = done {
             let text = panic.downcast_ref::<String>().map(String::as_str);

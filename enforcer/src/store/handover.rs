@@ -274,10 +274,17 @@ impl Handover {
         }
     }
 
-    /// Returns whether the owner of any service has set limits for enforcer.
-    pub(crate) fn has_owner_limits(&self) -> bool {
+    /// Returns the workloads whose services' owners have set limits for enforcer.
+    pub(crate) fn all_owner_limits(&self) -> Vec<ReplicaId> {
         let entries = fs::read_dir(self.folder.join("limits"));
-        entries.is_ok_and(|mut entries| entries.next().is_some())
+        let names = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let names = names.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
+        let names = names.filter_map(|path| ReplicaId::from_file_name(path.file_stem()?.to_str()?));
+        names.collect()
     }
 
     fn limits(&self, workload: &ReplicaId) -> PathBuf {

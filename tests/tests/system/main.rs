@@ -22,8 +22,8 @@ mod units;
 mod with_engines;
 mod with_images;
 
-use enforcer_model::WorkloadState;
 use enforcer_model::views::{WorkloadView, Workloads};
+use enforcer_model::{Record, WorkloadState};
 use enforcer_tests::wait_within;
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -119,6 +119,22 @@ fn purge() {
     sh("dpkg --purge enforcer");
     sh("rm -rf /etc/enforcer");
     daemons::unmake();
+}
+
+/// Asks a server once, and takes the first byte of its answer, if there is one in time.
+fn get(port: u16, path: &str) {
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; head -c 1 <&3"
+    );
+    shell(&format!("timeout 5 bash -c \"{script}\""));
+}
+
+/// The kinds of a workload's events, in their order.
+fn kinds_of(workload: &str) -> String {
+    let text = sh(&format!("enforcer events {workload} --json"));
+    let events = text.lines().map(serde_json::from_str::<Record>);
+    let kinds = events.map(|one| one.unwrap().detail.kind().to_owned());
+    kinds.collect::<Vec<_>>().join(" ")
 }
 
 /// One workload that rests, below its limit.

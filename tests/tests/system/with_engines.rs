@@ -2,7 +2,6 @@
 //! says why.
 
 use super::*;
-use enforcer_model::Record;
 use std::fs;
 
 const ATTACHED: &str = "/etc/enforcer/workloads.d/shop.yaml";
@@ -64,25 +63,6 @@ fn healthy(engine: &Engine, before: Option<u32>) -> u32 {
     })
 }
 
-fn get(path: &str) {
-    let script = format!(
-        "exec 3<>/dev/tcp/127.0.0.1/{PORT}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; head -c 1 <&3"
-    );
-    shell(&format!("timeout 5 bash -c \"{script}\""));
-}
-
-fn events() -> Vec<Record> {
-    let text = sh("enforcer events shop --json");
-    let lines = text.lines().map(serde_json::from_str);
-    lines.collect::<Result<_, _>>().unwrap()
-}
-
-fn kinds() -> String {
-    let events = events().into_iter();
-    let kinds: Vec<String> = events.map(|one| one.detail.kind().to_owned()).collect();
-    kinds.join(" ")
-}
-
 fn await_limit(file: &str, expected: &str) {
     wait_for(&format!("{file} {expected}"), || {
         let path = format!("{}/{file}", shop()?.cgroup);
@@ -129,14 +109,18 @@ fn look_after_a_container(engine: &Engine) {
     assert_eq!(pid_of_engine(engine), Some(first));
 
     // It loops and does not answer, so its engine is asked to restart it.
-    get("/break");
+    get(PORT, "/break");
     let second = healthy(engine, Some(first));
-    assert!(kinds().contains("cpu_loop"), "{}", kinds());
+    assert!(
+        kinds_of("shop").contains("cpu_loop"),
+        "{}",
+        kinds_of("shop")
+    );
 
     // The kernel kills it at its limit.
-    get("/leak");
+    get(PORT, "/leak");
     wait_for("the OOM kill", || {
-        kinds().contains("oom_kill").then_some(())
+        kinds_of("shop").contains("oom_kill").then_some(())
     });
     let why = sh("enforcer why shop");
     assert!(why.contains("OOM") && why.contains("48"), "{why}");
@@ -217,6 +201,29 @@ fn compare_imported_limits(engine: &Engine) {
     sh(&format!("{} rm --force limited", engine.key));
 }
 
+/// A container without limits gets them, and has none again.
+fn limit_an_open_container(engine: &Engine) {
+    sh(&format!(
+        "{} run --detach --name open --network host shop /usr/bin/fixture rest",
+        engine.key
+    ));
+    let manifest = |more: &str| {
+        format!(
+            "version: 1\nworkloads:\n  shop:\n    attach: {{ {}: open }}\n    mode: enforce\n{more}",
+            engine.key
+        )
+    };
+    fs::write(ATTACHED, manifest("    cgroup: { memory.max: 64M }\n")).unwrap();
+    sh("systemctl reload enforcer");
+    await_limit("memory.max", &(64 << 20).to_string());
+    fs::write(ATTACHED, manifest("")).unwrap();
+    sh("systemctl reload enforcer");
+    await_limit("memory.max", "max");
+    fs::remove_file(ATTACHED).unwrap();
+    sh("enforcer apply --prune");
+    sh(&format!("{} rm --force open", engine.key));
+}
+
 /// crun asks systemd for a scope over D-Bus, which this host has not, so Podman makes its cgroups itself.
 #[test]
 fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
@@ -236,6 +243,7 @@ fn containers_go_on_under_their_engines_and_are_explained_by_enforcer() {
     for engine in &ENGINES {
         look_after_a_container(engine);
         compare_imported_limits(engine);
+        limit_an_open_container(engine);
     }
     sh(
         "systemctl stop docker-alone && rm /etc/systemd/system/docker-alone.service && systemctl daemon-reload",
@@ -307,7 +315,7 @@ fn a_users_own_service_is_looked_after() {
         });
     };
     limit(&(64 << 20).to_string());
-    get("/break");
+    get(PORT, "/break");
     own_is_healthy(Some(first));
     limit(&(64 << 20).to_string());
     fs::write(ATTACHED, manifest("")).unwrap();

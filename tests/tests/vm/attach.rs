@@ -289,6 +289,11 @@ fn a_pattern_finds_services_as_they_come() {
     // One that ends is looked for, under its name.
     end(child);
     agent.wait_for_state("units-a", WorkloadState::Starting);
+    // With `--prune` it is unknown, until it comes.
+    assert!(agent.cli(&["apply", "--prune"]).status.success());
+    wait_for("only the other one", || {
+        (agent.workloads().len() == 1).then_some(())
+    });
     let child = first.run("rest");
     wait_for_pid(&agent, "units-a", &child);
     agent.write_manifest("version: 1\nworkloads: {}\n");
@@ -298,6 +303,17 @@ fn a_pattern_finds_services_as_they_come() {
     end(other);
     first.remove();
     second.remove();
+}
+
+/// The engines know no word for no limit of memory. The kernel takes the greatest number that they pass on for one.
+#[test]
+fn the_greatest_size_of_an_engine_is_no_limit() {
+    let service = Service::new("greatest.slice/greatest.service");
+    service.set("memory.max", "64M");
+    service.set("memory.max", "9223372036854774784");
+    let found = fs::read_to_string(service.path.join("memory.max")).unwrap();
+    assert_eq!(found.trim(), "max");
+    service.remove();
 }
 
 /// The number of processes that the kernel kills in each layout.

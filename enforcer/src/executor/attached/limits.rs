@@ -3,8 +3,9 @@
 
 use super::LIMITS;
 use crate::executor::Executor;
+use crate::executor::queue::Work;
 use enforcer_core::ReplicaId;
-use enforcer_core::event::{AgentEvent, COMMAND_LIMIT, Event, LimitChange};
+use enforcer_core::event::{AgentEvent, COMMAND_LIMIT, Event, LimitChange, TakenOver};
 use enforcer_core::limits::Limits;
 use enforcer_core::owner::{OwnerLimits, Values, asked_values, default_of, is_set};
 use enforcer_core::spec::{Attach, Commands, Mode, WorkloadSpec};
@@ -45,7 +46,7 @@ impl Executor {
     }
 
     /// Has the owner of a service give back all limits.
-    pub(super) fn give_limits_back(self: &Arc<Self>, workload: &ReplicaId) {
+    pub(in crate::executor) fn give_limits_back(self: &Arc<Self>, workload: &ReplicaId) {
         let Some(mut owner) = self.handover.owner_limits(workload) else {
             return;
         };
@@ -62,10 +63,22 @@ impl Executor {
         self.keep_owner_limits(workload, &owner);
     }
 
+    /// Has the limits given back of services that an agent before has let go, and has died then.
+    pub(in crate::executor) fn give_left_limits_back(self: &Arc<Self>, known: &[TakenOver]) {
+        for workload in self.handover.all_owner_limits() {
+            if known.iter().all(|one| one.workload != workload) {
+                self.queue(Work::GiveBack(workload));
+            }
+        }
+    }
+
     /// Waits until the limits are given back of the services that were let go.
     pub(in crate::executor) fn finish_giving_back(&self) {
         let until = clock::now().after(COMMAND_LIMIT);
-        while self.handover.has_owner_limits() && !self.is_idle() && clock::now() < until {
+        while !self.handover.all_owner_limits().is_empty()
+            && !self.is_idle()
+            && clock::now() < until
+        {
             clock::pause(AGAIN);
         }
     }

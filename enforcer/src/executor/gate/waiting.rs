@@ -303,6 +303,11 @@ impl Executor {
                     let is_open = door == Door::Open;
                     let flushes = flushes && condition(socket);
                     let spare = (flushes && is_open).then(|| of.spare(gate, &waiting.address));
+                    if let Some(Err(error)) = &spare {
+                        tracing::warn!(
+                            "{workload}: a client of port {name} may be refused: {error}"
+                        );
+                    }
                     let flushed = match flushes {
                         true => listening::flush(socket, u32::MAX),
                         false => Ok(()),

@@ -44,8 +44,11 @@ impl Executor {
                 found,
             })
         });
-        let adopted = adopted.collect();
+        let adopted: Result<Vec<TakenOver>, AdoptError> = adopted.collect();
         self.sweep_services();
+        if let Ok(adopted) = &adopted {
+            self.give_left_limits_back(adopted);
+        }
         adopted
     }
 
