@@ -107,7 +107,7 @@ pub(crate) fn bpf_linker() -> Result<PathBuf> {
 fn install() -> Command {
     let mut command = cargo("install");
     command
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     command
@@ -133,7 +133,10 @@ pub(crate) fn cargo_deb() -> Result<PathBuf> {
     run_quietly(
         install()
             .args(["cargo-deb", "--version", CARGO_DEB, "--locked"])
-            .args(["--no-default-features", "--features", "gzip", "--root"])
+            .args(["--no-default-features", "--features", "gzip"])
+            // The compression is all that takes time.
+            .args(["--config", "profile.release.package.zlib-rs.opt-level=2"])
+            .arg("--root")
             .arg(&home)
             .arg("--target-dir")
             .arg(target().join("tools/build")),

@@ -207,7 +207,7 @@ pub fn containers() -> Result<Vec<(Attach, PathBuf)>, AttachError> {
 /// If a file of their owner's cannot be read.
 pub fn matching(pattern: &Attach) -> Result<Vec<Attach>, AttachError> {
     let top = Path::new(MOUNT_POINT);
-    let mut found: Vec<Attach> = match pattern {
+    let mut found: Vec<(Attach, PathBuf)> = match pattern {
         Attach::Systemd(_) => {
             let owner = owner(pattern).transpose()?;
             let mut units = Vec::new();
@@ -220,53 +220,63 @@ pub fn matching(pattern: &Attach) -> Result<Vec<Attach>, AttachError> {
                 Some(user) => format!("{user}/{unit}"),
                 None => unit,
             };
-            units.into_iter().map(named).map(Attach::Systemd).collect()
+            let units = units.into_iter();
+            units
+                .map(|(unit, place)| (Attach::Systemd(named(unit)), place))
+                .collect()
         }
         Attach::Cgroup(path) => {
             let (above, _) = path.rsplit_once('/').unwrap_or_default();
             let entries = fs::read_dir(top.join(above.trim_start_matches('/')));
             let entries = entries.into_iter().flatten().flatten();
             let folders = entries.filter(|entry| entry.path().is_dir());
-            let names = folders.filter_map(|entry| entry.file_name().into_string().ok());
-            names
-                .map(|name| Attach::Cgroup(format!("{above}/{name}")))
-                .collect()
+            let named = folders.filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                Some((Attach::Cgroup(format!("{above}/{name}")), entry.path()))
+            });
+            named.collect()
         }
         Attach::Podman(_) if pattern.user().is_some() => {
             let all = owner(pattern).transpose()?;
             let all = all.map(|owner| owner.read(podman_containers)).transpose()?;
             let user = pattern.user().unwrap_or_default();
-            let named = |(id, names): Named| {
+            let located = |(id, names): Named| {
                 let name = names.into_iter().next().unwrap_or(id);
-                Attach::Podman(format!("{user}/{name}"))
+                let service = Attach::Podman(format!("{user}/{name}"));
+                let place = locate(&service).ok().flatten()?;
+                Some((service, place))
             };
-            let mut all: Vec<Attach> = all.into_iter().flatten().map(named).collect();
-            all.retain(|service| locate(service).ok().flatten().is_some());
-            all
+            all.into_iter().flatten().filter_map(located).collect()
         }
         Attach::Docker(_) | Attach::Podman(_) => {
-            let of_owner = |service: &Attach| service.parts().0 == pattern.parts().0;
-            let all = containers()?.into_iter().map(|(service, _)| service);
-            all.filter(of_owner).collect()
+            let mut all = containers()?;
+            all.retain(|(service, _)| service.parts().0 == pattern.parts().0);
+            all
         }
     };
-    found.retain(|service| {
+    found.retain(|(service, place)| {
         let name = service.parts().1;
         let last = name.rsplit('/').next().unwrap_or_default();
-        pattern.has_match(name) && !last.starts_with("enforcer")
+        pattern.has_match(name) && !last.starts_with("enforcer") && is_in_use(place)
     });
-    Ok(found)
+    Ok(found.into_iter().map(|(service, _)| service).collect())
 }
 
-/// Collects the names of all services, scopes and slices. Only slices have units below them.
-fn units_below(folder: &Path, depth: usize, found: &mut Vec<String>) {
+/// Returns whether a cgroup, or one below it, has a process. An owner may keep that of a service that has ended.
+pub(crate) fn is_in_use(place: &Path) -> bool {
+    let cgroup = Cgroup::open_foreign(place);
+    cgroup.is_ok_and(|cgroup| cgroup.is_populated().unwrap_or(false))
+}
+
+/// Collects all services, scopes and slices, with their cgroups. Only slices have units below them.
+fn units_below(folder: &Path, depth: usize, found: &mut Vec<(String, PathBuf)>) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     for entry in entries {
         let path = entry.path();
         let kind = path.extension().and_then(std::ffi::OsStr::to_str);
         let is_unit = matches!(kind, Some("service" | "scope" | "slice")) && path.is_dir();
         if let Some(name) = entry.file_name().to_str().filter(|_| is_unit) {
-            found.push(name.to_owned());
+            found.push((name.to_owned(), path.clone()));
         }
         if kind == Some("slice") && depth > 0 {
             units_below(&path, depth - 1, found);
@@ -516,8 +526,10 @@ mod tests {
         let mut found = Vec::new();
         units_below(&top, DEPTH, &mut found);
         found.sort();
+        let (names, places): (Vec<String>, Vec<PathBuf>) = found.into_iter().unzip();
+        assert_eq!(places[1], top.join("init.scope"));
         assert_eq!(
-            found,
+            names,
             [
                 "getty@tty1.service",
                 "init.scope",

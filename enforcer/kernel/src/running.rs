@@ -47,10 +47,7 @@ pub fn services() -> Result<Vec<(Attach, PathBuf)>, AttachError> {
         let name = path.file_name()?.to_str()?.to_owned();
         Some((Attach::Systemd(name), path))
     }));
-    all.retain(|(_, path)| {
-        let cgroup = Cgroup::open_foreign(path);
-        cgroup.is_ok_and(|cgroup| cgroup.is_populated().unwrap_or(false))
-    });
+    all.retain(|(_, path)| attached::is_in_use(path));
     Ok(all)
 }
 

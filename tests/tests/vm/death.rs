@@ -133,9 +133,9 @@ fn assert_folder_is_sound(place: &str, folder: &std::path::Path, prefix: &str) {
 
 #[test]
 fn it_may_die_anywhere() {
-    // Each place four times on one kernel, and once on the others.
+    // Each place twice on one kernel, and once on the others.
     let rounds = if kernel::release().starts_with("6.1.") {
-        4
+        2
     } else {
         1
     };
@@ -147,8 +147,9 @@ fn it_may_die_anywhere() {
     let steady = pid_of(&agent.workload("steady"));
     let (mut deaths, mut where_reported, mut step) = (0, 0, 0);
     for round in 1..=rounds {
-        for place in PLACES {
-            agent.start_doomed(Some(&format!("{place}:{}", 1 + round % 4)));
+        for (number, place) in PLACES.iter().enumerate() {
+            let time = 1 + (number + 2 * round) % 4;
+            agent.start_doomed(Some(&format!("{place}:{time}")));
             let begun = Instant::now();
             while !agent.has_ended() && begun.elapsed() < PATIENCE.mul_f64(slowness()) {
                 wait_for("an answer or an end", || {

@@ -32,15 +32,6 @@ pub(crate) fn server(name: &str, port: u16, command: &str, more: &str) -> String
     text.replace("[/bin/fixture, \"rest\"]", command)
 }
 
-/// The server of python's own library: one process with threads. It takes an emulated guest seconds to
-/// start.
-fn python(name: &str, port: u16, more: &str) -> String {
-    let command = format!(
-        "[/usr/bin/python3, -m, http.server, \"{port}\", --bind, 127.0.0.1, --directory, /tmp/served]"
-    );
-    server(name, port, &command, more)
-}
-
 /// The server of busybox: a process for each connection.
 pub(crate) fn httpd(name: &str, port: u16, more: &str) -> String {
     let command =
@@ -143,7 +134,7 @@ pub(crate) fn kill_now(pid: u32) {
 #[test]
 fn planned_restarts_of_an_unmodified_server_lose_no_connection() {
     const PORT: u16 = 9081;
-    let mut agent = Agent::start(&manifest(&python("web", PORT, &probed(PORT))));
+    let mut agent = Agent::start(&manifest(&httpd("web", PORT, &probed(PORT))));
     wait_for("it to answer", || get(PORT).ok());
     let clients = Clients::begin(4, PORT);
     assert!(agent.cli(&["restart", "web"]).status.success());

@@ -134,7 +134,14 @@ fn rollouts_of_an_unmodified_server_lose_no_connection() {
         assert_eq!(fields[16], "3", "{} has the last version", one.name);
     }
     let (count, lost) = clients.end();
-    assert!(lost.is_empty(), "{} of {count}: {lost:?}", lost.len());
+    let drained: Vec<_> = (0..4)
+        .flat_map(|index| agent.events::<Drained>(&format!("web/{index}")))
+        .collect();
+    assert!(
+        lost.is_empty(),
+        "{} of {count}: {lost:?}, {drained:?}",
+        lost.len()
+    );
     assert!(count > 100, "{count}");
     println!("{count} connections");
     assert_eq!(least.end(), 3);
@@ -152,9 +159,6 @@ fn rollouts_of_an_unmodified_server_lose_no_connection() {
         .collect();
     let (began, completed) = (RolloutState::Began, RolloutState::Completed);
     assert_eq!(states, [began, completed].repeat(4));
-    let drained: Vec<_> = (0..3)
-        .flat_map(|index| agent.events::<Drained>(&format!("web/{index}")))
-        .collect();
     assert!(
         drained.iter().all(|event| event.details.left == 0),
         "{drained:?}"

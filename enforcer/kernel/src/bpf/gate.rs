@@ -280,6 +280,20 @@ impl Gate {
         calls::update(self.map("DOORS")?, &gate.0.to_ne_bytes(), &value)
     }
 
+    /// Returns which connections a gate lets through now.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn door(&self, gate: GateId) -> io::Result<Door> {
+        let mut value = [0; 8];
+        calls::look_up(self.map("DOORS")?, &gate.0.to_ne_bytes(), &mut value)?;
+        let [a, b, c, d, refuses @ ..] = value;
+        Ok(Door {
+            ready: u32::from_ne_bytes([a, b, c, d]),
+            refuses: refuses != [0; 4],
+        })
+    }
+
     /// Begins a new instance of a replica: its sockets are counted anew.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use crate::executor::Executor;
 use enforcer_core::ReplicaId;
 use enforcer_core::event::{CgroupId, Drained, Event, InstanceEvent, InstanceId};
 use enforcer_kernel::cgroupfs::Cgroup;
-use enforcer_kernel::{clock, connections};
+use enforcer_kernel::clock;
+use enforcer_kernel::connections::{self, LocalSocket};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
@@ -48,11 +49,15 @@ impl Executor {
         };
         let processes = self.instances.get(&workload).map(|found| found.open.cgroup);
         let mut first = None;
+        // A connection that passes from one queue or process to another may be missed by one look.
+        let mut was_none = false;
         let (left, unknown) = loop {
             let (asked, own, family) = (ports.clone(), processes.clone(), family.clone());
             let made = self.inodes_held_for(&workload);
             let count = move || {
-                Ok(count(&asked, (cgroup, &family), own.as_deref())? + queued(&asked, &made)?)
+                // First the queues, out of which connections come into the other number.
+                let queued = queued(&asked, cgroup, &made)?;
+                Ok(queued + count(&asked, (cgroup, &family), own.as_deref())?)
             };
             let counted = tokio::task::spawn_blocking(count).await;
             let counted = counted.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -60,9 +65,11 @@ impl Executor {
             match counted {
                 Ok(left) => {
                     first.get_or_insert(left);
-                    if took >= limit || (left == 0 && took >= ROUND_TRIP) {
+                    let is_none = left == 0;
+                    if took >= limit || (is_none && was_none && took >= ROUND_TRIP) {
                         break (left, None);
                     }
+                    was_none = is_none;
                 }
                 Err(error) if took >= limit => break (0, Some(error.to_string())),
                 Err(_) => {}
@@ -87,9 +94,8 @@ struct Counted {
     peers: BTreeSet<CgroupId>,
 }
 
-/// Counts the connections of an instance: those that it has accepted, and those in its queues. A
-/// connection that waits has neither an inode nor its cgroup. One that has waited has the cgroup of the
-/// socket where it did, so its descriptor says whose it is.
+/// Counts the connections that an instance has accepted. One that has waited has the cgroup of the socket where it
+/// did, so its descriptor says whose it is.
 fn count(
     ports: &[Counted],
     (cgroup, family): (Option<CgroupId>, &BTreeSet<CgroupId>),
@@ -113,28 +119,25 @@ fn count(
         let own: BTreeSet<SocketAddr> = dialled
             .map(|one| plain(SocketAddr::new(one.address, one.port)))
             .collect();
-        for one in open.iter().filter(|one| !own.contains(&plain(one.remote))) {
+        let accepted = open.iter().filter(|one| one.inode != 0);
+        for one in accepted.filter(|one| !own.contains(&plain(one.remote))) {
             let is_own = cgroup.is_some() && one.cgroup == cgroup;
             let is_a_peers = one.cgroup.is_some_and(|of| peers.contains(&of));
-            let is_its = match one.inode {
-                _ if is_own => true,
-                0 => false,
-                _ if is_a_peers => false,
-                _ if peers.is_empty() => true,
-                inode => is_held(inode),
-            };
+            let is_its = is_own || (!is_a_peers && (peers.is_empty() || is_held(one.inode)));
             count += u32::from(is_its);
         }
     }
     Ok(count)
 }
 
-/// Counts the connections that wait at the sockets which were made for a replica: those have not its cgroup.
-fn queued(ports: &[Counted], made: &BTreeSet<u32>) -> io::Result<u32> {
+/// Counts the connections that wait to be accepted at the sockets of a replica. Those that were made for it have
+/// not its cgroup, and neither have all connections that wait there.
+fn queued(ports: &[Counted], cgroup: Option<CgroupId>, made: &BTreeSet<u32>) -> io::Result<u32> {
     let mut count = 0;
-    for Counted { port, .. } in ports.iter().filter(|_| !made.is_empty()) {
+    for Counted { port, .. } in ports {
         let listed = connections::listening(*port)?.into_iter();
-        let its = listed.filter(|one| made.contains(&one.inode));
+        let is_own = |one: &LocalSocket| cgroup.is_some() && one.cgroup == cgroup;
+        let its = listed.filter(|one| is_own(one) || made.contains(&one.inode));
         count += its.map(|one| one.queued).sum::<u32>();
     }
     Ok(count)
@@ -147,7 +150,15 @@ fn plain(address: SocketAddr) -> SocketAddr {
 
 /// Returns the inodes of the sockets that the processes of a cgroup have open.
 fn sockets_of(processes: Option<&Cgroup>) -> BTreeSet<u32> {
-    let pids = processes.map(Cgroup::all_processes).unwrap_or_default();
-    let of = |pid: u32| connections::sockets_of_process(pid);
-    pids.into_iter().flat_map(of).collect()
+    let mut sockets = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    loop {
+        let pids = processes.map(Cgroup::all_processes).unwrap_or_default();
+        let mut new = pids.into_iter().filter(|pid| seen.insert(*pid)).peekable();
+        if new.peek().is_none() {
+            return sockets;
+        }
+        // A process may hand a socket to its child and close it between the list and this.
+        sockets.extend(new.flat_map(connections::sockets_of_process));
+    }
 }

@@ -332,11 +332,32 @@ impl Executor {
                 let why = format!("{workload}: failed to {}: {}", error.stage, error.error);
                 self.report_ports(why);
             }
+            self.keep_door(&workload);
         }
         let there = self.tree.workloads().id().is_ok_and(Gate::is_there);
         if there && let Ok(gate) = self.gate() {
             self.sweep(&gate);
         }
+    }
+
+    /// Leaves the door of a replica as the agent before has left it, until there is another decision. A replica
+    /// without a door would get no connections as soon as another one has one.
+    fn keep_door(&self, replica: &ReplicaId) {
+        let mut table = self.gates.table.lock();
+        let Some(gate) = &table.open else {
+            return;
+        };
+        let left = table
+            .ports_of(replica)
+            .next()
+            .map(|(_, of)| gate.door(of.id));
+        let door = match left {
+            Some(Ok(left)) if left.ready >> slot(replica) & 1 == 1 => Door::Open,
+            Some(Ok(left)) if left.refuses => Door::Refuse,
+            Some(Ok(_)) => Door::Wait,
+            Some(Err(_)) | None => return,
+        };
+        table.doors.entry(replica.clone()).or_insert(door);
     }
 
     /// Removes the cgroups that belong to no workload any more.
