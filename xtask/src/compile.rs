@@ -242,13 +242,15 @@ pub(crate) fn build_host_tests() -> Result<()> {
 }
 
 /// The packages whose tests run on the host in the release build.
-const HOST_TESTED: [&str; 16] = [
+const HOST_TESTED: [&str; 18] = [
     "--package",
     "enforcer",
     "--package",
     "enforcer-client",
     "--package",
     "enforcer-core",
+    "--package",
+    "enforcer-fleet",
     "--package",
     "enforcer-fleet-core",
     "--package",

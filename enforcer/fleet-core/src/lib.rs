@@ -2,9 +2,14 @@
 //! It has no I/O and no clock.
 
 pub mod fleet;
+pub mod node;
 pub mod reason;
+pub mod record;
 mod room;
 pub mod schedule;
+pub mod scheduler;
+pub mod store;
+pub mod view;
 
 pub use fleet::{Fleet, NodeId, Replica, Time};
 pub use schedule::{Decision, Memory, Settings, decide};

@@ -51,11 +51,11 @@ struct Failed {
 }
 
 /// The part of a scheduler's knowledge that it keeps from one decision to the next.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     /// The last voluntary moves.
     moves: VecDeque<Time>,
-    failed: BTreeMap<(WorkloadName, NodeId), Failed>,
+    failed: BTreeMap<WorkloadName, BTreeMap<NodeId, Failed>>,
     /// The nodes of a mass loss that has not ended.
     mass_loss: BTreeSet<NodeId>,
 }
@@ -144,9 +144,12 @@ impl Memory {
             self.moves.pop_front();
         }
         // A workload that stays well for as long again begins anew.
-        self.failed.retain(|(workload, node), failed| {
-            let is_known = fleet.desired.contains_key(workload) && fleet.nodes.contains_key(node);
-            is_known && now.since(failed.until) < settings.last_backoff
+        self.failed.retain(|workload, nodes| {
+            nodes.retain(|node, failed| {
+                let is_old = now.since(failed.until) >= settings.last_backoff;
+                fleet.nodes.contains_key(node) && !is_old
+            });
+            fleet.desired.contains_key(workload) && !nodes.is_empty()
         });
     }
 
@@ -177,7 +180,7 @@ impl Memory {
     }
 
     fn is_avoided(&self, workload: &WorkloadName, node: &NodeId, now: Time) -> bool {
-        let failed = self.failed.get(&(workload.clone(), node.clone()));
+        let failed = self.failed.get(workload).and_then(|nodes| nodes.get(node));
         failed.is_some_and(|failed| failed.until > now)
     }
 
@@ -187,13 +190,13 @@ impl Memory {
         settings: &Settings,
         now: Time,
     ) {
-        let key = (workload.clone(), node.clone());
-        let backoff = match self.failed.get(&key) {
+        let nodes = self.failed.entry(workload.clone()).or_default();
+        let backoff = match nodes.get(node) {
             Some(failed) => settings.last_backoff.min(failed.backoff.saturating_mul(2)),
             None => settings.first_backoff,
         };
         let until = now.after(backoff);
-        self.failed.insert(key, Failed { until, backoff });
+        nodes.insert(node.clone(), Failed { until, backoff });
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod attach;
 mod daemons;
+mod fleet;
 mod import;
 mod journal;
 mod metrics;

@@ -28,7 +28,10 @@ pub(crate) fn server(name: &str, port: u16, command: &str, more: &str) -> String
         &format!("ports: {{ http: {{ port: {port} }} }}\n{more}"),
     );
     fs::create_dir_all("/tmp/served").unwrap();
-    fs::write("/tmp/served/page", vec![b'x'; PAGE]).unwrap();
+    // Clients may read it already: another version of a manifest is made while they do.
+    if !fs::exists("/tmp/served/page").unwrap() {
+        fs::write("/tmp/served/page", vec![b'x'; PAGE]).unwrap();
+    }
     text.replace("[/bin/fixture, \"rest\"]", command)
 }
 

@@ -1,0 +1,592 @@
+//! A node as a state machine: it is told what has happened in etcd and on its host, and answers with the calls to make and with what its host
+//! should run. It has no I/O and no clock.
+//!
+//! Nothing that runs stops because etcd cannot be reached. A node that has never reached it changes nothing on its host.
+
+mod records;
+
+use crate::fleet::{Health, NodeId, Replica, Time, WorkloadName};
+use crate::record::{
+    AssignedRecord, DesiredRecord, EndpointRecord, Key, NodeRecord, Record, Refusal,
+};
+use crate::store::{Answer, Change, Entry, Keys, LeaseId, Request, Revision, StoreError};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// The pause before another attempt after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The shortest time between two writes of health.
+const COALESCE: Duration = Duration::from_secs(1);
+/// The time between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// The most operations of one transaction.
+const BATCH: usize = 100;
+const AT_ONCE: Duration = Duration::from_millis(50);
+/// The revision of a record of which only the key is known. No record has it.
+const UNKNOWN: Revision = Revision(-1);
+
+/// A call that is under way. There is at most one of each kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Call {
+    /// The node's own record, with the lease that it had before.
+    Own,
+    /// The keys of that lease.
+    Leased,
+    /// What it has said about its replicas.
+    Said,
+    Grant,
+    KeepAlive,
+    Assignments,
+    Desired,
+    Write,
+}
+
+#[derive(Clone, Debug)]
+pub enum Input {
+    Answer(Call, Result<Answer, StoreError>),
+    /// Changes of the keys that are watched, or the end of the watch.
+    Watched(Result<Vec<Change>, StoreError>),
+    /// The state of everything that the fleet runs on this host.
+    Host(BTreeMap<Replica, Seen>),
+    Woken,
+}
+
+/// A replica on the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub health: Health,
+    pub consecutive_failures: u32,
+    pub restarts: u64,
+    pub breaker_open: bool,
+    /// The change of the desired workload whose version it runs.
+    pub revision: Revision,
+    /// The address and the port of each service at which it answers while it is ready.
+    pub endpoints: BTreeMap<WorkloadName, EndpointRecord>,
+    pub last_check: Option<Time>,
+}
+
+/// A workload that the host should run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Local {
+    /// The change of the desired workload.
+    pub revision: Revision,
+    /// The workload as a manifest of enforcer has it.
+    pub workload: Value,
+    pub singleton: bool,
+    /// The numbers of the replicas, with the change that has assigned each.
+    pub replicas: BTreeMap<u32, Revision>,
+}
+
+/// What the host should run of the fleet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run {
+    pub wanted: BTreeMap<WorkloadName, Local>,
+    /// It goes on with these as it has them: this node cannot read what they should be.
+    pub untouched: BTreeSet<Replica>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    Call(Call, Request),
+    /// Follow these keys, and nothing else any more.
+    Watch(Keys, Revision),
+    /// The host should run these, and nothing else of the fleet.
+    Run(Run),
+    /// The node's lease surely lasts until then. A singleton must have ended before.
+    LeaseUntil(Time),
+    Failed(StoreError),
+}
+
+/// How far a node has got to know what it has written before it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    Own,
+    Leased(LeaseId),
+    Said,
+    Done,
+}
+
+/// An assignment as it was read.
+#[derive(Debug)]
+struct Assigned {
+    /// `None` if this version cannot read it.
+    record: Option<AssignedRecord>,
+    created: Revision,
+    modified: Revision,
+}
+
+impl Assigned {
+    fn ends(&self) -> bool {
+        self.record
+            .as_ref()
+            .is_some_and(|record| record.ends.is_some())
+    }
+}
+
+#[derive(Debug)]
+struct Lease {
+    id: LeaseId,
+    lasts: Duration,
+    next: Time,
+    /// It surely lasts until then.
+    until: Time,
+    /// Since then the node's record is in etcd with this lease, and a scheduler does not take the node for lost.
+    registered: Option<Time>,
+    /// The assignments were read after that. What was assigned before may be elsewhere by now.
+    is_confirmed: bool,
+}
+
+/// What the host's own rules say about a workload.
+pub trait Rules {
+    /// # Errors
+    /// The reason for which the host does not run it.
+    fn allow(&self, workload: &WorkloadName, desired: &DesiredRecord) -> Result<(), String>;
+}
+
+#[derive(Debug)]
+pub struct Node<R> {
+    prefix: String,
+    id: NodeId,
+    grace: Duration,
+    about: NodeRecord,
+    rules: R,
+    start: Start,
+    lease: Option<Lease>,
+    again: Time,
+    /// The time of each call, and the lease of the node at that time.
+    under_way: BTreeMap<Call, (Time, Option<LeaseId>)>,
+    has_list: bool,
+    /// The last change of the assignments that is known.
+    known: Revision,
+    list_again: Option<Time>,
+    assigned: BTreeMap<Replica, Assigned>,
+    desired: BTreeMap<WorkloadName, (DesiredRecord, Revision)>,
+    /// The workloads whose desired version has to be read, and how often that has failed.
+    unread: BTreeSet<WorkloadName>,
+    asked_for: Option<WorkloadName>,
+    seen: Option<BTreeMap<Replica, Seen>>,
+    running: Option<Run>,
+    /// What this node has written, as it is in etcd as far as it knows. A write has the condition that this is right, so that one
+    /// which comes late changes nothing.
+    written: BTreeMap<Key, (Revision, Vec<u8>)>,
+    pending: Vec<(Key, Option<Vec<u8>>)>,
+    /// The time of the next write of health, and of any write.
+    write_after: Time,
+    blocked_until: Time,
+    heartbeat_at: Time,
+    outputs: Vec<Output>,
+}
+
+impl<R: Rules> Node<R> {
+    #[must_use]
+    pub fn new(prefix: String, id: NodeId, grace: Duration, about: NodeRecord, rules: R) -> Self {
+        Self {
+            prefix,
+            id,
+            grace,
+            about,
+            rules,
+            start: Start::Own,
+            lease: None,
+            again: Time::default(),
+            under_way: BTreeMap::new(),
+            has_list: false,
+            known: Revision(0),
+            list_again: Some(Time::default()),
+            assigned: BTreeMap::new(),
+            desired: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            asked_for: None,
+            seen: None,
+            running: None,
+            written: BTreeMap::new(),
+            pending: Vec::new(),
+            write_after: Time::default(),
+            blocked_until: Time::default(),
+            heartbeat_at: Time::default(),
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Returns the time at which it wants to be woken.
+    #[must_use]
+    pub fn wake(&self) -> Option<Time> {
+        let lease = match &self.lease {
+            Some(lease) => lease.next.min(self.heartbeat_at),
+            None => self.again,
+        };
+        let write = (!self.differences().is_empty()).then_some(self.write_after);
+        let list = self.list_again.filter(|_| !self.has_list);
+        [Some(lease), write, list].into_iter().flatten().min()
+    }
+
+    /// Takes what has happened, and returns what to do.
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Output> {
+        match input {
+            Input::Answer(call, answer) => self.answered(now, call, answer),
+            Input::Watched(Ok(changes)) => {
+                for change in changes {
+                    self.changed(change);
+                }
+            }
+            Input::Watched(Err(error)) => {
+                self.outputs.push(Output::Failed(error));
+                self.has_list = false;
+                self.list_again = Some(now.after(AGAIN));
+            }
+            Input::Host(seen) => self.seen = Some(seen),
+            Input::Woken => {}
+        }
+        self.pass(now);
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn call(&mut self, now: Time, call: Call, request: Request) {
+        let lease = self.lease.as_ref().map(|lease| lease.id);
+        self.under_way.insert(call, (now, lease));
+        self.outputs.push(Output::Call(call, request));
+    }
+
+    fn is_idle(&self, call: Call) -> bool {
+        !self.under_way.contains_key(&call)
+    }
+
+    fn own(&self) -> Keys {
+        Keys::Prefix(format!("{}assigned/{}/", self.prefix, self.id))
+    }
+
+    fn pass(&mut self, now: Time) {
+        if now >= self.again {
+            self.begin(now);
+        }
+        if let Some(lease) = &mut self.lease
+            && now >= lease.next
+            && !self.under_way.contains_key(&Call::KeepAlive)
+        {
+            lease.next = now.after(lease.lasts / 3);
+            let id = lease.id;
+            self.call(now, Call::KeepAlive, Request::KeepAlive(id));
+        }
+        let is_due = self.list_again.is_some_and(|at| now >= at);
+        if !self.has_list && is_due && self.is_idle(Call::Assignments) {
+            let keys = self.own();
+            self.call(now, Call::Assignments, Request::Get { keys, at: None });
+        }
+        if self.is_idle(Call::Desired)
+            && let Some(workload) = self.unread.first().cloned()
+        {
+            let key = format!("{}{}", self.prefix, Key::Desired(workload.clone()));
+            self.asked_for = Some(workload);
+            let keys = Keys::One(key);
+            self.call(now, Call::Desired, Request::Get { keys, at: None });
+        }
+        self.run();
+        self.write(now);
+    }
+
+    /// Learns what the node has written before, and gets a lease.
+    fn begin(&mut self, now: Time) {
+        let (call, request) = match self.start {
+            Start::Own => {
+                let key = format!("{}{}", self.prefix, Key::Node(self.id.clone()));
+                let keys = Keys::One(key);
+                (Call::Own, Request::Get { keys, at: None })
+            }
+            Start::Leased(id) => (Call::Leased, Request::Leased(id)),
+            Start::Said => {
+                let keys = Keys::Prefix(format!("{}health/{}/", self.prefix, self.id));
+                (Call::Said, Request::Get { keys, at: None })
+            }
+            Start::Done if self.lease.is_none() => (Call::Grant, Request::Grant(self.grace)),
+            Start::Done => return,
+        };
+        if self.is_idle(call) {
+            self.call(now, call, request);
+        }
+    }
+
+    fn has_lease(&mut self, now: Time, id: LeaseId, lasts: Duration, until: Time) {
+        self.lease = Some(Lease {
+            id,
+            lasts,
+            next: now.after(lasts / 3),
+            until,
+            registered: None,
+            is_confirmed: false,
+        });
+        self.heartbeat_at = now;
+    }
+
+    /// Notes that the node's record is in etcd, and reads the assignments again.
+    fn is_registered(&mut self, now: Time) {
+        if let Some(lease) = self
+            .lease
+            .as_mut()
+            .filter(|lease| lease.registered.is_none())
+        {
+            lease.registered = Some(now);
+            self.has_list = false;
+            self.list_again = Some(now);
+        }
+    }
+
+    /// Tells how long the lease lasts, if that may be relied upon.
+    fn tell_lease(&mut self) {
+        if let Some(lease) = self.lease.as_ref().filter(|lease| lease.is_confirmed) {
+            self.outputs.push(Output::LeaseUntil(lease.until));
+        }
+    }
+
+    fn renewed(&mut self, until: Time) {
+        if let Some(lease) = &mut self.lease {
+            lease.until = lease.until.max(until);
+        }
+        self.tell_lease();
+    }
+
+    /// Notes a key that is in etcd.
+    fn note(&mut self, key: &str, modified: Revision, value: Vec<u8>) {
+        if let Some(key) = key.strip_prefix(&self.prefix).and_then(Key::parse) {
+            self.written.insert(key, (modified, value));
+        }
+    }
+
+    fn answered(&mut self, now: Time, call: Call, answer: Result<Answer, StoreError>) {
+        let Some((asked, lease)) = self.under_way.remove(&call) else {
+            return;
+        };
+        let is_of_lease = self.lease.as_ref().map(|lease| lease.id) == lease;
+        match (call, answer) {
+            (Call::Own, Ok(Answer::Got(got))) => {
+                let lease = got.entries.first().and_then(|entry| entry.lease);
+                self.start = lease.map_or(Start::Said, Start::Leased);
+            }
+            // Its own lease goes on, so that nobody takes the node for lost.
+            (Call::Leased, Ok(Answer::Leased(found))) => {
+                if let (Start::Leased(id), Some((lasts, keys))) = (self.start, found) {
+                    self.has_lease(now, id, lasts, now);
+                    for key in keys {
+                        self.note(&key, UNKNOWN, Vec::new());
+                    }
+                    if let Some(lease) = &mut self.lease {
+                        lease.next = now;
+                    }
+                }
+                self.start = Start::Said;
+            }
+            (Call::Said, Ok(Answer::Got(got))) => {
+                for entry in got.entries {
+                    self.note(&entry.key, entry.modified, entry.value);
+                }
+                self.start = Start::Done;
+            }
+            (Call::Own | Call::Leased | Call::Said, Err(error)) => {
+                self.again = now.after(AGAIN);
+                self.outputs.push(Output::Failed(error));
+            }
+            (Call::Grant, Ok(Answer::Granted(id, lasts))) => {
+                self.has_lease(now, id, lasts, asked.after(lasts));
+                // Records of the lease before have gone with it, or will go.
+                self.written.retain(|key, _| !is_leased(key));
+            }
+            // An answer about the lease before this one.
+            (Call::KeepAlive, _) if !is_of_lease => {}
+            (Call::KeepAlive, Ok(Answer::KeptAlive(Some(lasts)))) => {
+                self.renewed(asked.after(lasts));
+            }
+            (Call::KeepAlive, Ok(Answer::KeptAlive(None))) => self.lose_lease(now),
+            (Call::KeepAlive, Err(error)) => {
+                if let Some(lease) = &mut self.lease {
+                    lease.next = now.after(AGAIN);
+                }
+                self.outputs.push(Output::Failed(error));
+            }
+            // It is older than what a watch has told meanwhile.
+            (Call::Assignments, Ok(Answer::Got(got))) if got.revision < self.known => {
+                self.list_again = Some(now);
+            }
+            (Call::Assignments, Ok(Answer::Got(got))) => {
+                self.known = got.revision;
+                let registered = self.lease.as_ref().map(|lease| lease.registered);
+                let is_early = registered.is_some_and(|at| at.is_none_or(|at| asked < at));
+                self.has_list = !is_early;
+                self.list_again = is_early.then(|| now.after(AGAIN));
+                self.assigned.clear();
+                for entry in &got.entries {
+                    self.assign(entry);
+                }
+                if let Some(lease) = self.lease.as_mut().filter(|_| !is_early) {
+                    lease.is_confirmed = true;
+                }
+                self.tell_lease();
+                let keys = self.own();
+                let from = got.revision.next();
+                self.outputs.push(Output::Watch(keys, from));
+            }
+            (Call::Assignments, Err(error)) => {
+                self.list_again = Some(now.after(AGAIN));
+                self.outputs.push(Output::Failed(error));
+            }
+            (Call::Desired, Ok(Answer::Got(got))) => self.learn(got.entries.first()),
+            (Call::Desired, Err(error)) => self.outputs.push(Output::Failed(error)),
+            (
+                Call::Write,
+                Ok(Answer::Transacted {
+                    succeeded: true,
+                    revision,
+                    ..
+                }),
+            ) => {
+                let mut has_node = false;
+                for (key, value) in std::mem::take(&mut self.pending) {
+                    has_node |= matches!(key, Key::Node(_));
+                    match value {
+                        Some(value) => drop(self.written.insert(key, (revision, value))),
+                        None => drop(self.written.remove(&key)),
+                    }
+                }
+                if has_node && is_of_lease {
+                    self.is_registered(now);
+                }
+            }
+            // The scheduler has changed an assignment meanwhile. The watch tells which.
+            (Call::Write, Ok(Answer::Transacted { got, .. })) => {
+                let pending = std::mem::take(&mut self.pending);
+                for ((key, _), got) in pending.into_iter().zip(got) {
+                    match got.entries.into_iter().next() {
+                        // An assignment comes by the watch.
+                        _ if matches!(key, Key::Assigned(..)) => {}
+                        Some(entry) => {
+                            self.written.insert(key, (entry.modified, entry.value));
+                        }
+                        None => drop(self.written.remove(&key)),
+                    }
+                }
+                self.write_again(now, AT_ONCE);
+            }
+            (Call::Write, Err(StoreError::NoLease)) => {
+                self.pending.clear();
+                if is_of_lease {
+                    self.lose_lease(now);
+                }
+            }
+            // The write may have been made. Then the next one finds other records than it expects.
+            (Call::Write, Err(error)) => {
+                self.pending.clear();
+                self.write_again(now, AGAIN);
+                self.outputs.push(Output::Failed(error));
+            }
+            (Call::Grant, Err(error)) => {
+                self.again = now.after(AGAIN);
+                self.outputs.push(Output::Failed(error));
+            }
+            (_, Ok(_)) => {}
+        }
+    }
+
+    fn write_again(&mut self, now: Time, wait: Duration) {
+        self.blocked_until = now.after(wait);
+        self.write_after = self.blocked_until;
+        self.heartbeat_at = self.heartbeat_at.min(self.blocked_until);
+    }
+
+    fn lose_lease(&mut self, now: Time) {
+        self.lease = None;
+        self.again = now;
+        self.written.retain(|key, _| !is_leased(key));
+    }
+
+    fn assign(&mut self, entry: &Entry) {
+        let key = entry.key.strip_prefix(&self.prefix).and_then(Key::parse);
+        let Some(Key::Assigned(_, replica)) = key else {
+            return;
+        };
+        let record = AssignedRecord::decode(&entry.value).ok();
+        let known = self.desired.get(&replica.workload);
+        let wanted = record.as_ref().map(|record| record.revision);
+        if known.is_none_or(|(_, revision)| Some(*revision) < wanted) {
+            self.unread.insert(replica.workload.clone());
+        }
+        let assigned = Assigned {
+            record,
+            created: entry.created,
+            modified: entry.modified,
+        };
+        self.assigned.insert(replica, assigned);
+    }
+
+    fn changed(&mut self, change: Change) {
+        self.known = self.known.max(change.revision());
+        match change {
+            Change::Put(entry) => self.assign(&entry),
+            Change::Deleted { key, .. } => {
+                let key = key.strip_prefix(&self.prefix).and_then(Key::parse);
+                if let Some(Key::Assigned(_, replica)) = key {
+                    self.assigned.remove(&replica);
+                }
+            }
+        }
+    }
+
+    /// Takes the desired version of the workload that was asked for.
+    fn learn(&mut self, entry: Option<&Entry>) {
+        let Some(workload) = self.asked_for.take() else {
+            return;
+        };
+        self.unread.remove(&workload);
+        let read = entry.map(|entry| (DesiredRecord::decode(&entry.value), entry.modified));
+        // One that is gone, or that only a newer version can read, runs on as it was.
+        if let Some((Ok(record), version)) = read {
+            self.desired.insert(workload, (record, version));
+        }
+    }
+
+    /// Returns the reason for which the host does not run a workload.
+    fn refusal(&self, workload: &WorkloadName) -> Option<Refusal> {
+        let (desired, version) = self.desired.get(workload)?;
+        let why = self.rules.allow(workload, desired).err()?;
+        Some(Refusal { why, of: *version })
+    }
+
+    /// Tells the host what it should run, if that has changed.
+    fn run(&mut self) {
+        // Before the first list nothing is known, and nothing is stopped.
+        if !self.has_list && self.running.is_none() {
+            return;
+        }
+        let mut run = Run::default();
+        for (replica, assigned) in &self.assigned {
+            if assigned.ends() {
+                continue;
+            }
+            let desired = self.desired.get(&replica.workload);
+            let (Some((desired, revision)), Some(_)) = (desired, &assigned.record) else {
+                run.untouched.insert(replica.clone());
+                continue;
+            };
+            if self.refusal(&replica.workload).is_some() {
+                continue;
+            }
+            let local = run
+                .wanted
+                .entry(replica.workload.clone())
+                .or_insert_with(|| Local {
+                    revision: *revision,
+                    workload: desired.workload.clone(),
+                    singleton: desired.scheduling.singleton,
+                    replicas: BTreeMap::new(),
+                });
+            local.replicas.insert(replica.index, assigned.created);
+        }
+        if self.running.as_ref() != Some(&run) {
+            self.running = Some(run.clone());
+            self.outputs.push(Output::Run(run));
+        }
+    }
+}
+
+/// Returns whether a record goes with the node's lease.
+fn is_leased(key: &Key) -> bool {
+    matches!(key, Key::Node(_) | Key::Endpoint(..))
+}

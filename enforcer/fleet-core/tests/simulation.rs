@@ -1,0 +1,871 @@
+//! Schedulers and nodes over a simulated etcd, under faults that a seed chooses. The same seed gives the same run.
+//!
+//! `SEEDS=100000 cargo test -p enforcer-fleet-core --release --test simulation` runs more of them, and `SEED=7` one with its log.
+
+use enforcer_fleet_core::fleet::{Desired, Health, Resources};
+use enforcer_fleet_core::node::{self, Node, Rules, Seen};
+use enforcer_fleet_core::record::{
+    AssignedRecord, DesiredRecord, DrainRecord, EndpointRecord, Key, Mode, NodeRecord, Record,
+};
+use enforcer_fleet_core::scheduler::{self, Scheduler};
+use enforcer_fleet_core::store::simulated::Simulated;
+use enforcer_fleet_core::store::{
+    Answer, Change, Keys, Operation, Request, Revision, StoreError, Transaction,
+};
+use enforcer_fleet_core::{NodeId, Replica, Settings, Time};
+use enforcer_model::WorkloadName;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const PREFIX: &str = "fleet/";
+const GRACE: Duration = Duration::from_secs(30);
+/// The time in which a singleton ends, and a margin.
+const MARGIN: Duration = Duration::from_secs(10);
+const STOPS_IN: Duration = Duration::from_secs(2);
+
+/// Numbers that a seed decides (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn name(text: &str) -> WorkloadName {
+    WorkloadName::parse(text).expect("a name")
+}
+
+struct AllowAll;
+
+impl Rules for AllowAll {
+    fn allow(&self, _: &WorkloadName, _: &DesiredRecord) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// An instance on a host.
+#[derive(Clone, Debug)]
+struct Instance {
+    revision: Revision,
+    ready_at: Time,
+    /// It ends then.
+    ends: Option<Time>,
+}
+
+#[derive(Default)]
+struct Host {
+    is_down: bool,
+    run: Option<node::Run>,
+    instances: BTreeMap<Replica, Instance>,
+    /// Singletons end before this.
+    deadline: Time,
+}
+
+enum Program {
+    Scheduler(Box<Scheduler>),
+    Node(Box<Node<AllowAll>>),
+}
+
+/// A program with its link to the store.
+struct Actor {
+    program: Program,
+    /// The number of its starts. What is for an older one is dropped.
+    life: u64,
+    is_dead: bool,
+    paused_until: Time,
+    /// Requests, and answers, are lost until then.
+    no_requests_until: Time,
+    no_answers_until: Time,
+    watch: Option<(Keys, Revision, u64)>,
+    waiting: Vec<(u64, Message)>,
+    /// The number of its next alarm. An earlier one does nothing.
+    alarm: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Message {
+    OfScheduler(scheduler::Call, Result<Answer, StoreError>),
+    OfNode(node::Call, Result<Answer, StoreError>),
+    Watched(Result<Vec<Change>, StoreError>),
+    Woken,
+    Host,
+}
+
+/// A call of either kind of program.
+#[derive(Clone, Debug)]
+enum Call {
+    OfScheduler(scheduler::Call),
+    OfNode(node::Call),
+}
+
+enum Event {
+    Request(usize, u64, Call, Request),
+    Message(usize, u64, Message),
+    /// The watch of an actor looks for changes.
+    Watch(usize, u64, u64),
+    /// A request whose sender has given it up.
+    Late(Request),
+    /// An actor's alarm.
+    Alarm(usize, u64, u64),
+    /// A host looks at what it should run. It does so twice a second, and when it is told so.
+    Host(usize, bool),
+    Fault,
+}
+
+struct World {
+    random: Random,
+    now: Time,
+    store: Simulated,
+    store_down_until: Time,
+    events: BTreeMap<(Time, u64), Event>,
+    number: u64,
+    actors: Vec<Actor>,
+    hosts: Vec<Host>,
+    schedulers: usize,
+    log: Vec<String>,
+    has_log: bool,
+    faults_until: Time,
+    /// The number of heartbeats' writes, to find others.
+    writes: u64,
+}
+
+const WORKLOADS: [(&str, u32, bool); 3] = [("web", 4, false), ("db", 1, true), ("job", 2, false)];
+
+fn desired(replicas: u32, singleton: bool) -> DesiredRecord {
+    DesiredRecord {
+        scheduling: Desired {
+            replicas,
+            needs: Resources {
+                memory_bytes: 100,
+                cpu_millis: 10,
+            },
+            requires: BTreeMap::new(),
+            domain: None,
+            priority: 50,
+            singleton,
+            max_unavailable: 1,
+        },
+        mode: Mode::Enforce,
+        workload: serde_json::json!({}),
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random(seed);
+        let hosts = 3 + usize::try_from(random.below(4)).unwrap_or(0);
+        let schedulers = 2;
+        let mut world = Self {
+            now: Time(seconds(1000)),
+            store: Simulated::default(),
+            store_down_until: Time::default(),
+            events: BTreeMap::new(),
+            number: 0,
+            actors: Vec::new(),
+            hosts: Vec::new(),
+            schedulers,
+            log: Vec::new(),
+            has_log: std::env::var("SEED").is_ok(),
+            faults_until: Time(seconds(1000 + 900)),
+            writes: 0,
+            random,
+        };
+        for _ in 0..schedulers {
+            world.add(Program::Scheduler(Box::new(new_scheduler())));
+        }
+        for number in 0..hosts {
+            world.hosts.push(Host::default());
+            world.add(Program::Node(Box::new(new_node(number))));
+        }
+        for (workload, replicas, singleton) in WORKLOADS {
+            world.put(
+                &Key::Desired(name(workload)),
+                desired(replicas, singleton).encode(),
+            );
+        }
+        world.at(seconds(20), Event::Fault);
+        world
+    }
+
+    fn add(&mut self, program: Program) {
+        self.actors.push(Actor {
+            program,
+            life: 0,
+            is_dead: false,
+            paused_until: Time::default(),
+            no_requests_until: Time::default(),
+            no_answers_until: Time::default(),
+            watch: None,
+            waiting: Vec::new(),
+            alarm: 0,
+        });
+        let actor = self.actors.len() - 1;
+        self.at(Duration::ZERO, Event::Message(actor, 0, Message::Woken));
+        if actor >= self.schedulers {
+            self.at(Duration::ZERO, Event::Host(actor - self.schedulers, true));
+        }
+    }
+
+    fn at(&mut self, wait: Duration, event: Event) {
+        self.number += 1;
+        self.events
+            .insert((self.now.after(wait), self.number), event);
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.has_log {
+            let line = format!("{:9.3} {}", self.now.0.as_secs_f64(), text());
+            self.log.push(line);
+        }
+    }
+
+    fn put(&mut self, key: &Key, value: Vec<u8>) {
+        let put = Operation::Put {
+            key: format!("{PREFIX}{key}"),
+            value,
+            lease: None,
+        };
+        let transaction = Transaction {
+            then: vec![put],
+            ..Transaction::default()
+        };
+        let done = self.store.handle(self.now, Request::Transact(transaction));
+        done.expect("a write");
+        self.stir();
+    }
+
+    fn delete(&mut self, key: &Key) {
+        let delete = Operation::Delete(Keys::One(format!("{PREFIX}{key}")));
+        let transaction = Transaction {
+            then: vec![delete],
+            ..Transaction::default()
+        };
+        let done = self.store.handle(self.now, Request::Transact(transaction));
+        done.expect("a write");
+        self.stir();
+    }
+
+    /// Has every watch look for changes.
+    fn stir(&mut self) {
+        for actor in 0..self.actors.len() {
+            if let Some((_, _, number)) = self.actors[actor].watch {
+                let life = self.actors[actor].life;
+                let wait = self.random.millis(1, 50);
+                self.at(wait, Event::Watch(actor, life, number));
+            }
+        }
+    }
+
+    fn run(&mut self, until: Time) {
+        while let Some((&(at, number), _)) = self.events.first_key_value() {
+            if at > until {
+                break;
+            }
+            let event = self.events.remove(&(at, number)).expect("the first one");
+            let before = self.store.revision();
+            self.now = at;
+            self.store.pass(at);
+            self.step(event);
+            if self.store.revision() != before {
+                self.check_store();
+                self.stir();
+            }
+            self.check_singletons();
+        }
+        self.now = until;
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Request(actor, life, call, request) => self.serve(actor, life, call, request),
+            Event::Message(actor, life, message) => self.deliver(actor, life, message),
+            Event::Watch(actor, life, number) => self.look(actor, life, number),
+            Event::Late(request) => {
+                let _ = self.store.handle(self.now, request);
+            }
+            Event::Alarm(actor, life, number) => {
+                if self.actors[actor].alarm == number {
+                    self.deliver(actor, life, Message::Woken);
+                }
+            }
+            Event::Host(host, again) => {
+                if again {
+                    self.at(Duration::from_millis(500), Event::Host(host, true));
+                }
+                self.live(host);
+            }
+            Event::Fault => self.fault(),
+        }
+    }
+
+    fn serve(&mut self, actor: usize, life: u64, call: Call, request: Request) {
+        let now = self.now;
+        let is_lost = now < self.actors[actor].no_requests_until;
+        let is_lost = is_lost || now < self.store_down_until;
+        if is_lost && self.random.below(4) == 0 {
+            let wait = self.random.millis(1, 30_000);
+            self.at(wait, Event::Late(request.clone()));
+        }
+        let answer = if is_lost {
+            Err(StoreError::Unavailable("no answer".to_owned()))
+        } else {
+            let is_write = matches!(request, Request::Transact(_));
+            let is_heartbeat = is_heartbeat(&request);
+            let before = self.store.revision();
+            let answer = self.store.handle(now, request);
+            if is_write && !is_heartbeat && self.store.revision() != before {
+                self.writes += 1;
+            }
+            answer
+        };
+        let is_lost = now < self.actors[actor].no_answers_until;
+        let (answer, wait) = match answer {
+            Err(StoreError::Unavailable(why)) => (
+                Err(StoreError::Unavailable(why)),
+                self.random.millis(100, 8000),
+            ),
+            // The change is made, and nobody is told.
+            _ if is_lost => (
+                Err(StoreError::Unavailable("no answer".to_owned())),
+                self.random.millis(100, 8000),
+            ),
+            answer => (answer, self.random.millis(1, 30)),
+        };
+        let message = match call {
+            Call::OfScheduler(call) => Message::OfScheduler(call, answer),
+            Call::OfNode(call) => Message::OfNode(call, answer),
+        };
+        self.at(wait, Event::Message(actor, life, message));
+    }
+
+    fn look(&mut self, actor: usize, life: u64, number: u64) {
+        let of = &mut self.actors[actor];
+        let Some((keys, from, present)) = of.watch.clone() else {
+            return;
+        };
+        if of.life != life || present != number {
+            return;
+        }
+        let is_cut = self.now < of.no_answers_until
+            || self.now < of.no_requests_until
+            || self.now < self.store_down_until;
+        let found = match is_cut {
+            // The kernel notices after a while that nobody answers.
+            true => {
+                of.watch = None;
+                let error = StoreError::Unavailable("the watch has ended".to_owned());
+                let wait = self.random.millis(1000, 25_000);
+                let message = Message::Watched(Err(error));
+                self.at(wait, Event::Message(actor, life, message));
+                return;
+            }
+            false => self.store.changes(&keys, from),
+        };
+        match &found {
+            Ok(changes) => match changes.last() {
+                Some(last) => {
+                    let next = last.revision().next();
+                    self.actors[actor].watch = Some((keys, next, number));
+                }
+                None => return,
+            },
+            Err(_) => self.actors[actor].watch = None,
+        }
+        self.deliver(actor, life, Message::Watched(found));
+    }
+
+    fn deliver(&mut self, actor: usize, life: u64, message: Message) {
+        let now = self.now;
+        let of = &mut self.actors[actor];
+        if of.is_dead || of.life != life {
+            return;
+        }
+        if now < of.paused_until {
+            of.waiting.push((life, message));
+            if of.waiting.len() == 1 {
+                let wait = of.paused_until.since(now);
+                self.at(wait, Event::Message(actor, life, Message::Woken));
+            }
+            return;
+        }
+        let waiting = std::mem::take(&mut of.waiting);
+        for (life, message) in waiting.into_iter().chain([(life, message)]) {
+            if self.actors[actor].life == life {
+                self.tell(actor, message);
+            }
+        }
+    }
+
+    fn tell(&mut self, actor: usize, message: Message) {
+        let now = self.now;
+        let life = self.actors[actor].life;
+        let seen = actor
+            .checked_sub(self.schedulers)
+            .map(|host| self.seen(host));
+        match &mut self.actors[actor].program {
+            Program::Scheduler(scheduler) => {
+                let input = match message {
+                    Message::OfScheduler(call, answer) => scheduler::Input::Answer(call, answer),
+                    Message::Watched(changes) => scheduler::Input::Watched(changes),
+                    Message::OfNode(..) | Message::Woken | Message::Host => scheduler::Input::Woken,
+                };
+                let outputs = scheduler.handle(now, input);
+                let wake = scheduler.wake();
+                for output in outputs {
+                    match output {
+                        scheduler::Output::Call(call, request) => {
+                            self.send(actor, Call::OfScheduler(call), request);
+                        }
+                        scheduler::Output::Watch(keys, from) => self.follow(actor, keys, from),
+                        scheduler::Output::Tell(news) => {
+                            self.note(|| format!("scheduler {actor}: {news:?}"));
+                        }
+                    }
+                }
+                self.wake(actor, life, wake);
+            }
+            Program::Node(node) => {
+                let input = match message {
+                    Message::OfNode(call, answer) => node::Input::Answer(call, answer),
+                    Message::Watched(changes) => node::Input::Watched(changes),
+                    Message::Host => node::Input::Host(seen.unwrap_or_default()),
+                    Message::OfScheduler(..) | Message::Woken => node::Input::Woken,
+                };
+                let outputs = node.handle(now, input);
+                let wake = node.wake();
+                let host = actor - self.schedulers;
+                for output in outputs {
+                    match output {
+                        node::Output::Call(call, request) => {
+                            self.send(actor, Call::OfNode(call), request);
+                        }
+                        node::Output::Watch(keys, from) => self.follow(actor, keys, from),
+                        node::Output::Run(run) => {
+                            self.note(|| format!("host {host}: {:?}", shown(&run)));
+                            self.hosts[host].run = Some(run);
+                            self.at(Duration::ZERO, Event::Host(host, false));
+                        }
+                        node::Output::LeaseUntil(until) => {
+                            let until = Time(until.0.saturating_sub(MARGIN));
+                            let of = &mut self.hosts[host];
+                            of.deadline = of.deadline.max(until);
+                        }
+                        node::Output::Failed(error) => {
+                            self.note(|| format!("node {host}: {error}"));
+                        }
+                    }
+                }
+                self.wake(actor, life, wake);
+            }
+        }
+    }
+
+    fn wake(&mut self, actor: usize, life: u64, at: Option<Time>) {
+        if let Some(at) = at {
+            // A program that asks to be woken at once again and again would stop the world.
+            let wait = at.since(self.now).max(Duration::from_millis(10));
+            let alarm = self.number + 1;
+            self.actors[actor].alarm = alarm;
+            self.at(wait, Event::Alarm(actor, life, alarm));
+        }
+    }
+
+    fn send(&mut self, actor: usize, call: Call, request: Request) {
+        let life = self.actors[actor].life;
+        let wait = self.random.millis(1, 30);
+        self.at(wait, Event::Request(actor, life, call, request));
+    }
+
+    fn follow(&mut self, actor: usize, keys: Keys, from: Revision) {
+        self.number += 1;
+        let number = self.number;
+        self.actors[actor].watch = Some((keys, from, number));
+        let life = self.actors[actor].life;
+        let wait = self.random.millis(1, 50);
+        self.at(wait, Event::Watch(actor, life, number));
+    }
+
+    fn seen(&self, host: usize) -> BTreeMap<Replica, Seen> {
+        let all = self.hosts[host].instances.iter();
+        let all = all.map(|(replica, instance)| {
+            let is_ready = instance.ends.is_none() && self.now >= instance.ready_at;
+            let endpoint = EndpointRecord {
+                address: "10.0.0.1".to_owned(),
+                port: 80,
+            };
+            let seen = Seen {
+                health: match is_ready {
+                    true => Health::Ready,
+                    false => Health::Unready,
+                },
+                revision: instance.revision,
+                endpoints: [(replica.workload.clone(), endpoint)].into(),
+                ..Seen::default()
+            };
+            (replica.clone(), seen)
+        });
+        all.collect()
+    }
+
+    /// Brings a host to what it should run.
+    fn live(&mut self, host: usize) {
+        let now = self.now;
+        let of = &mut self.hosts[host];
+        if of.is_down {
+            return;
+        }
+        of.instances
+            .retain(|_, instance| instance.ends.is_none_or(|ends| now < ends));
+        let mut stopped = Vec::new();
+        if let Some(run) = of.run.clone() {
+            let mut wanted: BTreeMap<Replica, (Revision, bool)> = BTreeMap::new();
+            for (workload, local) in &run.wanted {
+                for index in local.replicas.keys() {
+                    let replica = Replica {
+                        workload: workload.clone(),
+                        index: *index,
+                    };
+                    wanted.insert(replica, (local.revision, local.singleton));
+                }
+            }
+            for (replica, instance) in &mut of.instances {
+                let is_wanted = match wanted.get(replica) {
+                    Some((_, true)) => now < of.deadline,
+                    Some((_, false)) => true,
+                    None => run.untouched.contains(replica),
+                };
+                if !is_wanted && instance.ends.is_none() {
+                    instance.ends = Some(now.after(STOPS_IN));
+                    stopped.push(replica.clone());
+                }
+                // Another version takes its place where it is.
+                if let Some((revision, _)) = wanted.get(replica)
+                    && instance.ends.is_none()
+                    && instance.revision < *revision
+                {
+                    instance.revision = *revision;
+                    instance.ready_at = now.after(seconds(5));
+                }
+            }
+            for (replica, (revision, singleton)) in wanted {
+                let may_start = !singleton || now < of.deadline;
+                if may_start && !of.instances.contains_key(&replica) {
+                    let instance = Instance {
+                        revision,
+                        ready_at: now.after(seconds(3)),
+                        ends: None,
+                    };
+                    of.instances.insert(replica, instance);
+                }
+            }
+        }
+        for replica in stopped {
+            self.check_stop(host, &replica);
+        }
+        let actor = host + self.schedulers;
+        let life = self.actors[actor].life;
+        self.deliver(actor, life, Message::Host);
+    }
+
+    fn fault(&mut self) {
+        if self.now >= self.faults_until {
+            return;
+        }
+        let wait = self.random.millis(500, 40_000);
+        self.at(wait, Event::Fault);
+        let actors = self.actors.len() as u64;
+        let actor = usize::try_from(self.random.below(actors)).expect("an actor");
+        let time = match self.random.below(3) {
+            0 => self.random.millis(100, 3000),
+            1 => self.random.millis(3000, 20_000),
+            _ => self.random.millis(20_000, 90_000),
+        };
+        let until = self.now.after(time);
+        let host = actor.checked_sub(self.schedulers);
+        let kind = self.random.below(12);
+        self.note(|| format!("fault {kind} of {actor} for {time:?}"));
+        match (kind, host) {
+            (0, _) => {
+                self.actors[actor].no_requests_until = until;
+                self.actors[actor].no_answers_until = until;
+            }
+            (1, _) => self.actors[actor].no_answers_until = until,
+            (2, _) => self.actors[actor].no_requests_until = until,
+            (3, None) => self.actors[actor].paused_until = until,
+            (4, _) => self.restart(actor, time.min(seconds(20))),
+            (5, Some(host)) => self.lose(host, time),
+            (6, _) => self.store_down_until = self.now.after(time.min(seconds(60))),
+            (7, _) => self.store.change_leader(self.now),
+            (8, _) => {
+                let at = self.store.revision();
+                let _ = self.store.handle(self.now, Request::Compact(at));
+            }
+            (9, Some(host)) => {
+                let key = Key::Drain(node_id(host));
+                match self.random.below(2) {
+                    0 => self.put(&key, DrainRecord::default().encode()),
+                    _ => self.delete(&key),
+                }
+            }
+            (10, _) => {
+                let (workload, replicas, singleton) = WORKLOADS[actor % WORKLOADS.len()];
+                let more = u32::try_from(self.random.below(2)).unwrap_or(0);
+                let replicas = if singleton { 1 } else { replicas + more };
+                let key = Key::Desired(name(workload));
+                self.put(&key, desired(replicas, singleton).encode());
+            }
+            (11, _) => {
+                let others = self.schedulers;
+                for actor in 0..others {
+                    self.restart(actor, seconds(2));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Kills a program, and starts it again after a while.
+    fn restart(&mut self, actor: usize, after: Duration) {
+        let schedulers = self.schedulers;
+        let of = &mut self.actors[actor];
+        of.life += 1;
+        of.watch = None;
+        of.waiting.clear();
+        of.paused_until = Time::default();
+        of.program = match actor.checked_sub(schedulers) {
+            Some(host) => Program::Node(Box::new(new_node(host))),
+            None => Program::Scheduler(Box::new(new_scheduler())),
+        };
+        let life = of.life;
+        self.at(after, Event::Message(actor, life, Message::Woken));
+    }
+
+    /// Has a host lose its power, and start again after a while.
+    fn lose(&mut self, host: usize, time: Duration) {
+        let of = &mut self.hosts[host];
+        if of.is_down {
+            return;
+        }
+        *of = Host {
+            // Its clock begins anew, and with it every deadline.
+            is_down: true,
+            ..Host::default()
+        };
+        let actor = host + self.schedulers;
+        self.restart(actor, time);
+        self.actors[actor].no_answers_until = Time::default();
+        // It is there again with its program.
+        self.hosts[host].is_down = false;
+        self.hosts[host].deadline = Time::default();
+    }
+
+    fn fail(&self, seed_text: &str) -> ! {
+        panic!("{seed_text}\n{}", self.log.join("\n"));
+    }
+
+    /// No two instances of a singleton live at once.
+    fn check_singletons(&self) {
+        for (workload, _, singleton) in WORKLOADS {
+            if !singleton {
+                continue;
+            }
+            let of = name(workload);
+            let mut live: BTreeMap<u32, usize> = BTreeMap::new();
+            for host in &self.hosts {
+                let all = host.instances.iter();
+                let all = all.filter(|(replica, instance)| {
+                    replica.workload == of && instance.ends.is_none_or(|ends| self.now < ends)
+                });
+                for (replica, _) in all {
+                    *live.entry(replica.index).or_default() += 1;
+                }
+            }
+            if live.values().any(|count| *count > 1) {
+                self.fail(&format!("two instances of {workload}: {live:?}"));
+            }
+        }
+    }
+
+    fn assignments(&mut self) -> BTreeMap<(Replica, NodeId), AssignedRecord> {
+        let keys = Keys::Prefix(format!("{PREFIX}assigned/"));
+        let got = self.store.handle(self.now, Request::Get { keys, at: None });
+        let Ok(Answer::Got(got)) = got else {
+            panic!("{got:?}");
+        };
+        let all = got.entries.into_iter().map(|entry| {
+            let key = entry.key.strip_prefix(PREFIX).and_then(Key::parse);
+            let Some(Key::Assigned(node, replica)) = key else {
+                panic!("{}", entry.key);
+            };
+            let record = AssignedRecord::decode(&entry.value).expect("a record");
+            ((replica, node), record)
+        });
+        all.collect()
+    }
+
+    /// No node has more than it has room for, and no replica has two nodes.
+    fn check_store(&mut self) {
+        let all = self.assignments();
+        let mut on_node: BTreeMap<NodeId, u64> = BTreeMap::new();
+        let mut placed: BTreeSet<Replica> = BTreeSet::new();
+        for ((replica, node), record) in all {
+            *on_node.entry(node).or_default() += 100;
+            if record.ends.is_none() && !placed.insert(replica.clone()) {
+                self.fail(&format!("{replica} has two nodes"));
+            }
+        }
+        if let Some((node, used)) = on_node.iter().find(|(_, used)| **used > CAPACITY) {
+            self.fail(&format!("{node} has {used} of {CAPACITY}"));
+        }
+    }
+
+    /// Nothing is stopped for any other reason than its assignment, or a singleton's deadline.
+    fn check_stop(&mut self, host: usize, replica: &Replica) {
+        let all = self.assignments();
+        let record = all.get(&(replica.clone(), node_id(host)));
+        let is_singleton = WORKLOADS
+            .iter()
+            .any(|(workload, _, singleton)| *singleton && replica.workload.as_str() == *workload);
+        let is_assigned = record.is_some_and(|record| record.ends.is_none());
+        if is_assigned && !(is_singleton && self.now >= self.hosts[host].deadline) {
+            self.fail(&format!("host {host} has stopped {replica} for nothing"));
+        }
+    }
+
+    /// All replicas run and are ready, each on one node.
+    fn check_settled(&mut self) {
+        let mut wanted = 0;
+        for (workload, ..) in WORKLOADS {
+            let keys = Keys::One(format!("{PREFIX}{}", Key::Desired(name(workload))));
+            let got = self.store.handle(self.now, Request::Get { keys, at: None });
+            let Ok(Answer::Got(got)) = got else {
+                panic!("{got:?}");
+            };
+            let record = DesiredRecord::decode(&got.entries[0].value).expect("a record");
+            let (revision, count) = (got.entries[0].modified, record.scheduling.replicas);
+            wanted += count;
+            for index in 0..count {
+                let replica = Replica {
+                    workload: name(workload),
+                    index,
+                };
+                let on = (0..self.hosts.len()).filter(|host| {
+                    let instance = self.hosts[*host].instances.get(&replica);
+                    instance.is_some_and(|one| {
+                        one.ends.is_none() && self.now >= one.ready_at && one.revision >= revision
+                    })
+                });
+                let on: Vec<usize> = on.collect();
+                if on.len() != 1 {
+                    self.fail(&format!("{replica} is ready on {on:?} of {revision:?}"));
+                }
+            }
+        }
+        let running: usize = self.hosts.iter().map(|host| host.instances.len()).sum();
+        if running != usize::try_from(wanted).expect("a count") {
+            self.fail(&format!("{running} instances for {wanted} replicas"));
+        }
+        if self.assignments().len() != running {
+            self.fail("assignments are left");
+        }
+    }
+}
+
+const CAPACITY: u64 = 500;
+
+fn node_id(number: usize) -> NodeId {
+    NodeId::parse(&format!("host-{number}")).expect("a name")
+}
+
+fn new_scheduler() -> Scheduler {
+    let settings = Settings {
+        grace: GRACE,
+        ..Settings::default()
+    };
+    Scheduler::new(PREFIX.to_owned(), settings)
+}
+
+fn new_node(number: usize) -> Node<AllowAll> {
+    let about = NodeRecord {
+        capacity: Resources {
+            memory_bytes: CAPACITY,
+            cpu_millis: 1000,
+        },
+        ..NodeRecord::default()
+    };
+    Node::new(PREFIX.to_owned(), node_id(number), GRACE, about, AllowAll)
+}
+
+fn is_heartbeat(request: &Request) -> bool {
+    let Request::Transact(transaction) = request else {
+        return false;
+    };
+    transaction.then.iter().all(|operation| match operation {
+        Operation::Put { key, .. } => key.starts_with(&format!("{PREFIX}nodes/")),
+        Operation::Delete(_) | Operation::Get(_) => false,
+    })
+}
+
+fn shown(run: &node::Run) -> Vec<String> {
+    let wanted = run.wanted.iter();
+    let wanted = wanted.flat_map(|(workload, local)| {
+        let all = local.replicas.keys();
+        all.map(move |index| format!("{workload}/{index}@{}", local.revision.0))
+    });
+    let untouched = run.untouched.iter().map(|replica| format!("({replica})"));
+    wanted.chain(untouched).collect()
+}
+
+fn simulate(seed: u64) {
+    let mut world = World::new(seed);
+    let ends = world.faults_until;
+    world.run(ends);
+    // All is well again.
+    for host in 0..world.hosts.len() {
+        world.delete(&Key::Drain(node_id(host)));
+    }
+    world.run(ends.after(seconds(2000)));
+    world.check_settled();
+    let writes = world.writes;
+    world.run(ends.after(seconds(2600)));
+    if world.writes != writes {
+        let more = world.writes - writes;
+        world.fail(&format!("{more} writes at rest"));
+    }
+    world.check_settled();
+}
+
+#[test]
+fn nothing_runs_twice_and_everything_settles() {
+    if let Some(seed) = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+    {
+        simulate(seed);
+        return;
+    }
+    let seeds = std::env::var("SEEDS")
+        .ok()
+        .and_then(|seeds| seeds.parse().ok());
+    for seed in 0..seeds.unwrap_or(20) {
+        let outcome = std::panic::catch_unwind(|| simulate(seed));
+        assert!(outcome.is_ok(), "SEED={seed}");
+    }
+}

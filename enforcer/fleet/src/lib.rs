@@ -1,0 +1,3 @@
+//! Runs workloads on many hosts, with etcd between them.
+
+pub mod etcd;
