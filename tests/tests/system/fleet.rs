@@ -35,6 +35,8 @@ impl Etcd {
             .args(["--initial-advertise-peer-urls", &peers])
             .args(["--initial-cluster", &format!("default={peers}")])
             .args(more)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn();
         Self {
             process: process.expect("etcd"),

@@ -162,8 +162,9 @@ pub struct Node<R> {
     list_again: Option<Time>,
     assigned: BTreeMap<Replica, Assigned>,
     desired: BTreeMap<WorkloadName, (DesiredRecord, Revision)>,
-    /// The workloads whose desired version has to be read, and how often that has failed.
+    /// The workloads whose desired version has to be read, and the time from which on that may be tried.
     unread: BTreeSet<WorkloadName>,
+    read_after: Time,
     asked_for: Option<WorkloadName>,
     seen: Option<BTreeMap<Replica, Seen>>,
     running: Option<Run>,
@@ -197,6 +198,7 @@ impl<R: Rules> Node<R> {
             assigned: BTreeMap::new(),
             desired: BTreeMap::new(),
             unread: BTreeSet::new(),
+            read_after: Time::default(),
             asked_for: None,
             seen: None,
             running: None,
@@ -218,7 +220,8 @@ impl<R: Rules> Node<R> {
         };
         let write = (!self.differences().is_empty()).then_some(self.write_after);
         let list = self.list_again.filter(|_| !self.has_list);
-        [Some(lease), write, list].into_iter().flatten().min()
+        let read = (!self.unread.is_empty()).then_some(self.read_after);
+        [Some(lease), write, list, read].into_iter().flatten().min()
     }
 
     /// Takes what has happened, and returns what to do.
@@ -274,6 +277,7 @@ impl<R: Rules> Node<R> {
             self.call(now, Call::Assignments, Request::Get { keys, at: None });
         }
         if self.is_idle(Call::Desired)
+            && now >= self.read_after
             && let Some(workload) = self.unread.first().cloned()
         {
             let key = format!("{}{}", self.prefix, Key::Desired(workload.clone()));
@@ -429,7 +433,10 @@ impl<R: Rules> Node<R> {
                 self.outputs.push(Output::Failed(error));
             }
             (Call::Desired, Ok(Answer::Got(got))) => self.learn(got.entries.first()),
-            (Call::Desired, Err(error)) => self.outputs.push(Output::Failed(error)),
+            (Call::Desired, Err(error)) => {
+                self.read_after = now.after(AGAIN);
+                self.outputs.push(Output::Failed(error));
+            }
             (
                 Call::Write,
                 Ok(Answer::Transacted {
@@ -450,7 +457,7 @@ impl<R: Rules> Node<R> {
                     self.is_registered(now);
                 }
             }
-            // The scheduler has changed an assignment meanwhile. The watch tells which.
+            // A record is another one than was known.
             (Call::Write, Ok(Answer::Transacted { got, .. })) => {
                 let pending = std::mem::take(&mut self.pending);
                 for ((key, _), got) in pending.into_iter().zip(got) {

@@ -336,7 +336,10 @@ fn understood(failure: &wire::Failure) -> Missed {
         code::EXHAUSTED if message.contains("space") => StoreError::Full,
         code::NOT_FOUND if message.contains("lease") => StoreError::NoLease,
         code::UNAUTHENTICATED => return Missed::Token,
-        code::INVALID if message.contains("auth") => StoreError::Denied(message.to_owned()),
+        // A call without a user, and one with a wrong password.
+        code::INVALID if message.contains("user name") || message.contains("auth") => {
+            StoreError::Denied(message.to_owned())
+        }
         code::DENIED => StoreError::Denied(message.to_owned()),
         code::UNAVAILABLE | code::DEADLINE => StoreError::Unavailable(message.to_owned()),
         _ => StoreError::Refused(message.to_owned()),
