@@ -183,16 +183,38 @@ fn planned_restarts_of_an_unmodified_server_lose_no_connection() {
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }
 
+/// Returns the number of sockets that listen at a port of 127.0.0.1.
+fn listening(port: u16) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let listens = format!(" 0100007F:{port:04X} 00000000:0000 0A ");
+    table.matches(&listens).count()
+}
+
+/// Returns the time since the start of the kernel.
+fn up() -> String {
+    let text = fs::read_to_string("/proc/uptime").unwrap();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
 #[test]
 fn a_killed_server_loses_what_it_had_and_refuses_no_one() {
     const PORT: u16 = 9082;
     let more = format!("{}recovery: {{ backoff: off }}\n", probed(PORT));
     let agent = Agent::start(&manifest(&httpd("web", PORT, &more)));
     wait_for("it to answer", || get(PORT).ok());
-    let clients = Clients::begin(4, PORT);
+    // The agent joins the port when the server has begun to listen.
+    wait_for("the socket where clients wait", || {
+        (listening(PORT) >= 2).then_some(())
+    });
+    let clients = Clients::asking(4, PORT, |port| {
+        let timed = |error: io::Error| io::Error::new(error.kind(), format!("{error} at {}", up()));
+        get(port).map_err(timed)
+    });
+    let mut kills = Vec::new();
     for _ in 0..2 {
         let pid = pid_of(&agent.wait_for_state("web", WorkloadState::Running));
         wait_for("it to answer", || get(PORT).ok());
+        kills.push(format!("{} with {} sockets", up(), listening(PORT)));
         kill_now(pid);
         wait_for("another one", || {
             agent.workload("web").pid.filter(|next| *next != pid)
@@ -204,7 +226,7 @@ fn a_killed_server_loses_what_it_had_and_refuses_no_one() {
     let refused = lost
         .iter()
         .filter(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    assert_eq!(refused.count(), 0, "{count}: {lost:?}");
+    assert_eq!(refused.count(), 0, "{count}: {lost:?}, killed {kills:?}");
     assert!(lost.len() <= 2 * 4, "{} of {count}: {lost:?}", lost.len());
     assert_ne!(counted(&agent, "parked"), 0);
 }
