@@ -356,6 +356,9 @@ impl Scheduler {
                     leading.is_writing = false;
                     leading.writes.clear();
                     leading.due = Some(now.after(LOOK));
+                    // What was decided has not happened.
+                    let memory = leading.view.memory.as_ref();
+                    self.memory = memory.map(|kept| kept.record.clone()).unwrap_or_default();
                 }
             }
             (Call::List, Err(StoreError::Unavailable(_))) if self.leads() => self.list(now),
