@@ -52,13 +52,21 @@ fn name(text: &str) -> WorkloadName {
     WorkloadName::parse(text).expect("a name")
 }
 
-struct AllowAll;
+/// The rules of a host, which may refuse a workload.
+struct HostRules(Option<&'static str>);
 
-impl Rules for AllowAll {
-    fn allow(&self, _: &WorkloadName, _: &DesiredRecord) -> Result<(), String> {
-        Ok(())
+impl Rules for HostRules {
+    fn allow(&self, workload: &WorkloadName, _: &DesiredRecord) -> Result<(), String> {
+        match self.0 {
+            Some(refused) if workload.as_str() == refused => Err("not here".to_owned()),
+            _ => Ok(()),
+        }
     }
 }
+
+/// The host that refuses a workload, and the host where another one fails.
+const REFUSING: (usize, &str) = (2, "job");
+const SICK: (usize, &str) = (1, "web");
 
 /// An instance on a host.
 #[derive(Clone, Debug)]
@@ -76,11 +84,13 @@ struct Host {
     instances: BTreeMap<Replica, Instance>,
     /// Singletons end before this.
     deadline: Time,
+    /// The time in which a workload fails here.
+    sick: Option<(Time, Time)>,
 }
 
 enum Program {
     Scheduler(Box<Scheduler>),
-    Node(Box<Node<AllowAll>>),
+    Node(Box<Node<HostRules>>),
 }
 
 /// A program with its link to the store.
@@ -514,10 +524,14 @@ impl World {
                 address: "10.0.0.1".to_owned(),
                 port: 80,
             };
+            let sick = self.hosts[host].sick;
+            let sick = sick.filter(|(_, until)| self.now < *until);
+            let sick = sick.filter(|_| replica.workload.as_str() == SICK.1);
             let seen = Seen {
-                health: match is_ready {
-                    true => Health::Ready,
-                    false => Health::Unready,
+                health: match (is_ready, sick) {
+                    (_, Some((since, _))) => Health::Failing { since },
+                    (true, None) => Health::Ready,
+                    (false, None) => Health::Unready,
                 },
                 revision: instance.revision,
                 endpoints: [(replica.workload.clone(), endpoint)].into(),
@@ -603,7 +617,7 @@ impl World {
         };
         let until = self.now.after(time);
         let host = actor.checked_sub(self.schedulers);
-        let kind = self.random.below(13);
+        let kind = self.random.below(14);
         self.note(|| format!("fault {kind} of {actor} for {time:?}"));
         match (kind, host) {
             (0, _) => {
@@ -641,6 +655,7 @@ impl World {
                     self.restart(actor, seconds(2));
                 }
             }
+            (13, _) => self.hosts[SICK.0].sick = Some((self.now, self.now.after(time * 5))),
             (12, _) => {
                 self.store.fill(true);
                 self.at(time.min(seconds(60)), Event::Room);
@@ -781,7 +796,8 @@ impl World {
                     })
                 });
                 let on: Vec<usize> = on.collect();
-                if on.len() != 1 {
+                let refuses = on.contains(&REFUSING.0) && workload == REFUSING.1;
+                if on.len() != 1 || refuses {
                     self.fail(&format!("{replica} is ready on {on:?} of {revision:?}"));
                 }
             }
@@ -805,12 +821,13 @@ fn node_id(number: usize) -> NodeId {
 fn new_scheduler() -> Scheduler {
     let settings = Settings {
         grace: GRACE,
+        failing_for: seconds(60),
         ..Settings::default()
     };
     Scheduler::new(PREFIX.to_owned(), settings)
 }
 
-fn new_node(number: usize) -> Node<AllowAll> {
+fn new_node(number: usize) -> Node<HostRules> {
     let about = NodeRecord {
         capacity: Resources {
             memory_bytes: CAPACITY,
@@ -818,7 +835,8 @@ fn new_node(number: usize) -> Node<AllowAll> {
         },
         ..NodeRecord::default()
     };
-    Node::new(PREFIX.to_owned(), node_id(number), GRACE, about, AllowAll)
+    let rules = HostRules((number == REFUSING.0).then_some(REFUSING.1));
+    Node::new(PREFIX.to_owned(), node_id(number), GRACE, about, rules)
 }
 
 fn is_heartbeat(request: &Request) -> bool {
@@ -858,6 +876,9 @@ fn simulate(seed: u64) {
         world.fail(&format!("{more} writes at rest"));
     }
     world.check_settled();
+    for line in &world.log {
+        println!("{line}");
+    }
 }
 
 #[test]
