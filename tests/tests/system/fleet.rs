@@ -1,16 +1,26 @@
 //! The client of etcd, with the etcd of this Debian.
 
 use super::*;
+use enforcer_fleet::drive::{Driver, ForHost};
 use enforcer_fleet::etcd::{Client, Endpoint, Login};
-use enforcer_fleet_core::Time;
+use enforcer_fleet_core::fleet::{Desired, Health, Resources};
+use enforcer_fleet_core::node::{Node, Rules, Seen};
+use enforcer_fleet_core::record::{
+    DesiredRecord, EndpointRecord, Key, Mode, NodeRecord, Record as _,
+};
+use enforcer_fleet_core::scheduler::Scheduler;
 use enforcer_fleet_core::store::conformance::{Target, run};
 use enforcer_fleet_core::store::simulated::Simulated;
 use enforcer_fleet_core::store::{
     Answer, Change, Keys, Operation, Request, Revision, StoreError, Transaction,
 };
+use enforcer_fleet_core::{NodeId, Replica, Settings, Time};
+use enforcer_model::WorkloadName;
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::process::Child;
+use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 /// An etcd of its own, which ends with this.
@@ -21,8 +31,13 @@ struct Etcd {
 
 impl Etcd {
     fn start(name: &str, port: u16, more: &[&str]) -> Self {
+        let _ = std::fs::remove_dir_all(format!("/tmp/etcd-{name}"));
+        Self::go_on(name, port, more)
+    }
+
+    /// Starts with the data that are there.
+    fn go_on(name: &str, port: u16, more: &[&str]) -> Self {
         let folder = format!("/tmp/etcd-{name}");
-        let _ = std::fs::remove_dir_all(&folder);
         let (clients, peers) = (
             format!("http://127.0.0.1:{port}"),
             format!("http://127.0.0.1:{}", port + 1),
@@ -44,9 +59,13 @@ impl Etcd {
         }
     }
 
-    fn client(&self, login: Option<Login>) -> Real {
+    fn endpoint(&self) -> Endpoint {
         let endpoint = Endpoint::parse(&format!("http://127.0.0.1:{}", self.port), None);
-        let endpoint = endpoint.expect("an endpoint");
+        endpoint.expect("an endpoint")
+    }
+
+    fn client(&self, login: Option<Login>) -> Real {
+        let endpoint = self.endpoint();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -227,4 +246,169 @@ fn a_user_of_etcd_may_do_what_it_is_granted() {
         let answer = client.call(request);
         assert!(matches!(answer, Err(StoreError::Denied(_))), "{answer:?}");
     }
+}
+
+/// A host allows everything, and what it runs is ready at once.
+struct AllowAll;
+
+impl Rules for AllowAll {
+    fn allow(&self, _: &WorkloadName, _: &DesiredRecord) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+fn workload_name(text: &str) -> WorkloadName {
+    WorkloadName::parse(text).expect("a name")
+}
+
+fn node_id(number: usize) -> NodeId {
+    NodeId::parse(&format!("host-{number}")).expect("a name")
+}
+
+/// Lives as a node until it is dropped.
+async fn live(number: usize, client: Arc<Client>) {
+    let about = NodeRecord {
+        capacity: Resources {
+            memory_bytes: 1000,
+            cpu_millis: 1000,
+        },
+        ..NodeRecord::default()
+    };
+    let grace = Duration::from_secs(10);
+    let node = Node::new("fleet/".to_owned(), node_id(number), grace, about, AllowAll);
+    let mut driver = Driver::new(node, client);
+    let mut seen = BTreeMap::new();
+    driver.host(seen.clone());
+    loop {
+        for news in driver.next().await {
+            let ForHost::Run(run) = news else {
+                continue;
+            };
+            let before = std::mem::take(&mut seen);
+            let kept = before.into_iter();
+            seen.extend(kept.filter(|(replica, _)| run.untouched.contains(replica)));
+            for (workload, local) in run.wanted {
+                let endpoint = EndpointRecord {
+                    address: format!("10.0.0.{number}"),
+                    port: 80,
+                };
+                let ready = Seen {
+                    health: Health::Ready,
+                    revision: local.revision,
+                    endpoints: [(workload.clone(), endpoint)].into(),
+                    ..Seen::default()
+                };
+                let indexes = local.replicas.into_keys();
+                seen.extend(indexes.map(|index| {
+                    let workload = workload.clone();
+                    (Replica { workload, index }, ready.clone())
+                }));
+            }
+            driver.host(seen.clone());
+        }
+    }
+}
+
+async fn schedule(client: Arc<Client>) {
+    let scheduler = Scheduler::new("fleet/".to_owned(), Settings::default());
+    let mut driver = Driver::new(scheduler, client);
+    loop {
+        driver.next().await;
+    }
+}
+
+/// Returns the replicas that are ready, and their hosts, as clients find them.
+fn endpoints(client: &mut Real) -> Option<Vec<(String, u32, NodeId)>> {
+    let keys = Keys::Prefix("fleet/endpoints/".to_owned());
+    let Ok(Answer::Got(got)) = client.call(Request::Get { keys, at: None }) else {
+        return None;
+    };
+    let all = got.entries.into_iter().filter_map(|entry| {
+        match entry.key.strip_prefix("fleet/").and_then(Key::parse)? {
+            Key::Endpoint(service, node, index) => Some((service.to_string(), index, node)),
+            _ => None,
+        }
+    });
+    let mut all: Vec<_> = all.collect();
+    all.sort();
+    Some(all)
+}
+
+fn wait_for_endpoints(client: &mut Real, hosts: &[usize]) -> Vec<(String, u32, NodeId)> {
+    let wanted = [("db", 0), ("web", 0), ("web", 1), ("web", 2), ("web", 3)];
+    wait_for("all replicas", || {
+        let found = endpoints(client)?;
+        let named = found.iter().map(|(name, index, _)| (name.as_str(), *index));
+        let is_there = named.eq(wanted);
+        let on = |node: &NodeId| hosts.iter().any(|host| node_id(*host) == *node);
+        (is_there && found.iter().all(|(.., node)| on(node))).then_some(found)
+    })
+}
+
+#[test]
+fn replicas_are_placed_and_move_over_a_real_etcd() {
+    let etcd = Etcd::start("fleet", 23770, &[]);
+    let mut client = etcd.ready();
+    for (workload, replicas, singleton) in [("web", 4, false), ("db", 1, true)] {
+        let record = DesiredRecord {
+            scheduling: Desired {
+                replicas,
+                needs: Resources {
+                    memory_bytes: 100,
+                    cpu_millis: 10,
+                },
+                requires: BTreeMap::new(),
+                domain: None,
+                priority: 50,
+                singleton,
+                max_unavailable: 1,
+            },
+            mode: Mode::Enforce,
+            workload: serde_json::json!({}),
+        };
+        let put = Operation::Put {
+            key: format!("fleet/{}", Key::Desired(workload_name(workload))),
+            value: record.encode(),
+            lease: None,
+        };
+        let transaction = Transaction {
+            then: vec![put],
+            ..Transaction::default()
+        };
+        client
+            .call(Request::Transact(transaction))
+            .expect("a write");
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    // Each has connections of its own, as on a host of its own.
+    let own = || Arc::new(Client::new(vec![etcd.endpoint()], None));
+    let nodes = [0, 1, 2].map(|number| runtime.spawn(live(number, own())));
+    wait_for("all nodes", || {
+        let keys = Keys::Prefix("fleet/nodes/".to_owned());
+        let Ok(Answer::Got(got)) = client.call(Request::Get { keys, at: None }) else {
+            return None;
+        };
+        (got.entries.len() == 3).then_some(())
+    });
+    let schedulers = [own(), own()].map(|client| runtime.spawn(schedule(client)));
+    let placed = wait_for_endpoints(&mut client, &[0, 1, 2]);
+    assert!(placed.iter().any(|(.., node)| *node == node_id(0)));
+
+    // A scheduler ends, and a node: the other scheduler places its replicas elsewhere.
+    let [first, second] = schedulers;
+    first.abort();
+    nodes[0].abort();
+    wait_for_endpoints(&mut client, &[1, 2]);
+    second.abort();
+    let third = runtime.spawn(schedule(own()));
+
+    // etcd ends and comes back. Nothing moves.
+    let before = wait_for_endpoints(&mut client, &[1, 2]);
+    drop(etcd);
+    std::thread::park_timeout(Duration::from_secs(2));
+    let etcd = Etcd::go_on("fleet", 23770, &[]);
+    drop(etcd.ready());
+    let after = wait_for_endpoints(&mut client, &[1, 2]);
+    assert_eq!(before, after);
+    third.abort();
 }
