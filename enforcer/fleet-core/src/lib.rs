@@ -5,6 +5,7 @@ pub mod fleet;
 pub mod node;
 pub mod reason;
 pub mod record;
+pub mod report;
 mod room;
 pub mod schedule;
 pub mod scheduler;
