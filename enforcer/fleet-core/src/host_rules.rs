@@ -1,0 +1,307 @@
+//! What a fleet may do on a host. The host's own operator decides that (`/etc/enforcer/fleet.yaml`), and what is not allowed is refused.
+//!
+//! Every setting of a workload is looked at: the list of them in [`HostRules::check`] does not compile if one is missing.
+
+use enforcer_model::WorkloadName;
+use enforcer_model::spec::WorkloadSpec;
+use enforcer_model::units::{Bytes, Limit};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::path::{Component, Path};
+
+/// The rules of a host. Nothing is allowed that they do not name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HostRules {
+    /// The users that workloads may run as, as a manifest names them. root is one of them only if it is here.
+    pub users: BTreeSet<String>,
+    /// The groups beside those of their users.
+    pub groups: BTreeSet<String>,
+    pub capabilities: BTreeSet<String>,
+    /// The folders below which a root may be.
+    pub roots: BTreeSet<String>,
+    /// The folders below which a mount may be.
+    pub mounts: BTreeSet<String>,
+    /// The folders below which files may be that the agent opens as root: credentials, files of variables, Unix sockets, and files
+    /// of process ids.
+    pub files: BTreeSet<String>,
+    pub devices: BTreeSet<String>,
+    /// The first and the last number of ports.
+    pub ports: BTreeSet<(u16, u16)>,
+    /// The most memory of all workloads of the fleet together.
+    pub memory: Option<Bytes>,
+}
+
+impl HostRules {
+    /// Checks a workload. Its limit of memory is for one replica.
+    ///
+    /// # Errors
+    /// What the rules do not allow, in words.
+    pub fn check(&self, name: &WorkloadName, spec: &WorkloadSpec) -> Result<(), String> {
+        let mut faults = Faults(Vec::new());
+        let WorkloadSpec {
+            attach,
+            user,
+            group,
+            groups,
+            nice,
+            main_pid_file,
+            runtime_directory,
+            state_directory,
+            cache_directory,
+            credentials,
+            root,
+            mounts,
+            listen,
+            ports,
+            devices,
+            environment_files,
+            capabilities,
+            rlimits,
+            limits,
+            // These have the rights of the workload's user, or take something away from it.
+            mode: _,
+            prove: _,
+            command: _,
+            umask: _,
+            directory: _,
+            tmpfs: _,
+            read_only: _,
+            hostname: _,
+            hosts: _,
+            replicas: _,
+            replicas_cgroup: _,
+            is_scaled: _,
+            unready_wait: _,
+            rollout: _,
+            sandbox: _,
+            private_tmp: _,
+            read_only_paths: _,
+            read_write_paths: _,
+            namespaces: _,
+            system_calls: _,
+            network: _,
+            environment: _,
+            capabilities_listed: _,
+            priority: _,
+            needs: _,
+            probes: _,
+            on_ready: _,
+            on_unready: _,
+            reload: _,
+            reload_on: _,
+            before_start: _,
+            after_start: _,
+            before_stop: _,
+            watch: _,
+            recovery: _,
+            stop: _,
+            start_timeout: _,
+            logs: _,
+            commands: _,
+        } = spec;
+        faults.unless(attach.is_none(), || {
+            "a fleet attaches to nothing".to_owned()
+        });
+        match user {
+            Some(user) => faults.named("user", user, &self.users),
+            None => faults.unless(false, || "it names no user".to_owned()),
+        }
+        for group in group.iter().chain(groups) {
+            faults.named("group", group, &self.groups);
+        }
+        for capability in capabilities {
+            faults.named("capability", capability, &self.capabilities);
+        }
+        for device in devices {
+            faults.named("device", device, &self.devices);
+        }
+        faults.unless(nice.is_none_or(|nice| nice >= 0), || {
+            "a fleet takes no CPU time from the host's own programs: `nice` is below 0".to_owned()
+        });
+        // With these a program gets before others by itself (setrlimit(2)).
+        for name in ["nice", "rtprio"] {
+            faults.unless(!rlimits.contains_key(name), || {
+                format!(
+                    "a fleet takes no CPU time from the host's own programs: `rlimits` has {name}"
+                )
+            });
+        }
+        if let Some(root) = root {
+            faults.below("root", root, &self.roots);
+        }
+        for mount in mounts {
+            faults.below("mount", &mount.from, &self.mounts);
+        }
+        let sockets = listen.values().filter_map(|listen| listen.unix.as_ref());
+        let files = credentials.values().chain(environment_files);
+        let files = files.chain(main_pid_file).chain(sockets);
+        for file in files {
+            // A file of variables may be missing, which a hyphen says.
+            faults.below("file", file.trim_start_matches('-'), &self.files);
+        }
+        let directories = [runtime_directory, state_directory, cache_directory];
+        for directory in directories.into_iter().flatten().flat_map(|one| &one.names) {
+            let first = directory.split('/').next().unwrap_or_default();
+            faults.unless(first == name.as_str(), || {
+                format!(
+                    "the directory {directory} is not below one with the workload's name, `{name}`"
+                )
+            });
+        }
+        let bound = ports
+            .values()
+            .flat_map(|port| [Some(port.port), port.target]);
+        let made = listen.values().map(|listen| listen.tcp.map(|at| at.port()));
+        for port in bound.chain(made).flatten() {
+            let is_in = |(first, last): &(u16, u16)| (*first..=*last).contains(&port);
+            faults.unless(self.ports.iter().any(is_in), || {
+                format!("the port {port} is not allowed here")
+            });
+        }
+        if let Some(most) = self.memory {
+            let is_within = matches!(limits.memory_max, Some(Limit::At(bytes)) if bytes <= most);
+            faults.unless(is_within, || {
+                format!("its memory.max must be {most} or less here")
+            });
+        }
+        match faults.0.is_empty() {
+            true => Ok(()),
+            false => Err(faults.0.join("; ")),
+        }
+    }
+}
+
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn unless(&mut self, is_well: bool, fault: impl FnOnce() -> String) {
+        if !is_well {
+            self.0.push(fault());
+        }
+    }
+
+    fn named(&mut self, what: &str, name: &str, allowed: &BTreeSet<String>) {
+        self.unless(allowed.contains(name), || {
+            format!("the {what} {name} is not allowed here")
+        });
+    }
+
+    fn below(&mut self, what: &str, path: &str, allowed: &BTreeSet<String>) {
+        let path = Path::new(path);
+        let is_plain = path.is_absolute()
+            && path
+                .components()
+                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let is_below = allowed.iter().any(|folder| path.starts_with(folder));
+        self.unless(is_plain && is_below, || {
+            format!("the {what} {} is not allowed here", path.display())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use enforcer_model::spec::{Attach, Mount, Port};
+
+    fn rules() -> HostRules {
+        let set = |all: &[&str]| all.iter().map(|&one| one.to_owned()).collect();
+        HostRules {
+            users: set(&["web"]),
+            groups: set(&["media"]),
+            roots: set(&["/srv/roots"]),
+            mounts: set(&["/srv/data"]),
+            files: set(&["/etc/web"]),
+            ports: [(80, 80), (8000, 8999)].into(),
+            memory: Some(Bytes(1 << 30)),
+            ..HostRules::default()
+        }
+    }
+
+    fn spec() -> WorkloadSpec {
+        let mut spec = WorkloadSpec {
+            user: Some("web".to_owned()),
+            ..WorkloadSpec::default()
+        };
+        spec.limits.memory_max = Some(Limit::At(Bytes(256 << 20)));
+        spec
+    }
+
+    fn checked(change: impl FnOnce(&mut WorkloadSpec)) -> String {
+        let mut spec = spec();
+        change(&mut spec);
+        let name = WorkloadName::parse("shop").expect("a name");
+        match rules().check(&name, &spec) {
+            Ok(()) => "allowed".to_owned(),
+            Err(why) => why,
+        }
+    }
+
+    fn mount(from: &str) -> Mount {
+        Mount {
+            from: from.to_owned(),
+            to: "/data".to_owned(),
+            read_only: false,
+        }
+    }
+
+    #[test]
+    fn what_is_named_is_allowed() {
+        let all = checked(|spec| {
+            spec.groups = vec!["media".to_owned()];
+            spec.root = Some("/srv/roots/shop".to_owned());
+            spec.mounts = vec![mount("/srv/data"), mount("/srv/data/shop")];
+            spec.environment_files = vec!["-/etc/web/variables".to_owned()];
+            spec.ports.insert("http".to_owned(), Port::plain(8080));
+            spec.ports.insert("plain".to_owned(), Port::plain(80));
+        });
+        assert_eq!(all, "allowed");
+    }
+
+    #[test]
+    fn what_is_not_named_is_refused() {
+        let refused = [
+            checked(|spec| spec.user = Some("root".to_owned())),
+            checked(|spec| spec.user = None),
+            checked(|spec| spec.groups = vec!["disk".to_owned()]),
+            checked(|spec| spec.capabilities = vec!["CAP_SYS_ADMIN".to_owned()]),
+            checked(|spec| spec.nice = Some(-5)),
+            checked(|spec| {
+                spec.rlimits.insert("rtprio".to_owned(), Limit::At(50));
+            }),
+            checked(|spec| spec.attach = Some(Attach::Systemd("ssh.service".to_owned()))),
+            checked(|spec| spec.root = Some("/".to_owned())),
+            checked(|spec| spec.root = Some("/srv/roots/../../etc".to_owned())),
+            checked(|spec| spec.mounts = vec![mount("/srv/data-of-others"), mount("/etc")]),
+            checked(|spec| spec.main_pid_file = Some("/etc/shadow".to_owned())),
+            checked(|spec| {
+                spec.credentials
+                    .insert("key".to_owned(), "/etc/shadow".to_owned());
+            }),
+            checked(|spec| {
+                spec.ports.insert("ssh".to_owned(), Port::plain(22));
+            }),
+            checked(|spec| spec.limits.memory_max = Some(Limit::Max)),
+            checked(|spec| spec.limits.memory_max = Some(Limit::At(Bytes(2 << 30)))),
+        ];
+        expect_test::expect![[r#"
+            the user root is not allowed here
+            it names no user
+            the group disk is not allowed here
+            the capability CAP_SYS_ADMIN is not allowed here
+            a fleet takes no CPU time from the host's own programs: `nice` is below 0
+            a fleet takes no CPU time from the host's own programs: `rlimits` has rtprio
+            a fleet attaches to nothing
+            the root / is not allowed here
+            the root /srv/roots/../../etc is not allowed here
+            the mount /srv/data-of-others is not allowed here; the mount /etc is not allowed here
+            the file /etc/shadow is not allowed here
+            the file /etc/shadow is not allowed here
+            the port 22 is not allowed here
+            its memory.max must be 1G or less here
+            its memory.max must be 1G or less here
+        "#]]
+        .assert_eq(&(refused.join("\n") + "\n"));
+    }
+}
