@@ -1,4 +1,5 @@
-//! What a fleet may do on a host. The host's own operator decides that (`/etc/enforcer/fleet.yaml`), and what is not allowed is refused.
+//! Checks a workload of a fleet against the rules of the host. The host's own operator writes them, and everything that they do not name is
+//! refused.
 //!
 //! Every setting of a workload is looked at: the list of them in [`HostRules::check`] does not compile if one is missing.
 
@@ -22,8 +23,7 @@ pub struct HostRules {
     pub roots: BTreeSet<String>,
     /// The folders below which a mount may be.
     pub mounts: BTreeSet<String>,
-    /// The folders below which files may be that the agent opens as root: credentials, files of variables, Unix sockets, and files
-    /// of process ids.
+    /// The folders below which the agent opens files as root: credentials, files of variables, Unix sockets, and PID files.
     pub files: BTreeSet<String>,
     pub devices: BTreeSet<String>,
     /// The first and the last number of ports.
@@ -36,7 +36,7 @@ impl HostRules {
     /// Checks a workload. Its limit of memory is for one replica.
     ///
     /// # Errors
-    /// What the rules do not allow, in words.
+    /// If the rules do not allow it. The text names each fault.
     pub fn check(&self, name: &WorkloadName, spec: &WorkloadSpec) -> Result<(), String> {
         let mut faults = Faults(Vec::new());
         let WorkloadSpec {

@@ -1,4 +1,4 @@
-//! What a person is told about a fleet: its replicas, its nodes, and why a replica is where it is. The rows begin with their headings.
+//! Describes a fleet to a person: its replicas, its nodes, and why a replica is where it is. The rows begin with their headings.
 
 use crate::fleet::{Health, NodeId, Replica, Resources, Time, WorkloadName};
 use crate::reason::Change;

@@ -9,12 +9,11 @@ use enforcer_fleet_core::record::{
     DesiredRecord, EndpointRecord, Key, Mode, NodeRecord, Record as _,
 };
 use enforcer_fleet_core::scheduler::Scheduler;
-use enforcer_fleet_core::store::conformance::{Target, run};
-use enforcer_fleet_core::store::simulated::Simulated;
+use enforcer_fleet_core::store::conformance::{Simulation, Target, run};
 use enforcer_fleet_core::store::{
     Answer, Change, Keys, Operation, Request, Revision, StoreError, Transaction,
 };
-use enforcer_fleet_core::{NodeId, Replica, Settings, Time};
+use enforcer_fleet_core::{NodeId, Replica, Settings};
 use enforcer_model::WorkloadName;
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -120,25 +119,6 @@ impl Target for Real {
     }
 }
 
-struct Simulation {
-    store: Simulated,
-    now: Time,
-}
-
-impl Target for Simulation {
-    fn call(&mut self, request: Request) -> Result<Answer, StoreError> {
-        self.store.handle(self.now, request)
-    }
-
-    fn changes(&mut self, keys: &Keys, from: Revision) -> Result<Vec<Change>, StoreError> {
-        self.store.changes(keys, from)
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.now = self.now.after(time);
-    }
-}
-
 fn read() -> Request {
     Request::Get {
         keys: Keys::One("a".to_owned()),
@@ -162,11 +142,7 @@ fn put(value: Vec<u8>) -> Request {
 fn etcd_answers_as_the_simulated_one() {
     let etcd = Etcd::start("answers", 23790, &[]);
     let real = run(&mut etcd.ready(), "test/");
-    let mut simulation = Simulation {
-        store: Simulated::default(),
-        now: Time::default(),
-    };
-    let simulated = run(&mut simulation, "test/");
+    let simulated = run(&mut Simulation::default(), "test/");
     assert_eq!(real.join("\n"), simulated.join("\n"));
 }
 

@@ -1,5 +1,5 @@
-//! A node as a state machine: it is told what has happened in etcd and on its host, and answers with the calls to make and with what its host
-//! should run. It has no I/O and no clock.
+//! Decides what a node does, as a state machine. It takes what has happened in etcd and on its host, and returns the calls to make and the
+//! workloads that its host should run. It has no I/O and no clock.
 //!
 //! Nothing that runs stops because etcd cannot be reached. A node that has never reached it changes nothing on its host.
 
@@ -33,7 +33,7 @@ pub enum Call {
     Own,
     /// The keys of that lease.
     Leased,
-    /// What it has said about its replicas.
+    /// The health records that it has written.
     Said,
     Grant,
     KeepAlive,
@@ -78,7 +78,7 @@ pub struct Local {
     pub replicas: BTreeMap<u32, Revision>,
 }
 
-/// What the host should run of the fleet.
+/// The workloads of the fleet that the host should run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     pub wanted: BTreeMap<WorkloadName, Local>,
@@ -137,7 +137,7 @@ struct Lease {
     is_confirmed: bool,
 }
 
-/// What the host's own rules say about a workload.
+/// The host's own rules for workloads.
 pub trait Rules {
     /// # Errors
     /// The reason for which the host does not run it.
@@ -168,8 +168,8 @@ pub struct Node<R> {
     asked_for: Option<WorkloadName>,
     seen: Option<BTreeMap<Replica, Seen>>,
     running: Option<Run>,
-    /// What this node has written, as it is in etcd as far as it knows. A write has the condition that this is right, so that one
-    /// which comes late changes nothing.
+    /// The records of this node that are in etcd, as far as it knows. A write has the condition that this is right, so that a late one
+    /// changes nothing.
     written: BTreeMap<Key, (Revision, Vec<u8>)>,
     pending: Vec<(Key, Option<Vec<u8>>)>,
     /// The time of the next write of health, and of any write.

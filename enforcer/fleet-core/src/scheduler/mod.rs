@@ -1,4 +1,4 @@
-//! A scheduler as a state machine: it is told what has happened, and answers with the calls to make. It has no I/O and no clock.
+//! Decides what a scheduler does, as a state machine. It takes what has happened, and returns the calls to make. It has no I/O and no clock.
 //!
 //! Several schedulers may live. Each has a key below `election/` with its lease, and the one whose key was made first leads. Every write of it
 //! has the condition that this key is still the one that it has made, so that a scheduler which was paused for long changes nothing.

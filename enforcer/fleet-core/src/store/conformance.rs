@@ -1,9 +1,11 @@
 //! Calls whose answers are written down, to see that two stores answer alike: the simulated one, and each version of etcd.
 
+use super::simulated::Simulated;
 use super::{
     Answer, Change, Condition, Entry, Keys, LeaseId, Operation, Request, Revision, StoreError,
     Transaction,
 };
+use crate::fleet::Time;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -20,6 +22,27 @@ pub trait Target {
     fn changes(&mut self, keys: &Keys, from: Revision) -> Result<Vec<Change>, StoreError>;
 
     fn wait(&mut self, time: Duration);
+}
+
+/// The simulated store with its clock.
+#[derive(Debug, Default)]
+pub struct Simulation {
+    store: Simulated,
+    now: Time,
+}
+
+impl Target for Simulation {
+    fn call(&mut self, request: Request) -> Result<Answer, StoreError> {
+        self.store.handle(self.now, request)
+    }
+
+    fn changes(&mut self, keys: &Keys, from: Revision) -> Result<Vec<Change>, StoreError> {
+        self.store.changes(keys, from)
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+    }
 }
 
 /// The answers so far. Revisions are counted from the first one, and leases in their order.
@@ -294,36 +317,11 @@ fn watches<T: Target>(log: &mut Log<'_, T>, all: &Keys) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::simulated::Simulated;
     use super::*;
-    use crate::fleet::Time;
-
-    struct Simulation {
-        store: Simulated,
-        now: Time,
-    }
-
-    impl Target for Simulation {
-        fn call(&mut self, request: Request) -> Result<Answer, StoreError> {
-            self.store.handle(self.now, request)
-        }
-
-        fn changes(&mut self, keys: &Keys, from: Revision) -> Result<Vec<Change>, StoreError> {
-            self.store.changes(keys, from)
-        }
-
-        fn wait(&mut self, time: Duration) {
-            self.now = self.now.after(time);
-        }
-    }
 
     #[test]
     fn the_simulated_store_answers() {
-        let mut simulation = Simulation {
-            store: Simulated::default(),
-            now: Time::default(),
-        };
-        let lines = run(&mut simulation, "test/");
+        let lines = run(&mut Simulation::default(), "test/");
         expect_test::expect_file!["../../tests/conformance.txt"]
             .assert_eq(&(lines.join("\n") + "\n"));
     }

@@ -7,7 +7,6 @@ pub mod conformance;
 pub mod simulated;
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -228,37 +227,6 @@ impl fmt::Display for StoreError {
 
 impl std::error::Error for StoreError {}
 
-/// A copy of some keys, brought up to date by their changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Copy {
-    pub entries: BTreeMap<String, Entry>,
-    /// The last change that it has.
-    pub revision: Revision,
-}
-
-impl Copy {
-    #[must_use]
-    pub fn of(got: Got) -> Self {
-        let entries = got.entries.into_iter();
-        Self {
-            entries: entries.map(|entry| (entry.key.clone(), entry)).collect(),
-            revision: got.revision,
-        }
-    }
-
-    /// Takes a change. One that it has already changes nothing.
-    pub fn take(&mut self, change: Change) {
-        if change.revision() < self.revision {
-            return;
-        }
-        self.revision = change.revision();
-        match change {
-            Change::Put(entry) => drop(self.entries.insert(entry.key.clone(), entry)),
-            Change::Deleted { key, .. } => drop(self.entries.remove(&key)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,29 +242,5 @@ mod tests {
         assert_eq!(range(""), (vec![0], vec![0]));
         let one = Keys::One("a".to_owned());
         assert_eq!(one.range(), (b"a".as_slice(), vec![]));
-    }
-
-    #[test]
-    fn a_copy_takes_each_change_once() {
-        let entry = |value: &str, at: i64| Entry {
-            key: "a".to_owned(),
-            value: value.into(),
-            created: Revision(2),
-            modified: Revision(at),
-            lease: None,
-        };
-        let mut copy = Copy::of(Got {
-            revision: Revision(4),
-            entries: vec![entry("old", 4)],
-        });
-        copy.take(Change::Put(entry("older", 3)));
-        assert_eq!(copy.entries["a"].value, b"old");
-        copy.take(Change::Put(entry("new", 5)));
-        let deleted = Change::Deleted {
-            key: "a".to_owned(),
-            at: Revision(6),
-        };
-        copy.take(deleted);
-        assert_eq!((copy.entries.len(), copy.revision), (0, Revision(6)));
     }
 }
