@@ -198,7 +198,12 @@ shapes! {
     });
     Replicas(_generator) = {
         let count = json!({ "type": "integer", "minimum": 1, "maximum": 15 });
+        let index = json!({ "type": "integer", "minimum": 0, "maximum": 65535 });
+        let mut indexes = list(&index);
+        indexes["minItems"] = json!(1);
+        indexes["maxItems"] = json!(15);
         let bounds = section(&[
+            ("indexes", indexes),
             ("min", count.clone()),
             ("max", count.clone()),
             ("cpu", share()),

@@ -127,8 +127,11 @@ impl Group {
             .count();
         // Missing replicas are added.
         for index in &slots {
-            let is_there = self.members.iter().any(|member| member.index == *index);
-            if !is_there && total < ceiling {
+            // The gate tells replicas apart by their places, also one that is leaving.
+            let place = index.map(Replicas::place);
+            let mut members = self.members.iter();
+            let is_taken = members.any(|member| member.index.map(Replicas::place) == place);
+            if !is_taken && total < ceiling {
                 self.add(*index, steps);
                 total += 1;
             }

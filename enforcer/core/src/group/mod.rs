@@ -2,7 +2,7 @@
 //! the place of the one before.
 //!
 //! ```text
-//! wanted replicas    0, 1, … wanted - 1
+//! wanted replicas    0, 1, … wanted - 1, or those of `indexes`
 //! surge              wanted, … at most `max_surge` more, while a rollout goes on
 //! floor              wanted - `max_unavailable` replicas are available at every moment, as far as a
 //!                      rollout decides about it
@@ -304,6 +304,9 @@ impl Group {
                 self.take(asked, now);
                 Ok(Vec::new())
             }
+            GroupRequest::Scale(_) if !self.asked.replica_indexes.is_empty() => {
+                Err("the manifest names its replicas by `indexes`".to_owned())
+            }
             GroupRequest::Scale(count) => {
                 let bounds = self.asked.replicas.unwrap_or(Replicas::fixed(1));
                 let most = Replicas::MOST - self.target.rollout.max_surge.min(Replicas::MOST - 1);
@@ -334,6 +337,10 @@ impl Group {
     fn slots(&self) -> BTreeSet<Index> {
         match (self.leaves, self.wanted) {
             (true, _) => BTreeSet::new(),
+            (false, Some(_)) if !self.asked.replica_indexes.is_empty() => {
+                let named = self.asked.replica_indexes.iter();
+                named.map(|index| Some(*index)).collect()
+            }
             (false, Some(count)) => (0..count).map(Some).collect(),
             (false, None) => [None].into(),
         }
@@ -413,6 +420,7 @@ impl Group {
 fn template(spec: &WorkloadSpec) -> WorkloadSpec {
     WorkloadSpec {
         replicas: None,
+        replica_indexes: BTreeSet::new(),
         ..spec.clone()
     }
 }

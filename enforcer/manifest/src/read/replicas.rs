@@ -35,7 +35,7 @@ impl Reader<'_> {
             return;
         };
         let read = match &node.value {
-            Value::Mapping(_) => self.bounds(node),
+            Value::Mapping(_) => self.bounds(node, spec),
             Value::Null | Value::Scalar { .. } | Value::Sequence(_) => {
                 self.parsed(node, count).map(Replicas::fixed)
             }
@@ -111,8 +111,16 @@ impl Reader<'_> {
         }
     }
 
-    fn bounds(&mut self, node: &Node) -> Option<Replicas> {
-        let fields = self.fields(node, &["min", "max", "cpu", "memory"]);
+    fn bounds(&mut self, node: &Node, spec: &mut WorkloadSpec) -> Option<Replicas> {
+        let keys = ["min", "max", "cpu", "memory"];
+        let fields = self.fields(node, &["min", "max", "cpu", "memory", "indexes"]);
+        if let Some(list) = fields.get("indexes") {
+            if let Some(other) = keys.iter().find_map(|key| fields.get(key)) {
+                let message = "`indexes` says already which replicas there are to be";
+                self.fault(Fault::error(other.span.clone(), message).label("expected nothing"));
+            }
+            return self.indexes(list, spec);
+        }
         let mut replicas = Replicas::fixed(1);
         self.set(&fields, "min", &mut replicas.min, count);
         replicas.max = replicas.min;
@@ -140,6 +148,44 @@ impl Reader<'_> {
             return None;
         }
         Some(replicas)
+    }
+
+    /// Reads the numbers of replicas, as those of one host among several. There is none beside them during a rollout: its number
+    /// could be one of another host.
+    fn indexes(&mut self, list: &Node, spec: &mut WorkloadSpec) -> Option<Replicas> {
+        let Value::Sequence(items) = &list.value else {
+            self.expected(list, "a list of numbers, such as [0, 2]", &list.value);
+            return None;
+        };
+        let mut places: BTreeMap<u16, u16> = BTreeMap::new();
+        for item in items {
+            let index = self.parsed(item, |text| {
+                let index = quantity::integer(text, 0..=u64::from(u16::MAX))?;
+                u16::try_from(index).map_err(|_| "a number up to 65535".to_owned())
+            })?;
+            if let Some(other) = places.insert(Replicas::place(index), index) {
+                let message = match other == index {
+                    true => format!("{index} stands here twice"),
+                    false => format!(
+                        "{other} and {index} differ by a multiple of {}",
+                        Replicas::MOST
+                    ),
+                };
+                let fault = Fault::error(item.span.clone(), message);
+                self.fault(fault.label("a host tells replicas apart by the rest of their number"));
+                return None;
+            }
+        }
+        if items.is_empty() {
+            let fault = Fault::error(list.span.clone(), "`indexes` is empty");
+            self.fault(fault.label("expected a number"));
+            return None;
+        }
+        spec.replica_indexes = places.into_values().collect();
+        spec.rollout.max_surge = 0;
+        spec.rollout.max_unavailable = 1;
+        let count = u16::try_from(spec.replica_indexes.len()).unwrap_or(Replicas::MOST);
+        Some(Replicas::fixed(count))
     }
 
     pub(super) fn rollout(&mut self, node: &Node, spec: &mut WorkloadSpec) {
@@ -186,6 +232,15 @@ impl Reader<'_> {
         self.set(&fields, "on_failure", &mut rollout.on_failure, |text| {
             OnFailure::parse(text).ok_or_else(|| "rollback or pause".to_owned())
         });
+        let has_indexes = !spec.replica_indexes.is_empty();
+        if let Some(surge) = fields.get("max_surge").filter(|_| has_indexes)
+            && rollout.max_surge > 0
+        {
+            let message = "`indexes` names all replicas that there may be";
+            let fault = Fault::error(surge.span.clone(), message);
+            self.fault(fault.label("expected 0"));
+            return;
+        }
         if let Some(replicas) = spec.replicas {
             if rollout.max_surge == 0 && rollout.max_unavailable == 0 {
                 let message = "a rollout that may neither add nor miss a replica never ends";

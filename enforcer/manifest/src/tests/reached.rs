@@ -449,6 +449,8 @@ fn replicas_are_a_number_or_follow_their_use() {
 replicas_cgroup: { memory.max: 1G }
 ports: { http: { port: 8080 }, admin: { port: 9100, to: each, target: 9000 } }
 rollout: { max_surge: 2, max_unavailable: 1, min_ready: 2s, deadline: 1m, on_failure: pause }",
+        "replicas: { indexes: [0, 2, 40] }
+rollout: { max_unavailable: 2 }",
         "replicas: 2
 listen: { api: { tcp: \"127.0.0.1:8080\" }, also: { tcp: \"[::1]:8080\" }, ctl: { unix: \"/run/web-{replica}.sock\" } }
 unready_wait: 1m",
@@ -479,6 +481,32 @@ rollout: { max_surge: 0 }",
         "replicas: { min: 1, max: 2 }",
         &expect![[r#"
         6:15 error: nothing says how many replicas there are to be (expected `cpu` or `memory`, which they follow) [replicas: { min: 2, max: 6, cpu: 70% }]
+    "#]],
+    );
+    check_workload(
+        "replicas: { indexes: [0, 2, 17], min: 2 }
+rollout: { max_surge: 1 }",
+        &expect![[r#"
+            6:33 error: 2 and 17 differ by a multiple of 15 (a host tells replicas apart by the rest of their number)
+            6:43 error: `indexes` says already which replicas there are to be (expected nothing)
+        "#]],
+    );
+    check_workload(
+        "replicas: { indexes: [] }",
+        &expect![[r#"
+        6:26 error: `indexes` is empty (expected a number)
+    "#]],
+    );
+    check_workload(
+        "replicas: { indexes: 3 }",
+        &expect![[r#"
+        6:26 error: expected a list of numbers, such as [0, 2], found `3` (expected a list of numbers, such as [0, 2])
+    "#]],
+    );
+    check_workload(
+        "replicas: { indexes: [70000] }",
+        &expect![[r#"
+        6:27 error: `70000` is not valid here (expected a whole number from 0 to 65535)
     "#]],
     );
     check_workload(

@@ -59,7 +59,7 @@ use crate::shapes;
 use crate::units::{Bytes, Limit};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -250,6 +250,11 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(with = "shapes::Replicas")]
     pub replicas: Option<Replicas>,
+    /// The numbers of the replicas, as `replicas: { indexes }` has them; empty for those from 0 on.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[setting(live)]
+    #[schemars(skip)]
+    pub replica_indexes: BTreeSet<u16>,
     /// The limits of all replicas together. There is no `memory.oom.group`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(live)]
@@ -532,6 +537,7 @@ impl Default for WorkloadSpec {
             listen: BTreeMap::new(),
             replicas: None,
             replicas_cgroup: None,
+            replica_indexes: BTreeSet::new(),
             is_scaled: false,
             ports: BTreeMap::new(),
             unready_wait: ports::unready_wait(),

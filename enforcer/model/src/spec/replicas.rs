@@ -33,6 +33,14 @@ impl Replicas {
     /// The most replicas of a workload, those of a rollout included.
     pub const MOST: u16 = 15;
 
+    /// Returns the place of a replica among those of its workload on this host. Two of them never have the same place.
+    ///
+    /// Only a number of `indexes` may be [`Self::MOST`] or more.
+    #[must_use]
+    pub const fn place(index: u16) -> u16 {
+        index % Self::MOST
+    }
+
     /// Returns this fixed number of replicas.
     #[must_use]
     pub const fn fixed(count: u16) -> Self {
@@ -83,6 +91,7 @@ impl WorkloadSpec {
         let all = self.limits_of_all();
         spec.replicas_cgroup = (all != Limits::default()).then_some(all);
         spec.replicas = None;
+        spec.replica_indexes.clear();
         let hooks = [&mut spec.on_ready, &mut spec.on_unready];
         let reload = spec
             .reload
@@ -116,7 +125,7 @@ impl WorkloadSpec {
             .collect();
         for port in spec.ports.values_mut() {
             if port.to == PortOf::Each {
-                port.port = port.port.saturating_add(index);
+                port.port = port.port.saturating_add(Replicas::place(index));
             }
         }
         for probe in spec.probes.values_mut() {
@@ -130,7 +139,7 @@ impl WorkloadSpec {
                     ..
                 } => {
                     if is_each {
-                        *port = port.saturating_add(index);
+                        *port = port.saturating_add(Replicas::place(index));
                     }
                     fill(path);
                     unix.as_mut().into_iter().for_each(fill);
@@ -141,7 +150,7 @@ impl WorkloadSpec {
                 }
                 Check::Https { port, .. } | Check::Grpc { port, .. } | Check::Tcp { port, .. } => {
                     if is_each {
-                        *port = port.saturating_add(index);
+                        *port = port.saturating_add(Replicas::place(index));
                     }
                 }
                 Check::Exec { command } => command.iter_mut().for_each(fill),

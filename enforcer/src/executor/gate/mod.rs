@@ -10,7 +10,7 @@ use super::start::io_failure;
 use crate::report::error_chain;
 use enforcer_core::ReplicaId;
 use enforcer_core::event::{AgentEvent, CgroupId, Door, Event, StartError};
-use enforcer_core::spec::{PortOf, WorkloadSpec};
+use enforcer_core::spec::{PortOf, Replicas, WorkloadSpec};
 use enforcer_kernel::bpf::BpfError;
 use enforcer_kernel::bpf::gate::{self, Chooser, Counts, Gate, GateId, Member};
 use enforcer_kernel::cgroupfs::Cgroup;
@@ -119,7 +119,9 @@ fn name_of_port(key: &str) -> &str {
 /// Returns the number of a workload or a replica in the gate. A workload without replicas may get some,
 /// and is among them until it has gone.
 fn slot(replica: &ReplicaId) -> u32 {
-    replica.index().map_or(0, |index| u32::from(index) + 1)
+    replica
+        .index()
+        .map_or(0, |index| u32::from(Replicas::place(index)) + 1)
 }
 
 impl OfPort {

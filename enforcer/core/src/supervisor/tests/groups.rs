@@ -422,6 +422,42 @@ fn the_number_follows_the_manifest_and_a_person() {
 }
 
 #[test]
+fn the_numbers_may_be_those_of_one_host_among_several() {
+    let mut world = World::new();
+    let of = |program: &str, indexes: &[u16]| WorkloadSpec {
+        replicas: Some(Replicas::fixed(indexes.len().try_into().expect("few"))),
+        replica_indexes: indexes.iter().copied().collect(),
+        rollout: Rollout {
+            max_surge: 0,
+            max_unavailable: 1,
+            ..Rollout::default()
+        },
+        ..web(program, None)
+    };
+    world.apply(of("/bin/one", &[2, 40]));
+    world.pass(10);
+    assert_eq!(
+        world.names(),
+        "web/2 running /bin/one 2; web/40 running /bin/one 40"
+    );
+    world.tell(group_request(GroupRequest::Scale(1)));
+    assert_eq!(world.ready(), 2);
+    world.watch();
+    // 25 has the place of 40, which ends first.
+    world.apply(of("/bin/one", &[2, 25]));
+    world.pass(10);
+    assert_eq!(
+        world.names(),
+        "web/2 running /bin/one 2; web/25 running /bin/one 25"
+    );
+    assert_eq!(world.most, 2);
+    world.apply(of("/bin/two", &[2, 25]));
+    world.pass(30);
+    assert_eq!(world.ready(), 2);
+    assert_eq!((world.least_ready, world.most), (1, 2));
+}
+
+#[test]
 fn a_workload_gets_and_loses_replicas_without_a_gap() {
     let mut world = World::new();
     world.apply(web("/bin/one", None));
