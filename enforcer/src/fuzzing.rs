@@ -224,7 +224,7 @@ mod tests {
             now: MonoTime(1),
             noise: 2,
         };
-        let prune = false;
+        let prune = enforcer_core::event::Prune::Nothing;
         let decision = Supervisor::new(2).handle(
             moment,
             Event::Agent(enforcer_core::event::AgentEvent::Configure { manifest, prune }),

@@ -1,7 +1,7 @@
 //! The way into the runtime: the channel of events and questions that every other part of the agent
 //! sends into.
 
-use enforcer_core::event::{Event, Request};
+use enforcer_core::event::{Event, Prune, Request};
 use enforcer_core::group::{GroupRequest, GroupView};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::Manifest;
@@ -72,7 +72,7 @@ pub(crate) enum Question {
     /// Answered with the changes, before they are carried out.
     Apply {
         manifest: Box<Manifest>,
-        prune: bool,
+        prune: Prune,
         reply: oneshot::Sender<Plan>,
     },
     /// Answered when no limit is on its way to the kernel.

@@ -1,5 +1,6 @@
 //! The options that every command takes: flags, environment variables and defaults.
 
+use crate::configuration::delegates::Delegates;
 use crate::store::database::Retention;
 use enforcer_kernel::bpf::Wanted;
 use enforcer_kernel::perf::cpu_clock::SampleScope;
@@ -49,6 +50,16 @@ pub(crate) struct Settings {
     /// The agent's cgroup [default: the delegated one, else /sys/fs/cgroup/enforcer]
     #[arg(long, global = true, env = "ENFORCER_CGROUP_ROOT", value_name = "PATH")]
     pub(crate) cgroup_root: Option<PathBuf>,
+    /// Users who may change the workloads of one file in the manifest's folder each, as
+    /// `enforcer-fleet=fleet.yaml`; several are separated by commas
+    #[arg(
+        long,
+        global = true,
+        env = "ENFORCER_DELEGATE",
+        value_name = "USER=FILE",
+        default_value = ""
+    )]
+    pub(crate) delegate: Delegates,
     /// The eBPF programs: those that fit the kernel, those for kernels that report only a pid, or
     /// none
     #[arg(

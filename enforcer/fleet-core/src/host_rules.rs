@@ -72,6 +72,7 @@ impl HostRules {
             replicas: _,
             replicas_cgroup: _,
             is_scaled: _,
+            delegate: _,
             replica_indexes: _,
             unready_wait: _,
             rollout: _,

@@ -24,6 +24,11 @@ pub fn has_user(name: &str) -> bool {
     is_name(name) && Accounts::Host.user(name).is_some()
 }
 
+/// Returns the number of a user of the host.
+pub fn number_of(name: &str) -> Option<Uid> {
+    Accounts::Host.user(name).map(|user| user.uid)
+}
+
 /// Returns whether the host has a user of this number.
 pub fn has_user_of_number(number: u32) -> bool {
     Accounts::Host.user_of_number(number).is_some()

@@ -57,6 +57,9 @@ pub struct WorkloadView {
     /// The text by which the program describes its state, with `STATUS=` of sd_notify(3).
     #[serde(default)]
     pub status_text: Option<String>,
+    /// The user whose file names it, and who may change it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delegate: Option<String>,
     /// `None` unless the request has `all=true`.
     #[serde(flatten)]
     pub more: Option<Details>,

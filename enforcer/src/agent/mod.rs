@@ -22,7 +22,7 @@ use crate::store::database::Database;
 use crate::store::handover::{Handover, Legacy};
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
-use enforcer_core::event::{AgentEvent, Found, HostEvent};
+use enforcer_core::event::{AgentEvent, Found, HostEvent, Prune};
 use enforcer_core::spec::{Host, Manifest};
 use enforcer_core::{Event, ReplicaId};
 use enforcer_kernel::hierarchy::{self, Tree};
@@ -66,7 +66,9 @@ pub(crate) fn supervise(
     let (loaded, fault) = match manner {
         Manner::Foreground { .. } => (files::load(file, stderr_color).map_err(Fault::from)?, None),
         // Files may be put there later; and one with a fault does not stop what runs.
-        Manner::Daemon => files::load_readable(file, &dormant.names(), stderr_color),
+        Manner::Daemon => {
+            files::load_readable(file, &dormant.names(), &settings.delegate, stderr_color)
+        }
     };
     eprint!("{}", loaded.warnings);
     if let Some(fault) = &fault {
@@ -187,8 +189,12 @@ impl Agent<'_> {
         let telemetry = Arc::<Telemetry>::default();
         let prober = Prober::new(Arc::clone(&executor));
         let (dormant, found) = self.dormant;
-        let configuration =
-            Configuration::new(self.file, dormant, Arc::clone(&executor), events.clone());
+        let configuration = Configuration::new(
+            (self.file, self.settings.delegate.clone()),
+            dormant,
+            Arc::clone(&executor),
+            events.clone(),
+        );
         let api = Api::new(
             events.clone(),
             Arc::clone(&executor),
@@ -213,7 +219,7 @@ impl Agent<'_> {
             },
             false => AgentEvent::Configure {
                 manifest,
-                prune: false,
+                prune: Prune::Nothing,
             },
         }));
         tokio::spawn(levels::tick(Arc::clone(&executor)));

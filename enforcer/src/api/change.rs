@@ -3,7 +3,7 @@
 use super::Api;
 use super::error::Failure;
 use super::part::{Body, Target};
-use super::peer::Peer;
+use super::peer::{Peer, Right};
 use super::views;
 use crate::configuration::ConfigurationError;
 use crate::failpoint::failpoint;
@@ -28,7 +28,7 @@ pub(super) async fn request(
     Body(body): Body,
 ) -> Result<Response, Failure> {
     failpoint!("request-taken");
-    peer.may_change()?;
+    peer.may_change(id.workload(), &api.configuration).await?;
     let word = parts.get("request").map(String::as_str);
     let request = match word.unwrap_or_default() {
         "start" => Request::Start,
@@ -66,7 +66,8 @@ pub(super) async fn rollout(
     target: Target,
     Body(body): Body,
 ) -> Result<Json<Replicas>, Failure> {
-    peer.may_change()?;
+    peer.may_change(target.id.workload(), &state.configuration)
+        .await?;
     let RolloutRequest { action } = read_body(&body)?;
     let request = match action {
         RolloutAction::Pause => GroupRequest::Pause,
@@ -84,7 +85,8 @@ pub(super) async fn scale(
     target: Target,
     Body(body): Body,
 ) -> Result<Json<Replicas>, Failure> {
-    peer.may_change()?;
+    peer.may_change(target.id.workload(), &state.configuration)
+        .await?;
     let Scale { replicas } = read_body(&body)?;
     command(state, target, GroupRequest::Scale(replicas)).await
 }
@@ -125,7 +127,7 @@ pub(super) async fn shutdown(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Body(asked): Body,
 ) -> Result<Json<Shutdown>, Failure> {
-    peer.may_change()?;
+    peer.may_change_all(&api.configuration)?;
     let asked: Shutdown = read_body(&asked)?;
     api.events.send(match asked.workloads {
         true => Event::Agent(AgentEvent::Shutdown),
@@ -141,9 +143,9 @@ pub(super) async fn plan(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Body(proposal): Body,
 ) -> Result<Json<PlanAnswer>, Failure> {
-    peer.may_change()?;
+    let of = delegate(peer, &api)?;
     let proposal = read_body::<Proposal>(&proposal)?;
-    Ok(Json(api.configuration.plan(proposal).await?))
+    Ok(Json(api.configuration.plan(proposal, of).await?))
 }
 
 pub(super) async fn apply(
@@ -151,9 +153,30 @@ pub(super) async fn apply(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Body(proposal): Body,
 ) -> Result<Json<ApplyAnswer>, Failure> {
-    peer.may_change()?;
+    let of = delegate(peer, &api)?;
     let proposal = read_body::<Proposal>(&proposal)?;
-    Ok(Json(api.configuration.apply(proposal).await?))
+    Ok(Json(api.configuration.apply(proposal, of).await?))
+}
+
+/// Returns the user whose file the peer may change; `None` for one who may change everything.
+fn delegate(peer: Peer, api: &Api) -> Result<Option<String>, Failure> {
+    match peer.right(&api.configuration)? {
+        Right::All => Ok(None),
+        Right::Of(user) => Ok(Some(user)),
+    }
+}
+
+/// Returns the text of the file that the peer may change.
+pub(super) async fn file(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<String, Failure> {
+    match delegate(peer, &api)? {
+        Some(user) => Ok(api.configuration.text_of(user).await?),
+        None => Err(Failure::bad_request(
+            "no file of the manifest is yours alone: `--delegate` names users with one",
+        )),
+    }
 }
 
 impl From<ConfigurationError> for Failure {

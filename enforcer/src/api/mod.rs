@@ -150,6 +150,7 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/events/stream", get(events::stream))
         .route("/v1/plan", post(change::plan))
         .route("/v1/apply", post(change::apply))
+        .route("/v1/file", get(change::file))
         .route("/v1/shutdown", post(change::shutdown))
         .fallback(|| async { Failure::not_found("there is no such route") })
         .method_not_allowed_fallback(wrong_method)

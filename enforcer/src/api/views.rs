@@ -165,6 +165,7 @@ pub(super) fn describe(api: &Api, view: &View) -> WorkloadView {
         last_exit: view.last_exit,
         since: clock::wall_time_of(view.since),
         reason: view.reason.clone(),
+        delegate: view.spec.delegate.clone(),
         more: None,
     }
 }

@@ -1,5 +1,6 @@
 //! Reads manifests from disk, one file or a folder, and draws every fault in its place.
 
+use super::delegates::Delegates;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use enforcer_core::spec::{MAY_BE_MISSING, Manifest};
 use enforcer_core::text::printable;
@@ -133,7 +134,7 @@ struct Joined {
     faults: Vec<(usize, Fault)>,
 }
 
-fn join(sources: &[Source]) -> Joined {
+fn join(sources: &[Source], delegates: &Delegates) -> Joined {
     let parsed: Vec<Parsed> = sources
         .iter()
         .map(|source| enforcer_manifest::parse(&source.text, &HostAccounts))
@@ -147,7 +148,7 @@ fn join(sources: &[Source]) -> Joined {
     let located = parsed
         .into_iter()
         .zip(sources)
-        .map(|(file, source)| locate_files(file, source))
+        .map(|(file, source)| locate_files(file, source, delegates))
         .collect();
     let (manifest, more) = enforcer_manifest::join(located);
     faults.extend(more);
@@ -160,13 +161,17 @@ fn join(sources: &[Source]) -> Joined {
 }
 
 /// Parses sources into one manifest.
-pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError> {
+pub(crate) fn parse(
+    sources: &[Source],
+    delegates: &Delegates,
+    color: bool,
+) -> Result<Loaded, LoadError> {
     let Joined {
         manifest,
         has_host,
         has_alerts,
         faults,
-    } = join(sources);
+    } = join(sources, delegates);
     let mut drawn = String::new();
     // Writing to a string can't fail.
     for (index, fault) in faults.iter().take(MAX_DRAWN) {
@@ -192,7 +197,7 @@ pub(crate) fn parse(sources: &[Source], color: bool) -> Result<Loaded, LoadError
 }
 
 pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
-    parse(&read(path, &BTreeSet::new())?, color)
+    parse(&read(path, &BTreeSet::new())?, &Delegates::default(), color)
 }
 
 /// Loads the files without a fault, for an agent that has to come up; returns the error of all
@@ -200,9 +205,10 @@ pub(crate) fn load(path: &Path, color: bool) -> Result<Loaded, LoadError> {
 pub(crate) fn load_readable(
     path: &Path,
     skipped: &BTreeSet<String>,
+    delegates: &Delegates,
     color: bool,
 ) -> (Loaded, Option<LoadError>) {
-    let all = read_or_nothing(path, skipped).and_then(|sources| parse(&sources, color));
+    let all = read_or_nothing(path, skipped).and_then(|sources| parse(&sources, delegates, color));
     let fault = match all {
         Ok(loaded) => return (loaded, None),
         Err(fault) => fault,
@@ -211,13 +217,13 @@ pub(crate) fn load_readable(
     let mut good: Vec<Source> = files.filter_map(|file| read_file(file).ok()).collect();
     loop {
         let is_error = |fault: &Fault| fault.severity == Severity::Error;
-        let faults = join(&good).faults.into_iter();
+        let faults = join(&good, delegates).faults.into_iter();
         let faulty: BTreeSet<usize> = faults
             .filter(|(_, fault)| is_error(fault))
             .map(|(index, _)| index)
             .collect();
         if faulty.is_empty() {
-            let loaded = parse(&good, color).unwrap_or_default();
+            let loaded = parse(&good, delegates, color).unwrap_or_default();
             return (loaded, Some(fault));
         }
         // A file may need a workload of one that was taken out here.
@@ -241,7 +247,8 @@ pub(crate) fn read_or_nothing(
 const MAX_DRAWN: usize = 100;
 
 /// Files of variables and of credentials are named from where the manifest is.
-fn locate_files(mut parsed: Parsed, source: &Source) -> Parsed {
+fn locate_files(mut parsed: Parsed, source: &Source, delegates: &Delegates) -> Parsed {
+    delegates.mark(&mut parsed.manifest, &source.path);
     let folder = source.path.parent().unwrap_or(Path::new("/"));
     let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     for spec in parsed.manifest.workloads.values_mut() {

@@ -10,6 +10,7 @@
 //! files that are not read before the next `apply`. [`patterns`] finds the services that a pattern of
 //! `attach` stands for.
 
+pub(crate) mod delegates;
 pub(crate) mod dormant;
 pub(crate) mod files;
 pub(crate) mod follow;
@@ -17,8 +18,10 @@ pub(crate) mod patterns;
 
 use crate::executor::Executor;
 use crate::inbox::{Events, Question};
+use delegates::Delegates;
 use dormant::Dormant;
 use enforcer_core::WorkloadName;
+use enforcer_core::event::Prune;
 use enforcer_core::plan::{self, Plan, Shrink, shrinks_below_use};
 use enforcer_core::spec::{Host, Manifest};
 use enforcer_core::units::{Bytes, Limit};
@@ -44,6 +47,7 @@ const LIMITS_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Configuration {
     /// The file, or the folder of files.
     path: PathBuf,
+    delegates: Delegates,
     dormant: Arc<Dormant>,
     executor: Arc<Executor>,
     events: Events,
@@ -68,13 +72,14 @@ pub(crate) enum ConfigurationError {
 
 impl Configuration {
     pub(crate) fn new(
-        path: &Path,
+        (path, delegates): (&Path, Delegates),
         dormant: Arc<Dormant>,
         executor: Arc<Executor>,
         events: Events,
     ) -> Arc<Self> {
         Arc::new(Self {
             path: path.to_owned(),
+            delegates,
             dormant,
             executor,
             events,
@@ -83,14 +88,15 @@ impl Configuration {
         })
     }
 
-    /// Returns what a proposal would change.
+    /// Returns what a proposal would change. `of` is the delegate who asks.
     pub(crate) async fn plan(
         self: &Arc<Self>,
         proposal: Proposal,
+        of: Option<String>,
     ) -> Result<PlanAnswer, ConfigurationError> {
         let this = Arc::clone(self);
         let read = blocking(move || {
-            let loaded = this.read(proposal.file.as_ref(), &BTreeSet::new())?;
+            let loaded = this.read(proposal.file.as_ref(), of.as_deref(), &BTreeSet::new())?;
             let manifest = this
                 .patterns
                 .expand(&loaded.manifest, proposal.prune)
@@ -118,10 +124,11 @@ impl Configuration {
     pub(crate) async fn apply(
         self: &Arc<Self>,
         proposal: Proposal,
+        of: Option<String>,
     ) -> Result<ApplyAnswer, ConfigurationError> {
         let this = Arc::clone(self);
         let applied = tokio::spawn(async move {
-            let (plan, warnings) = this.change(proposal, BTreeSet::new()).await?;
+            let (plan, warnings) = this.change(proposal, of, BTreeSet::new()).await?;
             let written = this.events.ask(Question::LimitsWritten);
             // After the time-out, the next answer names what is still being written.
             let _ = tokio::time::timeout(LIMITS_PATIENCE, written).await;
@@ -139,7 +146,7 @@ impl Configuration {
     /// it. A manifest with a fault changes nothing.
     pub(crate) async fn reload(self: &Arc<Self>) -> Result<(), ConfigurationError> {
         let (_, warnings) = self
-            .change(Proposal::default(), self.dormant.names())
+            .change(Proposal::default(), None, self.dormant.names())
             .await?;
         if !warnings.is_empty() {
             tracing::warn!("{warnings}");
@@ -151,16 +158,27 @@ impl Configuration {
     async fn change(
         self: &Arc<Self>,
         proposal: Proposal,
+        of: Option<String>,
         skipped: BTreeSet<String>,
     ) -> Result<(Plan, String), ConfigurationError> {
         let _changing = self.changing.lock().await;
-        let prune = proposal.prune;
-        let reads_all = skipped.is_empty();
+        let prune = match (proposal.prune, of.clone()) {
+            (false, _) => Prune::Nothing,
+            (true, None) => Prune::All,
+            (true, Some(user)) => Prune::Of(user),
+        };
+        // Another one's files stay unread.
+        let skipped = match of.is_some() {
+            true => self.dormant.names(),
+            false => skipped,
+        };
+        let reads_all = skipped.is_empty() && of.is_none();
+        let looks_anew = prune == Prune::All;
         let in_force = self.in_force().await?;
         let this = Arc::clone(self);
         let loaded = blocking(move || {
-            let loaded = this.read(proposal.file.as_ref(), &skipped)?;
-            let expanded = this.patterns.expand(&loaded.manifest, prune);
+            let loaded = this.read(proposal.file.as_ref(), of.as_deref(), &skipped)?;
+            let expanded = this.patterns.expand(&loaded.manifest, looks_anew);
             if !proposal.force {
                 this.refuse_shrinks(&in_force, &expanded.manifest)?;
             }
@@ -202,9 +220,19 @@ impl Configuration {
     fn read(
         &self,
         file: Option<&ProposedFile>,
+        of: Option<&str>,
         skipped: &BTreeSet<String>,
     ) -> Result<Loaded, ConfigurationError> {
+        if let Some(user) = of {
+            self.delegates.check(user, file, &self.path)?;
+        }
         let failed = |error: LoadError| match error {
+            // Their lines are not for everyone.
+            LoadError::Faults(..) if of.is_some() => ConfigurationError::Faulty(
+                "the manifest has a fault with this file in it, as two workloads of one name; \
+                 root sees it with `enforcer apply`"
+                    .to_owned(),
+            ),
             LoadError::Faults(drawn, _) => ConfigurationError::Faulty(drawn),
             other => ConfigurationError::Faulty(format!("failed to {other}")),
         };
@@ -226,7 +254,44 @@ impl Configuration {
                 sources
             }
         };
-        files::parse(&sources, false).map_err(failed)
+        files::parse(&sources, &self.delegates, false).map_err(failed)
+    }
+
+    /// Returns the user of this number, if a file of the manifest is that user's.
+    pub(crate) fn delegate(&self, uid: u32) -> Option<&str> {
+        self.delegates.user_of(uid)
+    }
+
+    /// Returns whether a workload is of this user's file.
+    pub(crate) async fn is_of(
+        &self,
+        user: &str,
+        name: &WorkloadName,
+    ) -> Result<bool, ConfigurationError> {
+        let in_force = self.in_force().await?;
+        let spec = in_force.workloads.get(name);
+        Ok(spec.is_some_and(|spec| spec.delegate.as_deref() == Some(user)))
+    }
+
+    /// Returns the text of a user's file, which is empty if there is none.
+    pub(crate) async fn text_of(
+        self: &Arc<Self>,
+        user: String,
+    ) -> Result<String, ConfigurationError> {
+        let this = Arc::clone(self);
+        let read = blocking(move || {
+            let path = this.delegates.file_of(&user, &this.path)?;
+            match std::fs::read_to_string(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+                read => read.map_err(|error| {
+                    ConfigurationError::Faulty(format!(
+                        "failed to read {}: {error}",
+                        path.display()
+                    ))
+                }),
+            }
+        });
+        read.await
     }
 
     fn place_of(&self, file: &ProposedFile) -> PathBuf {

@@ -5,7 +5,7 @@ use super::{Configuration, ConfigurationError, blocking};
 use crate::inbox::{Events, Question};
 use crate::report::error_chain;
 use enforcer_core::Event;
-use enforcer_core::event::AgentEvent;
+use enforcer_core::event::{AgentEvent, Prune};
 use enforcer_core::expansion::{Found, MOST, add, expand, patterns};
 use enforcer_core::spec::Manifest;
 use enforcer_kernel::attached;
@@ -137,7 +137,7 @@ impl Configuration {
         self.patterns.install(manifest, expanded, &self.events);
         let applied = self.events.ask(|reply| Question::Apply {
             manifest: with_more,
-            prune: false,
+            prune: Prune::Nothing,
             reply,
         });
         applied.await.map(drop).ok_or(ConfigurationError::Ending)

@@ -12,7 +12,9 @@ use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
-use enforcer_core::event::{AgentEvent, Detail, Moment, Request, Seq, Transition, WorkloadEvent};
+use enforcer_core::event::{
+    AgentEvent, Detail, Moment, Prune, Request, Seq, Transition, WorkloadEvent,
+};
 use enforcer_core::plan::Plan;
 use enforcer_core::spec::{Attach, Manifest, Mode};
 use enforcer_core::supervisor::View;
@@ -151,7 +153,7 @@ impl Runtime {
     }
 
     /// Returns the changes to the manifest before, and whether the shutdown is complete.
-    fn configure(&mut self, manifest: Manifest, prune: bool) -> (Option<Plan>, bool) {
+    fn configure(&mut self, manifest: Manifest, prune: Prune) -> (Option<Plan>, bool) {
         self.decide(Event::Agent(AgentEvent::Configure { manifest, prune }))
     }
 

@@ -285,6 +285,75 @@ fn the_group_may_look_and_root_alone_may_change() {
     assert_eq!(refused.status.code(), Some(6), "{refused:?}");
 }
 
+/// Its file has workloads only, and nobody else's are touched.
+#[test]
+fn a_user_may_change_the_workloads_of_its_own_file() {
+    let before = std::fs::read_to_string("/etc/group").unwrap();
+    std::fs::write("/etc/group", format!("{before}enforcer:x:{GROUP}:\n")).unwrap();
+    let own = ("ENFORCER_DELEGATE", "nobody=shop.yaml");
+    let mut agent = Agent::start_daemon_with("version: 1\nworkloads: {}\n", &[own]);
+    agent.kill();
+    let folder = agent.folder().join("manifest.yaml");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(
+        folder.join("root.yaml"),
+        manifest(&workload("web", "rest", "")),
+    )
+    .unwrap();
+    agent.start_again();
+    let web = agent.wait_for_state("web", WorkloadState::Running).pid;
+    let socket = agent.folder().join("run/enforcer.sock");
+    let as_user = |request: &[&str]| {
+        let mut command = Command::new(ENFORCER);
+        command.arg("--socket").arg(&socket).args(request);
+        command.uid(NOBODY).gid(GROUP).output().unwrap()
+    };
+    let drafts = std::env::temp_dir().join("shop");
+    std::fs::create_dir_all(&drafts).unwrap();
+    let apply = |name: &str, text: &str| {
+        let path = drafts.join(name);
+        std::fs::write(&path, text).unwrap();
+        as_user(&["apply", "--prune", "-f", path.to_str().unwrap()])
+    };
+    let two = manifest(&(workload("cart", "rest", "") + &workload("pay", "rest", "")));
+    let applied = apply("shop.yaml", &two);
+    assert!(applied.status.success(), "{applied:?}");
+    let pay = agent.wait_for_state("pay", WorkloadState::Running);
+    assert_eq!(pay.delegate.as_deref(), Some("nobody"));
+
+    // What is of no concern to it.
+    for refused in [
+        apply("root.yaml", &two),
+        apply(
+            "shop.yaml",
+            "version: 1\nworkloads: {}\nhost: { starts_at_once: 2 }\n",
+        ),
+        apply("shop.yaml", &manifest(&workload("web", "burn", ""))),
+        as_user(&["apply"]),
+        as_user(&["stop", "web"]),
+        as_user(&["shutdown"]),
+    ] {
+        assert!(!refused.status.success(), "{refused:?}");
+    }
+    assert_eq!(agent.workload("web").pid, web);
+    assert_eq!(agent.workload("pay").pid, pay.pid);
+
+    // The next agent knows whose they are, and a removed one is pruned alone.
+    agent.kill();
+    agent.start_again();
+    std::fs::write("/etc/group", before).unwrap();
+    agent.wait_for_state("pay", WorkloadState::Running);
+    assert!(as_user(&["restart", "cart"]).status.success());
+    let one = apply("shop.yaml", &manifest(&workload("pay", "rest", "")));
+    assert!(one.status.success(), "{one:?}");
+    wait_for("the other to go", || {
+        agent.find("cart").is_none().then_some(())
+    });
+    assert_eq!(agent.workload("web").pid, web);
+    assert_eq!(agent.workload("pay").pid, pay.pid);
+}
+
 #[test]
 fn a_thousand_silent_connections_delay_no_request() {
     let agent = Agent::start(&manifest(&workload("web", "rest", "")));

@@ -14,7 +14,7 @@ use crate::name::{ReplicaId, WorkloadName};
 use crate::notice::Notice;
 use crate::oom::{Counters, Victim};
 use crate::probe::Outcome;
-use crate::spec::{Alerts, HostWatch, Manifest, ProbeName};
+use crate::spec::{Alerts, HostWatch, Manifest, ProbeName, WorkloadSpec};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,12 +30,32 @@ pub enum Event {
     Instance(ReplicaId, InstanceId, InstanceEvent),
 }
 
+/// The workloads that are removed because a manifest no longer names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Prune {
+    #[default]
+    Nothing,
+    All,
+    /// Those of the file of this user.
+    Of(String),
+}
+
+impl Prune {
+    pub(crate) fn takes(&self, spec: &WorkloadSpec) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Of(user) => spec.delegate.as_ref() == Some(user),
+        }
+    }
+}
+
 /// An event of the agent: its manifest, its beginning and its end.
 #[derive(Clone, Debug)]
 pub enum AgentEvent {
     Configure {
         manifest: Manifest,
-        prune: bool,
+        prune: Prune,
     },
     /// Some files of the manifest have faults, and no manifest was in force before. This is
     /// the manifest of the other files. Workloads that it does not name keep their specs.

@@ -26,7 +26,7 @@ pub use action::{
     Action, Aside, Door, HostAction, HostChange, Step, WorkloadAction, WorkloadChange,
 };
 pub use command::{COMMAND_LIMIT, HOOK_LIMIT, Hook};
-pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, WorkloadEvent};
+pub use happened::{AgentEvent, Event, HostEvent, InstanceEvent, Prune, WorkloadEvent};
 pub use observed::{Answered, Found, Measured, TakenOver};
 
 use crate::checkpoint::Checkpoint;

@@ -2,7 +2,8 @@
 
 use super::Supervisor;
 use crate::event::{
-    Action, Cause, ConfigChange, Decision, Detail, HostAction, HostChange, Moment, Reason, Seq,
+    Action, Cause, ConfigChange, Decision, Detail, HostAction, HostChange, Moment, Prune, Reason,
+    Seq,
 };
 use crate::name::ReplicaId;
 use crate::plan::{self, Change};
@@ -17,7 +18,7 @@ impl Supervisor {
         &mut self,
         moment: Moment,
         manifest: Manifest,
-        (prune, writes_ceiling): (bool, bool),
+        (prune, writes_ceiling): (&Prune, bool),
         decision: &mut Decision,
     ) {
         let current = self.manifest();
@@ -43,9 +44,9 @@ impl Supervisor {
         let mut specs = manifest.workloads;
         let unnamed: Vec<ReplicaId> = self
             .workloads
-            .keys()
-            .filter(|id| !specs.contains_key(id.workload()))
-            .cloned()
+            .iter()
+            .filter(|(id, one)| !specs.contains_key(id.workload()) && prune.takes(&one.spec))
+            .map(|(id, _)| id.clone())
             .collect();
         for (name, change) in plan.workloads {
             let spec = specs.remove(&name);
@@ -67,17 +68,17 @@ impl Supervisor {
                         workload.configure(context, spec, changes);
                     });
                 }
-                (Change::Remove, _) if !prune => self.with(moment, &id, decision, Workload::disown),
+                (Change::Remove, _) if !unnamed.contains(&id) => {
+                    self.with(moment, &id, decision, Workload::disown);
+                }
                 (Change::Add | Change::Update(_) | Change::Remove, _) => {}
             }
         }
-        if prune {
-            for id in unnamed {
-                self.drop_group(moment, id.workload(), prune, decision);
-                self.with(moment, &id, decision, |workload, context| {
-                    workload.leave(context, Cause::Config)
-                });
-            }
+        for id in unnamed {
+            self.drop_group(moment, id.workload(), prune, decision);
+            self.with(moment, &id, decision, |workload, context| {
+                workload.leave(context, Cause::Config)
+            });
         }
         self.with_all(moment, decision, Workload::write_refused_limits);
         if host_changed && writes_ceiling {

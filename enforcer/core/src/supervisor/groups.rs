@@ -3,8 +3,8 @@
 
 use super::Supervisor;
 use crate::event::{
-    Cause, Decision, Detail, FileChange, Measured, Moment, Request, RolloutChange, Scaled, Seq,
-    Transition, WorkloadEvent,
+    Cause, Decision, Detail, FileChange, Measured, Moment, Prune, Request, RolloutChange, Scaled,
+    Seq, Transition, WorkloadEvent,
 };
 use crate::group::{Group, GroupRequest, GroupView, Index, Reading, Rescaled, Room, Seen, Step};
 use crate::name::{ReplicaId, WorkloadName};
@@ -201,12 +201,13 @@ impl Supervisor {
         &mut self,
         moment: Moment,
         name: &WorkloadName,
-        prune: bool,
+        prune: &Prune,
         decision: &mut Decision,
     ) {
         let Some(group) = self.groups.get_mut(name) else {
             return;
         };
+        let prune = prune.takes(group.asked());
         match prune {
             true => group.leave(),
             false => group.disown(),

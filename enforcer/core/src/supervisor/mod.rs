@@ -12,7 +12,7 @@ mod views;
 use crate::alert::Conditions;
 use crate::event::{
     AgentChange, AgentEvent, AgentState, Cause, Decision, Degraded, Detail, Event, HostEvent,
-    Moment, Seq, Transition, WorkloadEvent,
+    Moment, Prune, Seq, Transition, WorkloadEvent,
 };
 use crate::group::Group;
 use crate::host::HostState;
@@ -238,11 +238,16 @@ impl Supervisor {
                 let mut workloads = self.manifest().workloads;
                 workloads.extend(manifest.workloads);
                 manifest.workloads = workloads;
-                self.configure(moment, manifest, (false, !keeps_ceiling), decision);
+                self.configure(
+                    moment,
+                    manifest,
+                    (&Prune::Nothing, !keeps_ceiling),
+                    decision,
+                );
             }
             AgentEvent::Configure { manifest, prune } => {
                 self.rules_unread = false;
-                self.configure(moment, manifest, (prune, true), decision);
+                self.configure(moment, manifest, (&prune, true), decision);
             }
             AgentEvent::ManifestRefused { why } => self.manifest_refused(why, decision),
             AgentEvent::TakeOver {

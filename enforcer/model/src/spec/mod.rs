@@ -255,6 +255,11 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(skip)]
     pub replica_indexes: BTreeSet<u16>,
+    /// The user whose file of the manifest names it, and who may change it; `None` for root's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[setting(live)]
+    #[schemars(skip)]
+    pub delegate: Option<String>,
     /// The limits of all replicas together. There is no `memory.oom.group`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(live)]
@@ -538,6 +543,7 @@ impl Default for WorkloadSpec {
             replicas: None,
             replicas_cgroup: None,
             replica_indexes: BTreeSet::new(),
+            delegate: None,
             is_scaled: false,
             ports: BTreeMap::new(),
             unready_wait: ports::unready_wait(),

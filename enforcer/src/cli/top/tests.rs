@@ -33,6 +33,7 @@ fn workload(name: &str) -> WorkloadView {
         last_exit: None,
         since: "2026-01-31T10:00:00Z".parse().expect("a time"),
         reason: "started".to_owned(),
+        delegate: None,
         status_text: None,
         more: Some(more(Some(1), (0.0, 0.0), None)),
     }

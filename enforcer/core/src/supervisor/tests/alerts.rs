@@ -21,7 +21,7 @@ fn wanted(rule: &Rule, spec: WorkloadSpec) -> Event {
     manifest.host.alerts = Arc::new(alerts);
     Event::Agent(AgentEvent::Configure {
         manifest,
-        prune: false,
+        prune: Prune::Nothing,
     })
 }
 
@@ -333,7 +333,7 @@ fn a_resolution_reaches_all_who_got_the_alert() {
         });
         Event::Agent(AgentEvent::Configure {
             manifest,
-            prune: false,
+            prune: Prune::Nothing,
         })
     };
     let mut supervisor = Supervisor::new(2);
@@ -415,7 +415,7 @@ fn a_pressure_of_the_host_is_not_reported_again() {
     let mut supervisor = Supervisor::new(2);
     let configure = Event::Agent(AgentEvent::Configure {
         manifest: manifest.clone(),
-        prune: false,
+        prune: Prune::Nothing,
     });
     let mut levels = Vec::new();
     for (seconds, event) in [

@@ -1,6 +1,7 @@
 //! The answers to another manifest.
 
 use super::*;
+use crate::state::WorkloadState;
 
 #[test]
 fn a_manifest_that_is_read_in_part_changes_nothing_else() {
@@ -137,7 +138,7 @@ fn limits_that_the_kernel_does_not_have_are_known() {
             prune,
         })
     };
-    let _ = supervisor.handle(at(0), configure_host(false));
+    let _ = supervisor.handle(at(0), configure_host(Prune::Nothing));
     assert_eq!(
         unwritten(&supervisor),
         ["host: under way"],
@@ -145,7 +146,7 @@ fn limits_that_the_kernel_does_not_have_are_known() {
     );
     let _ = supervisor.handle(at(0), answer(None, Some("no")));
     assert_eq!(unwritten(&supervisor), ["host: no"]);
-    let _ = supervisor.handle(at(1), configure_host(false));
+    let _ = supervisor.handle(at(1), configure_host(Prune::Nothing));
     assert_eq!(unwritten(&supervisor), ["host: under way"], "tried again");
     let _ = supervisor.handle(at(1), answer(None, None));
     assert!(unwritten(&supervisor).is_empty());
@@ -230,10 +231,32 @@ fn what_was_stopped_by_hand_is_not_started_by_an_apply() {
 }
 
 #[test]
+fn a_users_file_prunes_the_workloads_of_that_user_alone() {
+    let removed = |user: &str| {
+        let nothing = Event::Agent(AgentEvent::Configure {
+            manifest: Manifest::default(),
+            prune: Prune::Of(user.to_owned()),
+        });
+        let spec = WorkloadSpec {
+            delegate: Some("shop".to_owned()),
+            ..spec()
+        };
+        let mut supervisor = Supervisor::new(2);
+        for event in [configure(spec), started(1), nothing] {
+            let _ = supervisor.handle(at(0), event);
+        }
+        let mut views = supervisor.views();
+        views.next().map(|view| (view.state, view.managed))
+    };
+    assert_eq!(removed("shop"), Some((WorkloadState::Stopping, false)));
+    assert_eq!(removed("other"), Some((WorkloadState::Running, false)));
+}
+
+#[test]
 fn what_is_pruned_and_named_again_comes_back() {
     let nothing = Event::Agent(AgentEvent::Configure {
         manifest: Manifest::default(),
-        prune: true,
+        prune: Prune::All,
     });
     check(
         spec(),

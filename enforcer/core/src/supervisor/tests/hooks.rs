@@ -183,7 +183,7 @@ fn the_reloads_of_a_name_do_not_overlap() {
     let spec = || reloaded_by(None, Some("/reload"));
     let removed = Event::Agent(AgentEvent::Configure {
         manifest: Manifest::default(),
-        prune: true,
+        prune: Prune::All,
     });
     let mut supervisor = Supervisor::new(2);
     let mut handle = |seconds, event| reloads(&supervisor.handle(at(seconds), event));
@@ -243,7 +243,7 @@ fn with_a_job(job: WorkloadSpec) -> Event {
         .insert(name("job").workload().clone(), Need::Completed);
     Event::Agent(AgentEvent::Configure {
         manifest: manifest(&[("job", job), (WEB, web)]),
-        prune: false,
+        prune: Prune::Nothing,
     })
 }
 

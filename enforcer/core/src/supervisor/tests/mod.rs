@@ -72,7 +72,7 @@ fn manifest(specs: &[(&str, WorkloadSpec)]) -> Manifest {
 fn configure(spec: WorkloadSpec) -> Event {
     Event::Agent(AgentEvent::Configure {
         manifest: manifest(&[(WEB, spec)]),
-        prune: false,
+        prune: Prune::Nothing,
     })
 }
 

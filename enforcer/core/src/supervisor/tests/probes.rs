@@ -550,7 +550,7 @@ fn starts_take_turns_by_priority() {
         0,
         Event::Agent(AgentEvent::Configure {
             manifest: all,
-            prune: false,
+            prune: Prune::Nothing,
         }),
     );
     assert_eq!(first, ["b", "d"]);
@@ -566,7 +566,7 @@ fn a_dependant_waits_until_what_it_needs_is_ready() {
     let mut supervisor = Supervisor::new(2);
     let all = Event::Agent(AgentEvent::Configure {
         manifest: manifest(&[("db", db), (WEB, web)]),
-        prune: false,
+        prune: Prune::Nothing,
     });
     assert_eq!(starts(&mut supervisor, 0, all), ["db"]);
     assert!(starts(&mut supervisor, 1, up("db", 1)).is_empty());
@@ -596,7 +596,7 @@ fn what_needs_nothing_any_more_starts() {
     let all = |web| {
         Event::Agent(AgentEvent::Configure {
             manifest: manifest(&[("db", db.clone()), (WEB, web)]),
-            prune: false,
+            prune: Prune::Nothing,
         })
     };
     let mut supervisor = Supervisor::new(2);
@@ -640,7 +640,7 @@ fn the_least_important_steps_back_first_and_comes_back_last() {
         0,
         Event::Agent(AgentEvent::Configure {
             manifest: all,
-            prune: false,
+            prune: Prune::Nothing,
         }),
     )];
     events.extend(
@@ -787,7 +787,7 @@ fn no_kill_comes_before_the_signal_that_waits_for_its_hook() {
 fn what_is_pruned_while_it_starts_and_named_again_stays() {
     let nothing = Event::Agent(AgentEvent::Configure {
         manifest: Manifest::default(),
-        prune: true,
+        prune: Prune::All,
     });
     check(
         spec(),

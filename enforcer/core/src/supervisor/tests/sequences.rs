@@ -317,7 +317,7 @@ proptest! {
                     let path = "/etc/web.conf".to_owned();
                     Event::Workload(name(WEB), WorkloadEvent::FileChanged { path })
                 }
-                Stimulus::Unname(prune) => Event::Agent(AgentEvent::Configure { manifest: Manifest::default(), prune }),
+                Stimulus::Unname(prune) => Event::Agent(AgentEvent::Configure { manifest: Manifest::default(), prune: if prune { Prune::All } else { Prune::Nothing } }),
                 Stimulus::Memory(used) => probes::memory(used),
                 Stimulus::Crash(begun, ended) => {
                     let before = supervisor.view(&name(WEB));
@@ -333,7 +333,7 @@ proptest! {
                         prop_assert_eq!(before.claims, after.claims);
                         prop_assert_eq!(before.spec, after.spec);
                     }
-                    Event::Agent(AgentEvent::Configure { manifest, prune: false })
+                    Event::Agent(AgentEvent::Configure { manifest, prune: Prune::Nothing })
                 }
                 Stimulus::Wait(millis) => {
                     now = now.after(Duration::from_millis(u64::from(millis)));
@@ -372,7 +372,7 @@ proptest! {
         // Planning what is applied yields nothing.
         let manifest = supervisor.manifest();
         prop_assert!(crate::plan::between(&manifest, &manifest).is_empty());
-        let decision = handle(&mut supervisor, &mut world, now, Event::Agent(AgentEvent::Configure { manifest, prune: false }));
+        let decision = handle(&mut supervisor, &mut world, now, Event::Agent(AgentEvent::Configure { manifest, prune: Prune::Nothing }));
         prop_assert!(decision.actions.is_empty() && decision.transitions.is_empty());
         // Whatever is under way, a shutdown comes to its end.
         let mut finished = handle(&mut supervisor, &mut world, now, Event::Agent(AgentEvent::Shutdown)).finished;
