@@ -73,6 +73,7 @@ impl HostRules {
             replicas_cgroup: _,
             is_scaled: _,
             delegate: _,
+            leased: _,
             replica_indexes: _,
             unready_wait: _,
             rollout: _,

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "clocks are read here")]
 
 pub mod account;
+pub mod alarm;
 pub mod attached;
 pub mod bpf;
 pub mod capabilities;

@@ -70,6 +70,8 @@ words! {
         CpuLoop = "cpu_loop",
         /// The host as a whole ran short of a resource.
         HostPressure = "host_pressure",
+        /// The time of a leased workload is over, or it has time again.
+        Deadline = "deadline",
         /// Another process changed a value that enforcer sets.
         Drift = "drift",
         Manual = "manual",
@@ -90,7 +92,12 @@ impl Cause {
             | Self::Startup
             | Self::Progress
             | Self::CpuLoop => true,
-            Self::HostPressure | Self::Drift | Self::Manual | Self::Config | Self::Agent => false,
+            Self::HostPressure
+            | Self::Deadline
+            | Self::Drift
+            | Self::Manual
+            | Self::Config
+            | Self::Agent => false,
         }
     }
 }

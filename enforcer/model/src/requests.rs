@@ -118,6 +118,14 @@ pub struct Scale {
     pub replicas: u16,
 }
 
+/// The body of `POST /v1/workloads/NAME/deadline`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deadline {
+    /// The time of the boot clock (`CLOCK_BOOTTIME`, clock_gettime(2)) from which on it must not run.
+    pub boot_seconds: f64,
+}
+
 /// The body of `POST /v1/shutdown`, and the answer to it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -120,6 +120,9 @@ pub struct Inspection {
     pub restart: RestartPolicy,
     /// It was stopped because the host ran short, and is started again when the host recovers.
     pub comes_back: bool,
+    /// The time until the deadline of a leased workload; 0 if it has passed, or none was set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_in_seconds: Option<f64>,
     pub next_start_in_seconds: Option<f64>,
 }
 

@@ -13,13 +13,19 @@ use axum::response::{IntoResponse as _, Json, Response};
 use enforcer_core::Event;
 use enforcer_core::event::{AgentEvent, Request};
 use enforcer_core::group::GroupRequest;
-use enforcer_core::units::Percent;
+use enforcer_core::units::{MonoTime, Percent};
+use enforcer_kernel::clock;
 use enforcer_manifest::parse_throttle;
 use enforcer_model::requests::{
-    ApplyAnswer, PlanAnswer, Proposal, RolloutAction, RolloutRequest, Scale, Shutdown, Throttle,
+    ApplyAnswer, Deadline, PlanAnswer, Proposal, RolloutAction, RolloutRequest, Scale, Shutdown,
+    Throttle,
 };
 use enforcer_model::views::Replicas;
 use serde::de::DeserializeOwned;
+use std::time::Duration;
+
+/// The longest time that a leased workload gets at once.
+const LONGEST_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) async fn request(
     State(api): State<Api>,
@@ -53,6 +59,44 @@ pub(super) async fn request(
         Ok(view) if request == Request::Probe => {
             Ok(Json(views::inspect(&api, &view)).into_response())
         }
+        Ok(view) => Ok(Json(views::describe(&api, &view)).into_response()),
+        Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&id.to_string())),
+        Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),
+    }
+}
+
+/// Moves the deadline of a leased workload.
+pub(super) async fn deadline(
+    State(api): State<Api>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Target { id, .. }: Target,
+    Body(body): Body,
+) -> Result<Response, Failure> {
+    peer.may_change(id.workload(), &api.configuration).await?;
+    let Deadline { boot_seconds } = read_body(&body)?;
+    let at = Duration::try_from_secs_f64(boot_seconds)
+        .map_err(|error| Failure::bad_request(format!("boot_seconds: {error}")))?;
+    let until = MonoTime(0).after(at);
+    if until.since(clock::now()) > LONGEST_LEASE {
+        return Err(Failure::bad_request(
+            "boot_seconds: expected at most 24 h from now",
+        ));
+    }
+    let asked = id.clone();
+    let view = api.events.ask(|reply| Question::View(asked, reply)).await;
+    let view = view.ok_or_else(Failure::going_down)?;
+    let view = view.ok_or_else(|| Failure::no_such_workload(&id.to_string()))?;
+    if !view.spec.leased {
+        return Err(Failure::refused(format!(
+            "{id} has no deadline: it is not `leased`"
+        )));
+    }
+    let (asked, request) = (id.clone(), Request::Deadline(until));
+    let answer = api
+        .events
+        .ask(|reply| Question::Request(asked, request, reply))
+        .await;
+    match answer.ok_or_else(Failure::going_down)? {
         Ok(view) => Ok(Json(views::describe(&api, &view)).into_response()),
         Err(RequestError::NoSuchWorkload) => Err(Failure::no_such_workload(&id.to_string())),
         Err(RequestError::Failed(reason)) => Err(Failure::failed(reason)),

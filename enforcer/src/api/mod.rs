@@ -129,6 +129,7 @@ pub(crate) async fn serve(listener: UnixListener, api: Api) {
             get(views::group).post(change::rollout),
         )
         .route("/v1/workloads/{name}/scale", post(change::scale))
+        .route("/v1/workloads/{name}/deadline", post(change::deadline))
         .route("/v1/workloads/{name}/{request}", post(change::request))
         .route(
             "/v1/workloads/{name}/replicas/{index}",

@@ -291,6 +291,10 @@ pub(super) fn inspect(api: &Api, view: &View) -> Inspection {
         mode: spec.mode,
         restart: spec.recovery.restart,
         comes_back: view.comes_back,
+        deadline_in_seconds: spec.leased.then(|| {
+            let until = view.deadline.unwrap_or_default();
+            until.since(clock::now()).as_secs_f64()
+        }),
         next_start_in_seconds: view
             .next_start
             .map(|next| next.since(clock::now()).as_secs_f64()),

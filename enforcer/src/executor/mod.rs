@@ -30,7 +30,7 @@ pub(crate) use commands::ShortCommand;
 pub(crate) use gate::OfReplica;
 
 use crate::failpoint::failpoint;
-use crate::holder::Holder;
+use crate::holder::{End, Holder};
 use crate::inbox::Events;
 use crate::report::error_chain;
 use crate::service;
@@ -100,6 +100,8 @@ pub(crate) struct Executor {
     kept_sockets: Mutex<sockets::KeptSockets>,
     sought: Mutex<attached::Sought>,
     gates: gate::Gates,
+    /// The ends of leased workloads that the holder should know.
+    ends: Mutex<Vec<End>>,
     /// The number of connections to the holder. Only the end of the last one means anything.
     holder_connections: Mutex<u64>,
     places: Mutex<Places>,
@@ -160,6 +162,7 @@ impl Executor {
             kept_sockets: Mutex::default(),
             sought: Mutex::default(),
             gates: gate::Gates::default(),
+            ends: Mutex::default(),
             holder_connections: Mutex::default(),
             places: Mutex::default(),
             command_permits: Arc::new(Semaphore::new(commands::MAX_CONCURRENT_COMMANDS)),

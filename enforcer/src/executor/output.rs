@@ -3,6 +3,7 @@
 
 use super::Executor;
 use super::start::io_failure;
+use crate::holder::End;
 use crate::holder::{Holder, Report, Reports, Sent};
 use enforcer_core::ReplicaId;
 use enforcer_core::event::{AgentEvent, Event, StartError};
@@ -210,6 +211,10 @@ impl Executor {
                 ),
             }));
         }
+        let ends = self.ends.lock().clone();
+        if !ends.is_empty() {
+            self.keep_deadlines(ends);
+        }
         if let Err(error) = self.exchange_sockets() {
             tracing::warn!("the holder did not take the sockets: {error}");
         }
@@ -219,6 +224,18 @@ impl Executor {
         self.runtime
             .spawn(this.follow_reports(connected.reports, number));
         Ok(())
+    }
+
+    /// Has the holder kill what still runs after these ends, if this agent does not.
+    pub(crate) fn keep_deadlines(&self, ends: Vec<End>) {
+        self.ends.lock().clone_from(&ends);
+        if let Err(error) = self.holder.keep_deadlines(ends) {
+            // A new connection tells them again.
+            tracing::warn!(
+                "the holder does not know the deadlines: {}",
+                describe(&error)
+            );
+        }
     }
 
     /// Passes on what the holder reports, and replaces a holder that has died.

@@ -1,5 +1,6 @@
 //! The agent's side: it finds its holder, starts one if there is none, and asks it.
 
+use super::deadlines::End;
 use super::notices::{Said, Speaker};
 use super::protocol::{self, Program, Reply, Request};
 use super::sockets::SocketName;
@@ -37,6 +38,7 @@ pub(crate) struct Holder {
 struct Link {
     connection: Option<OwnedFd>,
     keeps_sockets: bool,
+    keeps_deadlines: bool,
     /// Counts the connections.
     generation: u64,
     /// The numbers of the last request that was sent, and of the last reply that has come.
@@ -75,6 +77,7 @@ struct Greeted {
     program: Program,
     pipes: Vec<u64>,
     keeps_sockets: bool,
+    keeps_deadlines: bool,
     speakers: Vec<(ReplicaId, InstanceId)>,
     logs: PathBuf,
 }
@@ -177,6 +180,7 @@ impl Holder {
         let reports = self.follow()?;
         link.connection = Some(holder.connection);
         link.keeps_sockets = holder.keeps_sockets;
+        link.keeps_deadlines = holder.keeps_deadlines;
         Ok(Connected {
             pipes: holder.pipes,
             speakers: holder.speakers,
@@ -196,6 +200,7 @@ impl Holder {
                 pipes,
                 speakers,
                 keeps_sockets,
+                keeps_deadlines,
                 logs,
                 ..
             } => Ok(Greeted {
@@ -205,6 +210,7 @@ impl Holder {
                 pipes,
                 speakers,
                 keeps_sockets,
+                keeps_deadlines,
                 logs,
             }),
             other => Err(unexpected(&other)),
@@ -381,6 +387,21 @@ impl Holder {
         match link.connection.is_none() || link.keeps_sockets {
             true => Ok(()),
             false => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Has it kill what still runs after these ends.
+    ///
+    /// # Errors
+    /// If the holder does not answer, or is an older one that cannot.
+    pub(crate) fn keep_deadlines(&self, ends: Vec<End>) -> io::Result<()> {
+        let is_older = {
+            let link = self.link.lock();
+            link.connection.is_some() && !link.keeps_deadlines
+        };
+        match is_older {
+            true => Err(io::ErrorKind::Unsupported.into()),
+            false => self.request(&Request::Deadlines { ends }, None),
         }
     }
 

@@ -14,6 +14,7 @@
 
 mod client;
 mod connections;
+mod deadlines;
 mod losses;
 mod notices;
 mod pace;
@@ -25,6 +26,7 @@ mod succession;
 mod writer;
 
 pub(crate) use client::{Holder, Report, Reports, Sent};
+pub(crate) use deadlines::End;
 pub(crate) use notices::{Said, Speaker};
 pub(crate) use server::{Options, Server};
 pub(crate) use sockets::SocketName;

@@ -2,6 +2,7 @@
 //! with at most one descriptor each. The first message of a connection is `Hello`, by which both
 //! sides learn each other's version of this protocol.
 
+use super::deadlines::End;
 use super::notices::{Said, Speaker};
 use super::sockets::SocketName;
 use enforcer_core::ReplicaId;
@@ -67,6 +68,10 @@ pub(crate) enum Request {
     NextSocket {
         behind: Option<SocketName>,
     },
+    /// Kills what of these workloads still runs a moment after its end. They take the place of those before.
+    Deadlines {
+        ends: Vec<End>,
+    },
     /// Asks for what instances have said so far, behind the place that the reply before has named.
     Recall {
         behind: u64,
@@ -100,6 +105,9 @@ pub(crate) enum Reply {
         /// An older holder knows no listening sockets.
         #[serde(default)]
         keeps_sockets: bool,
+        /// An older holder knows no deadlines.
+        #[serde(default)]
+        keeps_deadlines: bool,
     },
     Done,
     /// The socket comes with this message.

@@ -1,6 +1,7 @@
 //! Turns a holder into a newer version of itself: the same process executes the new program, and
 //! its pipes stay open. A service manager that watches the process sees no change.
 
+use super::deadlines::End;
 use super::notices::Inherited;
 use super::sockets::InheritedSocket;
 use enforcer_core::ReplicaId;
@@ -26,6 +27,8 @@ pub(super) struct Succession {
     pub(super) notices: Vec<Inherited>,
     #[serde(default)]
     pub(super) sockets: Vec<InheritedSocket>,
+    #[serde(default)]
+    pub(super) deadlines: Vec<End>,
 }
 
 impl Succession {

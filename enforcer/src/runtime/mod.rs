@@ -2,7 +2,9 @@
 //! remembers what was decided and hands the actions on. It waits for nothing
 //! but the next event.
 
+mod deadlines;
 mod waiting;
+
 use crate::executor::Executor;
 use crate::failpoint::failpoint;
 use crate::inbox::{Message, Question, RequestError};
@@ -12,6 +14,7 @@ use crate::store::database::Trouble;
 use crate::store::handover::Handover;
 use crate::store::history::History;
 use crate::telemetry::Telemetry;
+use deadlines::Deadlines;
 use enforcer_core::event::{
     AgentEvent, Detail, Moment, Prune, Request, Seq, Transition, WorkloadEvent,
 };
@@ -55,6 +58,7 @@ pub(crate) struct Runtime {
     ready: bool,
     /// The status that the service manager has may be an old one.
     status_changed: bool,
+    deadlines: Deadlines,
     /// The reason for which the last command about a group was not carried out.
     refused: Option<String>,
 }
@@ -82,6 +86,7 @@ impl Runtime {
             manager: Manager::found(clock::now()),
             ready: false,
             status_changed: true,
+            deadlines: Deadlines::default(),
             refused: None,
         }
     }
@@ -107,6 +112,7 @@ impl Runtime {
             let message = tokio::select! {
                 biased;
                 Some(message) = messages.recv() => message,
+                () = self.deadlines.passed() => Message::Event(Box::new(Event::Agent(AgentEvent::Wake))),
                 () = sleep(wake), if wake.is_some() => Message::Event(Box::new(Event::Agent(AgentEvent::Wake))),
                 // All that waits is done, so the status is not one of a moment ago.
                 () = sleep(report), if report.is_some() => {
@@ -159,6 +165,14 @@ impl Runtime {
 
     /// Has the core decide about an event, and begins to carry the decision out.
     fn decide(&mut self, event: Event) -> (Option<Plan>, bool) {
+        if let Event::Agent(AgentEvent::TakeOver { workloads, .. }) = &event {
+            let leased = workloads
+                .iter()
+                .filter(|taken| taken.checkpoint.lease().is_some());
+            let kept = leased.map(|taken| (taken.workload.clone(), Some(taken.checkpoint.clone())));
+            self.deadlines
+                .take(&kept.collect::<Vec<_>>(), &self.executor);
+        }
         let now = clock::now();
         let moment = Moment {
             now,
@@ -190,6 +204,7 @@ impl Runtime {
         if !checkpoints.is_empty() {
             failpoint!("event-decided");
             self.keep(&checkpoints, &reported, true);
+            self.deadlines.take(&checkpoints, &self.executor);
             failpoint!("event-kept");
         }
         for (name, group) in &groups {
@@ -419,7 +434,7 @@ fn may_be_asked(view: &View, request: &Request) -> bool {
     let service = view.spec.attach.as_ref();
     let takes_quota = service.is_some_and(Attach::takes_quota);
     match request {
-        Request::Probe => true,
+        Request::Probe | Request::Deadline(_) => true,
         Request::Throttle(_) | Request::Release => view.spec.mode == Mode::Enforce && takes_quota,
         Request::Start | Request::Stop | Request::Restart | Request::Kill | Request::Reload => {
             false

@@ -287,6 +287,7 @@ mod tests {
             reason: String::new(),
             spent: Vec::new(),
             comes_back: false,
+            deadline: None,
             claims: enforcer_core::claims::Claims::default(),
             writing: false,
             limits_refused: None,

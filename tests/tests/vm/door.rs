@@ -290,9 +290,9 @@ fn the_group_may_look_and_root_alone_may_change() {
 fn a_user_may_change_the_workloads_of_its_own_file() {
     let before = std::fs::read_to_string("/etc/group").unwrap();
     std::fs::write("/etc/group", format!("{before}enforcer:x:{GROUP}:\n")).unwrap();
-    let own = ("ENFORCER_DELEGATE", "nobody=shop.yaml");
-    let mut agent = Agent::start_daemon_with("version: 1\nworkloads: {}\n", &[own]);
+    let mut agent = Agent::start_daemon("version: 1\nworkloads: {}\n");
     agent.kill();
+    agent.set_arguments(&["--delegate", "nobody=shop.yaml"]);
     let folder = agent.folder().join("manifest.yaml");
     std::fs::remove_file(&folder).unwrap();
     std::fs::create_dir(&folder).unwrap();

@@ -24,6 +24,7 @@ mod gate;
 mod history;
 mod hooks;
 mod interface;
+mod lease;
 mod limits;
 mod listen;
 mod loops;

@@ -51,6 +51,9 @@ pub struct Checkpoint {
     pub(crate) remedy: Remedy,
     pub(crate) sacrificed: bool,
     pub(crate) stopped_for: Cause,
+    /// The deadline of a leased workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deadline: Option<MonoTime>,
     pub(crate) start_seq: Seq,
     pub(crate) restarts: u64,
     pub(crate) oom_kills: u64,
@@ -61,6 +64,13 @@ impl Checkpoint {
     #[must_use]
     pub fn spec(&self) -> &Arc<WorkloadSpec> {
         &self.spec
+    }
+
+    /// Returns the deadline of a leased workload, and the time at which nothing of it may run any more.
+    #[must_use]
+    pub fn lease(&self) -> Option<(MonoTime, MonoTime)> {
+        let until = self.deadline.filter(|_| self.spec.leased)?;
+        Some((until, until.after(self.spec.stop.grace)))
     }
 
     #[must_use]

@@ -53,6 +53,8 @@ pub enum Request {
     Probe,
     /// Make the program take its new configuration, without a restart.
     Reload,
+    /// Move the deadline of a leased workload.
+    Deadline(MonoTime),
 }
 
 /// A check to carry out. It changes nothing, so it needs no reason.

@@ -2,6 +2,7 @@
 
 use super::attached::Asking;
 use super::health::Levels;
+use super::lease::Lease;
 use super::lifecycle::{Ending, Instance, Running, Stopping};
 use super::notice::Words;
 use super::probes::Probing;
@@ -70,6 +71,7 @@ impl Workload {
             remedy: (*self.remedy).clone(),
             sacrificed: self.sacrificed,
             stopped_for: self.stopped_for,
+            deadline: self.lease.until(),
             start_seq: instance.map_or(Seq(0), |instance| instance.start_seq),
             restarts: self.restarts,
             oom_kills: self.oom_kills,
@@ -100,6 +102,7 @@ impl Workload {
             remedy: Box::new(kept.remedy.clone()),
             sacrificed: kept.sacrificed,
             stopped_for: kept.stopped_for,
+            lease: Lease::resume(kept.deadline),
             restarts: kept.restarts,
             oom_kills: kept.oom_kills,
             last_exit: kept.last_exit,

@@ -23,6 +23,7 @@ mod gate;
 mod health;
 mod host_pressure;
 mod ladder;
+mod lease;
 mod lifecycle;
 mod loops;
 mod notice;
@@ -53,6 +54,7 @@ use crate::recovery::{RecoveryState, TRIAL};
 use crate::spec::WorkloadSpec;
 use crate::units::MonoTime;
 use gate::Gate;
+use lease::Lease;
 use lifecycle::Lifecycle;
 use loops::Loops;
 use readiness::Ready;
@@ -110,6 +112,7 @@ pub(crate) struct Workload {
     sacrificed: bool,
     /// The cause of the last rest.
     stopped_for: Cause,
+    lease: Lease,
     /// The workload would have stepped back for the host, if its mode were not `observe`.
     spared_by_mode: bool,
     /// Askings so far, of all probes of all instances.
@@ -155,6 +158,7 @@ impl Workload {
             remedy: Box::default(),
             sacrificed: false,
             stopped_for: Cause::Agent,
+            lease: Lease::default(),
             spared_by_mode: false,
             probe_runs: 0,
             restarts: 0,
@@ -344,6 +348,7 @@ impl Workload {
         self.abort_start_if_due(context);
         self.ask_about_stuck(context);
         self.ask_owner_if_due(context);
+        self.end_at_deadline(context);
         let is_due = |at: Option<MonoTime>| at.is_some_and(|at| at <= now);
         match self.state {
             Lifecycle::Stopping(ref stopping) if is_due(stopping.withdrawing) => {
@@ -386,7 +391,10 @@ impl Workload {
         let gate = self.gate_deadline();
         let due = match self.state {
             Lifecycle::Starting { abort_at, .. } => {
-                return [abort_at, gate].into_iter().flatten().min();
+                return [abort_at, gate, self.lease_ends()]
+                    .into_iter()
+                    .flatten()
+                    .min();
             }
             Lifecycle::Stopping(ref stopping) => {
                 let next = stopping.withdrawing.or(stopping.kill_at);
@@ -410,7 +418,7 @@ impl Workload {
         let loops = self.loops().and_then(Loops::deadline);
         let repair = self.repairs.deadline();
         let asking = self.asking.deadline();
-        let all = [due, settle, loops, repair, gate, asking];
+        let all = [due, settle, loops, repair, gate, asking, self.lease_ends()];
         all.into_iter().flatten().min()
     }
 }

@@ -107,6 +107,13 @@ impl Workload {
             return;
         };
         let had_instance = self.instance != InstanceId(0);
+        if !self.has_time(context.moment.now) {
+            match had_instance {
+                true => self.rest_after(context, After::Stop, Cause::Deadline, reason.seq),
+                false => self.come_to_rest(context, After::Stop, Cause::Deadline),
+            }
+            return;
+        }
         *context.next_instance += 1;
         self.instance = InstanceId(*context.next_instance);
         self.early = Notice::default();
@@ -263,6 +270,7 @@ impl Workload {
             Request::Release => self.release_by_hand(context),
             Request::Probe => self.probe_by_hand(context),
             Request::Reload => self.reload(context, Cause::Manual, None),
+            Request::Deadline(until) => self.extend(context, until),
         }
     }
 

@@ -121,6 +121,7 @@ impl Workload {
             | Cause::Progress
             | Cause::CpuLoop
             | Cause::HostPressure
+            | Cause::Deadline
             | Cause::Drift
             | Cause::Agent => {}
         }
@@ -166,7 +167,8 @@ impl Workload {
             return;
         };
         // A hook that failed has nothing to finish, so the stop does not wait for it.
-        let waits = !kill && !matches!(after, After::Recover(_));
+        // Nor has one time for it whose deadline has passed.
+        let waits = !kill && !matches!(after, After::Recover(_)) && cause != Cause::Deadline;
         let reason = Reason { cause, seq };
         // The host needs what the workload has, or goes down.
         let is_urgent = matches!(cause, Cause::Agent | Cause::HostPressure);

@@ -40,6 +40,8 @@ pub struct View {
     pub spent: Vec<MonoTime>,
     /// The workload was stopped because the host was short of memory, and comes back.
     pub comes_back: bool,
+    /// The deadline of a leased workload.
+    pub deadline: Option<MonoTime>,
     pub claims: Claims,
     /// Is true while limits are on their way to the kernel.
     pub writing: bool,
@@ -157,6 +159,7 @@ impl Workload {
             reason: self.describe(),
             spent: self.recovery.spent().collect(),
             comes_back: self.sacrificed && self.is_at_rest(),
+            deadline: self.lease.until(),
             claims: self.claims(),
             writing: !self.writes_under_way.is_empty(),
             limits_refused: self.limits_refused.clone(),

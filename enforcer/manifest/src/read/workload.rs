@@ -32,6 +32,7 @@ pub(crate) const KEYS: &[&str] = &[
     "ports",
     "unready_wait",
     "rollout",
+    "leased",
     "root",
     "mounts",
     "tmpfs",
@@ -206,6 +207,14 @@ impl Reader<'_> {
             spec.listen = self.listen(node);
         }
         self.replicas(&fields, &mut spec);
+        self.set(&fields, "leased", &mut spec.leased, super::boolean);
+        if let Some(node) = fields
+            .get("leased")
+            .filter(|_| spec.leased && spec.replicas.is_some())
+        {
+            let fault = Fault::error(node.span.clone(), "a leased workload has no `replicas`");
+            self.fault(fault.label("for a workload that must not run twice"));
+        }
         self.ports(&fields, &mut spec);
         self.files(&fields, &mut spec);
         self.sandbox(&fields, usual, &mut spec);

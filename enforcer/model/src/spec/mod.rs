@@ -255,6 +255,10 @@ pub struct WorkloadSpec {
     #[setting(live)]
     #[schemars(skip)]
     pub replica_indexes: BTreeSet<u16>,
+    /// It runs only until a deadline that a program of the host moves, by `POST /v1/workloads/NAME/deadline`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[setting(restart)]
+    pub leased: bool,
     /// The user whose file of the manifest names it, and who may change it; `None` for root's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[setting(live)]
@@ -543,6 +547,7 @@ impl Default for WorkloadSpec {
             replicas: None,
             replicas_cgroup: None,
             replica_indexes: BTreeSet::new(),
+            leased: false,
             delegate: None,
             is_scaled: false,
             ports: BTreeMap::new(),

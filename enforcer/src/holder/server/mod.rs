@@ -8,6 +8,7 @@
 mod requests;
 
 use super::connections::Connections;
+use super::deadlines::Deadlines;
 use super::losses::Losses;
 use super::notices::Notices;
 use super::pace::{MOST_READY, Round};
@@ -102,6 +103,7 @@ struct Woken {
     done: bool,
     pipes: bool,
     notices: bool,
+    deadlines: bool,
     connections: Vec<u64>,
 }
 
@@ -124,6 +126,7 @@ pub(crate) struct Server {
     losses: Losses,
     notices: Notices,
     sockets: Sockets,
+    deadlines: Deadlines,
     /// The time from which programs are heard again: what they say until then comes together.
     next_notices: Option<Instant>,
     lonely_since: Option<Instant>,
@@ -179,6 +182,7 @@ impl Server {
             losses: Losses::default(),
             notices: Notices::new()?,
             sockets: Sockets::default(),
+            deadlines: Deadlines::new()?,
             next_notices: None,
             lonely_since: None,
             settling: Vec::new(),
@@ -197,6 +201,7 @@ impl Server {
         }
         this.notices.inherit(inherited.notices)?;
         this.sockets.inherit(inherited.sockets)?;
+        this.deadlines.replace(inherited.deadlines)?;
         Ok(this)
     }
 
@@ -220,6 +225,9 @@ impl Server {
             }
             if woken.done {
                 self.take_done();
+            }
+            if woken.deadlines {
+                self.deadlines.kill_what_is_over();
             }
             if woken.notices {
                 self.report_notices();
@@ -291,8 +299,10 @@ impl Server {
     }
 
     fn wait(&mut self) -> io::Result<Woken> {
-        let is_alone =
-            self.pipes.is_empty() && self.notices.is_empty() && self.connections.is_empty();
+        let is_alone = self.pipes.is_empty()
+            && self.notices.is_empty()
+            && self.connections.is_empty()
+            && self.deadlines.is_empty();
         let lonely = is_alone && !self.options.is_unit;
         self.lonely_since = lonely.then(|| self.lonely_since.unwrap_or_else(awake_now));
         let idle_for = self.idle_for();
@@ -310,6 +320,7 @@ impl Server {
             PollFd::new(self.listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.writer.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.notices.as_fd(), heard),
+            PollFd::new(self.deadlines.as_fd(), PollFlags::POLLIN),
         ];
         let first_connection = polled.len();
         let sockets = self.connections.sockets();
@@ -334,6 +345,7 @@ impl Server {
             done: is_ready(&polled[1]),
             pipes: reads && rest.last().copied().unwrap_or(false),
             notices: is_ready(&polled[2]),
+            deadlines: is_ready(&polled[3]),
             connections: ids
                 .into_iter()
                 .zip(&polled[first_connection..first_of_rest])
@@ -585,6 +597,7 @@ impl Server {
                 .collect(),
             bounds: self.bounds.clone(),
             notices: self.notices.inheritance(),
+            deadlines: self.deadlines.all(),
             sockets: self.sockets.inheritance(),
         };
         let error = succession.execute(&self.options.runtime_dir, &program);

@@ -26,6 +26,7 @@ impl Server {
                         pipes: self.pipes.values().map(|kept| kept.inode).collect(),
                         speakers: self.notices.speakers(),
                         keeps_sockets: true,
+                        keeps_deadlines: true,
                     },
                     Err(error) => Reply::failed(&error),
                 });
@@ -80,6 +81,7 @@ impl Server {
                 }
                 None => Ok(()),
             },
+            Request::Deadlines { ends } => self.deadlines.replace(ends),
             Request::Settle => {
                 self.settling.push((id, awake_now() + SETTLE_WITHIN));
                 self.next_round = None;

@@ -38,6 +38,7 @@ mod configuration;
 mod gate;
 mod groups;
 mod hooks;
+mod lease;
 mod loops;
 mod notices;
 mod probes;
