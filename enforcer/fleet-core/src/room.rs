@@ -2,6 +2,7 @@
 
 use crate::fleet::{Desired, Fleet, NodeId, NodeState, Replica, Resources, WorkloadName};
 use crate::reason::Wait;
+use enforcer_model::spec::Replicas;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,8 @@ pub(crate) struct Room<'f> {
     on_node: BTreeMap<(WorkloadName, NodeId), u32>,
     /// The replicas of each workload in a failure domain.
     in_domain: BTreeMap<(WorkloadName, String), u32>,
+    /// The places that the replicas of a workload have on a node. A host tells them apart by these.
+    places: BTreeMap<(WorkloadName, NodeId), BTreeSet<u16>>,
     /// The replicas on each node, by priority.
     residents: BTreeMap<NodeId, BTreeSet<(u8, Replica)>>,
 }
@@ -35,6 +38,7 @@ impl<'f> Room<'f> {
             promised: BTreeMap::new(),
             on_node: BTreeMap::new(),
             in_domain: BTreeMap::new(),
+            places: BTreeMap::new(),
             residents: BTreeMap::new(),
         };
         for (replica, node) in &fleet.assigned {
@@ -43,6 +47,7 @@ impl<'f> Room<'f> {
         for (replica, nodes) in &fleet.leaving {
             for node in nodes {
                 room.take(node, room.needs(replica));
+                room.occupy(replica, node);
                 room.becomes_free(replica, node);
             }
         }
@@ -79,9 +84,25 @@ impl<'f> Room<'f> {
         Some((replica.workload.clone(), value.clone()))
     }
 
+    fn occupy(&mut self, replica: &Replica, node: &NodeId) {
+        let of_node = (replica.workload.clone(), node.clone());
+        self.places
+            .entry(of_node)
+            .or_default()
+            .insert(place(replica));
+    }
+
+    /// Returns whether a node has a place for one more replica of this workload, with this number.
+    fn has_place(&self, replica: &Replica, node: &NodeId) -> bool {
+        let of_node = (replica.workload.clone(), node.clone());
+        let taken = self.places.get(&of_node);
+        taken.is_none_or(|taken| !taken.contains(&place(replica)))
+    }
+
     /// Gives a node a replica.
     pub(crate) fn enter(&mut self, replica: &Replica, node: &NodeId) {
         self.take(node, self.needs(replica));
+        self.occupy(replica, node);
         let of_node = (replica.workload.clone(), node.clone());
         *self.on_node.entry(of_node).or_default() += 1;
         if let Some(domain) = self.domain_of(replica, node) {
@@ -153,7 +174,7 @@ impl<'f> Room<'f> {
                 refused += 1;
             } else if is_avoided(id) {
                 failed += 1;
-            } else if !desired.needs.fits_in(self.free_on(id)) {
+            } else if !desired.needs.fits_in(self.free_on(id)) || !self.has_place(replica, id) {
                 full += 1;
             } else {
                 let rank = self.rank(replica, id);
@@ -221,6 +242,7 @@ impl<'f> Room<'f> {
             let is_suitable = node.state == NodeState::Up
                 && has_labels(&node.labels, &desired.requires)
                 && !self.is_refused(replica, id)
+                && self.has_place(replica, id)
                 && !is_avoided(id);
             if !is_suitable {
                 continue;
@@ -242,6 +264,12 @@ impl<'f> Room<'f> {
         }
         best.map(|(_, id, chosen)| (id.clone(), chosen))
     }
+}
+
+/// Returns the place of a replica on any host.
+fn place(replica: &Replica) -> u16 {
+    let index = replica.index % u32::from(Replicas::MOST);
+    u16::try_from(index).unwrap_or_default()
 }
 
 /// Returns whether a node has all of these labels.

@@ -6,6 +6,8 @@ pub(crate) mod attach;
 mod directories;
 pub(crate) mod document;
 mod files;
+pub(crate) mod fleet;
+pub(crate) mod fleet_config;
 mod hooks;
 pub(crate) mod host;
 pub(crate) mod limits;
