@@ -3,7 +3,7 @@
 //! `SEEDS=100000 cargo test -p enforcer-fleet-core --release --test simulation` runs more of them, and `SEED=7` one with its log.
 
 use enforcer_fleet_core::fleet::{Desired, Health, Resources};
-use enforcer_fleet_core::node::{self, Node, Rules, Seen};
+use enforcer_fleet_core::node::{self, Asked, Node, Rules, Seen};
 use enforcer_fleet_core::record::{
     AssignedRecord, DesiredRecord, DrainRecord, EndpointRecord, Key, Mode, NodeRecord, Record,
 };
@@ -56,11 +56,14 @@ fn name(text: &str) -> WorkloadName {
 struct HostRules(Option<&'static str>);
 
 impl Rules for HostRules {
-    fn allow(&self, workload: &WorkloadName, _: &DesiredRecord) -> Result<(), String> {
-        match self.0 {
-            Some(refused) if workload.as_str() == refused => Err("not here".to_owned()),
-            _ => Ok(()),
-        }
+    fn refused(
+        &self,
+        asked: &BTreeMap<&WorkloadName, Asked<'_>>,
+    ) -> BTreeMap<WorkloadName, String> {
+        let refused = asked.keys().filter(|name| Some(name.as_str()) == self.0);
+        refused
+            .map(|name| ((*name).clone(), "not here".to_owned()))
+            .collect()
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use enforcer_fleet::drive::{Driver, ForHost};
 use enforcer_fleet::etcd::{Client, Endpoint, Login};
 use enforcer_fleet_core::fleet::{Desired, Health, Resources};
-use enforcer_fleet_core::node::{Node, Rules, Seen};
+use enforcer_fleet_core::node::{Asked, Node, Rules, Seen};
 use enforcer_fleet_core::record::{
     DesiredRecord, EndpointRecord, Key, Mode, NodeRecord, Record as _,
 };
@@ -228,8 +228,8 @@ fn a_user_of_etcd_may_do_what_it_is_granted() {
 struct AllowAll;
 
 impl Rules for AllowAll {
-    fn allow(&self, _: &WorkloadName, _: &DesiredRecord) -> Result<(), String> {
-        Ok(())
+    fn refused(&self, _: &BTreeMap<&WorkloadName, Asked<'_>>) -> BTreeMap<WorkloadName, String> {
+        BTreeMap::new()
     }
 }
 

@@ -32,7 +32,7 @@ impl<R: Rules> Node<R> {
             }
         }
         for replica in self.assigned.keys().filter(|one| !seen.contains_key(*one)) {
-            if let Some(refusal) = self.refusal(&replica.workload) {
+            if let Some(refusal) = self.refused.get(&replica.workload).cloned() {
                 let health = HealthRecord {
                     revision: refusal.of,
                     refused: Some(refusal),
