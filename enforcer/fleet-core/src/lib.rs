@@ -2,6 +2,7 @@
 //! It has no I/O and no clock.
 
 pub mod fleet;
+pub mod host;
 pub mod host_rules;
 pub mod node;
 pub mod reason;

@@ -57,7 +57,7 @@ struct HostRules(Option<&'static str>);
 
 impl Rules for HostRules {
     fn refused(
-        &self,
+        &mut self,
         asked: &BTreeMap<&WorkloadName, Asked<'_>>,
     ) -> BTreeMap<WorkloadName, String> {
         let refused = asked.keys().filter(|name| Some(name.as_str()) == self.0);

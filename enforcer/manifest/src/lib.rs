@@ -14,7 +14,7 @@ mod read;
 mod yaml;
 
 pub use fault::{Fault, Severity};
-pub use read::fleet::{FleetFile, FleetWorkload, parse_fleet};
+pub use read::fleet::{FleetFile, FleetWorkload, parse_anywhere, parse_fleet};
 pub use read::fleet_config::{Allowed, EtcdConfig, FleetConfig, NodeConfig, parse_fleet_config};
 pub use read::workload::{CAPABILITIES, capability_number, rlimit_number};
 pub use yaml::{Node, Value};

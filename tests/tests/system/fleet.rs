@@ -228,7 +228,10 @@ fn a_user_of_etcd_may_do_what_it_is_granted() {
 struct AllowAll;
 
 impl Rules for AllowAll {
-    fn refused(&self, _: &BTreeMap<&WorkloadName, Asked<'_>>) -> BTreeMap<WorkloadName, String> {
+    fn refused(
+        &mut self,
+        _: &BTreeMap<&WorkloadName, Asked<'_>>,
+    ) -> BTreeMap<WorkloadName, String> {
         BTreeMap::new()
     }
 }

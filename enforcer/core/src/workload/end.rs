@@ -196,7 +196,11 @@ impl Workload {
                 self.start_at_once(context, Reason { cause, seq });
             }
             After::Stop | After::Remove => {
-                let cause = reason.map_or(Cause::Manual, |reason| reason.cause);
+                let by_itself = match self.has_time(context.moment.now) {
+                    true => Cause::Manual,
+                    false => Cause::Deadline,
+                };
+                let cause = reason.map_or(by_itself, |reason| reason.cause);
                 self.rest_after(context, after, cause, seq);
             }
         }

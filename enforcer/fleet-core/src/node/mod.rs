@@ -150,8 +150,10 @@ pub struct Asked<'a> {
 /// The host's own rules for workloads.
 pub trait Rules {
     /// Returns the workloads that the host does not run, each with the reason.
-    fn refused(&self, asked: &BTreeMap<&WorkloadName, Asked<'_>>)
-    -> BTreeMap<WorkloadName, String>;
+    fn refused(
+        &mut self,
+        asked: &BTreeMap<&WorkloadName, Asked<'_>>,
+    ) -> BTreeMap<WorkloadName, String>;
 }
 
 #[derive(Debug)]
@@ -222,6 +224,11 @@ impl<R: Rules> Node<R> {
             heartbeat_at: Time::default(),
             outputs: Vec::new(),
         }
+    }
+
+    /// Returns the host's rules, which may learn something. The next event has them judge again.
+    pub fn rules(&mut self) -> &mut R {
+        &mut self.rules
     }
 
     /// Returns the time at which it wants to be woken.

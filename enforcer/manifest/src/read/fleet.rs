@@ -79,6 +79,12 @@ impl Accounts for AnyAccount {
     }
 }
 
+/// Reads a manifest whose accounts are on other hosts.
+#[must_use]
+pub fn parse_anywhere(source: &str) -> Parsed {
+    crate::parse(source, &AnyAccount)
+}
+
 /// Reads the workloads of a fleet.
 #[must_use]
 pub fn parse_fleet(source: &str) -> FleetFile {

@@ -121,6 +121,27 @@ fn a_failed_one_starts_again_only_in_time() {
 }
 
 #[test]
+fn one_that_was_killed_while_no_agent_ran_waits_for_time() {
+    let mut supervisor = Supervisor::new(2);
+    let events = [
+        (1, configure(leased())),
+        (1, until(30)),
+        (1, started(1)),
+        // The next agent finds that it has ended.
+        (50, exited(1)),
+        (50, wake()),
+        (50, reaped(1, ExitStatus::Signal(9), 0)),
+    ];
+    for (seconds, event) in events {
+        let _ = supervisor.handle(at(seconds), event);
+    }
+    let state = |supervisor: &Supervisor| supervisor.views().next().map(|view| view.state);
+    assert_eq!(state(&supervisor), Some(WorkloadState::Stopped));
+    let _ = supervisor.handle(at(51), until(90));
+    assert_eq!(state(&supervisor), Some(WorkloadState::Starting));
+}
+
+#[test]
 fn another_agent_keeps_the_deadline() {
     let mut supervisor = Supervisor::new(2);
     let mut kept: Option<Checkpoint> = None;

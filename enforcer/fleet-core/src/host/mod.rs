@@ -1,0 +1,484 @@
+//! Decides what a node asks of the agent on its host, as a state machine without I/O and without a clock.
+//!
+//! ```text
+//! the node's wishes ──▶ wanted file ──▶ apply ──▶ look ──▶ what the node tells etcd
+//!                          ▲   the lease's end ──▶ a deadline for each singleton
+//!                          └── what leaves stays in the file until clients know that it is gone
+//! ```
+//!
+//! The file in the agent's manifest is all that it remembers. Before it was read, nothing is changed.
+
+pub mod file;
+mod judge;
+mod seen;
+
+pub use judge::Judge;
+pub use seen::Look;
+
+use crate::fleet::{Replica, Time, WorkloadName};
+use crate::node::{Local, Run, Seen};
+use crate::store::Revision;
+use enforcer_model::spec::WorkloadSpec;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The time for which a replica that leaves is still there, without its endpoints.
+const WITHDRAWN: Duration = Duration::from_secs(2);
+/// The time that a singleton's end is ahead of what its lease and its grace allow.
+pub(crate) const MARGIN: Duration = Duration::from_secs(5);
+/// The pause after a failure.
+const AGAIN: Duration = Duration::from_secs(1);
+/// The time between two looks at replicas that nothing has happened to.
+const LOOK: Duration = Duration::from_secs(10);
+/// The pause in which events of the agent are collected before a look.
+const COLLECT: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The node's wishes.
+    Run(Run),
+    /// The node's lease lasts until then.
+    LeaseUntil(Time),
+    /// Something has happened on the host.
+    Changed,
+    /// The fleet's file as the agent has it.
+    Read(Result<String, String>),
+    /// The fleet's workloads as the agent has them, and the names of all others.
+    Looked(Result<(BTreeMap<WorkloadName, Look>, BTreeSet<WorkloadName>), String>),
+    Applied(Result<(), Rejection>),
+    /// The agent's verdict on one workload alone.
+    Planned(WorkloadName, Result<(), Rejection>),
+    Woken,
+}
+
+/// The reason for which the agent does not do something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// It does not answer, or cannot now.
+    Unavailable(String),
+    /// It refuses what was asked for.
+    Refused(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    Read,
+    Look(BTreeMap<WorkloadName, bool>),
+    Apply(String),
+    /// Ask the agent for its verdict on this file.
+    Plan(WorkloadName, String),
+    /// A singleton must not run after this time.
+    Deadline(WorkloadName, Time),
+    /// The node should know this of its host.
+    Seen(BTreeMap<Replica, Seen>),
+    /// The host does not run these, in the versions that were refused.
+    Refused(BTreeMap<WorkloadName, (Revision, String)>),
+    /// These names belong to other workloads of the host.
+    Taken(BTreeSet<WorkloadName>),
+    Trouble(String),
+}
+
+/// The state of a call to the agent, of which there is at most one at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// It is to be made from this time on.
+    Due(Time),
+    UnderWay,
+    Idle,
+}
+
+impl Call {
+    fn is_due(self, now: Time) -> bool {
+        matches!(self, Self::Due(at) if at <= now)
+    }
+
+    fn wake(self) -> Option<Time> {
+        match self {
+            Self::Due(at) => Some(at),
+            Self::UnderWay | Self::Idle => None,
+        }
+    }
+
+    /// Makes the call at this time at the latest.
+    fn hasten(&mut self, at: Time) {
+        *self = match *self {
+            Self::Due(before) => Self::Due(before.min(at)),
+            Self::Idle => Self::Due(at),
+            Self::UnderWay => Self::UnderWay,
+        };
+    }
+}
+
+#[derive(Debug)]
+pub struct Host {
+    address: String,
+    run: Option<Run>,
+    lease: Option<Time>,
+    /// The file that the agent has; `None` before it was read.
+    present: Option<BTreeMap<WorkloadName, Local>>,
+    /// The file that is being applied.
+    applying: BTreeMap<WorkloadName, Local>,
+    read: Call,
+    apply: Call,
+    look: Call,
+    looks_again: bool,
+    looked: BTreeMap<WorkloadName, Look>,
+    has_looked: bool,
+    /// The replicas that leave, and the time at which they do.
+    leaving: BTreeMap<Replica, Time>,
+    /// The version that all replicas of a workload have had last.
+    settled: BTreeMap<WorkloadName, Revision>,
+    failing: BTreeMap<Replica, Time>,
+    refused: BTreeMap<WorkloadName, (Revision, String)>,
+    /// The workloads whose verdict is asked for, one after another.
+    suspects: Vec<WorkloadName>,
+    specs: BTreeMap<WorkloadName, (Revision, Option<Arc<WorkloadSpec>>)>,
+    /// The deadlines that the agent was told.
+    deadlines: BTreeMap<WorkloadName, Time>,
+    told: Option<BTreeMap<Replica, Seen>>,
+    trouble: Option<String>,
+    outputs: Vec<Output>,
+}
+
+impl Host {
+    /// Makes the machine of a host whose workloads answer at this address.
+    #[must_use]
+    pub fn new(address: String) -> Self {
+        Self {
+            address,
+            run: None,
+            lease: None,
+            present: None,
+            applying: BTreeMap::new(),
+            read: Call::Due(Time::default()),
+            apply: Call::Idle,
+            look: Call::Idle,
+            looks_again: false,
+            looked: BTreeMap::new(),
+            has_looked: false,
+            leaving: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            failing: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            suspects: Vec::new(),
+            specs: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+            told: None,
+            trouble: None,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Returns the time at which it wants to be woken.
+    #[must_use]
+    pub fn wake(&self) -> Option<Time> {
+        let leaves = self.leaving.values().min().copied();
+        let calls = [self.read.wake(), self.apply.wake(), self.look.wake()];
+        calls.into_iter().flatten().chain(leaves).min()
+    }
+
+    /// Takes what has happened, and returns what to do.
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Output> {
+        match input {
+            Input::Run(run) => {
+                self.run = Some(run);
+                self.refused.retain(|name, (of, _)| {
+                    let run = self.run.as_ref();
+                    let wanted = run.and_then(|run| run.wanted.get(name));
+                    wanted.is_none_or(|wanted| wanted.revision == *of)
+                });
+                self.apply.hasten(now);
+            }
+            Input::LeaseUntil(until) => {
+                self.lease = Some(until);
+                self.extend();
+            }
+            Input::Changed => self.look_at(now.after(COLLECT)),
+            Input::Read(Ok(text)) => {
+                self.read = Call::Idle;
+                self.present = Some(file::read(&text));
+                self.apply.hasten(now);
+                self.look_at(now);
+            }
+            Input::Read(Err(why)) => {
+                self.read = Call::Due(now.after(AGAIN));
+                self.trouble(why);
+            }
+            Input::Looked(looked) => self.looked(now, looked),
+            Input::Applied(result) => self.applied(now, result),
+            Input::Planned(name, verdict) => self.planned(now, &name, verdict),
+            Input::Woken => {}
+        }
+        self.pass(now);
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn trouble(&mut self, why: String) {
+        if self.trouble.as_ref() != Some(&why) {
+            self.outputs.push(Output::Trouble(why.clone()));
+            self.trouble = Some(why);
+        }
+    }
+
+    fn look_at(&mut self, at: Time) {
+        self.looks_again |= self.look == Call::UnderWay;
+        self.look.hasten(at);
+    }
+
+    fn pass(&mut self, now: Time) {
+        if self.read.is_due(now) {
+            self.read = Call::UnderWay;
+            self.outputs.push(Output::Read);
+        }
+        let Some(present) = self.present.clone() else {
+            return;
+        };
+        if self.leaving.values().any(|at| *at <= now) {
+            self.apply.hasten(now);
+        }
+        if self.apply.is_due(now) && self.suspects.is_empty() {
+            self.apply = Call::Idle;
+            let wanted = self.next_file(now, &present);
+            if wanted != present {
+                self.apply = Call::UnderWay;
+                self.outputs.push(Output::Apply(file::write(&wanted)));
+                self.applying = wanted;
+            }
+        }
+        if self.look.is_due(now) {
+            self.look = Call::UnderWay;
+            let all = present.iter();
+            let all = all.map(|(name, local)| (name.clone(), local.singleton));
+            self.outputs.push(Output::Look(all.collect()));
+        }
+        self.tell(now);
+    }
+
+    /// Returns the file that the agent should have.
+    fn next_file(
+        &mut self,
+        now: Time,
+        present: &BTreeMap<WorkloadName, Local>,
+    ) -> BTreeMap<WorkloadName, Local> {
+        let Some(run) = &self.run else {
+            return present.clone();
+        };
+        let mut wanted = run.wanted.clone();
+        wanted.retain(|name, _| !self.refused.contains_key(name));
+        let mut leaving = BTreeMap::new();
+        for (name, local) in present {
+            for (index, since) in &local.replicas {
+                let replica = Replica {
+                    workload: name.clone(),
+                    index: *index,
+                };
+                let stays = wanted
+                    .get(name)
+                    .is_some_and(|wanted| wanted.replicas.contains_key(index));
+                if stays {
+                    continue;
+                }
+                let until = match run.untouched.contains(&replica) {
+                    true => None,
+                    // A singleton has to be gone before it begins elsewhere: its clients wait for nothing.
+                    false if local.singleton => continue,
+                    false => Some(
+                        self.leaving
+                            .get(&replica)
+                            .copied()
+                            .unwrap_or(now.after(WITHDRAWN)),
+                    ),
+                };
+                if until.is_some_and(|until| until <= now) {
+                    continue;
+                }
+                if let Some(until) = until {
+                    leaving.insert(replica, until);
+                }
+                let kept = wanted.entry(name.clone()).or_insert_with(|| Local {
+                    replicas: BTreeMap::new(),
+                    ..local.clone()
+                });
+                kept.replicas.insert(*index, *since);
+            }
+        }
+        self.leaving = leaving;
+        wanted
+    }
+
+    fn applied(&mut self, now: Time, result: Result<(), Rejection>) {
+        self.apply = Call::Idle;
+        match result {
+            Ok(()) => {
+                self.trouble = None;
+                let present = std::mem::take(&mut self.applying);
+                self.settled.retain(|name, _| present.contains_key(name));
+                self.present = Some(present);
+                self.extend();
+                self.look_at(now);
+                // The wishes may have changed meanwhile.
+                self.apply.hasten(now);
+            }
+            Err(Rejection::Unavailable(why)) => {
+                self.apply = Call::Due(now.after(AGAIN));
+                self.trouble(why);
+            }
+            Err(Rejection::Refused(why)) => {
+                // Each workload that is new in it is asked about alone.
+                let present = self.present.as_ref();
+                let changed = self.applying.iter().filter(|(name, local)| {
+                    present.and_then(|present| present.get(*name)) != Some(*local)
+                });
+                self.suspects = changed.map(|(name, _)| name.clone()).collect();
+                self.apply = Call::Due(now.after(AGAIN));
+                self.trouble(why);
+                self.ask_about_next();
+            }
+        }
+    }
+
+    fn ask_about_next(&mut self) {
+        let Some(name) = self.suspects.last().cloned() else {
+            return;
+        };
+        let mut alone = self.present.clone().unwrap_or_default();
+        if let Some(local) = self.applying.get(&name) {
+            alone.insert(name.clone(), local.clone());
+        }
+        let text = file::write(&alone);
+        self.outputs.push(Output::Plan(name, text));
+    }
+
+    fn planned(&mut self, now: Time, name: &WorkloadName, verdict: Result<(), Rejection>) {
+        self.suspects.retain(|other| other != name);
+        if let Err(Rejection::Refused(why)) = verdict
+            && let Some(local) = self.applying.get(name)
+        {
+            let refusal = (local.revision, why);
+            self.refused.insert(name.clone(), refusal);
+            self.outputs.push(Output::Refused(self.refused.clone()));
+        }
+        self.ask_about_next();
+        self.apply.hasten(now);
+    }
+
+    fn spec(&mut self, name: &WorkloadName) -> Option<Arc<WorkloadSpec>> {
+        let local = self.present.as_ref()?.get(name)?;
+        let known = self.specs.get(name);
+        if known.is_none_or(|(of, _)| *of != local.revision) {
+            let spec = file::spec_of(name, local).ok();
+            self.specs.insert(name.clone(), (local.revision, spec));
+        }
+        self.specs.get(name)?.1.clone()
+    }
+
+    /// Moves the deadlines of singletons with the lease.
+    fn extend(&mut self) {
+        let (Some(until), Some(present)) = (self.lease, &self.present) else {
+            return;
+        };
+        let singletons = present.iter().filter(|(_, local)| local.singleton);
+        let names: Vec<WorkloadName> = singletons.map(|(name, _)| name.clone()).collect();
+        self.deadlines.retain(|name, _| names.contains(name));
+        for name in names {
+            let Some(spec) = self.spec(&name) else {
+                continue;
+            };
+            let ends = until.0.saturating_sub(spec.stop.grace + MARGIN);
+            self.deadlines.insert(name.clone(), Time(ends));
+            self.outputs.push(Output::Deadline(name, Time(ends)));
+        }
+    }
+
+    fn looked(
+        &mut self,
+        now: Time,
+        looked: Result<(BTreeMap<WorkloadName, Look>, BTreeSet<WorkloadName>), String>,
+    ) {
+        self.look = Call::Due(now.after(LOOK));
+        if std::mem::take(&mut self.looks_again) {
+            self.look = Call::Due(now.after(COLLECT));
+        }
+        match looked {
+            Err(why) => {
+                self.look = Call::Due(now.after(AGAIN));
+                self.trouble(why);
+            }
+            Ok((looked, taken)) => {
+                self.has_looked = true;
+                let present = self.present.iter().flatten();
+                for (name, local) in present {
+                    // What is being applied is not the present version any more.
+                    let is_current = looked.get(name).is_some_and(|look| look.is_current);
+                    if is_current && self.apply != Call::UnderWay {
+                        self.settled.insert(name.clone(), local.revision);
+                    }
+                }
+                let mut failing = BTreeMap::new();
+                for (replica, (view, _)) in replicas(&looked) {
+                    let known = self.failing.get(&replica).copied();
+                    if let Some(since) = seen::failing_since(view, known) {
+                        failing.insert(replica, since);
+                    }
+                }
+                self.failing = failing;
+                self.looked = looked;
+                self.outputs.push(Output::Taken(taken));
+            }
+        }
+    }
+
+    /// Tells the node how its host is, if that has changed.
+    fn tell(&mut self, now: Time) {
+        if !self.has_looked {
+            return;
+        }
+        let mut all = BTreeMap::new();
+        let looked = std::mem::take(&mut self.looked);
+        for (replica, found) in replicas(&looked) {
+            let spec = self.spec(&replica.workload);
+            let is_leaving = self.leaving.contains_key(&replica);
+            let endpoints = match spec.filter(|_| !is_leaving) {
+                Some(spec) => seen::endpoints(&replica, &spec, &self.address),
+                None => BTreeMap::new(),
+            };
+            let settled = self.settled.get(&replica.workload);
+            let revision = settled.copied().unwrap_or_default();
+            let since = self.failing.get(&replica).copied();
+            all.insert(replica, seen::seen(found, revision, endpoints, since));
+        }
+        self.looked = looked;
+        let _ = now;
+        if self.told.as_ref() != Some(&all) {
+            self.told = Some(all.clone());
+            self.outputs.push(Output::Seen(all));
+        }
+    }
+}
+
+/// Returns the replicas of all workloads.
+fn replicas(
+    looked: &BTreeMap<WorkloadName, Look>,
+) -> impl Iterator<
+    Item = (
+        Replica,
+        &(
+            enforcer_model::views::WorkloadView,
+            Vec<enforcer_model::views::ProbeStatus>,
+        ),
+    ),
+> {
+    looked.iter().flat_map(|(name, look)| {
+        look.replicas.iter().map(|(index, found)| {
+            let replica = Replica {
+                workload: name.clone(),
+                index: *index,
+            };
+            (replica, found)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests;

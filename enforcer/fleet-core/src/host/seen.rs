@@ -1,0 +1,99 @@
+//! The replicas of a fleet as the host's agent shows them.
+
+use crate::fleet::{Health, Replica, Time, WorkloadName};
+use crate::node::Seen;
+use crate::record::EndpointRecord;
+use crate::store::Revision;
+use enforcer_model::WorkloadState;
+use enforcer_model::spec::{PortOf, Replicas, WorkloadSpec};
+use enforcer_model::views::{ProbeStatus, WorkloadView};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// The state of one workload of the fleet.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// All of its replicas have the version that was applied last.
+    pub is_current: bool,
+    pub replicas: BTreeMap<u32, (WorkloadView, Vec<ProbeStatus>)>,
+}
+
+fn time_of(timestamp: jiff::Timestamp) -> Time {
+    Time(Duration::try_from(timestamp.as_duration()).unwrap_or_default())
+}
+
+/// Returns whether the agent cannot heal it.
+fn is_failing(view: &WorkloadView) -> bool {
+    match view.state {
+        WorkloadState::BreakerOpen | WorkloadState::BackingOff | WorkloadState::Failed => true,
+        WorkloadState::Running => view.health == enforcer_model::health::Health::Unhealthy,
+        WorkloadState::Pending
+        | WorkloadState::Starting
+        | WorkloadState::Stopping
+        | WorkloadState::Stopped => false,
+    }
+}
+
+/// Returns a replica as etcd is told of it. `since` is the time since which it has failed, as far as is known already.
+pub(super) fn seen(
+    (view, probes): &(WorkloadView, Vec<ProbeStatus>),
+    revision: Revision,
+    endpoints: BTreeMap<WorkloadName, EndpointRecord>,
+    since: Option<Time>,
+) -> Seen {
+    let health = if view.ready {
+        Health::Ready
+    } else if is_failing(view) || since.is_some() {
+        let since = since.unwrap_or_else(|| time_of(view.since));
+        Health::Failing { since }
+    } else {
+        Health::Unready
+    };
+    let answered = probes.iter().filter_map(|probe| probe.last.as_ref());
+    Seen {
+        health,
+        consecutive_failures: (probes.iter())
+            .map(|probe| probe.consecutive_failures)
+            .max()
+            .unwrap_or(0),
+        restarts: view.restarts,
+        breaker_open: view.state == WorkloadState::BreakerOpen,
+        revision,
+        endpoints,
+        last_check: answered.map(|last| time_of(last.time)).max(),
+    }
+}
+
+/// Returns the time since which a replica has failed: it ends when it is ready again.
+pub(super) fn failing_since(view: &WorkloadView, known: Option<Time>) -> Option<Time> {
+    match (view.ready, known) {
+        (true, _) => None,
+        (false, Some(since)) => Some(since),
+        (false, None) => is_failing(view).then(|| time_of(view.since)),
+    }
+}
+
+/// Returns the services at which a replica answers: the workload's name, or `NAME-PORT` if it has several ports.
+pub(super) fn endpoints(
+    replica: &Replica,
+    spec: &WorkloadSpec,
+    address: &str,
+) -> BTreeMap<WorkloadName, EndpointRecord> {
+    let place = replica.index % u32::from(Replicas::MOST);
+    let place = u16::try_from(place).unwrap_or_default();
+    let services = spec.ports.iter().filter_map(|(name, port)| {
+        let service = match spec.ports.len() {
+            1 => replica.workload.clone(),
+            _ => WorkloadName::parse(&format!("{}-{name}", replica.workload))?,
+        };
+        let endpoint = EndpointRecord {
+            address: address.to_owned(),
+            port: match port.to {
+                PortOf::Any => port.port,
+                PortOf::Each => port.port.saturating_add(place),
+            },
+        };
+        Some((service, endpoint))
+    });
+    services.collect()
+}
