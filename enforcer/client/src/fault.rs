@@ -6,6 +6,8 @@ use std::process::ExitCode;
 pub enum Fault {
     /// Anything that has no code of its own.
     Failed(String),
+    /// The agent will not do what was asked.
+    Refused(String),
     /// Drawn already, with a summary.
     Drawn {
         drawn: String,
@@ -28,6 +30,7 @@ impl Fault {
             Self::Differs => String::new(),
             Self::Drawn { summary: text, .. }
             | Self::Failed(text)
+            | Self::Refused(text)
             | Self::Usage(text)
             | Self::NotRunning(text)
             | Self::NoSuchWorkload(text)
@@ -41,6 +44,7 @@ impl Fault {
             Self::Differs => {}
             Self::Drawn { drawn, summary } => eprintln!("{}\n\nerror: {summary}", drawn.trim_end()),
             Self::Failed(text)
+            | Self::Refused(text)
             | Self::Usage(text)
             | Self::NotRunning(text)
             | Self::NoSuchWorkload(text)
@@ -51,7 +55,7 @@ impl Fault {
 
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Failed(_) | Self::Drawn { .. } | Self::Differs => 1,
+            Self::Failed(_) | Self::Refused(_) | Self::Drawn { .. } | Self::Differs => 1,
             Self::Usage(_) => 2,
             Self::NotRunning(_) => 3,
             Self::NoSuchWorkload(_) => 4,

@@ -254,10 +254,9 @@ fn refusal(answer: &[u8]) -> Fault {
             drawn: message,
             summary: "the manifest was refused; nothing was changed".to_owned(),
         },
-        ErrorCode::BadRequest
-        | ErrorCode::NotFound
+        ErrorCode::BadRequest | ErrorCode::Refused => Fault::Refused(message),
+        ErrorCode::NotFound
         | ErrorCode::WrongMethod
-        | ErrorCode::Refused
         | ErrorCode::TooManyRequests
         | ErrorCode::Busy
         | ErrorCode::GoingDown => Fault::Failed(message),

@@ -1,6 +1,8 @@
 //! Decides where the workloads of a fleet run: [`schedule::decide`] takes all that is known and the time, and returns what changes and why.
 //! It has no I/O and no clock.
 
+pub mod desired;
+pub mod endpoints;
 pub mod fleet;
 pub mod host;
 pub mod host_rules;

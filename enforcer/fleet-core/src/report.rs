@@ -1,12 +1,32 @@
 //! Describes a fleet to a person: its replicas, its nodes, and why a replica is where it is. The rows begin with their headings.
 
-use crate::fleet::{Health, NodeId, Replica, Resources, Time, WorkloadName};
+use crate::fleet::{Health, NodeId, NodeState, Replica, Resources, Time, WorkloadName};
 use crate::reason::Change;
 use crate::record::Mode;
 use crate::view::View;
 use enforcer_model::units::human_duration;
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// Draws rows in columns.
+#[must_use]
+pub fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut drawn = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths);
+        let line: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        drawn.push_str(line.join("  ").trim_end());
+        drawn.push('\n');
+    }
+    drawn
+}
 
 /// Returns a row for each replica that should run or that still does.
 #[must_use]
@@ -109,6 +129,53 @@ pub fn nodes(view: &View, now: Time) -> Vec<[String; 6]> {
     rows
 }
 
+/// The state of a fleet in a few lines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Everything is as it should be.
+    pub is_well: bool,
+    pub lines: Vec<String>,
+}
+
+/// Returns how a fleet is. `schedulers` is the number of those that live.
+#[must_use]
+pub fn summary(view: &View, schedulers: usize, now: Time) -> Summary {
+    let fleet = view.fleet(now, |mode| mode == Mode::Enforce);
+    let mut counts = [0_usize; 3];
+    for node in fleet.nodes.values() {
+        let place = match node.state {
+            NodeState::Up => 0,
+            NodeState::Draining => 1,
+            NodeState::Lost { .. } => 2,
+        };
+        counts[place] += 1;
+    }
+    let [up, draining, lost] = counts;
+    let wanted: u64 = fleet
+        .desired
+        .values()
+        .map(|desired| u64::from(desired.replicas))
+        .sum();
+    let ready = fleet.assigned.keys();
+    let ready = ready.filter(|replica| fleet.health(replica) == Health::Ready);
+    let ready = u64::try_from(ready.count()).unwrap_or(u64::MAX);
+    let mut lines = vec![
+        format!("nodes: {up} up, {draining} draining, {lost} lost"),
+        format!("replicas: {ready} of {wanted} ready"),
+        match schedulers {
+            0 => {
+                "schedulers: none, so nothing is placed; start `enforcer-fleet schedule`".to_owned()
+            }
+            1 => "schedulers: 1".to_owned(),
+            count => format!("schedulers: {count}, of which one leads"),
+        },
+    ];
+    let unreadable = view.unreadable.iter();
+    lines.extend(unreadable.map(|(key, error)| format!("{key}: {error}")));
+    let is_well = lost == 0 && ready >= wanted && schedulers > 0 && view.unreadable.is_empty();
+    Summary { is_well, lines }
+}
+
 /// Returns the chain of what has happened to the replicas of a workload; `None` if the fleet knows none of this name.
 #[must_use]
 pub fn why(view: &View, workload: &WorkloadName, now: Time) -> Option<Vec<String>> {
@@ -157,7 +224,8 @@ pub fn why(view: &View, workload: &WorkloadName, now: Time) -> Option<Vec<String
 }
 
 /// Returns what has become of a replica, in words.
-fn told(change: &Change) -> String {
+#[must_use]
+pub fn told(change: &Change) -> String {
     let what = match (&change.from, &change.to) {
         (Some(from), Some(to)) => format!("moved from {from} to {to}"),
         (None, Some(to)) => format!("placed on {to}"),

@@ -125,6 +125,12 @@ impl Clock {
         let since = read(ClockId::CLOCK_BOOTTIME).saturating_sub(self.begun);
         self.at.after(since)
     }
+
+    /// Returns a time as the boot clock has it.
+    #[must_use]
+    pub fn boot_of(&self, time: Time) -> Duration {
+        (self.begun + time.0).saturating_sub(self.at.0)
+    }
 }
 
 /// Reads a clock. Those that are read here are always there (clock_gettime(2)), and never before their zero.
@@ -167,8 +173,12 @@ impl<M: Machine> Driver<M> {
         driver
     }
 
-    pub fn machine(&self) -> &M {
-        &self.machine
+    pub fn machine(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    pub fn clock(&self) -> Clock {
+        self.clock
     }
 
     /// Waits until something happens, and returns what the machine tells about it, which may be nothing.

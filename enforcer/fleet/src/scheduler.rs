@@ -1,0 +1,69 @@
+//! Runs a scheduler. Of several, one leads.
+
+use crate::drive::Driver;
+use crate::etcd::Client;
+use crate::metrics::Metrics;
+use enforcer_client::Fault;
+use enforcer_fleet_core::Settings;
+use enforcer_fleet_core::scheduler::{News, Scheduler};
+use enforcer_manifest::EtcdConfig;
+use std::sync::Arc;
+
+/// Runs until it is told to end.
+///
+/// # Errors
+/// If signals cannot be waited for.
+pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Result<(), Fault> {
+    let settings = Settings {
+        grace: etcd.grace,
+        ..Settings::default()
+    };
+    let scheduler = Scheduler::new(etcd.prefix, settings);
+    let mut driver = Driver::new(scheduler, Arc::new(client));
+    let mut ends = crate::Ends::new()?;
+    loop {
+        let news = tokio::select! {
+            news = driver.next() => news,
+            () = ends.wait() => return Ok(()),
+        };
+        for one in news {
+            match one {
+                News::Leads => {
+                    metrics.leads(true);
+                    eprintln!("leads the fleet");
+                }
+                News::Follows => {
+                    metrics.leads(false);
+                    eprintln!("another scheduler leads");
+                }
+                News::Failed(error) => {
+                    if metrics.failed(&error) {
+                        eprintln!("etcd: {error}");
+                    }
+                }
+                News::Unreadable(key, error) => {
+                    eprintln!("{key}: {error}; it and what it is about stay as they are");
+                }
+                News::Decided(decision) => {
+                    let now = driver.clock().now();
+                    metrics.decided(&decision, driver.machine().view(), now);
+                    for change in &decision.changes {
+                        eprintln!(
+                            "{}: {}",
+                            change.replica,
+                            enforcer_fleet_core::report::told(change)
+                        );
+                    }
+                    if !decision.mass_loss.is_empty() {
+                        let nodes: Vec<String> =
+                            decision.mass_loss.iter().map(ToString::to_string).collect();
+                        eprintln!(
+                            "lost at once: {}; nothing of them is placed elsewhere until they are back, or removed",
+                            nodes.join(", ")
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
