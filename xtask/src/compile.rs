@@ -72,11 +72,27 @@ fn statically(command: &mut Command) -> &mut Command {
 /// Compiles the agent, and returns the binary's path.
 pub(crate) fn agent() -> Result<PathBuf> {
     ebpf()?;
-    let packages = ["--package", "enforcer", "--package", "enforcer-client"];
-    run(static_release("build").args(packages))?;
+    run(static_release("build").args(SHIPPED))?;
     let agent = target().join(HOST).join("release/enforcer");
     tidy::check_agent(&agent)?;
     Ok(agent)
+}
+
+/// The packages of the programs that ship. They are the same in each build, as [`GUEST`].
+const SHIPPED: [&str; 6] = [
+    "--package",
+    "enforcer",
+    "--package",
+    "enforcer-client",
+    "--package",
+    "enforcer-fleet",
+];
+
+/// Compiles the program of a fleet, and returns the binary's path.
+pub(crate) fn fleet() -> Result<PathBuf> {
+    ebpf()?;
+    run(static_release("build").args(SHIPPED))?;
+    Ok(target().join(HOST).join("release/enforcer-fleet"))
 }
 
 /// The programs that a guest holds, and those that measure.
@@ -106,11 +122,13 @@ pub(crate) struct Programs {
 
 /// The packages of a guest's programs. They are the same in each build, so that their dependencies
 /// have the same features.
-const GUEST: [&str; 6] = [
+const GUEST: [&str; 8] = [
     "--package",
     "enforcer",
     "--package",
     "enforcer-client",
+    "--package",
+    "enforcer-fleet",
     "--package",
     "enforcer-tests",
 ];

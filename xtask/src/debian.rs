@@ -33,7 +33,7 @@ pub(crate) const HOSTS: [Host; 2] = [
         codename: "bookworm",
         kernel: "6.1",
         // Its version is older than the next one's; see `tests/tests/system/fleet.rs`.
-        more: &["etcd-server"],
+        more: &["etcd-server", "haproxy"],
     },
     Host {
         name: "debian-13",
@@ -87,6 +87,7 @@ const PACKAGES: &[&str] = &[
     "gzip",
     "hostname",
     "init-system-helpers",
+    "iproute2",
     "libc-bin",
     "passwd",
     "perl-base",
@@ -248,8 +249,9 @@ pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Res
     archive.program("usr/bin/floor", &programs.floor)?;
     let server = crate::prometheus::programs()?.join("prometheus");
     archive.program("usr/bin/prometheus", &server)?;
-    for (number, package) in (1..).zip(packages) {
-        archive.file(&format!("root/enforcer_{number}.deb"), package)?;
+    for package in packages {
+        let name = package.file_name().unwrap_or_default().display();
+        archive.file(&format!("root/{name}"), package)?;
     }
     let ours = root().join("tests/system");
     let units = [

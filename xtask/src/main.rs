@@ -132,8 +132,10 @@ fn run(command: Command) -> Result<()> {
         Command::BuildEbpf => compile::ebpf().map(|object| println!("{}", object.display())),
         Command::Build => compile::agent().map(|binary| println!("{}", binary.display())),
         Command::Package => {
-            let built = package::debian(1, package::Compression::Best);
-            built.map(|file| println!("{}", file.display()))
+            let best = package::Compression::Best;
+            println!("{}", package::debian(1, best)?.display());
+            println!("{}", package::debian_fleet(best)?.display());
+            Ok(())
         }
         Command::Demo(kernel) => vm::demo(kernel.wanted.as_deref()),
         Command::Test {

@@ -127,7 +127,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
 /// The files and programs that the guests need.
 struct Prepared {
     programs: Programs,
-    packages: Option<[PathBuf; 2]>,
+    packages: Option<Vec<PathBuf>>,
     matrix: Matrix,
     machine: Machine,
 }
@@ -159,7 +159,8 @@ fn prepare(request: &Request, selection: &Selection) -> Result<Prepared> {
         let packages = match selection.systemd {
             Some(_) => {
                 let build = |revision| package::debian(revision, Compression::Fast);
-                Some([build(1)?, build(2)?])
+                let fleet = package::debian_fleet(Compression::Fast)?;
+                Some(vec![build(1)?, build(2)?, fleet])
             }
             None => None,
         };
@@ -276,7 +277,7 @@ fn systemd_tests(
     prepared: &Prepared,
     host: debian::Host,
     kernel: &Kernel,
-    packages: &[PathBuf; 2],
+    packages: &[PathBuf],
     parts: &str,
 ) -> Result<Outcome> {
     let initramfs = {

@@ -179,6 +179,7 @@ workloads:
             web: 2 → 3 replicas, another version, replica by replica
             web/0: waits: the fleet has no node
             web/1: waits: the fleet has no node
-            web/2: waits: the fleet has no node"#]].assert_eq(&lines.join("\n"));
+            web/2: waits: the fleet has no node"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }

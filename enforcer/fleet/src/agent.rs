@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// The name of the fleet's file in the manifest's folder.
-const FILE: &str = "fleet.yaml";
+const FILE: &str = "enforcer-fleet.yaml";
 /// The pause before the agent's events are followed again.
 const AGAIN: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::etcd::Client;
 use crate::metrics::{self, Metrics};
 use crate::{config, node, scheduler};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use enforcer_client::Fault;
 use enforcer_fleet_core::fleet::WorkloadName;
 use enforcer_fleet_core::store::{Answer, Got, Keys, Operation, Request, StoreError, Transaction};
@@ -106,6 +106,12 @@ enum Command {
     Forget { node: String },
     /// List where a service answers
     Endpoints(endpoints::Wanted),
+    /// Write the manual pages into a folder
+    #[command(hide = true)]
+    Man { folder: PathBuf },
+    /// Print what completes the command line in a shell
+    #[command(hide = true)]
+    Completions { shell: clap_complete::Shell },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -135,6 +141,24 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
+    match &arguments.command {
+        Command::Man { folder } => {
+            return clap_mangen::generate_to(Arguments::command(), folder)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| Fault::Failed(format!("failed to write the pages: {error}")));
+        }
+        Command::Completions { shell } => {
+            let mut out = std::io::stdout();
+            clap_complete::generate(
+                *shell,
+                &mut Arguments::command(),
+                "enforcer-fleet",
+                &mut out,
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
     let config = config::read(&arguments.config)?;
     let client = config::client(&config.etcd)?;
     let done = ExitCode::SUCCESS;
@@ -164,7 +188,10 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     }
     let fleet = Fleet { config, client };
     match arguments.command {
-        Command::Node { .. } | Command::Schedule { .. } => {}
+        Command::Node { .. }
+        | Command::Schedule { .. }
+        | Command::Man { .. }
+        | Command::Completions { .. } => {}
         Command::Apply { file } => changes::apply(&fleet, &file).await?,
         Command::Plan { file } => changes::plan(&fleet, &file).await?,
         Command::Remove { workload } => changes::remove(&fleet, &name(&workload)?).await?,

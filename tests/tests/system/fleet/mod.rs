@@ -1,5 +1,7 @@
 //! The client of etcd, with the etcd of this Debian.
 
+mod hosts;
+
 use super::*;
 use enforcer_fleet::drive::{Driver, ForHost};
 use enforcer_fleet::etcd::{Client, Endpoint, Login};
