@@ -89,6 +89,7 @@ pub(super) fn diff(settings: &Settings, file: &Path, color: bool) -> Result<(), 
     let unsaid = |fault: Fault| match fault {
         Fault::Drawn { drawn, summary } => Fault::Usage(format!("{summary}\n\n{drawn}")),
         Fault::Failed(text)
+        | Fault::Refused(text)
         | Fault::Usage(text)
         | Fault::NotRunning(text)
         | Fault::NoSuchWorkload(text)

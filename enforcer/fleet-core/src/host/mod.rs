@@ -252,7 +252,7 @@ impl Host {
             let all = all.map(|(name, local)| (name.clone(), local.singleton));
             self.outputs.push(Output::Look(all.collect()));
         }
-        self.tell(now);
+        self.tell();
     }
 
     /// Returns the file that the agent should have.
@@ -429,8 +429,19 @@ impl Host {
         }
     }
 
+    /// Returns whether a replica is not on its way out. Before the first wishes all stay.
+    fn stays(&self, replica: &Replica) -> bool {
+        let Some(run) = &self.run else {
+            return true;
+        };
+        let wanted = run.wanted.get(&replica.workload);
+        let is_wanted = wanted.is_some_and(|wanted| wanted.replicas.contains_key(&replica.index));
+        let is_refused = self.refused.contains_key(&replica.workload);
+        is_wanted && !is_refused || run.untouched.contains(replica)
+    }
+
     /// Tells the node how its host is, if that has changed.
-    fn tell(&mut self, now: Time) {
+    fn tell(&mut self) {
         if !self.has_looked {
             return;
         }
@@ -438,8 +449,7 @@ impl Host {
         let looked = std::mem::take(&mut self.looked);
         for (replica, found) in replicas(&looked) {
             let spec = self.spec(&replica.workload);
-            let is_leaving = self.leaving.contains_key(&replica);
-            let endpoints = match spec.filter(|_| !is_leaving) {
+            let endpoints = match spec.filter(|_| self.stays(&replica)) {
                 Some(spec) => seen::endpoints(&replica, &spec, &self.address),
                 None => BTreeMap::new(),
             };
@@ -449,7 +459,6 @@ impl Host {
             all.insert(replica, seen::seen(found, revision, endpoints, since));
         }
         self.looked = looked;
-        let _ = now;
         if self.told.as_ref() != Some(&all) {
             self.told = Some(all.clone());
             self.outputs.push(Output::Seen(all));
