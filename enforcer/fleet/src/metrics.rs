@@ -152,14 +152,17 @@ impl Metrics {
         self.leads.set(i64::from(leads));
     }
 
-    pub(crate) fn decided(&self, decision: &Decision, view: Option<&View>, now: Time) {
-        self.changes
-            .inc_by(u64::try_from(decision.changes.len()).unwrap_or(0));
-        self.waiting.set(as_count(decision.waiting.len()));
+    pub(crate) fn decided(&self, decision: &Decision) {
+        let changes = u64::try_from(decision.changes.len());
+        self.changes.inc_by(changes.unwrap_or(0));
         self.mass_loss.set(as_count(decision.mass_loss.len()));
-        let Some(view) = view else {
-            return;
-        };
+    }
+
+    /// Counts the fleet as a leader knows it.
+    pub(crate) fn fleet(&self, view: &View, now: Time) {
+        let waiting = view.history.values();
+        let waiting = waiting.filter(|kept| kept.record.waits.is_some());
+        self.waiting.set(as_count(waiting.count()));
         let fleet = view.fleet(now, |mode| mode == Mode::Enforce);
         let mut counts = [("up", 0), ("draining", 0), ("lost", 0)];
         for node in fleet.nodes.values() {

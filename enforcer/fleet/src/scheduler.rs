@@ -4,10 +4,14 @@ use crate::drive::Driver;
 use crate::etcd::Client;
 use crate::metrics::Metrics;
 use enforcer_client::Fault;
-use enforcer_fleet_core::Settings;
 use enforcer_fleet_core::scheduler::{News, Scheduler};
+use enforcer_fleet_core::{Settings, Time};
 use enforcer_manifest::EtcdConfig;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The shortest time between two counts of the fleet.
+const COUNT: Duration = Duration::from_secs(1);
 
 /// Runs until it is told to end.
 ///
@@ -21,7 +25,15 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
     let scheduler = Scheduler::new(etcd.prefix, settings);
     let mut driver = Driver::new(scheduler, Arc::new(client));
     let mut ends = crate::Ends::new()?;
+    let mut counted = Time::default();
     loop {
+        let now = driver.clock().now();
+        if now.since(counted) >= COUNT
+            && let Some(view) = driver.machine().view()
+        {
+            metrics.fleet(view, now);
+            counted = now;
+        }
         let news = tokio::select! {
             news = driver.next() => news,
             () = ends.wait() => return Ok(()),
@@ -45,8 +57,7 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
                     eprintln!("{key}: {error}; it and what it is about stay as they are");
                 }
                 News::Decided(decision) => {
-                    let now = driver.clock().now();
-                    metrics.decided(&decision, driver.machine().view(), now);
+                    metrics.decided(&decision);
                     for change in &decision.changes {
                         eprintln!(
                             "{}: {}",

@@ -522,7 +522,7 @@ backend web
 ";
 
 /// A program that ends with this.
-struct Program(Child);
+pub(super) struct Program(pub(super) Child);
 
 impl Drop for Program {
     fn drop(&mut self) {

@@ -1,6 +1,7 @@
 //! The client of etcd, with the etcd of this Debian.
 
 mod hosts;
+mod packaged;
 
 use super::*;
 use enforcer_fleet::drive::{Driver, ForHost};
