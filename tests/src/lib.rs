@@ -10,6 +10,7 @@ pub mod agent;
 pub mod burn;
 pub mod corpus;
 pub mod disk;
+pub mod fleet;
 pub mod isolation;
 pub mod kernel;
 pub mod modules;

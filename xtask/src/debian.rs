@@ -257,6 +257,8 @@ pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Res
     let units = [
         "bench.service",
         "bench.target",
+        "demo.service",
+        "demo.target",
         "suite.service",
         "suite.target",
         "verdict.service",

@@ -52,8 +52,12 @@ enum Command {
     Build,
     /// Make the agent's Debian package
     Package,
-    /// Show the main job on a real kernel, in a VM
-    Demo(Kernel),
+    /// Show the main job on a real kernel, in a VM; `demo fleet` shows five hosts with etcd between them
+    Demo {
+        what: Option<Shown>,
+        #[command(flatten)]
+        kernel: Kernel,
+    },
     /// Run every test, or those that are named
     ///
     /// Without a name: the host's tests, the VM's on each kernel of the matrix, a power cut
@@ -115,6 +119,12 @@ struct Kernel {
     wanted: Option<String>,
 }
 
+/// Something else to show than the main job.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Shown {
+    Fleet,
+}
+
 fn main() -> ExitCode {
     progress::start();
     match run(Cli::parse().command) {
@@ -137,7 +147,11 @@ fn run(command: Command) -> Result<()> {
             println!("{}", package::debian_fleet(best)?.display());
             Ok(())
         }
-        Command::Demo(kernel) => vm::demo(kernel.wanted.as_deref()),
+        Command::Demo { what: None, kernel } => vm::demo(kernel.wanted.as_deref()),
+        Command::Demo {
+            what: Some(Shown::Fleet),
+            ..
+        } => vm::demo_fleet(),
         Command::Test {
             names,
             kernel,

@@ -81,6 +81,30 @@ pub(crate) fn demo(kernel: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// Shows a fleet of five hosts in one kernel, of which one is lost.
+///
+/// # Errors
+/// If the VM cannot be started, or the fleet does not do what it should.
+pub(crate) fn demo_fleet() -> Result<()> {
+    let host = debian::HOSTS[0];
+    let (programs, kernels, machine) = prepare(Some(host.kernel), Accelerator::Emulation)?;
+    let packages = [
+        package::debian(1, Compression::Fast)?,
+        package::debian_fleet(Compression::Fast)?,
+    ];
+    let initramfs = debian::pack(host, &programs, &packages)?;
+    let kernel = kernels.first().context("no kernel")?;
+    let options = "systemd.unit=demo.target systemd.show_status=no systemd.getty_auto=no";
+    let boot = Boot {
+        options,
+        ..boot(kernel, &initramfs, "demo/fleet", LARGE_MEMORY_MIB)
+    };
+    let _phase = Phase::begin("demo");
+    machine.boot(&boot, |_| false)?.verdict()?;
+    println!("\nNext: docs/fleet.md says how to run one on hosts of your own.");
+    Ok(())
+}
+
 fn boot<'a>(kernel: &'a Kernel, initramfs: &'a Path, job: &'a str, memory_mib: u32) -> Boot<'a> {
     Boot {
         kernel,

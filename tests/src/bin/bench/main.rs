@@ -8,6 +8,7 @@
 )]
 
 mod daemon;
+mod fleet;
 mod loops;
 mod outputs;
 mod pairs;
@@ -35,6 +36,10 @@ fn main() {
     let wanted = std::env::args().nth(1).unwrap_or_default();
     if wanted == "--power" {
         power::run(&std::env::args().nth(2).unwrap_or_default());
+        return;
+    }
+    if wanted == "--demo-fleet" {
+        fleet::demo();
         return;
     }
     if wanted == "--demo" {

@@ -179,7 +179,10 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
     put("/root/etcd.key", key);
     put("/root/other.pem", other);
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    put("/etc/hosts", &format!("{hosts}\n127.0.0.1 localhost other\n"));
+    put(
+        "/etc/hosts",
+        &format!("{hosts}\n127.0.0.1 localhost other\n"),
+    );
     let _ = fs::remove_dir_all("/tmp/etcd-tls");
     let etcd = Command::new("/usr/bin/etcd")
         .args(["--data-dir", "/tmp/etcd-tls", "--log-level", "error"])
@@ -197,7 +200,7 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let _etcd = super::hosts::Program(etcd.unwrap());
+    let _etcd = enforcer_tests::fleet::Program(etcd.unwrap());
     let program = "/root/enforcer-fleet";
     sh(&format!(
         "dpkg-deb --fsys-tarfile /root/enforcer-fleet_1.deb | tar -xO ./usr/bin/enforcer-fleet >{program}; chmod 755 {program}"
