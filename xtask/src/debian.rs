@@ -4,6 +4,7 @@
 
 use crate::apt::{self, Release};
 use crate::compile::Programs;
+use crate::image::add_modules;
 use crate::initramfs::Archive;
 use crate::process::{root, run_quietly, target};
 use crate::tree::{self, Contents};
@@ -233,11 +234,16 @@ fn furnish(folder: &Path, status: &str) -> Result<()> {
         .with_context(|| format!("failed to link {}", old.display()))
 }
 
-/// Packs the whole host, with the package and its tests, as an archive to boot.
+/// Packs the whole host, with packages, its tests and a kernel's modules, as an archive to boot.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Result<PathBuf> {
+pub(crate) fn pack(
+    host: Host,
+    modules: &[PathBuf],
+    programs: &Programs,
+    packages: &[PathBuf],
+) -> Result<PathBuf> {
     let mut archive = Archive::new();
     let tree = host.tree()?;
     add(&mut archive, &tree, "")?;
@@ -249,6 +255,7 @@ pub(crate) fn pack(host: Host, programs: &Programs, packages: &[PathBuf]) -> Res
     archive.program("usr/bin/floor", &programs.floor)?;
     let server = crate::prometheus::programs()?.join("prometheus");
     archive.program("usr/bin/prometheus", &server)?;
+    add_modules(&mut archive, modules)?;
     for package in packages {
         let name = package.file_name().unwrap_or_default().display();
         archive.file(&format!("root/{name}"), package)?;

@@ -102,11 +102,7 @@ fn archive(kernel: &Kernel, programs: &Programs, contents: Contents) -> Result<A
         archive.program("usr/bin/suite", &programs.suite)?;
     }
     archive.directory("usr/lib")?;
-    archive.directory("usr/lib/modules")?;
-    for module in &kernel.modules {
-        let name = module.file_name().unwrap_or_default().to_string_lossy();
-        archive.program(&format!("usr/lib/modules/{name}"), module)?;
-    }
+    add_modules(&mut archive, &kernel.modules)?;
     match contents {
         Contents::Demo => archive.symlink("lib", "usr/lib")?,
         Contents::Tests | Contents::Shell => {
@@ -135,4 +131,17 @@ pub(crate) fn hello(programs: &Programs) -> Result<PathBuf> {
     let file = target().join("vm/hello.cpio");
     archive.write_to(&file)?;
     Ok(file)
+}
+
+/// Adds a kernel's modules, where `tests/src/modules.rs` looks for them.
+///
+/// # Errors
+/// If a file cannot be read.
+pub(crate) fn add_modules(archive: &mut Archive, modules: &[PathBuf]) -> Result<()> {
+    archive.directory("usr/lib/modules")?;
+    for module in modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.program(&format!("usr/lib/modules/{name}"), module)?;
+    }
+    Ok(())
 }

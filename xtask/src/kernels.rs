@@ -86,9 +86,9 @@ const OWN_METAPACKAGES: &[&str] = &["linux-image-virtual", "linux-image-generic"
 /// The series of such a kernel.
 const OWN: &str = "distribution";
 
-/// The modules that tests load: swap in a VM without a disk, a disk, and lists of
-/// sockets. Each follows those that it needs.
-pub(crate) const MODULES: [&str; 9] = [
+/// The modules that tests load: swap in a VM without a disk, a disk, lists of
+/// sockets, and a network between namespaces. Each follows those that it needs.
+pub(crate) const MODULES: [&str; 10] = [
     "loop",
     "inet_diag",
     "tcp_diag",
@@ -98,6 +98,7 @@ pub(crate) const MODULES: [&str; 9] = [
     "virtio_pci_modern_dev",
     "virtio_pci",
     "virtio_blk",
+    "veth",
 ];
 
 /// A kernel ready to boot.

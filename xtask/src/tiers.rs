@@ -282,7 +282,7 @@ fn systemd_tests(
 ) -> Result<Outcome> {
     let initramfs = {
         let _phase = Phase::begin(&format!("pack {}", host.name));
-        debian::pack(host, &prepared.programs, packages)?
+        debian::pack(host, &kernel.modules, &prepared.programs, packages)?
     };
     let boot = Boot {
         kernel,

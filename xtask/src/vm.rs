@@ -92,8 +92,8 @@ pub(crate) fn demo_fleet() -> Result<()> {
         package::debian(1, Compression::Fast)?,
         package::debian_fleet(Compression::Fast)?,
     ];
-    let initramfs = debian::pack(host, &programs, &packages)?;
     let kernel = kernels.first().context("no kernel")?;
+    let initramfs = debian::pack(host, &kernel.modules, &programs, &packages)?;
     let options = "systemd.unit=demo.target systemd.show_status=no systemd.getty_auto=no";
     let boot = Boot {
         options,
@@ -180,7 +180,7 @@ pub(crate) fn trace(kernel: Option<&str>) -> Result<()> {
 fn bench_side((host, part): (usize, &str), kernel: Option<&str>, guards: bool) -> Result<()> {
     let (programs, kernels, machine) = prepare(kernel, Accelerator::ConcurrentEmulation)?;
     let packages = [package::debian(1, Compression::Fast)?];
-    let initramfs = debian::pack(debian::HOSTS[host], &programs, &packages)?;
+    let initramfs = debian::pack(debian::HOSTS[host], &[], &programs, &packages)?;
     for kernel in &kernels {
         println!("kernel {kernel}");
         let job = format!("side/{part}");

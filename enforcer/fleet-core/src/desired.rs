@@ -76,7 +76,38 @@ pub fn changed(
     .collect()
 }
 
-/// Returns what these records would change, line by line: first the workloads, then the first decision about them.
+/// Returns what these records change about each workload, in a line each.
+#[must_use]
+pub fn summary(view: &View, changed: &BTreeMap<WorkloadName, DesiredRecord>) -> Vec<String> {
+    let lines = changed.iter().map(|(name, record)| {
+        let new = &record.scheduling;
+        let Some(present) = view.desired.get(name).map(|kept| &kept.record) else {
+            return match new.replicas {
+                1 => format!("{name}: new, with 1 replica"),
+                count => format!("{name}: new, with {count} replicas"),
+            };
+        };
+        let mut what = Vec::new();
+        let old = &present.scheduling;
+        if old.replicas != new.replicas {
+            what.push(format!("{} → {} replicas", old.replicas, new.replicas));
+        }
+        if present.workload != record.workload {
+            what.push("another version, replica by replica".to_owned());
+        }
+        let demands = |of: &Desired| (of.needs, of.requires.clone(), of.domain.clone());
+        if demands(old) != demands(new) {
+            what.push("other demands on its nodes".to_owned());
+        }
+        if what.is_empty() {
+            what.push("other rules".to_owned());
+        }
+        format!("{name}: {}", what.join(", "))
+    });
+    lines.collect()
+}
+
+/// Returns the first decision about these records, line by line.
 #[must_use]
 pub fn plan(
     view: &View,
@@ -84,32 +115,8 @@ pub fn plan(
     settings: &Settings,
     now: Time,
 ) -> Vec<String> {
-    let mut lines = Vec::new();
     let mut next = view.clone();
     for (name, record) in changed {
-        let new = &record.scheduling;
-        let line = match view.desired.get(name).map(|kept| &kept.record) {
-            None => format!("{name}: new, with {} replicas", new.replicas),
-            Some(present) => {
-                let mut what = Vec::new();
-                let old = &present.scheduling;
-                if old.replicas != new.replicas {
-                    what.push(format!("{} → {} replicas", old.replicas, new.replicas));
-                }
-                if present.workload != record.workload {
-                    what.push("another version, replica by replica".to_owned());
-                }
-                let placed = |of: &Desired| (of.needs, of.requires.clone(), of.domain.clone());
-                if placed(old) != placed(new) {
-                    what.push("other demands on its nodes".to_owned());
-                }
-                if what.is_empty() {
-                    what.push("other rules".to_owned());
-                }
-                format!("{name}: {}", what.join(", "))
-            }
-        };
-        lines.push(line);
         let kept = Kept {
             record: record.clone(),
             created: Revision::default(),
@@ -117,21 +124,18 @@ pub fn plan(
         };
         next.desired.insert(name.clone(), kept);
     }
-    let mut memory = view
-        .memory
-        .as_ref()
-        .map(|kept| kept.record.clone())
-        .unwrap_or_default();
+    let memory = view.memory.as_ref();
+    let mut memory = memory.map(|kept| kept.record.clone()).unwrap_or_default();
     let fleet = next.fleet(now, |_| true);
     let decision = decide(&fleet, &mut memory, settings, now);
     let is_of = |name: &WorkloadName| changed.contains_key(name);
     let changes = decision.changes.iter();
     let changes = changes.filter(|change| is_of(&change.replica.workload));
-    lines.extend(changes.map(|change| format!("{}: {}", change.replica, told(change))));
+    let changes = changes.map(|change| format!("{}: {}", change.replica, told(change)));
     let waiting = decision.waiting.iter();
     let waiting = waiting.filter(|waiting| is_of(&waiting.replica.workload));
-    lines.extend(waiting.map(|waiting| format!("{}: waits: {}", waiting.replica, waiting.why)));
-    lines
+    let waiting = waiting.map(|waiting| format!("{}: waits: {}", waiting.replica, waiting.why));
+    changes.chain(waiting).collect()
 }
 
 #[cfg(test)]
@@ -174,7 +178,8 @@ workloads:
         }
         assert_eq!(changed(&view, first), BTreeMap::new());
         let next = changed(&view, of(3, "/bin/web2"));
-        let lines = plan(&view, &next, &Settings::default(), Time::default());
+        let mut lines = summary(&view, &next);
+        lines.extend(plan(&view, &next, &Settings::default(), Time::default()));
         expect_test::expect![[r#"
             web: 2 → 3 replicas, another version, replica by replica
             web/0: waits: the fleet has no node

@@ -144,6 +144,7 @@ impl Running {
                     }
                     self.driver.machine().rules().refuse(refused);
                 }
+                Output::Forgiven(name) => self.driver.machine().forgive(&name),
                 Output::Taken(names) => self.driver.machine().rules().take(names),
                 Output::Trouble(why) => eprintln!("the agent: {why}"),
             }

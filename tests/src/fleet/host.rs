@@ -47,15 +47,16 @@ impl Host {
             "set -e; mkdir -p -m 755 {folder}/workloads.d {folder}/run {folder}/state
              ip netns add {name}
              ip link add fl{number} type veth peer name eth0 netns {name}
-             ip link set fl{number} master fleet0 up
-             nsenter --net=/run/netns/{name} ip address add 10.77.0.{number}/24 dev eth0
+             ip address add 10.77.{number}.254/24 dev fl{number}
+             ip link set fl{number} up
+             nsenter --net=/run/netns/{name} ip address add 10.77.{number}.1/24 dev eth0
              nsenter --net=/run/netns/{name} ip link set eth0 up
              nsenter --net=/run/netns/{name} ip link set lo up"
         ));
         host.relays = MEMBERS.map(|port| Relay::new(&name, port)).into();
         let zone = ["a", "b"][number % 2];
         let config = format!(
-            "etcd:\n  endpoints: [{}]\n  grace: {GRACE}s\nnode:\n  name: {name}\n  address: 10.77.0.{number}\n  \
+            "etcd:\n  endpoints: [{}]\n  grace: {GRACE}s\nnode:\n  name: {name}\n  address: 10.77.{number}.1\n  \
              labels: {{ zone: {zone} }}\nallow:\n  users: [web]\n  ports: [8000-8099]\n  memory: 2G\n",
             MEMBERS
                 .map(|port| format!("\"http://127.0.0.1:{port}\""))

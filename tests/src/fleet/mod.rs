@@ -71,8 +71,8 @@ pub struct World {
 
 impl World {
     pub fn start(hosts: usize) -> Self {
-        run("set -e; mkdir -p -m 777 /srv/fleet; chmod 777 /srv/fleet; rm -rf /srv/fleet/*
-            ip link add fleet0 type bridge; ip address add 10.77.0.254/24 dev fleet0; ip link set fleet0 up");
+        crate::modules::load(&["veth"]);
+        run("mkdir -p /srv/fleet; chmod 777 /srv/fleet; rm -rf /srv/fleet/*");
         let cluster = Cluster::start();
         let hosts = (1..=hosts).map(Host::start).collect();
         let mut world = Self {
@@ -162,7 +162,6 @@ impl Drop for World {
             let _ = scheduler.wait();
         }
         self.hosts.clear();
-        shell("ip link del fleet0");
     }
 }
 

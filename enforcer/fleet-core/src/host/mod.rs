@@ -31,6 +31,8 @@ pub(crate) const MARGIN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// The time between two looks at replicas that nothing has happened to.
 const LOOK: Duration = Duration::from_secs(10);
+/// The time after which the agent is asked again about a workload that it has refused.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 /// The pause in which events of the agent are collected before a look.
 const COLLECT: Duration = Duration::from_millis(100);
 
@@ -74,6 +76,8 @@ pub enum Output {
     Seen(BTreeMap<Replica, Seen>),
     /// The host does not run these, in the versions that were refused.
     Refused(BTreeMap<WorkloadName, (Revision, String)>),
+    /// The host may run these after all.
+    Forgiven(WorkloadName),
     /// These names belong to other workloads of the host.
     Taken(BTreeSet<WorkloadName>),
     Trouble(String),
@@ -131,6 +135,8 @@ pub struct Host {
     settled: BTreeMap<WorkloadName, Revision>,
     failing: BTreeMap<Replica, Time>,
     refused: BTreeMap<WorkloadName, (Revision, String)>,
+    /// The time at which each refusal is forgotten.
+    forgets: BTreeMap<WorkloadName, Time>,
     /// The workloads whose verdict is asked for, one after another.
     suspects: Vec<WorkloadName>,
     specs: BTreeMap<WorkloadName, (Revision, Option<Arc<WorkloadSpec>>)>,
@@ -161,6 +167,7 @@ impl Host {
             settled: BTreeMap::new(),
             failing: BTreeMap::new(),
             refused: BTreeMap::new(),
+            forgets: BTreeMap::new(),
             suspects: Vec::new(),
             specs: BTreeMap::new(),
             deadlines: BTreeMap::new(),
@@ -175,19 +182,21 @@ impl Host {
     pub fn wake(&self) -> Option<Time> {
         let leaves = self.leaving.values().min().copied();
         let calls = [self.read.wake(), self.apply.wake(), self.look.wake()];
-        calls.into_iter().flatten().chain(leaves).min()
+        let forgets = self.forgets.values().min().copied();
+        let calls = calls.into_iter().flatten();
+        calls.chain(leaves).chain(forgets).min()
     }
 
     /// Takes what has happened, and returns what to do.
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Output> {
         match input {
             Input::Run(run) => {
-                self.run = Some(run);
+                // Another version is tried anew.
                 self.refused.retain(|name, (of, _)| {
-                    let run = self.run.as_ref();
-                    let wanted = run.and_then(|run| run.wanted.get(name));
+                    let wanted = run.wanted.get(name);
                     wanted.is_none_or(|wanted| wanted.revision == *of)
                 });
+                self.run = Some(run);
                 self.apply.hasten(now);
             }
             Input::LeaseUntil(until) => {
@@ -234,6 +243,7 @@ impl Host {
         let Some(present) = self.present.clone() else {
             return;
         };
+        self.forgive(now);
         if self.leaving.values().any(|at| *at <= now) {
             self.apply.hasten(now);
         }
@@ -357,10 +367,25 @@ impl Host {
         {
             let refusal = (local.revision, why);
             self.refused.insert(name.clone(), refusal);
+            self.forgets.insert(name.clone(), now.after(ASK_AGAIN));
             self.outputs.push(Output::Refused(self.refused.clone()));
         }
         self.ask_about_next();
         self.apply.hasten(now);
+    }
+
+    /// Forgets old refusals: their reason may be gone, as a fault in another file of the manifest.
+    fn forgive(&mut self, now: Time) {
+        let due = self.forgets.iter().filter(|(_, at)| **at <= now);
+        let due: Vec<WorkloadName> = due.map(|(name, _)| name.clone()).collect();
+        for name in due {
+            self.forgets.remove(&name);
+            if self.refused.remove(&name).is_some() {
+                self.outputs.push(Output::Refused(self.refused.clone()));
+                self.outputs.push(Output::Forgiven(name));
+                self.apply.hasten(now);
+            }
+        }
     }
 
     fn spec(&mut self, name: &WorkloadName) -> Option<Arc<WorkloadSpec>> {
@@ -407,6 +432,12 @@ impl Host {
             }
             Ok((looked, taken)) => {
                 self.has_looked = true;
+                let present = self.present.iter().flatten();
+                let is_missing = |(name, _): (&WorkloadName, _)| !looked.contains_key(name);
+                if self.apply == Call::Idle && { present }.any(is_missing) {
+                    // Somebody has taken the file away, or the agent has another one.
+                    self.read.hasten(now.after(AGAIN));
+                }
                 let present = self.present.iter().flatten();
                 for (name, local) in present {
                     // What is being applied is not the present version any more.

@@ -109,6 +109,7 @@ fn told(output: &Output) -> String {
                 .map(|(name, (of, why))| format!("{name}@{} {why}", of.0));
             format!("refused {}", all.collect::<Vec<_>>().join(", "))
         }
+        Output::Forgiven(name) => format!("forgiven {name}"),
         Output::Taken(names) => format!("taken {names:?}"),
         Output::Trouble(why) => format!("trouble {why}"),
     }
@@ -148,6 +149,11 @@ fn what_is_wanted_is_applied_looked_at_and_told() {
             ),
             // Nothing happens, and nothing is asked for ten seconds.
             (9000, Input::Woken),
+            // The file is gone.
+            (11_500, Input::Woken),
+            (11_510, looked(&[])),
+            (12_510, Input::Woken),
+            (12_520, Input::Read(Ok(String::new()))),
         ],
         &expect![[r#"
             0 ms: read
@@ -163,6 +169,12 @@ fn what_is_wanted_is_applied_looked_at_and_told() {
             1400 ms: look at web
             1500 ms: taken {mine}
             1500 ms: seen web/0 ready @3 [8080], web/2 ready @3 [8080]
+            11500 ms: look at web
+            11510 ms: taken {mine}
+            11510 ms: seen 
+            12510 ms: read
+            12520 ms: apply web@3 [0, 2]
+            12520 ms: look at 
         "#]],
     );
 }
@@ -254,6 +266,13 @@ fn a_refused_workload_holds_up_no_other() {
                 Input::Applied(Err(Rejection::Unavailable("it goes down".to_owned()))),
             ),
             (1080, Input::Woken),
+            (1090, Input::Applied(Err(refused("no user `x`")))),
+            (
+                1100,
+                Input::Planned(name("bad"), Err(refused("no user `x`"))),
+            ),
+            // It may have been added meanwhile.
+            (301_100, Input::Woken),
         ],
         &expect![[r#"
             0 ms: look at 
@@ -269,6 +288,12 @@ fn a_refused_workload_holds_up_no_other() {
             70 ms: apply bad@6 [0], web@5 [1]
             80 ms: trouble it goes down
             1080 ms: apply bad@6 [0], web@5 [1]
+            1090 ms: trouble no user `x`
+            1090 ms: plan bad: bad@6 [0], web@5 [1]
+            1100 ms: refused bad@6 no user `x`
+            301100 ms: refused 
+            301100 ms: forgiven bad
+            301100 ms: apply bad@6 [0], web@5 [1]
         "#]],
     );
 }

@@ -34,6 +34,10 @@ impl<R: Rules> Node<R> {
                 for entry in got.entries {
                     self.note(&entry.key, entry.modified, entry.value);
                 }
+                // The host's rules may be others now.
+                let said = self.written.keys();
+                let said = said.filter(|key| matches!(key, Key::Health(..)));
+                self.stale = said.cloned().collect();
                 self.start = Start::Done;
             }
             (Call::Own | Call::Leased | Call::Said, Err(error)) => {
@@ -100,7 +104,10 @@ impl<R: Rules> Node<R> {
                 for (key, value) in std::mem::take(&mut self.pending) {
                     has_node |= matches!(key, Key::Node(_));
                     match value {
-                        Some(value) => drop(self.written.insert(key, (revision, value))),
+                        Some(value) => {
+                            self.stale.remove(&key);
+                            self.written.insert(key, (revision, value));
+                        }
                         None => drop(self.written.remove(&key)),
                     }
                 }

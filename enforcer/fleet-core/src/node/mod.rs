@@ -185,6 +185,8 @@ pub struct Node<R> {
     /// The records of this node that are in etcd, as far as it knows. A write has the condition that this is right, so that a late one
     /// changes nothing.
     written: BTreeMap<Key, (Revision, Vec<u8>)>,
+    /// Refusals that may not hold any more. They go, unless they are written anew.
+    stale: BTreeSet<Key>,
     pending: Vec<(Key, Option<Vec<u8>>)>,
     /// The time of the next write of health, and of any write.
     write_after: Time,
@@ -218,12 +220,23 @@ impl<R: Rules> Node<R> {
             refused: BTreeMap::new(),
             running: None,
             written: BTreeMap::new(),
+            stale: BTreeSet::new(),
             pending: Vec::new(),
             write_after: Time::default(),
             blocked_until: Time::default(),
             heartbeat_at: Time::default(),
             outputs: Vec::new(),
         }
+    }
+
+    /// Takes back what was said against a workload, so that a scheduler may try this node again.
+    pub fn forgive(&mut self, workload: &WorkloadName) {
+        let written = self.written.keys();
+        let of_workload = written.filter(|key| match key {
+            Key::Health(_, replica) => replica.workload == *workload,
+            _ => false,
+        });
+        self.stale.extend(of_workload.cloned());
     }
 
     /// Returns the host's rules, which may learn something. The next event has them judge again.

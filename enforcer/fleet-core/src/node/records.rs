@@ -67,7 +67,8 @@ impl<R: Rules> Node<R> {
             |value: &[u8]| HealthRecord::decode(value).is_ok_and(|health| health.refused.is_some());
         let gone = self.written.iter().filter(|(key, (_, value))| {
             // A refusal stays, for the scheduler.
-            !matches!(key, Key::Node(_)) && !records.contains_key(*key) && !is_refusal(value)
+            let stays = is_refusal(value) && !self.stale.contains(*key);
+            !matches!(key, Key::Node(_)) && !records.contains_key(*key) && !stays
         });
         let gone: Vec<Key> = gone.map(|(key, _)| key.clone()).collect();
         let new = records.into_iter();

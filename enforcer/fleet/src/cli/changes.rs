@@ -30,12 +30,11 @@ fn settings(fleet: &Fleet) -> Settings {
     }
 }
 
-fn print_plan(fleet: &Fleet, view: &View, changes: &BTreeMap<WorkloadName, DesiredRecord>) {
+fn print_summary(view: &View, changes: &BTreeMap<WorkloadName, DesiredRecord>) {
     if changes.is_empty() {
         println!("no changes");
-        return;
     }
-    for line in desired::plan(view, changes, &settings(fleet), Fleet::now()) {
+    for line in desired::summary(view, changes) {
         println!("{line}");
     }
 }
@@ -43,7 +42,11 @@ fn print_plan(fleet: &Fleet, view: &View, changes: &BTreeMap<WorkloadName, Desir
 pub(super) async fn plan(fleet: &Fleet, file: &Path) -> Result<(), Fault> {
     let records = read(file)?;
     let (view, _) = fleet.all().await?;
-    print_plan(fleet, &view, &changed(&view, records));
+    let changes = changed(&view, records);
+    print_summary(&view, &changes);
+    for line in desired::plan(&view, &changes, &settings(fleet), Fleet::now()) {
+        println!("{line}");
+    }
     Ok(())
 }
 
@@ -73,7 +76,7 @@ pub(super) async fn apply(fleet: &Fleet, file: &Path) -> Result<(), Fault> {
             return Err(Fault::Failed(message.to_owned()));
         }
     }
-    print_plan(fleet, &view, &changes);
+    print_summary(&view, &changes);
     Ok(())
 }
 
