@@ -9,7 +9,7 @@ use enforcer_fleet_core::fleet::{
 };
 use enforcer_fleet_core::{Memory, Settings, decide};
 use expect_test::{Expect, expect};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -308,4 +308,30 @@ fn what_fits_nowhere_says_why() {
         0 s: big/0 waits: no node is suitable: 1 not up, 2 without room
         0 s: fast/0 waits: no node is suitable: 1 not up, 2 without its labels
     "#]]);
+}
+
+#[test]
+fn a_node_has_a_place_for_each_rest_of_a_number_by_fifteen() {
+    let mut world = World::new(&["a", "b"]);
+    for node in world.fleet.nodes.values_mut() {
+        node.capacity = of(100);
+    }
+    world.want("web", wanted(31));
+    let decision = decide(
+        &world.fleet,
+        &mut world.memory,
+        &Settings::default(),
+        world.now,
+    );
+    let mut places = BTreeSet::new();
+    for change in &decision.changes {
+        let node = change.to.clone().unwrap();
+        let place = change.replica.index % 15;
+        assert!(places.insert((node, place)), "{change:?}");
+    }
+    assert_eq!(places.len(), 30);
+    let waiting: Vec<u32> = (decision.waiting.iter())
+        .map(|waiting| waiting.replica.index)
+        .collect();
+    assert_eq!(waiting, [30]);
 }
