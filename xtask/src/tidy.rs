@@ -23,6 +23,8 @@ const CORE: &str = "enforcer/core/src/";
 /// The rules of the core hold for the crates around it that do no I/O as well.
 const PURE: [&str; 3] = [CORE, "enforcer/manifest/src/", "enforcer/model/src/"];
 const EXECUTOR: &str = "enforcer/src/executor";
+/// The holder kills what no agent has stopped in time.
+const DEADLINES: &str = "enforcer/src/holder/deadlines.rs";
 
 const RULES: &[Rule] = &[
     Rule {
@@ -68,7 +70,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         scope: AGENT,
-        except: &[EXECUTOR],
+        except: &[EXECUTOR, DEADLINES],
         words: &[
             "limits::apply",
             "Cgroup::kill",
@@ -79,7 +81,7 @@ const RULES: &[Rule] = &[
             "remove_child",
             ".signal(",
         ],
-        reported: "only the executor changes the host",
+        reported: "only the executor changes the host, and the holder where a deadline has passed",
     },
     Rule {
         scope: "enforcer/",

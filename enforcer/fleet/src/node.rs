@@ -99,7 +99,7 @@ impl Running {
             }
             ForHost::Failed(error) => {
                 if self.metrics.failed(&error) {
-                    eprintln!("etcd: {error}");
+                    eprintln!("{error}");
                 }
             }
         }

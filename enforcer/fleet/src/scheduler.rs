@@ -50,7 +50,7 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
                 }
                 News::Failed(error) => {
                     if metrics.failed(&error) {
-                        eprintln!("etcd: {error}");
+                        eprintln!("{error}");
                     }
                 }
                 News::Unreadable(key, error) => {

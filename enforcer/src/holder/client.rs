@@ -381,10 +381,10 @@ impl Holder {
     }
 
     /// Fails if the holder is older than this program and could not be renewed: it does not know
-    /// requests about listening sockets, and would hang up.
-    fn check_sockets(&self) -> io::Result<()> {
+    /// some requests, and would hang up.
+    fn check(&self, knows: impl Fn(&Link) -> bool) -> io::Result<()> {
         let link = self.link.lock();
-        match link.connection.is_none() || link.keeps_sockets {
+        match link.connection.is_none() || knows(&link) {
             true => Ok(()),
             false => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -395,14 +395,8 @@ impl Holder {
     /// # Errors
     /// If the holder does not answer, or is an older one that cannot.
     pub(crate) fn keep_deadlines(&self, ends: Vec<End>) -> io::Result<()> {
-        let is_older = {
-            let link = self.link.lock();
-            link.connection.is_some() && !link.keeps_deadlines
-        };
-        match is_older {
-            true => Err(io::ErrorKind::Unsupported.into()),
-            false => self.request(&Request::Deadlines { ends }, None),
-        }
+        self.check(|link| link.keeps_deadlines)?;
+        self.request(&Request::Deadlines { ends }, None)
     }
 
     /// Has it keep a listening socket, with the setting that it was made for.
@@ -415,7 +409,7 @@ impl Holder {
         made_for: &str,
         socket: &OwnedFd,
     ) -> io::Result<()> {
-        self.check_sockets()?;
+        self.check(|link| link.keeps_sockets)?;
         let request = Request::KeepSocket {
             name: name.clone(),
             made_for: made_for.to_owned(),
@@ -428,7 +422,7 @@ impl Holder {
     /// # Errors
     /// If the holder does not answer.
     pub(crate) fn close_socket(&self, name: &SocketName) -> io::Result<()> {
-        self.check_sockets()?;
+        self.check(|link| link.keeps_sockets)?;
         let name = name.clone();
         self.request(&Request::CloseSocket { name }, None)
     }
@@ -438,7 +432,7 @@ impl Holder {
     /// # Errors
     /// If the holder does not answer.
     pub(crate) fn sockets(&self) -> io::Result<Vec<(SocketName, String, OwnedFd)>> {
-        self.check_sockets()?;
+        self.check(|link| link.keeps_sockets)?;
         let (mut all, mut behind) = (Vec::new(), None);
         loop {
             let sent = self.send(&Request::NextSocket { behind }, None)?;

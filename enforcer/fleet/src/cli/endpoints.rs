@@ -70,7 +70,7 @@ pub(super) async fn show(fleet: &Fleet, wanted: Wanted) -> Result<(), Fault> {
             Ok(view) => view,
             // What was told last stays: it is the best that is known.
             Err(error) if wanted.watch => {
-                eprintln!("etcd: {error}");
+                eprintln!("{error}");
                 tokio::time::sleep(AGAIN).await;
                 continue;
             }

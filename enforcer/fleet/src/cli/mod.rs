@@ -5,6 +5,7 @@ mod endpoints;
 mod views;
 
 use crate::agent::Agent;
+use crate::drive::Clock;
 use crate::etcd::Client;
 use crate::metrics::{self, Metrics};
 use crate::{config, node, scheduler};
@@ -18,7 +19,6 @@ use enforcer_manifest::FleetConfig;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 /// Run workloads on many hosts, with etcd between them
 #[derive(Debug, Parser)]
@@ -208,11 +208,17 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     Ok(done)
 }
 
-/// Returns the name of the user that this program is, as the agent knows it.
+/// Returns the name of the user that this program is, as passwd(5) has it. The C library of a static program would load the host's
+/// modules to find others.
 fn own_name() -> String {
-    let uid = nix::unistd::geteuid();
-    let user = nix::unistd::User::from_uid(uid).ok().flatten();
-    user.map_or_else(|| uid.to_string(), |user| user.name)
+    let uid = nix::unistd::geteuid().to_string();
+    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let own = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    own.unwrap_or(uid)
 }
 
 fn name(text: &str) -> Result<WorkloadName, Fault> {
@@ -234,9 +240,9 @@ struct Fleet {
 /// Returns what a person can do about a failure of etcd.
 fn failed(error: &StoreError) -> Fault {
     match error {
-        StoreError::Unavailable(_) => Fault::NoAgent(format!("etcd does not answer: {error}")),
-        StoreError::Denied(_) => Fault::NotPermitted(format!("etcd: {error}")),
-        _ => Fault::Failed(format!("etcd: {error}")),
+        StoreError::Unavailable(_) => Fault::NoAgent(error.to_string()),
+        StoreError::Denied(_) => Fault::NotPermitted(error.to_string()),
+        _ => Fault::Failed(error.to_string()),
     }
 }
 
@@ -247,8 +253,7 @@ impl Fleet {
 
     /// The wall clock: the records of other programs have its time.
     fn now() -> Time {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Time(since.unwrap_or(Duration::ZERO))
+        Clock::default().now()
     }
 
     async fn all(&self) -> Result<(View, Got), Fault> {

@@ -14,7 +14,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -254,7 +254,12 @@ impl Connections {
             port,
             security,
         } = &self.endpoint;
-        let stream = TcpStream::connect((host.as_str(), *port)).await;
+        let addresses = addresses(host).await?;
+        let addresses: Vec<SocketAddr> = addresses
+            .into_iter()
+            .map(|address| SocketAddr::new(address, *port))
+            .collect();
+        let stream = TcpStream::connect(addresses.as_slice()).await;
         let stream = stream.map_err(|error| error.to_string())?;
         keep_alive(&stream).map_err(|error| error.to_string())?;
         match security {
@@ -269,6 +274,38 @@ impl Connections {
             }
         }
     }
+}
+
+/// Returns the addresses of a host. The system's own getent(1) looks names up: the C library of a static program would load
+/// the host's modules for that into this process.
+async fn addresses(host: &str) -> Result<Vec<IpAddr>, String> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let mut getent = tokio::process::Command::new("getent");
+    let answer = getent.args(["ahosts", host]).kill_on_drop(true).output();
+    let answer = answer
+        .await
+        .map_err(|error| format!("failed to look {host} up: getent: {error}"))?;
+    let found = in_answer(&String::from_utf8_lossy(&answer.stdout));
+    match found.is_empty() {
+        true => Err(format!("no address is known for {host}")),
+        false => Ok(found),
+    }
+}
+
+/// Reads the addresses of an answer, each once.
+fn in_answer(text: &str) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for line in text.lines() {
+        let address = line.split_whitespace().next();
+        if let Some(address) = address.and_then(|text| text.parse().ok())
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    }
+    found
 }
 
 async fn shake_hands<S>(stream: S) -> Result<Sender, String>
@@ -306,6 +343,14 @@ fn describe(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_read_from_getent() {
+        let text =
+            "::1             STREAM localhost\n::1             DGRAM\n127.0.0.1       STREAM\nno\n";
+        let expected: [IpAddr; 2] = ["::1".parse().expect("v6"), "127.0.0.1".parse().expect("v4")];
+        assert_eq!(in_answer(text), expected);
+    }
 
     #[test]
     fn an_endpoint_without_tls_is_of_this_host() {

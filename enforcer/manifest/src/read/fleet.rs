@@ -196,7 +196,7 @@ impl Reader<'_> {
         }
         let value = match &root.value {
             Value::Mapping(_) => Value::Mapping(top),
-            other => other.clone(),
+            other @ (Value::Null | Value::Scalar { .. } | Value::Sequence(_)) => other.clone(),
         };
         let root = Node {
             span: root.span.clone(),

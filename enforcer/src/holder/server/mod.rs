@@ -6,6 +6,7 @@
 //! counts it. Otherwise the workloads would stand still.
 
 mod requests;
+mod successor;
 
 use super::connections::Connections;
 use super::deadlines::Deadlines;
@@ -32,7 +33,7 @@ use nix::unistd::read;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -579,29 +580,6 @@ impl Server {
         if !followers.is_empty() {
             self.notices.forget_once();
         }
-    }
-
-    /// Executes the successor, if one is wanted and nothing is under way.
-    fn hand_over(&mut self) {
-        if !matches!(self.turn, Turn::Free(_)) {
-            return;
-        }
-        let Some((id, program)) = self.successor.take() else {
-            return;
-        };
-        let pipes = self.pipes.values();
-        let succession = Succession {
-            listener: self.listener.as_raw_fd(),
-            pipes: pipes
-                .map(|kept| (kept.workload.clone(), kept.inode, kept.reader.as_raw_fd()))
-                .collect(),
-            bounds: self.bounds.clone(),
-            notices: self.notices.inheritance(),
-            deadlines: self.deadlines.all(),
-            sockets: self.sockets.inheritance(),
-        };
-        let error = succession.execute(&self.options.runtime_dir, &program);
-        self.connections.reply(id, &Reply::failed(&error));
     }
 }
 

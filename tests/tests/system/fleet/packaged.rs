@@ -169,15 +169,25 @@ fn the_package_runs_a_fleet_of_one_host() {
     purge();
 }
 
-/// etcd over TLS, with a certificate that signs itself.
+/// etcd over TLS, with a certificate of an authority of its own.
 #[test]
 fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
-    let certificate = include_str!("../../../../enforcer/src/tls/testdata/own.pem");
-    let key = include_str!("../../../../enforcer/src/tls/testdata/own.key");
-    let other = include_str!("../../../../enforcer/src/tls/testdata/ca.pem");
-    put("/root/etcd.pem", certificate);
-    put("/root/etcd.key", key);
-    put("/root/other.pem", other);
+    put(
+        "/root/etcd.pem",
+        include_str!("../../../../enforcer/src/tls/testdata/server.pem"),
+    );
+    put(
+        "/root/etcd.key",
+        include_str!("../../../../enforcer/src/tls/testdata/server.key"),
+    );
+    put(
+        "/root/ca.pem",
+        include_str!("../../../../enforcer/src/tls/testdata/ca.pem"),
+    );
+    put(
+        "/root/other.pem",
+        include_str!("../../../../enforcer/src/tls/testdata/own.pem"),
+    );
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     put(
         "/etc/hosts",
@@ -211,7 +221,7 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
         shell(&format!("{program} --config /root/tls.yaml nodes"))
     };
     wait_for("etcd over TLS", || {
-        ask("https://localhost:23782", "/root/etcd.pem")
+        ask("https://localhost:23782", "/root/ca.pem")
             .status
             .success()
             .then_some(())
@@ -219,7 +229,7 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
     // Another authority, and another name than the certificate's.
     for (endpoint, authority) in [
         ("https://localhost:23782", "/root/other.pem"),
-        ("https://other:23782", "/root/etcd.pem"),
+        ("https://other:23782", "/root/ca.pem"),
     ] {
         let refused = ask(endpoint, authority);
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -229,7 +239,7 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
         );
     }
     // Without TLS nothing leaves the host.
-    let open = ask("http://10.1.2.3:2379", "/root/etcd.pem");
+    let open = ask("http://10.1.2.3:2379", "/root/ca.pem");
     let said = String::from_utf8_lossy(&open.stderr).into_owned();
     assert!(
         !open.status.success() && said.contains("loopback"),
