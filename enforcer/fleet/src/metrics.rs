@@ -5,7 +5,6 @@ use enforcer_fleet_core::fleet::{Health, NodeState, Replica, Time};
 use enforcer_fleet_core::node::{Run, Seen};
 use enforcer_fleet_core::record::Mode;
 use enforcer_fleet_core::schedule::Decision;
-use enforcer_fleet_core::store::StoreError;
 use enforcer_fleet_core::view::View;
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -24,6 +23,8 @@ use tokio::net::TcpListener;
 
 /// The connections at a time.
 const CONNECTIONS: usize = 16;
+/// The shortest time between two lines about failures.
+const PAUSE: Duration = Duration::from_secs(30);
 /// The longest life of a connection.
 const LIFETIME: Duration = Duration::from_secs(60);
 
@@ -31,8 +32,8 @@ const LIFETIME: Duration = Duration::from_secs(60);
 pub struct Metrics {
     registry: Registry,
     failures: IntCounter,
-    /// The last failure that was told; `None` after an answer.
-    last: Mutex<Option<String>>,
+    /// The time of the last failure that was told.
+    told: Mutex<Option<Time>>,
     lease_until: IntGauge,
     assigned: IntGauge,
     replicas: IntGaugeVec,
@@ -78,7 +79,7 @@ impl Metrics {
                 "etcd_failures_total",
                 "Calls to etcd that it refused, or did not answer",
             )?,
-            last: Mutex::default(),
+            told: Mutex::default(),
             lease_until: gauge(
                 "lease_until_seconds",
                 "The time until which the node's lease surely lasts",
@@ -105,18 +106,18 @@ impl Metrics {
         }))
     }
 
-    /// Counts a failure. Returns whether it is another one than the last.
-    pub fn failed(&self, error: &StoreError) -> bool {
+    /// Counts a failure. Returns whether it is worth a line: the first one, and one of many.
+    pub fn failed(&self, now: Time) -> bool {
         self.failures.inc();
-        let text = error.to_string();
-        let mut last = self.last.lock();
-        let is_new = last.as_ref() != Some(&text);
-        *last = Some(text);
-        is_new
+        let mut told = self.told.lock();
+        let is_due = told.is_none_or(|at| now.since(at) >= PAUSE);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
     }
 
     pub(crate) fn lease_until(&self, until: Time) {
-        *self.last.lock() = None;
         let seconds = i64::try_from(until.0.as_secs()).unwrap_or(i64::MAX);
         self.lease_until.set(seconds);
     }
@@ -148,7 +149,6 @@ impl Metrics {
     }
 
     pub(crate) fn leads(&self, leads: bool) {
-        *self.last.lock() = None;
         self.leads.set(i64::from(leads));
     }
 

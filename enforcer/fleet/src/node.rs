@@ -98,7 +98,7 @@ impl Running {
                 self.take(Input::LeaseUntil(until));
             }
             ForHost::Failed(error) => {
-                if self.metrics.failed(&error) {
+                if self.metrics.failed(self.clock.now()) {
                     eprintln!("{error}");
                 }
             }

@@ -49,7 +49,7 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
                     eprintln!("another scheduler leads");
                 }
                 News::Failed(error) => {
-                    if metrics.failed(&error) {
+                    if metrics.failed(now) {
                         eprintln!("{error}");
                     }
                 }

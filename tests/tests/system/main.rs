@@ -117,7 +117,8 @@ fn install(revision: u32) {
 }
 
 fn purge() {
-    sh("dpkg --purge enforcer");
+    // A test that failed may have left the fleet's package, which needs the other one.
+    sh("dpkg --purge enforcer-fleet enforcer");
     sh("rm -rf /etc/enforcer");
     daemons::unmake();
 }
