@@ -483,6 +483,9 @@ impl World {
                             let until = Time(until.0.saturating_sub(MARGIN));
                             let of = &mut self.hosts[host];
                             of.deadline = of.deadline.max(until);
+                            // An agent starts at once what has had no time.
+                            self.start_singletons(host);
+                            self.check_singletons();
                         }
                         node::Output::Failed(error) => {
                             self.note(|| format!("node {host}: {error}"));
@@ -543,6 +546,34 @@ impl World {
             (replica.clone(), seen)
         });
         all.collect()
+    }
+
+    /// Starts the singletons that a host should run, as far as it knows.
+    fn start_singletons(&mut self, host: usize) {
+        let now = self.now;
+        let of = &mut self.hosts[host];
+        let run = of.run.iter().flat_map(|run| run.wanted.iter());
+        let singletons = run.filter(|(_, local)| local.singleton);
+        let all = singletons.flat_map(|(workload, local)| {
+            local.replicas.keys().map(|index| {
+                let replica = Replica {
+                    workload: workload.clone(),
+                    index: *index,
+                };
+                (replica, local.revision)
+            })
+        });
+        let all: Vec<(Replica, Revision)> = all.collect();
+        for (replica, revision) in all {
+            if !of.is_down && now < of.deadline && !of.instances.contains_key(&replica) {
+                let instance = Instance {
+                    revision,
+                    ready_at: now.after(seconds(3)),
+                    ends: None,
+                };
+                of.instances.insert(replica, instance);
+            }
+        }
     }
 
     /// Brings a host to what it should run.

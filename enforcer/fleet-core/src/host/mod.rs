@@ -404,7 +404,18 @@ impl Host {
             return;
         };
         let singletons = present.iter().filter(|(_, local)| local.singleton);
-        let names: Vec<WorkloadName> = singletons.map(|(name, _)| name.clone()).collect();
+        let names = singletons.flat_map(|(name, local)| {
+            let replicas = local.replicas.keys();
+            replicas.map(move |index| Replica {
+                workload: name.clone(),
+                index: *index,
+            })
+        });
+        // One that the node no longer wants gets no more time.
+        let names: Vec<WorkloadName> = names
+            .filter(|replica| self.stays(replica))
+            .map(|replica| replica.workload)
+            .collect();
         self.deadlines.retain(|name, _| names.contains(name));
         for name in names {
             let Some(spec) = self.spec(&name) else {

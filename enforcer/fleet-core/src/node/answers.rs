@@ -78,7 +78,7 @@ impl<R: Rules> Node<R> {
                 if let Some(lease) = self.lease.as_mut().filter(|_| !is_early) {
                     lease.is_confirmed = true;
                 }
-                self.tell_lease();
+                self.tells_lease = true;
                 let keys = self.own();
                 let from = got.revision.next();
                 self.outputs.push(Output::Watch(keys, from));

@@ -165,6 +165,8 @@ pub struct Node<R> {
     rules: R,
     start: Start,
     lease: Option<Lease>,
+    /// The host does not know yet how long the lease lasts.
+    tells_lease: bool,
     again: Time,
     /// The time of each call, and the lease of the node at that time.
     under_way: BTreeMap<Call, (Time, Option<LeaseId>)>,
@@ -206,6 +208,7 @@ impl<R: Rules> Node<R> {
             rules,
             start: Start::Own,
             lease: None,
+            tells_lease: false,
             again: Time::default(),
             under_way: BTreeMap::new(),
             has_list: false,
@@ -320,6 +323,7 @@ impl<R: Rules> Node<R> {
         }
         self.judge();
         self.run();
+        self.tell_lease();
         self.write(now);
     }
 
@@ -391,8 +395,12 @@ impl<R: Rules> Node<R> {
         }
     }
 
-    /// Tells how long the lease lasts, if that may be relied upon.
+    /// Tells how long the lease lasts, if that may be relied upon. The host knows before what it should run: with more time it
+    /// would start a singleton that is elsewhere by now.
     fn tell_lease(&mut self) {
+        if !std::mem::take(&mut self.tells_lease) {
+            return;
+        }
         if let Some(lease) = self.lease.as_ref().filter(|lease| lease.is_confirmed) {
             self.outputs.push(Output::LeaseUntil(lease.until));
         }
@@ -402,7 +410,7 @@ impl<R: Rules> Node<R> {
         if let Some(lease) = &mut self.lease {
             lease.until = lease.until.max(until);
         }
-        self.tell_lease();
+        self.tells_lease = true;
     }
 
     /// Notes a key that is in etcd.

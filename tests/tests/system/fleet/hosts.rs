@@ -133,8 +133,10 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     assert_eq!(clients.failures(), Vec::<String>::new(), "{}", world.logs());
     check_singleton();
     fleet(&format!("uncordon {}", left[0]));
+    // What was on the lost host may run there for all that is known, until somebody says that it does not come back.
     fleet("remove web");
     fleet("remove db");
+    fleet(&format!("forget {lost_name}"));
     wait_for("nothing to be left", || {
         world.replicas()?.is_empty().then_some(())
     });
