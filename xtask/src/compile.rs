@@ -307,6 +307,16 @@ pub(crate) fn history_bench() -> Result<()> {
         .arg(folder))
 }
 
+/// Measures the decisions of a fleet's scheduler, on this machine.
+pub(crate) fn fleet_bench() -> Result<()> {
+    run(statically(&mut cargo("bench")).args([
+        "--package",
+        "enforcer-fleet-core",
+        "--bench",
+        "scale",
+    ]))
+}
+
 /// Checks formatting and clippy, for the host's crates and for the eBPF target.
 pub(crate) fn lint() -> Result<()> {
     run(cargo("fmt").args(["--all", "--check"]))?;

@@ -75,7 +75,7 @@ enum Command {
     },
     /// Measure, each figure beside its floor, in the VM
     Bench {
-        /// One measurement; `history` runs on this machine's own disk, `gate` takes an hour, and
+        /// One measurement; `history` and `fleet` run on this machine itself, `gate` takes an hour, and
         /// `guard` compares `side` with docs/benchmarks.toml
         name: Option<String>,
         #[command(flatten)]

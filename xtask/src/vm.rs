@@ -25,6 +25,8 @@ const GUARD: &str = "guard";
 const GATE: &str = "gate";
 /// The measurement that needs no VM: a VM's disk is none.
 const HISTORY: &str = "history";
+/// The benchmark of a fleet's decisions, which needs no kernel.
+const FLEET: &str = "fleet";
 
 /// Builds what a boot needs, and downloads the kernels meanwhile.
 fn prepare(
@@ -128,6 +130,9 @@ pub(crate) fn bench(
 ) -> Result<()> {
     if name == Some(HISTORY) {
         return crate::compile::history_bench();
+    }
+    if name == Some(FLEET) {
+        return crate::compile::fleet_bench();
     }
     if let Some(part) = name.and_then(|name| name.strip_prefix(SIDE)) {
         return bench_side((0, part.trim_start_matches('/')), kernel, false);
