@@ -168,7 +168,7 @@ impl Agent {
         std::thread::spawn(move || {
             while !changed.is_closed() {
                 // A change before this one that nobody has looked at stands for it as well.
-                let _ = stream(&socket, "/v1/events/stream", |_| {
+                let _ = stream(&socket, "/v1/events/stream?last=1", |_| {
                     let _ = changed.try_send(());
                     Ok(())
                 });
