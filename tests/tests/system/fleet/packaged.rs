@@ -169,81 +169,79 @@ fn the_package_runs_a_fleet_of_one_host() {
     purge();
 }
 
-/// etcd over TLS, with a certificate of an authority of its own.
-#[test]
-fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
-    put(
-        "/root/etcd.pem",
-        include_str!("../../../../enforcer/src/tls/testdata/server.pem"),
-    );
-    put(
-        "/root/etcd.key",
-        include_str!("../../../../enforcer/src/tls/testdata/server.key"),
-    );
-    put(
-        "/root/ca.pem",
-        include_str!("../../../../enforcer/src/tls/testdata/ca.pem"),
-    );
-    put(
-        "/root/other.pem",
-        include_str!("../../../../enforcer/src/tls/testdata/own.pem"),
-    );
-    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    put(
-        "/etc/hosts",
-        &format!("{hosts}\n127.0.0.1 localhost other\n"),
-    );
+/// A file of the certificates that tests have.
+macro_rules! certificate {
+    ($name:literal) => {
+        include_str!(concat!("../../../../enforcer/src/tls/testdata/", $name))
+    };
+}
+
+/// Starts an etcd that speaks TLS, with this certificate.
+fn start_with(certificate: &str) -> enforcer_tests::fleet::Program {
     let _ = fs::remove_dir_all("/tmp/etcd-tls");
     let etcd = Command::new("/usr/bin/etcd")
         .args(["--data-dir", "/tmp/etcd-tls", "--log-level", "error"])
         .args(["--listen-client-urls", "https://127.0.0.1:23782"])
         .args(["--advertise-client-urls", "https://127.0.0.1:23782"])
-        .args([
-            "--cert-file",
-            "/root/etcd.pem",
-            "--key-file",
-            "/root/etcd.key",
-        ])
+        .args(["--cert-file", &format!("/root/{certificate}.pem")])
+        .args(["--key-file", &format!("/root/{certificate}.key")])
         .args(["--listen-peer-urls", "http://127.0.0.1:23783"])
         .args(["--initial-advertise-peer-urls", "http://127.0.0.1:23783"])
         .args(["--initial-cluster", "default=http://127.0.0.1:23783"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let _etcd = enforcer_tests::fleet::Program(etcd.unwrap());
+    enforcer_tests::fleet::Program(etcd.unwrap())
+}
+
+/// etcd over TLS, with certificates of authorities of its own.
+#[test]
+fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
+    put("/root/server.pem", certificate!("server.pem"));
+    put("/root/server.key", certificate!("server.key"));
+    put("/root/ca.pem", certificate!("ca.pem"));
+    put("/root/other.pem", certificate!("own.pem"));
+    put("/root/expired.pem", certificate!("expired.pem"));
+    put("/root/expired.key", certificate!("expired.key"));
+    put("/root/expired-ca.pem", certificate!("expired-ca.pem"));
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    put(
+        "/etc/hosts",
+        &format!("{hosts}\n127.0.0.1 localhost other\n"),
+    );
     let program = "/root/enforcer-fleet";
     sh(&format!(
         "dpkg-deb --fsys-tarfile /root/enforcer-fleet_1.deb | tar -xO ./usr/bin/enforcer-fleet >{program}; chmod 755 {program}"
     ));
     let ask = |endpoint: &str, authority: &str| {
-        let config = format!("etcd: {{ endpoints: [\"{endpoint}\"], ca_file: {authority} }}\n");
+        let config =
+            format!("etcd: {{ endpoints: [\"{endpoint}\"], ca_file: /root/{authority}.pem }}\n");
         put("/root/tls.yaml", &config);
         shell(&format!("{program} --config /root/tls.yaml nodes"))
     };
+    let said = |output: &Output| {
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let own = "https://localhost:23782";
+    let etcd = start_with("server");
     wait_for("etcd over TLS", || {
-        ask("https://localhost:23782", "/root/ca.pem")
-            .status
-            .success()
-            .then_some(())
+        ask(own, "ca").status.success().then_some(())
     });
     // Another authority, and another name than the certificate's.
-    for (endpoint, authority) in [
-        ("https://localhost:23782", "/root/other.pem"),
-        ("https://other:23782", "/root/ca.pem"),
-    ] {
-        let refused = ask(endpoint, authority);
-        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(
-            !refused.status.success() && said.contains("certificate"),
-            "{said}"
-        );
+    for (endpoint, authority) in [(own, "other"), ("https://other:23782", "ca")] {
+        let refused = said(&ask(endpoint, authority));
+        assert!(refused.contains("certificate"), "{refused}");
     }
+    drop(etcd);
+    let _expired = start_with("expired");
+    wait_for("the certificate that has expired", || {
+        said(&ask(own, "expired-ca"))
+            .contains("certificate expired")
+            .then_some(())
+    });
     // Without TLS nothing leaves the host.
-    let open = ask("http://10.1.2.3:2379", "/root/ca.pem");
-    let said = String::from_utf8_lossy(&open.stderr).into_owned();
-    assert!(
-        !open.status.success() && said.contains("loopback"),
-        "{said}"
-    );
+    let open = said(&ask("http://10.1.2.3:2379", "ca"));
+    assert!(open.contains("loopback"), "{open}");
     put("/etc/hosts", &hosts);
 }
