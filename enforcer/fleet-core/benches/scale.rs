@@ -1,5 +1,9 @@
 //! The time of a decision in fleets of several sizes: the first placement, one node's loss, a change of a workload, and a look at what is
 //! settled. Each fleet has ten replicas a node, in workloads of a hundred.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a benchmark measures times itself"
+)]
 
 use enforcer_fleet_core::fleet::{
     Desired, Fleet, Health, Node, NodeId, NodeState, Resources, Time, WorkloadName,

@@ -306,7 +306,7 @@ impl<'a> Making<'a> {
         let (memory, now) = (&self.memory, self.now);
         let is_avoided =
             |node: &NodeId| node == id || memory.is_avoided(&replica.workload, node, now);
-        match self.room.best(replica, desired, &is_avoided) {
+        match self.room.best(replica, desired, is_avoided) {
             Ok(to) => {
                 if why == Reason::Failing {
                     let of = (&replica.workload, id);
@@ -388,7 +388,7 @@ impl<'a> Making<'a> {
     fn place_one(&mut self, replica: &Replica, desired: &Desired) {
         let (memory, now) = (&self.memory, self.now);
         let is_avoided = |node: &NodeId| memory.is_avoided(&replica.workload, node, now);
-        let wait = match self.room.best(replica, desired, &is_avoided) {
+        let wait = match self.room.best(replica, desired, is_avoided) {
             Ok(node) => {
                 self.give(replica, &node);
                 return;
