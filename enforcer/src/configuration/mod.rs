@@ -254,7 +254,12 @@ impl Configuration {
                 sources
             }
         };
-        files::parse(&sources, &self.delegates, false).map_err(failed)
+        let mut loaded = files::parse(&sources, &self.delegates, false).map_err(failed)?;
+        if of.is_some() {
+            // They may quote other files.
+            loaded.warnings.clear();
+        }
+        Ok(loaded)
     }
 
     /// Returns the user of this number, if a file of the manifest is that user's.
