@@ -165,41 +165,37 @@ impl Drop for World {
     }
 }
 
-/// Starts HAProxy, and the program that has its servers follow the fleet's endpoints.
+/// Starts HAProxy. Its servers are nowhere yet.
 ///
 /// # Panics
-/// If one of them cannot be started.
+/// If it cannot be started.
 #[must_use]
-pub fn start_haproxy() -> [Program; 2] {
+pub fn start_haproxy() -> Program {
     fs::write("/srv/fleet/haproxy.cfg", HAPROXY).unwrap();
     let proxy = Command::new("/usr/sbin/haproxy")
         .args(["-db", "-f", "/srv/fleet/haproxy.cfg"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn();
-    let proxy = Program(proxy.unwrap());
+    Program(proxy.unwrap())
+}
+
+/// Starts the program that has HAProxy's servers follow the fleet's endpoints, and waits until they do.
+///
+/// # Panics
+/// If it cannot be started.
+#[must_use]
+pub fn follow_endpoints() -> Program {
     let follower = Command::new(FLEET)
-        .args([
-            "--config",
-            "/srv/fleet/host-1/fleet.yaml",
-            "endpoints",
-            "web",
-            "--watch",
-        ])
-        .args([
-            "-o",
-            "haproxy",
-            "--backend",
-            "web",
-            "--socket",
-            "/run/haproxy-fleet.sock",
-        ])
+        .args(["--config", "/srv/fleet/host-1/fleet.yaml"])
+        .args(["endpoints", "web", "--watch", "-o", "haproxy"])
+        .args(["--backend", "web", "--socket", "/run/haproxy-fleet.sock"])
         .stdout(File::create("/srv/fleet/haproxy.log").unwrap())
         .stderr(Stdio::null())
         .spawn();
     let follower = Program(follower.unwrap());
     wait_for("HAProxy to have servers", || ask().ok());
-    [proxy, follower]
+    follower
 }
 
 pub fn command_line() -> String {

@@ -15,6 +15,8 @@ use tokio::net::UnixStream;
 
 /// The pause after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The time after which HAProxy is looked at again: one that was started anew has forgotten its servers.
+const LOOK: Duration = Duration::from_secs(5);
 /// The time for an answer of HAProxy.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -112,7 +114,6 @@ struct Following<'f> {
     keys: Keys,
     view: View,
     watch: Option<Watch>,
-    is_told: bool,
 }
 
 impl<'f> Following<'f> {
@@ -122,7 +123,6 @@ impl<'f> Following<'f> {
             keys: Keys::Prefix(format!("{}endpoints/{service}/", fleet.prefix())),
             view: View::default(),
             watch: None,
-            is_told: false,
         }
     }
 
@@ -131,27 +131,25 @@ impl<'f> Following<'f> {
         self.watch = None;
     }
 
-    /// Waits for the first state, or the next one.
+    /// Waits for the first state, or the next one. After a while it returns the present one.
     async fn next(&mut self) -> Result<&View, StoreError> {
         let Some(watch) = &mut self.watch else {
             let from = self.list().await?;
             self.watch = Some(self.fleet.client.watch(&self.keys, from).await?);
             return Ok(&self.view);
         };
-        loop {
-            match watch.next().await {
-                Ok(changes) if changes.is_empty() => {}
-                Ok(changes) => {
-                    for change in &changes {
-                        self.view.take(self.fleet.prefix(), change);
-                    }
-                    return Ok(&self.view);
+        match tokio::time::timeout(LOOK, watch.next()).await {
+            Ok(Ok(changes)) => {
+                for change in &changes {
+                    self.view.take(self.fleet.prefix(), change);
                 }
-                Err(error) => {
-                    self.watch = None;
-                    return Err(error);
-                }
+                Ok(&self.view)
             }
+            Ok(Err(error)) => {
+                self.watch = None;
+                Err(error)
+            }
+            Err(_) => Ok(&self.view),
         }
     }
 
@@ -171,7 +169,6 @@ impl<'f> Following<'f> {
         for entry in &got.entries {
             self.view.put(self.fleet.prefix(), entry);
         }
-        self.is_told = true;
         Ok(got.revision.next())
     }
 }

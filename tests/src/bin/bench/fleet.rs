@@ -1,6 +1,8 @@
 //! `cargo xtask demo fleet`: five hosts in one kernel, of which one is lost.
 
-use enforcer_tests::fleet::{Clients, MANIFEST, World, check_singleton, fleet, run, start_haproxy};
+use enforcer_tests::fleet::{
+    Clients, MANIFEST, World, check_singleton, fleet, follow_endpoints, run, start_haproxy,
+};
 use std::time::{Duration, Instant};
 
 const HOSTS: usize = 5;
@@ -32,7 +34,8 @@ pub(super) fn demo() {
     let placed = world.wait_for_ready("all replicas", &[]);
     show("they are spread over two zones", "ps");
 
-    let _haproxy = start_haproxy();
+    let _proxy = start_haproxy();
+    let _follower = follow_endpoints();
     let clients = Clients::start();
     clients.wait_for_more(50);
     let name = &placed["db/0"];

@@ -2,9 +2,11 @@
 
 use super::super::*;
 use enforcer_tests::fleet::{
-    Clients, GRACE, Host, MANIFEST, MEMBERS, World, check_singleton, command_line, fleet,
-    start_haproxy,
+    Clients, GRACE, Host, MANIFEST, MEMBERS, World, ask, check_singleton, command_line, fleet,
+    follow_endpoints, start_haproxy,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +34,11 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     assert_eq!(fleet("apply -f /srv/fleet/all.yaml"), "no changes");
 
     // HAProxy follows the endpoints.
+    let first = start_haproxy();
+    let _follower = follow_endpoints();
+    drop(first);
     let _proxy = start_haproxy();
+    wait_for("HAProxy to have servers again", || ask().ok());
     let clients = Clients::start();
     clients.wait_for_more(20);
 
@@ -63,6 +69,11 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     first.kill().unwrap();
     first.wait().unwrap();
     world.start_scheduler();
+    // The other one is stopped past its lease, and goes on as if it still led.
+    let paused = Pid::from_raw(i32::try_from(world.schedulers[0].id()).unwrap());
+    kill(paused, Signal::SIGSTOP).unwrap();
+    std::thread::park_timeout(Duration::from_secs(20));
+    kill(paused, Signal::SIGCONT).unwrap();
     world.wait_for_ready("all after the kills", &[]);
     wait_for("the next agent to show the same processes", || {
         (world.pids() == before).then_some(())
