@@ -1,6 +1,6 @@
 //! The commands that change what the fleet should do.
 
-use super::Fleet;
+use super::{Fleet, say};
 use crate::config::{check, text_of};
 use enforcer_client::Fault;
 use enforcer_fleet_core::desired::{self, changed, records};
@@ -32,10 +32,10 @@ fn settings(fleet: &Fleet) -> Settings {
 
 fn print_summary(view: &View, changes: &BTreeMap<WorkloadName, DesiredRecord>) {
     if changes.is_empty() {
-        println!("no changes");
+        say("no changes");
     }
     for line in desired::summary(view, changes) {
-        println!("{line}");
+        say(line);
     }
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn plan(fleet: &Fleet, file: &Path) -> Result<(), Fault> {
     let changes = changed(&view, records);
     print_summary(&view, &changes);
     for line in desired::plan(&view, &changes, &settings(fleet), Fleet::now()) {
-        println!("{line}");
+        say(line);
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ async fn delete(fleet: &Fleet, key: Key, missing: String) -> Result<(), Fault> {
 pub(super) async fn remove(fleet: &Fleet, workload: &WorkloadName) -> Result<(), Fault> {
     let missing = format!("the fleet has no workload `{workload}`");
     delete(fleet, Key::Desired(workload.clone()), missing).await?;
-    println!("{workload}: removed; its replicas end");
+    say(format_args!("{workload}: removed; its replicas end"));
     Ok(())
 }
 
@@ -121,7 +121,9 @@ pub(super) async fn drain(fleet: &Fleet, node: &NodeId, why: String) -> Result<(
         ..Transaction::default()
     };
     fleet.transact(transaction).await?;
-    println!("{node}: gets nothing new, and what it has moves away");
+    say(format_args!(
+        "{node}: gets nothing new, and what it has moves away"
+    ));
     Ok(())
 }
 
@@ -137,7 +139,9 @@ fn is_known(view: &View, node: &NodeId) -> Result<(), Fault> {
 pub(super) async fn uncordon(fleet: &Fleet, node: &NodeId) -> Result<(), Fault> {
     let missing = format!("`{node}` is not drained");
     delete(fleet, Key::Drain(node.clone()), missing).await?;
-    println!("{node}: may get replicas again; none come back by themselves");
+    say(format_args!(
+        "{node}: may get replicas again; none come back by themselves"
+    ));
     Ok(())
 }
 
@@ -154,7 +158,9 @@ pub(super) async fn forget(fleet: &Fleet, node: &NodeId) -> Result<(), Fault> {
         otherwise: Vec::new(),
     };
     match fleet.transact(transaction).await? {
-        true => println!("{node}: forgotten; what it had is placed elsewhere"),
+        true => say(format_args!(
+            "{node}: forgotten; what it had is placed elsewhere"
+        )),
         false => {
             return Err(Fault::Refused(format!(
                 "{node} is up; stop `enforcer-fleet node` there first"

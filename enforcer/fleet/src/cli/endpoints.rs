@@ -1,13 +1,12 @@
 //! `endpoints`: where a service answers, for a person, a file, or HAProxy.
 
-use super::{Fleet, failed};
+use super::{Fleet, failed, say};
 use crate::etcd::Watch;
 use enforcer_client::Fault;
 use enforcer_fleet_core::endpoints::{Form, haproxy, of_service, servers, show as shown, targets};
 use enforcer_fleet_core::fleet::WorkloadName;
 use enforcer_fleet_core::store::{Answer, Keys, Request, Revision, StoreError};
 use enforcer_fleet_core::view::View;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -82,9 +81,7 @@ pub(super) async fn show(fleet: &Fleet, wanted: Wanted) -> Result<(), Fault> {
         let is_new = last.as_ref() != Some(&found);
         let done = match wanted.output.form() {
             Some(form) if is_new => {
-                print!("{}", shown(&service, &found, form));
-                // A reader that has gone is noticed by the next line.
-                let _ = std::io::stdout().flush();
+                say(shown(&service, &found, form).trim_end());
                 Ok(())
             }
             Some(_) => Ok(()),
@@ -200,7 +197,7 @@ async fn tell(
     let (commands, without) = haproxy(backend, &present, targets);
     for one in commands {
         let answer = command(socket, &one).await?;
-        println!("{one}");
+        say(&one);
         // It answers an address with what it has changed, and a state with nothing.
         let is_refused = ["Require", "No such", "Unknown", "invalid", "Permission"];
         if is_refused.iter().any(|word| answer.contains(word)) {

@@ -15,7 +15,9 @@ use enforcer_fleet_core::fleet::WorkloadName;
 use enforcer_fleet_core::store::{Answer, Got, Keys, Operation, Request, StoreError, Transaction};
 use enforcer_fleet_core::view::View;
 use enforcer_fleet_core::{NodeId, Time};
+use enforcer_kernel::account;
 use enforcer_manifest::FleetConfig;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -208,17 +210,19 @@ async fn run(arguments: Arguments) -> Result<ExitCode, Fault> {
     Ok(done)
 }
 
-/// Returns the name of the user that this program is, as passwd(5) has it. The C library of a static program would load the host's
-/// modules to find others.
+/// Prints a line, or several. A reader that has gone ends the program, as it would end any other.
+fn say(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let said = writeln!(out, "{text}").and_then(|()| out.flush());
+    if said.is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Returns the name of the user that this program is, as the agent knows it.
 fn own_name() -> String {
-    let uid = nix::unistd::geteuid().to_string();
-    let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let own = accounts.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    });
-    own.unwrap_or(uid)
+    let uid = nix::unistd::geteuid();
+    account::name_on_host(uid).unwrap_or_else(|| uid.to_string())
 }
 
 fn name(text: &str) -> Result<WorkloadName, Fault> {

@@ -1,6 +1,6 @@
 //! The commands that show the fleet.
 
-use super::{Fleet, Output, failed};
+use super::{Fleet, Output, failed, say};
 use enforcer_client::Fault;
 use enforcer_fleet_core::Time;
 use enforcer_fleet_core::fleet::WorkloadName;
@@ -21,7 +21,7 @@ const NOT_WELL: u8 = 3;
 
 fn print<const N: usize>(rows: &[[String; N]], output: Output) {
     match output {
-        Output::Table => print!("{}", report::table(rows)),
+        Output::Table => say(report::table(rows).trim_end()),
         Output::Json => {
             let mut rows = rows.iter();
             let headings: Vec<String> = rows
@@ -39,7 +39,7 @@ fn print<const N: usize>(rows: &[[String; N]], output: Output) {
                     Value::Object(cells.collect::<Map<String, Value>>())
                 })
                 .collect();
-            println!("{}", json!(objects));
+            say(json!(objects));
         }
     }
 }
@@ -61,7 +61,7 @@ pub(super) async fn why(fleet: &Fleet, workload: &WorkloadName) -> Result<(), Fa
     let lines = report::why(&view, workload, Fleet::now());
     let missing = || Fault::NoSuchWorkload(format!("the fleet has no workload `{workload}`"));
     for line in lines.ok_or_else(missing)? {
-        println!("{line}");
+        say(line);
     }
     Ok(())
 }
@@ -76,13 +76,10 @@ pub(super) async fn status(fleet: &Fleet, output: Output) -> Result<ExitCode, Fa
     match output {
         Output::Table => {
             for line in &summary.lines {
-                println!("{line}");
+                say(line);
             }
         }
-        Output::Json => println!(
-            "{}",
-            json!({ "well": summary.is_well, "lines": summary.lines })
-        ),
+        Output::Json => say(json!({ "well": summary.is_well, "lines": summary.lines })),
     }
     Ok(match summary.is_well {
         true => ExitCode::SUCCESS,
@@ -103,7 +100,7 @@ fn print_event(at: Time, text: &str) {
     let time = Timestamp::UNIX_EPOCH + at.0;
     let seconds = time.as_second();
     let time = Timestamp::from_second(seconds).unwrap_or(time);
-    println!("{time}  {text}");
+    say(format_args!("{time}  {text}"));
 }
 
 pub(super) async fn events(fleet: &Fleet, follow: bool) -> Result<(), Fault> {
