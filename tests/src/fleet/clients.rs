@@ -1,6 +1,6 @@
 //! HAProxy in front of the fleet, and clients of it.
 
-use crate::wait_for;
+use super::wait_for;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,8 +1,8 @@
 //! A host: a network, an agent with a cgroup, and a node.
 
 use super::relay::Relay;
+use super::wait_for;
 use super::{AGENT, FLEET, GRACE, MEMBERS, run, shell};
-use crate::wait_for;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command};

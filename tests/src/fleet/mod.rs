@@ -10,21 +10,29 @@ pub use clients::{Clients, HAPROXY, ask};
 pub use cluster::Cluster;
 pub use host::Host;
 
-use crate::wait_for;
+use crate::wait_within;
 use enforcer_model::views::Workloads;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 pub const AGENT: &str = "/usr/libexec/enforcer/enforcer";
 pub const FLEET: &str = "/usr/bin/enforcer-fleet";
 /// The clients' ports of the members of etcd.
 pub const MEMBERS: [u16; 3] = [24_001, 24_011, 24_021];
-/// The time to live of a node's lease, in seconds.
-pub const GRACE: u64 = 20;
+/// The time to live of a node's lease, in seconds. A guest on a busy host may stand still for half of it.
+pub const GRACE: u64 = 45;
 /// Where the singleton writes down that it lives.
 const LIFE: &str = "/srv/fleet/life";
+
+/// The longest wait. A lost host is noticed only after its lease.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, look)
+}
 
 /// Runs a script.
 ///

@@ -1,7 +1,7 @@
 //! `cargo xtask demo fleet`: five hosts in one kernel, of which one is lost.
 
 use enforcer_tests::fleet::{
-    Clients, MANIFEST, World, check_singleton, fleet, follow_endpoints, run, start_haproxy,
+    Clients, GRACE, MANIFEST, World, check_singleton, fleet, follow_endpoints, run, start_haproxy,
 };
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,7 @@ pub(super) fn demo() {
     world.hosts[lost].lose();
     world.wait_for_ready("all on the other hosts", &[name]);
     let took = begun.elapsed().as_secs();
-    show(&format!("{took} s later, with a lease of 20 s"), "ps");
+    show(&format!("{took} s later, with a lease of {GRACE} s"), "ps");
     show("and the reason", "why db");
     check_singleton();
     clients.wait_for_more(50);

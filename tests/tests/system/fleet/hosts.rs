@@ -2,7 +2,7 @@
 
 use super::super::*;
 use enforcer_tests::fleet::{
-    Clients, GRACE, Host, MANIFEST, MEMBERS, World, ask, check_singleton, command_line, fleet,
+    Clients, Host, MANIFEST, MEMBERS, World, ask, check_singleton, command_line, fleet,
     follow_endpoints, start_haproxy,
 };
 use nix::sys::signal::{Signal, kill};
@@ -53,7 +53,7 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     }
     world.cluster.kill(0);
     world.cluster.kill(1);
-    std::thread::park_timeout(Duration::from_secs(GRACE + 10));
+    std::thread::park_timeout(Duration::from_secs(30));
     assert_eq!(world.pids(), before, "{}", world.logs());
     world.cluster.go_on(0);
     world.cluster.go_on(1);
