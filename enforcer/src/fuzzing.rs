@@ -49,6 +49,18 @@ pub fn manifest(bytes: &[u8]) {
     let _ = enforcer_manifest::join(vec![parsed]);
 }
 
+/// The workloads of a fleet, and the settings of a host in one. What is drawn of a fault has to lie within the text.
+pub fn fleet(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let workloads = enforcer_manifest::parse_fleet(text).faults;
+    let (_, settings) = enforcer_manifest::parse_fleet_config(text);
+    for fault in workloads.iter().chain(&settings) {
+        assert!(text.get(fault.span.clone()).is_some(), "{:?}", fault.span);
+    }
+}
+
 /// Files of others that are imported. What comes out must be YAML.
 pub fn import(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
@@ -294,6 +306,16 @@ mod tests {
             4000,
             terminal,
         );
+    }
+
+    #[test]
+    fn damaged_files_of_a_fleet_are_refused_and_nothing_else() {
+        let workloads = b"version: 2\nworkloads:\n  web:\n    command: [/bin/web]\n    user: web\n    replicas: 3\n    \
+            requires: { disk: ssd }\n    request: { memory: 1G, cpu: 0.5 }\n  db: { command: [/bin/db], singleton: true }\n";
+        damaged(workloads, 4000, fleet);
+        let settings = b"etcd: { endpoints: [\"https://10.0.0.1:2379\"], ca_file: /ca.pem, grace: 30s }\n\
+            node: { labels: { zone: a }, reserve: { cpu: 0.5 } }\nallow: { users: [web], ports: [80, 8000-8999] }\n";
+        damaged(settings, 4000, fleet);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use crate::process::{cargo, find_program, root, run, target};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 12] = [
     "manifest",
+    "fleet",
     "import",
     "api_body",
     "memory_events",
