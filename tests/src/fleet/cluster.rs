@@ -52,5 +52,7 @@ impl Drop for Cluster {
         for member in 0..self.0.len() {
             self.kill(member);
         }
+        // They are in the guest's memory.
+        let _ = fs::remove_dir_all("/tmp/fleet-etcd");
     }
 }

@@ -25,10 +25,11 @@ use std::process::Child;
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
-/// An etcd of its own, which ends with this.
+/// An etcd of its own, which ends with this and leaves nothing in the guest's memory.
 struct Etcd {
     process: Child,
     port: u16,
+    folder: String,
 }
 
 impl Etcd {
@@ -58,6 +59,7 @@ impl Etcd {
         Self {
             process: process.expect("etcd"),
             port,
+            folder,
         }
     }
 
@@ -88,10 +90,18 @@ impl Etcd {
     }
 }
 
-impl Drop for Etcd {
-    fn drop(&mut self) {
+impl Etcd {
+    /// Ends it, with its data kept for [`Etcd::go_on`].
+    fn kill(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -329,7 +339,7 @@ fn wait_for_endpoints(client: &mut Real, hosts: &[usize]) -> Vec<(String, u32, N
 
 #[test]
 fn replicas_are_placed_and_move_over_a_real_etcd() {
-    let etcd = Etcd::start("fleet", 23770, &[]);
+    let mut etcd = Etcd::start("fleet", 23770, &[]);
     let mut client = etcd.ready();
     for (workload, replicas, singleton) in [("web", 4, false), ("db", 1, true)] {
         let record = DesiredRecord {
@@ -386,10 +396,10 @@ fn replicas_are_placed_and_move_over_a_real_etcd() {
 
     // etcd ends and comes back. Nothing moves.
     let before = wait_for_endpoints(&mut client, &[1, 2]);
-    drop(etcd);
+    etcd.kill();
     std::thread::park_timeout(Duration::from_secs(2));
-    let etcd = Etcd::go_on("fleet", 23770, &[]);
-    drop(etcd.ready());
+    let again = Etcd::go_on("fleet", 23770, &[]);
+    drop(again.ready());
     let after = wait_for_endpoints(&mut client, &[1, 2]);
     assert_eq!(before, after);
     third.abort();

@@ -234,7 +234,7 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
         assert!(refused.contains("certificate"), "{refused}");
     }
     drop(etcd);
-    let _expired = start_with("expired");
+    let expired = start_with("expired");
     wait_for("the certificate that has expired", || {
         said(&ask(own, "expired-ca"))
             .contains("certificate expired")
@@ -244,4 +244,6 @@ fn etcd_is_reached_over_tls_and_a_stranger_is_not() {
     let open = said(&ask("http://10.1.2.3:2379", "ca"));
     assert!(open.contains("loopback"), "{open}");
     put("/etc/hosts", &hosts);
+    drop(expired);
+    sh(&format!("rm -r /tmp/etcd-tls {program}"));
 }
