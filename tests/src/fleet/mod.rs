@@ -15,6 +15,7 @@ use enforcer_model::views::Workloads;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -58,6 +59,11 @@ pub fn run(script: &str) -> String {
         output.status
     );
     text.trim().to_owned()
+}
+
+/// Says how far a test is. A guest that prints nothing for five minutes is killed.
+pub fn say(step: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "fleet: {step}");
 }
 
 /// A program that ends with this.
@@ -121,6 +127,7 @@ impl World {
     }
 
     pub fn wait_for_ready(&self, what: &str, not_on: &[&str]) -> BTreeMap<String, String> {
+        say(&format!("waiting for {what}"));
         let wanted = ["db/0", "web/0", "web/1", "web/2", "web/3"];
         let mut last = None;
         let looked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

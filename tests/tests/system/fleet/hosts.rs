@@ -3,7 +3,7 @@
 use super::super::*;
 use enforcer_tests::fleet::{
     Clients, Host, MANIFEST, MEMBERS, World, ask, check_singleton, command_line, fleet,
-    follow_endpoints, start_haproxy,
+    follow_endpoints, say, start_haproxy,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -46,11 +46,13 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     let before = world.pids();
     assert_eq!(before.len(), 4);
     for member in 0..MEMBERS.len() {
+        say(&format!("member {member} of etcd is killed"));
         world.cluster.kill(member);
         wait_for("an answer of the others", || world.replicas().map(drop));
         world.cluster.go_on(member);
         std::thread::park_timeout(Duration::from_secs(3));
     }
+    say("etcd loses its quorum");
     world.cluster.kill(0);
     world.cluster.kill(1);
     std::thread::park_timeout(Duration::from_secs(30));
@@ -60,7 +62,7 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     world.wait_for_ready("all after the quorum is back", &[]);
     assert_eq!(world.pids(), before, "{}", world.logs());
 
-    // An agent, a node and a scheduler are killed.
+    say("an agent, a node and a scheduler are killed");
     world.hosts[0].kill_agent();
     world.hosts[0].start_agent();
     world.hosts[1].kill_node();
@@ -93,7 +95,7 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     let moved = world.wait_for_ready("all elsewhere", &[&cut_name]);
     assert!(moved.values().all(|node| *node != cut_name), "{moved:?}");
     world.hosts[cut].set_way(true);
-    // What it has no longer is its own ends there.
+    say("the host that was cut off comes back");
     wait_for("the host that was cut off to be empty", || {
         let shown = fleet("nodes -o json");
         let rows: Vec<Value> = serde_json::from_str(&shown).ok()?;
@@ -122,7 +124,7 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     let status = shell(&format!("{} status", command_line()));
     assert_eq!(status.status.code(), Some(3), "{status:?}");
 
-    // A node is drained, and nobody notices.
+    say("a node is drained");
     let left: Vec<String> = world
         .hosts
         .iter()
@@ -144,6 +146,7 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     assert_eq!(clients.failures(), Vec::<String>::new(), "{}", world.logs());
     check_singleton();
     fleet(&format!("uncordon {}", left[0]));
+    say("all is removed");
     // What was on the lost host may run there for all that is known, until somebody says that it does not come back.
     fleet("remove web");
     fleet("remove db");
