@@ -12,7 +12,7 @@
 //! Each tier of each kernel is a task. Tasks run side by side: an emulated guest uses one CPU
 //! of the host while it works, and one more guest than CPUs keeps them busy.
 
-use crate::boot::{LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
+use crate::boot::{DEBIAN_MEMORY_MIB, LARGE_MEMORY_MIB, MEMORY_MIB, Machine};
 use crate::burden::Burden;
 use crate::compile::{self, Programs};
 use crate::console::{Outcome, Silence};
@@ -289,7 +289,7 @@ fn systemd_tests(
         initramfs: &initramfs,
         job: &format!("systemd/{parts}"),
         options: "systemd.unit=suite.target systemd.show_status=no systemd.getty_auto=no",
-        memory_mib: LARGE_MEMORY_MIB,
+        memory_mib: DEBIAN_MEMORY_MIB,
         disk: None,
         label: &format!("{} | ", host.name),
     };
