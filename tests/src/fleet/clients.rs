@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// A lost host has servers until its lease ends, and two clients at once can hit them several times in a row.
 pub const HAPROXY: &str = "global
     stats socket /run/haproxy-fleet.sock mode 600 level admin
 defaults
@@ -17,7 +18,7 @@ defaults
     timeout server 60s
     timeout queue 30s
     option redispatch 1
-    retries 5
+    retries 20
     retry-on conn-failure empty-response response-timeout
 frontend all
     bind 127.0.0.1:8090

@@ -177,6 +177,7 @@ impl Drop for World {
             let _ = scheduler.wait();
         }
         self.hosts.clear();
+        let _ = fs::remove_dir_all("/srv/fleet");
     }
 }
 
