@@ -15,7 +15,7 @@ const HEAD: &str = "# Written by enforcer-fleet, which replaces all changes.\n";
 /// The key of what the agent does not read.
 const OWN: &str = "x-fleet";
 
-/// What the node wants to know of a workload after its restart.
+/// The node reads this of a workload when it starts again.
 #[derive(Serialize, Deserialize)]
 struct Own {
     revision: Revision,

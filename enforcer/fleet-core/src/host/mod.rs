@@ -1,7 +1,7 @@
 //! Decides what a node asks of the agent on its host, as a state machine without I/O and without a clock.
 //!
 //! ```text
-//! the node's wishes ──▶ wanted file ──▶ apply ──▶ look ──▶ what the node tells etcd
+//! the replicas of this node ──▶ wanted file ──▶ apply ──▶ look ──▶ the node's status in etcd
 //!                          ▲   the lease's end ──▶ a deadline for each singleton
 //!                          └── what leaves stays in the file until clients know that it is gone
 //! ```
@@ -140,7 +140,7 @@ pub struct Host {
     /// The workloads whose verdict is asked for, one after another.
     suspects: Vec<WorkloadName>,
     specs: BTreeMap<WorkloadName, (Revision, Option<Arc<WorkloadSpec>>)>,
-    /// The deadlines that the agent was told.
+    /// The deadlines that the agent has received.
     deadlines: BTreeMap<WorkloadName, Time>,
     told: Option<BTreeMap<Replica, Seen>>,
     trouble: Option<String>,
@@ -180,8 +180,15 @@ impl Host {
     /// Returns the time at which it wants to be woken.
     #[must_use]
     pub fn wake(&self) -> Option<Time> {
+        if self.present.is_none() {
+            // Before the file was read, nothing else is done.
+            return self.read.wake();
+        }
         let leaves = self.leaving.values().min().copied();
-        let calls = [self.read.wake(), self.apply.wake(), self.look.wake()];
+        let leaves = leaves.filter(|_| self.apply == Call::Idle);
+        // Nothing is applied while verdicts are outstanding.
+        let apply = self.apply.wake().filter(|_| self.suspects.is_empty());
+        let calls = [self.read.wake(), apply, self.look.wake()];
         let forgets = self.forgets.values().min().copied();
         let calls = calls.into_iter().flatten();
         calls.chain(leaves).chain(forgets).min()
@@ -244,7 +251,8 @@ impl Host {
             return;
         };
         self.forgive(now);
-        if self.leaving.values().any(|at| *at <= now) {
+        // A call that waits after a failure takes them along.
+        if self.apply == Call::Idle && self.leaving.values().any(|at| *at <= now) {
             self.apply.hasten(now);
         }
         if self.apply.is_due(now) && self.suspects.is_empty() {
@@ -300,11 +308,12 @@ impl Host {
                             .unwrap_or(now.after(WITHDRAWN)),
                     ),
                 };
+                if let Some(until) = until {
+                    // It is known until the agent has the file without it.
+                    leaving.insert(replica, until);
+                }
                 if until.is_some_and(|until| until <= now) {
                     continue;
-                }
-                if let Some(until) = until {
-                    leaving.insert(replica, until);
                 }
                 let kept = wanted.entry(name.clone()).or_insert_with(|| Local {
                     replicas: BTreeMap::new(),
@@ -369,9 +378,9 @@ impl Host {
             self.refused.insert(name.clone(), refusal);
             self.forgets.insert(name.clone(), now.after(ASK_AGAIN));
             self.outputs.push(Output::Refused(self.refused.clone()));
+            self.apply.hasten(now);
         }
         self.ask_about_next();
-        self.apply.hasten(now);
     }
 
     /// Forgets old refusals: their reason may be gone, as a fault in another file of the manifest.
@@ -446,7 +455,7 @@ impl Host {
                 let present = self.present.iter().flatten();
                 let is_missing = |(name, _): (&WorkloadName, _)| !looked.contains_key(name);
                 if self.apply == Call::Idle && { present }.any(is_missing) {
-                    // Somebody has taken the file away, or the agent has another one.
+                    // A person removed the file, or the agent has read another one.
                     self.read.hasten(now.after(AGAIN));
                 }
                 let present = self.present.iter().flatten();

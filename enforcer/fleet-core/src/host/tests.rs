@@ -122,6 +122,12 @@ fn check(events: Vec<(u64, Input)>, expected: &Expect) {
         for output in host.handle(at(millis), input) {
             let _ = writeln!(log, "{millis} ms: {}", told(&output));
         }
+        let wake = host.wake();
+        // What is due has been done, or the node's loop would spin.
+        assert!(
+            wake.is_none_or(|wake| wake > at(millis)),
+            "{millis} ms: {wake:?}\n{log}"
+        );
     }
     expected.assert_eq(&log);
 }
@@ -294,6 +300,78 @@ fn a_refused_workload_holds_up_no_other() {
             301100 ms: refused 
             301100 ms: forgiven bad
             301100 ms: apply bad@6 [0], web@5 [1]
+        "#]],
+    );
+}
+
+/// The node's loop must not spin: it sleeps until the time that the machine asks for.
+#[test]
+fn it_waits_for_verdicts_and_pauses_after_a_refusal_of_the_whole_file() {
+    let mut host = Host::new("10.0.0.1".to_owned());
+    let two = [("a", local(1, false, &[0])), ("b", local(1, false, &[0]))];
+    for (millis, input) in [
+        (1, Input::Read(Ok(String::new()))),
+        (2, looked(&[])),
+        (10, run(&two)),
+        (20, Input::Applied(Err(refused("too much together")))),
+        (30, Input::Planned(name("b"), Ok(()))),
+    ] {
+        let _ = host.handle(at(millis), input);
+    }
+    assert_eq!(host.handle(at(20_000), Input::Woken).len(), 1, "a look");
+    assert_eq!(host.wake(), None, "the look and a verdict are under way");
+
+    let mut host = Host::new("10.0.0.1".to_owned());
+    for (millis, input) in [
+        (1, Input::Read(Ok(String::new()))),
+        (2, looked(&[])),
+        (10, run(&two)),
+        (20, Input::Applied(Err(refused("too much together")))),
+        (30, Input::Planned(name("b"), Ok(()))),
+        (40, Input::Planned(name("a"), Ok(()))),
+    ] {
+        let _ = host.handle(at(millis), input);
+    }
+    // Each alone is well.
+    assert_eq!(host.wake(), Some(at(1020)));
+    let again = host.handle(at(1020), Input::Woken);
+    assert!(matches!(again.as_slice(), [Output::Apply(_)]), "{again:?}");
+}
+
+#[test]
+fn an_agent_that_is_away_is_asked_once_a_second() {
+    let away = || Rejection::Unavailable("it is away".to_owned());
+    check(
+        vec![
+            (0, run(&[("web", local(5, false, &[1]))])),
+            (1, Input::Woken),
+            (2, Input::Read(Err("it is away".to_owned()))),
+            (500, Input::Woken),
+            (1002, Input::Woken),
+            (1003, Input::Read(Ok(String::new()))),
+            (1004, looked(&[])),
+            (1005, Input::Applied(Ok(()))),
+            (1010, run(&[])),
+            // The replica leaves after two seconds, and the agent does not answer then.
+            (3010, Input::Woken),
+            (3015, Input::Woken),
+            (3020, Input::Applied(Err(away()))),
+            (3500, Input::Woken),
+            (4020, Input::Woken),
+            (4030, Input::Applied(Ok(()))),
+        ],
+        &expect![[r#"
+            0 ms: read
+            2 ms: trouble it is away
+            1002 ms: read
+            1003 ms: apply web@5 [1]
+            1003 ms: look at 
+            1004 ms: taken {mine}
+            1004 ms: seen 
+            1005 ms: look at web
+            3010 ms: apply 
+            3020 ms: trouble it is away
+            4020 ms: apply 
         "#]],
     );
 }
