@@ -499,8 +499,13 @@ impl World {
 
     fn wake(&mut self, actor: usize, life: u64, at: Option<Time>) {
         if let Some(at) = at {
-            // A program that asks to be woken at once again and again would stop the world.
-            let wait = at.since(self.now).max(Duration::from_millis(10));
+            // What is due has been done, or the program would spin.
+            assert!(
+                at > self.now,
+                "{actor} wakes at {at:?}, and it is {:?}",
+                self.now
+            );
+            let wait = at.since(self.now);
             let alarm = self.number + 1;
             self.actors[actor].alarm = alarm;
             self.at(wait, Event::Alarm(actor, life, alarm));

@@ -250,14 +250,26 @@ impl<R: Rules> Node<R> {
     /// Returns the time at which it wants to be woken.
     #[must_use]
     pub fn wake(&self) -> Option<Time> {
-        let lease = match &self.lease {
-            Some(lease) => lease.next.min(self.heartbeat_at),
-            None => self.again,
-        };
-        let write = (!self.differences().is_empty()).then_some(self.write_after);
+        // What waits for an answer needs no time.
+        let when = |call: Call, at: Option<Time>| at.filter(|_| self.is_idle(call));
+        let begin = self.begins();
+        let begin = begin.and_then(|(call, _)| when(call, Some(self.again)));
+        let renewal = self.lease.as_ref().map(|lease| lease.next);
+        let heartbeat = self.lease.as_ref().map(|_| self.heartbeat_at);
+        let differs = !self.differences().is_empty();
+        let write = [heartbeat, differs.then_some(self.write_after)];
+        let write = write.into_iter().flatten().min();
+        let write = write.map(|at| at.max(self.blocked_until));
         let list = self.list_again.filter(|_| !self.has_list);
         let read = (!self.unread.is_empty()).then_some(self.read_after);
-        [Some(lease), write, list, read].into_iter().flatten().min()
+        let all = [
+            begin,
+            when(Call::KeepAlive, renewal),
+            when(Call::Write, write),
+            when(Call::Assignments, list),
+            when(Call::Desired, read),
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// Takes what has happened, and returns what to do.
@@ -296,8 +308,11 @@ impl<R: Rules> Node<R> {
     }
 
     fn pass(&mut self, now: Time) {
-        if now >= self.again {
-            self.begin(now);
+        if now >= self.again
+            && let Some((call, request)) = self.begins()
+            && self.is_idle(call)
+        {
+            self.call(now, call, request);
         }
         if let Some(lease) = &mut self.lease
             && now >= lease.next
@@ -349,24 +364,21 @@ impl<R: Rules> Node<R> {
         self.refused = refused.collect();
     }
 
-    /// Learns what the node has written before, and gets a lease.
-    fn begin(&mut self, now: Time) {
-        let (call, request) = match self.start {
+    /// Returns the call that comes next until the node has learned what it has written before and has a lease.
+    fn begins(&self) -> Option<(Call, Request)> {
+        let get = |keys| Request::Get { keys, at: None };
+        match self.start {
             Start::Own => {
                 let key = format!("{}{}", self.prefix, Key::Node(self.id.clone()));
-                let keys = Keys::One(key);
-                (Call::Own, Request::Get { keys, at: None })
+                Some((Call::Own, get(Keys::One(key))))
             }
-            Start::Leased(id) => (Call::Leased, Request::Leased(id)),
+            Start::Leased(id) => Some((Call::Leased, Request::Leased(id))),
             Start::Said => {
-                let keys = Keys::Prefix(format!("{}health/{}/", self.prefix, self.id));
-                (Call::Said, Request::Get { keys, at: None })
+                let keys = format!("{}health/{}/", self.prefix, self.id);
+                Some((Call::Said, get(Keys::Prefix(keys))))
             }
-            Start::Done if self.lease.is_none() => (Call::Grant, Request::Grant(self.grace)),
-            Start::Done => return,
-        };
-        if self.is_idle(call) {
-            self.call(now, call, request);
+            Start::Done if self.lease.is_none() => Some((Call::Grant, Request::Grant(self.grace))),
+            Start::Done => None,
         }
     }
 

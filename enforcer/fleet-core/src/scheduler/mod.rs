@@ -93,6 +93,14 @@ struct Leading {
     writes: Vec<Write>,
     /// The time of the next decision.
     due: Option<Time>,
+    /// The time of the next attempt to list, after one that failed.
+    list_again: Option<Time>,
+}
+
+impl Leading {
+    fn may_decide(&self) -> bool {
+        self.has_list && !self.is_writing && self.known >= self.written
+    }
 }
 
 #[derive(Debug)]
@@ -154,10 +162,18 @@ impl Scheduler {
     /// Returns the time at which it wants to be woken.
     #[must_use]
     pub fn wake(&self) -> Option<Time> {
-        let lease = self.lease.as_ref().map(|lease| lease.next.min(lease.until));
+        // What waits for an answer needs no time.
+        let is_renewing = self.under_way.contains_key(&Call::KeepAlive);
+        let lease = self.lease.as_ref().map(|lease| match is_renewing {
+            true => lease.until,
+            false => lease.next.min(lease.until),
+        });
         let phase = match &self.phase {
-            Phase::Out { again } => Some(*again),
-            Phase::Leading(leading) => leading.due,
+            Phase::Out { again } => Some(*again).filter(|_| self.under_way.is_empty()),
+            Phase::Leading(leading) => {
+                let decision = leading.due.filter(|_| leading.may_decide());
+                decision.into_iter().chain(leading.list_again).min()
+            }
             Phase::Joining | Phase::Following => None,
         };
         lease.into_iter().chain(phase).min()
@@ -213,10 +229,9 @@ impl Scheduler {
                 self.call(now, Call::Grant, Request::Grant(LEASE));
             }
             Phase::Leading(leading) => {
-                let is_due = leading.due.is_some_and(|due| now >= due);
-                let may_decide =
-                    leading.has_list && !leading.is_writing && leading.known >= leading.written;
-                if is_due && may_decide {
+                if leading.list_again.is_some_and(|at| now >= at) {
+                    self.list(now);
+                } else if leading.due.is_some_and(|due| now >= due) && leading.may_decide() {
                     self.decide(now);
                 }
             }
@@ -361,7 +376,13 @@ impl Scheduler {
                     self.memory = memory.map(|kept| kept.record.clone()).unwrap_or_default();
                 }
             }
-            (Call::List, Err(StoreError::Unavailable(_))) if self.leads() => self.list(now),
+            // A refused connection is an answer at once.
+            (Call::List, Err(error @ StoreError::Unavailable(_))) if self.leads() => {
+                self.tell(News::Failed(error));
+                if let Phase::Leading(leading) = &mut self.phase {
+                    leading.list_again = Some(now.after(AGAIN));
+                }
+            }
             (_, Ok(_)) => self.leave(now, StoreError::NoLease),
             (_, Err(error)) => self.leave(now, error),
         }
@@ -375,6 +396,7 @@ impl Scheduler {
     fn list(&mut self, now: Time) {
         if let Phase::Leading(leading) = &mut self.phase {
             leading.has_list = false;
+            leading.list_again = None;
             leading.writes.clear();
         }
         let keys = self.keys("");
