@@ -523,3 +523,6 @@ impl Scheduler {
         self.call(now, Call::Write, Request::Transact(transaction));
     }
 }
+
+#[cfg(test)]
+mod tests;
