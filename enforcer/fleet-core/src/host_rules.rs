@@ -1,177 +1,149 @@
 //! Checks a workload of a fleet against the rules of the host. The host's own operator writes them, and everything that they do not name is
 //! refused.
 //!
-//! Every setting of a workload is looked at: the list of them in [`HostRules::check`] does not compile if one is missing.
+//! Every setting of a workload is looked at: the list of them in [`check`] does not compile if one is missing.
 
+use enforcer_manifest::Allowed;
 use enforcer_model::WorkloadName;
 use enforcer_model::spec::WorkloadSpec;
-use enforcer_model::units::{Bytes, Limit};
-use serde::{Deserialize, Serialize};
+use enforcer_model::units::Limit;
 use std::collections::BTreeSet;
 use std::path::{Component, Path};
 
-/// The rules of a host. Nothing is allowed that they do not name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HostRules {
-    /// The users that workloads may run as, as a manifest names them. root is one of them only if it is here.
-    pub users: BTreeSet<String>,
-    /// The groups beside those of their users.
-    pub groups: BTreeSet<String>,
-    pub capabilities: BTreeSet<String>,
-    /// The folders below which a root may be.
-    pub roots: BTreeSet<String>,
-    /// The folders below which a mount may be.
-    pub mounts: BTreeSet<String>,
-    /// The folders below which the agent opens files as root: credentials, files of variables, Unix sockets, and PID files.
-    pub files: BTreeSet<String>,
-    pub devices: BTreeSet<String>,
-    /// The first and the last number of ports.
-    pub ports: BTreeSet<(u16, u16)>,
-    /// The most memory of all workloads of the fleet together.
-    pub memory: Option<Bytes>,
-}
-
-impl HostRules {
-    /// Checks a workload. Its limit of memory is for one replica.
-    ///
-    /// # Errors
-    /// If the rules do not allow it. The text names each fault.
-    pub fn check(&self, name: &WorkloadName, spec: &WorkloadSpec) -> Result<(), String> {
-        let mut faults = Faults(Vec::new());
-        let WorkloadSpec {
-            attach,
-            user,
-            group,
-            groups,
-            nice,
-            main_pid_file,
-            runtime_directory,
-            state_directory,
-            cache_directory,
-            credentials,
-            root,
-            mounts,
-            listen,
-            ports,
-            devices,
-            environment_files,
-            capabilities,
-            rlimits,
-            limits,
-            // These have the rights of the workload's user, or take something away from it.
-            mode: _,
-            prove: _,
-            command: _,
-            umask: _,
-            directory: _,
-            tmpfs: _,
-            read_only: _,
-            hostname: _,
-            hosts: _,
-            replicas: _,
-            replicas_cgroup: _,
-            is_scaled: _,
-            delegate: _,
-            leased: _,
-            replica_indexes: _,
-            unready_wait: _,
-            rollout: _,
-            sandbox: _,
-            private_tmp: _,
-            read_only_paths: _,
-            read_write_paths: _,
-            namespaces: _,
-            system_calls: _,
-            network: _,
-            environment: _,
-            capabilities_listed: _,
-            priority: _,
-            needs: _,
-            probes: _,
-            on_ready: _,
-            on_unready: _,
-            reload: _,
-            reload_on: _,
-            before_start: _,
-            after_start: _,
-            before_stop: _,
-            watch: _,
-            recovery: _,
-            stop: _,
-            start_timeout: _,
-            logs: _,
-            commands: _,
-        } = spec;
-        faults.unless(attach.is_none(), || {
-            "a fleet attaches to nothing".to_owned()
+/// Checks a workload. Its limit of memory is for one replica.
+///
+/// # Errors
+/// If the rules do not allow it. The text names each fault.
+pub fn check(rules: &Allowed, name: &WorkloadName, spec: &WorkloadSpec) -> Result<(), String> {
+    let mut faults = Faults(Vec::new());
+    let WorkloadSpec {
+        attach,
+        user,
+        group,
+        groups,
+        nice,
+        main_pid_file,
+        runtime_directory,
+        state_directory,
+        cache_directory,
+        credentials,
+        root,
+        mounts,
+        listen,
+        ports,
+        devices,
+        environment_files,
+        capabilities,
+        rlimits,
+        limits,
+        // These have the rights of the workload's user, or take something away from it.
+        mode: _,
+        prove: _,
+        command: _,
+        umask: _,
+        directory: _,
+        tmpfs: _,
+        read_only: _,
+        hostname: _,
+        hosts: _,
+        replicas: _,
+        replicas_cgroup: _,
+        is_scaled: _,
+        delegate: _,
+        leased: _,
+        replica_indexes: _,
+        unready_wait: _,
+        rollout: _,
+        sandbox: _,
+        private_tmp: _,
+        read_only_paths: _,
+        read_write_paths: _,
+        namespaces: _,
+        system_calls: _,
+        network: _,
+        environment: _,
+        capabilities_listed: _,
+        priority: _,
+        needs: _,
+        probes: _,
+        on_ready: _,
+        on_unready: _,
+        reload: _,
+        reload_on: _,
+        before_start: _,
+        after_start: _,
+        before_stop: _,
+        watch: _,
+        recovery: _,
+        stop: _,
+        start_timeout: _,
+        logs: _,
+        commands: _,
+    } = spec;
+    faults.unless(attach.is_none(), || {
+        "a fleet attaches to nothing".to_owned()
+    });
+    match user {
+        Some(user) => faults.named("user", user, &rules.users),
+        None => faults.unless(false, || "it names no user".to_owned()),
+    }
+    for group in group.iter().chain(groups) {
+        faults.named("group", group, &rules.groups);
+    }
+    for capability in capabilities {
+        faults.named("capability", capability, &rules.capabilities);
+    }
+    for device in devices {
+        faults.named("device", device, &rules.devices);
+    }
+    faults.unless(nice.is_none_or(|nice| nice >= 0), || {
+        "a fleet takes no CPU time from the host's own programs: `nice` is below 0".to_owned()
+    });
+    // With these a program gets before others by itself (setrlimit(2)).
+    for name in ["nice", "rtprio"] {
+        faults.unless(!rlimits.contains_key(name), || {
+            format!("a fleet takes no CPU time from the host's own programs: `rlimits` has {name}")
         });
-        match user {
-            Some(user) => faults.named("user", user, &self.users),
-            None => faults.unless(false, || "it names no user".to_owned()),
-        }
-        for group in group.iter().chain(groups) {
-            faults.named("group", group, &self.groups);
-        }
-        for capability in capabilities {
-            faults.named("capability", capability, &self.capabilities);
-        }
-        for device in devices {
-            faults.named("device", device, &self.devices);
-        }
-        faults.unless(nice.is_none_or(|nice| nice >= 0), || {
-            "a fleet takes no CPU time from the host's own programs: `nice` is below 0".to_owned()
+    }
+    if let Some(root) = root {
+        faults.below("root", root, &rules.roots);
+    }
+    for mount in mounts {
+        faults.below("mount", &mount.from, &rules.mounts);
+    }
+    let sockets = listen.values().filter_map(|listen| listen.unix.as_ref());
+    let files = credentials.values().chain(environment_files);
+    let files = files.chain(main_pid_file).chain(sockets);
+    for file in files {
+        // A file of variables may be missing, which a hyphen says.
+        faults.below("file", file.trim_start_matches('-'), &rules.files);
+    }
+    let directories = [runtime_directory, state_directory, cache_directory];
+    for directory in directories.into_iter().flatten().flat_map(|one| &one.names) {
+        let first = directory.split('/').next().unwrap_or_default();
+        faults.unless(first == name.as_str(), || {
+            format!("the directory {directory} is not below one with the workload's name, `{name}`")
         });
-        // With these a program gets before others by itself (setrlimit(2)).
-        for name in ["nice", "rtprio"] {
-            faults.unless(!rlimits.contains_key(name), || {
-                format!(
-                    "a fleet takes no CPU time from the host's own programs: `rlimits` has {name}"
-                )
-            });
-        }
-        if let Some(root) = root {
-            faults.below("root", root, &self.roots);
-        }
-        for mount in mounts {
-            faults.below("mount", &mount.from, &self.mounts);
-        }
-        let sockets = listen.values().filter_map(|listen| listen.unix.as_ref());
-        let files = credentials.values().chain(environment_files);
-        let files = files.chain(main_pid_file).chain(sockets);
-        for file in files {
-            // A file of variables may be missing, which a hyphen says.
-            faults.below("file", file.trim_start_matches('-'), &self.files);
-        }
-        let directories = [runtime_directory, state_directory, cache_directory];
-        for directory in directories.into_iter().flatten().flat_map(|one| &one.names) {
-            let first = directory.split('/').next().unwrap_or_default();
-            faults.unless(first == name.as_str(), || {
-                format!(
-                    "the directory {directory} is not below one with the workload's name, `{name}`"
-                )
-            });
-        }
-        let bound = ports
-            .values()
-            .flat_map(|port| [Some(port.port), port.target]);
-        let made = listen.values().map(|listen| listen.tcp.map(|at| at.port()));
-        for port in bound.chain(made).flatten() {
-            let is_in = |(first, last): &(u16, u16)| (*first..=*last).contains(&port);
-            faults.unless(self.ports.iter().any(is_in), || {
-                format!("the port {port} is not allowed here")
-            });
-        }
-        if let Some(most) = self.memory {
-            let is_within = matches!(limits.memory_max, Some(Limit::At(bytes)) if bytes <= most);
-            faults.unless(is_within, || {
-                format!("its memory.max must be {most} or less here")
-            });
-        }
-        match faults.0.is_empty() {
-            true => Ok(()),
-            false => Err(faults.0.join("; ")),
-        }
+    }
+    let bound = ports
+        .values()
+        .flat_map(|port| [Some(port.port), port.target]);
+    let made = listen.values().map(|listen| listen.tcp.map(|at| at.port()));
+    for port in bound.chain(made).flatten() {
+        let is_in = |(first, last): &(u16, u16)| (*first..=*last).contains(&port);
+        faults.unless(rules.ports.iter().any(is_in), || {
+            format!("the port {port} is not allowed here")
+        });
+    }
+    if let Some(most) = rules.memory {
+        let is_within = matches!(limits.memory_max, Some(Limit::At(bytes)) if bytes <= most);
+        faults.unless(is_within, || {
+            format!("its memory.max must be {most} or less here")
+        });
+    }
+    match faults.0.is_empty() {
+        true => Ok(()),
+        false => Err(faults.0.join("; ")),
     }
 }
 
@@ -207,10 +179,11 @@ impl Faults {
 mod tests {
     use super::*;
     use enforcer_model::spec::{Attach, Mount, Port};
+    use enforcer_model::units::Bytes;
 
-    fn rules() -> HostRules {
+    fn rules() -> Allowed {
         let set = |all: &[&str]| all.iter().map(|&one| one.to_owned()).collect();
-        HostRules {
+        Allowed {
             users: set(&["web"]),
             groups: set(&["media"]),
             roots: set(&["/srv/roots"]),
@@ -218,7 +191,7 @@ mod tests {
             files: set(&["/etc/web"]),
             ports: [(80, 80), (8000, 8999)].into(),
             memory: Some(Bytes(1 << 30)),
-            ..HostRules::default()
+            ..Allowed::default()
         }
     }
 
@@ -235,7 +208,7 @@ mod tests {
         let mut spec = spec();
         change(&mut spec);
         let name = WorkloadName::parse("shop").expect("a name");
-        match rules().check(&name, &spec) {
+        match check(&rules(), &name, &spec) {
             Ok(()) => "allowed".to_owned(),
             Err(why) => why,
         }

@@ -4,10 +4,8 @@ use crate::etcd::{Client, Endpoint, Login, Security};
 use enforcer_client::Fault;
 use enforcer_fleet_core::NodeId;
 use enforcer_fleet_core::fleet::Resources;
-use enforcer_fleet_core::host_rules::HostRules;
 use enforcer_manifest::{
-    Allowed, EtcdConfig, Fault as ManifestFault, FleetConfig, NodeConfig, Severity,
-    parse_fleet_config,
+    EtcdConfig, Fault as ManifestFault, FleetConfig, NodeConfig, Severity, parse_fleet_config,
 };
 use std::fmt::Write as _;
 use std::net::UdpSocket;
@@ -169,32 +167,5 @@ pub fn capacity(config: &FleetConfig) -> Resources {
     Resources {
         memory_bytes: memory.saturating_sub(reserve).min(most),
         cpu_millis: cpus.saturating_sub(config.node.reserve_cpu_millis.unwrap_or(0)),
-    }
-}
-
-/// Returns the rules of this host.
-#[must_use]
-pub fn rules(allow: Allowed) -> HostRules {
-    let Allowed {
-        users,
-        groups,
-        capabilities,
-        roots,
-        mounts,
-        files,
-        devices,
-        ports,
-        memory,
-    } = allow;
-    HostRules {
-        users,
-        groups,
-        capabilities,
-        roots,
-        mounts,
-        files,
-        devices,
-        ports,
-        memory,
     }
 }

@@ -45,7 +45,7 @@ pub async fn run(
         "node {id} at {address}, lease {} s",
         config.etcd.grace.as_secs()
     );
-    let judge = Judge::new(config::rules(config.allow), config.etcd.grace);
+    let judge = Judge::new(config.allow, config.etcd.grace);
     let node = Node::new(config.etcd.prefix, id, config.etcd.grace, about, judge);
     let driver = Driver::new(node, Arc::new(client));
     let (send, mut changed) = mpsc::channel(1);

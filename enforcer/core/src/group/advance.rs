@@ -127,7 +127,7 @@ impl Group {
             .count();
         // Missing replicas are added.
         for index in &slots {
-            // The gate tells replicas apart by their places, also one that is leaving.
+            // Each replica needs a place of its own at the gate, and one that is leaving still has its place.
             let place = index.map(Replicas::place);
             let mut members = self.members.iter();
             let is_taken = members.any(|member| member.index.map(Replicas::place) == place);

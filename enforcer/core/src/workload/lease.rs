@@ -1,18 +1,19 @@
-//! A workload that may run only until a deadline, which somebody else moves as long as nobody else runs it.
+//! Leases. A leased workload runs only until its deadline. A program of the host, such as the node of a fleet, moves the deadline while no
+//! other host runs the workload.
 
 use super::{After, Context, Lifecycle, Workload};
 use crate::event::{Cause, Detail, Reason};
 use crate::units::MonoTime;
 use std::time::Duration;
 
-/// The time of a leased workload.
+/// The deadline of a leased workload, and what has been done about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lease {
-    /// The deadline; `None` if nobody has set one.
+    /// The deadline. It is `None` until a program sets one.
     until: Option<MonoTime>,
-    /// It was told to stop for this deadline.
+    /// The workload has received its stop signal because of this deadline.
     is_stopped: bool,
-    /// It was killed for this deadline.
+    /// The workload has been killed because of this deadline.
     is_killed: bool,
 }
 

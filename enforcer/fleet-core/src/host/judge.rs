@@ -2,9 +2,10 @@
 
 use super::{MARGIN, file};
 use crate::fleet::WorkloadName;
-use crate::host_rules::HostRules;
+use crate::host_rules;
 use crate::node::{Asked, Local, Rules};
 use crate::store::Revision;
+use enforcer_manifest::Allowed;
 use enforcer_model::spec::WorkloadSpec;
 use enforcer_model::units::{Bytes, Limit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +16,7 @@ type Verdict = Result<Arc<WorkloadSpec>, String>;
 
 #[derive(Debug)]
 pub struct Judge {
-    rules: HostRules,
+    rules: Allowed,
     /// The time to live of the node's lease.
     grace: Duration,
     /// The verdict on each version.
@@ -26,7 +27,7 @@ pub struct Judge {
 
 impl Judge {
     #[must_use]
-    pub fn new(rules: HostRules, grace: Duration) -> Self {
+    pub fn new(rules: Allowed, grace: Duration) -> Self {
         Self {
             rules,
             grace,
@@ -59,7 +60,7 @@ impl Judge {
             replicas: [(0, asked.revision)].into(),
         };
         let verdict = file::spec_of(name, &local).and_then(|spec| {
-            self.rules.check(name, &spec)?;
+            host_rules::check(&self.rules, name, &spec)?;
             match local.singleton {
                 true => self.check_grace(&spec).map(|()| spec),
                 false => Ok(spec),

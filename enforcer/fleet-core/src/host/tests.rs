@@ -438,11 +438,11 @@ fn a_failure_lasts_until_the_replica_is_ready() {
 
 #[test]
 fn a_host_judges_what_it_should_run() {
-    let rules = crate::host_rules::HostRules {
+    let rules = enforcer_manifest::Allowed {
         users: ["web".to_owned()].into(),
         ports: [(8080, 8080)].into(),
         memory: Some(enforcer_model::units::Bytes(160 << 20)),
-        ..crate::host_rules::HostRules::default()
+        ..enforcer_manifest::Allowed::default()
     };
     let mut judge = Judge::new(rules, Duration::from_secs(20));
     judge.take([name("mine")].into());

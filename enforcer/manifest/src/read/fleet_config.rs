@@ -61,18 +61,24 @@ pub struct NodeConfig {
     pub reserve_cpu_millis: Option<u64>,
 }
 
-/// The workloads that a fleet may run here.
+/// The rules of a host for the workloads of a fleet. Nothing is allowed that they do not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
+    /// The users that workloads may run as, as a manifest names them. root is one of them only if it is here.
     pub users: BTreeSet<String>,
+    /// The groups beside those of their users.
     pub groups: BTreeSet<String>,
     pub capabilities: BTreeSet<String>,
+    /// The folders below which a root may be.
     pub roots: BTreeSet<String>,
+    /// The folders below which a mount may be.
     pub mounts: BTreeSet<String>,
+    /// The folders below which the agent opens files as root: credentials, files of variables, Unix sockets, and PID files.
     pub files: BTreeSet<String>,
     pub devices: BTreeSet<String>,
+    /// The first and the last number of ports.
     pub ports: BTreeSet<(u16, u16)>,
-    /// The most memory of all of them together.
+    /// The most memory of all workloads of the fleet together.
     pub memory: Option<Bytes>,
 }
 
