@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A lost host has servers until its lease ends, and two clients at once can hit them several times in a row.
+/// A lost host has servers until its lease ends. Until the checks have found that out, two clients at once can hit them several times in a row.
 pub const HAPROXY: &str = "global
     stats socket /run/haproxy-fleet.sock mode 600 level admin
 defaults
@@ -17,6 +17,7 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout queue 30s
+    timeout check 5s
     option redispatch 1
     retries 20
     retry-on conn-failure empty-response response-timeout
@@ -25,7 +26,7 @@ frontend all
     default_backend web
 backend web
     balance roundrobin
-    server-template web 6 0.0.0.0:1 disabled
+    server-template web 6 0.0.0.0:1 disabled check inter 2s fall 2
 ";
 
 /// Clients of HAProxy, which ask until they are told to end.
