@@ -7,6 +7,7 @@ pub mod conformance;
 pub mod simulated;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -147,8 +148,9 @@ pub enum Answer {
     Granted(LeaseId, Duration),
     /// The time that the lease has from now on; `None` if it has ended.
     KeptAlive(Option<Duration>),
-    /// The time to live that the lease was granted for, and its keys; `None` if it has ended.
-    Leased(Option<(Duration, Vec<String>)>),
+    /// The time to live that the lease was granted for, and its keys, which etcd names in any
+    /// order; `None` if it has ended.
+    Leased(Option<(Duration, BTreeSet<String>)>),
     Revoked,
     Compacted,
 }
