@@ -51,12 +51,13 @@ pub(crate) struct Settings {
     #[arg(long, global = true, env = "ENFORCER_CGROUP_ROOT", value_name = "PATH")]
     pub(crate) cgroup_root: Option<PathBuf>,
     /// Users who may change the workloads of one file in the manifest's folder each, as
-    /// `enforcer-fleet=fleet.yaml`; several are separated by commas
+    /// `shop=shop.yaml`, within the rules of another file, as `shop=shop.yaml:/etc/shop-rules.yaml`;
+    /// several are separated by commas
     #[arg(
         long,
         global = true,
         env = "ENFORCER_DELEGATE",
-        value_name = "USER=FILE",
+        value_name = "USER=FILE[:RULES]",
         default_value = ""
     )]
     pub(crate) delegate: Delegates,

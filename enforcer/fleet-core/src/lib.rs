@@ -5,7 +5,6 @@ pub mod desired;
 pub mod endpoints;
 pub mod fleet;
 pub mod host;
-pub mod host_rules;
 pub mod node;
 pub mod reason;
 pub mod record;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod allowed;
 pub mod environment_file;
 pub mod fault;
 mod foreign;
@@ -13,9 +14,12 @@ mod quantity;
 mod read;
 mod yaml;
 
+pub use allowed::Allowed;
 pub use fault::{Fault, Severity};
 pub use read::fleet::{FleetFile, FleetWorkload, parse_anywhere, parse_fleet};
-pub use read::fleet_config::{Allowed, EtcdConfig, FleetConfig, NodeConfig, parse_fleet_config};
+pub use read::fleet_config::{
+    EtcdConfig, FleetConfig, NodeConfig, parse_allowed, parse_fleet_config,
+};
 pub use read::workload::{CAPABILITIES, capability_number, rlimit_number};
 pub use yaml::{Node, Value};
 

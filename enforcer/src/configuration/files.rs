@@ -145,11 +145,15 @@ fn join(sources: &[Source], delegates: &Delegates) -> Joined {
     }
     let has_host = parsed.iter().any(|file| file.has_host);
     let has_alerts = parsed.iter().any(|file| file.has_alerts);
-    let located = parsed
+    let located: Vec<Parsed> = parsed
         .into_iter()
         .zip(sources)
         .map(|(file, source)| locate_files(file, source, delegates))
         .collect();
+    for (index, (file, source)) in located.iter().zip(sources).enumerate() {
+        let refused = delegates.faults(file, &source.path).into_iter();
+        faults.extend(refused.map(|fault| (index, fault)));
+    }
     let (manifest, more) = enforcer_manifest::join(located);
     faults.extend(more);
     Joined {

@@ -77,7 +77,10 @@ impl Host {
             .args(["--runtime-dir", &format!("{folder}/run")])
             .args(["--state-dir", &format!("{folder}/state")])
             .args(["--cgroup-root", &self.cgroup()])
-            .args(["--delegate", "enforcer-fleet=enforcer-fleet.yaml"])
+            .arg("--delegate")
+            .arg(format!(
+                "enforcer-fleet=enforcer-fleet.yaml:{folder}/fleet.yaml"
+            ))
             .stderr(log.try_clone().unwrap())
             .stdout(log)
             .spawn();

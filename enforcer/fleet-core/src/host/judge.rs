@@ -2,12 +2,10 @@
 
 use super::{MARGIN, file};
 use crate::fleet::WorkloadName;
-use crate::host_rules;
 use crate::node::{Asked, Local, Rules};
 use crate::store::Revision;
 use enforcer_manifest::Allowed;
 use enforcer_model::spec::WorkloadSpec;
-use enforcer_model::units::{Bytes, Limit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +58,7 @@ impl Judge {
             replicas: [(0, asked.revision)].into(),
         };
         let verdict = file::spec_of(name, &local).and_then(|spec| {
-            host_rules::check(&self.rules, name, &spec)?;
+            self.rules.check(name, &spec)?;
             match local.singleton {
                 true => self.check_grace(&spec).map(|()| spec),
                 false => Ok(spec),
@@ -93,7 +91,7 @@ impl Rules for Judge {
     ) -> BTreeMap<WorkloadName, String> {
         self.known.retain(|name, _| asked.contains_key(name));
         let mut refused = BTreeMap::new();
-        let mut used = 0_u64;
+        let mut together = self.rules.together();
         for (&name, asked) in asked {
             let by_agent = self.by_agent.get(name);
             let by_agent = by_agent.filter(|(of, _)| *of == asked.revision);
@@ -113,22 +111,9 @@ impl Rules for Judge {
                     continue;
                 }
             };
-            let Some(most) = self.rules.memory else {
-                continue;
-            };
-            let of_one = spec.limits.memory_max.and_then(Limit::at);
-            let of_one = of_one.unwrap_or_default().0;
-            let count = u64::try_from(asked.replicas).unwrap_or(u64::MAX);
-            let all = used.saturating_add(of_one.saturating_mul(count));
-            if all > most.0 {
-                let why = format!(
-                    "the workloads of the fleet may use {most} here together, and would use {}",
-                    Bytes(all)
-                );
+            if let Err(why) = together.add(&spec, asked.replicas) {
                 refused.insert(name.clone(), why);
-                continue;
             }
-            used = all;
         }
         refused
     }

@@ -343,6 +343,12 @@ impl Host {
                 self.apply = Call::Due(now.after(AGAIN));
                 self.trouble(why);
             }
+            // What leaves counts until it is gone: the next file is without it.
+            Err(Rejection::Refused(why)) if self.leaving.values().any(|at| *at > now) => {
+                let gone = self.leaving.values().max().copied();
+                self.apply = Call::Due(gone.unwrap_or(now));
+                self.trouble(why);
+            }
             Err(Rejection::Refused(why)) => {
                 // Each workload that is new in it is asked about alone.
                 let present = self.present.as_ref();

@@ -304,6 +304,42 @@ fn a_refused_workload_holds_up_no_other() {
     );
 }
 
+/// A replica that leaves counts in the agent's rules until it is gone, so the file may be refused because of it.
+#[test]
+fn a_file_that_is_refused_is_tried_without_what_leaves() {
+    let after = || {
+        run(&[
+            ("new", local(4, false, &[0])),
+            ("web", local(3, false, &[0])),
+        ])
+    };
+    check(
+        vec![
+            (
+                0,
+                Input::Read(Ok(file::write(
+                    &[(name("web"), local(3, false, &[0, 1]))].into(),
+                ))),
+            ),
+            (10, looked(&["web/0 running ready", "web/1 running ready"])),
+            (20, after()),
+            (30, Input::Applied(Err(refused("too much together")))),
+            (2020, Input::Woken),
+            (2030, Input::Applied(Ok(()))),
+        ],
+        &expect![[r#"
+            0 ms: look at web
+            10 ms: taken {mine}
+            10 ms: seen web/0 ready @3 [8080], web/1 ready @3 [8080]
+            20 ms: apply new@4 [0], web@3 [0, 1]
+            20 ms: seen web/0 ready @3 [8080], web/1 ready @3 []
+            30 ms: trouble too much together
+            2020 ms: apply new@4 [0], web@3 [0]
+            2030 ms: look at new, web
+        "#]],
+    );
+}
+
 /// The node's loop must not spin: it sleeps until the time that the machine asks for.
 #[test]
 fn it_waits_for_verdicts_and_pauses_after_a_refusal_of_the_whole_file() {
@@ -488,7 +524,7 @@ fn a_host_judges_what_it_should_run() {
     let refused = judge.refused(&asked.collect());
     let lines = refused.iter().map(|(name, why)| format!("{name}: {why}\n"));
     expect![[r#"
-        large: the workloads of the fleet may use 160M here together, and would use 192M
+        large: these workloads may use 160M here together, and would use 192M
         mine: the host has a workload of this name
         root: the user root is not allowed here; its memory.max must be 160M or less here
         slow: a singleton with `stop: { grace: 10 s }` needs a lease of 30 s, and `grace` is 20 s

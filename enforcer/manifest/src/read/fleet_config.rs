@@ -2,13 +2,16 @@
 
 use super::Reader;
 use super::fleet::{AnyAccount, cpus};
+use crate::allowed::Allowed;
 use crate::fault::Fault;
 use crate::quantity;
 use crate::yaml::{self, Node, Value};
 use enforcer_model::units::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
+
+const SECTIONS: [&str; 3] = ["etcd", "node", "allow"];
 
 /// The settings of `fleet.yaml`. They may be used if no fault is an error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,27 +64,6 @@ pub struct NodeConfig {
     pub reserve_cpu_millis: Option<u64>,
 }
 
-/// The rules of a host for the workloads of a fleet. Nothing is allowed that they do not name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allowed {
-    /// The users that workloads may run as, as a manifest names them. root is one of them only if it is here.
-    pub users: BTreeSet<String>,
-    /// The groups beside those of their users.
-    pub groups: BTreeSet<String>,
-    pub capabilities: BTreeSet<String>,
-    /// The folders below which a root may be.
-    pub roots: BTreeSet<String>,
-    /// The folders below which a mount may be.
-    pub mounts: BTreeSet<String>,
-    /// The folders below which the agent opens files as root: credentials, files of variables, Unix sockets, and PID files.
-    pub files: BTreeSet<String>,
-    pub devices: BTreeSet<String>,
-    /// The first and the last number of ports.
-    pub ports: BTreeSet<(u16, u16)>,
-    /// The most memory of all workloads of the fleet together.
-    pub memory: Option<Bytes>,
-}
-
 /// Reads the settings, with all of their faults.
 #[must_use]
 pub fn parse_fleet_config(source: &str) -> (FleetConfig, Vec<Fault>) {
@@ -94,7 +76,7 @@ pub fn parse_fleet_config(source: &str) -> (FleetConfig, Vec<Fault>) {
         accounts: &AnyAccount,
         faults: Vec::new(),
     };
-    let fields = reader.fields(&root, &["etcd", "node", "allow"]);
+    let fields = reader.fields(&root, &SECTIONS);
     if let Some(node) = fields.get("etcd") {
         reader.etcd(node, &mut config.etcd);
     }
@@ -106,6 +88,25 @@ pub fn parse_fleet_config(source: &str) -> (FleetConfig, Vec<Fault>) {
     }
     reader.faults.sort_by_key(|fault| fault.span.start);
     (config, reader.faults)
+}
+
+/// Reads the rules alone, with their faults.
+#[must_use]
+pub fn parse_allowed(source: &str) -> (Allowed, Vec<Fault>) {
+    let mut allow = Allowed::default();
+    let root = match yaml::parse(source) {
+        Ok((root, Ok(()))) => root,
+        Ok((_, Err(fault))) | Err(fault) => return (allow, vec![fault]),
+    };
+    let mut reader = Reader {
+        accounts: &AnyAccount,
+        faults: Vec::new(),
+    };
+    let fields = reader.fields(&root, &SECTIONS);
+    if let Some(node) = fields.get("allow") {
+        reader.allowed(node, &mut allow);
+    }
+    (allow, reader.faults)
 }
 
 fn plain(text: &str) -> Result<String, String> {

@@ -121,6 +121,15 @@ fn the_package_runs_a_fleet_of_one_host() {
         "setpriv --reuid enforcer-fleet --regid enforcer-fleet --groups enforcer enforcer stop web",
     );
     assert!(!refused.status.success());
+    // Whoever has the fleet's user has no more rights than the host gives the fleet.
+    let mut text = "version: 1\nworkloads:\n".to_owned();
+    text += &workload("shell", "user: root");
+    put("/tmp/enforcer-fleet.yaml", &text);
+    let refused = shell(
+        "setpriv --reuid enforcer-fleet --regid enforcer-fleet --groups enforcer enforcer apply -f /tmp/enforcer-fleet.yaml",
+    );
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("the user root is not allowed here"), "{said}");
 
     // Its units end and start without its workloads.
     sh(
