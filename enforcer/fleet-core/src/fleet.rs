@@ -162,8 +162,11 @@ pub enum Health {
     #[default]
     Unknown,
     Ready,
-    /// It is not ready, and may become so.
-    Unready,
+    /// It is not ready, and may become so. It has run without readiness since then, if it runs.
+    Unready {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since: Option<Time>,
+    },
     /// Its node cannot heal it.
     Failing {
         since: Time,

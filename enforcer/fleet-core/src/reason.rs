@@ -24,6 +24,8 @@ pub enum Reason {
     Refused,
     /// Its node cannot heal it.
     Failing,
+    /// It has run for long without becoming ready.
+    Unready,
     /// One of a higher priority fits nowhere else.
     Displaced { by: Replica },
     /// Its node has less room than it had.
@@ -41,6 +43,7 @@ impl fmt::Display for Reason {
             Self::Unsuited => f.write_str("its node lacks a label that it requires"),
             Self::Refused => f.write_str("its host refuses it"),
             Self::Failing => f.write_str("its node cannot heal it"),
+            Self::Unready => f.write_str("it has run there for long without becoming ready"),
             Self::Displaced { by } => write!(f, "{by} has a higher priority and fits nowhere else"),
             Self::Overfull => f.write_str("its node has not enough room for all it has"),
         }
@@ -70,6 +73,8 @@ pub enum Wait {
     },
     /// It would leave fewer ready replicas than its workload may have.
     Unavailable,
+    /// No replica of its workload is ready, so another node would hardly help.
+    NoneReady,
     /// There were enough moves in the last minute.
     Moves,
     /// Replicas that leave this node make room for it.
@@ -108,6 +113,9 @@ impl fmt::Display for Wait {
             Self::Unavailable => {
                 f.write_str("it stays for now: too few replicas of its workload are ready")
             }
+            Self::NoneReady => f.write_str(
+                "it stays for now: no replica of its workload is ready, so another node would hardly help",
+            ),
             Self::Moves => f.write_str("it stays for now: there were enough moves in the last minute"),
             Self::Room(node) => write!(f, "room is being made for it on {node}"),
             Self::Leaving => f.write_str("it may still run on the node that it leaves"),

@@ -62,11 +62,13 @@ pub fn replicas(view: &View, now: Time) -> Vec<[String; 5]> {
                     let state = match health.map(|of| of.health).unwrap_or_default() {
                         Health::Unknown => "starts",
                         Health::Ready => "ready",
-                        Health::Unready => "unready",
+                        Health::Unready { .. } => "unready",
                         Health::Failing { .. } => "failing",
                     };
                     let since = match health.map(|of| of.health) {
-                        Some(Health::Failing { since }) => {
+                        Some(
+                            Health::Failing { since } | Health::Unready { since: Some(since) },
+                        ) => {
                             format!("for {}; ", age(now, since))
                         }
                         _ => String::new(),

@@ -263,16 +263,26 @@ impl<'a> Making<'a> {
                 continue;
             }
             let state = self.fleet.nodes.get(id).map(|node| node.state);
-            let is_failing = match self.fleet.health(replica) {
-                Health::Failing { since } => self.now.since(since) >= self.settings.failing_for,
-                Health::Unknown | Health::Ready | Health::Unready => false,
+            let is_long = |since: Time| self.now.since(since) >= self.settings.failing_for;
+            let fails = match self.fleet.health(replica) {
+                Health::Failing { since } if is_long(since) => Some(Reason::Failing),
+                Health::Unready { since: Some(since) } if is_long(since) => Some(Reason::Unready),
+                Health::Unknown
+                | Health::Ready
+                | Health::Failing { .. }
+                | Health::Unready { .. } => None,
             };
             match state {
                 Some(NodeState::Draining) => self.try_to_move(replica, id, Reason::Drained),
-                Some(NodeState::Up) if is_failing => {
-                    self.try_to_move(replica, id, Reason::Failing);
-                }
-                Some(NodeState::Up | NodeState::Lost { .. }) | None => {}
+                Some(NodeState::Up) => match fails {
+                    // What all of them need may be gone.
+                    Some(Reason::Unready) if self.none_is_ready(&replica.workload) => {
+                        self.wait(replica, Wait::NoneReady);
+                    }
+                    Some(why) => self.try_to_move(replica, id, why),
+                    None => {}
+                },
+                Some(NodeState::Lost { .. }) | None => {}
             }
         }
         let nodes = self.fleet.nodes.iter();
@@ -282,6 +292,14 @@ impl<'a> Making<'a> {
                 self.try_to_move(&replica, id, Reason::Overfull);
             }
         }
+    }
+
+    /// Returns whether a workload has several replicas, and none that is ready.
+    fn none_is_ready(&self, workload: &WorkloadName) -> bool {
+        let wanted = self.fleet.desired.get(workload);
+        let wanted = wanted.map_or(0, |desired| desired.replicas);
+        let unready = self.unready.get(workload).map_or(0, BTreeSet::len);
+        wanted > 1 && u32::try_from(unready).is_ok_and(|unready| unready >= wanted)
     }
 
     fn try_to_move(&mut self, replica: &Replica, id: &NodeId, why: Reason) {
@@ -308,7 +326,7 @@ impl<'a> Making<'a> {
             |node: &NodeId| node == id || memory.is_avoided(&replica.workload, node, now);
         match self.room.best(replica, desired, is_avoided) {
             Ok(to) => {
-                if why == Reason::Failing {
+                if matches!(why, Reason::Failing | Reason::Unready) {
                     let of = (&replica.workload, id);
                     self.memory.note_failure(of, self.settings, now);
                 }

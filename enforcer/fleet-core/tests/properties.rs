@@ -169,7 +169,7 @@ impl World {
                 };
                 let health = match health {
                     0 => Health::Unknown,
-                    1 => Health::Unready,
+                    1 => Health::Unready { since: Some(now) },
                     2 => Health::Failing { since: now },
                     _ => Health::Ready,
                 };

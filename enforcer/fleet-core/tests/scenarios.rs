@@ -90,6 +90,15 @@ impl World {
         self.fleet.health.insert(replica, Health::Failing { since });
     }
 
+    fn unready(&mut self, name: &str, index: u32) {
+        let replica = Replica {
+            workload: workload(name),
+            index,
+        };
+        let since = Some(self.now);
+        self.fleet.health.insert(replica, Health::Unready { since });
+    }
+
     /// Lets time pass, decides, and carries it out. All that leaves ends, and all that begins is ready, unless it was said to fail.
     fn after(&mut self, seconds: u64) {
         self.now = self.now.after(Duration::from_secs(seconds));
@@ -334,4 +343,42 @@ fn a_node_has_a_place_for_each_rest_of_a_number_by_fifteen() {
         .map(|waiting| waiting.replica.index)
         .collect();
     assert_eq!(waiting, [30]);
+}
+
+#[test]
+fn what_does_not_become_ready_moves_if_others_are_ready() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.want("web", wanted(2));
+    world.after(0);
+    world.unready("web", 0);
+    world.after(299);
+    world.after(1);
+    // What all of them need is gone.
+    world.unready("web", 0);
+    world.unready("web", 1);
+    world.after(300);
+    world.check(&expect![[r#"
+        0 s: web/0 - → a: it had no node
+        0 s: web/1 - → b: it had no node
+        300 s: web/0 a → c: it has run there for long without becoming ready
+        600 s: web/0 waits: it stays for now: no replica of its workload is ready, so another node would hardly help
+        600 s: web/1 waits: it stays for now: no replica of its workload is ready, so another node would hardly help
+    "#]]);
+}
+
+#[test]
+fn a_lone_replica_that_does_not_become_ready_moves() {
+    let mut world = World::new(&["a", "b"]);
+    world.want("db", wanted(1));
+    world.after(0);
+    world.unready("db", 0);
+    world.after(300);
+    // It is the same elsewhere: it does not tour the fleet.
+    world.unready("db", 0);
+    world.after(300);
+    world.check(&expect![[r#"
+        0 s: db/0 - → a: it had no node
+        300 s: db/0 a → b: it has run there for long without becoming ready
+        600 s: db/0 waits: no node is suitable: 2 where it has failed
+    "#]]);
 }

@@ -542,7 +542,7 @@ impl World {
                 health: match (is_ready, sick) {
                     (_, Some((since, _))) => Health::Failing { since },
                     (true, None) => Health::Ready,
-                    (false, None) => Health::Unready,
+                    (false, None) => Health::Unready { since: None },
                 },
                 revision: instance.revision,
                 endpoints: [(replica.workload.clone(), endpoint)].into(),

@@ -137,7 +137,7 @@ impl Metrics {
         for health in all {
             let place = match health {
                 Health::Ready => 0,
-                Health::Unready => 1,
+                Health::Unready { .. } => 1,
                 Health::Failing { .. } => 2,
                 Health::Unknown => 3,
             };

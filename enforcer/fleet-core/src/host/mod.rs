@@ -15,7 +15,7 @@ mod seen;
 pub use judge::Judge;
 pub use seen::Look;
 
-use crate::fleet::{Replica, Time, WorkloadName};
+use crate::fleet::{Health, Replica, Time, WorkloadName};
 use crate::node::{Local, Run, Seen};
 use crate::store::Revision;
 use enforcer_model::spec::WorkloadSpec;
@@ -133,7 +133,7 @@ pub struct Host {
     leaving: BTreeMap<Replica, Time>,
     /// The version that all replicas of a workload have had last.
     settled: BTreeMap<WorkloadName, Revision>,
-    failing: BTreeMap<Replica, Time>,
+    health: BTreeMap<Replica, Health>,
     refused: BTreeMap<WorkloadName, (Revision, String)>,
     /// The time at which each refusal is forgotten.
     forgets: BTreeMap<WorkloadName, Time>,
@@ -165,7 +165,7 @@ impl Host {
             has_looked: false,
             leaving: BTreeMap::new(),
             settled: BTreeMap::new(),
-            failing: BTreeMap::new(),
+            health: BTreeMap::new(),
             refused: BTreeMap::new(),
             forgets: BTreeMap::new(),
             suspects: Vec::new(),
@@ -472,14 +472,11 @@ impl Host {
                         self.settled.insert(name.clone(), local.revision);
                     }
                 }
-                let mut failing = BTreeMap::new();
-                for (replica, (view, _)) in replicas(&looked) {
-                    let known = self.failing.get(&replica).copied();
-                    if let Some(since) = seen::failing_since(view, known) {
-                        failing.insert(replica, since);
-                    }
-                }
-                self.failing = failing;
+                let health = replicas(&looked).map(|(replica, (view, _))| {
+                    let known = self.health.get(&replica).copied();
+                    (replica, seen::health(view, known, now))
+                });
+                self.health = health.collect();
                 self.looked = looked;
                 self.outputs.push(Output::Taken(taken));
             }
@@ -512,8 +509,8 @@ impl Host {
             };
             let settled = self.settled.get(&replica.workload);
             let revision = settled.copied().unwrap_or_default();
-            let since = self.failing.get(&replica).copied();
-            all.insert(replica, seen::seen(found, revision, endpoints, since));
+            let health = self.health.get(&replica).copied().unwrap_or_default();
+            all.insert(replica, seen::seen(found, revision, endpoints, health));
         }
         self.looked = looked;
         if self.told.as_ref() != Some(&all) {

@@ -34,21 +34,13 @@ fn is_failing(view: &WorkloadView) -> bool {
     }
 }
 
-/// Returns a replica as etcd is told of it. `since` is the time since which it has failed, as far as is known already.
+/// Returns a replica as etcd is told of it.
 pub(super) fn seen(
     (view, probes): &(WorkloadView, Vec<ProbeStatus>),
     revision: Revision,
     endpoints: BTreeMap<WorkloadName, EndpointRecord>,
-    since: Option<Time>,
+    health: Health,
 ) -> Seen {
-    let health = if view.ready {
-        Health::Ready
-    } else if is_failing(view) || since.is_some() {
-        let since = since.unwrap_or_else(|| time_of(view.since));
-        Health::Failing { since }
-    } else {
-        Health::Unready
-    };
     let answered = probes.iter().filter_map(|probe| probe.last.as_ref());
     Seen {
         health,
@@ -64,12 +56,19 @@ pub(super) fn seen(
     }
 }
 
-/// Returns the time since which a replica has failed: it ends when it is ready again.
-pub(super) fn failing_since(view: &WorkloadView, known: Option<Time>) -> Option<Time> {
-    match (view.ready, known) {
-        (true, _) => None,
-        (false, Some(since)) => Some(since),
-        (false, None) => is_failing(view).then(|| time_of(view.since)),
+/// Returns the health of a replica. `known` is that of the look before: a failure ends when the replica is ready again.
+pub(super) fn health(view: &WorkloadView, known: Option<Health>, now: Time) -> Health {
+    let runs = view.state == WorkloadState::Running;
+    match known {
+        _ if view.ready => Health::Ready,
+        Some(failing @ Health::Failing { .. }) => failing,
+        _ if is_failing(view) => Health::Failing {
+            since: time_of(view.since),
+        },
+        Some(unready @ Health::Unready { since: Some(_) }) if runs => unready,
+        _ => Health::Unready {
+            since: runs.then_some(now),
+        },
     }
 }
 

@@ -1,7 +1,6 @@
 //! What a node asks of its agent, as a log.
 
 use super::*;
-use crate::fleet::Health;
 use crate::node::Rules as _;
 use crate::record::{DesiredRecord, Mode};
 use enforcer_model::views::WorkloadView;
@@ -95,6 +94,10 @@ fn told(output: &Output) -> String {
             let all = seen.iter().map(|(replica, seen)| {
                 let health = match seen.health {
                     Health::Failing { since } => format!("failing since {} s", since.0.as_secs()),
+                    Health::Unready { since: Some(since) } => {
+                        format!("unready since {} ms", since.0.as_millis())
+                    }
+                    Health::Unready { since: None } => "unready".to_owned(),
                     other => format!("{other:?}").to_lowercase(),
                 };
                 let ports = seen.endpoints.values().map(|one| one.port);
@@ -468,6 +471,37 @@ fn a_failure_lasts_until_the_replica_is_ready() {
             20020 ms: look at web
             20030 ms: taken {mine}
             20030 ms: seen web/0 ready @3 [8080]
+        "#]],
+    );
+}
+
+#[test]
+fn a_replica_that_runs_without_readiness_is_told_with_its_time() {
+    let present = [(name("web"), local(3, false, &[0]))].into();
+    check(
+        vec![
+            (0, Input::Read(Ok(file::write(&present)))),
+            (10, looked(&["web/0 running no"])),
+            (10_010, Input::Woken),
+            (10_020, looked(&["web/0 running no"])),
+            (20_020, Input::Woken),
+            // Nobody expects readiness of what was stopped.
+            (20_030, looked(&["web/0 stopped no"])),
+            (30_030, Input::Woken),
+            (30_040, looked(&["web/0 running no"])),
+        ],
+        &expect![[r#"
+            0 ms: look at web
+            10 ms: taken {mine}
+            10 ms: seen web/0 unready since 10 ms @3 [8080]
+            10010 ms: look at web
+            10020 ms: taken {mine}
+            20020 ms: look at web
+            20030 ms: taken {mine}
+            20030 ms: seen web/0 unready @3 [8080]
+            30030 ms: look at web
+            30040 ms: taken {mine}
+            30040 ms: seen web/0 unready since 30040 ms @3 [8080]
         "#]],
     );
 }
