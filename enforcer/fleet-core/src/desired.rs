@@ -126,7 +126,7 @@ pub fn plan(
     }
     let memory = view.memory.as_ref();
     let mut memory = memory.map(|kept| kept.record.clone()).unwrap_or_default();
-    let fleet = next.fleet(now, |_| true);
+    let fleet = next.fleet(now, Mode::ALL, &[Mode::Enforce]);
     let decision = decide(&fleet, &mut memory, settings, now);
     let is_of = |name: &WorkloadName| changed.contains_key(name);
     let changes = decision.changes.iter();

@@ -110,6 +110,8 @@ pub enum NodeState {
     Up,
     /// It gets nothing new, and what it has moves away.
     Draining,
+    /// It is up, and nothing changes on it: its operator wants to be told only.
+    Observed,
     /// Its lease has expired.
     Lost {
         since: Time,

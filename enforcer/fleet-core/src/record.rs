@@ -174,7 +174,7 @@ macro_rules! record {
     };
 }
 
-/// What the fleet does about a workload.
+/// What the fleet does about a workload, or on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
@@ -182,6 +182,10 @@ pub enum Mode {
     Observe,
     #[default]
     Enforce,
+}
+
+impl Mode {
+    pub const ALL: &[Self] = &[Self::Observe, Self::Enforce];
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -209,6 +213,9 @@ pub struct NodeRecord {
     pub labels: BTreeMap<String, String>,
     pub fleet_version: String,
     pub agent_version: Option<String>,
+    /// What the fleet does about its workloads there.
+    #[serde(default)]
+    pub mode: Mode,
     /// The time of the last answered check of each replica.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub last_checks: BTreeMap<String, Time>,

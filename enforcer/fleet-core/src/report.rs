@@ -102,6 +102,7 @@ pub fn nodes(view: &View, now: Time) -> Vec<[String; 6]> {
         let present = view.nodes.get(id).map(|kept| &kept.record);
         let known = view.known.get(id).map(|kept| &kept.record);
         let state = match (present, known.and_then(|known| known.lost_since)) {
+            (Some(_), _) if view.is_observed(id) => "observed".to_owned(),
             (Some(_), _) if view.drains.contains_key(id) => "drains".to_owned(),
             (Some(_), _) => "up".to_owned(),
             (None, Some(since)) => format!("lost for {}", age(now, since)),
@@ -142,17 +143,22 @@ pub struct Summary {
 /// Returns how a fleet is. `schedulers` is the number of those that live.
 #[must_use]
 pub fn summary(view: &View, schedulers: usize, now: Time) -> Summary {
-    let fleet = view.fleet(now, |mode| mode == Mode::Enforce);
-    let mut counts = [0_usize; 3];
+    let fleet = view.fleet(now, &[Mode::Enforce], &[Mode::Enforce]);
+    let mut counts = [0_usize; 4];
     for node in fleet.nodes.values() {
         let place = match node.state {
             NodeState::Up => 0,
             NodeState::Draining => 1,
             NodeState::Lost { .. } => 2,
+            NodeState::Observed => 3,
         };
         counts[place] += 1;
     }
-    let [up, draining, lost] = counts;
+    let [up, draining, lost, observed] = counts;
+    let observed = match observed {
+        0 => String::new(),
+        count => format!(", {count} only observed"),
+    };
     let wanted: u64 = fleet
         .desired
         .values()
@@ -162,7 +168,7 @@ pub fn summary(view: &View, schedulers: usize, now: Time) -> Summary {
     let ready = ready.filter(|replica| fleet.health(replica) == Health::Ready);
     let ready = u64::try_from(ready.count()).unwrap_or(u64::MAX);
     let mut lines = vec![
-        format!("nodes: {up} up, {draining} draining, {lost} lost"),
+        format!("nodes: {up} up, {draining} draining, {lost} lost{observed}"),
         format!("replicas: {ready} of {wanted} ready"),
         match schedulers {
             0 => {

@@ -162,7 +162,7 @@ impl Memory {
             .iter()
             .filter_map(|(id, node)| match node.state {
                 NodeState::Lost { since } => Some((id, since)),
-                NodeState::Up | NodeState::Draining => None,
+                NodeState::Up | NodeState::Draining | NodeState::Observed => None,
             })
             .collect();
         self.mass_loss.retain(|id| lost.contains_key(id));
@@ -225,9 +225,14 @@ impl<'a> Making<'a> {
         self.waiting.insert(replica.clone(), why);
     }
 
+    fn is_observed(&self, node: &NodeId) -> bool {
+        let node = self.fleet.nodes.get(node);
+        node.is_some_and(|node| node.state == NodeState::Observed)
+    }
+
     fn remove(&mut self) {
         for (replica, node) in &self.fleet.assigned {
-            if self.desired(replica).is_none() {
+            if self.desired(replica).is_none() && !self.is_observed(node) {
                 self.take_off(replica, node, Reason::Removed);
             }
         }
@@ -239,6 +244,9 @@ impl<'a> Making<'a> {
             let Some(desired) = self.desired(replica) else {
                 continue;
             };
+            if self.is_observed(id) {
+                continue;
+            }
             let Some(node) = self.fleet.nodes.get(id) else {
                 self.take_off(replica, id, Reason::NodeRemoved);
                 continue;
@@ -282,7 +290,7 @@ impl<'a> Making<'a> {
                     Some(why) => self.try_to_move(replica, id, why),
                     None => {}
                 },
-                Some(NodeState::Lost { .. }) | None => {}
+                Some(NodeState::Observed | NodeState::Lost { .. }) | None => {}
             }
         }
         let nodes = self.fleet.nodes.iter();

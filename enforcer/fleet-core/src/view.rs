@@ -122,10 +122,17 @@ impl View {
             .is_some_and(|(refusal, desired)| refusal.of >= desired.modified)
     }
 
-    /// Returns all that a scheduler decides by, with the workloads of some modes. A node without a lease counts as lost from `now` on, if
-    /// nobody has noted it.
+    /// Returns whether a node only tells what would be done on it.
     #[must_use]
-    pub fn fleet(&self, now: Time, has_mode: impl Fn(Mode) -> bool) -> Fleet {
+    pub fn is_observed(&self, node: &NodeId) -> bool {
+        let node = self.nodes.get(node);
+        node.is_some_and(|kept| kept.record.mode == Mode::Observe)
+    }
+
+    /// Returns all that a scheduler decides by, with the workloads and the nodes of these modes. A node without a lease counts as lost from
+    /// `now` on, if nobody has noted it.
+    #[must_use]
+    pub fn fleet(&self, now: Time, workloads: &[Mode], nodes: &[Mode]) -> Fleet {
         let mut fleet = Fleet::default();
         let present = self.nodes.iter();
         let present = present.map(|(id, kept)| (id, (&kept.record.capacity, &kept.record.labels)));
@@ -135,10 +142,11 @@ impl View {
         let all: BTreeMap<_, _> = known.chain(present).collect();
         for (id, (capacity, labels)) in all {
             let lost = self.known.get(id).and_then(|kept| kept.record.lost_since);
-            let state = match self.nodes.contains_key(id) {
-                true if self.drains.contains_key(id) => NodeState::Draining,
-                true => NodeState::Up,
-                false => NodeState::Lost {
+            let state = match self.nodes.get(id).map(|kept| kept.record.mode) {
+                Some(mode) if !nodes.contains(&mode) => NodeState::Observed,
+                Some(_) if self.drains.contains_key(id) => NodeState::Draining,
+                Some(_) => NodeState::Up,
+                None => NodeState::Lost {
                     since: lost.unwrap_or(now),
                 },
             };
@@ -154,17 +162,20 @@ impl View {
             .filter(|workload| !self.unreadable.is_empty() && self.is_frozen(workload))
             .collect();
         for (workload, kept) in &self.desired {
-            if has_mode(kept.record.mode) && !frozen.contains(workload) {
+            if workloads.contains(&kept.record.mode) && !frozen.contains(workload) {
                 let desired = kept.record.scheduling.clone();
                 fleet.desired.insert(workload.clone(), desired);
             }
         }
         for ((replica, node), kept) in &self.assigned {
-            let is_left = self.desired.get(&replica.workload).is_some_and(|desired| {
-                // One that is only observed stays where it is.
-                !has_mode(desired.record.mode)
-            });
-            if is_left || frozen.contains(&replica.workload) {
+            let desired = self.desired.get(&replica.workload);
+            let desired = desired.map(|kept| &kept.record);
+            let is_observed = desired.is_some_and(|record| !workloads.contains(&record.mode));
+            if is_observed || frozen.contains(&replica.workload) {
+                // It stays where it is, with its room.
+                if let (Some(on), Some(record)) = (fleet.nodes.get_mut(node), desired) {
+                    on.capacity = on.capacity.minus(record.scheduling.needs);
+                }
                 continue;
             }
             match kept.record.ends {
@@ -185,5 +196,87 @@ impl View {
             }
         }
         fleet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{Desired, Resources};
+
+    fn entry(key: &Key, value: Vec<u8>) -> Entry {
+        Entry {
+            key: key.to_string(),
+            value,
+            created: Revision(1),
+            modified: Revision(1),
+            lease: None,
+        }
+    }
+
+    /// A fleet with one node of 4 bytes and a workload of 3.
+    fn view(of_node: Mode, of_workload: Mode) -> (View, NodeId) {
+        let node = NodeId::parse("host-1").expect("a node");
+        let workload = WorkloadName::parse("web").expect("a name");
+        let of = |memory_bytes| Resources {
+            memory_bytes,
+            cpu_millis: 0,
+        };
+        let about = NodeRecord {
+            capacity: of(4),
+            mode: of_node,
+            ..NodeRecord::default()
+        };
+        let desired = DesiredRecord {
+            scheduling: Desired {
+                replicas: 1,
+                needs: of(3),
+                requires: BTreeMap::new(),
+                domain: None,
+                priority: 50,
+                singleton: false,
+                max_unavailable: 1,
+            },
+            mode: of_workload,
+            workload: serde_json::Value::Null,
+        };
+        let replica = Replica {
+            workload: workload.clone(),
+            index: 0,
+        };
+        let assigned = Key::Assigned(node.clone(), replica);
+        let mut view = View::default();
+        for entry in [
+            entry(&Key::Node(node.clone()), about.encode()),
+            entry(&Key::Desired(workload), desired.encode()),
+            entry(&assigned, AssignedRecord::default().encode()),
+        ] {
+            view.put("", &entry);
+        }
+        (view, node)
+    }
+
+    #[test]
+    fn what_is_only_observed_keeps_its_room() {
+        let free = |mode, workloads: &[Mode]| {
+            let (view, node) = view(Mode::Enforce, mode);
+            let fleet = view.fleet(Time::default(), workloads, &[Mode::Enforce]);
+            let assigned = fleet.assigned.len();
+            (fleet.nodes[&node].capacity.memory_bytes, assigned)
+        };
+        assert_eq!(free(Mode::Enforce, &[Mode::Enforce]), (4, 1));
+        assert_eq!(free(Mode::Observe, &[Mode::Enforce]), (1, 0));
+        assert_eq!(free(Mode::Observe, Mode::ALL), (4, 1));
+    }
+
+    #[test]
+    fn a_node_that_observes_is_up_only_where_that_is_asked_for() {
+        let (view, node) = view(Mode::Observe, Mode::Enforce);
+        let state = |nodes: &[Mode]| {
+            let fleet = view.fleet(Time::default(), &[Mode::Enforce], nodes);
+            fleet.nodes[&node].state
+        };
+        assert_eq!(state(&[Mode::Enforce]), NodeState::Observed);
+        assert_eq!(state(Mode::ALL), NodeState::Up);
     }
 }

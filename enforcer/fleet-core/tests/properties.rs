@@ -21,6 +21,7 @@ enum Happening {
     IsBack(u8),
     IsDrained(u8),
     IsUncordoned(u8),
+    IsObserved(u8),
     IsRemoved(u8),
     Wants(u8, Desired),
     NoLongerWants(u8),
@@ -95,6 +96,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => any::<u8>().prop_map(Happening::IsBack),
         1 => any::<u8>().prop_map(Happening::IsDrained),
         1 => any::<u8>().prop_map(Happening::IsUncordoned),
+        1 => any::<u8>().prop_map(Happening::IsObserved),
         1 => any::<u8>().prop_map(Happening::IsRemoved),
         3 => (any::<u8>(), desired()).prop_map(|(number, desired)| Happening::Wants(number, desired)),
         1 => any::<u8>().prop_map(Happening::NoLongerWants),
@@ -134,6 +136,7 @@ impl World {
             Happening::IsBack(number) | Happening::IsUncordoned(number) => {
                 self.set(number, NodeState::Up);
             }
+            Happening::IsObserved(number) => self.set(number, NodeState::Observed),
             Happening::IsDrained(number) => self.set(number, NodeState::Draining),
             Happening::IsRemoved(number) => {
                 self.fleet.nodes.remove(&node(number));
@@ -233,6 +236,10 @@ impl World {
         for change in &decision.changes {
             let replica = &change.replica;
             assert_ne!(change.from, change.to, "{change:?}");
+            for node in change.from.iter().chain(&change.to) {
+                let state = self.fleet.nodes.get(node).map(|node| node.state);
+                assert_ne!(state, Some(NodeState::Observed), "{change:?}");
+            }
             let is_voluntary = matches!(change.why, Reason::Drained | Reason::Failing);
             if is_voluntary && self.fleet.health(replica) == Health::Ready {
                 *moved.entry(&replica.workload).or_default() += 1;

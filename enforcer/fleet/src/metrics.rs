@@ -163,13 +163,14 @@ impl Metrics {
         let waiting = view.history.values();
         let waiting = waiting.filter(|kept| kept.record.waits.is_some());
         self.waiting.set(as_count(waiting.count()));
-        let fleet = view.fleet(now, |mode| mode == Mode::Enforce);
-        let mut counts = [("up", 0), ("draining", 0), ("lost", 0)];
+        let fleet = view.fleet(now, &[Mode::Enforce], &[Mode::Enforce]);
+        let mut counts = [("up", 0), ("draining", 0), ("lost", 0), ("observed", 0)];
         for node in fleet.nodes.values() {
             let place = match node.state {
                 NodeState::Up => 0,
                 NodeState::Draining => 1,
                 NodeState::Lost { .. } => 2,
+                NodeState::Observed => 3,
             };
             counts[place].1 += 1;
         }

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use enforcer_client::Fault;
 use enforcer_fleet_core::host::{Host, Input, Judge, Output};
 use enforcer_fleet_core::node::Node;
-use enforcer_fleet_core::record::NodeRecord;
+use enforcer_fleet_core::record::{Mode, NodeRecord};
 use enforcer_manifest::FleetConfig;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -37,6 +37,10 @@ pub async fn run(
     let about = NodeRecord {
         capacity: config::capacity(&config),
         labels: config.node.labels.clone(),
+        mode: match config.node.is_observed {
+            true => Mode::Observe,
+            false => Mode::Enforce,
+        },
         fleet_version: env!("CARGO_PKG_VERSION").to_owned(),
         ..NodeRecord::default()
     };
@@ -53,7 +57,7 @@ pub async fn run(
     let mut running = Running {
         clock: driver.clock(),
         driver,
-        host: Host::new(address),
+        host: Host::new(address, config.node.is_observed),
         agent,
         jobs: JoinSet::new(),
         metrics,

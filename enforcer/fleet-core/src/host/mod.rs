@@ -117,6 +117,8 @@ impl Call {
 #[derive(Debug)]
 pub struct Host {
     address: String,
+    /// It changes nothing on its host.
+    observes: bool,
     run: Option<Run>,
     lease: Option<Time>,
     /// The file that the agent has; `None` before it was read.
@@ -148,11 +150,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Makes the machine of a host whose workloads answer at this address.
+    /// Makes the machine of a host whose workloads answer at this address. One that observes changes nothing there.
     #[must_use]
-    pub fn new(address: String) -> Self {
+    pub fn new(address: String, observes: bool) -> Self {
         Self {
             address,
+            observes,
             run: None,
             lease: None,
             present: None,
@@ -258,7 +261,13 @@ impl Host {
         if self.apply.is_due(now) && self.suspects.is_empty() {
             self.apply = Call::Idle;
             let wanted = self.next_file(now, &present);
-            if wanted != present {
+            if wanted != present && self.observes {
+                self.leaving.clear();
+                self.trouble(format!(
+                    "this node only observes; otherwise its file would have {}",
+                    told(&wanted)
+                ));
+            } else if wanted != present {
                 self.apply = Call::UnderWay;
                 self.outputs.push(Output::Apply(file::write(&wanted)));
                 self.applying = wanted;
@@ -517,6 +526,18 @@ impl Host {
             self.told = Some(all.clone());
             self.outputs.push(Output::Seen(all));
         }
+    }
+}
+
+/// Returns the workloads of a file with the numbers of their replicas.
+fn told(file: &BTreeMap<WorkloadName, Local>) -> String {
+    let all = file.iter().flat_map(|(name, local)| {
+        let indexes = local.replicas.keys();
+        indexes.map(move |index| format!("{name}/{index}"))
+    });
+    match all.collect::<Vec<_>>() {
+        all if all.is_empty() => "no workload".to_owned(),
+        all => all.join(", "),
     }
 }
 

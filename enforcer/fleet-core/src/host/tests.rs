@@ -119,7 +119,10 @@ fn told(output: &Output) -> String {
 }
 
 fn check(events: Vec<(u64, Input)>, expected: &Expect) {
-    let mut host = Host::new("10.0.0.1".to_owned());
+    check_of(Host::new("10.0.0.1".to_owned(), false), events, expected);
+}
+
+fn check_of(mut host: Host, events: Vec<(u64, Input)>, expected: &Expect) {
     let mut log = String::new();
     for (millis, input) in events {
         for output in host.handle(at(millis), input) {
@@ -346,7 +349,7 @@ fn a_file_that_is_refused_is_tried_without_what_leaves() {
 /// The node's loop must not spin: it sleeps until the time that the machine asks for.
 #[test]
 fn it_waits_for_verdicts_and_pauses_after_a_refusal_of_the_whole_file() {
-    let mut host = Host::new("10.0.0.1".to_owned());
+    let mut host = Host::new("10.0.0.1".to_owned(), false);
     let two = [("a", local(1, false, &[0])), ("b", local(1, false, &[0]))];
     for (millis, input) in [
         (1, Input::Read(Ok(String::new()))),
@@ -360,7 +363,7 @@ fn it_waits_for_verdicts_and_pauses_after_a_refusal_of_the_whole_file() {
     assert_eq!(host.handle(at(20_000), Input::Woken).len(), 1, "a look");
     assert_eq!(host.wake(), None, "the look and a verdict are under way");
 
-    let mut host = Host::new("10.0.0.1".to_owned());
+    let mut host = Host::new("10.0.0.1".to_owned(), false);
     for (millis, input) in [
         (1, Input::Read(Ok(String::new()))),
         (2, looked(&[])),
@@ -502,6 +505,35 @@ fn a_replica_that_runs_without_readiness_is_told_with_its_time() {
             30030 ms: look at web
             30040 ms: taken {mine}
             30040 ms: seen web/0 unready since 30040 ms @3 [8080]
+        "#]],
+    );
+}
+
+#[test]
+fn a_host_that_observes_changes_nothing() {
+    let present = [(name("web"), local(3, false, &[0, 1]))].into();
+    check_of(
+        Host::new("10.0.0.1".to_owned(), true),
+        vec![
+            (0, Input::Read(Ok(file::write(&present)))),
+            (10, looked(&["web/0 running ready", "web/1 running ready"])),
+            (20, run(&[("db", local(4, true, &[0]))])),
+            (10_010, Input::Woken),
+            (
+                10_020,
+                looked(&["web/0 running ready", "web/1 running ready"]),
+            ),
+            (10_030, run(&[("web", local(3, false, &[0, 1]))])),
+        ],
+        &expect![[r#"
+            0 ms: look at web
+            10 ms: taken {mine}
+            10 ms: seen web/0 ready @3 [8080], web/1 ready @3 [8080]
+            20 ms: trouble this node only observes; otherwise its file would have db/0, web/0, web/1
+            20 ms: seen web/0 ready @3 [], web/1 ready @3 []
+            10010 ms: look at web
+            10020 ms: taken {mine}
+            10030 ms: seen web/0 ready @3 [8080], web/1 ready @3 [8080]
         "#]],
     );
 }

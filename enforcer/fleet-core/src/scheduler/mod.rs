@@ -446,15 +446,15 @@ impl Scheduler {
         };
         let before = self.memory.clone();
         let view = &leading.view;
-        let fleet = view.fleet(now, |mode| mode == Mode::Enforce);
+        let enforced = &[Mode::Enforce];
+        let fleet = view.fleet(now, enforced, enforced);
         let decision = decide(&fleet, &mut self.memory, &self.settings, now);
-        let observed = view
-            .desired
-            .values()
-            .any(|kept| kept.record.mode == Mode::Observe);
+        let mut modes = (view.desired.values().map(|kept| kept.record.mode))
+            .chain(view.nodes.values().map(|kept| kept.record.mode));
+        let observed = modes.any(|mode| mode == Mode::Observe);
         let would = match observed {
             true => {
-                let fleet = view.fleet(now, |_| true);
+                let fleet = view.fleet(now, Mode::ALL, Mode::ALL);
                 let mut memory = self.memory.clone();
                 decide(&fleet, &mut memory, &self.settings, now)
             }

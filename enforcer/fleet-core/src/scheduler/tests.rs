@@ -1,7 +1,10 @@
 //! What a scheduler asks of etcd, and when.
 
 use super::*;
+use crate::fleet::{Desired, NodeId, Resources, WorkloadName};
+use crate::record::{DesiredRecord, NodeRecord};
 use crate::store::{Entry, Got};
+use expect_test::expect;
 
 fn at(millis: u64) -> Time {
     Time(Duration::from_millis(millis))
@@ -57,4 +60,76 @@ fn a_leader_lists_again_after_a_pause_if_etcd_is_away() {
     let listed = Input::Answer(Call::List, Ok(got(Vec::new())));
     let outputs = scheduler.handle(at(5100), listed);
     assert!(!outputs.iter().any(is_list), "{outputs:?}");
+}
+
+/// Returns the writes of a leader that finds one node and one workload of these modes, without the schedulers' memory.
+fn first_writes(of_node: Mode, of_workload: Mode) -> String {
+    let capacity = Resources {
+        memory_bytes: 4,
+        cpu_millis: 1000,
+    };
+    let about = NodeRecord {
+        capacity,
+        mode: of_node,
+        ..NodeRecord::default()
+    };
+    let desired = DesiredRecord {
+        scheduling: Desired {
+            replicas: 1,
+            needs: capacity,
+            requires: BTreeMap::new(),
+            domain: None,
+            priority: 50,
+            singleton: false,
+            max_unavailable: 1,
+        },
+        mode: of_workload,
+        workload: serde_json::Value::Null,
+    };
+    let node = NodeId::parse("host-1").expect("a node");
+    let workload = WorkloadName::parse("web").expect("a name");
+    let entry = |key: Key, value: Vec<u8>| Entry {
+        key: format!("fleet/{key}"),
+        value,
+        created: Revision(1),
+        modified: Revision(1),
+        lease: None,
+    };
+    let entries = vec![
+        entry(Key::Node(node), about.encode()),
+        entry(Key::Desired(workload), desired.encode()),
+    ];
+    let listed = Input::Answer(Call::List, Ok(got(entries)));
+    let outputs = leader().handle(at(1), listed);
+    let mut puts = Vec::new();
+    for output in outputs {
+        let Output::Call(Call::Write, Request::Transact(transaction)) = output else {
+            continue;
+        };
+        for operation in transaction.then {
+            if let Operation::Put { key, value, .. } = operation
+                && key != "fleet/memory"
+            {
+                puts.push(format!("{key} {}", String::from_utf8_lossy(&value)));
+            }
+        }
+    }
+    puts.join("\n")
+}
+
+#[test]
+fn what_is_only_observed_is_told_and_not_done() {
+    expect![[r#"
+        fleet/known/host-1 {"kind":"known","version":1,"capacity":{"memory_bytes":4,"cpu_millis":1000},"labels":{}}
+        fleet/assigned/host-1/web/0 {"kind":"assigned","version":1,"revision":1}
+        fleet/history/web/0 {"kind":"history","version":1,"changes":[[{"secs":0,"nanos":1000000},{"replica":{"workload":"web","index":0},"from":null,"to":"host-1","why":"placed"}]]}"#]]
+    .assert_eq(&first_writes(Mode::Enforce, Mode::Enforce));
+    expect![[r#"
+        fleet/known/host-1 {"kind":"known","version":1,"capacity":{"memory_bytes":4,"cpu_millis":1000},"labels":{}}
+        fleet/history/web/0 {"kind":"history","version":1,"changes":[],"would":{"replica":{"workload":"web","index":0},"from":null,"to":"host-1","why":"placed"}}"#]]
+    .assert_eq(&first_writes(Mode::Enforce, Mode::Observe));
+    expect![[r#"
+        fleet/known/host-1 {"kind":"known","version":1,"capacity":{"memory_bytes":4,"cpu_millis":1000},"labels":{}}
+        fleet/history/web/0 {"kind":"history","version":1,"changes":[],"waits":{"no_node":{"down":1,"unlike":0,"refused":0,"failed":0,"full":0}},"would":{"replica":{"workload":"web","index":0},"from":null,"to":"host-1","why":"placed"}}"#]]
+    .assert_eq(&first_writes(Mode::Observe, Mode::Enforce));
 }

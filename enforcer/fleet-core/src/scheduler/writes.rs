@@ -147,7 +147,7 @@ fn renewed(view: &View, decision: &Decision) -> Vec<(Replica, NodeId, Revision)>
             .unwrap_or(usize::MAX)
             .saturating_sub(wanted.saturating_sub(ready));
         for one @ (replica, node, version) in all {
-            if !is_old(version) || moved.contains(*replica) {
+            if !is_old(version) || moved.contains(*replica) || view.is_observed(node) {
                 continue;
             }
             // One that is not ready makes nothing worse.
@@ -204,8 +204,12 @@ fn histories(
     let mut waits: BTreeMap<&Replica, &Wait> = BTreeMap::new();
     waits.extend(decision.waiting.iter().map(|one| (&one.replica, &one.why)));
     let mut woulds: BTreeMap<&Replica, &Move> = BTreeMap::new();
+    let is_on_observed = |change: &Move| {
+        let nodes = change.from.iter().chain(&change.to);
+        { nodes }.any(|node| view.is_observed(node)) && !changes.contains_key(&change.replica)
+    };
     let observed = would.changes.iter();
-    let observed = observed.filter(|one| is_observed(&one.replica.workload));
+    let observed = observed.filter(|one| is_observed(&one.replica.workload) || is_on_observed(one));
     woulds.extend(observed.map(|one| (&one.replica, one)));
     let waiting = would.waiting.iter();
     let waiting = waiting.filter(|one| is_observed(&one.replica.workload));

@@ -1,7 +1,7 @@
 //! The settings of a host that takes part in a fleet: where etcd is, who the host is, and what a fleet may do on it.
 
-use super::Reader;
 use super::fleet::{AnyAccount, cpus};
+use super::{Reader, one_of};
 use crate::allowed::Allowed;
 use crate::fault::Fault;
 use crate::quantity;
@@ -59,6 +59,8 @@ pub struct NodeConfig {
     /// The address at which its workloads answer.
     pub address: Option<IpAddr>,
     pub labels: BTreeMap<String, String>,
+    /// The fleet only tells what it would do on this host.
+    pub is_observed: bool,
     /// The memory and the CPU time that the fleet leaves to others.
     pub reserve_memory: Option<Bytes>,
     pub reserve_cpu_millis: Option<u64>,
@@ -184,7 +186,7 @@ impl Reader<'_> {
     }
 
     fn node(&mut self, node: &Node, own: &mut NodeConfig) {
-        let fields = self.fields(node, &["name", "address", "labels", "reserve"]);
+        let fields = self.fields(node, &["name", "address", "labels", "mode", "reserve"]);
         self.set_some(&fields, "name", &mut own.name, plain);
         self.set_some(&fields, "address", &mut own.address, |text| {
             text.parse::<IpAddr>()
@@ -197,6 +199,8 @@ impl Reader<'_> {
                 }
             }
         }
+        let modes = [("enforce", false), ("observe", true)];
+        self.set(&fields, "mode", &mut own.is_observed, one_of(&modes));
         if let Some(node) = fields.get("reserve") {
             let fields = self.fields(node, &["memory", "cpu"]);
             let memory = &mut own.reserve_memory;
@@ -256,6 +260,7 @@ node:
   name: host-1
   address: 10.0.0.11
   labels: { zone: a }
+  mode: observe
   reserve: { memory: 1G, cpu: 0.5 }
 allow:
   users: [web]
@@ -268,6 +273,7 @@ allow:
         assert_eq!(config.etcd.endpoints.len(), 2);
         assert_eq!(config.etcd.grace, Duration::from_secs(20));
         assert_eq!(config.node.reserve_cpu_millis, Some(500));
+        assert!(config.node.is_observed);
         assert_eq!(config.allow.ports, [(80, 80), (8000, 8999)].into());
         assert_eq!(parse_fleet_config("").0, FleetConfig::default());
     }
