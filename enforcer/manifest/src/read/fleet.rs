@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The keys of a workload that its host does not see.
-const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "replicas",
     "spread",
     "requires",
@@ -20,7 +20,7 @@ const KEYS: &[&str] = &[
     "mode",
 ];
 /// The keys that a host has and a fleet does not.
-const OF_HOSTS: &[(&str, &str)] = &[
+pub(crate) const OF_HOSTS: &[(&str, &str)] = &[
     ("attach", "a fleet starts what it runs"),
     ("leased", "`singleton: true` says so for a fleet"),
     ("needs", "the other workload may be on another host"),

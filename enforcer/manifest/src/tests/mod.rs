@@ -3,6 +3,7 @@ use enforcer_model::units::{Bytes, Limit};
 use expect_test::{Expect, expect};
 
 mod attach;
+mod fleet_schema;
 mod reached;
 mod schema;
 mod shared;

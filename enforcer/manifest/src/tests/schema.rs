@@ -13,7 +13,11 @@ fn the_schema_that_editors_get_is_derived_from_the_types() {
 }
 
 /// Every section of the schema that has fixed keys, with the YAML that leads to it.
-fn sections(schema: &Value, lead: &[String], found: &mut Vec<(Vec<String>, Vec<String>)>) {
+pub(super) fn sections(
+    schema: &Value,
+    lead: &[String],
+    found: &mut Vec<(Vec<String>, Vec<String>)>,
+) {
     if schema["additionalProperties"] == false {
         let properties = schema["properties"].as_object().expect("properties");
         found.push((lead.to_vec(), properties.keys().cloned().collect()));
@@ -38,7 +42,7 @@ fn sections(schema: &Value, lead: &[String], found: &mut Vec<(Vec<String>, Vec<S
 }
 
 /// Returns a manifest with an unknown key there, and nothing else.
-fn with_unknown(lead: &[String]) -> String {
+pub(super) fn with_unknown(lead: &[String]) -> String {
     let mut text = "{ zzzzzz: 1 }".to_owned();
     for key in lead.iter().rev() {
         text = match key.as_str() {

@@ -56,6 +56,7 @@ fn the_package_runs_a_fleet_of_one_host() {
         "/usr/share/man/man1/enforcer-fleet.1",
         "/usr/share/man/man1/enforcer-fleet-apply.1",
         "/usr/share/doc/enforcer-fleet/examples/fleet.yaml",
+        "/usr/share/doc/enforcer-fleet/fleet.schema.json",
         "/usr/share/bash-completion/completions/enforcer-fleet",
     ] {
         assert!(Path::new(place).exists(), "{place}");
