@@ -1,9 +1,11 @@
 //! Puts the records of a fleet together. It is brought up to date change by change.
 
-use crate::fleet::{Fleet, Node, NodeId, NodeState, Replica, Time, WorkloadName};
+use crate::fleet::{
+    Fleet, Health, Node, NodeId, NodeState, Replica, Resources, Time, WorkloadName,
+};
 use crate::record::{
     AssignedRecord, DesiredRecord, DrainRecord, EndpointRecord, HealthRecord, HistoryRecord, Key,
-    KnownRecord, Mode, NodeRecord, Record, RecordError,
+    KnownRecord, Mode, NodeRecord, Record, RecordError, Refusal,
 };
 use crate::schedule::Memory;
 use crate::store::{Change, Entry, Revision};
@@ -33,6 +35,17 @@ pub struct View {
     pub unreadable: BTreeMap<Key, RecordError>,
 }
 
+/// The part of a record that a decision may depend on.
+#[derive(PartialEq)]
+enum Matter {
+    There,
+    Version(Revision),
+    Node(Resources, BTreeMap<String, String>, Mode),
+    Known(KnownRecord),
+    Assigned(AssignedRecord),
+    Health(Health, Revision, Option<Refusal>),
+}
+
 fn kept<T: Record>(entry: &Entry) -> Result<Kept<T>, RecordError> {
     Ok(Kept {
         record: T::decode(&entry.value)?,
@@ -42,14 +55,50 @@ fn kept<T: Record>(entry: &Entry) -> Result<Kept<T>, RecordError> {
 }
 
 impl View {
-    /// Takes an entry that is there.
-    pub fn put(&mut self, prefix: &str, entry: &Entry) {
+    /// Takes an entry that is there. Returns whether a decision may depend on what is new in it.
+    pub fn put(&mut self, prefix: &str, entry: &Entry) -> bool {
         let Some(key) = entry.key.strip_prefix(prefix).and_then(Key::parse) else {
-            return;
+            return false;
         };
+        let before = self.matters(&key);
         self.remove(&key);
         if let Err(error) = self.insert(&key, entry) {
             self.unreadable.insert(key, error);
+            return true;
+        }
+        self.matters(&key) != before
+    }
+
+    /// Returns the part of a record that a decision, or a write that carries it out, depends on; `None` without such a record.
+    fn matters(&self, key: &Key) -> Option<Matter> {
+        match key {
+            Key::Desired(workload) => {
+                let kept = self.desired.get(workload)?;
+                Some(Matter::Version(kept.modified))
+            }
+            Key::Drain(node) => self.drains.get(node).map(|_| Matter::There),
+            Key::Node(node) => {
+                let node = &self.nodes.get(node)?.record;
+                let labels = node.labels.clone();
+                Some(Matter::Node(node.capacity, labels, node.mode))
+            }
+            Key::Known(node) => {
+                let record = self.known.get(node)?.record.clone();
+                Some(Matter::Known(record))
+            }
+            Key::Assigned(node, replica) => {
+                let place = (replica.clone(), node.clone());
+                let record = self.assigned.get(&place)?.record.clone();
+                Some(Matter::Assigned(record))
+            }
+            Key::Health(node, replica) => {
+                let place = (replica.clone(), node.clone());
+                let record = &self.health.get(&place)?.record;
+                let refused = record.refused.clone();
+                Some(Matter::Health(record.health, record.revision, refused))
+            }
+            // The scheduler itself writes them, or has no use for them.
+            Key::Endpoint(..) | Key::History(_) | Key::Memory | Key::Election(_) => None,
         }
     }
 
@@ -91,14 +140,18 @@ impl View {
         }
     }
 
-    /// Takes a change.
-    pub fn take(&mut self, prefix: &str, change: &Change) {
+    /// Takes a change. Returns whether a decision may depend on it.
+    pub fn take(&mut self, prefix: &str, change: &Change) -> bool {
         match change {
             Change::Put(entry) => self.put(prefix, entry),
             Change::Deleted { key, .. } => {
-                if let Some(key) = key.strip_prefix(prefix).and_then(Key::parse) {
-                    self.remove(&key);
-                }
+                let Some(key) = key.strip_prefix(prefix).and_then(Key::parse) else {
+                    return false;
+                };
+                let is_readable = !self.unreadable.contains_key(&key);
+                let before = self.matters(&key);
+                self.remove(&key);
+                before.is_some() || !is_readable
             }
         }
     }
@@ -278,5 +331,50 @@ mod tests {
         };
         assert_eq!(state(&[Mode::Enforce]), NodeState::Observed);
         assert_eq!(state(Mode::ALL), NodeState::Up);
+    }
+
+    /// A leader that decides after each heartbeat of each node does nothing else in a large fleet.
+    #[test]
+    fn a_decision_depends_on_no_heartbeat() {
+        let (mut view, node) = view(Mode::Enforce, Mode::Enforce);
+        let replica = Replica {
+            workload: WorkloadName::parse("web").expect("a name"),
+            index: 0,
+        };
+        let of_health = Key::Health(node.clone(), replica.clone());
+        let mut health = HealthRecord::default();
+        let mut about = view.nodes[&node].record.clone();
+        let mut take = |key: &Key, value: Vec<u8>| {
+            let before = view.fleet(Time::default(), Mode::ALL, Mode::ALL);
+            let matters = view.put("", &entry(key, value));
+            let after = view.fleet(Time::default(), Mode::ALL, Mode::ALL);
+            assert!(matters || before == after, "{key}");
+            matters
+        };
+        assert!(take(&of_health, health.encode()));
+        health.consecutive_failures = 2;
+        health.restarts = 1;
+        assert!(!take(&of_health, health.encode()));
+        health.health = Health::Ready;
+        assert!(take(&of_health, health.encode()));
+        let of_node = Key::Node(node.clone());
+        about
+            .last_checks
+            .insert("web/0".to_owned(), Time::default());
+        assert!(!take(&of_node, about.encode()));
+        about.mode = Mode::Observe;
+        assert!(take(&of_node, about.encode()));
+        assert!(take(&of_node, b"{}".to_vec()), "it cannot be read");
+        assert!(take(&of_node, about.encode()), "it can be read again");
+        assert!(!take(
+            &Key::History(replica),
+            HistoryRecord::default().encode()
+        ));
+        let gone = Change::Deleted {
+            key: of_health.to_string(),
+            at: Revision(2),
+        };
+        assert!(view.take("", &gone));
+        assert!(!view.take("", &gone));
     }
 }

@@ -10,8 +10,8 @@ use enforcer_manifest::EtcdConfig;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The shortest time between two counts of the fleet.
-const COUNT: Duration = Duration::from_secs(1);
+/// The shortest time between two counts of the fleet, and the longest one.
+const COUNT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
 /// Runs until it is told to end.
 ///
@@ -25,14 +25,19 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
     let scheduler = Scheduler::new(etcd.prefix, settings);
     let mut driver = Driver::new(scheduler, Arc::new(client));
     let mut ends = crate::Ends::new()?;
-    let mut counted = Time::default();
+    let (mut counted, mut known) = (Time::default(), 0);
     loop {
         let now = driver.clock().now();
-        if now.since(counted) >= COUNT
+        let changes = driver.machine().changes();
+        let pause = match changes == known {
+            true => COUNT[1],
+            false => COUNT[0],
+        };
+        if now.since(counted) >= pause
             && let Some(view) = driver.machine().view()
         {
             metrics.fleet(view, now);
-            counted = now;
+            (counted, known) = (now, changes);
         }
         let news = tokio::select! {
             news = driver.next() => news,

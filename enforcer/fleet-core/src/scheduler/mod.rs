@@ -5,7 +5,7 @@
 
 mod writes;
 
-use crate::fleet::Time;
+use crate::fleet::{Health, Time};
 use crate::record::{Key, Mode, Record as _, RecordError};
 use crate::schedule::{Decision, Memory, Settings, decide};
 use crate::store::{
@@ -24,7 +24,7 @@ const LEASE: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_secs(1);
 /// The pause in which changes are collected before a decision.
 const COLLECT: Duration = Duration::from_millis(100);
-/// The time after which a leader decides again for what depends on time alone.
+/// The time after which a leader decides again about a fleet that is not settled.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A call that is under way. There is at most one of each kind.
@@ -125,6 +125,8 @@ pub struct Scheduler {
     outputs: Vec<Output>,
     /// The records that were reported as unreadable.
     reported: BTreeSet<Key>,
+    /// Counts the changes that mattered, and the decisions.
+    changes: u64,
 }
 
 impl Scheduler {
@@ -141,7 +143,14 @@ impl Scheduler {
             under_way: BTreeMap::new(),
             outputs: Vec::new(),
             reported: BTreeSet::new(),
+            changes: 0,
         }
+    }
+
+    /// Returns a number that grows when the fleet is another one than before.
+    #[must_use]
+    pub const fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Returns whether it leads, as far as it knows.
@@ -421,12 +430,17 @@ impl Scheduler {
         let prefix = self.prefix.clone();
         match &mut self.phase {
             Phase::Leading(leading) => {
+                let mut matters = false;
                 for change in changes {
                     leading.known = leading.known.max(change.revision());
-                    leading.view.take(&prefix, &change);
+                    matters |= leading.view.take(&prefix, &change);
                 }
-                let soon = now.after(COLLECT);
-                leading.due = Some(leading.due.map_or(soon, |due| due.min(soon)));
+                // A heartbeat changes nothing.
+                if matters {
+                    self.changes += 1;
+                    let soon = now.after(COLLECT);
+                    leading.due = Some(leading.due.map_or(soon, |due| due.min(soon)));
+                }
             }
             // Its own key is among those that may have gone.
             Phase::Following if !self.under_way.contains_key(&Call::Candidates) => {
@@ -444,6 +458,7 @@ impl Scheduler {
         let Phase::Leading(leading) = &mut self.phase else {
             return;
         };
+        self.changes += 1;
         let before = self.memory.clone();
         let view = &leading.view;
         let enforced = &[Mode::Enforce];
@@ -469,7 +484,12 @@ impl Scheduler {
             .memory
             .as_ref()
             .map_or(Revision(0), |kept| kept.modified);
-        leading.due = Some(now.after(LOOK));
+        // Only a replica that waits, or is not well, may be decided about otherwise because time has passed.
+        let is_well = |health: &Health| matches!(health, Health::Ready | Health::Unknown);
+        let is_settled = decision.waiting.is_empty()
+            && would.waiting.is_empty()
+            && fleet.health.values().all(is_well);
+        leading.due = (!is_settled).then(|| now.after(LOOK));
         writes.reverse();
         leading.writes = writes;
         let unreadable: Vec<(Key, RecordError)> = (view.unreadable.iter())
