@@ -180,7 +180,12 @@ fn read_all(executor: &Executor, streaks: &mut Streaks) {
                 tid,
                 start_ticks: now.start_ticks,
             };
-            let spun = streaks.observe(thread, now.sleeps, now.user + now.system, budget);
+            let spun = streaks.observe(
+                (&workload, thread),
+                now.sleeps,
+                now.user + now.system,
+                budget,
+            );
             if let Some(cpu) = spun {
                 let suspect = Suspect {
                     thread,

@@ -77,18 +77,27 @@ pub fn cpu_time(thread: Thread) -> Option<Duration> {
         .map(Duration::from_nanos)
 }
 
+/// Returns the threads of a process.
+///
+/// # Errors
+/// If the process is gone, or hidden.
+pub fn of(pid: u32) -> io::Result<Vec<u32>> {
+    let listed = std::fs::read_dir(format!("/proc/{pid}/task"))?;
+    let tids = listed
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(tids.collect())
+}
+
 /// Returns every thread of the process but this one. A thread that is there and cannot be read
 /// counts as one that runs: what is not known breaks a proof.
 pub fn others(thread: Thread) -> Vec<ThreadState> {
     let has_timer = has_timer_descriptor(thread.pid);
-    let listed = match std::fs::read_dir(format!("/proc/{}/task", thread.pid)) {
-        Ok(listed) => listed,
+    let tids = match of(thread.pid) {
+        Ok(tids) => tids.into_iter(),
         Err(error) if is_gone(&error) => return Vec::new(),
         Err(_) => return vec![ThreadState::unreadable(0)],
     };
-    let tids = listed
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     tids.filter(|tid| *tid != thread.tid)
         .filter_map(|tid| match state(thread.pid, tid, has_timer) {
             Ok(state) => Some(state),
@@ -117,9 +126,7 @@ pub struct Standing {
 /// `CAP_SYS_ADMIN` (`/proc/TID/stack`, `CONFIG_STACKTRACE`).
 #[must_use]
 pub fn standings(pid: u32, most: usize) -> Vec<Standing> {
-    let listed = std::fs::read_dir(format!("/proc/{pid}/task"));
-    let entries = listed.into_iter().flatten().flatten();
-    let tids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let tids = of(pid).unwrap_or_default().into_iter();
     tids.take(most)
         .filter_map(|tid| standing(pid, tid))
         .collect()

@@ -252,13 +252,10 @@ fn a_container_is_known_by_its_name_and_its_loop_is_seen() {
     let because = format!("{found:?}");
     assert!(because.contains("prove: true"), "{because}");
 
-    // With `prove`, the agent traces it. It reports a thread once, so this is a new one, which
-    // `by-name` has never watched.
-    end(child);
+    // With `prove`, the agent traces it, also the thread that is hot already.
     let more = format!("{loops}    prove: true\n");
     agent.write_manifest(&manifest(&attach("proved", "docker: shop", &more)));
     assert!(agent.cli(&["apply", "--prune"]).status.success());
-    let child = container.run("spin");
     wait_for_pid(&agent, "proved", &child);
     let proved = agent.wait_for_event::<Box<CpuLoopFound>>("proved").details;
     assert_eq!(proved.verdict, Verdict::DeadLoop, "{proved:?}");

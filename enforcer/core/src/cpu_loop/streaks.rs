@@ -2,6 +2,7 @@
 //! hosts where it can't run: from what `/proc` says once a second.
 
 use super::Thread;
+use enforcer_model::ReplicaId;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ struct Streak {
 /// The threads of the last round.
 #[derive(Clone, Debug, Default)]
 pub struct Streaks {
-    by_thread: HashMap<Thread, Streak>,
+    by_thread: HashMap<(ReplicaId, Thread), Streak>,
     round: u64,
 }
 
@@ -29,11 +30,11 @@ impl Streaks {
         self.round += 1;
     }
 
-    /// Observes a thread's number of sleeps and its CPU time. Returns the CPU time without a sleep
-    /// if this observation is the first to reach the budget.
+    /// Observes a workload's thread: its number of sleeps and its CPU time. Returns the CPU time
+    /// without a sleep if this observation is the first to reach the budget.
     pub fn observe(
         &mut self,
-        thread: Thread,
+        (workload, thread): (&ReplicaId, Thread),
         sleeps: u64,
         cpu: Duration,
         budget: Duration,
@@ -45,7 +46,8 @@ impl Streaks {
             reported: false,
             round,
         };
-        let streak = self.by_thread.entry(thread).or_insert(fresh);
+        let watched = (workload.clone(), thread);
+        let streak = self.by_thread.entry(watched).or_insert(fresh);
         streak.round = round;
         if streak.sleeps != sleeps {
             *streak = fresh;
@@ -64,6 +66,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_streak_is_reported_to_each_that_watches_the_thread() {
+        let thread = Thread {
+            pid: 1,
+            tid: 2,
+            start_ticks: 3,
+        };
+        let mut streaks = Streaks::default();
+        let budget = Duration::from_secs(2);
+        let mut observe = |watcher: &str, cpu| {
+            let watcher = ReplicaId::parse(watcher).expect("a name");
+            streaks.begin_round();
+            let spun = streaks.observe((&watcher, thread), 1, Duration::from_secs(cpu), budget);
+            spun.is_some()
+        };
+        assert!(!observe("by-name", 0));
+        assert!(observe("by-name", 2));
+        assert!(!observe("by-name", 3));
+        // Another workload takes its place.
+        assert!(!observe("proved", 4));
+        assert!(observe("proved", 6));
+        assert!(!observe("proved", 7));
+    }
+
+    #[test]
     fn a_streak_is_reported_once_and_ends_with_a_sleep() {
         let thread = Thread {
             pid: 1,
@@ -72,6 +98,7 @@ mod tests {
         };
         let mut streaks = Streaks::default();
         let mut reported = Vec::new();
+        let web = ReplicaId::parse("web").expect("a name");
         // Second by second: CPU time used so far, and sleeps.
         for (second, cpu, sleeps) in [
             (0, 7, 1),
@@ -84,7 +111,8 @@ mod tests {
         ] {
             streaks.begin_round();
             let budget = Duration::from_secs(2);
-            if let Some(spun) = streaks.observe(thread, sleeps, Duration::from_secs(cpu), budget) {
+            let web = (&web, thread);
+            if let Some(spun) = streaks.observe(web, sleeps, Duration::from_secs(cpu), budget) {
                 reported.push((second, spun.as_secs()));
             }
         }

@@ -16,6 +16,7 @@ impl Workload {
         spec: Arc<WorkloadSpec>,
         changes: Vec<SettingChange>,
     ) {
+        let traced = !self.spec.is_traced() && spec.is_traced();
         let rewatched = self.spec.watch != spec.watch || self.spec.mode != spec.mode;
         let releveled = self.spec.watch.memory != spec.watch.memory
             || self.spec.watch.cpu != spec.watch.cpu
@@ -35,6 +36,9 @@ impl Workload {
         );
         if rewatched {
             self.rewatch_loops(context);
+        }
+        if traced {
+            self.trace_loops(context);
         }
         if releveled && let Some(running) = self.state.running_mut() {
             running.levels = Levels::default();

@@ -17,6 +17,7 @@ pub struct SuspectRing {
     ring: Mutex<RingBuf<MapData>>,
     descriptor: OwnedFd,
     budgets: Mutex<HashMap<MapData, u64, u64>>,
+    streaks: Mutex<HashMap<MapData, u32, [u8; STREAK]>>,
     lost: Lost,
 }
 
@@ -56,6 +57,7 @@ impl SuspectRing {
             descriptor: descriptor.map_err(BpfError::Duplicate)?,
             ring: Mutex::new(ring),
             budgets: Mutex::new(budgets),
+            streaks: Mutex::new(streaks),
             lost: Lost(Mutex::new(lost)),
         })
     }
@@ -77,9 +79,20 @@ impl SuspectRing {
         self.lost.newly()
     }
 
+    /// Forgets the streaks of threads, so that they are reported again as if they began now.
+    pub fn forget(&self, threads: impl Iterator<Item = u32>) {
+        let mut streaks = self.streaks.lock();
+        for thread in threads {
+            // Most have none.
+            let _ = streaks.remove(&thread);
+        }
+    }
+
     /// Watches a workload's threads with this budget. Without one, they are no longer watched.
-    pub fn set_budget(&self, cgroup: CgroupId, budget: Option<Duration>) {
+    /// Returns whether they are watched now and were not before.
+    pub fn set_budget(&self, cgroup: CgroupId, budget: Option<Duration>) -> bool {
         let mut budgets = self.budgets.lock();
+        let begins = budget.is_some() && budgets.get(&cgroup.0, 0).is_err();
         let done = match budget {
             Some(budget) => {
                 let nanos = u64::try_from(budget.as_nanos()).unwrap_or(u64::MAX);
@@ -101,5 +114,6 @@ impl SuspectRing {
                 "CPU loops are not watched as asked: {error}"
             );
         }
+        begins
     }
 }

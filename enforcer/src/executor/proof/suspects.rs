@@ -8,7 +8,7 @@ use enforcer_core::cpu_loop::{Evidence, Suspect};
 use enforcer_core::event::{CgroupId, Event, WorkloadEvent};
 use enforcer_core::spec::WorkloadSpec;
 use enforcer_kernel::cgroupfs::Cgroup;
-use enforcer_kernel::usage;
+use enforcer_kernel::{threads, usage};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,13 @@ impl Executor {
     /// Has the sampler watch the threads of a cgroup as the spec says.
     pub(in crate::executor) fn watch_loops(&self, cgroup: CgroupId, spec: &WorkloadSpec) {
         if let Some(ring) = &self.suspects {
-            ring.set_budget(cgroup, spec.watch.loop_budget());
+            let begins = ring.set_budget(cgroup, spec.watch.loop_budget());
+            // A thread that is hot already was reported to whoever watched it before.
+            if begins && let Some((_, open)) = self.instances.owner_of(cgroup) {
+                let processes = open.cgroup.all_processes().into_iter();
+                let threads = processes.filter_map(|process| threads::of(process).ok());
+                ring.forget(threads.flatten());
+            }
             self.loops_watched.notify_one();
         }
     }

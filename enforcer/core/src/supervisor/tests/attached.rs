@@ -387,3 +387,40 @@ fn its_owner_lowers_its_cpu_time() {
     "#]],
     );
 }
+
+#[test]
+fn a_thread_that_is_hot_already_is_traced_once_the_spec_asks_for_proof() {
+    use super::loops::{evidence, suspect};
+    let mut told = shop();
+    told.watch.cpu_loop = Some(crate::spec::CpuLoopWatch::default());
+    let proved = WorkloadSpec {
+        prove: true,
+        ..told.clone()
+    };
+    check(
+        told.clone(),
+        vec![
+            (1, prepared(1)),
+            (1, started(1)),
+            (2, suspect(1)),
+            (3, configure(proved)),
+            (3, Event::Agent(AgentEvent::Wake)),
+            (4, evidence(1, crate::cpu_loop::Verdict::DeadLoop)),
+            (5, configure(told)),
+        ],
+        &expect![[r#"
+            0 s: #1 config (config)
+            0 s:   → start #1
+            1 s: #2 start
+            2 s: #3 cpu_loop
+            3 s: #4 config (config)
+            3 s:   → write_limits #1
+            3 s:   → investigate #1
+            4 s: #5 cpu_loop
+            4 s: #6 throttle (cpu_loop) because of #5
+            4 s: #7 health
+            5 s: #8 config (config)
+            5 s:   → write_limits #1
+        "#]],
+    );
+}

@@ -350,6 +350,17 @@ impl Workload {
         }
     }
 
+    /// Has the threads that are hot already wait for a proof: nothing reports them again before they
+    /// have slept.
+    pub(super) fn trace_loops(&mut self, context: &mut Context<'_>) {
+        let now = context.moment.now;
+        for found in self.threads_mut() {
+            if matches!(found.proof, Proof::Done(_)) {
+                found.proof = Proof::Waiting(now);
+            }
+        }
+    }
+
     /// Takes another ladder, or the end of the watch for loops.
     pub(super) fn rewatch_loops(&mut self, context: &mut Context<'_>) {
         let before = self.claims();
