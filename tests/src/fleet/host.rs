@@ -1,6 +1,6 @@
 //! A host: a network, an agent with a cgroup, and a node.
 
-use super::relay::Relay;
+use super::relay::{Relay, Way};
 use super::wait_for;
 use super::{AGENT, FLEET, GRACE, MEMBERS, run, shell};
 use std::fs::{self, File};
@@ -110,8 +110,8 @@ impl Host {
         self.node = Some(node.unwrap());
     }
 
-    pub fn set_way(&self, open: bool) {
-        self.relays.iter().for_each(|relay| relay.set(open));
+    pub fn set_way(&self, way: Way) {
+        self.relays.iter().for_each(|relay| relay.set(way));
     }
 
     pub fn kill_agent(&mut self) {
@@ -132,7 +132,7 @@ impl Host {
     pub fn lose(&mut self) {
         let number = self.number;
         run(&format!("ip link set fl{number} down"));
-        self.set_way(false);
+        self.set_way(Way::Cut);
         self.kill_node();
         self.kill_agent();
         let _ = fs::write(format!("{}/cgroup.kill", self.cgroup()), "1");

@@ -9,6 +9,7 @@ mod relay;
 pub use clients::{Clients, HAPROXY, ask};
 pub use cluster::Cluster;
 pub use host::Host;
+pub use relay::Way;
 
 use crate::wait_within;
 use enforcer_model::views::Workloads;
@@ -234,7 +235,7 @@ workloads:
     ports: { http: { port: 8080, address: \"*\" } }
     probes: { readiness: { tcp: { port: 8080 }, period: 1s, timeout: 30s } }
   db:
-    command: [/bin/sh, -c, \"while :; do echo $ENFORCER_FENCE $(date +%s%N) >>/srv/fleet/life; sleep 0.2; done\"]
+    command: [/bin/sh, -c, \"while :; do read t rest </proc/uptime; echo $ENFORCER_FENCE ${t%.*}${t#*.} >>/srv/fleet/life; sleep 0.2; done\"]
     user: web
     singleton: true
     sandbox: off

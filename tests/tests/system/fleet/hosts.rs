@@ -2,7 +2,7 @@
 
 use super::super::*;
 use enforcer_tests::fleet::{
-    Clients, Host, MANIFEST, MEMBERS, World, ask, check_singleton, command_line, fleet,
+    Clients, Host, MANIFEST, MEMBERS, Way, World, ask, check_singleton, command_line, fleet,
     follow_endpoints, say, start_haproxy,
 };
 use nix::sys::signal::{Signal, kill};
@@ -62,6 +62,22 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
     world.wait_for_ready("all after the quorum is back", &[]);
     assert_eq!(world.pids(), before, "{}", world.logs());
 
+    // Ways that are slow, or open in one direction only, and a clock that steps: everything stays where it is.
+    say("the ways to etcd are bad, and the clock steps");
+    world.hosts[0].set_way(Way::Slow);
+    world.hosts[1].set_way(Way::NoAnswers);
+    std::thread::park_timeout(Duration::from_secs(5));
+    sh("date --set '+1 hour' >/dev/null");
+    std::thread::park_timeout(Duration::from_secs(5));
+    sh("date --set '-2 hours' >/dev/null");
+    std::thread::park_timeout(Duration::from_secs(5));
+    sh("date --set '+1 hour' >/dev/null");
+    for host in &world.hosts {
+        host.set_way(Way::Open);
+    }
+    world.wait_for_ready("all after that", &[]);
+    assert_eq!(world.pids(), before, "{}", world.logs());
+
     say("an agent, a node and a scheduler are killed");
     world.hosts[0].kill_agent();
     world.hosts[0].start_agent();
@@ -91,10 +107,10 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
         .position(|host| host.name() == present["db/0"])
         .unwrap();
     let cut_name = world.hosts[cut].name();
-    world.hosts[cut].set_way(false);
+    world.hosts[cut].set_way(Way::Cut);
     let moved = world.wait_for_ready("all elsewhere", &[&cut_name]);
     assert!(moved.values().all(|node| *node != cut_name), "{moved:?}");
-    world.hosts[cut].set_way(true);
+    world.hosts[cut].set_way(Way::Open);
     say("the host that was cut off comes back");
     wait_for("the host that was cut off to be empty", || {
         let shown = fleet("nodes -o json");
@@ -132,6 +148,13 @@ fn hosts_etcd_and_schedulers_fail_and_the_fleet_goes_on() {
         .filter(|name| *name != lost_name)
         .collect();
     fleet(&format!("drain {}", left[0]));
+    // Its agent is killed in the middle of the move, and so is that of the host to which it goes.
+    for host in &mut world.hosts {
+        if left.contains(&host.name()) {
+            host.kill_agent();
+            host.start_agent();
+        }
+    }
     let away = wait_for("the drain", || {
         let found = world.replicas()?;
         let on: Vec<_> = found

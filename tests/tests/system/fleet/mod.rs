@@ -16,13 +16,13 @@ use enforcer_fleet_core::store::conformance::{Simulation, Target, run};
 use enforcer_fleet_core::store::{
     Answer, Change, Keys, Operation, Request, Revision, StoreError, Transaction,
 };
-use enforcer_fleet_core::{NodeId, Replica, Settings};
+use enforcer_fleet_core::{NodeId, Replica, Settings, Time};
 use enforcer_model::WorkloadName;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::process::Child;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::runtime::Runtime;
 
 /// An etcd of its own, which ends with this and leaves nothing in the guest's memory.
@@ -259,8 +259,32 @@ fn node_id(number: usize) -> NodeId {
     NodeId::parse(&format!("host-{number}")).expect("a name")
 }
 
+/// What is wrong with the replicas of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// They have failed for longer than a scheduler waits.
+    Failing,
+    /// Their readiness changes twenty times a second.
+    Flapping,
+}
+
+/// Makes the replicas of a host as they are at this moment.
+fn look(seen: &mut BTreeMap<Replica, Seen>, trouble: Trouble, now: Time, round: u64) {
+    for one in seen.values_mut() {
+        one.health = match trouble {
+            Trouble::None => Health::Ready,
+            Trouble::Failing => Health::Failing {
+                since: Time(now.0.saturating_sub(Duration::from_secs(400))),
+            },
+            Trouble::Flapping if round.is_multiple_of(2) => Health::Unready { since: None },
+            Trouble::Flapping => Health::Ready,
+        };
+    }
+}
+
 /// Lives as a node until it is dropped.
-async fn live(number: usize, client: Arc<Client>) {
+async fn live(number: usize, client: Arc<Client>, trouble: Arc<Mutex<Trouble>>) {
     let about = NodeRecord {
         capacity: Resources {
             memory_bytes: 1000,
@@ -273,8 +297,22 @@ async fn live(number: usize, client: Arc<Client>) {
     let mut driver = Driver::new(node, client);
     let mut seen = BTreeMap::new();
     driver.host(seen.clone());
+    let mut looks = tokio::time::interval(Duration::from_millis(50));
+    let (mut round, mut known) = (0, Trouble::None);
     loop {
-        for news in driver.next().await {
+        let news = tokio::select! {
+            news = driver.next() => news,
+            _ = looks.tick() => {
+                let now = *trouble.lock().unwrap();
+                if now != known || now == Trouble::Flapping {
+                    (round, known) = (round + 1, now);
+                    look(&mut seen, now, driver.clock().now(), round);
+                    driver.host(seen.clone());
+                }
+                continue;
+            }
+        };
+        for news in news {
             let ForHost::Run(run) = news else {
                 continue;
             };
@@ -298,6 +336,7 @@ async fn live(number: usize, client: Arc<Client>) {
                     (Replica { workload, index }, ready.clone())
                 }));
             }
+            look(&mut seen, known, driver.clock().now(), round);
             driver.host(seen.clone());
         }
     }
@@ -376,7 +415,11 @@ fn replicas_are_placed_and_move_over_a_real_etcd() {
     let runtime = Runtime::new().expect("a runtime");
     // Each has connections of its own, as on a host of its own.
     let own = || Arc::new(Client::new(vec![etcd.endpoint()], None));
-    let nodes = [0, 1, 2].map(|number| runtime.spawn(live(number, own())));
+    let troubles = [0, 1, 2].map(|_| Arc::new(Mutex::new(Trouble::None)));
+    let nodes = [0, 1, 2].map(|number| {
+        let trouble = Arc::clone(&troubles[number]);
+        runtime.spawn(live(number, own(), trouble))
+    });
     wait_for("all nodes", || {
         let keys = Keys::Prefix("fleet/nodes/".to_owned());
         let Ok(Answer::Got(got)) = client.call(Request::Get { keys, at: None }) else {
@@ -386,23 +429,53 @@ fn replicas_are_placed_and_move_over_a_real_etcd() {
     });
     let schedulers = [own(), own()].map(|client| runtime.spawn(schedule(client)));
     let placed = wait_for_endpoints(&mut client, &[0, 1, 2]);
-    assert!(placed.iter().any(|(.., node)| *node == node_id(0)));
+
+    // Half of the replicas fail at once. They move, and the others stay.
+    let on = |number: usize| {
+        let all = placed.iter();
+        all.filter(|(.., node)| *node == node_id(number)).count()
+    };
+    let sick = (0..3).max_by_key(|number| on(*number)).expect("a node");
+    let left: Vec<usize> = (0..3).filter(|number| *number != sick).collect();
+    assert!(on(sick) >= 2, "{placed:?}");
+    *troubles[sick].lock().unwrap() = Trouble::Failing;
+    let moved = wait_for_endpoints(&mut client, &left);
+    for one in placed.iter().filter(|(.., node)| *node != node_id(sick)) {
+        assert!(moved.contains(one), "{placed:?} {moved:?}");
+    }
+    *troubles[sick].lock().unwrap() = Trouble::None;
+
+    // Readiness that flaps is written at most once a second, and its last state arrives.
+    let flaps = left[0];
+    let Ok(Answer::Got(before)) = client.call(read()) else {
+        panic!("etcd does not answer");
+    };
+    *troubles[flaps].lock().unwrap() = Trouble::Flapping;
+    std::thread::park_timeout(Duration::from_secs(10));
+    *troubles[flaps].lock().unwrap() = Trouble::None;
+    assert_eq!(wait_for_endpoints(&mut client, &left), moved);
+    let keys = Keys::Prefix(format!("fleet/health/{}/", node_id(flaps)));
+    let changes = client
+        .changes(&keys, before.revision.next())
+        .expect("the changes");
+    let writes: BTreeSet<Revision> = changes.iter().map(Change::revision).collect();
+    assert!((4..=14).contains(&writes.len()), "{} writes", writes.len());
 
     // A scheduler ends, and a node: the other scheduler places its replicas elsewhere.
     let [first, second] = schedulers;
     first.abort();
-    nodes[0].abort();
-    wait_for_endpoints(&mut client, &[1, 2]);
+    nodes[flaps].abort();
+    wait_for_endpoints(&mut client, &left[1..]);
     second.abort();
     let third = runtime.spawn(schedule(own()));
 
     // etcd ends and comes back. Nothing moves.
-    let before = wait_for_endpoints(&mut client, &[1, 2]);
+    let before = wait_for_endpoints(&mut client, &left[1..]);
     etcd.kill();
     std::thread::park_timeout(Duration::from_secs(2));
     let again = Etcd::go_on("fleet", 23770, &[]);
     drop(again.ready());
-    let after = wait_for_endpoints(&mut client, &[1, 2]);
+    let after = wait_for_endpoints(&mut client, &left[1..]);
     assert_eq!(before, after);
     third.abort();
 }
