@@ -1,10 +1,12 @@
 //! Builds: the eBPF object, the agent around it, and the programs of the VM,
 //! all in one target folder and each once.
 
+use crate::apt;
 use crate::process::{cargo, root, run, run_quietly, target};
 use crate::progress::say;
 use crate::tidy;
 use crate::tools;
+use crate::unpack;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -307,14 +309,23 @@ pub(crate) fn history_bench() -> Result<()> {
         .arg(folder))
 }
 
-/// Measures the decisions of a fleet's scheduler, on this machine.
+/// Measures the decisions of a fleet's scheduler, and a fleet over Debian's etcd, on this machine.
 pub(crate) fn fleet_bench() -> Result<()> {
     run(statically(&mut cargo("bench")).args([
         "--package",
         "enforcer-fleet-core",
         "--bench",
         "scale",
-    ]))
+    ]))?;
+    ebpf()?;
+    let folder = target().join("bench-fleet");
+    let release = apt::debian("bookworm")?;
+    let server = ["etcd-server".to_owned()];
+    unpack::packages(&release, &server, None, &folder, |_| Ok(()))?;
+    run(statically(&mut cargo("bench"))
+        .args(["--package", "enforcer-fleet", "--bench", "etcd"])
+        .env("ETCD", folder.join("usr/bin/etcd"))
+        .env("FOLDER", folder.join("data")))
 }
 
 /// Checks formatting and clippy, for the host's crates and for the eBPF target.

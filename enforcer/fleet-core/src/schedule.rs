@@ -134,18 +134,14 @@ fn unready(fleet: &Fleet) -> BTreeMap<&WorkloadName, BTreeSet<Replica>> {
 }
 
 impl Memory {
-    /// Drops what no longer matters.
+    /// Drops what no longer matters. The times of a scheduler whose clock was ahead may be to come still.
     fn forget(&mut self, fleet: &Fleet, settings: &Settings, now: Time) {
-        while self
-            .moves
-            .front()
-            .is_some_and(|at| now.since(*at) >= MINUTE)
-        {
-            self.moves.pop_front();
-        }
+        self.moves
+            .retain(|at| *at <= now && now.since(*at) < MINUTE);
         // A workload that stays well for as long again begins anew.
         self.failed.retain(|workload, nodes| {
             nodes.retain(|node, failed| {
+                failed.until = failed.until.min(now.after(failed.backoff));
                 let is_old = now.since(failed.until) >= settings.last_backoff;
                 fleet.nodes.contains_key(node) && !is_old
             });
@@ -168,7 +164,7 @@ impl Memory {
         self.mass_loss.retain(|id| lost.contains_key(id));
         let recent = lost
             .iter()
-            .filter(|(_, since)| now.since(**since) < settings.grace);
+            .filter(|(_, since)| **since <= now && now.since(**since) < settings.grace);
         let recent: BTreeSet<NodeId> = recent.map(|(id, _)| (*id).clone()).collect();
         // Those that were lost before belong to it as long as it lasts.
         if is_many(recent.len()) {

@@ -382,3 +382,31 @@ fn a_lone_replica_that_does_not_become_ready_moves() {
         600 s: db/0 waits: no node is suitable: 2 where it has failed
     "#]]);
 }
+
+/// A scheduler leads whose clock is an hour behind that of the one before.
+#[test]
+fn times_that_are_to_come_hold_nothing_up() {
+    let mut world = World::new(&["a", "b", "c", "d", "e"]);
+    world.want("web", wanted(5));
+    world.now = Time(Duration::from_secs(3600));
+    world.after(0);
+    world.lose(&["a"]);
+    world.after(1);
+    world.fail("web", 1);
+    world.after(300);
+    world.now = Time(Duration::from_secs(10));
+    // One node more is lost. These are not two at once.
+    world.lose(&["c"]);
+    world.after(1);
+    world.check(&expect![[r#"
+        3600 s: web/0 - → a: it had no node
+        3600 s: web/1 - → b: it had no node
+        3600 s: web/2 - → c: it had no node
+        3600 s: web/3 - → d: it had no node
+        3600 s: web/4 - → e: it had no node
+        3601 s: web/0 a → b: its node is lost
+        3901 s: web/1 b → c: its node cannot heal it
+        11 s: web/1 c → d: its node is lost
+        11 s: web/2 c → e: its node is lost
+    "#]]);
+}

@@ -67,6 +67,14 @@ impl Rules for HostRules {
     }
 }
 
+/// The times by which clocks are ahead, once somebody has set them.
+const AHEAD: [Duration; 4] = [
+    Duration::from_secs(3600),
+    Duration::from_secs(3601),
+    Duration::ZERO,
+    Duration::from_secs(7200),
+];
+
 /// The host that refuses a workload, and the host where another one fails.
 const REFUSING: (usize, &str) = (2, "job");
 const SICK: (usize, &str) = (1, "web");
@@ -102,6 +110,8 @@ struct Actor {
     /// The number of its starts. What is for an older one is dropped.
     life: u64,
     is_dead: bool,
+    /// The time by which its clock is ahead. A program reads the wall clock at its start, and counts from there by the boot clock.
+    ahead: Duration,
     paused_until: Time,
     /// Requests, and answers, are lost until then.
     no_requests_until: Time,
@@ -224,6 +234,7 @@ impl World {
             program,
             life: 0,
             is_dead: false,
+            ahead: AHEAD[0],
             paused_until: Time::default(),
             no_requests_until: Time::default(),
             no_answers_until: Time::default(),
@@ -431,7 +442,8 @@ impl World {
     }
 
     fn tell(&mut self, actor: usize, message: Message) {
-        let now = self.now;
+        let ahead = self.actors[actor].ahead;
+        let now = self.now.after(ahead);
         let life = self.actors[actor].life;
         let seen = actor
             .checked_sub(self.schedulers)
@@ -480,7 +492,7 @@ impl World {
                             self.at(Duration::ZERO, Event::Host(host, false));
                         }
                         node::Output::LeaseUntil(until) => {
-                            let until = Time(until.0.saturating_sub(MARGIN));
+                            let until = Time(until.0.saturating_sub(MARGIN + ahead));
                             let of = &mut self.hosts[host];
                             of.deadline = of.deadline.max(until);
                             // An agent starts at once what has had no time.
@@ -499,6 +511,7 @@ impl World {
 
     fn wake(&mut self, actor: usize, life: u64, at: Option<Time>) {
         if let Some(at) = at {
+            let at = Time(at.0.saturating_sub(self.actors[actor].ahead));
             // What is due has been done, or the program would spin.
             assert!(
                 at > self.now,
@@ -540,7 +553,9 @@ impl World {
             let sick = sick.filter(|_| replica.workload.as_str() == SICK.1);
             let seen = Seen {
                 health: match (is_ready, sick) {
-                    (_, Some((since, _))) => Health::Failing { since },
+                    (_, Some((since, _))) => Health::Failing {
+                        since: since.after(self.actors[self.schedulers + host].ahead),
+                    },
                     (true, None) => Health::Ready,
                     (false, None) => Health::Unready { since: None },
                 },
@@ -706,7 +721,13 @@ impl World {
     /// Kills a program, and starts it again after a while.
     fn restart(&mut self, actor: usize, after: Duration) {
         let schedulers = self.schedulers;
+        // One in four finds another time.
+        let is_set = self.random.below(4) == 0;
+        let ahead = AHEAD[usize::try_from(self.random.below(4)).unwrap_or(0)];
         let of = &mut self.actors[actor];
+        if is_set {
+            of.ahead = ahead;
+        }
         of.life += 1;
         of.watch = None;
         of.waiting.clear();
