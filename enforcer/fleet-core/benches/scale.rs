@@ -1,112 +1,239 @@
-//! The time of a decision in fleets of several sizes: the first placement, one node's loss, a change of a workload, and a look at what is
-//! settled. Each fleet has ten replicas a node, in workloads of a hundred.
+//! The time in which a leader decides, in fleets of several sizes: the first placement, a heartbeat, a replica that is no longer ready, one node's
+//! loss, and ten replicas more. Each fleet has ten replicas a node, in workloads of a hundred that spread over three zones.
+//!
+//! A time is from the change, as etcd tells it, to the transaction that the leader asks for. The floor is a heartbeat, after which nothing is
+//! decided.
 #![allow(
     clippy::disallowed_methods,
-    reason = "a benchmark measures times itself"
+    clippy::unwrap_used,
+    reason = "a benchmark measures times itself, and says where it could not go on"
 )]
 
-use enforcer_fleet_core::fleet::{
-    Desired, Fleet, Health, Node, NodeId, NodeState, Resources, Time, WorkloadName,
+use enforcer_fleet_core::Settings;
+use enforcer_fleet_core::fleet::{Desired, Health, NodeId, Replica, Resources, Time};
+use enforcer_fleet_core::record::{
+    DesiredRecord, HealthRecord, Key, Mode, NodeRecord, Record as _,
 };
-use enforcer_fleet_core::{Decision, Memory, Settings, decide};
-use std::collections::BTreeMap;
+use enforcer_fleet_core::scheduler::{Call, Input, Output, Scheduler};
+use enforcer_fleet_core::store::simulated::Simulated;
+use enforcer_fleet_core::store::{Answer, Keys, Operation, Request, Revision, Transaction};
+use enforcer_model::WorkloadName;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-const SIZES: [usize; 3] = [100, 1_000, 10_000];
+const SIZES: [u32; 3] = [100, 1_000, 10_000];
 const REPLICAS_OF_ONE: u32 = 100;
-const SAMPLES: usize = 5;
+const SAMPLES: u32 = 5;
+/// The pause in which a leader collects changes, and a little more.
+const SOON: Duration = Duration::from_millis(101);
 
-fn fleet(nodes: usize) -> Fleet {
-    let mut fleet = Fleet::default();
-    for number in 0..nodes {
-        let id = NodeId::parse(&format!("node-{number}")).expect("a name");
-        let zone = format!("zone-{}", number % 3);
-        let node = Node {
-            capacity: Resources {
-                memory_bytes: 16,
-                cpu_millis: 16_000,
-            },
-            labels: BTreeMap::from([("zone".to_owned(), zone)]),
-            state: NodeState::Up,
-        };
-        fleet.nodes.insert(id, node);
+/// A leader with its etcd.
+struct World {
+    now: Time,
+    store: Simulated,
+    scheduler: Scheduler,
+    followed: (Keys, Revision),
+    /// The time that the leader has needed since this was set to 0.
+    used: Duration,
+    writes: usize,
+}
+
+fn node(number: u32) -> NodeId {
+    NodeId::parse(&format!("node-{number}")).unwrap()
+}
+
+fn workload(number: u32) -> WorkloadName {
+    WorkloadName::parse(&format!("workload-{number}")).unwrap()
+}
+
+fn about(number: u32) -> NodeRecord {
+    NodeRecord {
+        capacity: Resources {
+            memory_bytes: 16,
+            cpu_millis: 16_000,
+        },
+        labels: [("zone".to_owned(), format!("zone-{}", number % 3))].into(),
+        ..NodeRecord::default()
     }
-    for number in 0..nodes / 10 {
-        let name = WorkloadName::parse(&format!("workload-{number}")).expect("a name");
-        let desired = Desired {
-            replicas: REPLICAS_OF_ONE,
+}
+
+fn desired(replicas: u32) -> DesiredRecord {
+    DesiredRecord {
+        scheduling: Desired {
+            replicas,
             needs: Resources {
                 memory_bytes: 1,
                 cpu_millis: 100,
             },
-            requires: BTreeMap::new(),
+            requires: [].into(),
             domain: Some("zone".to_owned()),
             priority: 50,
             singleton: false,
             max_unavailable: 1,
-        };
-        fleet.desired.insert(name, desired);
+        },
+        mode: Mode::Enforce,
+        workload: serde_json::json!({ "command": ["/bin/web"] }),
     }
-    fleet
 }
 
-fn carry_out(fleet: &mut Fleet, decision: &Decision) {
-    for change in &decision.changes {
-        match &change.to {
-            Some(to) => {
-                fleet.assigned.insert(change.replica.clone(), to.clone());
-                fleet.health.insert(change.replica.clone(), Health::Ready);
+impl World {
+    fn new(nodes: u32) -> Self {
+        let mut world = Self {
+            now: Time(Duration::from_secs(1)),
+            store: Simulated::default(),
+            scheduler: Scheduler::new(String::new(), Settings::default()),
+            followed: (Keys::One("none".to_owned()), Revision(1)),
+            used: Duration::ZERO,
+            writes: 0,
+        };
+        for number in 0..nodes {
+            world.put(&Key::Node(node(number)), about(number).encode());
+        }
+        for number in 0..nodes / 10 {
+            let record = desired(REPLICAS_OF_ONE).encode();
+            world.put(&Key::Desired(workload(number)), record);
+        }
+        world
+    }
+
+    fn write(&mut self, operation: Operation) {
+        let transaction = Transaction {
+            then: vec![operation],
+            ..Transaction::default()
+        };
+        let request = Request::Transact(transaction);
+        self.store.handle(self.now, request).unwrap();
+    }
+
+    fn put(&mut self, key: &Key, value: Vec<u8>) {
+        self.write(Operation::Put {
+            key: key.to_string(),
+            value,
+            lease: None,
+        });
+    }
+
+    fn tell(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let begun = Instant::now();
+            let outputs = self.scheduler.handle(self.now, input);
+            self.used += begun.elapsed();
+            for output in outputs {
+                match output {
+                    Output::Call(call, request) => {
+                        if let (Call::Write, Request::Transact(transaction)) = (call, &request) {
+                            self.writes += transaction.then.len() - 1;
+                        }
+                        let answer = self.store.handle(self.now, request);
+                        inputs.push_back(Input::Answer(call, answer));
+                    }
+                    Output::Watch(keys, from) => self.followed = (keys, from),
+                    Output::Tell(_) => {}
+                }
             }
-            None => drop(fleet.assigned.remove(&change.replica)),
+            let (keys, from) = &mut self.followed;
+            let changes = self.store.changes(keys, *from).unwrap();
+            if let Some(last) = changes.last() {
+                *from = last.revision().next();
+                inputs.push_back(Input::Watched(Ok(changes)));
+            }
         }
     }
+
+    /// Lets the leader see what has changed and decide until nothing is due, and returns the time that it needs, with the number of records
+    /// that it writes.
+    fn pass(&mut self) -> (Duration, usize) {
+        (self.used, self.writes) = (Duration::ZERO, 0);
+        for _ in 0..3 {
+            self.tell(Input::Woken);
+            self.now = self.now.after(SOON);
+        }
+        (self.used, self.writes)
+    }
+
+    /// Returns the assignments.
+    fn assigned(&mut self) -> Vec<(NodeId, Replica)> {
+        let keys = Keys::Prefix("assigned/".to_owned());
+        let got = self.store.handle(self.now, Request::Get { keys, at: None });
+        let Ok(Answer::Got(got)) = got else {
+            panic!("{got:?}");
+        };
+        let all = got
+            .entries
+            .iter()
+            .filter_map(|entry| match Key::parse(&entry.key)? {
+                Key::Assigned(node, replica) => Some((node, replica)),
+                _ => None,
+            });
+        all.collect()
+    }
+
+    fn say(&mut self, place: &(NodeId, Replica), health: Health) {
+        let (node, replica) = place;
+        let record = HealthRecord {
+            health,
+            revision: self.store.revision(),
+            ..HealthRecord::default()
+        };
+        let key = Key::Health(node.clone(), replica.clone());
+        self.put(&key, record.encode());
+    }
 }
 
-/// Returns the median time of a decision about a fleet, and its changes.
-fn timed(fleet: &Fleet, at: Time) -> (Duration, Decision) {
-    let mut times = Vec::new();
-    let mut last = Decision::default();
-    for _ in 0..SAMPLES {
-        let mut memory = Memory::default();
-        let begun = Instant::now();
-        last = decide(fleet, &mut memory, &Settings::default(), at);
-        times.push(begun.elapsed());
-    }
+fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
-    (times[SAMPLES / 2], last)
+    times[times.len() / 2]
 }
 
 fn main() {
-    println!("nodes   replicas   placed all   settled   one node lost   one workload more");
+    println!(
+        "nodes   replicas   placed all   heartbeat   one unready   one node lost   ten replicas more"
+    );
     for nodes in SIZES {
-        let mut fleet = fleet(nodes);
-        let at = |seconds: u64| Time(Duration::from_secs(seconds));
-        let begun = Instant::now();
-        let decision = decide(&fleet, &mut Memory::default(), &Settings::default(), at(1));
-        let all = begun.elapsed();
-        carry_out(&mut fleet, &decision);
-        let replicas = fleet.assigned.len();
-        let (settled, decision) = timed(&fleet, at(2));
-        assert!(decision.changes.is_empty());
-        let mut lost = fleet.clone();
-        let first = lost.nodes.values_mut().next().expect("a node");
-        first.state = NodeState::Lost { since: at(3) };
-        let (loss, decision) = timed(&lost, at(3));
-        assert_eq!(decision.changes.len(), 10);
-        let mut more = fleet.clone();
-        let name = WorkloadName::parse("one-more").expect("a name");
-        let desired = fleet.desired.values().next().expect("a workload").clone();
-        more.desired.insert(
-            name,
-            Desired {
-                replicas: 10,
-                ..desired
-            },
-        );
-        let (added, decision) = timed(&more, at(4));
-        assert_eq!(decision.changes.len(), 10);
+        let mut world = World::new(nodes);
+        let (all, _) = world.pass();
+        let placed = world.assigned();
+        for place in &placed {
+            world.say(place, Health::Ready);
+        }
+        world.pass();
+        let mut times = [const { Vec::new() }; 4];
+        for sample in 0..SAMPLES {
+            let mut beat = about(sample);
+            beat.last_checks.insert("web/0".to_owned(), world.now);
+            world.put(&Key::Node(node(sample)), beat.encode());
+            let (used, writes) = world.pass();
+            assert_eq!(writes, 0);
+            times[0].push(used);
+
+            let index = usize::try_from(sample).unwrap() * placed.len() / 10;
+            world.say(&placed[index], Health::Unready { since: None });
+            let (used, writes) = world.pass();
+            assert_eq!(writes, 0);
+            times[1].push(used);
+            world.say(&placed[index], Health::Ready);
+            world.pass();
+
+            // Its ten replicas end there and begin elsewhere, which is noted for each, and the loss itself is.
+            let lost = Key::Node(node(nodes - 1 - sample)).to_string();
+            world.write(Operation::Delete(Keys::One(lost)));
+            let (used, writes) = world.pass();
+            assert!(writes > 20, "{writes}");
+            times[2].push(used);
+
+            world.put(
+                &Key::Desired(workload(nodes + sample)),
+                desired(10).encode(),
+            );
+            let (used, writes) = world.pass();
+            assert_eq!(writes, 20);
+            times[3].push(used);
+        }
+        let [beat, unready, loss, more] = times.map(median);
         println!(
-            "{nodes:<7} {replicas:<10} {all:<12.1?} {settled:<9.1?} {loss:<15.1?} {added:.1?}"
+            "{nodes:<7} {:<10} {all:<12.1?} {beat:<11.1?} {unready:<13.1?} {loss:<15.1?} {more:.1?}",
+            placed.len()
         );
     }
 }

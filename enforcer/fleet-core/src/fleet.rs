@@ -50,6 +50,11 @@ impl NodeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Returns what comes before all names of nodes in their order.
+    pub(crate) fn first() -> Self {
+        Self("".into())
+    }
 }
 
 impl fmt::Display for NodeId {
@@ -187,6 +192,8 @@ pub struct Fleet {
     pub leaving: BTreeMap<Replica, BTreeSet<NodeId>>,
     /// The nodes on which a workload is refused, by the host's own rules.
     pub refused: BTreeSet<(WorkloadName, NodeId)>,
+    /// There are more workloads than these. The capacities are without what they need.
+    pub is_part: bool,
 }
 
 impl Fleet {

@@ -6,6 +6,7 @@ pub mod endpoints;
 pub mod fleet;
 pub mod host;
 pub mod node;
+pub mod part;
 pub mod reason;
 pub mod record;
 pub mod report;

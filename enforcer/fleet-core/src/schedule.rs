@@ -145,7 +145,8 @@ impl Memory {
                 let is_old = now.since(failed.until) >= settings.last_backoff;
                 fleet.nodes.contains_key(node) && !is_old
             });
-            fleet.desired.contains_key(workload) && !nodes.is_empty()
+            let is_wanted = fleet.is_part || fleet.desired.contains_key(workload);
+            is_wanted && !nodes.is_empty()
         });
     }
 

@@ -3,6 +3,7 @@
 use crate::fleet::{
     Fleet, Health, Node, NodeId, NodeState, Replica, Resources, Time, WorkloadName,
 };
+use crate::part::{Assignments, Touched};
 use crate::record::{
     AssignedRecord, DesiredRecord, DrainRecord, EndpointRecord, HealthRecord, HistoryRecord, Key,
     KnownRecord, Mode, NodeRecord, Record, RecordError, Refusal,
@@ -33,6 +34,11 @@ pub struct View {
     pub memory: Option<Kept<Memory>>,
     /// The records that this version cannot read. It leaves them, and what they are about, as they are.
     pub unreadable: BTreeMap<Key, RecordError>,
+    pub(crate) assignments: Assignments,
+    /// There are more workloads than these.
+    pub(crate) is_part: bool,
+    /// What the other workloads need on each node.
+    pub(crate) elsewhere: BTreeMap<NodeId, Resources>,
 }
 
 /// The part of a record that a decision may depend on.
@@ -46,6 +52,18 @@ enum Matter {
     Health(Health, Revision, Option<Refusal>),
 }
 
+/// Returns what the record of this key is about.
+fn touched(key: &Key) -> Touched {
+    match key {
+        Key::Desired(workload) => Touched::Workload(workload.clone()),
+        Key::Health(_, replica) | Key::Assigned(_, replica) => {
+            Touched::Workload(replica.workload.clone())
+        }
+        Key::Drain(node) | Key::Node(node) | Key::Known(node) => Touched::Node(node.clone()),
+        Key::Endpoint(..) | Key::History(_) | Key::Memory | Key::Election(_) => Touched::Nothing,
+    }
+}
+
 fn kept<T: Record>(entry: &Entry) -> Result<Kept<T>, RecordError> {
     Ok(Kept {
         record: T::decode(&entry.value)?,
@@ -55,18 +73,21 @@ fn kept<T: Record>(entry: &Entry) -> Result<Kept<T>, RecordError> {
 }
 
 impl View {
-    /// Takes an entry that is there. Returns whether a decision may depend on what is new in it.
-    pub fn put(&mut self, prefix: &str, entry: &Entry) -> bool {
+    /// Takes an entry that is there. Returns what a decision may have to look at because of it.
+    pub fn put(&mut self, prefix: &str, entry: &Entry) -> Touched {
         let Some(key) = entry.key.strip_prefix(prefix).and_then(Key::parse) else {
-            return false;
+            return Touched::Nothing;
         };
         let before = self.matters(&key);
         self.remove(&key);
         if let Err(error) = self.insert(&key, entry) {
-            self.unreadable.insert(key, error);
-            return true;
+            self.unreadable.insert(key.clone(), error);
+            return touched(&key);
         }
-        self.matters(&key) != before
+        match self.matters(&key) == before {
+            true => Touched::Nothing,
+            false => touched(&key),
+        }
     }
 
     /// Returns the part of a record that a decision, or a write that carries it out, depends on; `None` without such a record.
@@ -104,14 +125,31 @@ impl View {
 
     fn insert(&mut self, key: &Key, entry: &Entry) -> Result<(), RecordError> {
         match key.clone() {
-            Key::Desired(workload) => drop(self.desired.insert(workload, kept(entry)?)),
+            Key::Desired(workload) => {
+                let kept: Kept<DesiredRecord> = kept(entry)?;
+                let needs = kept.record.scheduling.needs;
+                self.desired.insert(workload.clone(), kept);
+                for node in self.places_of(&workload) {
+                    let none = Resources::default();
+                    self.assignments.remove(&node, &workload, none);
+                    self.assignments.add(&node, &workload, needs);
+                }
+            }
             Key::Drain(node) => drop(self.drains.insert(node, kept(entry)?)),
             Key::Node(node) => drop(self.nodes.insert(node, kept(entry)?)),
             Key::Known(node) => drop(self.known.insert(node, kept(entry)?)),
             Key::Assigned(node, replica) => {
-                self.assigned.insert((replica, node), kept(entry)?);
+                let kept = kept(entry)?;
+                let needs = self.needs_of(&replica.workload);
+                self.assignments.add(&node, &replica.workload, needs);
+                self.assigned.insert((replica, node), kept);
             }
-            Key::Health(node, replica) => drop(self.health.insert((replica, node), kept(entry)?)),
+            Key::Health(node, replica) => {
+                let kept = kept(entry)?;
+                let none = Resources::default();
+                self.assignments.add(&node, &replica.workload, none);
+                self.health.insert((replica, node), kept);
+            }
             Key::Endpoint(service, node, index) => {
                 self.endpoints.insert((service, node, index), kept(entry)?);
             }
@@ -125,12 +163,32 @@ impl View {
     fn remove(&mut self, key: &Key) {
         self.unreadable.remove(key);
         match key.clone() {
-            Key::Desired(workload) => drop(self.desired.remove(&workload)),
+            Key::Desired(workload) => {
+                let needs = self.needs_of(&workload);
+                if self.desired.remove(&workload).is_some() {
+                    for node in self.places_of(&workload) {
+                        let none = Resources::default();
+                        self.assignments.remove(&node, &workload, needs);
+                        self.assignments.add(&node, &workload, none);
+                    }
+                }
+            }
             Key::Drain(node) => drop(self.drains.remove(&node)),
             Key::Node(node) => drop(self.nodes.remove(&node)),
             Key::Known(node) => drop(self.known.remove(&node)),
-            Key::Assigned(node, replica) => drop(self.assigned.remove(&(replica, node))),
-            Key::Health(node, replica) => drop(self.health.remove(&(replica, node))),
+            Key::Assigned(node, replica) => {
+                let needs = self.needs_of(&replica.workload);
+                let place = (replica, node);
+                if self.assigned.remove(&place).is_some() {
+                    self.assignments.remove(&place.1, &place.0.workload, needs);
+                }
+            }
+            Key::Health(node, replica) => {
+                let (place, none) = ((replica, node), Resources::default());
+                if self.health.remove(&place).is_some() {
+                    self.assignments.remove(&place.1, &place.0.workload, none);
+                }
+            }
             Key::Endpoint(service, node, index) => {
                 self.endpoints.remove(&(service, node, index));
             }
@@ -140,18 +198,21 @@ impl View {
         }
     }
 
-    /// Takes a change. Returns whether a decision may depend on it.
-    pub fn take(&mut self, prefix: &str, change: &Change) -> bool {
+    /// Takes a change. Returns what a decision may have to look at because of it.
+    pub fn take(&mut self, prefix: &str, change: &Change) -> Touched {
         match change {
             Change::Put(entry) => self.put(prefix, entry),
             Change::Deleted { key, .. } => {
                 let Some(key) = key.strip_prefix(prefix).and_then(Key::parse) else {
-                    return false;
+                    return Touched::Nothing;
                 };
                 let is_readable = !self.unreadable.contains_key(&key);
                 let before = self.matters(&key);
                 self.remove(&key);
-                before.is_some() || !is_readable
+                match before.is_some() || !is_readable {
+                    true => touched(&key),
+                    false => Touched::Nothing,
+                }
             }
         }
     }
@@ -186,7 +247,10 @@ impl View {
     /// `now` on, if nobody has noted it.
     #[must_use]
     pub fn fleet(&self, now: Time, workloads: &[Mode], nodes: &[Mode]) -> Fleet {
-        let mut fleet = Fleet::default();
+        let mut fleet = Fleet {
+            is_part: self.is_part,
+            ..Fleet::default()
+        };
         let present = self.nodes.iter();
         let present = present.map(|(id, kept)| (id, (&kept.record.capacity, &kept.record.labels)));
         let known = self.known.iter();
@@ -203,8 +267,9 @@ impl View {
                     since: lost.unwrap_or(now),
                 },
             };
+            let elsewhere = self.elsewhere.get(id).copied().unwrap_or_default();
             let node = Node {
-                capacity: *capacity,
+                capacity: capacity.minus(elsewhere),
                 labels: labels.clone(),
                 state,
             };
@@ -346,7 +411,7 @@ mod tests {
         let mut about = view.nodes[&node].record.clone();
         let mut take = |key: &Key, value: Vec<u8>| {
             let before = view.fleet(Time::default(), Mode::ALL, Mode::ALL);
-            let matters = view.put("", &entry(key, value));
+            let matters = view.put("", &entry(key, value)) != Touched::Nothing;
             let after = view.fleet(Time::default(), Mode::ALL, Mode::ALL);
             assert!(matters || before == after, "{key}");
             matters
@@ -374,7 +439,8 @@ mod tests {
             key: of_health.to_string(),
             at: Revision(2),
         };
-        assert!(view.take("", &gone));
-        assert!(!view.take("", &gone));
+        let web = WorkloadName::parse("web").expect("a name");
+        assert_eq!(view.take("", &gone), Touched::Workload(web));
+        assert_eq!(view.take("", &gone), Touched::Nothing);
     }
 }

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// The shortest time between two counts of the fleet, and the longest one.
 const COUNT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
 
+/// The time that a scheduler has to give up its place.
+const RESIGN: Duration = Duration::from_secs(2);
+
 /// Runs until it is told to end.
 ///
 /// # Errors
@@ -23,7 +26,8 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
         ..Settings::default()
     };
     let scheduler = Scheduler::new(etcd.prefix, settings);
-    let mut driver = Driver::new(scheduler, Arc::new(client));
+    let client = Arc::new(client);
+    let mut driver = Driver::new(scheduler, Arc::clone(&client));
     let mut ends = crate::Ends::new()?;
     let (mut counted, mut known) = (Time::default(), 0);
     loop {
@@ -41,7 +45,13 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
         }
         let news = tokio::select! {
             news = driver.next() => news,
-            () = ends.wait() => return Ok(()),
+            () = ends.wait() => {
+                if let Some(request) = driver.machine().resign() {
+                    // Without an answer another one leads when this lease has ended.
+                    let _ = tokio::time::timeout(RESIGN, client.call(&request)).await;
+                }
+                return Ok(());
+            }
         };
         for one in news {
             match one {

@@ -3,18 +3,21 @@
 //! Several schedulers may live. Each has a key below `election/` with its lease, and the one whose key was made first leads. Every write of it
 //! has the condition that this key is still the one that it has made, so that a scheduler which was paused for long changes nothing.
 
+mod looked;
 mod writes;
 
-use crate::fleet::{Health, Time};
-use crate::record::{Key, Mode, Record as _, RecordError};
-use crate::schedule::{Decision, Memory, Settings, decide};
+use crate::fleet::{Time, WorkloadName};
+use crate::part::Touched;
+use crate::record::{Key, Record as _, RecordError};
+use crate::schedule::{Decision, Memory, Settings};
 use crate::store::{
     Answer, Change, Condition, Keys, LeaseId, Operation, Request, Revision, StoreError, Transaction,
 };
 use crate::view::View;
+use looked::{Looked, look};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use writes::{Write, writes};
+use writes::Write;
 
 /// The operations of one transaction. It has one condition, and etcd takes 128 of each.
 const BATCH: usize = 100;
@@ -30,6 +33,8 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A call that is under way. There is at most one of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
+    /// Ends the lease that it had before.
+    Revoke,
     Grant,
     KeepAlive,
     Campaign,
@@ -91,6 +96,8 @@ struct Leading {
     memory: Revision,
     /// The writes that wait for those that are under way, the next ones last.
     writes: Vec<Write>,
+    /// The workloads that the next decision looks at; `None` for all.
+    scope: Option<BTreeSet<WorkloadName>>,
     /// The time of the next decision.
     due: Option<Time>,
     /// The time of the next attempt to list, after one that failed.
@@ -98,6 +105,17 @@ struct Leading {
 }
 
 impl Leading {
+    fn touch(&mut self, touched: Touched) {
+        let Some(scope) = &mut self.scope else {
+            return;
+        };
+        match touched {
+            Touched::Nothing => {}
+            Touched::Workload(workload) => drop(scope.insert(workload)),
+            Touched::Node(node) => scope.extend(self.view.workloads_on(&node).cloned()),
+        }
+    }
+
     fn may_decide(&self) -> bool {
         self.has_list && !self.is_writing && self.known >= self.written
     }
@@ -120,6 +138,8 @@ pub struct Scheduler {
     settings: Settings,
     memory: Memory,
     lease: Option<Lease>,
+    /// The lease that it had before. Its key would be in the way of the next leader until that lease ends.
+    given_up: Option<LeaseId>,
     phase: Phase,
     under_way: BTreeMap<Call, Time>,
     outputs: Vec<Output>,
@@ -137,6 +157,7 @@ impl Scheduler {
             settings,
             memory: Memory::default(),
             lease: None,
+            given_up: None,
             phase: Phase::Out {
                 again: Time::default(),
             },
@@ -166,6 +187,12 @@ impl Scheduler {
             Phase::Leading(leading) => Some(&leading.view),
             _ => None,
         }
+    }
+
+    /// Returns what to ask of etcd at the end of this scheduler, so that another one leads at once.
+    #[must_use]
+    pub fn resign(&self) -> Option<Request> {
+        self.lease.as_ref().map(|lease| Request::Revoke(lease.id))
     }
 
     /// Returns the time at which it wants to be woken.
@@ -235,7 +262,10 @@ impl Scheduler {
         }
         match &mut self.phase {
             Phase::Out { again } if now >= *again && self.under_way.is_empty() => {
-                self.call(now, Call::Grant, Request::Grant(LEASE));
+                match self.given_up {
+                    Some(id) => self.call(now, Call::Revoke, Request::Revoke(id)),
+                    None => self.call(now, Call::Grant, Request::Grant(LEASE)),
+                }
             }
             Phase::Leading(leading) => {
                 if leading.list_again.is_some_and(|at| now >= at) {
@@ -254,7 +284,9 @@ impl Scheduler {
             self.tell(News::Follows);
         }
         self.tell(News::Failed(error));
-        self.lease = None;
+        if let Some(lease) = self.lease.take() {
+            self.given_up = Some(lease.id);
+        }
         self.phase = Phase::Out {
             again: now.after(AGAIN),
         };
@@ -265,6 +297,8 @@ impl Scheduler {
             return;
         };
         match (call, answer) {
+            (Call::Revoke, Err(error @ StoreError::Unavailable(_))) => self.leave(now, error),
+            (Call::Revoke, _) => self.given_up = None,
             (Call::Grant, Ok(Answer::Granted(id, lasts))) => {
                 self.lease = Some(Lease {
                     id,
@@ -337,6 +371,7 @@ impl Scheduler {
                 leading.written = Revision(0);
                 leading.has_list = true;
                 leading.is_writing = false;
+                leading.scope = None;
                 leading.due = Some(now);
                 if let Some(memory) = &leading.view.memory {
                     self.memory = memory.record.clone();
@@ -379,6 +414,7 @@ impl Scheduler {
                 if let Phase::Leading(leading) = &mut self.phase {
                     leading.is_writing = false;
                     leading.writes.clear();
+                    leading.scope = None;
                     leading.due = Some(now.after(LOOK));
                     // What was decided has not happened.
                     let memory = leading.view.memory.as_ref();
@@ -433,7 +469,9 @@ impl Scheduler {
                 let mut matters = false;
                 for change in changes {
                     leading.known = leading.known.max(change.revision());
-                    matters |= leading.view.take(&prefix, &change);
+                    let touched = leading.view.take(&prefix, &change);
+                    matters |= touched != Touched::Nothing;
+                    leading.touch(touched);
                 }
                 // A heartbeat changes nothing.
                 if matters {
@@ -460,36 +498,51 @@ impl Scheduler {
         };
         self.changes += 1;
         let before = self.memory.clone();
-        let view = &leading.view;
-        let enforced = &[Mode::Enforce];
-        let fleet = view.fleet(now, enforced, enforced);
-        let decision = decide(&fleet, &mut self.memory, &self.settings, now);
-        let mut modes = (view.desired.values().map(|kept| kept.record.mode))
-            .chain(view.nodes.values().map(|kept| kept.record.mode));
-        let observed = modes.any(|mode| mode == Mode::Observe);
-        let would = match observed {
-            true => {
-                let fleet = view.fleet(now, Mode::ALL, Mode::ALL);
-                let mut memory = self.memory.clone();
-                decide(&fleet, &mut memory, &self.settings, now)
-            }
-            false => Decision::default(),
+        let part = leading.scope.take().filter(|_| leading.view.has_parts());
+        let part = part.map(|scope| leading.view.part(&scope));
+        let part = part.and_then(|part| {
+            let mut memory = before.clone();
+            let looked = look(&part, &mut memory, &self.settings, now);
+            // Only the whole fleet has those that it could displace.
+            (!looked.may_displace(&leading.view)).then_some((part, memory, looked))
+        });
+        let whole = || {
+            let mut memory = before.clone();
+            let looked = look(&leading.view, &mut memory, &self.settings, now);
+            (memory, looked)
         };
-        let mut writes = writes(&self.prefix, view, &decision, &would, now);
+        let (view, memory, looked) = match &part {
+            Some((part, memory, looked)) => (part, memory.clone(), looked.clone()),
+            None => {
+                let (memory, looked) = whole();
+                (&leading.view, memory, looked)
+            }
+        };
+        self.memory = memory;
+        let mut writes = looked.writes(&self.prefix, view, now);
+        if cfg!(debug_assertions) && part.is_some() {
+            let (_, of_all) = whole();
+            assert_eq!(looked.decision, of_all.decision);
+            let of_all = of_all.writes(&self.prefix, &leading.view, now);
+            assert_eq!(writes, of_all);
+        }
         if self.memory != before && writes.is_empty() {
             // Each transaction writes it.
             writes.push(Write::default());
         }
+        let view = &leading.view;
+        let Looked {
+            decision,
+            unsettled,
+            ..
+        } = looked;
         leading.memory = view
             .memory
             .as_ref()
             .map_or(Revision(0), |kept| kept.modified);
-        // Only a replica that waits, or is not well, may be decided about otherwise because time has passed.
-        let is_well = |health: &Health| matches!(health, Health::Ready | Health::Unknown);
-        let is_settled = decision.waiting.is_empty()
-            && would.waiting.is_empty()
-            && fleet.health.values().all(is_well);
-        leading.due = (!is_settled).then(|| now.after(LOOK));
+        // Only what is not settled may be decided about otherwise because time has passed.
+        leading.due = (!unsettled.is_empty()).then(|| now.after(LOOK));
+        leading.scope = Some(unsettled);
         writes.reverse();
         leading.writes = writes;
         let unreadable: Vec<(Key, RecordError)> = (view.unreadable.iter())

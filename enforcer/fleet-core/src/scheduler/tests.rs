@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fleet::{Desired, NodeId, Resources, WorkloadName};
-use crate::record::{DesiredRecord, NodeRecord};
+use crate::record::{DesiredRecord, Mode, NodeRecord};
 use crate::store::{Entry, Got};
 use expect_test::expect;
 
@@ -132,4 +132,30 @@ fn what_is_only_observed_is_told_and_not_done() {
         fleet/known/host-1 {"kind":"known","version":1,"capacity":{"memory_bytes":4,"cpu_millis":1000},"labels":{}}
         fleet/history/web/0 {"kind":"history","version":1,"changes":[],"waits":{"no_node":{"down":1,"unlike":0,"refused":0,"failed":0,"full":0}},"would":{"replica":{"workload":"web","index":0},"from":null,"to":"host-1","why":"placed"}}"#]]
     .assert_eq(&first_writes(Mode::Observe, Mode::Enforce));
+}
+
+/// The key of a lease that nobody renews is in the way of every other scheduler until it ends, which may be long: etcd 3.4 reckons by the wall
+/// clock.
+#[test]
+fn a_leader_that_gives_up_takes_its_key_away() {
+    let mut scheduler = leader();
+    let late = at(0).after(LEASE);
+    let outputs = scheduler.handle(late, Input::Woken);
+    assert!(
+        outputs.contains(&Output::Tell(News::Follows)),
+        "{outputs:?}"
+    );
+    let away = || Err(StoreError::Unavailable("no answer".to_owned()));
+    let _ = scheduler.handle(late, Input::Answer(Call::KeepAlive, away()));
+    let _ = scheduler.handle(late, Input::Answer(Call::List, away()));
+    let mut now = late;
+    for answer in [away(), Ok(Answer::Revoked)] {
+        now = now.after(AGAIN);
+        let revoke = Output::Call(Call::Revoke, Request::Revoke(LeaseId(7)));
+        assert!(scheduler.handle(now, Input::Woken).contains(&revoke));
+        let outputs = scheduler.handle(now, Input::Answer(Call::Revoke, answer));
+        let grants = outputs.contains(&Output::Call(Call::Grant, Request::Grant(LEASE)));
+        assert_eq!(grants, scheduler.given_up.is_none(), "{outputs:?}");
+    }
+    assert_eq!(scheduler.given_up, None);
 }

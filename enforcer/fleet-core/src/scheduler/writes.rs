@@ -9,7 +9,7 @@ use crate::view::View;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An operation, with what must still be true for it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Write {
     pub(super) operation: Option<Operation>,
     pub(super) condition: Option<Condition>,

@@ -26,6 +26,7 @@ const LONGEST: usize = 64 << 20;
 
 /// gRPC's codes (`google.rpc.Code`).
 mod code {
+    pub(super) const CANCELLED: i32 = 1;
     pub(super) const INVALID: i32 = 3;
     pub(super) const DEADLINE: i32 = 4;
     pub(super) const NOT_FOUND: i32 = 5;
@@ -341,7 +342,13 @@ fn understood(failure: &wire::Failure) -> Missed {
             StoreError::Denied(message.to_owned())
         }
         code::DENIED => StoreError::Denied(message.to_owned()),
-        code::UNAVAILABLE | code::DEADLINE => StoreError::Unavailable(message.to_owned()),
+        code::UNAVAILABLE | code::DEADLINE | code::CANCELLED => {
+            StoreError::Unavailable(message.to_owned())
+        }
+        // A member that is going down gives no reason.
+        code if message.is_empty() => {
+            StoreError::Unavailable(format!("it gives no reason (code {code})"))
+        }
         _ => StoreError::Refused(message.to_owned()),
     };
     Missed::Other(error)
@@ -442,6 +449,12 @@ mod tests {
         assert_eq!(failed(full), StoreError::Full);
         let token = r#"{"error":"etcdserver: invalid auth token","code":16}"#;
         assert_eq!(failed(token), StoreError::Denied("token".to_owned()));
+        let down = r#"{"error":"","code":2}"#;
+        let reason = "it gives no reason (code 2)".to_owned();
+        assert_eq!(failed(down), StoreError::Unavailable(reason));
+        let down = r#"{"error":"context canceled","code":1}"#;
+        let reason = "context canceled".to_owned();
+        assert_eq!(failed(down), StoreError::Unavailable(reason));
         let leader = r#"{"error":"etcdserver: no leader","code":14}"#;
         assert_eq!(
             failed(leader),
