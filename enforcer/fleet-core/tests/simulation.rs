@@ -75,6 +75,24 @@ const AHEAD: [Duration; 4] = [
     Duration::from_secs(7200),
 ];
 
+/// What may happen, in the order of [`World::fault`].
+const FAULTS: [&str; 14] = [
+    "partition",
+    "lost answers",
+    "lost requests",
+    "pause of a scheduler",
+    "kill",
+    "loss of a host",
+    "stall of etcd",
+    "change of etcd's leader",
+    "compaction",
+    "drain or its end",
+    "another version",
+    "kill of all schedulers",
+    "full database",
+    "failing replicas",
+];
+
 /// The host that refuses a workload, and the host where another one fails.
 const REFUSING: (usize, &str) = (2, "job");
 const SICK: (usize, &str) = (1, "web");
@@ -167,6 +185,7 @@ struct World {
     log: Vec<String>,
     has_log: bool,
     faults_until: Time,
+    faults: BTreeMap<&'static str, u64>,
     /// The number of heartbeats' writes, to find others.
     writes: u64,
 }
@@ -209,6 +228,7 @@ impl World {
             log: Vec::new(),
             has_log: std::env::var("SEED").is_ok(),
             faults_until: Time(seconds(1000 + 900)),
+            faults: BTreeMap::new(),
             writes: 0,
             random,
         };
@@ -672,7 +692,9 @@ impl World {
         let until = self.now.after(time);
         let host = actor.checked_sub(self.schedulers);
         let kind = self.random.below(14);
-        self.note(|| format!("fault {kind} of {actor} for {time:?}"));
+        let what = FAULTS[usize::try_from(kind).unwrap_or(0)];
+        self.note(|| format!("{what} of {actor} for {time:?}"));
+        *self.faults.entry(what).or_default() += 1;
         match (kind, host) {
             (0, _) => {
                 self.actors[actor].no_requests_until = until;
@@ -919,7 +941,7 @@ fn shown(run: &node::Run) -> Vec<String> {
     wanted.chain(untouched).collect()
 }
 
-fn simulate(seed: u64) {
+fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
     let mut world = World::new(seed);
     let ends = world.faults_until;
     world.run(ends);
@@ -939,6 +961,7 @@ fn simulate(seed: u64) {
     for line in &world.log {
         println!("{line}");
     }
+    world.faults
 }
 
 #[test]
@@ -950,11 +973,19 @@ fn nothing_runs_twice_and_everything_settles() {
         simulate(seed);
         return;
     }
+    let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
     let seeds = std::env::var("SEEDS")
         .ok()
         .and_then(|seeds| seeds.parse().ok());
     for seed in 0..seeds.unwrap_or(20) {
-        let outcome = std::panic::catch_unwind(|| simulate(seed));
-        assert!(outcome.is_ok(), "SEED={seed}");
+        match std::panic::catch_unwind(|| simulate(seed)) {
+            Ok(of_seed) => {
+                for (what, count) in of_seed {
+                    *faults.entry(what).or_default() += count;
+                }
+            }
+            Err(_) => panic!("SEED={seed}"),
+        }
     }
+    println!("{faults:#?}");
 }
