@@ -294,7 +294,7 @@ impl Gate {
         })
     }
 
-    /// Begins a new instance of a replica: its sockets are counted anew.
+    /// Has no connection go to the sockets of a replica until it has others, or the same ones again.
     ///
     /// # Errors
     /// If the kernel refuses.
@@ -335,6 +335,21 @@ impl Gate {
         let place = gate.0 * ADDRESSES + address % ADDRESSES;
         let socket = socket.as_raw_fd().to_ne_bytes();
         calls::update(self.map("WAITING")?, &place.to_ne_bytes(), &socket)
+    }
+
+    /// Has no connection wait at an address until a socket is there again.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn leave(&self, gate: GateId, address: u32) -> io::Result<()> {
+        let place = gate.0 * ADDRESSES + address % ADDRESSES;
+        match calls::remove(self.map("WAITING")?, &place.to_ne_bytes()) {
+            // Nothing is there.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+                Ok(())
+            }
+            deleted => deleted,
+        }
     }
 
     /// Loads the program that chooses behind this gate.

@@ -75,6 +75,9 @@ impl Executor {
         spec: &WorkloadSpec,
     ) {
         let mut has_any = false;
+        // A socket that has ceased to listen stays in the map of the gate (seen on Linux 6.1), and a connection that is passed on to such a
+        // one is reset. The door of this replica may be open still, and other replicas may end at the same time.
+        self.let_go_of_held(replica, spec);
         for (name, listen) in &spec.listen {
             let kept = self.kept_socket(&SocketName {
                 workload: replica.clone(),
@@ -89,8 +92,25 @@ impl Executor {
             }
         }
         if has_any {
-            // A socket that has ceased to listen has left the gate.
             self.hold_at_gate(replica, spec);
+        }
+    }
+
+    /// Has the gate give no connection to the sockets that are kept for a replica.
+    fn let_go_of_held(&self, replica: &ReplicaId, spec: &WorkloadSpec) {
+        let gated = spec.listen.values().filter_map(|listen| listen.gated());
+        let ports: BTreeSet<u16> = gated.map(|address| address.port()).collect();
+        let table = self.gates.table.lock();
+        let Some(gate) = &table.open else {
+            return;
+        };
+        let known = owners(replica).into_iter();
+        let known = known.filter_map(|owner| table.of.get(&owner));
+        let known = known.flat_map(|known| known.ports.values());
+        for of in known.filter(|of| ports.contains(&of.port)) {
+            if let Err(error) = gate.begin(of.id, slot(replica)) {
+                tracing::warn!("{replica}: the gate keeps its sockets: {error}");
+            }
         }
     }
 

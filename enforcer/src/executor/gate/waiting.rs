@@ -309,7 +309,9 @@ impl Executor {
                         );
                     }
                     let flushed = match flushes {
-                        true => listening::flush(socket, u32::MAX),
+                        // It would stay in the gate (seen on Linux 6.1), and connections that are passed on to it are reset.
+                        true => (gate.leave(of.id, *number))
+                            .and_then(|()| listening::flush(socket, u32::MAX)),
                         false => Ok(()),
                     };
                     let installed = flushed.and_then(|()| of.install(gate, *number, socket));
