@@ -1,6 +1,6 @@
 //! Leaders that are killed again and again, while a replica of each fleet fails.
 
-use super::nodes::{desired, list, live, put, spread, wait_for, workload};
+use super::nodes::{changes_since, desired, list, live, put, spread, wait_for, workload};
 use super::programs::{Scheduler, client, config, etcd, scheduler};
 use super::{FLEETS, ROUNDS};
 use enforcer_fleet::etcd::Client;
@@ -98,31 +98,26 @@ pub(crate) async fn run(folder: &Path) {
     println!("  fleets in which the place of a healthy replica has changed: {changed}");
     println!("  fleets in which the failing replica was moved: {moved}");
     // Nothing that a node has said went back.
-    let mut watch = client
-        .watch(&Keys::Prefix("fleet-".to_owned()), from.next())
-        .await
-        .unwrap();
     let mut failures: BTreeMap<String, u32> = BTreeMap::new();
     let mut checks: BTreeMap<String, Time> = BTreeMap::new();
     let (mut told, mut back) = (0, 0);
-    while let Ok(changes) = tokio::time::timeout(Duration::from_secs(2), watch.next()).await {
-        for change in changes.unwrap() {
-            let Change::Put(entry) = change else {
-                continue;
-            };
-            let kind = entry.key.split('/').nth(1);
-            if kind == Some("health") {
-                let record = HealthRecord::decode(&entry.value).unwrap();
-                let last = failures.insert(entry.key, record.consecutive_failures);
-                back += usize::from(last.is_some_and(|last| last > record.consecutive_failures));
-                told += 1;
-            } else if kind == Some("nodes") {
-                let record = NodeRecord::decode(&entry.value).unwrap();
-                let newest = record.last_checks.values().max().copied();
-                if let Some(newest) = newest {
-                    let last = checks.insert(entry.key, newest);
-                    back += usize::from(last.is_some_and(|last| last > newest));
-                }
+    let keys = Keys::Prefix("fleet-".to_owned());
+    for change in changes_since(&client, &keys, from).await {
+        let Change::Put(entry) = change else {
+            continue;
+        };
+        let kind = entry.key.split('/').nth(1);
+        if kind == Some("health") {
+            let record = HealthRecord::decode(&entry.value).unwrap();
+            let last = failures.insert(entry.key, record.consecutive_failures);
+            back += usize::from(last.is_some_and(|last| last > record.consecutive_failures));
+            told += 1;
+        } else if kind == Some("nodes") {
+            let record = NodeRecord::decode(&entry.value).unwrap();
+            let newest = record.last_checks.values().max().copied();
+            if let Some(newest) = newest {
+                let last = checks.insert(entry.key, newest);
+                back += usize::from(last.is_some_and(|last| last > newest));
             }
         }
     }

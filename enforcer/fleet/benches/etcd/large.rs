@@ -1,6 +1,8 @@
 //! What a large fleet costs while nothing happens, and the loss of its hosts.
 
-use super::nodes::{Leases, desired, key_of, list, live, node_id, put, spread, wait_for, workload};
+use super::nodes::{
+    Leases, changes_since, desired, key_of, list, live, node_id, put, spread, wait_for, workload,
+};
 use super::programs::{Program, client, config, etcd, metrics, scheduler};
 use super::{GRACE, LOSSES, REPLICAS_OF_ONE, REST};
 use enforcer_fleet::drive::Clock;
@@ -88,16 +90,13 @@ pub(crate) async fn run(folder: &Path, nodes: usize) {
     // What was written meanwhile, by its kind.
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     let keys = Keys::Prefix("large/".to_owned());
-    let mut watch = client.watch(&keys, from.next()).await.unwrap();
-    while let Ok(changes) = tokio::time::timeout(Duration::from_secs(2), watch.next()).await {
-        for change in changes.unwrap() {
-            let key = match &change {
-                Change::Put(entry) => &entry.key,
-                Change::Deleted { key, .. } => key,
-            };
-            let kind = key.split('/').nth(1).unwrap_or_default();
-            *kinds.entry(kind.to_owned()).or_default() += 1;
-        }
+    for change in changes_since(&client, &keys, from).await {
+        let key = match &change {
+            Change::Put(entry) => &entry.key,
+            Change::Deleted { key, .. } => key,
+        };
+        let kind = key.split('/').nth(1).unwrap_or_default();
+        *kinds.entry(kind.to_owned()).or_default() += 1;
     }
     println!("  changes since the rest began, by kind: {kinds:?}");
 

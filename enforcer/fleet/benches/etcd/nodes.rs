@@ -7,7 +7,9 @@ use enforcer_fleet::etcd::Client;
 use enforcer_fleet_core::fleet::{Desired, Health, Resources};
 use enforcer_fleet_core::node::{Asked, Node, Rules, Seen};
 use enforcer_fleet_core::record::{DesiredRecord, EndpointRecord, Key, Mode, NodeRecord};
-use enforcer_fleet_core::store::{Answer, Entry, Keys, Operation, Request, Revision, Transaction};
+use enforcer_fleet_core::store::{
+    Answer, Change, Entry, Keys, Operation, Request, Revision, Transaction,
+};
 use enforcer_fleet_core::{NodeId, Replica, Time};
 use enforcer_model::WorkloadName;
 use parking_lot::Mutex;
@@ -143,6 +145,21 @@ pub(crate) async fn list(client: &Client, keys: String) -> (Vec<Entry>, Revision
         Ok(Answer::Got(got)) => (got.entries, got.revision),
         other => panic!("{other:?}"),
     }
+}
+
+/// Returns the changes after a revision, up to now.
+pub(crate) async fn changes_since(client: &Client, keys: &Keys, from: Revision) -> Vec<Change> {
+    let (_, until) = list(client, "none".to_owned()).await;
+    let mut watch = client.watch(keys, from.next()).await.unwrap();
+    let mut all = Vec::new();
+    // The last change may be one of other keys.
+    while let Ok(changes) = tokio::time::timeout(Duration::from_secs(2), watch.next()).await {
+        all.extend(changes.unwrap());
+        if all.last().is_some_and(|last| last.revision() >= until) {
+            break;
+        }
+    }
+    all
 }
 
 /// Waits until there are so many keys, and returns the time that this took.
