@@ -206,6 +206,15 @@ pub struct DrainRecord {
 }
 record!(DrainRecord, "drain", 1);
 
+/// The shares of the last ten seconds in which programs of the host waited, in percent: some of them for a CPU, all of them for memory, and all
+/// of them for a disk (PSI, Linux 4.20).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    pub cpu_percent: u32,
+    pub memory_percent: u32,
+    pub io_percent: u32,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// The capacity for a fleet's workloads.
@@ -213,6 +222,9 @@ pub struct NodeRecord {
     pub labels: BTreeMap<String, String>,
     pub fleet_version: String,
     pub agent_version: Option<String>,
+    /// How busy the host was at the last heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
     /// What the fleet does about its workloads there.
     #[serde(default)]
     pub mode: Mode,

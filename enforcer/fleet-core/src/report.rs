@@ -2,7 +2,7 @@
 
 use crate::fleet::{Health, NodeId, NodeState, Replica, Resources, Time, WorkloadName};
 use crate::reason::Change;
-use crate::record::Mode;
+use crate::record::{Mode, Pressure};
 use crate::view::View;
 use enforcer_model::units::human_duration;
 use std::collections::BTreeSet;
@@ -94,8 +94,10 @@ pub fn replicas(view: &View, now: Time) -> Vec<[String; 5]> {
 
 /// Returns a row for each node.
 #[must_use]
-pub fn nodes(view: &View, now: Time) -> Vec<[String; 6]> {
-    let headings = ["NODE", "STATE", "MEMORY", "CPU", "REPLICAS", "LABELS"];
+pub fn nodes(view: &View, now: Time) -> Vec<[String; 8]> {
+    let headings = [
+        "NODE", "STATE", "MEMORY", "CPU", "REPLICAS", "PRESSURE", "AGENT", "LABELS",
+    ];
     let mut rows = vec![headings.map(str::to_owned)];
     let known: BTreeSet<&NodeId> = view.nodes.keys().chain(view.known.keys()).collect();
     for id in known {
@@ -126,6 +128,20 @@ pub fn nodes(view: &View, now: Time) -> Vec<[String; 6]> {
             format!("{} of {}", mebibytes(used), mebibytes(capacity)),
             format!("{} of {}", cpus(used), cpus(capacity)),
             count.to_string(),
+            present.and_then(|node| node.pressure).map_or_else(
+                || "-".to_owned(),
+                |of| {
+                    let Pressure {
+                        cpu_percent,
+                        memory_percent,
+                        io_percent,
+                    } = of;
+                    format!("cpu {cpu_percent} %, memory {memory_percent} %, io {io_percent} %")
+                },
+            ),
+            present
+                .and_then(|node| node.agent_version.clone())
+                .unwrap_or_else(|| "-".to_owned()),
             labels.join(" "),
         ]);
     }
@@ -351,6 +367,12 @@ mod tests {
         let here = NodeRecord {
             capacity,
             labels: labels.clone(),
+            agent_version: Some("0.2.0".to_owned()),
+            pressure: Some(Pressure {
+                cpu_percent: 3,
+                memory_percent: 0,
+                io_percent: 1,
+            }),
             ..NodeRecord::default()
         };
         put(Key::Node(node("host-1")), here.encode());
@@ -493,10 +515,10 @@ mod tests {
         "#]]
         .assert_eq(&joined(&replicas(&view, at(1000))));
         expect_test::expect![[r#"
-            NODE | STATE | MEMORY | CPU | REPLICAS | LABELS
-            host-1 | up | 768 MiB of 4096 MiB | 0.75 of 2.00 | 3 | zone=a
-            host-2 | lost for 1m | 256 MiB of 4096 MiB | 0.25 of 2.00 | 1 | zone=a
-            host-3 | drains | 0 MiB of 4096 MiB | 0.00 of 2.00 | 0 | zone=a
+            NODE | STATE | MEMORY | CPU | REPLICAS | PRESSURE | AGENT | LABELS
+            host-1 | up | 768 MiB of 4096 MiB | 0.75 of 2.00 | 3 | cpu 3 %, memory 0 %, io 1 % | 0.2.0 | zone=a
+            host-2 | lost for 1m | 256 MiB of 4096 MiB | 0.25 of 2.00 | 1 | - | - | zone=a
+            host-3 | drains | 0 MiB of 4096 MiB | 0.00 of 2.00 | 0 | cpu 3 %, memory 0 %, io 1 % | 0.2.0 | zone=a
         "#]]
         .assert_eq(&joined(&nodes(&view, at(1000))));
     }

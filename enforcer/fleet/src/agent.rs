@@ -4,7 +4,8 @@ use enforcer_client::Fault;
 use enforcer_client::http::{escaped, get, post, stream};
 use enforcer_fleet_core::fleet::WorkloadName;
 use enforcer_fleet_core::host::{Look, Rejection};
-use enforcer_model::requests::{Deadline, Proposal, ProposedFile};
+use enforcer_fleet_core::record::Pressure;
+use enforcer_model::requests::{AgentStatus, Deadline, Proposal, ProposedFile};
 use enforcer_model::views::{Inspection, Replicas, Workloads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -120,6 +121,21 @@ impl Agent {
             }
         }
         Ok((looked, taken))
+    }
+
+    /// Returns the agent's version, and how busy the host is, as far as either can be had.
+    #[must_use]
+    pub fn describe(&self) -> (Option<String>, Option<Pressure>) {
+        let status = get(&self.socket, "/v1/agent").and_then(|answer| answer.read());
+        let status: Option<AgentStatus> = status.ok();
+        let version = status.map(|status| status.version);
+        let shares = enforcer_kernel::pressure::of_host();
+        let pressure = shares.map(|[cpu, memory, io]| Pressure {
+            cpu_percent: cpu.0,
+            memory_percent: memory.0,
+            io_percent: io.0,
+        });
+        (version.filter(|version| !version.is_empty()), pressure)
     }
 
     fn inspect(&self, route: &str) -> Result<Option<Inspection>, Fault> {

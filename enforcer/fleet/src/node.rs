@@ -8,8 +8,9 @@ use crate::metrics::Metrics;
 use enforcer_client::Fault;
 use enforcer_fleet_core::host::{Host, Input, Judge, Output};
 use enforcer_fleet_core::node::Node;
-use enforcer_fleet_core::record::{Mode, NodeRecord};
+use enforcer_fleet_core::record::{Mode, NodeRecord, Pressure};
 use enforcer_manifest::FleetConfig;
+use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -21,7 +22,11 @@ struct Running {
     clock: Clock,
     jobs: JoinSet<Input>,
     metrics: Arc<Metrics>,
+    /// The agent's version and the host's pressure, as they were at the last look.
+    described: Arc<Mutex<Described>>,
 }
+
+type Described = (Option<String>, Option<Pressure>);
 
 /// Runs until it is told to end. What the host runs goes on.
 ///
@@ -58,6 +63,7 @@ pub async fn run(
         clock: driver.clock(),
         driver,
         host: Host::new(address, config.node.is_observed),
+        described: Arc::default(),
         agent,
         jobs: JoinSet::new(),
         metrics,
@@ -81,7 +87,11 @@ pub async fn run(
             }
             Some(()) = changed.recv() => running.take(Input::Changed),
             Some(done) = running.jobs.join_next() => match done {
-                Ok(input) => running.take(input),
+                Ok(input) => {
+                    let (version, pressure) = running.described.lock().clone();
+                    running.driver.machine().describe(version, pressure);
+                    running.take(input);
+                }
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
             () = alarm => running.take(Input::Woken),
@@ -118,8 +128,11 @@ impl Running {
                     self.jobs.spawn_blocking(move || Input::Read(agent.read()));
                 }
                 Output::Look(names) => {
-                    self.jobs
-                        .spawn_blocking(move || Input::Looked(agent.look(&names)));
+                    let described = Arc::clone(&self.described);
+                    self.jobs.spawn_blocking(move || {
+                        *described.lock() = agent.describe();
+                        Input::Looked(agent.look(&names))
+                    });
                 }
                 Output::Apply(text) => {
                     self.jobs

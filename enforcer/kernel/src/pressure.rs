@@ -42,6 +42,21 @@ impl Trigger {
     }
 }
 
+/// Returns the shares of the last ten seconds in which some programs of the host waited for a CPU, and all of them for memory and for a disk.
+/// There are none without PSI.
+#[must_use]
+pub fn of_host() -> Option<[Percent; 3]> {
+    let share = |file: &str, line: &str| {
+        let text = std::fs::read_to_string(format!("/proc/pressure/{file}")).ok()?;
+        avg10(&text, line)
+    };
+    Some([
+        share("cpu", "some")?,
+        share("memory", "full")?,
+        share("io", "full")?,
+    ])
+}
+
 /// `avg10` of a line of a pressure file, in whole percent.
 pub(crate) fn avg10(text: &str, line: &str) -> Option<Percent> {
     let whole = value(text, line, "avg10=")?.split('.').next()?;

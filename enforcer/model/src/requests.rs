@@ -156,6 +156,8 @@ pub struct Readiness {
 /// The answer to `GET /v1/agent`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
+    #[serde(default)]
+    pub version: String,
     /// The last event that a power cut would not take.
     pub durable_seq: Seq,
     pub probes: ProbeLateness,

@@ -251,6 +251,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<Readiness>, Fai
 /// `/v1/agent`: how the agent itself is doing.
 pub(super) async fn agent(State(api): State<Api>) -> Json<AgentStatus> {
     Json(AgentStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         durable_seq: api.history.durable(),
         probes: api.prober.lateness.summary(),
     })

@@ -8,7 +8,7 @@ mod records;
 
 use crate::fleet::{Health, NodeId, Replica, Time, WorkloadName};
 use crate::record::{
-    AssignedRecord, DesiredRecord, EndpointRecord, Key, NodeRecord, Record, Refusal,
+    AssignedRecord, DesiredRecord, EndpointRecord, Key, NodeRecord, Pressure, Record, Refusal,
 };
 use crate::store::{Answer, Change, Entry, Keys, LeaseId, Request, Revision, StoreError};
 use serde_json::Value;
@@ -240,6 +240,12 @@ impl<R: Rules> Node<R> {
             _ => false,
         });
         self.stale.extend(of_workload.cloned());
+    }
+
+    /// Takes what the next heartbeat tells of the host.
+    pub fn describe(&mut self, agent_version: Option<String>, pressure: Option<Pressure>) {
+        self.about.agent_version = agent_version;
+        self.about.pressure = pressure;
     }
 
     /// Returns the host's rules, which may learn something. The next event has them judge again.

@@ -323,7 +323,7 @@ async fn failure(reply: Reply) -> Missed {
     };
     // A server without the gateway answers in plain text.
     match serde_json::from_slice::<wire::Failure>(&bytes) {
-        Ok(failure) => understood(&failure),
+        Ok(failure) => understood(&failure.innermost()),
         Err(_) if status.as_u16() == 404 => Missed::Other(StoreError::NoGateway),
         Err(_) => Missed::Other(StoreError::Refused(format!("HTTP status {status}"))),
     }
@@ -429,7 +429,7 @@ mod tests {
 
     fn failed(text: &str) -> StoreError {
         let failure: wire::Failure = serde_json::from_str(text).expect("an error");
-        match understood(&failure) {
+        match understood(&failure.innermost()) {
             Missed::Other(error) => error,
             Missed::Token => StoreError::Denied("token".to_owned()),
             Missed::NotSent(why) => StoreError::Unavailable(why),
@@ -455,11 +455,17 @@ mod tests {
         let down = r#"{"error":"context canceled","code":1}"#;
         let reason = "context canceled".to_owned();
         assert_eq!(failed(down), StoreError::Unavailable(reason));
-        let leader = r#"{"error":"etcdserver: no leader","code":14}"#;
-        assert_eq!(
-            failed(leader),
-            StoreError::Unavailable("etcdserver: no leader".to_owned())
-        );
+        // A stream that has not begun has its error one level deeper.
+        for leader in [
+            r#"{"error":"etcdserver: no leader","code":14}"#,
+            r#"{"error":{"grpc_code":14,"http_code":503,"message":"etcdserver: no leader","http_status":"Service Unavailable"}}"#,
+        ] {
+            let reason = "etcdserver: no leader".to_owned();
+            assert_eq!(failed(leader), StoreError::Unavailable(reason));
+        }
+        let lease =
+            r#"{"error":{"grpc_code":5,"message":"etcdserver: requested lease not found"}}"#;
+        assert_eq!(failed(lease), StoreError::NoLease);
     }
 
     #[derive(Deserialize)]

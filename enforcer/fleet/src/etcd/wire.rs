@@ -218,6 +218,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// Returns the error that a stream has in place of its first element: it is one level deeper.
+    pub(super) fn innermost(self) -> Self {
+        match self.error {
+            Value::Object(_) => serde_json::from_value(self.error).unwrap_or_default(),
+            _ => self,
+        }
+    }
+
     pub(super) fn message(&self) -> &str {
         match &self.error {
             Value::String(error) if self.message.is_empty() => error,

@@ -102,6 +102,13 @@ fn the_package_runs_a_fleet_of_one_host() {
         let told = why(workload);
         assert!(told.contains(reason), "{told}\n{rows:?}");
     }
+    // A heartbeat tells of the host.
+    wait_for("the agent's version", || {
+        let shown = shell("enforcer-fleet nodes -o json");
+        let rows: Vec<Value> = serde_json::from_slice(&shown.stdout).ok()?;
+        let version = rows.first()?["agent"].as_str()?.to_owned();
+        sh("enforcer --version").ends_with(&version).then_some(())
+    });
     // The agent's own files are as they were, and the fleet's is of the fleet's user.
     let listed = sh("enforcer ps --json");
     let listed: Workloads = serde_json::from_str(&listed).unwrap();
