@@ -70,45 +70,44 @@ pub struct NodeConfig {
 #[must_use]
 pub fn parse_fleet_config(source: &str) -> (FleetConfig, Vec<Fault>) {
     let mut config = FleetConfig::default();
-    let root = match yaml::parse(source) {
-        Ok((root, Ok(()))) => root,
-        Ok((_, Err(fault))) | Err(fault) => return (config, vec![fault]),
-    };
-    let mut reader = Reader {
-        accounts: &AnyAccount,
-        faults: Vec::new(),
-    };
-    let fields = reader.fields(&root, &SECTIONS);
-    if let Some(node) = fields.get("etcd") {
-        reader.etcd(node, &mut config.etcd);
-    }
-    if let Some(node) = fields.get("node") {
-        reader.node(node, &mut config.node);
-    }
-    if let Some(node) = fields.get("allow") {
-        reader.allowed(node, &mut config.allow);
-    }
-    reader.faults.sort_by_key(|fault| fault.span.start);
-    (config, reader.faults)
+    let faults = parse(source, |reader, section, node| match section {
+        "etcd" => reader.etcd(node, &mut config.etcd),
+        "node" => reader.node(node, &mut config.node),
+        _ => reader.allowed(node, &mut config.allow),
+    });
+    (config, faults)
 }
 
 /// Reads the rules alone, with their faults.
 #[must_use]
 pub fn parse_allowed(source: &str) -> (Allowed, Vec<Fault>) {
     let mut allow = Allowed::default();
+    let faults = parse(source, |reader, section, node| {
+        if section == "allow" {
+            reader.allowed(node, &mut allow);
+        }
+    });
+    (allow, faults)
+}
+
+/// Has each section read, and returns all faults.
+fn parse(source: &str, mut read: impl FnMut(&mut Reader<'_>, &str, &Node)) -> Vec<Fault> {
     let root = match yaml::parse(source) {
         Ok((root, Ok(()))) => root,
-        Ok((_, Err(fault))) | Err(fault) => return (allow, vec![fault]),
+        Ok((_, Err(fault))) | Err(fault) => return vec![fault],
     };
     let mut reader = Reader {
         accounts: &AnyAccount,
         faults: Vec::new(),
     };
     let fields = reader.fields(&root, &SECTIONS);
-    if let Some(node) = fields.get("allow") {
-        reader.allowed(node, &mut allow);
+    for section in SECTIONS {
+        if let Some(node) = fields.get(section) {
+            read(&mut reader, section, node);
+        }
     }
-    (allow, reader.faults)
+    reader.faults.sort_by_key(|fault| fault.span.start);
+    reader.faults
 }
 
 fn plain(text: &str) -> Result<String, String> {
