@@ -1,5 +1,5 @@
-//! A leader that looks at a part of the fleet decides as one that looks at all of it. With debug assertions a leader checks that itself, at
-//! each decision; here much happens to it, as a seed chooses.
+//! A leader that looks at a part of the fleet decides as one that looks at all of it. Here it compares both at each decision, and much happens to
+//! it, as a seed chooses.
 //!
 //! `SEEDS=10000 cargo test -p enforcer-fleet-core --test parts` runs more of them.
 #![allow(
@@ -63,7 +63,7 @@ impl World {
             random: Random(seed),
             now: Time(Duration::from_secs(1000)),
             store: Simulated::default(),
-            scheduler: Scheduler::new("f/".to_owned(), settings),
+            scheduler: Scheduler::new("f/".to_owned(), settings).comparing(),
             followed: None,
             decisions: 0,
         };

@@ -291,6 +291,8 @@ impl World {
 
     /// Lets everything become well.
     fn settle(&mut self) {
+        // One that has failed may wait for the only node that it has left alone.
+        self.now = self.now.after(Settings::default().last_backoff);
         let mut quiet = 0;
         for _ in 0..200 {
             let decision = self.decide();

@@ -906,7 +906,7 @@ fn new_scheduler() -> Scheduler {
         failing_for: seconds(60),
         ..Settings::default()
     };
-    Scheduler::new(PREFIX.to_owned(), settings)
+    Scheduler::new(PREFIX.to_owned(), settings).comparing()
 }
 
 fn new_node(number: usize) -> Node<HostRules> {
