@@ -1,8 +1,8 @@
 //! The time in which a leader decides, in fleets of several sizes: the first placement, a heartbeat, a replica that is no longer ready, one node's
 //! loss, and ten replicas more. Each fleet has ten replicas a node, in workloads of a hundred that spread over three zones.
 //!
-//! A time is from the change, as etcd tells it, to the transaction that the leader asks for. The floor is a heartbeat, after which nothing is
-//! decided.
+//! Each time begins when the leader receives the change, and ends when it has asked for its transaction. The floor is a heartbeat: the leader
+//! decides nothing after it.
 #![allow(
     clippy::disallowed_methods,
     clippy::unwrap_used,

@@ -115,7 +115,7 @@ pub enum NodeState {
     Up,
     /// It gets nothing new, and what it has moves away.
     Draining,
-    /// It is up, and nothing changes on it: its operator wants to be told only.
+    /// It is up, and the scheduler changes nothing on it. It only tells what it would change.
     Observed,
     /// Its lease has expired.
     Lost {

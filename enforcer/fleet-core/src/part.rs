@@ -20,7 +20,7 @@ pub enum Touched {
     Node(NodeId),
 }
 
-/// What is on a node, also what should end there.
+/// The records that are about one node. Replicas that should end there are among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct OnNode {
     needs: Resources,
@@ -57,7 +57,7 @@ impl Assignments {
 }
 
 impl View {
-    /// Returns the needs of each replica of a workload; none if nobody wants it.
+    /// Returns the resources that each replica of a workload needs. An unknown workload needs none.
     pub(crate) fn needs_of(&self, workload: &WorkloadName) -> Resources {
         let desired = self.desired.get(workload);
         desired.map_or_else(Resources::default, |kept| kept.record.scheduling.needs)

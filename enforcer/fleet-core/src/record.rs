@@ -174,7 +174,7 @@ macro_rules! record {
     };
 }
 
-/// What the fleet does about a workload, or on a node.
+/// The fleet acts on a workload or a node, or it only tells what it would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {

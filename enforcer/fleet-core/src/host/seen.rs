@@ -34,7 +34,7 @@ fn is_failing(view: &WorkloadView) -> bool {
     }
 }
 
-/// Returns a replica as etcd is told of it.
+/// Returns what the node writes about a replica.
 pub(super) fn seen(
     (view, probes): &(WorkloadView, Vec<ProbeStatus>),
     revision: Revision,

@@ -488,7 +488,7 @@ fn a_replica_that_runs_without_readiness_is_told_with_its_time() {
             (10_010, Input::Woken),
             (10_020, looked(&["web/0 running no"])),
             (20_020, Input::Woken),
-            // Nobody expects readiness of what was stopped.
+            // A replica that a person stopped need not be ready.
             (20_030, looked(&["web/0 stopped no"])),
             (30_030, Input::Woken),
             (30_040, looked(&["web/0 running no"])),

@@ -242,7 +242,7 @@ impl<R: Rules> Node<R> {
         self.stale.extend(of_workload.cloned());
     }
 
-    /// Takes what the next heartbeat tells of the host.
+    /// Takes the agent's version and the host's pressure, which the next heartbeat contains.
     pub fn describe(&mut self, agent_version: Option<String>, pressure: Option<Pressure>) {
         self.about.agent_version = agent_version;
         self.about.pressure = pressure;

@@ -44,7 +44,9 @@ pub(crate) async fn run(folder: &Path) {
             nodes.push(tokio::spawn(live));
         }
     }
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    for prefix in &prefixes {
+        wait_for(&client, &format!("{prefix}nodes/"), 4).await;
+    }
     for prefix in &prefixes {
         let config = config(folder, prefix);
         schedulers.push(vec![scheduler(&config), scheduler(&config)]);

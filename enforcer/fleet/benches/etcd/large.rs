@@ -48,6 +48,7 @@ pub(crate) async fn run(folder: &Path, nodes: usize) {
         begun.elapsed().as_secs_f64()
     );
 
+    // The heartbeats that follow a change are over by then.
     tokio::time::sleep(Duration::from_secs(30)).await;
     let (_, from) = list(&client, "large/memory".to_owned()).await;
     let before = metrics();
