@@ -215,6 +215,13 @@ pub struct Pressure {
     pub io_percent: u32,
 }
 
+impl fmt::Display for Pressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cpu, memory, io) = (self.cpu_percent, self.memory_percent, self.io_percent);
+        write!(f, "cpu {cpu} %, memory {memory} %, io {io} %")
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     /// The capacity for a fleet's workloads.

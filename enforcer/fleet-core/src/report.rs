@@ -2,7 +2,7 @@
 
 use crate::fleet::{Health, NodeId, NodeState, Replica, Resources, Time, WorkloadName};
 use crate::reason::Change;
-use crate::record::{Mode, Pressure};
+use crate::record::Mode;
 use crate::view::View;
 use enforcer_model::units::human_duration;
 use std::collections::BTreeSet;
@@ -92,6 +92,10 @@ pub fn replicas(view: &View, now: Time) -> Vec<[String; 5]> {
     rows
 }
 
+fn or_none(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
 /// Returns a row for each node.
 #[must_use]
 pub fn nodes(view: &View, now: Time) -> Vec<[String; 8]> {
@@ -128,20 +132,8 @@ pub fn nodes(view: &View, now: Time) -> Vec<[String; 8]> {
             format!("{} of {}", mebibytes(used), mebibytes(capacity)),
             format!("{} of {}", cpus(used), cpus(capacity)),
             count.to_string(),
-            present.and_then(|node| node.pressure).map_or_else(
-                || "-".to_owned(),
-                |of| {
-                    let Pressure {
-                        cpu_percent,
-                        memory_percent,
-                        io_percent,
-                    } = of;
-                    format!("cpu {cpu_percent} %, memory {memory_percent} %, io {io_percent} %")
-                },
-            ),
-            present
-                .and_then(|node| node.agent_version.clone())
-                .unwrap_or_else(|| "-".to_owned()),
+            or_none(present.and_then(|node| node.pressure)),
+            or_none(present.and_then(|node| node.agent_version.as_ref())),
             labels.join(" "),
         ]);
     }
@@ -368,7 +360,7 @@ mod tests {
             capacity,
             labels: labels.clone(),
             agent_version: Some("0.2.0".to_owned()),
-            pressure: Some(Pressure {
+            pressure: Some(crate::record::Pressure {
                 cpu_percent: 3,
                 memory_percent: 0,
                 io_percent: 1,

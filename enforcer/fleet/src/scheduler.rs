@@ -10,9 +10,10 @@ use enforcer_manifest::EtcdConfig;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The shortest time between two counts of the fleet, and the longest one.
-const COUNT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(15)];
-
+/// The shortest time between two counts of a fleet that changes.
+const COUNT: Duration = Duration::from_secs(1);
+/// The shortest time between two counts of a fleet in which nothing happens that matters to a decision.
+const RECOUNT: Duration = Duration::from_secs(15);
 /// The time that a scheduler has to give up its place.
 const RESIGN: Duration = Duration::from_secs(2);
 
@@ -34,8 +35,8 @@ pub async fn run(etcd: EtcdConfig, client: Client, metrics: Arc<Metrics>) -> Res
         let now = driver.clock().now();
         let changes = driver.machine().changes();
         let pause = match changes == known {
-            true => COUNT[1],
-            false => COUNT[0],
+            true => RECOUNT,
+            false => COUNT,
         };
         if now.since(counted) >= pause
             && let Some(view) = driver.machine().view()

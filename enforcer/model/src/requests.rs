@@ -156,6 +156,7 @@ pub struct Readiness {
 /// The answer to `GET /v1/agent`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AgentStatus {
+    /// The agent's version.
     #[serde(default)]
     pub version: String,
     /// The last event that a power cut would not take.

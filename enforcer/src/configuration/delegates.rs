@@ -249,6 +249,11 @@ mod tests {
         let missing = check(by_root);
         assert!(missing.contains("failed to read"), "{missing}");
         std::fs::write(&rules, "allow: { users: [root], memory: 1G }\n").expect("rules");
+        let set_mode = |mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&rules, mode).expect("a mode");
+        };
+        set_mode(0o644);
         let without = check(by_root);
         assert!(
             without.contains("memory.max must be 1G or less"),
@@ -271,8 +276,7 @@ mod tests {
         std::fs::write(&rules, "allow: { user: [root] }\n").expect("rules");
         let faulty = check(by_root);
         assert!(faulty.contains("unknown key `user`"), "{faulty}");
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o666);
-        std::fs::set_permissions(&rules, open).expect("a mode");
+        set_mode(0o664);
         let open = check(by_root);
         assert!(open.contains("may be changed by others"), "{open}");
         let _ = std::fs::remove_dir_all(&folder);
