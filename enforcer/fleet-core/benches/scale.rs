@@ -65,11 +65,8 @@ fn desired(replicas: u32) -> DesiredRecord {
                 memory_bytes: 1,
                 cpu_millis: 100,
             },
-            requires: [].into(),
             domain: Some("zone".to_owned()),
-            priority: 50,
-            singleton: false,
-            max_unavailable: 1,
+            ..Desired::default()
         },
         mode: Mode::Enforce,
         workload: serde_json::json!({ "command": ["/bin/web"] }),

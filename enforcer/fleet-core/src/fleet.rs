@@ -149,6 +149,21 @@ pub struct Desired {
     pub max_unavailable: u32,
 }
 
+/// The values that a workload has if its manifest names none of them.
+impl Default for Desired {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            needs: Resources::default(),
+            requires: BTreeMap::new(),
+            domain: None,
+            priority: 50,
+            singleton: false,
+            max_unavailable: 1,
+        }
+    }
+}
+
 /// A replica of a workload.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Replica {

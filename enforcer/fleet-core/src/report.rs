@@ -391,11 +391,8 @@ mod tests {
                         memory_bytes: 256 << 20,
                         cpu_millis: 250,
                     },
-                    requires: BTreeMap::new(),
-                    domain: None,
-                    priority: 50,
                     singleton,
-                    max_unavailable: 1,
+                    ..Desired::default()
                 },
                 mode,
                 workload: serde_json::json!({}),

@@ -347,13 +347,8 @@ mod tests {
         };
         let desired = DesiredRecord {
             scheduling: Desired {
-                replicas: 1,
                 needs: of(3),
-                requires: BTreeMap::new(),
-                domain: None,
-                priority: 50,
-                singleton: false,
-                max_unavailable: 1,
+                ..Desired::default()
             },
             mode: of_workload,
             workload: serde_json::Value::Null,

@@ -40,11 +40,7 @@ fn wanted(replicas: u32) -> Desired {
     Desired {
         replicas,
         needs: of(1),
-        requires: BTreeMap::new(),
-        domain: None,
-        priority: 50,
-        singleton: false,
-        max_unavailable: 1,
+        ..Desired::default()
     }
 }
 

@@ -200,11 +200,8 @@ fn desired(replicas: u32, singleton: bool) -> DesiredRecord {
                 memory_bytes: 100,
                 cpu_millis: 10,
             },
-            requires: BTreeMap::new(),
-            domain: None,
-            priority: 50,
             singleton,
-            max_unavailable: 1,
+            ..Desired::default()
         },
         mode: Mode::Enforce,
         workload: serde_json::json!({}),

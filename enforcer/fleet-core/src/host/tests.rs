@@ -551,13 +551,8 @@ fn a_host_judges_what_it_should_run() {
     judge.refuse([(name("web"), (Revision(1), "an older version".to_owned()))].into());
     let desired = |local: Local| DesiredRecord {
         scheduling: crate::fleet::Desired {
-            replicas: 1,
-            needs: crate::fleet::Resources::default(),
-            requires: BTreeMap::new(),
-            domain: None,
-            priority: 50,
             singleton: local.singleton,
-            max_unavailable: 1,
+            ..crate::fleet::Desired::default()
         },
         mode: Mode::Enforce,
         workload: local.workload,

@@ -75,13 +75,8 @@ fn first_writes(of_node: Mode, of_workload: Mode) -> String {
     };
     let desired = DesiredRecord {
         scheduling: Desired {
-            replicas: 1,
             needs: capacity,
-            requires: BTreeMap::new(),
-            domain: None,
-            priority: 50,
-            singleton: false,
-            max_unavailable: 1,
+            ..Desired::default()
         },
         mode: of_workload,
         workload: serde_json::Value::Null,

@@ -390,11 +390,8 @@ fn replicas_are_placed_and_move_over_a_real_etcd() {
                     memory_bytes: 100,
                     cpu_millis: 10,
                 },
-                requires: BTreeMap::new(),
-                domain: None,
-                priority: 50,
                 singleton,
-                max_unavailable: 1,
+                ..Desired::default()
             },
             mode: Mode::Enforce,
             workload: serde_json::json!({}),
