@@ -7,6 +7,8 @@
     reason = "a test that can't go on should say where"
 )]
 
+mod random;
+
 use enforcer_fleet_core::Settings;
 use enforcer_fleet_core::fleet::{Desired, Health, NodeId, Replica, Resources, Time};
 use enforcer_fleet_core::record::{
@@ -16,24 +18,12 @@ use enforcer_fleet_core::scheduler::{Call, Input, Output, Scheduler};
 use enforcer_fleet_core::store::simulated::Simulated;
 use enforcer_fleet_core::store::{Answer, Keys, Operation, Request, Revision, Transaction};
 use enforcer_model::WorkloadName;
+use random::Random;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 const NODES: u64 = 6;
 const WORKLOADS: u64 = 7;
-
-/// Numbers that a seed decides (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 /// A leader with its etcd.
 struct World {

@@ -2,6 +2,8 @@
 //!
 //! `SEEDS=100000 cargo test -p enforcer-fleet-core --release --test simulation` runs more of them, and `SEED=7` one with its log.
 
+mod random;
+
 use enforcer_fleet_core::fleet::{Desired, Health, Resources};
 use enforcer_fleet_core::node::{self, Asked, Node, Rules, Seen};
 use enforcer_fleet_core::record::{
@@ -14,6 +16,7 @@ use enforcer_fleet_core::store::{
 };
 use enforcer_fleet_core::{NodeId, Replica, Settings, Time};
 use enforcer_model::WorkloadName;
+use random::Random;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -22,27 +25,6 @@ const GRACE: Duration = Duration::from_secs(30);
 /// The time in which a singleton ends, and a margin.
 const MARGIN: Duration = Duration::from_secs(10);
 const STOPS_IN: Duration = Duration::from_secs(2);
-
-/// Numbers that a seed decides (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn millis(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_millis(from + self.below(to - from))
-    }
-}
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -272,6 +254,10 @@ impl World {
             .insert((self.now.after(wait), self.number), event);
     }
 
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.random.below(to - from))
+    }
+
     fn note(&mut self, text: impl FnOnce() -> String) {
         if self.has_log {
             let line = format!("{:9.3} {}", self.now.0.as_secs_f64(), text());
@@ -311,7 +297,7 @@ impl World {
         for actor in 0..self.actors.len() {
             if let Some((_, _, number)) = self.actors[actor].watch {
                 let life = self.actors[actor].life;
-                let wait = self.random.millis(1, 50);
+                let wait = self.millis(1, 50);
                 self.at(wait, Event::Watch(actor, life, number));
             }
         }
@@ -365,7 +351,7 @@ impl World {
         let is_lost = now < self.actors[actor].no_requests_until;
         let is_lost = is_lost || now < self.store_down_until;
         if is_lost && self.random.below(4) == 0 {
-            let wait = self.random.millis(1, 30_000);
+            let wait = self.millis(1, 30_000);
             self.at(wait, Event::Late(request.clone()));
         }
         let answer = if is_lost {
@@ -382,16 +368,15 @@ impl World {
         };
         let is_lost = now < self.actors[actor].no_answers_until;
         let (answer, wait) = match answer {
-            Err(StoreError::Unavailable(why)) => (
-                Err(StoreError::Unavailable(why)),
-                self.random.millis(100, 8000),
-            ),
+            Err(StoreError::Unavailable(why)) => {
+                (Err(StoreError::Unavailable(why)), self.millis(100, 8000))
+            }
             // The change is made, and nobody is told.
             _ if is_lost => (
                 Err(StoreError::Unavailable("no answer".to_owned())),
-                self.random.millis(100, 8000),
+                self.millis(100, 8000),
             ),
-            answer => (answer, self.random.millis(1, 30)),
+            answer => (answer, self.millis(1, 30)),
         };
         let message = match call {
             Call::OfScheduler(call) => Message::OfScheduler(call, answer),
@@ -416,7 +401,7 @@ impl World {
             true => {
                 of.watch = None;
                 let error = StoreError::Unavailable("the watch has ended".to_owned());
-                let wait = self.random.millis(1000, 25_000);
+                let wait = self.millis(1000, 25_000);
                 let message = Message::Watched(Err(error));
                 self.at(wait, Event::Message(actor, life, message));
                 return;
@@ -544,7 +529,7 @@ impl World {
 
     fn send(&mut self, actor: usize, call: Call, request: Request) {
         let life = self.actors[actor].life;
-        let wait = self.random.millis(1, 30);
+        let wait = self.millis(1, 30);
         self.at(wait, Event::Request(actor, life, call, request));
     }
 
@@ -553,7 +538,7 @@ impl World {
         let number = self.number;
         self.actors[actor].watch = Some((keys, from, number));
         let life = self.actors[actor].life;
-        let wait = self.random.millis(1, 50);
+        let wait = self.millis(1, 50);
         self.at(wait, Event::Watch(actor, life, number));
     }
 
@@ -677,14 +662,14 @@ impl World {
         if self.now >= self.faults_until {
             return;
         }
-        let wait = self.random.millis(500, 40_000);
+        let wait = self.millis(500, 40_000);
         self.at(wait, Event::Fault);
         let actors = self.actors.len() as u64;
         let actor = usize::try_from(self.random.below(actors)).expect("an actor");
         let time = match self.random.below(3) {
-            0 => self.random.millis(100, 3000),
-            1 => self.random.millis(3000, 20_000),
-            _ => self.random.millis(20_000, 90_000),
+            0 => self.millis(100, 3000),
+            1 => self.millis(3000, 20_000),
+            _ => self.millis(20_000, 90_000),
         };
         let until = self.now.after(time);
         let host = actor.checked_sub(self.schedulers);
